@@ -1,0 +1,268 @@
+//! Attaching programs to interfaces: by tcx links where the kernel has them, by clsact filters where not.
+//!
+//! Every function acts on the network namespace that the calling thread stands in.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+
+/// The priority of Cambric's clsact filters. Filters of a smaller number run before them.
+const CLSACT_PRIORITY: u32 = 1;
+/// The handle of Cambric's clsact filters.
+const CLSACT_HANDLE: u32 = 0xca;
+
+/// Which of an interface's two TC hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What the interface receives.
+    Ingress,
+    /// What is sent through it.
+    Egress,
+}
+
+impl Direction {
+    fn tcx(self) -> libbpf_sys::bpf_attach_type {
+        match self {
+            Self::Ingress => libbpf_sys::BPF_TCX_INGRESS,
+            Self::Egress => libbpf_sys::BPF_TCX_EGRESS,
+        }
+    }
+}
+
+/// A step of attaching that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {source}")]
+pub struct AttachError {
+    step: String,
+    source: io::Error,
+}
+
+impl AttachError {
+    /// The kernel's reason.
+    pub fn source(&self) -> &io::Error {
+        &self.source
+    }
+}
+
+fn failed(step: String) -> impl FnOnce(io::Error) -> AttachError {
+    move |source| AttachError { step, source }
+}
+
+/// What the kernel says of a tcx link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The interface it is attached to; 0 once the interface is gone or somebody has detached the link.
+    pub ifindex: u32,
+    /// The program it runs.
+    pub program_id: u32,
+}
+
+/// Takes the descriptor that a libbpf call returned, or its negative errno.
+fn owned(result: i32) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+fn checked(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// Opens what is pinned at `path`: a program, a map or a link.
+pub fn open_pinned(path: &Path) -> Result<OwnedFd, AttachError> {
+    c_path(path)
+        // SAFETY: the path is a valid C string for the length of the call.
+        .and_then(|c_path| owned(unsafe { libbpf_sys::bpf_obj_get(c_path.as_ptr()) }))
+        .map_err(failed(format!("open the BPF object pinned at {}", path.display())))
+}
+
+/// Pins a program, map or link at `path`, whose folder exists on a bpffs.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), AttachError> {
+    c_path(path)
+        // SAFETY: the descriptor is open and the path a valid C string for the length of the call.
+        .and_then(|c_path| checked(unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), c_path.as_ptr()) }))
+        .map_err(failed(format!("pin a BPF object at {}", path.display())))
+}
+
+/// Attaches `program` to a hook of an interface by a tcx link, which lives as long as the descriptor or a pin of it.
+/// It runs behind the programs that are there already.
+pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> Result<OwnedFd, AttachError> {
+    let step = failed(format!("attach a program by tcx to the {direction:?} of interface {ifindex}"));
+    let ifindex = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    // SAFETY: the descriptor is open; no options are passed.
+    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), ifindex, direction.tcx(), std::ptr::null()) }).map_err(step)
+}
+
+/// Puts `program` in the place of the one that the tcx link runs; no packet passes between the two.
+pub fn replace_tcx(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), AttachError> {
+    // SAFETY: both descriptors are open; no options are passed.
+    checked(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) })
+        .map_err(failed("put a new program into a tcx link".to_owned()))
+}
+
+/// What a tcx link is attached to.
+pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
+    let mut info = libbpf_sys::bpf_link_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says and outlives the call.
+    checked(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(link.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
+    })
+    .map_err(failed("ask what a tcx link is attached to".to_owned()))?;
+    if info.type_ != libbpf_sys::BPF_LINK_TYPE_TCX {
+        return Err(failed("ask what a tcx link is attached to".to_owned())(io::ErrorKind::InvalidData.into()));
+    }
+    // SAFETY: the kernel fills this arm of the union for a tcx link.
+    let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok(LinkInfo { ifindex, program_id: info.prog_id })
+}
+
+/// The kernel's number of a loaded program.
+pub fn program_id(program: BorrowedFd<'_>) -> Result<u32, AttachError> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says, outlives the call, and asks for no arrays.
+    checked(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
+    })
+    .map_err(failed("ask for a program's number".to_owned()))?;
+    Ok(info.id)
+}
+
+/// The numbers of the programs attached to a hook of an interface by tcx, in the order they run (at most 64).
+pub fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<u32>, AttachError> {
+    let mut ids = [0u32; 64];
+    let mut query = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as libbpf_sys::size_t,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    query.__bindgen_anon_1.count = 64;
+    let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    // SAFETY: `query` points to an array of the 64 entries it promises, and both outlive the call.
+    checked(unsafe { libbpf_sys::bpf_prog_query_opts(target, direction.tcx(), &raw mut query) })
+        .map_err(failed(format!("list the programs at the {direction:?} of interface {ifindex}")))?;
+    // SAFETY: `count` is the one name of this union that the call fills; the other is an alias of it.
+    let count = unsafe { query.__bindgen_anon_1.count } as usize;
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
+/// Attaches `program` to a hook of an interface by a clsact filter, in the place of Cambric's own filter where there
+/// is one.
+pub fn attach_clsact(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> Result<(), AttachError> {
+    let step = failed(format!("attach a program by clsact to the {direction:?} of interface {ifindex}"));
+    let mut hook = clsact_hook(program, ifindex, direction);
+    hook.create().and_then(|mut hook| hook.attach()).map(drop).map_err(|error| step(into_io(&error)))
+}
+
+/// The number of the program in Cambric's clsact filter on a hook of an interface, if it is there.
+pub fn clsact_program(ifindex: u32, direction: Direction) -> Result<Option<u32>, AttachError> {
+    // A query needs no program; libbpf only wants a descriptor to carry along.
+    let nothing = io::stdin();
+    match clsact_hook(nothing.as_fd(), ifindex, direction).query() {
+        Ok(id) => Ok(Some(id)),
+        Err(error) if matches!(error.kind(), libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput) => Ok(None),
+        Err(error) => {
+            Err(failed(format!("look for a filter at the {direction:?} of interface {ifindex}"))(into_io(&error)))
+        }
+    }
+}
+
+/// Removes Cambric's clsact filter from a hook of an interface; the qdisc stays, for it may serve others.
+pub fn detach_clsact(ifindex: u32, direction: Direction) -> Result<(), AttachError> {
+    if clsact_program(ifindex, direction)?.is_none() {
+        return Ok(());
+    }
+    let step = failed(format!("remove a filter from the {direction:?} of interface {ifindex}"));
+    let nothing = io::stdin();
+    clsact_hook(nothing.as_fd(), ifindex, direction).detach().map_err(|error| step(into_io(&error)))
+}
+
+fn clsact_hook(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> TcHook {
+    let point = match direction {
+        Direction::Ingress => TC_INGRESS,
+        Direction::Egress => TC_EGRESS,
+    };
+    TcHookBuilder::new(program)
+        .ifindex(i32::try_from(ifindex).unwrap_or(i32::MAX))
+        .replace(true)
+        .handle(CLSACT_HANDLE)
+        .priority(CLSACT_PRIORITY)
+        .hook(point)
+}
+
+fn into_io(error: &libbpf_rs::Error) -> io::Error {
+    io::Error::new(
+        match error.kind() {
+            libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,
+            libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            _ => io::ErrorKind::Other,
+        },
+        error.to_string(),
+    )
+}
+
+/// The folders and names of pinned objects below one bpffs directory (`--bpffs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The names below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// `root` itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of the programs.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    /// The folder of the maps.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    /// The folder of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Where the program of that name is pinned.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs().join(name)
+    }
+
+    /// Where the map of that name is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link of a hook of an interface is pinned: `<interface>-ingress` or `<interface>-egress`.
+    pub fn link(&self, ifname: &str, direction: Direction) -> PathBuf {
+        self.links().join(match direction {
+            Direction::Ingress => format!("{ifname}-ingress"),
+            Direction::Egress => format!("{ifname}-egress"),
+        })
+    }
+}

@@ -1,0 +1,24 @@
+//! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
+//! ([`wire`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
+//! attachment ([`key`]).
+//!
+//! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
+//! bytes of JSON. A request carries the protocol `version`; unknown fields are ignored, unknown requests are
+//! refused. A connection may carry any number of requests, answered in order.
+
+pub mod client;
+pub mod frame;
+pub mod key;
+pub mod mac;
+pub mod wire;
+
+pub use client::{Client, ClientError};
+pub use key::AttachmentKey;
+pub use mac::MacAddr;
+pub use wire::{ApiError, ErrorKind, Reply, Request};
+
+/// Where the daemon listens unless it is told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/cambric/ipamd.sock";
+
+/// The version of the protocol that this crate speaks; a daemon refuses any other.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,400 @@
+//! The requests and replies of the daemon's socket.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AttachmentKey, MacAddr, PROTOCOL_VERSION};
+
+/// What every request is wrapped in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Envelope<R = Request> {
+    /// [`PROTOCOL_VERSION`] of the client.
+    pub version: u32,
+    /// What is asked for.
+    pub request: R,
+}
+
+impl From<Request> for Envelope {
+    fn from(request: Request) -> Self {
+        Self { version: PROTOCOL_VERSION, request }
+    }
+}
+
+/// What can be asked of the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Request {
+    /// The first half of ADD: addresses and names for an attachment. Asked again for the same key it gives the
+    /// same answer. Reply: [`Reply::Reservation`].
+    Reserve(Reserve),
+    /// The second half of ADD: the interface stands; enforce and forward. Returns when the record is durable and
+    /// the programs know the endpoint. Reply: [`Reply::Done`].
+    Commit(Commit),
+    /// DEL, and the undoing of a failed ADD: cuts the endpoint off, frees its addresses, and removes its links.
+    /// Succeeds for a key that is not known. Reply: [`Reply::Done`].
+    Release {
+        /// Which attachment.
+        key: AttachmentKey,
+    },
+    /// CHECK: what the daemon has recorded, and what of its own part is not as it should be. Reply:
+    /// [`Reply::Checked`].
+    Check {
+        /// Which attachment.
+        key: AttachmentKey,
+    },
+    /// GC: releases every attachment of `network` that is not in `valid`. Reply: [`Reply::Collected`].
+    Gc {
+        /// The network whose attachments are meant; others are left alone.
+        network: String,
+        /// (container id, interface name) of each attachment that stays.
+        valid: Vec<ValidAttachment>,
+    },
+    /// The daemon's state, for STATUS and for `cambricctl status`. Reply: [`Reply::Status`].
+    Status,
+    /// All endpoints. Reply: [`Reply::Endpoints`].
+    Endpoints,
+    /// All pools. Reply: [`Reply::Pools`].
+    Pools,
+    /// The record of one address. Reply: [`Reply::Endpoints`] with one or no entry.
+    Address {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Frees the attachment that holds an address, as DEL would. Refused with [`ErrorKind::InUse`] while its
+    /// interface exists, unless `force`. Reply: [`Reply::Done`].
+    ReleaseAddress {
+        /// The address.
+        address: IpAddr,
+        /// Also while the interface exists.
+        force: bool,
+    },
+    /// The conntrack entries that match. Reply: any number of [`Reply::Conntrack`], the last with `last` set.
+    Conntrack(ConntrackFilter),
+}
+
+/// See [`Request::Reserve`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reserve {
+    /// Which attachment.
+    pub key: AttachmentKey,
+    /// `CNI_NETNS`: the path of the container's network namespace.
+    pub netns: PathBuf,
+    /// Device and inode of that namespace, by which it is known again when the path is used for another.
+    pub netns_id: NetnsId,
+    /// The addresses that the `ips` capability asks for; a family without one gets one from its pools.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The `mac` capability.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// `mtu` of the network configuration, in bytes; the daemon's own otherwise.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// The pod, when the runtime says so in `CNI_ARGS`.
+    #[serde(default)]
+    pub pod: Option<Pod>,
+    /// `args.cni.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network namespace's identity while it lives: the device and inode of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// `st_dev`.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+}
+
+/// `K8S_POD_NAMESPACE`, `K8S_POD_NAME` and `K8S_POD_UID` of `CNI_ARGS`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, empty where the runtime gives none.
+    #[serde(default)]
+    pub uid: String,
+}
+
+/// See [`Request::Commit`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Which attachment.
+    pub key: AttachmentKey,
+    /// Index of the interface's end on the host.
+    pub host_ifindex: u32,
+}
+
+/// One entry of `cni.dev/valid-attachments`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ValidAttachment {
+    /// `containerID`.
+    pub container_id: String,
+    /// `ifname`.
+    pub ifname: String,
+}
+
+/// How programs are attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachMode {
+    /// tcx links (Linux 6.6 and newer), pinned.
+    Tcx,
+    /// Direct-action filters on a clsact qdisc.
+    Clsact,
+}
+
+/// What an attachment is to be made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// Addresses, at most one of each family, IPv4 first.
+    pub addresses: Vec<Assigned>,
+    /// Name of the host end.
+    pub host_ifname: String,
+    /// Ethernet address of the host end.
+    pub host_mac: MacAddr,
+    /// Ethernet address of the container end.
+    pub container_mac: MacAddr,
+    /// Bytes, for both ends.
+    pub mtu: u32,
+    /// How to attach.
+    pub attach_mode: AttachMode,
+    /// Path of the pinned program for what the container sends (ingress of the host end).
+    pub from_endpoint: PathBuf,
+    /// Path of the pinned program for what reaches the container from the host's stack (egress of the host end).
+    pub to_endpoint: PathBuf,
+    /// Where the link of `from_endpoint` is pinned (tcx only).
+    pub from_endpoint_link: PathBuf,
+    /// Where the link of `to_endpoint` is pinned (tcx only).
+    pub to_endpoint_link: PathBuf,
+    /// Whether the attachment was committed before this request: its interface should stand already.
+    pub committed: bool,
+}
+
+/// An address of an attachment and the gateway it is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The container's own: a host address (/32 or /128).
+    pub address: IpAddr,
+    /// The node's address in the same pool: the next hop of the container's default route.
+    pub gateway: IpAddr,
+}
+
+/// See [`Request::Check`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// What is recorded; `None` if nothing is.
+    pub reservation: Option<Reservation>,
+    /// What is wrong on the daemon's side, a sentence each.
+    pub faults: Vec<String>,
+}
+
+/// See [`Request::Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// `--node-name`.
+    pub node_name: String,
+    /// Whether ADD can be served now.
+    pub ready: bool,
+    /// Why not, and whatever else needs a person: a sentence each.
+    pub problems: Vec<String>,
+    /// Number of committed endpoints.
+    pub endpoints: u64,
+    /// How programs are attached.
+    pub attach_mode: AttachMode,
+    /// The uplinks by name.
+    pub uplinks: Vec<String>,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Entries in the conntrack maps and their capacity, by family (`ipv4`, `ipv6`).
+    pub conntrack: BTreeMap<String, MapUse>,
+    /// Packets dropped since the programs' maps were made, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUse {
+    /// Entries now, as of the last sweep.
+    pub entries: u64,
+    /// Entries at most.
+    pub capacity: u64,
+}
+
+/// One endpoint's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Which attachment.
+    pub key: AttachmentKey,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<Assigned>,
+    /// Name of the host end.
+    pub host_ifname: String,
+    /// Index of the host end; `None` before the commit and when the interface is gone.
+    pub host_ifindex: Option<u32>,
+    /// Ethernet address of the container end.
+    pub container_mac: MacAddr,
+    /// Ethernet address of the host end.
+    pub host_mac: MacAddr,
+    /// Bytes.
+    pub mtu: u32,
+    /// The container's namespace.
+    pub netns: PathBuf,
+    /// The pod, where known.
+    pub pod: Option<Pod>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// `reserved` (ADD under way), `ready`, or `broken` (the interface is gone).
+    pub state: EndpointState,
+    /// When it was reserved, in seconds since the Unix epoch.
+    pub created: u64,
+}
+
+/// Where an endpoint is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    /// Its addresses are taken; ADD is under way.
+    Reserved,
+    /// Its traffic is forwarded.
+    Ready,
+    /// Its record stands and its namespace may, but its interface is gone.
+    Broken,
+}
+
+/// One pool and how full it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its prefix, such as `10.88.0.0/16`.
+    pub cidr: String,
+    /// The node's own address in it.
+    pub gateway: IpAddr,
+    /// How many addresses can be given out; `u64::MAX` stands for that many or more.
+    pub capacity: u64,
+    /// How many are.
+    pub used: u64,
+}
+
+/// Which conntrack entries are wanted; each field that is set must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConntrackFilter {
+    /// Either side's address, before or after masquerade.
+    pub address: Option<IpAddr>,
+    /// Either side's port, before or after masquerade.
+    pub port: Option<u16>,
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+    /// At most so many entries.
+    pub limit: Option<u64>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who opened it.
+    pub source: IpAddr,
+    /// Its port, or the identifier of an ICMP echo.
+    pub source_port: u16,
+    /// Whom it was opened to.
+    pub destination: IpAddr,
+    /// Its port, or the identifier of an ICMP echo.
+    pub destination_port: u16,
+    /// The source as the destination sees it, where it is masqueraded.
+    pub masquerade: Option<(IpAddr, u16)>,
+    /// `new`, `established`, `closing` or `closed`.
+    pub state: String,
+    /// Seconds until it is forgotten.
+    pub expires_in: u64,
+}
+
+/// A page of connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConntrackPage {
+    /// The entries.
+    pub connections: Vec<Connection>,
+    /// No page follows.
+    pub last: bool,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// See [`Request::Reserve`].
+    Reservation(Box<Reservation>),
+    /// See [`Request::Check`].
+    Checked(Box<Checked>),
+    /// See [`Request::Gc`]: how many attachments were released.
+    Collected {
+        /// How many.
+        released: u64,
+    },
+    /// See [`Request::Status`].
+    Status(Box<Status>),
+    /// See [`Request::Endpoints`].
+    Endpoints(Vec<Endpoint>),
+    /// See [`Request::Pools`].
+    Pools(Vec<Pool>),
+    /// See [`Request::Conntrack`].
+    Conntrack(ConntrackPage),
+    /// The request failed.
+    Error(ApiError),
+}
+
+/// Why a request failed: a kind for programs, a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What sort of failure.
+    pub kind: ErrorKind,
+    /// One sentence that names the field and the value.
+    pub message: String,
+}
+
+/// The sorts of failure a caller may act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The client speaks another version of the protocol.
+    UnsupportedVersion,
+    /// The request is not known or not well formed.
+    InvalidRequest,
+    /// No pool of a family has an address left.
+    PoolExhausted,
+    /// The requested address lies in no pool, or is reserved in it.
+    AddressUnavailable,
+    /// The requested address belongs to another attachment, or what was to be released is in use.
+    InUse,
+    /// There is no such attachment or address.
+    NotFound,
+    /// The daemon cannot serve this now; the same request may succeed later.
+    TryAgainLater,
+    /// The daemon failed in a way that needs a person.
+    Internal,
+    /// A kind from a newer daemon.
+    #[serde(other)]
+    Other,
+}
+
+impl ApiError {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}

@@ -1,0 +1,41 @@
+//! The record of one attachment: what the store keeps and everything else is derived from.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use ipamd_api::{
+    AttachmentKey, MacAddr,
+    wire::{Assigned, NetnsId, Pod},
+};
+use serde::{Deserialize, Serialize};
+
+/// One attachment, from its reservation to its release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// What identifies it.
+    pub key: AttachmentKey,
+    /// Its addresses with their gateways, at most one of each family, IPv4 first.
+    pub addresses: Vec<Assigned>,
+    /// Ethernet address of the container end.
+    pub container_mac: MacAddr,
+    /// Ethernet address of the host end.
+    pub host_mac: MacAddr,
+    /// Bytes, for both ends.
+    pub mtu: u32,
+    /// The container's namespace, as the runtime named it.
+    pub netns: PathBuf,
+    /// That namespace's identity; tells it from another that has come to the same path.
+    pub netns_id: NetnsId,
+    /// The pod, where the runtime names it.
+    pub pod: Option<Pod>,
+    /// The labels of `args.cni.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// When it was reserved, in seconds since the Unix epoch.
+    pub created: u64,
+}
+
+impl Attachment {
+    /// Its bare addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(|assigned| assigned.address)
+    }
+}
