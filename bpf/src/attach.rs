@@ -3,7 +3,7 @@
 //! Every function acts on the network namespace that the calling thread stands in.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -29,6 +29,13 @@ pub enum Direction {
 }
 
 impl Direction {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
     fn tcx(self) -> libbpf_sys::bpf_attach_type {
         match self {
             Self::Ingress => libbpf_sys::BPF_TCX_INGRESS,
@@ -258,11 +265,34 @@ impl Pins {
         self.maps().join(name)
     }
 
-    /// Where the link of a hook of an interface is pinned: `<interface>-ingress` or `<interface>-egress`.
+    /// Where the link of a hook of an interface is pinned: `<interface>-ingress` or `<interface>-egress`. A bpffs takes
+    /// no dots, so those of a VLAN's name become `%`, which no interface has.
     pub fn link(&self, ifname: &str, direction: Direction) -> PathBuf {
-        self.links().join(match direction {
-            Direction::Ingress => format!("{ifname}-ingress"),
-            Direction::Egress => format!("{ifname}-egress"),
-        })
+        self.links().join(format!("{}-{}", ifname.replace('.', "%"), direction.suffix()))
+    }
+
+    /// The interface and hook that a link's file name stands for.
+    pub fn parse_link(file_name: &OsStr) -> Option<(String, Direction)> {
+        let (ifname, suffix) = file_name.to_str()?.rsplit_once('-')?;
+        let direction = [Direction::Ingress, Direction::Egress].into_iter().find(|d| d.suffix() == suffix)?;
+        Some((ifname.replace('%', "."), direction))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_pin_tells_its_hook() {
+        let pins = Pins::new("/sys/fs/bpf/cambric");
+        for (ifname, direction) in [("eth0", Direction::Ingress), ("eth0.100", Direction::Egress), ("br-lan", Direction::Egress)] {
+            let path = pins.link(ifname, direction);
+            let name = path.file_name().unwrap();
+            assert!(!name.to_str().unwrap().contains('.'));
+            assert_eq!(Pins::parse_link(name), Some((ifname.to_owned(), direction)));
+        }
+        assert_eq!(Pins::parse_link(OsStr::new("eth0")), None);
+        assert_eq!(Pins::parse_link(OsStr::new("eth0-sideways")), None);
     }
 }

@@ -2,3 +2,11 @@
 //! are attached to interfaces.
 
 pub mod attach;
+pub mod layout;
+
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/cambric.skel.rs"));
+}
+
+pub use skeleton::{CambricSkel, CambricSkelBuilder, OpenCambricSkel};

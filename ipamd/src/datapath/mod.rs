@@ -1,13 +1,44 @@
-//! The programs and maps in the kernel, as the daemon sees them.
+//! The programs and maps in the kernel, as the daemon sees them. Everything is pinned and goes on without the daemon;
+//! this is where it is made, looked at, and put right.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf};
+mod attachments;
+mod conntrack;
+mod load;
+mod maps;
+mod uplinks;
 
-use bpf::attach::Pins;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bpf::{
+    attach::{self, AttachError, Direction, Pins, program_id},
+    layout::{
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, Node, Plain, Prefix4,
+        Prefix6, Uplink as UplinkValue,
+    },
+};
 use ipamd_api::{
     MacAddr,
     wire::{AttachMode, Connection, ConntrackFilter, MapUse},
 };
 use ipnetwork::IpNetwork;
+use libbpf_rs::{MapCore, MapHandle};
+
+pub use self::{load::probe_attach_mode, uplinks::Uplink};
+use self::{
+    load::{LIFETIMES, Loaded, Programs},
+    maps::TypedMap,
+};
+
+/// How many connections one page of a listing holds.
+const PAGE: usize = 500;
 
 /// What the datapath is to be.
 #[derive(Clone, Debug)]
@@ -18,6 +49,8 @@ pub struct DatapathConfig {
     pub attach_mode: Option<AttachMode>,
     /// Entries of each family's conntrack map.
     pub conntrack_size: u32,
+    /// Whether what leaves the cluster is masqueraded.
+    pub masquerade: bool,
     /// The ports (and ICMP identifiers) that masqueraded flows leave from.
     pub masquerade_ports: RangeInclusive<u16>,
 }
@@ -26,9 +59,44 @@ pub struct DatapathConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatapathError {
-    /// x
-    #[error("x")]
-    X,
+    /// The kernel refused the programs.
+    #[error("cannot load the programs: {0} (see `cambricctl preflight`)")]
+    Load(#[source] libbpf_rs::Error),
+    /// A map could not be read or written.
+    #[error("cannot use the map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: String,
+        /// The kernel's reason.
+        source: libbpf_rs::Error,
+    },
+    /// A map is not what this version expects.
+    #[error("the map {map} has an unexpected layout")]
+    Layout {
+        /// Its name.
+        map: String,
+    },
+    /// A file on the bpffs could not be made, read or removed.
+    #[error("cannot use {path} (is a bpffs mounted there?): {source}")]
+    Pin {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A program could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+impl DatapathError {
+    fn map(name: &str) -> impl FnOnce(libbpf_rs::Error) -> Self {
+        move |source| Self::Map { map: name.to_owned(), source }
+    }
+
+    fn pin(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Pin { path: path.to_owned(), source }
+    }
 }
 
 /// What the programs know of an endpoint's address.
@@ -47,102 +115,265 @@ pub struct EndpointEntry {
     pub shaped: bool,
 }
 
-/// What the programs know of an uplink: the addresses that masqueraded packets leave with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uplink {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its name.
-    pub ifname: String,
-    /// IPv4 source of masqueraded packets.
-    pub ipv4: Option<std::net::Ipv4Addr>,
-    /// IPv6 source of masqueraded packets.
-    pub ipv6: Option<std::net::Ipv6Addr>,
+impl From<&EndpointEntry> for Endpoint {
+    fn from(entry: &EndpointEntry) -> Self {
+        Self {
+            ifindex: entry.ifindex,
+            container_mac: entry.container_mac.0,
+            host_mac: entry.host_mac.0,
+            mtu: entry.mtu,
+            flags: if entry.shaped { ENDPOINT_SHAPED } else { 0 },
+            pad: 0,
+        }
+    }
 }
 
-/// What a [`Datapath::heal_attachments`] put back, a sentence each.
+impl From<Endpoint> for EndpointEntry {
+    fn from(value: Endpoint) -> Self {
+        Self {
+            ifindex: value.ifindex,
+            container_mac: MacAddr(value.container_mac),
+            host_mac: MacAddr(value.host_mac),
+            mtu: value.mtu,
+            shaped: value.flags & ENDPOINT_SHAPED != 0,
+        }
+    }
+}
+
+/// What was put back, a sentence each.
 pub type Repairs = Vec<String>;
 
 /// The loaded programs and their maps. All methods act in the namespace of the calling thread.
 #[derive(Debug)]
-pub struct Datapath {}
+pub struct Datapath {
+    pins: Pins,
+    attach_mode: AttachMode,
+    programs: Programs,
+    program_ids: BTreeMap<String, u32>,
+    node: TypedMap<u32, Node>,
+    uplinks: TypedMap<u32, UplinkValue>,
+    endpoints4: TypedMap<Ip4, Endpoint>,
+    endpoints6: TypedMap<Ip6, Endpoint>,
+    no_masquerade4: TypedMap<Prefix4, u8>,
+    no_masquerade6: TypedMap<Prefix6, u8>,
+    conntrack4: TypedMap<CtKey4, CtEntry4>,
+    conntrack6: TypedMap<CtKey6, CtEntry6>,
+    drops: MapHandle,
+    counters: MapHandle,
+    /// Those that only the programs use, kept so that their pins can be put back.
+    others: BTreeMap<String, MapHandle>,
+    /// The tcx links by (interface, hook). Held open: a link whose pin somebody deletes goes on.
+    links: Mutex<BTreeMap<(String, &'static str), OwnedFd>>,
+    /// Raising it is a read and a write.
+    epoch: Mutex<()>,
+}
 
 impl Datapath {
-    /// Loads the programs, adopting the maps that are pinned, and puts them into every pinned link (or clsact
-    /// filter) that an earlier daemon left, without a gap.
-    pub fn open(_config: &DatapathConfig) -> Result<Self, DatapathError> {
-        todo!()
+    /// Loads the programs, adopting the maps that are pinned, and puts them into every pinned link that an earlier
+    /// daemon left, without a gap.
+    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let attach_mode = config.attach_mode.unwrap_or_else(probe_attach_mode);
+        let Loaded { programs, mut maps } = load::load(config)?;
+        let program_ids =
+            programs.iter().map(|(name, fd)| Ok((name.clone(), program_id(fd.as_fd())?))).collect::<Result<_, AttachError>>()?;
+        let untyped = |maps: &mut BTreeMap<String, MapHandle>, name: &str| {
+            maps.remove(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })
+        };
+        let datapath = Self {
+            pins: config.pins.clone(),
+            attach_mode,
+            programs,
+            program_ids,
+            node: TypedMap::take(&mut maps, "node")?,
+            uplinks: TypedMap::take(&mut maps, "uplinks")?,
+            endpoints4: TypedMap::take(&mut maps, "endpoints4")?,
+            endpoints6: TypedMap::take(&mut maps, "endpoints6")?,
+            no_masquerade4: TypedMap::take(&mut maps, "no_masquerade4")?,
+            no_masquerade6: TypedMap::take(&mut maps, "no_masquerade6")?,
+            conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
+            conntrack6: TypedMap::take(&mut maps, "conntrack6")?,
+            drops: untyped(&mut maps, "drops")?,
+            counters: untyped(&mut maps, "counters")?,
+            others: maps,
+            links: Mutex::default(),
+            epoch: Mutex::default(),
+        };
+        let mut node = datapath.node.get(&0)?.unwrap_or_default();
+        if node.masquerade != u32::from(config.masquerade) {
+            node.masquerade = u32::from(config.masquerade);
+            node.epoch = node.epoch.wrapping_add(1);
+            datapath.node.put(&0, &node)?;
+        }
+        Ok(datapath)
     }
+
     /// How programs are attached.
     pub fn attach_mode(&self) -> AttachMode {
-        todo!()
+        self.attach_mode
     }
+
+    /// Where programs, maps and links are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// Path of a pinned program (`from_endpoint`, `to_endpoint`).
-    pub fn program_path(&self, _name: &str) -> PathBuf {
-        todo!()
+    pub fn program_path(&self, name: &str) -> PathBuf {
+        self.pins.program(name)
     }
+
     /// Makes an address forwardable, or changes what is known of it.
-    pub fn put_endpoint(&self, _address: IpAddr, _entry: &EndpointEntry) -> Result<(), DatapathError> {
-        todo!()
+    pub fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        match address {
+            IpAddr::V4(address) => self.endpoints4.put(&address.into(), &entry.into()),
+            IpAddr::V6(address) => self.endpoints6.put(&address.into(), &entry.into()),
+        }
     }
+
     /// Cuts an address off. Unknown addresses are fine.
-    pub fn remove_endpoint(&self, _address: IpAddr) -> Result<(), DatapathError> {
-        todo!()
+    pub fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError> {
+        match address {
+            IpAddr::V4(address) => self.endpoints4.remove(&address.into()),
+            IpAddr::V6(address) => self.endpoints6.remove(&address.into()),
+        }
     }
+
     /// All addresses that the programs know, read from the kernel.
     pub fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError> {
-        todo!()
+        let mut endpoints = BTreeMap::new();
+        self.endpoints4.each(|address, value| {
+            endpoints.insert(Ipv4Addr::from(address).into(), value.into());
+            true
+        })?;
+        self.endpoints6.each(|address, value| {
+            endpoints.insert(Ipv6Addr::from(address).into(), value.into());
+            true
+        })?;
+        Ok(endpoints)
     }
+
     /// Makes every flow be judged anew on its next packet. Called after any change of endpoints, routes or uplinks
     /// that could send an established flow elsewhere.
     pub fn bump_epoch(&self) -> Result<(), DatapathError> {
-        todo!()
+        let _alone = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut node = self.node.get(&0)?.unwrap_or_default();
+        node.epoch = node.epoch.wrapping_add(1);
+        self.node.put(&0, &node)
     }
-    /// Attaches the uplinks' programs and tells the programs their addresses; detaches from those no longer listed.
-    /// Changes nothing where all is as wished, so it is called from every reconciliation. Bumps the epoch itself
-    /// when something changed.
-    pub fn set_uplinks(&self, _uplinks: &[Uplink]) -> Result<Repairs, DatapathError> {
-        todo!()
+
+    /// Destinations that are not masqueraded: the pools, and `--no-masquerade`. Raises the epoch on a change.
+    pub fn set_no_masquerade(&self, networks: &[IpNetwork]) -> Result<(), DatapathError> {
+        let mut wanted4 = Vec::new();
+        let mut wanted6 = Vec::new();
+        for network in networks {
+            match network {
+                IpNetwork::V4(n) => wanted4.push(Prefix4 { length: n.prefix().into(), address: n.network().into() }),
+                IpNetwork::V6(n) => wanted6.push(Prefix6 { length: n.prefix().into(), address: n.network().into() }),
+            }
+        }
+        let changed4 = sync_keys(&self.no_masquerade4, &wanted4)?;
+        let changed6 = sync_keys(&self.no_masquerade6, &wanted6)?;
+        if changed4 || changed6 { self.bump_epoch() } else { Ok(()) }
     }
-    /// Destinations that are not masqueraded: the pools, and `--no-masquerade`. Bumps the epoch itself on a change.
-    pub fn set_no_masquerade(&self, _networks: &[IpNetwork]) -> Result<(), DatapathError> {
-        todo!()
-    }
-    /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps
-    /// and programs.
-    pub fn heal_attachments(&self, _host_ends: &[(String, u32)]) -> Result<Repairs, DatapathError> {
-        todo!()
-    }
-    /// What is wrong with the programs of one host end, a sentence each (for CHECK).
-    pub fn attachment_faults(&self, _ifname: &str, _ifindex: u32) -> Vec<String> {
-        todo!()
-    }
-    /// Removes the link pins of a host end that is gone or going.
-    pub fn unpin_links(&self, _ifname: &str) {
-        todo!()
-    }
-    /// Names of the interfaces that have pinned links.
-    pub fn pinned_interfaces(&self) -> Vec<String> {
-        todo!()
-    }
-    /// Packets dropped, by reason.
+
+    /// Packets dropped since the maps were made, by reason.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError> {
-        todo!()
+        let named = DROP_REASONS.iter().map(|reason| (*reason).to_owned());
+        // The first is no reason.
+        Ok(named.zip(maps::sums(&self.drops)?).skip(1).collect())
     }
+
+    /// Flows that passed although conntrack could not take them.
+    pub fn untracked(&self) -> Result<u64, DatapathError> {
+        Ok(maps::sums(&self.counters)?.first().copied().unwrap_or_default())
+    }
+
     /// Removes expired conntrack entries, returns what is left by family (`ipv4`, `ipv6`). Takes milliseconds.
     pub fn sweep_conntrack(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
-        todo!()
+        let capacity = |map: &MapHandle| u64::from(map.max_entries());
+        let ipv4 = MapUse {
+            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES)?,
+            capacity: capacity(self.conntrack4.handle()),
+        };
+        let ipv6 = MapUse {
+            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES)?,
+            capacity: capacity(self.conntrack6.handle()),
+        };
+        Ok([("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into())
     }
-    /// Calls `page` with the matching conntrack entries, at most 500 at a time, until it returns false.
+
+    /// Calls `page` with the matching conntrack entries, a few hundred at a time, until it returns false.
     pub fn conntrack(
         &self,
-        _filter: &ConntrackFilter,
-        _page: &mut dyn FnMut(Vec<Connection>) -> bool,
+        filter: &ConntrackFilter,
+        page: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError> {
-        todo!()
+        let now = conntrack::now();
+        let mut left = filter.limit.unwrap_or(u64::MAX);
+        let mut filling = Vec::new();
+        let mut take = |connection: Option<Connection>| {
+            if left == 0 {
+                return false;
+            }
+            let Some(connection) = connection.filter(|connection| conntrack::matches(filter, connection)) else {
+                return true;
+            };
+            left -= 1;
+            filling.push(connection);
+            filling.len() < PAGE || page(std::mem::take(&mut filling))
+        };
+        let mut on = true;
+        self.conntrack4.each(|key, entry| {
+            on = take(conntrack::connection(&key, &entry, &LIFETIMES, now));
+            on
+        })?;
+        if on {
+            self.conntrack6.each(|key, entry| take(conntrack::connection(&key, &entry, &LIFETIMES, now)))?;
+        }
+        if !filling.is_empty() {
+            page(filling);
+        }
+        Ok(())
     }
-    /// Removes every pin below the bpffs directory, and the clsact filters; the uninstaller's last step.
-    pub fn remove_all(_pins: &Pins) -> Result<(), DatapathError> {
-        todo!()
+
+    /// Removes every pin below the bpffs directory; the links go with theirs, and the filters from the uplinks. The
+    /// uninstaller's last step, for a daemon that no longer runs.
+    pub fn remove_all(pins: &Pins) -> Result<(), DatapathError> {
+        if let Ok(uplinks) = MapHandle::from_pinned_path(pins.map("uplinks")) {
+            for ifindex in uplinks.keys().filter_map(|key| u32::from_bytes(&key)) {
+                for direction in HOOKS {
+                    if let Err(error) = attach::detach_clsact(ifindex, direction) {
+                        tracing::debug!(ifindex, %error, "a filter could not be removed");
+                    }
+                }
+            }
+        }
+        match fs::remove_dir_all(pins.root()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pin(pins.root())(error)),
+            _ => Ok(()),
+        }
     }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<(String, &'static str), OwnedFd>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both hooks of an interface.
+const HOOKS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Makes the map's keys those that are wanted; whether anything changed.
+fn sync_keys<K: Plain>(map: &TypedMap<K, u8>, wanted: &[K]) -> Result<bool, DatapathError> {
+    let present = map.keys();
+    let same = |a: &K, b: &K| a.as_bytes() == b.as_bytes();
+    let mut changed = false;
+    for key in wanted.iter().filter(|key| !present.iter().any(|other| same(key, other))) {
+        map.put(key, &1)?;
+        changed = true;
+    }
+    for key in present.iter().filter(|key| !wanted.iter().any(|other| same(key, other))) {
+        map.remove(key)?;
+        changed = true;
+    }
+    Ok(changed)
 }

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Cambric's TC programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
+ * in the headers, in their order:
+ *
+ *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, masquerade.h -> rewrite.h -> forward.h
+ *
+ * and path.h puts them together for each hook.
+ */
+#include "common.h"
+
+#include "ipv4.h"
+#include "conntrack.h"
+#include "masquerade.h"
+#include "judge.h"
+#include "rewrite.h"
+#include "forward.h"
+#include "path.h"
+#include "end_family.h"
+
+#include "ipv6.h"
+#include "conntrack.h"
+#include "masquerade.h"
+#include "judge.h"
+#include "rewrite.h"
+#include "forward.h"
+#include "path.h"
+#include "end_family.h"
+
+#include "arp.h"
+
+/* Ingress of an endpoint's host end. */
+SEC("tc")
+int from_endpoint(struct __sk_buff *skb)
+{
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return from_endpoint_v4(skb);
+	case bpf_htons(ETH_P_IPV6):
+		return from_endpoint_v6(skb);
+	case bpf_htons(ETH_P_ARP):
+		return arp_from_endpoint(skb);
+	}
+	return drop(DROP_NOT_IP);
+}
+
+/* Egress of an endpoint's host end. */
+SEC("tc")
+int to_endpoint(struct __sk_buff *skb)
+{
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return to_endpoint_v4(skb);
+	case bpf_htons(ETH_P_IPV6):
+		return to_endpoint_v6(skb);
+	case bpf_htons(ETH_P_ARP):
+		return PASS;
+	}
+	return drop(DROP_NOT_IP);
+}
+
+/* Ingress of an uplink. */
+SEC("tc")
+int from_network(struct __sk_buff *skb)
+{
+	if (skb->pkt_type != PACKET_HOST)
+		return PASS;
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return from_network_v4(skb);
+	case bpf_htons(ETH_P_IPV6):
+		return from_network_v6(skb);
+	}
+	return PASS;
+}
+
+/* Egress of an uplink. */
+SEC("tc")
+int to_network(struct __sk_buff *skb)
+{
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return to_network_v4(skb);
+	case bpf_htons(ETH_P_IPV6):
+		return to_network_v6(skb);
+	}
+	return PASS;
+}
+
+/* The helpers that send packets on are for GPL-compatible programs only. */
+char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is the same for both families. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+
+/* Lets the programs that were attached behind ours (and the stack) see the packet: TCX_NEXT for a tcx link, "next
+ * filter" for clsact. */
+#define PASS TC_ACT_UNSPEC
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* Set by the daemon before it loads; the verifier sees constants. */
+const volatile struct lifetimes lifetimes = {};
+/* The ports and ICMP identifiers that masqueraded flows leave from: [first, first + count). They lie outside the
+ * range that the host's own sockets draw from, so the host's packets need no look-up. */
+const volatile __u16 masquerade_port_first = 10000;
+const volatile __u16 masquerade_port_count = 20000;
+/* What bpf_fib_lookup may be asked: newer kernels need not look the neighbour up. */
+const volatile __u32 fib_lookup_flags = 0;
+
+/* The transport headers, as far as they are read. */
+struct transport {
+	__be16 source;
+	__be16 destination;
+};
+
+struct tcp_header {
+	__be16 source;
+	__be16 destination;
+	__be32 sequence;
+	__be32 acknowledgement;
+	__u8 data_offset; /* in its upper four bits, in words */
+	__u8 flags;
+	__be16 window;
+	__be16 checksum;
+	__be16 urgent;
+};
+
+struct udp_header {
+	__be16 source;
+	__be16 destination;
+	__be16 length;
+	__be16 checksum;
+};
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be16 id; /* of an echo */
+	__be16 sequence;
+};
+
+/* What a packet is to its flow. */
+enum packet_kind {
+	PACKET_WHOLE,
+	PACKET_FIRST_FRAGMENT,
+	PACKET_LATER_FRAGMENT, /* without a transport header */
+	PACKET_ERROR, /* an ICMP error about the flow */
+};
+
+/* What parsing finds. The positive values are reasons for a drop. */
+enum {
+	PARSED = 0,
+	PARSED_NEIGHBOUR_DISCOVERY = -1, /* IPv6 neighbour solicitation or advertisement */
+};
+
+static __always_inline int drop(enum drop_reason reason)
+{
+	__u32 key = reason;
+	__u64 *count = bpf_map_lookup_elem(&drops, &key);
+
+	if (count)
+		(*count)++;
+	return TC_ACT_SHOT;
+}
+
+static __always_inline void count(enum counter which)
+{
+	__u32 key = which;
+	__u64 *count = bpf_map_lookup_elem(&counters, &key);
+
+	if (count)
+		(*count)++;
+}
+
+static __always_inline __u32 ticks(void)
+{
+	/* The coarse clock is a plain read; it came with Linux 5.11. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	return bpf_ktime_get_ns() >> TICK_SHIFT;
+}
+
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+{
+	/* 2-byte steps: an Ethernet source lies at offset 6 of the packet. */
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
+}
+
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	__u16 *x = (__u16 *)to;
+	const __u16 *y = (const __u16 *)from;
+
+	x[0] = y[0];
+	x[1] = y[1];
+	x[2] = y[2];
+}
+
+/* Makes the first `length` bytes readable by direct access; false if the packet is shorter. */
+static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
+{
+	if (likely((void *)(long)skb->data + length <= (void *)(long)skb->data_end))
+		return true;
+	return length <= skb->len && bpf_skb_pull_data(skb, length) == 0;
+}
+
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
+	       protocol == IPPROTO_UDPLITE;
+}
+
+/* Combinations of flags that no TCP sends. */
+static __always_inline bool impossible_flags(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_FIN)) == (TCP_SYN | TCP_FIN) ||
+	       (flags & (TCP_SYN | TCP_RST)) == (TCP_SYN | TCP_RST) ||
+	       !(flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK));
+}
+
+static __always_inline bool is_closed(__u32 flags)
+{
+	return (flags & CT_RESET) || (flags & (CT_FIN_OPENER | CT_FIN_REPLIER)) == (CT_FIN_OPENER | CT_FIN_REPLIER);
+}
+
+static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
+{
+	switch (protocol) {
+	case IPPROTO_TCP:
+		if (is_closed(flags))
+			return lifetimes.tcp_closed;
+		if (flags & (CT_FIN_OPENER | CT_FIN_REPLIER))
+			return lifetimes.tcp_closing;
+		return flags & CT_REPLIED ? lifetimes.tcp_established : lifetimes.tcp_new;
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		return flags & CT_REPLIED ? lifetimes.udp_established : lifetimes.udp_new;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return lifetimes.icmp;
+	}
+	return lifetimes.other;
+}
+
+/* The way of packets that are delivered to a local endpoint. */
+static __always_inline void deliver_to(struct ct_way *way, const struct endpoint *endpoint)
+{
+	way->via = endpoint->flags & ENDPOINT_SHAPED ? VIA_HOST_END : VIA_PEER;
+	way->egress = endpoint->ifindex;
+	way->mtu = endpoint->mtu;
+	copy_mac(way->destination_mac, endpoint->container_mac);
+	copy_mac(way->source_mac, endpoint->host_mac);
+}
+
+/* The way of packets that a local endpoint sends, as far as the sender goes. */
+static __always_inline void sent_by(struct ct_way *way, const struct endpoint *endpoint)
+{
+	way->ingress = endpoint->ifindex;
+	copy_mac(way->sender_mac, endpoint->container_mac);
+}

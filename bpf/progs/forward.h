@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Sending a packet on, the way its flow goes. */
+
+/* Whether the packet, or the pieces that an aggregate will be cut into, are larger than the way takes. */
+static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKET *packet, const struct ct_way *way)
+{
+	if (likely(!way->mtu || skb->len <= (__u32)way->mtu + ETH_HLEN))
+		return false;
+	if (!skb->gso_size)
+		return true;
+
+	__u32 header = packet->protocol == IPPROTO_TCP ? 60 : sizeof(struct udp_header);
+
+	/* TCP's own header is between 20 and 60 bytes; aggregates are cut at the sender's MSS, so the exact size
+	 * matters only where the sender's MTU is larger than the way's, and there by far more than 40 bytes. */
+	return skb->gso_size + packet->transport - ETH_HLEN > way->mtu ||
+	       (packet->protocol != IPPROTO_TCP && skb->gso_size + packet->transport - ETH_HLEN + header > way->mtu);
+}
+
+static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
+				       const struct ct_way *way)
+{
+	__u32 egress = way->egress;
+	__u8 via = way->via;
+
+	if (via == VIA_PEER || via == VIA_HOST_END) {
+		void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+		struct ethhdr *ethernet = data;
+
+		if (way->nat != NAT_NONE) {
+			int reason = FN(rewrite)(skb, packet, entry, way->nat);
+
+			if (reason)
+				return drop(reason);
+			data = (void *)(long)skb->data;
+			end = (void *)(long)skb->data_end;
+			ethernet = data;
+		}
+		if ((void *)(ethernet + 1) > end)
+			return drop(DROP_MALFORMED);
+		copy_mac(ethernet->h_dest, way->destination_mac);
+		copy_mac(ethernet->h_source, way->source_mac);
+		return via == VIA_PEER ? bpf_redirect_peer(egress, 0) : bpf_redirect(egress, 0);
+	}
+	if (via == VIA_UPLINK) {
+		struct bpf_redir_neigh next_hop = {};
+
+		if (way->nat != NAT_NONE) {
+			int reason = FN(rewrite)(skb, packet, entry, way->nat);
+
+			if (reason)
+				return drop(reason);
+		}
+		if (FN(is_zero)(&entry->next_hop))
+			return bpf_redirect_neigh(egress, NULL, 0, 0);
+#if FAMILY == 4
+		next_hop.nh_family = AF_INET;
+		next_hop.ipv4_nh = entry->next_hop.word[0];
+#else
+		next_hop.nh_family = AF_INET6;
+		__builtin_memcpy(next_hop.ipv6_nh, &entry->next_hop, sizeof(entry->next_hop));
+#endif
+		return bpf_redirect_neigh(egress, &next_hop, sizeof(next_hop), 0);
+	}
+	return PASS;
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the programs share with user space: the keys and values of every map. Fixed widths, padded by hand, no
+ * implicit holes; `be` marks network byte order, everything else is in the host's. The Rust mirror is layout.rs,
+ * which checks each size and offset against the BTF that the compiler wrote for these structs.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define MAC_LENGTH 6
+
+struct ip4 {
+	__be32 word[1];
+};
+
+struct ip6 {
+	__be32 word[4];
+};
+
+/* Value of `node` (one element): what concerns every program. */
+struct node {
+	/* Raised whenever a flow that was judged before may have to be judged otherwise now. */
+	__u32 epoch;
+	/* Not zero: pods are masqueraded. */
+	__u32 masquerade;
+};
+
+#define ENDPOINT_SHAPED 1 /* a queueing discipline on the host end must see every packet */
+
+/* Value of `endpoints4`, `endpoints6`; the key is the endpoint's address. */
+struct endpoint {
+	__u32 ifindex; /* of the host end */
+	__u8 container_mac[MAC_LENGTH];
+	__u8 host_mac[MAC_LENGTH];
+	__u16 mtu; /* bytes */
+	__u8 flags; /* ENDPOINT_* */
+	__u8 pad;
+};
+
+/* Value of `uplinks`; the key is the interface's index. All zeroes: no address of that family. */
+struct uplink {
+	struct ip6 ipv6;
+	struct ip4 ipv4;
+};
+
+/* Key of `no_masquerade4`, `no_masquerade6`. */
+struct prefix4 {
+	__u32 length; /* bits */
+	struct ip4 address;
+};
+
+struct prefix6 {
+	__u32 length; /* bits */
+	struct ip6 address;
+};
+
+/*
+ * Key of `conntrack4`, `conntrack6`: both sides of a flow, the smaller (address, port) first, compared as the bytes
+ * lie in memory. An ICMP echo has its identifier as both ports; a protocol without ports has zeroes.
+ */
+struct ct_key4 {
+	struct ip4 address[2];
+	__be16 port[2];
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct ct_key6 {
+	struct ip6 address[2];
+	__be16 port[2];
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* How packets of one way of a flow go on. */
+enum ct_via {
+	VIA_UNKNOWN, /* not decided yet: the first packet this way decides */
+	VIA_STACK, /* through the host's stack */
+	VIA_PEER, /* straight into the namespace of a local endpoint */
+	VIA_HOST_END, /* out of a local endpoint's host end, past its queueing discipline */
+	VIA_UPLINK, /* out of an uplink, by way of the neighbour table */
+};
+
+enum ct_nat {
+	NAT_NONE,
+	NAT_SOURCE, /* the source becomes nat_address, nat_port */
+	NAT_DESTINATION, /* the destination becomes nat_address, nat_port */
+};
+
+/* One way of a flow: the packets that come from that side. */
+struct ct_way {
+	__u32 ingress; /* host end of the endpoint that sends them; 0: the stack or the network does */
+	__u32 egress; /* interface they leave by; 0 for VIA_STACK */
+	__u16 mtu; /* of that interface or route, bytes; 0: unknown */
+	__u8 via; /* enum ct_via */
+	__u8 nat; /* enum ct_nat */
+	__u8 sender_mac[MAC_LENGTH]; /* that the endpoint must send from */
+	__u8 destination_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
+	__u8 source_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
+	__u16 pad;
+};
+
+#define CT_REPLIED 1 /* a packet went against the opener's way */
+#define CT_FIN_OPENER 2
+#define CT_FIN_REPLIER 4
+#define CT_RESET 8
+#define CT_BY_STACK 16 /* reached its endpoint through the host's stack: replies go back the same way */
+
+/* Values of `conntrack4`, `conntrack6`. A masqueraded flow has two entries: one as the pod sees it, one as the
+ * network sees it; each holds the other's key in its nat_* fields. way[i] is the way of what key.address[i] sends. */
+struct ct_entry4 {
+	__u32 epoch;
+	__u32 seen; /* tick of the last packet */
+	__u32 flags; /* CT_* */
+	__u8 opener; /* index of the side that opened the flow */
+	__u8 pad;
+	__be16 nat_port;
+	struct ip4 nat_address;
+	struct ip4 next_hop; /* for VIA_UPLINK; zero: ask the routing table */
+	struct ct_way way[2];
+};
+
+struct ct_entry6 {
+	__u32 epoch;
+	__u32 seen;
+	__u32 flags;
+	__u8 opener;
+	__u8 pad;
+	__be16 nat_port;
+	struct ip6 nat_address;
+	struct ip6 next_hop;
+	struct ct_way way[2];
+};
+
+/* Keys of `fragments4`, `fragments6`: a datagram under way in pieces. The value is a struct ports. */
+struct fragment4 {
+	struct ip4 source;
+	struct ip4 destination;
+	__be32 id;
+	__u32 protocol;
+};
+
+struct fragment6 {
+	struct ip6 source;
+	struct ip6 destination;
+	__be32 id;
+	__u32 protocol;
+};
+
+struct ports {
+	__be16 source;
+	__be16 destination;
+};
+
+/* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). */
+struct lifetimes {
+	__u32 tcp_new; /* no reply yet */
+	__u32 tcp_established;
+	__u32 tcp_closing; /* one side has finished */
+	__u32 tcp_closed; /* both have, or one has reset */
+	__u32 udp_new;
+	__u32 udp_established;
+	__u32 icmp;
+	__u32 other;
+};
+
+#define TICK_SHIFT 30
+
+/* Keys of `drops`: why a packet was not let through. The names that people see are in layout.rs. */
+enum drop_reason {
+	DROP_NONE,
+	DROP_MALFORMED, /* a header contradicts itself or the packet's length */
+	DROP_NOT_IP, /* neither IPv4, IPv6 nor ARP */
+	DROP_FOREIGN_SOURCE, /* an endpoint sent from an address that is not its own */
+	DROP_FOREIGN_MAC, /* an endpoint sent from an Ethernet address that is not its own */
+	DROP_FORGED_ENDPOINT, /* the network sent from an address of a local endpoint */
+	DROP_UNKNOWN_ENDPOINT, /* no endpoint is known behind this interface for the destination */
+	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded */
+	DROP_UNKNOWN_FRAGMENT, /* the first fragment of the datagram was not seen */
+	DROP_UNRELATED_ERROR, /* an ICMP error about a flow that is not known */
+	DROP_NO_MASQUERADE_ADDRESS, /* the uplink has no address of the packet's family */
+	DROP_NO_MASQUERADE_PORT, /* every port that was tried is taken */
+	DROP_CONNTRACK_FULL, /* a masqueraded flow could not be remembered */
+	DROP_REWRITE_FAILED, /* the kernel refused a change of the packet */
+	DROP_REASONS /* their number */
+};
+
+/* Keys of `counters`: what is worth knowing but is no drop. */
+enum counter {
+	COUNTER_UNTRACKED, /* a flow passed although conntrack could not take it */
+	COUNTERS
+};

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What only IPv4 has: its header, its ICMP. RFC 791, RFC 792. */
+
+#define FAMILY 4
+#include "family.h"
+
+#define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_REDIRECT 5
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+
+#define IP4_MORE_FRAGMENTS 0x2000
+#define IP4_OFFSET_MASK 0x1fff
+#define IP4_CHECKSUM_OFFSET 10
+#define IP4_SOURCE_OFFSET 12
+#define IP4_DESTINATION_OFFSET 16
+
+struct ip4_header {
+	__u8 version; /* in its upper four bits; the header's length in words in the lower four */
+	__u8 tos;
+	__be16 length;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 checksum;
+	struct ip4 source;
+	struct ip4 destination;
+};
+
+static __always_inline bool is_error_v4(__u8 type)
+{
+	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED ||
+	       type == ICMP_PARAMETER_PROBLEM;
+}
+
+/* 224.0.0.0/4, 255.255.255.255, 0.0.0.0/8 */
+static __always_inline bool is_link_scope_v4(const struct ip4 *address)
+{
+	__u8 first = *(const __u8 *)address;
+
+	return first >= 224 || first == 0;
+}
+
+/* Turns the packet into one of the flow that the error at packet->transport is about. RFC 792: the error carries the
+ * header and at least 8 bytes of the packet that caused it. */
+static __always_inline int parse_error_v4(struct __sk_buff *skb, struct packet4 *packet)
+{
+	__u32 at = packet->transport + sizeof(struct icmp_header);
+	struct ip4_header inner;
+	struct icmp_header transport;
+
+	if (bpf_skb_load_bytes(skb, at, &inner, sizeof(inner)))
+		return DROP_MALFORMED;
+
+	__u32 length = (inner.version & 0xf) * 4;
+
+	if ((inner.version >> 4) != 4 || length < sizeof(inner))
+		return DROP_MALFORMED;
+	/* An error about a later piece has no ports; without them its flow is not to be found. */
+	if (inner.fragment & bpf_htons(IP4_OFFSET_MASK))
+		return DROP_UNRELATED_ERROR;
+	if (bpf_skb_load_bytes(skb, at + length, &transport, sizeof(transport)))
+		return DROP_MALFORMED;
+
+	packet->kind = PACKET_ERROR;
+	packet->outer_source = packet->source;
+	packet->inner = at;
+	packet->inner_transport = at + length;
+	packet->protocol = inner.protocol;
+	packet->source = inner.destination;
+	packet->destination = inner.source;
+	if (inner.protocol == IPPROTO_ICMP) {
+		packet->source_port = packet->destination_port = transport.id;
+	} else if (has_ports(inner.protocol)) {
+		const struct transport *ports = (const struct transport *)&transport;
+
+		packet->source_port = ports->destination;
+		packet->destination_port = ports->source;
+	} else {
+		packet->source_port = packet->destination_port = 0;
+	}
+	return PARSED;
+}
+
+static __always_inline int parse_icmp_v4(struct __sk_buff *skb, struct packet4 *packet)
+{
+	struct icmp_header icmp;
+
+	if (bpf_skb_load_bytes(skb, packet->transport, &icmp, sizeof(icmp)))
+		return DROP_MALFORMED;
+	if (is_error_v4(icmp.type))
+		return parse_error_v4(skb, packet);
+	if (icmp.type == ICMP_REDIRECT)
+		return DROP_LINK_SCOPE;
+	packet->source_port = packet->destination_port =
+		icmp.type == ICMP_ECHO || icmp.type == ICMP_ECHO_REPLY ? icmp.id : 0;
+	return PARSED;
+}
+
+/* Reads a packet; a reason for a drop if it makes no sense. */
+static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packet)
+{
+	if (!pull(skb, ETH_HLEN + sizeof(struct ip4_header)))
+		return DROP_MALFORMED;
+
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const struct ip4_header *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return DROP_MALFORMED;
+
+	__u32 header = (ip->version & 0xf) * 4, total = bpf_ntohs(ip->length), present = skb->len - ETH_HLEN;
+	__u16 fragment = bpf_ntohs(ip->fragment);
+	__be16 id = ip->id;
+
+	/* An aggregate beyond 64 KiB has a length of zero. */
+	if (!total && skb->gso_size)
+		total = present;
+	if ((ip->version >> 4) != 4 || header < sizeof(*ip) || total < header || total > present)
+		return DROP_MALFORMED;
+
+	packet->source = ip->source;
+	packet->destination = ip->destination;
+	packet->protocol = ip->protocol;
+	packet->hops = ip->ttl;
+	packet->transport = ETH_HLEN + header;
+	packet->kind = PACKET_WHOLE;
+
+	if (unlikely(fragment & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK)))
+		packet->kind = fragment & IP4_OFFSET_MASK ? PACKET_LATER_FRAGMENT : PACKET_FIRST_FRAGMENT;
+	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
+		int reason = FN(parse_transport)(skb, packet, total - header);
+
+		if (reason)
+			return reason;
+		if (packet->protocol == IPPROTO_ICMP) {
+			reason = parse_icmp_v4(skb, packet);
+			if (reason)
+				return reason;
+		}
+	}
+	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
+		return resolve_fragment_v4(packet, id);
+	return PARSED;
+}
+
+/* One hop less; the caller has seen that one is left. RFC 1624 for the checksum. */
+static __always_inline bool lower_hops_v4(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ip4_header *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+
+	__u32 sum = ip->checksum + bpf_htons(0x0100);
+
+	ip->checksum = sum + (sum >= 0xffff);
+	ip->ttl--;
+	return true;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What only IPv6 has: its header and extension headers, its ICMP. RFC 8200, RFC 4443, RFC 4861. */
+
+#define FAMILY 6
+#include "family.h"
+
+#define ICMPV6_LAST_ERROR 4 /* 1 to 4: unreachable, too big, time exceeded, parameter problem */
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+#define ICMPV6_LISTENER_QUERY 130
+#define ICMPV6_LISTENER_DONE 132
+#define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_ROUTER_ADVERTISEMENT 134
+#define ICMPV6_NEIGHBOUR_SOLICITATION 135
+#define ICMPV6_NEIGHBOUR_ADVERTISEMENT 136
+#define ICMPV6_REDIRECT 137
+#define ICMPV6_LISTENER_REPORT_V2 143
+
+#define IP6_HOPS_OFFSET 7
+#define IP6_SOURCE_OFFSET 8
+#define IP6_DESTINATION_OFFSET 24
+#define IP6_OFFSET_MASK 0xfff8
+/* More headers than any honest packet has. */
+#define IP6_EXTENSIONS 6
+
+struct ip6_header {
+	__be32 version; /* in its upper four bits, then class and flow label */
+	__be16 length;
+	__u8 next;
+	__u8 hops;
+	struct ip6 source;
+	struct ip6 destination;
+};
+
+struct ip6_extension {
+	__u8 next;
+	__u8 length;
+	__be16 fragment; /* of a fragment header: offset and, in the last bit, "more" */
+	__be32 id; /* of a fragment header */
+};
+
+/* ff00::/8, fe80::/10, :: */
+static __always_inline bool is_link_scope_v6(const struct ip6 *address)
+{
+	__u32 first = bpf_ntohl(address->word[0]);
+
+	return (first >> 24) == 0xff || (first >> 22) == (0xfe80 >> 6) || is_zero_v6(address);
+}
+
+/* Walks the extension headers from `*at`, of type `*next`, to the transport header. A fragment header is copied to
+ * `fragment`. */
+static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, __u8 *next,
+					      struct ip6_extension *fragment)
+{
+	for (int i = 0; i < IP6_EXTENSIONS; i++) {
+		struct ip6_extension extension;
+		__u32 length;
+
+		switch (*next) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_AH:
+		case IPPROTO_FRAGMENT:
+			break;
+		default:
+			return PARSED;
+		}
+		if (bpf_skb_load_bytes(skb, *at, &extension, sizeof(extension)))
+			return DROP_MALFORMED;
+		if (*next == IPPROTO_FRAGMENT) {
+			*fragment = extension;
+			length = sizeof(extension);
+		} else if (*next == IPPROTO_AH) {
+			length = (extension.length + 2) * 4;
+		} else {
+			length = (extension.length + 1) * 8;
+		}
+		*at += length;
+		*next = extension.next;
+		/* What follows a later piece's fragment header is data. */
+		if (fragment->fragment & bpf_htons(IP6_OFFSET_MASK))
+			return PARSED;
+	}
+	return DROP_MALFORMED;
+}
+
+/* As parse_error_v4; RFC 4443 carries as much of the packet as fits. */
+static __always_inline int parse_error_v6(struct __sk_buff *skb, struct packet6 *packet)
+{
+	__u32 at = packet->transport + sizeof(struct icmp_header);
+	struct ip6_header inner;
+	struct icmp_header transport;
+
+	if (bpf_skb_load_bytes(skb, at, &inner, sizeof(inner)))
+		return DROP_MALFORMED;
+	if ((bpf_ntohl(inner.version) >> 28) != 6)
+		return DROP_MALFORMED;
+
+	__u32 inner_at = at + sizeof(inner);
+
+	/* A first piece's fragment header is the only extension that is common in an error. */
+	if (inner.next == IPPROTO_FRAGMENT) {
+		struct ip6_extension fragment;
+
+		if (bpf_skb_load_bytes(skb, inner_at, &fragment, sizeof(fragment)))
+			return DROP_MALFORMED;
+		if (fragment.fragment & bpf_htons(IP6_OFFSET_MASK))
+			return DROP_UNRELATED_ERROR;
+		inner.next = fragment.next;
+		inner_at += sizeof(fragment);
+	}
+	if (bpf_skb_load_bytes(skb, inner_at, &transport, sizeof(transport)))
+		return DROP_MALFORMED;
+
+	packet->kind = PACKET_ERROR;
+	packet->outer_source = packet->source;
+	packet->inner = at;
+	packet->inner_transport = inner_at;
+	packet->protocol = inner.next;
+	packet->source = inner.destination;
+	packet->destination = inner.source;
+	if (inner.next == IPPROTO_ICMPV6) {
+		packet->source_port = packet->destination_port = transport.id;
+	} else if (has_ports(inner.next)) {
+		const struct transport *ports = (const struct transport *)&transport;
+
+		packet->source_port = ports->destination;
+		packet->destination_port = ports->source;
+	} else {
+		packet->source_port = packet->destination_port = 0;
+	}
+	return PARSED;
+}
+
+static __always_inline int parse_icmp_v6(struct __sk_buff *skb, struct packet6 *packet)
+{
+	struct icmp_header icmp;
+
+	if (bpf_skb_load_bytes(skb, packet->transport, &icmp, sizeof(icmp)))
+		return DROP_MALFORMED;
+	if (icmp.type <= ICMPV6_LAST_ERROR)
+		return icmp.type ? parse_error_v6(skb, packet) : DROP_MALFORMED;
+	switch (icmp.type) {
+	case ICMPV6_NEIGHBOUR_SOLICITATION:
+	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
+		return PARSED_NEIGHBOUR_DISCOVERY;
+	case ICMPV6_LISTENER_QUERY ... ICMPV6_LISTENER_DONE:
+	case ICMPV6_ROUTER_SOLICITATION:
+	case ICMPV6_ROUTER_ADVERTISEMENT:
+	case ICMPV6_REDIRECT:
+	case ICMPV6_LISTENER_REPORT_V2:
+		return DROP_LINK_SCOPE;
+	}
+	packet->source_port = packet->destination_port =
+		icmp.type == ICMPV6_ECHO_REQUEST || icmp.type == ICMPV6_ECHO_REPLY ? icmp.id : 0;
+	return PARSED;
+}
+
+/* Reads a packet; a reason for a drop if it makes no sense. */
+static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packet)
+{
+	struct ip6_extension fragment = {};
+
+	if (!pull(skb, ETH_HLEN + sizeof(struct ip6_header)))
+		return DROP_MALFORMED;
+
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const struct ip6_header *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return DROP_MALFORMED;
+
+	__u32 total = bpf_ntohs(ip->length) + sizeof(*ip), present = skb->len - ETH_HLEN;
+	__u32 at = ETH_HLEN + sizeof(*ip);
+	__u8 next = ip->next;
+
+	/* A jumbogram or an aggregate beyond 64 KiB has a length of zero. */
+	if (!ip->length && skb->gso_size)
+		total = present;
+	if ((bpf_ntohl(ip->version) >> 28) != 6 || total > present)
+		return DROP_MALFORMED;
+
+	packet->source = ip->source;
+	packet->destination = ip->destination;
+	packet->hops = ip->hops;
+	packet->kind = PACKET_WHOLE;
+
+	int reason = skip_extensions_v6(skb, &at, &next, &fragment);
+
+	if (reason)
+		return reason;
+	if (at > ETH_HLEN + total)
+		return DROP_MALFORMED;
+	packet->protocol = next;
+	packet->transport = at;
+
+	/* RFC 6946: a fragment header alone does not make a fragment. */
+	if (unlikely(fragment.fragment & bpf_htons(IP6_OFFSET_MASK | 1)))
+		packet->kind = fragment.fragment & bpf_htons(IP6_OFFSET_MASK) ? PACKET_LATER_FRAGMENT :
+										  PACKET_FIRST_FRAGMENT;
+	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
+		reason = FN(parse_transport)(skb, packet, ETH_HLEN + total - at);
+		if (reason)
+			return reason;
+		if (packet->protocol == IPPROTO_ICMPV6) {
+			reason = parse_icmp_v6(skb, packet);
+			if (reason)
+				return reason;
+		}
+	}
+	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
+		return resolve_fragment_v6(packet, fragment.id);
+	return PARSED;
+}
+
+/* One hop less; the caller has seen that one is left. */
+static __always_inline bool lower_hops_v6(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ip6_header *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+	ip->hops--;
+	return true;
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The slow path: what to do with a flow. Reached by the first packet of a flow, by the first after the epoch was
+ * raised, and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
+ */
+
+/* Starts a new entry for the packet's flow from what is remembered of it. */
+static __always_inline void FN(begin)(CT_ENTRY *entry, const CT_ENTRY *old, const PACKET *packet, __u32 side,
+				      const struct node *node)
+{
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->epoch = node->epoch;
+	entry->seen = ticks();
+	entry->opener = side;
+	if (!old)
+		return;
+	entry->nat_address = old->nat_address;
+	entry->nat_port = old->nat_port;
+	if (!is_closed(old->flags) || (packet->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
+		entry->flags = old->flags;
+		entry->opener = old->opener;
+	}
+}
+
+/* Decides how a packet of `source` leaves the node, and whether masqueraded. */
+static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
+				     const struct node *node, bool at_uplink)
+{
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	struct ct_way *way = &entry->way[side & 1];
+	struct bpf_fib_lookup *fib = &room->fib;
+	__u32 egress = skb->ifindex;
+
+	way->via = VIA_STACK;
+	if (!at_uplink) {
+		__builtin_memset(fib, 0, sizeof(*fib));
+		fib->ifindex = skb->ifindex;
+		fib->l4_protocol = packet->protocol;
+		/* Not the packet's: an aggregate would not fit any route. Non-zero makes the kernel tell the MTU. */
+		fib->tot_len = 1;
+#if FAMILY == 4
+		fib->family = AF_INET;
+		fib->ipv4_src = packet->source.word[0];
+		fib->ipv4_dst = packet->destination.word[0];
+#else
+		fib->family = AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
+		__builtin_memcpy(fib->ipv6_dst, &packet->destination, sizeof(packet->destination));
+#endif
+		long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
+
+		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. */
+		if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+			return PARSED;
+		egress = fib->ifindex;
+	}
+
+	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &egress);
+
+	if (!uplink)
+		return PARSED;
+	if (at_uplink) {
+		way->via = VIA_UNKNOWN;
+	} else {
+		way->via = VIA_UPLINK;
+		way->egress = egress;
+		way->mtu = fib->tot_len > 1 ? fib->tot_len : 0;
+#if FAMILY == 4
+		if (fib->family == AF_INET)
+			entry->next_hop.word[0] = fib->ipv4_dst;
+#else
+		__builtin_memcpy(&entry->next_hop, fib->ipv6_dst, sizeof(entry->next_hop));
+#endif
+	}
+
+	if (!node->masquerade || entry->opener != side)
+		return PARSED;
+
+	PREFIX exempt = { .length = sizeof(ADDRESS) * 8, .address = packet->destination };
+
+	if (bpf_map_lookup_elem(&MAP(no_masquerade), &exempt))
+		return PARSED;
+	if (FN(is_zero)(&uplink->MAP(ipv)))
+		return DROP_NO_MASQUERADE_ADDRESS;
+	if (!FN(equal)(&entry->nat_address, &uplink->MAP(ipv))) {
+		entry->nat_address = uplink->MAP(ipv);
+		entry->nat_port = 0;
+	}
+	way->nat = NAT_SOURCE;
+	return FN(masquerade)(skb, packet, entry, (CT_ENTRY *)&room->mate);
+}
+
+/* Stores scratch->entry. A flow that is not masqueraded passes without. */
+static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry, __u8 nat)
+{
+	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
+		return PARSED;
+	if (nat != NAT_NONE)
+		return DROP_CONNTRACK_FULL;
+	count(COUNTER_UNTRACKED);
+	return PARSED;
+}
+
+/* What a local endpoint sends, seen where it enters the host, or (`at_uplink`) where the stack sends it on. */
+__noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
+				     bool at_uplink)
+{
+	__u32 zero = 0;
+	struct scratch *room = bpf_map_lookup_elem(&scratch, &zero);
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !packet || !key)
+		return DROP_CONNTRACK_FULL;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	struct endpoint *source = bpf_map_lookup_elem(&MAP(endpoints), &packet->source);
+
+	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
+		return DROP_FOREIGN_SOURCE;
+	if (!at_uplink) {
+		void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+		struct ethhdr *ethernet = data;
+
+		if ((void *)(ethernet + 1) > end)
+			return DROP_MALFORMED;
+		if (!same_mac(ethernet->h_source, source->container_mac))
+			return DROP_FOREIGN_MAC;
+	}
+	if (FN(is_link_scope)(&packet->destination))
+		return DROP_LINK_SCOPE;
+
+	CT_ENTRY *old = FN(find)(key);
+
+	if (packet->kind == PACKET_ERROR && !old)
+		return DROP_UNRELATED_ERROR;
+	FN(begin)(entry, old, packet, side, state);
+
+	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
+	struct endpoint *destination = bpf_map_lookup_elem(&MAP(endpoints), &packet->destination);
+	int reason = PARSED;
+
+	sent_by(way, source);
+	deliver_to(back, source);
+	if (destination) {
+		sent_by(back, destination);
+		deliver_to(way, destination);
+		/* Its discipline must see what it sends, and the stack leads on from there. */
+		if (destination->flags & ENDPOINT_SHAPED)
+			back->via = VIA_STACK;
+	} else if (!(entry->flags & CT_BY_STACK)) {
+		reason = FN(route)(skb, packet, side, room, state, at_uplink);
+		if (reason)
+			return reason;
+	}
+	if (source->flags & ENDPOINT_SHAPED || entry->flags & CT_BY_STACK)
+		way->via = VIA_STACK;
+	if (destination && entry->flags & CT_BY_STACK)
+		back->via = VIA_STACK;
+	return FN(remember)(key, entry, way->nat);
+}
+
+/* Not a reason: the packet is not for a local endpoint. */
+#define NOT_FOR_ENDPOINT (-1)
+
+/* What reaches a local endpoint from the network, or (`by_stack`) from the host's stack. */
+__noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
+					 bool by_stack)
+{
+	__u32 zero = 0;
+	struct scratch *room = bpf_map_lookup_elem(&scratch, &zero);
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !packet || !key)
+		return DROP_CONNTRACK_FULL;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *old = FN(find)(key);
+	ADDRESS address = packet->destination;
+	__u8 nat = NAT_NONE;
+
+	if (old && old->way[side & 1].nat == NAT_DESTINATION) {
+		nat = NAT_DESTINATION;
+		address = old->nat_address;
+	}
+
+	struct endpoint *destination = bpf_map_lookup_elem(&MAP(endpoints), &address);
+	struct endpoint *source = bpf_map_lookup_elem(&MAP(endpoints), &packet->source);
+
+	if (by_stack) {
+		if (!destination || destination->ifindex != skb->ifindex)
+			return DROP_UNKNOWN_ENDPOINT;
+	} else {
+		if (!destination)
+			return NOT_FOR_ENDPOINT;
+		if (source)
+			return DROP_FORGED_ENDPOINT;
+	}
+	if (packet->kind == PACKET_ERROR && !old)
+		return by_stack ? PARSED : DROP_UNRELATED_ERROR;
+	FN(begin)(entry, old, packet, side, state);
+
+	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
+
+	deliver_to(way, destination);
+	way->nat = nat;
+	sent_by(back, destination);
+	/* The endpoint's next packet decides how it goes on. */
+	back->via = VIA_UNKNOWN;
+	if (source)
+		sent_by(way, source);
+	if (by_stack && entry->opener == side)
+		entry->flags |= CT_BY_STACK;
+	return FN(remember)(key, entry, nat);
+}

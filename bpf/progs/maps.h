@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every map, all of them pinned by user space so that they outlive the daemon. */
+#pragma once
+
+#include <linux/bpf.h>
+
+#include "intf.h"
+
+/* Entries per family. The daemon sets the conntrack's before it loads; an entry costs about 180 bytes of kernel
+ * memory for IPv4 and 230 for IPv6, allocated at once. */
+#define CONNTRACK_ENTRIES 131072
+#define ENDPOINT_ENTRIES 4096
+#define FRAGMENT_ENTRIES 4096
+#define UPLINK_ENTRIES 64
+#define PREFIX_ENTRIES 1024
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node);
+} node SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, UPLINK_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct uplink);
+} uplinks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ENDPOINT_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip4);
+	__type(value, struct endpoint);
+} endpoints4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ENDPOINT_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip6);
+	__type(value, struct endpoint);
+} endpoints6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix4);
+	__type(value, __u8);
+} no_masquerade4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix6);
+	__type(value, __u8);
+} no_masquerade6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, CONNTRACK_ENTRIES);
+	__type(key, struct ct_key4);
+	__type(value, struct ct_entry4);
+} conntrack4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, CONNTRACK_ENTRIES);
+	__type(key, struct ct_key6);
+	__type(value, struct ct_entry6);
+} conntrack6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENT_ENTRIES);
+	__type(key, struct fragment4);
+	__type(value, struct ports);
+} fragments4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENT_ENTRIES);
+	__type(key, struct fragment6);
+	__type(value, struct ports);
+} fragments6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DROP_REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct scratch {
+	struct ct_entry6 entry; /* or a ct_entry4 */
+	struct ct_entry6 mate; /* the same */
+	struct bpf_fib_lookup fib;
+};
+
+/* Room for what the slow path builds: a stack of 512 bytes does not hold two entries of IPv6. A program is not
+ * interrupted by another on the same CPU at these hooks, so one element per CPU is enough. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Changing a packet's address and port with all the checksums that cover them. RFC 1624, RFC 3022, RFC 5508. */
+
+#define IP_OFFSET(field) JOIN(JOIN(IP, FAMILY), _##field##_OFFSET)
+
+/* Where the transport checksum lies and how it counts; -1: there is none that an address or port is part of. */
+static __always_inline int FN(checksum_offset)(__u8 protocol, __u64 *flags)
+{
+	*flags = 0;
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return offsetof(struct tcp_header, checksum);
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		*flags = BPF_F_MARK_MANGLED_0;
+		return offsetof(struct udp_header, checksum);
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return offsetof(struct icmp_header, checksum);
+	}
+	return -1;
+}
+
+/* Takes an address's change into the checksum of its IP header at `header`, and writes the address. */
+static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, bool is_source, const ADDRESS *old,
+					   const ADDRESS *new)
+{
+	__u32 at = header + (is_source ? IP_OFFSET(SOURCE) : IP_OFFSET(DESTINATION));
+
+#if FAMILY == 4
+	if (bpf_l3_csum_replace(skb, header + IP4_CHECKSUM_OFFSET, old->word[0], new->word[0], 4))
+		return -1;
+#endif
+	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0);
+}
+
+/* Does to a packet what its way says. */
+__noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
+{
+	if (!packet || !entry)
+		return DROP_REWRITE_FAILED;
+
+	bool is_source = nat == NAT_SOURCE;
+	ADDRESS old = is_source ? packet->source : packet->destination;
+	ADDRESS new = entry->nat_address;
+	__be16 old_port = is_source ? packet->source_port : packet->destination_port;
+	__be16 new_port = entry->nat_port;
+	bool is_icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
+	__u32 transport = packet->transport;
+	__u64 flags;
+	int checksum = FN(checksum_offset)(packet->protocol, &flags);
+	__s64 difference = bpf_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
+
+	if (packet->kind == PACKET_LATER_FRAGMENT)
+		goto outer;
+
+	if (packet->kind == PACKET_ERROR) {
+		/* Inside is a packet that went the other way, after its own translation: what is our source is its
+		 * destination. The inner IP header's checksum makes up for its address; its transport checksum may
+		 * be cut off, and nobody looks at it. */
+		__u32 port_at = packet->inner_transport;
+		__u32 outer_checksum = transport + offsetof(struct icmp_header, checksum);
+
+		if (FN(put_address)(skb, packet->inner, !is_source, &old, &new))
+			return DROP_REWRITE_FAILED;
+		if (FAMILY == 6) {
+			if (bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0) ||
+			    bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
+				return DROP_REWRITE_FAILED;
+		}
+		if (is_icmp)
+			port_at += offsetof(struct icmp_header, id);
+		else if (is_source)
+			port_at += offsetof(struct transport, destination);
+		if (has_ports(packet->protocol) || is_icmp) {
+			if (bpf_l4_csum_replace(skb, outer_checksum, old_port, new_port, sizeof(new_port)) ||
+			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
+				return DROP_REWRITE_FAILED;
+		}
+		goto outer;
+	}
+
+	if (checksum >= 0) {
+		__u32 at = transport + checksum;
+
+		/* ICMPv4 is the one that does not cover the addresses. */
+		if (!(FAMILY == 4 && is_icmp) &&
+		    bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
+			return DROP_REWRITE_FAILED;
+		if (old_port != new_port) {
+			__u32 port_at = transport;
+
+			if (is_icmp)
+				port_at += offsetof(struct icmp_header, id);
+			else if (!is_source)
+				port_at += offsetof(struct transport, destination);
+			if (bpf_l4_csum_replace(skb, at, old_port, new_port, sizeof(new_port) | flags) ||
+			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
+				return DROP_REWRITE_FAILED;
+		}
+	}
+outer:
+	return FN(put_address)(skb, ETH_HLEN, is_source, &old, &new) ? DROP_REWRITE_FAILED : PARSED;
+}

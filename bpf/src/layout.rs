@@ -1,0 +1,240 @@
+//! The keys and values of the maps. The structs are generated from the programs' own BTF, so they cannot differ from
+//! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    slice,
+};
+
+pub use crate::skeleton::types::{
+    ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6, ct_way as CtWay,
+    endpoint as Endpoint, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node, prefix4 as Prefix4,
+    prefix6 as Prefix6, uplink as Uplink,
+};
+
+/// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
+pub const ENDPOINT_SHAPED: u8 = 1;
+
+/// [`CtWay::nat`]: the source is replaced.
+pub const NAT_SOURCE: u8 = 1;
+/// [`CtWay::nat`]: the destination is replaced.
+pub const NAT_DESTINATION: u8 = 2;
+
+/// [`CtWay::via`]: straight into the namespace of a local endpoint.
+pub const VIA_PEER: u8 = 2;
+
+/// Flags of a conntrack entry: a packet went against the opener's way.
+pub const CT_REPLIED: u32 = 1;
+/// The opener has finished.
+pub const CT_FIN_OPENER: u32 = 2;
+/// The other side has finished.
+pub const CT_FIN_REPLIER: u32 = 4;
+/// One side has reset.
+pub const CT_RESET: u32 = 8;
+
+/// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
+pub const TICK_SHIFT: u32 = 30;
+
+/// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
+pub const DROP_REASONS: [&str; 14] = [
+    "none",
+    "malformed",
+    "not_ip",
+    "foreign_source",
+    "foreign_mac",
+    "forged_endpoint",
+    "unknown_endpoint",
+    "link_scope",
+    "unknown_fragment",
+    "unrelated_error",
+    "no_masquerade_address",
+    "no_masquerade_port",
+    "conntrack_full",
+    "rewrite_failed",
+];
+
+/// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
+///
+/// # Safety
+/// The implementor promises just that.
+pub unsafe trait Plain: Copy + Default {
+    /// The value as the map holds it.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the type has no padding, so each of its bytes is initialised.
+        unsafe { slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// The value that a map holds; `None` if the length is another.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == size_of::<Self>())
+            // SAFETY: the length is right and every bit pattern is a value; the read need not be aligned.
+            .then(|| unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        // SAFETY: integers and arrays of them, padded by hand in intf.h; a test adds the fields up.
+        $(unsafe impl Plain for $type {})*
+    };
+}
+
+plain!(
+    u8, u32, u64, Ip4, Ip6, Node, Endpoint, Uplink, Prefix4, Prefix6, CtKey4, CtKey6, CtEntry4, CtEntry6, Lifetimes
+);
+
+impl From<Ipv4Addr> for Ip4 {
+    fn from(address: Ipv4Addr) -> Self {
+        Self { word: [u32::from_ne_bytes(address.octets())] }
+    }
+}
+
+impl From<Ip4> for Ipv4Addr {
+    fn from(address: Ip4) -> Self {
+        address.word[0].to_ne_bytes().into()
+    }
+}
+
+impl From<Ipv6Addr> for Ip6 {
+    fn from(address: Ipv6Addr) -> Self {
+        let bytes = address.octets();
+        let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self { word: [word(0), word(4), word(8), word(12)] }
+    }
+}
+
+impl From<Ip6> for Ipv6Addr {
+    fn from(address: Ip6) -> Self {
+        let mut bytes = [0; 16];
+        for (word, bytes) in address.word.iter().zip(bytes.chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes.into()
+    }
+}
+
+/// A conntrack key of either family.
+pub trait CtKey: Plain {
+    /// Address and port (host byte order) of each side.
+    fn sides(&self) -> [(IpAddr, u16); 2];
+    /// IP protocol number.
+    fn protocol(&self) -> u8;
+}
+
+/// A conntrack entry of either family.
+pub trait CtEntry: Plain {
+    /// The tick of the last packet.
+    fn seen(&self) -> u32;
+    /// The flags, `CT_*`.
+    fn flags(&self) -> u32;
+    /// Index of the side that opened the flow.
+    fn opener(&self) -> usize;
+    /// The translated address and port (host byte order).
+    fn nat(&self) -> (IpAddr, u16);
+    /// The two ways of the flow.
+    fn ways(&self) -> &[CtWay; 2];
+}
+
+macro_rules! conntrack {
+    ($key:ty, $entry:ty, $address:ty) => {
+        impl CtKey for $key {
+            fn sides(&self) -> [(IpAddr, u16); 2] {
+                [0, 1].map(|i| (<$address>::from(self.address[i]).into(), u16::from_be(self.port[i])))
+            }
+
+            fn protocol(&self) -> u8 {
+                self.protocol
+            }
+        }
+
+        impl CtEntry for $entry {
+            fn seen(&self) -> u32 {
+                self.seen
+            }
+
+            fn flags(&self) -> u32 {
+                self.flags
+            }
+
+            fn opener(&self) -> usize {
+                usize::from(self.opener & 1)
+            }
+
+            fn nat(&self) -> (IpAddr, u16) {
+                (<$address>::from(self.nat_address).into(), u16::from_be(self.nat_port))
+            }
+
+            fn ways(&self) -> &[CtWay; 2] {
+                &self.way
+            }
+        }
+    };
+}
+
+conntrack!(CtKey4, CtEntry4, Ipv4Addr);
+conntrack!(CtKey6, CtEntry6, Ipv6Addr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTF: &str = include_str!("../progs/intf.h");
+
+    /// The enumerators of an enum of intf.h, in order.
+    fn enumerators(name: &str) -> Vec<String> {
+        let body = INTF.split_once(&format!("enum {name} {{")).unwrap().1.split_once("};").unwrap().0;
+        body.lines()
+            .filter_map(|line| line.split_once(',').map_or(Some(line), |(name, _)| Some(name)))
+            .map(|line| line.split("/*").next().unwrap().trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .collect()
+    }
+
+    fn defined(name: &str) -> u32 {
+        let line = INTF.lines().find(|line| line.starts_with(&format!("#define {name} "))).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_programs() {
+        assert_eq!(u32::from(ENDPOINT_SHAPED), defined("ENDPOINT_SHAPED"));
+        assert_eq!(CT_REPLIED, defined("CT_REPLIED"));
+        assert_eq!(CT_FIN_OPENER, defined("CT_FIN_OPENER"));
+        assert_eq!(CT_FIN_REPLIER, defined("CT_FIN_REPLIER"));
+        assert_eq!(CT_RESET, defined("CT_RESET"));
+        assert_eq!(TICK_SHIFT, defined("TICK_SHIFT"));
+        let nat = enumerators("ct_nat");
+        assert_eq!(nat[usize::from(NAT_SOURCE)], "NAT_SOURCE");
+        assert_eq!(nat[usize::from(NAT_DESTINATION)], "NAT_DESTINATION");
+        assert_eq!(enumerators("ct_via")[usize::from(VIA_PEER)], "VIA_PEER");
+    }
+
+    #[test]
+    fn drop_reasons_are_those_of_the_programs() {
+        let reasons = enumerators("drop_reason");
+        let names: Vec<_> = reasons[..reasons.len() - 1].iter().map(|r| r.strip_prefix("DROP_").unwrap().to_lowercase()).collect();
+        assert_eq!(names, DROP_REASONS);
+    }
+
+    #[test]
+    fn layouts_have_no_holes() {
+        assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1);
+        assert_eq!(size_of::<Uplink>(), 16 + 4);
+        assert_eq!(size_of::<CtKey4>(), 2 * 4 + 2 * 2 + 1 + 3);
+        assert_eq!(size_of::<CtKey6>(), 2 * 16 + 2 * 2 + 1 + 3);
+        assert_eq!(size_of::<CtWay>(), 4 + 4 + 2 + 1 + 1 + 3 * 6 + 2);
+        assert_eq!(size_of::<CtEntry4>(), 3 * 4 + 1 + 1 + 2 + 2 * 4 + 2 * 32);
+        assert_eq!(size_of::<CtEntry6>(), 3 * 4 + 1 + 1 + 2 + 2 * 16 + 2 * 32);
+        assert_eq!(size_of::<Lifetimes>(), 8 * 4);
+    }
+
+    #[test]
+    fn addresses_keep_their_bytes() {
+        let v4: Ipv4Addr = "10.88.0.5".parse().unwrap();
+        assert_eq!(Ip4::from(v4).as_bytes(), v4.octets());
+        assert_eq!(Ipv4Addr::from(Ip4::from(v4)), v4);
+        let v6: Ipv6Addr = "fd00:88::5".parse().unwrap();
+        assert_eq!(Ip6::from(v6).as_bytes(), v6.octets());
+        assert_eq!(Ipv6Addr::from(Ip6::from(v6)), v6);
+    }
+}

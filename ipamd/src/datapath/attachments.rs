@@ -1,0 +1,173 @@
+//! The programs on interfaces, their links and pins: looked at, and put back where somebody took them away.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use bpf::attach::{self, Direction};
+use ipamd_api::wire::AttachMode;
+use libbpf_rs::MapHandle;
+
+use super::{
+    Datapath, DatapathError, HOOKS, Repairs,
+    load::{self, program_for},
+};
+
+impl Datapath {
+    /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps and
+    /// programs.
+    pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> Result<Repairs, DatapathError> {
+        let mut repairs = self.heal_pins()?;
+        for (ifname, ifindex) in host_ends {
+            repairs.extend(self.heal_interface(ifname, *ifindex)?);
+        }
+        Ok(repairs)
+    }
+
+    /// What is wrong with the programs of one host end, a sentence each.
+    pub fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String> {
+        let mut faults = Vec::new();
+        for direction in HOOKS {
+            let name = program_for(ifname, direction);
+            match self.is_attached(ifname, ifindex, direction) {
+                Ok(true) => {}
+                Ok(false) => faults.push(format!("the program {name} is not attached to {ifname}")),
+                Err(error) => faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}")),
+            }
+            let pin = self.pins.link(ifname, direction);
+            if self.attach_mode == AttachMode::Tcx && !pin.exists() {
+                faults.push(format!("the link of {name} is not pinned at {}", pin.display()));
+            }
+        }
+        faults
+    }
+
+    /// Removes the link pins of an interface that is gone or going.
+    pub fn unpin_links(&self, ifname: &str) {
+        for direction in HOOKS {
+            self.links().remove(&(ifname.to_owned(), hook(direction)));
+            if let Err(error) = load::remove_pin(&self.pins.link(ifname, direction)) {
+                tracing::warn!(interface = ifname, %error, "a link's pin could not be removed");
+            }
+        }
+    }
+
+    /// Names of the interfaces that have pinned links.
+    pub fn pinned_interfaces(&self) -> Vec<String> {
+        let mut names: Vec<_> = load::pinned_links(&self.pins).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Attaches what is not attached to an interface's two hooks.
+    pub(super) fn heal_interface(&self, ifname: &str, ifindex: u32) -> Result<Repairs, DatapathError> {
+        let mut repairs = Vec::new();
+        for direction in HOOKS {
+            let name = program_for(ifname, direction);
+            let attached = self.is_attached(ifname, ifindex, direction)?;
+            match self.attach_mode {
+                AttachMode::Tcx => {
+                    if !attached {
+                        let link = attach::attach_tcx(self.program(name)?.as_fd(), ifindex, direction)?;
+                        load::remove_pin(&self.pins.link(ifname, direction))?;
+                        self.hold_link(ifname, direction, link);
+                        attach::detach_clsact(ifindex, direction)?;
+                        repairs.push(format!("attached {name} to {ifname}"));
+                    }
+                    repairs.extend(self.heal_link_pin(ifname, direction)?);
+                }
+                AttachMode::Clsact => {
+                    if !attached {
+                        attach::attach_clsact(self.program(name)?.as_fd(), ifindex, direction)?;
+                        repairs.push(format!("attached {name} to {ifname}"));
+                    }
+                    let pin = self.pins.link(ifname, direction);
+                    if pin.exists() {
+                        // Left by a daemon that attached by tcx.
+                        self.links().remove(&(ifname.to_owned(), hook(direction)));
+                        load::remove_pin(&pin)?;
+                    }
+                }
+            }
+        }
+        Ok(repairs)
+    }
+
+    fn is_attached(&self, ifname: &str, ifindex: u32, direction: Direction) -> Result<bool, DatapathError> {
+        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
+        if self.attach_mode == AttachMode::Clsact {
+            return Ok(attach::clsact_program(ifindex, direction)?.is_some_and(|id| Some(id) == wanted));
+        }
+        let held = |this: &Self| {
+            let links = this.links();
+            let info = links.get(&(ifname.to_owned(), hook(direction))).map(|link| attach::link_info(link.as_fd()));
+            info.and_then(Result::ok).is_some_and(|info| info.ifindex == ifindex && Some(info.program_id) == wanted)
+        };
+        if held(self) {
+            return Ok(true);
+        }
+        // The plugin has made a new one, perhaps.
+        match attach::open_pinned(&self.pins.link(ifname, direction)) {
+            Ok(link) => {
+                self.hold_link(ifname, direction, link);
+                Ok(held(self))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn hold_link(&self, ifname: &str, direction: Direction, link: OwnedFd) {
+        self.links().insert((ifname.to_owned(), hook(direction)), link);
+    }
+
+    fn heal_link_pin(&self, ifname: &str, direction: Direction) -> Result<Option<String>, DatapathError> {
+        let path = self.pins.link(ifname, direction);
+        if path.exists() {
+            return Ok(None);
+        }
+        let links = self.links();
+        let Some(link) = links.get(&(ifname.to_owned(), hook(direction))) else { return Ok(None) };
+        attach::pin(link.as_fd(), &path)?;
+        Ok(Some(format!("pinned the link {}", path.display())))
+    }
+
+    fn heal_pins(&self) -> Result<Repairs, DatapathError> {
+        let mut repairs = Vec::new();
+        for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
+            std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
+        }
+        let typed: [(&str, &MapHandle); 10] = [
+            (self.node.name(), self.node.handle()),
+            (self.uplinks.name(), self.uplinks.handle()),
+            (self.endpoints4.name(), self.endpoints4.handle()),
+            (self.endpoints6.name(), self.endpoints6.handle()),
+            (self.no_masquerade4.name(), self.no_masquerade4.handle()),
+            (self.no_masquerade6.name(), self.no_masquerade6.handle()),
+            (self.conntrack4.name(), self.conntrack4.handle()),
+            (self.conntrack6.name(), self.conntrack6.handle()),
+            ("drops", &self.drops),
+            ("counters", &self.counters),
+        ];
+        let maps = typed.into_iter().chain(self.others.iter().map(|(name, map)| (name.as_str(), map)));
+        for (path, object) in maps
+            .map(|(name, map)| (self.pins.map(name), map.as_fd()))
+            .chain(self.programs.iter().map(|(name, program)| (self.pins.program(name), program.as_fd())))
+        {
+            if !path.exists() {
+                attach::pin(object, &path)?;
+                repairs.push(format!("pinned {}", path.display()));
+            }
+        }
+        Ok(repairs)
+    }
+
+    fn program(&self, name: &str) -> Result<&OwnedFd, DatapathError> {
+        self.programs.get(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })
+    }
+}
+
+fn hook(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}

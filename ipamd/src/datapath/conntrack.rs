@@ -1,0 +1,198 @@
+//! The conntrack maps from user space: forgetting what is over, and showing what is not.
+
+use std::net::IpAddr;
+
+use bpf::layout::{
+    CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE,
+    TICK_SHIFT,
+};
+use ipamd_api::wire::{Connection, ConntrackFilter};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{DatapathError, maps::TypedMap};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const UDPLITE: u8 = 136;
+
+/// Now, on the clock that the programs write down.
+pub fn now() -> u32 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from).unwrap_or_default();
+    #[allow(clippy::cast_possible_truncation, reason = "a tick is a number modulo 2^32, here as in the programs")]
+    let ticks = (time.as_nanos() >> TICK_SHIFT) as u32;
+    ticks
+}
+
+/// How long the flow is remembered after its last packet, in ticks; as the programs have it.
+fn lifetime(lifetimes: &Lifetimes, protocol: u8, flags: u32) -> u32 {
+    let replied = flags & CT_REPLIED != 0;
+    match protocol {
+        TCP if is_closed(flags) => lifetimes.tcp_closed,
+        TCP if flags & (CT_FIN_OPENER | CT_FIN_REPLIER) != 0 => lifetimes.tcp_closing,
+        TCP if replied => lifetimes.tcp_established,
+        TCP => lifetimes.tcp_new,
+        UDP | UDPLITE if replied => lifetimes.udp_established,
+        UDP | UDPLITE => lifetimes.udp_new,
+        ICMP | ICMPV6 => lifetimes.icmp,
+        _ => lifetimes.other,
+    }
+}
+
+fn is_closed(flags: u32) -> bool {
+    flags & CT_RESET != 0 || flags & (CT_FIN_OPENER | CT_FIN_REPLIER) == CT_FIN_OPENER | CT_FIN_REPLIER
+}
+
+/// Ticks until the flow is forgotten; negative once it should have been.
+fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u32) -> i64 {
+    // A packet may have come since `now` was read.
+    let age = i64::from(now.wrapping_sub(seen).cast_signed());
+    i64::from(lifetime(lifetimes, protocol, flags)) - age
+}
+
+/// Removes what has expired; returns how many entries are left.
+pub fn sweep<K: CtKey, V: CtEntry>(map: &TypedMap<K, V>, lifetimes: &Lifetimes) -> Result<u64, DatapathError> {
+    let now = now();
+    let mut left = 0;
+    let mut failure = None;
+    map.each(|key, entry| {
+        if remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0 {
+            left += 1;
+        } else if let Err(error) = map.remove(&key) {
+            failure = Some(error);
+        }
+        failure.is_none()
+    })?;
+    failure.map_or(Ok(left), Err)
+}
+
+/// The connection that an entry stands for; `None` for the second entry of a masqueraded flow, which its first shows.
+pub fn connection<K: CtKey, V: CtEntry>(key: &K, entry: &V, lifetimes: &Lifetimes, now: u32) -> Option<Connection> {
+    if entry.ways().iter().any(|way| way.nat == NAT_DESTINATION) {
+        return None;
+    }
+    let sides = key.sides();
+    let (source, source_port) = sides[entry.opener()];
+    let (destination, destination_port) = sides[1 - entry.opener()];
+    let flags = entry.flags();
+    let state = match () {
+        () if is_closed(flags) => "closed",
+        () if flags & (CT_FIN_OPENER | CT_FIN_REPLIER) != 0 => "closing",
+        () if flags & CT_REPLIED != 0 => "established",
+        () => "new",
+    };
+    let left = remaining(lifetimes, key.protocol(), flags, entry.seen(), now).max(0).unsigned_abs();
+    Some(Connection {
+        protocol: key.protocol(),
+        source,
+        source_port,
+        destination,
+        destination_port,
+        masquerade: (entry.ways()[entry.opener()].nat == NAT_SOURCE).then(|| entry.nat()),
+        state: state.to_owned(),
+        expires_in: (left << TICK_SHIFT) / 1_000_000_000,
+    })
+}
+
+/// Whether a connection is among those asked for.
+pub fn matches(filter: &ConntrackFilter, connection: &Connection) -> bool {
+    let masqueraded = |(address, _): (IpAddr, u16)| filter.address == Some(address);
+    let address = filter.address.is_none_or(|address| {
+        connection.source == address
+            || connection.destination == address
+            || connection.masquerade.is_some_and(masqueraded)
+    });
+    let port = filter.port.is_none_or(|port| {
+        connection.source_port == port
+            || connection.destination_port == port
+            || connection.masquerade.is_some_and(|(_, masquerade)| masquerade == port)
+    });
+    address && port && filter.protocol.is_none_or(|protocol| connection.protocol == protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use bpf::layout::{CtEntry4, CtKey4, Ip4};
+
+    use super::*;
+    use crate::datapath::load::LIFETIMES;
+
+    fn flow(flags: u32, nat: u8) -> (CtKey4, CtEntry4) {
+        let key = CtKey4 {
+            address: [Ip4::from(std::net::Ipv4Addr::new(10, 88, 0, 5)), Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 1))],
+            port: [40_000u16.to_be(), 80u16.to_be()],
+            protocol: TCP,
+            ..CtKey4::default()
+        };
+        let mut entry = CtEntry4 {
+            flags,
+            seen: 100,
+            nat_address: Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 7)),
+            nat_port: 12_345u16.to_be(),
+            ..CtEntry4::default()
+        };
+        entry.way[0].nat = nat;
+        (key, entry)
+    }
+
+    #[test]
+    fn a_connection_is_told_from_its_opener() {
+        let (key, mut entry) = flow(CT_REPLIED, NAT_SOURCE);
+        let shown = connection(&key, &entry, &LIFETIMES, 100).unwrap();
+        assert_eq!((shown.source, shown.source_port), ("10.88.0.5".parse().unwrap(), 40_000));
+        assert_eq!((shown.destination, shown.destination_port), ("192.0.2.1".parse().unwrap(), 80));
+        assert_eq!(shown.masquerade, Some(("192.0.2.7".parse().unwrap(), 12_345)));
+        assert_eq!(shown.state, "established");
+        entry.opener = 1;
+        assert_eq!(connection(&key, &entry, &LIFETIMES, 100).unwrap().source_port, 80);
+    }
+
+    #[test]
+    fn the_networks_side_of_a_masqueraded_flow_is_not_shown_again() {
+        let (key, entry) = flow(0, NAT_DESTINATION);
+        assert_eq!(connection(&key, &entry, &LIFETIMES, 100), None);
+    }
+
+    #[test]
+    fn a_flow_lives_as_long_as_its_state_says() {
+        let both = CT_FIN_OPENER | CT_FIN_REPLIER;
+        for (protocol, flags, expected) in [
+            (TCP, 0, LIFETIMES.tcp_new),
+            (TCP, CT_REPLIED, LIFETIMES.tcp_established),
+            (TCP, CT_REPLIED | CT_FIN_OPENER, LIFETIMES.tcp_closing),
+            (TCP, CT_REPLIED | both, LIFETIMES.tcp_closed),
+            (TCP, CT_RESET, LIFETIMES.tcp_closed),
+            (UDP, 0, LIFETIMES.udp_new),
+            (UDP, CT_REPLIED, LIFETIMES.udp_established),
+            (ICMP, CT_REPLIED, LIFETIMES.icmp),
+            (132, 0, LIFETIMES.other),
+        ] {
+            assert_eq!(lifetime(&LIFETIMES, protocol, flags), expected);
+        }
+    }
+
+    #[test]
+    fn a_packet_after_the_clock_was_read_does_not_expire_its_flow() {
+        assert!(remaining(&LIFETIMES, TCP, CT_RESET, 101, 100) > 0);
+        assert!(remaining(&LIFETIMES, TCP, CT_RESET, u32::MAX, 5) >= 0, "the clock wraps");
+        assert!(remaining(&LIFETIMES, TCP, CT_RESET, 100, 111) < 0);
+    }
+
+    #[test]
+    fn every_field_of_a_filter_must_match() {
+        let (key, entry) = flow(0, NAT_SOURCE);
+        let shown = connection(&key, &entry, &LIFETIMES, 100).unwrap();
+        let filter = |address: Option<&str>, port, protocol| ConntrackFilter {
+            address: address.map(|a| a.parse().unwrap()),
+            port,
+            protocol,
+            limit: None,
+        };
+        assert!(matches(&filter(None, None, None), &shown));
+        assert!(matches(&filter(Some("192.0.2.7"), Some(12_345), Some(TCP)), &shown));
+        assert!(!matches(&filter(Some("192.0.2.8"), Some(80), Some(TCP)), &shown));
+        assert!(!matches(&filter(Some("10.88.0.5"), Some(81), Some(TCP)), &shown));
+        assert!(!matches(&filter(Some("10.88.0.5"), Some(80), Some(UDP)), &shown));
+    }
+}

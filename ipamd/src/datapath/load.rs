@@ -1,0 +1,227 @@
+//! Loading the programs: onto the maps that an earlier daemon left, and into the links that it left, without a gap.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use bpf::{
+    CambricSkelBuilder, OpenCambricSkel,
+    attach::{self, Direction, Pins},
+    layout::Lifetimes,
+};
+use ipamd_api::{key::is_host_ifname, wire::AttachMode};
+use libbpf_rs::{
+    MapCore, MapHandle,
+    skel::{OpenSkel, Skel, SkelBuilder},
+};
+use tracing::{debug, info};
+
+use super::{DatapathConfig, DatapathError, maps};
+
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (Linux 6.3): the neighbour is looked up when the packet is sent, not before.
+const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
+
+/// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
+/// given time for its handshake, an established one outlives an idle night's keep-alives.
+pub const LIFETIMES: Lifetimes = Lifetimes {
+    tcp_new: 60,
+    tcp_established: 21_600,
+    tcp_closing: 120,
+    tcp_closed: 10,
+    udp_new: 30,
+    udp_established: 120,
+    icmp: 30,
+    other: 600,
+};
+
+/// The programs by name.
+pub type Programs = BTreeMap<String, OwnedFd>;
+
+/// What [`load`] leaves: everything is pinned, and the object that it came from is freed.
+pub struct Loaded {
+    /// The programs.
+    pub programs: Programs,
+    /// The maps by name.
+    pub maps: BTreeMap<String, MapHandle>,
+}
+
+/// The program that belongs to a hook of an interface.
+pub fn program_for(ifname: &str, direction: Direction) -> &'static str {
+    match (is_host_ifname(ifname), direction) {
+        (true, Direction::Ingress) => "from_endpoint",
+        (true, Direction::Egress) => "to_endpoint",
+        (false, Direction::Ingress) => "from_network",
+        (false, Direction::Egress) => "to_network",
+    }
+}
+
+/// How programs are attached where the configuration leaves it open.
+pub fn probe_attach_mode() -> AttachMode {
+    // The loopback interface is number 1 in every namespace; a kernel without tcx knows no such query.
+    match attach::tcx_programs(1, Direction::Ingress) {
+        Ok(_) => AttachMode::Tcx,
+        Err(_) => AttachMode::Clsact,
+    }
+}
+
+/// Loads the programs and pins them with their maps. Pinned maps are adopted; where one was made for another size its
+/// entries are copied, where its layout was another it is replaced. Pinned links then run the new programs.
+pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
+    let pins = &config.pins;
+    for folder in [pins.programs(), pins.maps(), pins.links()] {
+        fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
+    }
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, line| debug!(target: "libbpf", "{}", line.trim_end()))));
+
+    // A kernel refuses every look-up with a flag that it does not know.
+    let supported = if kernel_at_least(6, 3) { FIB_LOOKUP_SKIP_NEIGH } else { 0 };
+    let mut object = MaybeUninit::uninit();
+    let mut open = CambricSkelBuilder::default().open(&mut object).map_err(DatapathError::Load)?;
+    configure(&mut open, config, supported)?;
+    let old = adopt_maps(&mut open, pins)?;
+    let skeleton = open.load().map_err(DatapathError::Load)?;
+
+    let mut loaded = Loaded { programs: BTreeMap::new(), maps: BTreeMap::new() };
+    for map in skeleton.object().maps() {
+        let name = map.name().to_string_lossy().into_owned();
+        if name.ends_with(".rodata") {
+            continue;
+        }
+        let handle = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
+        if let Some(old) = old.get(&name) {
+            maps::copy_entries(old, &handle).map_err(DatapathError::map(&name))?;
+        }
+        put_pin(handle.as_fd(), &pins.map(&name))?;
+        loaded.maps.insert(name, handle);
+    }
+    for program in skeleton.object().progs() {
+        let name = program.name().to_string_lossy().into_owned();
+        let owned = program.as_fd().try_clone_to_owned().map_err(DatapathError::pin(&pins.program(&name)))?;
+        put_pin(owned.as_fd(), &pins.program(&name))?;
+        loaded.programs.insert(name, owned);
+    }
+    replace_in_links(pins, &loaded.programs)?;
+    Ok(loaded)
+}
+
+fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig, fib_flags: u32) -> Result<(), DatapathError> {
+    if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+        rodata.lifetimes = LIFETIMES;
+        rodata.masquerade_port_first = *config.masquerade_ports.start();
+        rodata.masquerade_port_count =
+            config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
+        rodata.fib_lookup_flags = fib_flags;
+    }
+    for map in [&mut open.maps.conntrack4, &mut open.maps.conntrack6] {
+        map.set_max_entries(config.conntrack_size).map_err(DatapathError::Load)?;
+    }
+    Ok(())
+}
+
+/// Lets the object use the pinned maps that fit it, and returns those that do not but whose entries do.
+fn adopt_maps(
+    open: &mut OpenCambricSkel<'_>,
+    pins: &Pins,
+) -> Result<BTreeMap<String, MapHandle>, DatapathError> {
+    let mut to_copy = BTreeMap::new();
+    for mut map in open.open_object_mut().maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        let path = pins.map(&name);
+        if !path.exists() {
+            continue;
+        }
+        let pinned = MapHandle::from_pinned_path(&path).map_err(DatapathError::map(&name))?;
+        let same_entries = pinned.map_type() == map.map_type()
+            && pinned.key_size() == map.key_size()
+            && pinned.value_size() == map.value_size();
+        if same_entries && pinned.max_entries() == map.max_entries() {
+            map.reuse_fd(pinned.as_fd()).map_err(DatapathError::map(&name))?;
+        } else if same_entries {
+            info!(map = name, from = pinned.max_entries(), to = map.max_entries(), "map made anew in another size");
+            to_copy.insert(name, pinned);
+        } else {
+            info!(map = name, "map made anew: its layout is another in this version");
+        }
+    }
+    Ok(to_copy)
+}
+
+/// Pins in the place of what may be pinned there, which never is missing meanwhile.
+pub fn put_pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), DatapathError> {
+    // A bpffs takes no names with dots.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push("_new");
+    let fresh = Path::new(&fresh);
+    remove_pin(fresh)?;
+    attach::pin(object, fresh)?;
+    fs::rename(fresh, path).map_err(DatapathError::pin(path))
+}
+
+/// Removes a pin that may not be there.
+pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pin(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn replace_in_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
+    let mut replaced = 0;
+    for (ifname, direction) in pinned_links(pins)? {
+        let path = pins.link(&ifname, direction);
+        let link = attach::open_pinned(&path)?;
+        if attach::link_info(link.as_fd())?.ifindex == 0 {
+            // Its interface is gone, or somebody detached it: for the reconciler to see to.
+            continue;
+        }
+        if let Some(program) = programs.get(program_for(&ifname, direction)) {
+            attach::replace_tcx(link.as_fd(), program.as_fd())?;
+            replaced += 1;
+        }
+    }
+    if replaced > 0 {
+        info!(links = replaced, "adopted the links of an earlier daemon");
+    }
+    Ok(())
+}
+
+/// The hooks that have a pinned link.
+pub fn pinned_links(pins: &Pins) -> Result<Vec<(String, Direction)>, DatapathError> {
+    let folder = pins.links();
+    let mut links = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(DatapathError::pin(&folder))? {
+        let entry = entry.map_err(DatapathError::pin(&folder))?;
+        links.extend(Pins::parse_link(&entry.file_name()));
+    }
+    Ok(links)
+}
+
+fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(names) = nix::sys::utsname::uname() else { return false };
+    let release = names.release().to_string_lossy();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_hook_has_its_program() {
+        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Ingress), "from_endpoint");
+        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Egress), "to_endpoint");
+        assert_eq!(program_for("eth0", Direction::Ingress), "from_network");
+        assert_eq!(program_for("cmb0", Direction::Egress), "to_network");
+    }
+
+    #[test]
+    fn kernel_releases_compare_by_number() {
+        assert!(kernel_at_least(4, 19));
+        assert!(!kernel_at_least(4000, 0));
+    }
+}

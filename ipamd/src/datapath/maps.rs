@@ -1,0 +1,103 @@
+//! Typed access to the maps.
+
+use std::{collections::BTreeMap, marker::PhantomData};
+
+use bpf::layout::Plain;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::DatapathError;
+
+/// How many entries one system call reads. A hash map is read a bucket at a time, so this must exceed the fullest
+/// bucket; 1,000 entries of the largest map are 140 KiB.
+const BATCH: u32 = 1_000;
+
+/// A map with its key and value.
+#[derive(Debug)]
+pub struct TypedMap<K, V> {
+    name: String,
+    handle: MapHandle,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Plain, V: Plain> TypedMap<K, V> {
+    /// Takes the map of that name out of `maps`.
+    ///
+    /// # Errors
+    /// [`DatapathError::Layout`] if it is not there or has another layout.
+    pub fn take(maps: &mut BTreeMap<String, MapHandle>, name: &str) -> Result<Self, DatapathError> {
+        let handle = maps.remove(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })?;
+        if handle.key_size() as usize != size_of::<K>() || handle.value_size() as usize != size_of::<V>() {
+            return Err(DatapathError::Layout { map: name.to_owned() });
+        }
+        Ok(Self { name: name.to_owned(), handle, types: PhantomData })
+    }
+
+    /// The map itself, to pin it.
+    pub fn handle(&self) -> &MapHandle {
+        &self.handle
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        let value = self.handle.lookup(key.as_bytes(), MapFlags::ANY).map_err(DatapathError::map(&self.name))?;
+        Ok(value.and_then(|bytes| V::from_bytes(&bytes)))
+    }
+
+    /// Sets the value of a key.
+    pub fn put(&self, key: &K, value: &V) -> Result<(), DatapathError> {
+        self.handle
+            .update(key.as_bytes(), value.as_bytes(), MapFlags::ANY)
+            .map_err(DatapathError::map(&self.name))
+    }
+
+    /// Removes a key that may not be there.
+    pub fn remove(&self, key: &K) -> Result<(), DatapathError> {
+        match self.handle.delete(key.as_bytes()) {
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => Err(DatapathError::map(&self.name)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Vec<K> {
+        self.handle.keys().filter_map(|bytes| K::from_bytes(&bytes)).collect()
+    }
+
+    /// Calls `visit` with each entry of a hash map until it returns false.
+    pub fn each(&self, mut visit: impl FnMut(K, V) -> bool) -> Result<(), DatapathError> {
+        let batches = self.handle.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).map_err(DatapathError::map(&self.name))?;
+        for (key, value) in batches {
+            if let (Some(key), Some(value)) = (K::from_bytes(&key), V::from_bytes(&value))
+                && !visit(key, value)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sum of each element of a per-CPU array of counters.
+pub fn sums(array: &MapHandle) -> Result<Vec<u64>, DatapathError> {
+    let name = array.name().to_string_lossy().into_owned();
+    (0..array.max_entries())
+        .map(|index| {
+            let per_cpu = array.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(DatapathError::map(&name))?;
+            Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
+        })
+        .collect()
+}
+
+/// Copies what fits of one map into another of the same layout.
+pub fn copy_entries(from: &MapHandle, to: &MapHandle) -> Result<(), libbpf_rs::Error> {
+    for (key, value) in from.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)? {
+        // A smaller map keeps what it has room for.
+        let _ = to.update(&key, &value, MapFlags::ANY);
+    }
+    Ok(())
+}

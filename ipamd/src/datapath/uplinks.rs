@@ -1,0 +1,80 @@
+//! The interfaces that lead to the network.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use bpf::{
+    attach,
+    layout::{Plain, Uplink as UplinkValue},
+};
+use ipamd_api::{key::is_host_ifname, wire::AttachMode};
+
+use super::{Datapath, DatapathError, HOOKS, Repairs};
+
+/// What the programs know of an uplink: the addresses that masqueraded packets leave with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub ifname: String,
+    /// IPv4 source of masqueraded packets.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 source of masqueraded packets.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl From<&Uplink> for UplinkValue {
+    fn from(uplink: &Uplink) -> Self {
+        Self {
+            ipv4: uplink.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+            ipv6: uplink.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+        }
+    }
+}
+
+impl Datapath {
+    /// Attaches the uplinks' programs and tells the programs their addresses; detaches from those no longer listed.
+    /// Changes nothing where all is as wished, so it is called from every reconciliation. Raises the epoch when
+    /// something changed.
+    pub fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<Repairs, DatapathError> {
+        let mut repairs = Vec::new();
+        let mut changed = false;
+        for uplink in uplinks {
+            let value = UplinkValue::from(uplink);
+            let known = self.uplinks.get(&uplink.ifindex)?;
+            if known.is_none_or(|known| known.as_bytes() != value.as_bytes()) {
+                self.uplinks.put(&uplink.ifindex, &value)?;
+                changed = true;
+            }
+            repairs.extend(self.heal_interface(&uplink.ifname, uplink.ifindex)?);
+        }
+        for ifindex in self.uplinks.keys() {
+            if !uplinks.iter().any(|uplink| uplink.ifindex == ifindex) {
+                self.uplinks.remove(&ifindex)?;
+                changed = true;
+                self.detach_filters(ifindex);
+            }
+        }
+        for ifname in self.pinned_interfaces() {
+            if !is_host_ifname(&ifname) && !uplinks.iter().any(|uplink| uplink.ifname == ifname) {
+                self.unpin_links(&ifname);
+                repairs.push(format!("detached the programs from {ifname}, which is no uplink any more"));
+            }
+        }
+        if changed {
+            self.bump_epoch()?;
+        }
+        Ok(repairs)
+    }
+
+    fn detach_filters(&self, ifindex: u32) {
+        if self.attach_mode == AttachMode::Clsact {
+            for direction in HOOKS {
+                if let Err(error) = attach::detach_clsact(ifindex, direction) {
+                    // Most likely the interface is gone, and its filters with it.
+                    tracing::debug!(ifindex, %error, "a filter could not be removed");
+                }
+            }
+        }
+    }
+}
