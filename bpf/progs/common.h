@@ -104,6 +104,13 @@ static __always_inline void count(enum counter which)
 		(*count)++;
 }
 
+static __always_inline struct scratch *scratch_room(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
 static __always_inline __u32 ticks(void)
 {
 	/* The coarse clock is a plain read; it came with Linux 5.11. */
@@ -142,6 +149,11 @@ static __always_inline bool has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||
 	       protocol == IPPROTO_UDPLITE;
+}
+
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
 /* Combinations of flags that no TCP sends. */

@@ -21,17 +21,19 @@ static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol,
 	return now - entry->seen > lifetime(protocol, entry->flags);
 }
 
-/* The other entry of a masqueraded flow. The kernel's own look-up of it also keeps it from being evicted. */
+/* The other entry of a masqueraded flow. That it is looked up also keeps it from being evicted. An echo's identifier,
+ * which changes, stands on both sides. */
 static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
 {
 	CT_KEY key;
+	bool echo = is_icmp(packet->protocol);
 
 	if (nat == NAT_SOURCE)
 		FN(make_key)(&key, packet->protocol, &entry->nat_address, entry->nat_port, &packet->destination,
-			     packet->destination_port);
+			     echo ? entry->nat_port : packet->destination_port);
 	else
-		FN(make_key)(&key, packet->protocol, &packet->source, packet->source_port, &entry->nat_address,
-			     entry->nat_port);
+		FN(make_key)(&key, packet->protocol, &packet->source, echo ? entry->nat_port : packet->source_port,
+			     &entry->nat_address, entry->nat_port);
 	return FN(find)(&key);
 }
 

@@ -29,7 +29,7 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct ct_way *way = &entry->way[side & 1];
 	struct bpf_fib_lookup *fib = &room->fib;
-	__u32 egress = skb->ifindex;
+	__u32 egress = skb->ifindex, mtu = 0;
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
@@ -64,7 +64,11 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	} else {
 		way->via = VIA_UPLINK;
 		way->egress = egress;
-		way->mtu = fib->tot_len > 1 ? fib->tot_len : 0;
+		/* Without a resolved neighbour older kernels leave the route's MTU out; the interface's is next best. */
+		if (fib->tot_len > 1)
+			way->mtu = fib->tot_len;
+		else if (bpf_check_mtu(skb, egress, &mtu, 0, 0) >= 0)
+			way->mtu = mtu;
 #if FAMILY == 4
 		if (fib->family == AF_INET)
 			entry->next_hop.word[0] = fib->ipv4_dst;
@@ -76,9 +80,11 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	if (!node->masquerade || entry->opener != side)
 		return PARSED;
 
-	PREFIX exempt = { .length = sizeof(ADDRESS) * 8, .address = packet->destination };
+	PREFIX *exempt = (PREFIX *)&room->exempt;
 
-	if (bpf_map_lookup_elem(&MAP(no_masquerade), &exempt))
+	exempt->length = sizeof(ADDRESS) * 8;
+	exempt->address = packet->destination;
+	if (bpf_map_lookup_elem(&MAP(no_masquerade), exempt))
 		return PARSED;
 	if (FN(is_zero)(&uplink->MAP(ipv)))
 		return DROP_NO_MASQUERADE_ADDRESS;
@@ -87,7 +93,7 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 		entry->nat_port = 0;
 	}
 	way->nat = NAT_SOURCE;
-	return FN(masquerade)(skb, packet, entry, (CT_ENTRY *)&room->mate);
+	return FN(masquerade)(skb, packet);
 }
 
 /* Stores scratch->entry. A flow that is not masqueraded passes without. */
@@ -106,7 +112,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 				     bool at_uplink)
 {
 	__u32 zero = 0;
-	struct scratch *room = bpf_map_lookup_elem(&scratch, &zero);
+	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet || !key)
@@ -167,7 +173,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 					 bool by_stack)
 {
 	__u32 zero = 0;
-	struct scratch *room = bpf_map_lookup_elem(&scratch, &zero);
+	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet || !key)

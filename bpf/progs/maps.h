@@ -106,6 +106,9 @@ struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */
 	struct ct_entry6 mate; /* the same */
 	struct bpf_fib_lookup fib;
+	struct bpf_sock_tuple tuple;
+	struct ct_key6 mate_key; /* or a ct_key4 */
+	struct prefix6 exempt; /* or a prefix4 */
 };
 
 /* Room for what the slow path builds: a stack of 512 bytes does not hold two entries of IPv6. A program is not

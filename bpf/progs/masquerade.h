@@ -6,30 +6,30 @@
 #define MASQUERADE_ATTEMPTS 64
 
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's destination. */
-static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, const PACKET *packet, const ADDRESS *address,
-						__be16 port)
+static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, const PACKET *packet,
+						struct bpf_sock_tuple *tuple, const ADDRESS *address, __be16 port)
 {
-	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *socket;
 	__u32 size;
 
+	__builtin_memset(tuple, 0, sizeof(*tuple));
 #if FAMILY == 4
-	tuple.ipv4.saddr = packet->destination.word[0];
-	tuple.ipv4.daddr = address->word[0];
-	tuple.ipv4.sport = packet->destination_port;
-	tuple.ipv4.dport = port;
-	size = sizeof(tuple.ipv4);
+	tuple->ipv4.saddr = packet->destination.word[0];
+	tuple->ipv4.daddr = address->word[0];
+	tuple->ipv4.sport = packet->destination_port;
+	tuple->ipv4.dport = port;
+	size = sizeof(tuple->ipv4);
 #else
-	__builtin_memcpy(tuple.ipv6.saddr, &packet->destination, sizeof(packet->destination));
-	__builtin_memcpy(tuple.ipv6.daddr, address, sizeof(*address));
-	tuple.ipv6.sport = packet->destination_port;
-	tuple.ipv6.dport = port;
-	size = sizeof(tuple.ipv6);
+	__builtin_memcpy(tuple->ipv6.saddr, &packet->destination, sizeof(packet->destination));
+	__builtin_memcpy(tuple->ipv6.daddr, address, sizeof(*address));
+	tuple->ipv6.sport = packet->destination_port;
+	tuple->ipv6.dport = port;
+	size = sizeof(tuple->ipv6);
 #endif
 	if (packet->protocol == IPPROTO_TCP)
-		socket = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else if (packet->protocol == IPPROTO_UDP)
-		socket = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+		socket = bpf_sk_lookup_udp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else
 		return false;
 	if (socket)
@@ -38,19 +38,21 @@ static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, const PAC
 }
 
 /*
- * Tries one port: if it is to be had, `mate` is stored as the entry of the flow as the network sees it. `packet` goes
+ * Tries one port, entry->nat_port in scratch: if it is to be had, the mate is stored as the entry of the flow as the network sees it. `packet` goes
  * the opener's way.
  */
-__noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry, CT_ENTRY *mate,
-				     bool take_closed)
+__noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, bool take_closed)
 {
-	if (!packet || !entry || !mate)
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
 		return -1;
 
-	CT_KEY key;
-	__u32 side = FN(make_key)(&key, packet->protocol, &entry->nat_address, entry->nat_port, &packet->destination,
-				  packet->destination_port);
-	CT_ENTRY *holder = FN(find)(&key);
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *mate = (CT_ENTRY *)&room->mate;
+	CT_KEY *key = (CT_KEY *)&room->mate_key;
+	__u32 side = FN(make_key)(key, packet->protocol, &entry->nat_address, entry->nat_port, &packet->destination,
+				  is_icmp(packet->protocol) ? entry->nat_port : packet->destination_port);
+	CT_ENTRY *holder = FN(find)(key);
 	__u64 how = BPF_NOEXIST;
 
 	if (holder) {
@@ -62,10 +64,10 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, CT_EN
 		else if (FN(is_expired)(holder, packet->protocol, entry->seen) ||
 			 (take_closed && is_closed(holder->flags)))
 			/* Deleted and then made, so that of two who want it one fails. */
-			bpf_map_delete_elem(&MAP(conntrack), &key);
+			bpf_map_delete_elem(&MAP(conntrack), key);
 		else
 			return -1;
-	} else if (FN(host_socket_has)(skb, packet, &entry->nat_address, entry->nat_port)) {
+	} else if (FN(host_socket_has)(skb, packet, &room->tuple, &entry->nat_address, entry->nat_port)) {
 		return -1;
 	}
 
@@ -73,19 +75,22 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, CT_EN
 	mate->way[side & 1] = (struct ct_way){};
 	mate->way[(side ^ 1) & 1] = entry->way[(entry->opener ^ 1) & 1];
 	mate->way[(side ^ 1) & 1].nat = NAT_DESTINATION;
-	return bpf_map_update_elem(&MAP(conntrack), &key, mate, how) ? -1 : 0;
+	return bpf_map_update_elem(&MAP(conntrack), key, mate, how) ? -1 : 0;
 }
 
-/* Chooses the port and completes `entry`; entry->nat_address is set, entry->nat_port holds the port that the flow had
- * before, or zero. A reason for a drop if there is none. */
-__noinline int FN(masquerade)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry, CT_ENTRY *mate)
+/* Chooses the port and completes scratch->entry: nat_address is set, nat_port holds the port that the flow had before,
+ * or zero. A reason for a drop if there is none. */
+__noinline int FN(masquerade)(struct __sk_buff *skb, const PACKET *packet)
 {
-	if (!packet || !entry || !mate)
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
 		return DROP_NO_MASQUERADE_PORT;
 
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *mate = (CT_ENTRY *)&room->mate;
 	/* SCTP's checksum does not bear a change of port, and the others have none. */
 	bool fixed = !(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP ||
-		       packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6) ||
+		       is_icmp(packet->protocol)) ||
 		     !packet->source_port;
 	__u32 start = bpf_get_prandom_u32();
 
@@ -99,7 +104,7 @@ __noinline int FN(masquerade)(struct __sk_buff *skb, const PACKET *packet, CT_EN
 	if (fixed || entry->nat_port) {
 		if (fixed)
 			entry->nat_port = packet->source_port;
-		if (FN(claim_port)(skb, packet, entry, mate, true) == 0)
+		if (FN(claim_port)(skb, packet, true) == 0)
 			return PARSED;
 		if (fixed)
 			return DROP_NO_MASQUERADE_PORT;
@@ -108,7 +113,7 @@ __noinline int FN(masquerade)(struct __sk_buff *skb, const PACKET *packet, CT_EN
 		__u32 offset = (start + i) % (masquerade_port_count ?: 1);
 
 		entry->nat_port = bpf_htons(masquerade_port_first + offset);
-		if (FN(claim_port)(skb, packet, entry, mate, i >= MASQUERADE_ATTEMPTS / 2) == 0)
+		if (FN(claim_port)(skb, packet, i >= MASQUERADE_ATTEMPTS / 2) == 0)
 			return PARSED;
 	}
 	return DROP_NO_MASQUERADE_PORT;

@@ -45,7 +45,7 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 	ADDRESS new = entry->nat_address;
 	__be16 old_port = is_source ? packet->source_port : packet->destination_port;
 	__be16 new_port = entry->nat_port;
-	bool is_icmp = packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
+	bool echo = is_icmp(packet->protocol);
 	__u32 transport = packet->transport;
 	__u64 flags;
 	int checksum = FN(checksum_offset)(packet->protocol, &flags);
@@ -68,11 +68,11 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 			    bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
 				return DROP_REWRITE_FAILED;
 		}
-		if (is_icmp)
+		if (echo)
 			port_at += offsetof(struct icmp_header, id);
 		else if (is_source)
 			port_at += offsetof(struct transport, destination);
-		if (has_ports(packet->protocol) || is_icmp) {
+		if (has_ports(packet->protocol) || echo) {
 			if (bpf_l4_csum_replace(skb, outer_checksum, old_port, new_port, sizeof(new_port)) ||
 			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
 				return DROP_REWRITE_FAILED;
@@ -84,13 +84,13 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 		__u32 at = transport + checksum;
 
 		/* ICMPv4 is the one that does not cover the addresses. */
-		if (!(FAMILY == 4 && is_icmp) &&
+		if (!(FAMILY == 4 && echo) &&
 		    bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
 			return DROP_REWRITE_FAILED;
 		if (old_port != new_port) {
 			__u32 port_at = transport;
 
-			if (is_icmp)
+			if (echo)
 				port_at += offsetof(struct icmp_header, id);
 			else if (!is_source)
 				port_at += offsetof(struct transport, destination);

@@ -107,11 +107,18 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), AttachError> {
 
 /// Attaches `program` to a hook of an interface by a tcx link, which lives as long as the descriptor or a pin of it.
 /// It runs behind the programs that are there already.
-pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> Result<OwnedFd, AttachError> {
+pub fn attach_tcx(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<OwnedFd, AttachError> {
     let step = failed(format!("attach a program by tcx to the {direction:?} of interface {ifindex}"));
     let ifindex = i32::try_from(ifindex).unwrap_or(i32::MAX);
     // SAFETY: the descriptor is open; no options are passed.
-    owned(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), ifindex, direction.tcx(), std::ptr::null()) }).map_err(step)
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(program.as_raw_fd(), ifindex, direction.tcx(), std::ptr::null())
+    })
+    .map_err(step)
 }
 
 /// Puts `program` in the place of the one that the tcx link runs; no packet passes between the two.
@@ -131,7 +138,9 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
     })
     .map_err(failed("ask what a tcx link is attached to".to_owned()))?;
     if info.type_ != libbpf_sys::BPF_LINK_TYPE_TCX {
-        return Err(failed("ask what a tcx link is attached to".to_owned())(io::ErrorKind::InvalidData.into()));
+        return Err(failed("ask what a tcx link is attached to".to_owned())(
+            io::ErrorKind::InvalidData.into(),
+        ));
     }
     // SAFETY: the kernel fills this arm of the union for a tcx link.
     let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
@@ -182,10 +191,17 @@ pub fn clsact_program(ifindex: u32, direction: Direction) -> Result<Option<u32>,
     let nothing = io::stdin();
     match clsact_hook(nothing.as_fd(), ifindex, direction).query() {
         Ok(id) => Ok(Some(id)),
-        Err(error) if matches!(error.kind(), libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput) => Ok(None),
-        Err(error) => {
-            Err(failed(format!("look for a filter at the {direction:?} of interface {ifindex}"))(into_io(&error)))
+        Err(error)
+            if matches!(
+                error.kind(),
+                libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(None)
         }
+        Err(error) => Err(failed(format!("look for a filter at the {direction:?} of interface {ifindex}"))(
+            into_io(&error),
+        )),
     }
 }
 
@@ -286,7 +302,9 @@ mod tests {
     #[test]
     fn a_links_pin_tells_its_hook() {
         let pins = Pins::new("/sys/fs/bpf/cambric");
-        for (ifname, direction) in [("eth0", Direction::Ingress), ("eth0.100", Direction::Egress), ("br-lan", Direction::Egress)] {
+        for (ifname, direction) in
+            [("eth0", Direction::Ingress), ("eth0.100", Direction::Egress), ("br-lan", Direction::Egress)]
+        {
             let path = pins.link(ifname, direction);
             let name = path.file_name().unwrap();
             assert!(!name.to_str().unwrap().contains('.'));

@@ -7,9 +7,9 @@ use std::{
 };
 
 pub use crate::skeleton::types::{
-    ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6, ct_way as CtWay,
-    endpoint as Endpoint, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node, prefix4 as Prefix4,
-    prefix6 as Prefix6, uplink as Uplink,
+    __sk_buff as SkBuff, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6,
+    ct_way as CtWay, endpoint as Endpoint, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node,
+    prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink,
 };
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
@@ -80,7 +80,8 @@ macro_rules! plain {
 }
 
 plain!(
-    u8, u32, u64, Ip4, Ip6, Node, Endpoint, Uplink, Prefix4, Prefix6, CtKey4, CtKey6, CtEntry4, CtEntry6, Lifetimes
+    u8, u32, u64, Ip4, Ip6, Node, Endpoint, Uplink, Prefix4, Prefix6, CtKey4, CtKey6, CtEntry4, CtEntry6,
+    Lifetimes
 );
 
 impl From<Ipv4Addr> for Ip4 {
@@ -212,7 +213,10 @@ mod tests {
     #[test]
     fn drop_reasons_are_those_of_the_programs() {
         let reasons = enumerators("drop_reason");
-        let names: Vec<_> = reasons[..reasons.len() - 1].iter().map(|r| r.strip_prefix("DROP_").unwrap().to_lowercase()).collect();
+        let names: Vec<_> = reasons[..reasons.len() - 1]
+            .iter()
+            .map(|r| r.strip_prefix("DROP_").unwrap().to_lowercase())
+            .collect();
         assert_eq!(names, DROP_REASONS);
     }
 

@@ -4,7 +4,13 @@
 pub mod attach;
 pub mod layout;
 
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, clippy::undocumented_unsafe_blocks)]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::undocumented_unsafe_blocks
+)]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/cambric.skel.rs"));
 }

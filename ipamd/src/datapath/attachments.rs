@@ -30,7 +30,9 @@ impl Datapath {
             match self.is_attached(ifname, ifindex, direction) {
                 Ok(true) => {}
                 Ok(false) => faults.push(format!("the program {name} is not attached to {ifname}")),
-                Err(error) => faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}")),
+                Err(error) => {
+                    faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}"))
+                }
             }
             let pin = self.pins.link(ifname, direction);
             if self.attach_mode == AttachMode::Tcx && !pin.exists() {
@@ -52,7 +54,8 @@ impl Datapath {
 
     /// Names of the interfaces that have pinned links.
     pub fn pinned_interfaces(&self) -> Vec<String> {
-        let mut names: Vec<_> = load::pinned_links(&self.pins).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        let mut names: Vec<_> =
+            load::pinned_links(&self.pins).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -99,8 +102,10 @@ impl Datapath {
         }
         let held = |this: &Self| {
             let links = this.links();
-            let info = links.get(&(ifname.to_owned(), hook(direction))).map(|link| attach::link_info(link.as_fd()));
-            info.and_then(Result::ok).is_some_and(|info| info.ifindex == ifindex && Some(info.program_id) == wanted)
+            let info =
+                links.get(&(ifname.to_owned(), hook(direction))).map(|link| attach::link_info(link.as_fd()));
+            info.and_then(Result::ok)
+                .is_some_and(|info| info.ifindex == ifindex && Some(info.program_id) == wanted)
         };
         if held(self) {
             return Ok(true);

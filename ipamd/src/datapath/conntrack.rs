@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use bpf::layout::{
-    CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE,
-    TICK_SHIFT,
+    CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes, NAT_DESTINATION,
+    NAT_SOURCE, TICK_SHIFT,
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
 use nix::time::{ClockId, clock_gettime};
@@ -19,8 +19,12 @@ const UDPLITE: u8 = 136;
 
 /// Now, on the clock that the programs write down.
 pub fn now() -> u32 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from).unwrap_or_default();
-    #[allow(clippy::cast_possible_truncation, reason = "a tick is a number modulo 2^32, here as in the programs")]
+    let time =
+        clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from).unwrap_or_default();
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a tick is a number modulo 2^32, here as in the programs"
+    )]
     let ticks = (time.as_nanos() >> TICK_SHIFT) as u32;
     ticks
 }
@@ -52,7 +56,10 @@ fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u3
 }
 
 /// Removes what has expired; returns how many entries are left.
-pub fn sweep<K: CtKey, V: CtEntry>(map: &TypedMap<K, V>, lifetimes: &Lifetimes) -> Result<u64, DatapathError> {
+pub fn sweep<K: CtKey, V: CtEntry>(
+    map: &TypedMap<K, V>,
+    lifetimes: &Lifetimes,
+) -> Result<u64, DatapathError> {
     let now = now();
     let mut left = 0;
     let mut failure = None;
@@ -68,7 +75,12 @@ pub fn sweep<K: CtKey, V: CtEntry>(map: &TypedMap<K, V>, lifetimes: &Lifetimes) 
 }
 
 /// The connection that an entry stands for; `None` for the second entry of a masqueraded flow, which its first shows.
-pub fn connection<K: CtKey, V: CtEntry>(key: &K, entry: &V, lifetimes: &Lifetimes, now: u32) -> Option<Connection> {
+pub fn connection<K: CtKey, V: CtEntry>(
+    key: &K,
+    entry: &V,
+    lifetimes: &Lifetimes,
+    now: u32,
+) -> Option<Connection> {
     if entry.ways().iter().any(|way| way.nat == NAT_DESTINATION) {
         return None;
     }
@@ -120,7 +132,10 @@ mod tests {
 
     fn flow(flags: u32, nat: u8) -> (CtKey4, CtEntry4) {
         let key = CtKey4 {
-            address: [Ip4::from(std::net::Ipv4Addr::new(10, 88, 0, 5)), Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 1))],
+            address: [
+                Ip4::from(std::net::Ipv4Addr::new(10, 88, 0, 5)),
+                Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+            ],
             port: [40_000u16.to_be(), 80u16.to_be()],
             protocol: TCP,
             ..CtKey4::default()

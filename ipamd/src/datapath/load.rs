@@ -75,7 +75,10 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     for folder in [pins.programs(), pins.maps(), pins.links()] {
         fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
     }
-    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, line| debug!(target: "libbpf", "{}", line.trim_end()))));
+    libbpf_rs::set_print(Some((
+        libbpf_rs::PrintLevel::Warn,
+        |_, line| debug!(target: "libbpf", "{}", line.trim_end()),
+    )));
 
     // A kernel refuses every look-up with a flag that it does not know.
     let supported = if kernel_at_least(6, 3) { FIB_LOOKUP_SKIP_NEIGH } else { 0 };
@@ -108,7 +111,11 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     Ok(loaded)
 }
 
-fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig, fib_flags: u32) -> Result<(), DatapathError> {
+fn configure(
+    open: &mut OpenCambricSkel<'_>,
+    config: &DatapathConfig,
+    fib_flags: u32,
+) -> Result<(), DatapathError> {
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         rodata.lifetimes = LIFETIMES;
         rodata.masquerade_port_first = *config.masquerade_ports.start();
@@ -141,7 +148,12 @@ fn adopt_maps(
         if same_entries && pinned.max_entries() == map.max_entries() {
             map.reuse_fd(pinned.as_fd()).map_err(DatapathError::map(&name))?;
         } else if same_entries {
-            info!(map = name, from = pinned.max_entries(), to = map.max_entries(), "map made anew in another size");
+            info!(
+                map = name,
+                from = pinned.max_entries(),
+                to = map.max_entries(),
+                "map made anew in another size"
+            );
             to_copy.insert(name, pinned);
         } else {
             info!(map = name, "map made anew: its layout is another in this version");

@@ -44,7 +44,8 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// The value of a key.
     pub fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
-        let value = self.handle.lookup(key.as_bytes(), MapFlags::ANY).map_err(DatapathError::map(&self.name))?;
+        let value =
+            self.handle.lookup(key.as_bytes(), MapFlags::ANY).map_err(DatapathError::map(&self.name))?;
         Ok(value.and_then(|bytes| V::from_bytes(&bytes)))
     }
 
@@ -58,7 +59,9 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     /// Removes a key that may not be there.
     pub fn remove(&self, key: &K) -> Result<(), DatapathError> {
         match self.handle.delete(key.as_bytes()) {
-            Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => Err(DatapathError::map(&self.name)(error)),
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
+                Err(DatapathError::map(&self.name)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -70,7 +73,10 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// Calls `visit` with each entry of a hash map until it returns false.
     pub fn each(&self, mut visit: impl FnMut(K, V) -> bool) -> Result<(), DatapathError> {
-        let batches = self.handle.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).map_err(DatapathError::map(&self.name))?;
+        let batches = self
+            .handle
+            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
+            .map_err(DatapathError::map(&self.name))?;
         for (key, value) in batches {
             if let (Some(key), Some(value)) = (K::from_bytes(&key), V::from_bytes(&value))
                 && !visit(key, value)
@@ -87,7 +93,9 @@ pub fn sums(array: &MapHandle) -> Result<Vec<u64>, DatapathError> {
     let name = array.name().to_string_lossy().into_owned();
     (0..array.max_entries())
         .map(|index| {
-            let per_cpu = array.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).map_err(DatapathError::map(&name))?;
+            let per_cpu = array
+                .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
+                .map_err(DatapathError::map(&name))?;
             Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
         })
         .collect()

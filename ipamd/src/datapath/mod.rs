@@ -20,8 +20,8 @@ use std::{
 use bpf::{
     attach::{self, AttachError, Direction, Pins, program_id},
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, Node, Plain, Prefix4,
-        Prefix6, Uplink as UplinkValue,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, Node, Plain,
+        Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -174,8 +174,10 @@ impl Datapath {
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let attach_mode = config.attach_mode.unwrap_or_else(probe_attach_mode);
         let Loaded { programs, mut maps } = load::load(config)?;
-        let program_ids =
-            programs.iter().map(|(name, fd)| Ok((name.clone(), program_id(fd.as_fd())?))).collect::<Result<_, AttachError>>()?;
+        let program_ids = programs
+            .iter()
+            .map(|(name, fd)| Ok((name.clone(), program_id(fd.as_fd())?)))
+            .collect::<Result<_, AttachError>>()?;
         let untyped = |maps: &mut BTreeMap<String, MapHandle>, name: &str| {
             maps.remove(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })
         };
@@ -267,8 +269,12 @@ impl Datapath {
         let mut wanted6 = Vec::new();
         for network in networks {
             match network {
-                IpNetwork::V4(n) => wanted4.push(Prefix4 { length: n.prefix().into(), address: n.network().into() }),
-                IpNetwork::V6(n) => wanted6.push(Prefix6 { length: n.prefix().into(), address: n.network().into() }),
+                IpNetwork::V4(n) => {
+                    wanted4.push(Prefix4 { length: n.prefix().into(), address: n.network().into() })
+                }
+                IpNetwork::V6(n) => {
+                    wanted6.push(Prefix6 { length: n.prefix().into(), address: n.network().into() })
+                }
             }
         }
         let changed4 = sync_keys(&self.no_masquerade4, &wanted4)?;
@@ -315,7 +321,8 @@ impl Datapath {
             if left == 0 {
                 return false;
             }
-            let Some(connection) = connection.filter(|connection| conntrack::matches(filter, connection)) else {
+            let Some(connection) = connection.filter(|connection| conntrack::matches(filter, connection))
+            else {
                 return true;
             };
             left -= 1;
@@ -349,7 +356,9 @@ impl Datapath {
             }
         }
         match fs::remove_dir_all(pins.root()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pin(pins.root())(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DatapathError::pin(pins.root())(error))
+            }
             _ => Ok(()),
         }
     }

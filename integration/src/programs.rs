@@ -1,0 +1,311 @@
+//! The programs alone, run by `BPF_PROG_TEST_RUN` on packets built by a library, in a namespace of the calling thread's
+//! own: two local endpoints, an uplink with a default route, and whatever a test adds.
+
+use std::{
+    mem::{MaybeUninit, offset_of},
+    net::{Ipv4Addr, Ipv6Addr},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bpf::{
+    CambricSkel, CambricSkelBuilder,
+    layout::{
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, Ip4, Ip6, Lifetimes, Node, Plain, SkBuff,
+        Uplink,
+    },
+};
+use libbpf_rs::{
+    MapCore, MapFlags, OpenObject, ProgramInput,
+    skel::{OpenSkel, SkelBuilder},
+};
+use nix::sched::{CloneFlags, unshare};
+
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH`, as the daemon sets it on this kernel.
+const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
+
+/// `TC_ACT_UNSPEC`: on to the next program and the stack.
+pub const PASS: i32 = -1;
+/// `TC_ACT_SHOT`.
+pub const DROP: i32 = 2;
+/// `TC_ACT_REDIRECT`.
+pub const REDIRECT: i32 = 7;
+
+/// The node's addresses on its uplink.
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+/// As [`NODE4`].
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+/// A machine beyond the uplink.
+pub const FAR4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// As [`FAR4`].
+pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// A local endpoint of the bench.
+#[derive(Clone, Copy, Debug)]
+pub struct Local {
+    /// Index of its host end.
+    pub ifindex: u32,
+    /// Its IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// Ethernet address of its container end.
+    pub mac: [u8; 6],
+    /// Ethernet address of its host end.
+    pub host_mac: [u8; 6],
+}
+
+/// The loaded programs with their maps, and the interfaces they are told of.
+pub struct Bench {
+    skeleton: CambricSkel<'static>,
+    /// An endpoint.
+    pub a: Local,
+    /// Another.
+    pub b: Local,
+    /// Index of the uplink.
+    pub uplink: u32,
+    /// Ethernet address of the uplink.
+    pub uplink_mac: [u8; 6],
+}
+
+/// What a run did to the packet.
+#[derive(Debug)]
+pub struct Ran {
+    /// What the program returned.
+    pub action: i32,
+    /// The packet as it was left.
+    pub packet: Vec<u8>,
+    /// Mean of the runs.
+    pub duration: Duration,
+}
+
+/// What is counted and remembered, to compare before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Drops by reason, those above zero.
+    pub drops: Vec<(&'static str, u64)>,
+    /// Entries of conntrack4 and conntrack6.
+    pub flows: (usize, usize),
+}
+
+/// How the programs are told to behave.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// First port of masqueraded flows.
+    pub first_port: u16,
+    /// Number of such ports.
+    pub ports: u16,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { first_port: 10_000, ports: 20_000 }
+    }
+}
+
+impl Bench {
+    /// Moves the calling thread into a fresh network namespace and sets the bench up there; the namespace ends with
+    /// the thread.
+    pub fn new(knobs: &Knobs) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("unshare the network namespace (root only)")?;
+        for line in [
+            "link set lo up",
+            "link add up0 type veth peer name up1",
+            "link add a0 type veth peer name a1",
+            "link add b0 type veth peer name b1",
+            "addr add 192.0.2.7/24 dev up0",
+            "addr add 2001:db8::7/64 dev up0 nodad",
+            "link set up0 up",
+            "link set up1 up",
+            "link set a0 up",
+            "link set a1 up",
+            "link set b0 up",
+            "link set b1 up",
+            "route add default via 192.0.2.1",
+            "route add default via 2001:db8::1 dev up0",
+        ] {
+            ip(line)?;
+        }
+        for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+            // Opened by this thread, it is the setting of this thread's namespace.
+            std::fs::write(format!("/proc/sys/net/{key}"), value).with_context(|| format!("set {key}"))?;
+        }
+
+        // The skeleton borrows the object for as long as it lives; a test's lasts as long as its process.
+        let object: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = CambricSkelBuilder::default().open(object)?;
+        let rodata = open.maps.rodata_data.as_deref_mut().context("no read-only data")?;
+        rodata.masquerade_port_first = knobs.first_port;
+        rodata.masquerade_port_count = knobs.ports;
+        rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH;
+        rodata.lifetimes = Lifetimes {
+            tcp_new: 60,
+            tcp_established: 21_600,
+            tcp_closing: 120,
+            tcp_closed: 10,
+            udp_new: 30,
+            udp_established: 120,
+            icmp: 30,
+            other: 600,
+        };
+        let skeleton = open.load()?;
+
+        let local = |name: &str, last: u8| -> Result<Local> {
+            Ok(Local {
+                ifindex: ifindex(name)?,
+                ipv4: Ipv4Addr::new(10, 88, 0, last),
+                ipv6: Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, last.into()),
+                mac: [2, 0, 0, 0, 0, last],
+                host_mac: [2, 0, 0, 0, 1, last],
+            })
+        };
+        let bench = Self {
+            a: local("a0", 5)?,
+            b: local("b0", 6)?,
+            uplink: ifindex("up0")?,
+            uplink_mac: mac_of("up0")?,
+            skeleton,
+        };
+        bench.put(&bench.skeleton.maps.node, &0u32, &Node { epoch: 1, masquerade: 1 })?;
+        bench.put(
+            &bench.skeleton.maps.uplinks,
+            &bench.uplink,
+            &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() },
+        )?;
+        bench.add_endpoint(&bench.a, 0)?;
+        bench.add_endpoint(&bench.b, 0)?;
+        Ok(bench)
+    }
+
+    /// Makes an endpoint known.
+    pub fn add_endpoint(&self, local: &Local, flags: u8) -> Result<()> {
+        let value = Endpoint {
+            ifindex: local.ifindex,
+            container_mac: local.mac,
+            host_mac: local.host_mac,
+            mtu: 1500,
+            flags,
+            pad: 0,
+        };
+        self.put(&self.skeleton.maps.endpoints4, &Ip4::from(local.ipv4), &value)?;
+        self.put(&self.skeleton.maps.endpoints6, &Ip6::from(local.ipv6), &value)
+    }
+
+    /// Makes an endpoint unknown.
+    pub fn remove_endpoint(&self, local: &Local) -> Result<()> {
+        self.skeleton.maps.endpoints4.delete(Ip4::from(local.ipv4).as_bytes())?;
+        self.skeleton.maps.endpoints6.delete(Ip6::from(local.ipv6).as_bytes())?;
+        Ok(())
+    }
+
+    /// Exempts a prefix of IPv4 from masquerade.
+    pub fn exempt(&self, network: Ipv4Addr, length: u32) -> Result<()> {
+        let key = bpf::layout::Prefix4 { length, address: network.into() };
+        self.put(&self.skeleton.maps.no_masquerade4, &key, &1u8)
+    }
+
+    /// Raises the epoch.
+    pub fn raise_epoch(&self) -> Result<()> {
+        let node = &self.skeleton.maps.node;
+        let bytes = node.lookup(0u32.as_bytes(), MapFlags::ANY)?.context("no node")?;
+        let mut value = Node::from_bytes(&bytes).context("layout")?;
+        value.epoch += 1;
+        self.put(node, &0u32, &value)
+    }
+
+    /// Every IPv4 flow that is remembered.
+    pub fn flows4(&self) -> Result<Vec<(CtKey4, CtEntry4)>> {
+        entries(&self.skeleton.maps.conntrack4)
+    }
+
+    /// Every IPv6 flow that is remembered.
+    pub fn flows6(&self) -> Result<Vec<(CtKey6, CtEntry6)>> {
+        entries(&self.skeleton.maps.conntrack6)
+    }
+
+    /// Forgets every flow.
+    pub fn forget_flows(&self) -> Result<()> {
+        for (key, _) in self.flows4()? {
+            self.skeleton.maps.conntrack4.delete(key.as_bytes())?;
+        }
+        for (key, _) in self.flows6()? {
+            self.skeleton.maps.conntrack6.delete(key.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What is counted and remembered now.
+    pub fn tally(&self) -> Result<Tally> {
+        let mut drops = Vec::new();
+        for (index, reason) in DROP_REASONS.iter().enumerate() {
+            let key = u32::try_from(index)?;
+            let per_cpu =
+                self.skeleton.maps.drops.lookup_percpu(key.as_bytes(), MapFlags::ANY)?.unwrap_or_default();
+            let sum: u64 = per_cpu.iter().filter_map(|bytes| u64::from_bytes(bytes)).sum();
+            if sum > 0 {
+                drops.push((*reason, sum));
+            }
+        }
+        Ok(Tally { drops, flows: (self.flows4()?.len(), self.flows6()?.len()) })
+    }
+
+    /// Runs a program on a packet that an interface receives or sends.
+    pub fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> Result<Ran> {
+        self.run_many(program, ifindex, packet, 1)
+    }
+
+    /// As [`Self::run`], `repeat` times on the same packet.
+    pub fn run_many(&self, program: &str, ifindex: u32, packet: &[u8], repeat: u32) -> Result<Ran> {
+        let programs = &self.skeleton.progs;
+        let program = match program {
+            "from_endpoint" => &programs.from_endpoint,
+            "to_endpoint" => &programs.to_endpoint,
+            "from_network" => &programs.from_network,
+            "to_network" => &programs.to_network,
+            other => bail!("no program {other}"),
+        };
+        let mut context = [0; size_of::<SkBuff>()];
+        context[offset_of!(SkBuff, ifindex)..][..size_of::<u32>()].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; packet.len() + 256];
+        let mut input = ProgramInput::default();
+        input.context_in = Some(&mut context);
+        input.data_in = Some(packet);
+        input.data_out = Some(&mut out);
+        input.repeat = repeat;
+        let output = program.test_run(input)?;
+        let packet = output.data.map(|data| data.to_vec()).unwrap_or_default();
+        Ok(Ran { action: output.return_value.cast_signed(), packet, duration: output.duration })
+    }
+
+    fn put<K: Plain, V: Plain>(&self, map: &impl MapCore, key: &K, value: &V) -> Result<()> {
+        map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).context("write a map")
+    }
+}
+
+fn entries<K: Plain, V: Plain>(map: &impl MapCore) -> Result<Vec<(K, V)>> {
+    map.keys()
+        .map(|key| {
+            let value = map.lookup(&key, MapFlags::ANY)?.context("the entry went away")?;
+            Ok((K::from_bytes(&key).context("key")?, V::from_bytes(&value).context("value")?))
+        })
+        .collect()
+}
+
+/// Runs `ip` with these words in the calling thread's namespace.
+pub fn ip(words: &str) -> Result<()> {
+    let output = Command::new("ip").args(words.split_whitespace()).output().context("run ip")?;
+    ensure!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn ifindex(name: &str) -> Result<u32> {
+    nix::net::if_::if_nametoindex(name).with_context(|| format!("index of {name}"))
+}
+
+fn mac_of(name: &str) -> Result<[u8; 6]> {
+    let output = Command::new("ip").args(["-br", "link", "show", "dev", name]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let mac: ipamd_api::MacAddr = text.split_whitespace().nth(2).context("no address")?.parse()?;
+    Ok(mac.0)
+}
