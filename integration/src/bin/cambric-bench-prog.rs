@@ -1,0 +1,170 @@
+//! Prints the nanoseconds that each program takes for a packet of an established flow and for the first of a new one,
+//! by `BPF_PROG_TEST_RUN`, and how they stand to a program that looks at the Ethernet type and returns.
+//!
+//! Established: the mean of many runs on one packet. New: one run per flow, each flow's entry not there before; the
+//! kernel's clock is read around each, which `floor` in the same column shows.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, ensure};
+use etherparse::PacketBuilder;
+use integration::programs::{Bench, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT};
+
+const ROUNDS: usize = 7;
+const RUNS: u32 = 200_000;
+const FLOWS: u16 = 4_000;
+
+/// A packet, the hook that it comes to, and what the program should do with it.
+struct Case {
+    name: &'static str,
+    program: &'static str,
+    ifindex: u32,
+    action: i32,
+    /// The packet of a flow with this source port.
+    packet: Box<dyn Fn(u16) -> Vec<u8>>,
+    /// How often one packet may be run before it is no longer the same (each run takes a hop).
+    repeat: u32,
+}
+
+fn main() -> Result<()> {
+    let mut bench = Bench::new(&Knobs::default())?;
+    // A packet that was delivered is delivered again from the same Ethernet source.
+    bench.b.host_mac = bench.a.mac;
+    bench.add_endpoint(&bench.b, 0)?;
+    bench.exempt(Ipv4Addr::new(203, 0, 113, 0), 24)?;
+    let cases = cases(&bench);
+
+    println!("{:<44} {:>14} {:>7} {:>14} {:>7}", "ns per run, median (min-max) of 7 rounds", "established", "/floor", "new flow", "/floor");
+    let mut floor = None;
+    for case in &cases {
+        let mut established = Vec::new();
+        let mut new = Vec::new();
+        for _ in 0..ROUNDS {
+            established.push(established_ns(&bench, case)?);
+            new.push(new_ns(&bench, case)?);
+        }
+        let (fast, slow) = (Spread::of(established), Spread::of(new));
+        let floor = floor.get_or_insert((fast.median, slow.median));
+        println!(
+            "{:<44} {:>14} {:>7.1} {:>14} {:>7.1}",
+            case.name,
+            fast.to_string(),
+            fast.median / floor.0,
+            slow.to_string(),
+            slow.median / floor.1
+        );
+    }
+    Ok(())
+}
+
+fn established_ns(bench: &Bench, case: &Case) -> Result<f64> {
+    let packet = (case.packet)(1);
+    let first = bench.run(case.program, case.ifindex, &packet)?;
+    ensure!(first.action == case.action, "{}: {} instead of {}", case.name, first.action, case.action);
+    let calls = RUNS / case.repeat;
+    let mut total = 0.0;
+    for _ in 0..calls {
+        let ran = bench.run_many(case.program, case.ifindex, &packet, case.repeat)?;
+        ensure!(ran.action == case.action, "{}: {} instead of {}", case.name, ran.action, case.action);
+        total += nanoseconds(ran.duration);
+    }
+    Ok(total / f64::from(calls))
+}
+
+fn new_ns(bench: &Bench, case: &Case) -> Result<f64> {
+    bench.forget_flows()?;
+    let mut total = 0.0;
+    for port in 1_000..1_000 + FLOWS {
+        let ran = bench.run(case.program, case.ifindex, &(case.packet)(port))?;
+        ensure!(ran.action == case.action, "{}: {} instead of {}", case.name, ran.action, case.action);
+        total += nanoseconds(ran.duration);
+    }
+    Ok(total / f64::from(FLOWS))
+}
+
+fn nanoseconds(duration: std::time::Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} ({:.0}-{:.0})", self.median, self.min, self.max)
+    }
+}
+
+fn cases(bench: &Bench) -> Vec<Case> {
+    let (a, b, uplink_mac) = (bench.a, bench.b, bench.uplink_mac);
+    let exempt = Ipv4Addr::new(203, 0, 113, 1);
+    let case = |name, program, ifindex, action, repeat, packet: Box<dyn Fn(u16) -> Vec<u8>>| Case {
+        name,
+        program,
+        ifindex,
+        action,
+        packet,
+        repeat,
+    };
+    vec![
+        case("floor: a program that returns at once", "to_network", bench.uplink, PASS, RUNS, Box::new(move |port| {
+            let mut packet = tcp4(&a, b.ipv4, port);
+            packet[12..14].copy_from_slice(&[8, 6]);
+            packet
+        })),
+        case("from_endpoint, IPv4, to a local endpoint", "from_endpoint", a.ifindex, REDIRECT, RUNS, Box::new(move |port| tcp4(&a, b.ipv4, port))),
+        case("from_endpoint, IPv6, to a local endpoint", "from_endpoint", a.ifindex, REDIRECT, RUNS, Box::new(move |port| tcp6(&a, b.ipv6.octets(), port))),
+        case("from_endpoint, IPv4, to the host", "from_endpoint", a.ifindex, PASS, RUNS, Box::new(move |port| tcp4(&a, NODE4, port))),
+        case("from_endpoint, IPv4, out, not masqueraded", "from_endpoint", a.ifindex, REDIRECT, 200, Box::new(move |port| tcp4(&a, exempt, port))),
+        case("from_endpoint, IPv4, out, masqueraded", "from_endpoint", a.ifindex, REDIRECT, 1, Box::new(move |port| tcp4(&a, FAR4, port))),
+        case("from_endpoint, IPv6, out, masqueraded", "from_endpoint", a.ifindex, REDIRECT, 1, Box::new(move |port| tcp6(&a, FAR6.octets(), port))),
+        case("to_endpoint, IPv4, from the host", "to_endpoint", a.ifindex, PASS, RUNS, Box::new(move |port| {
+            tcp4(&Local { ipv4: NODE4, ..a }, a.ipv4, port)
+        })),
+        case("from_network, IPv4, to an endpoint", "from_network", bench.uplink, REDIRECT, 1, Box::new(move |port| {
+            let mut packet = tcp4(&Local { ipv4: exempt, ..a }, a.ipv4, port);
+            packet[..6].copy_from_slice(&uplink_mac);
+            packet
+        })),
+        case("from_network, IPv4, the host's own", "from_network", bench.uplink, PASS, RUNS, Box::new(move |port| {
+            let mut packet = tcp4(&Local { ipv4: exempt, ..a }, NODE4, port);
+            packet[..6].copy_from_slice(&uplink_mac);
+            packet
+        })),
+        case("to_network, IPv4, the host's own", "to_network", bench.uplink, PASS, RUNS, Box::new(move |port| {
+            tcp4(&Local { ipv4: NODE4, ..a }, FAR4, port)
+        })),
+    ]
+}
+
+fn tcp4(from: &Local, to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(from.mac, from.host_mac)
+        .ipv4(from.ipv4.octets(), to.octets(), 255)
+        .tcp(port, 80, 1, 65_000)
+        .ack(1)
+        .write(&mut packet, b"x")
+        .expect("a vector takes every write");
+    packet
+}
+
+fn tcp6(from: &Local, to: [u8; 16], port: u16) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(from.mac, from.host_mac)
+        .ipv6(from.ipv6.octets(), to, 255)
+        .tcp(port, 80, 1, 65_000)
+        .ack(1)
+        .write(&mut packet, b"x")
+        .expect("a vector takes every write");
+    packet
+}
