@@ -85,6 +85,10 @@ enum {
 	PARSED_NEIGHBOUR_DISCOVERY = -1, /* IPv6 neighbour solicitation or advertisement */
 };
 
+/* How the slow path is asked. */
+#define JUDGE_KNOWN 1 /* the flow has an entry, which the packet does not fit */
+#define JUDGE_ELSEWHERE 2 /* not at the hook where packets of this sort enter the host */
+
 static __always_inline int drop(enum drop_reason reason)
 {
 	__u32 key = reason;

@@ -107,10 +107,11 @@ static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry
 	return PARSED;
 }
 
-/* What a local endpoint sends, seen where it enters the host, or (`at_uplink`) where the stack sends it on. */
+/* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
 __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
-				     bool at_uplink)
+				     __u32 how)
 {
+	bool at_uplink = how & JUDGE_ELSEWHERE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
@@ -135,7 +136,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	if (FN(is_link_scope)(&packet->destination))
 		return DROP_LINK_SCOPE;
 
-	CT_ENTRY *old = FN(find)(key);
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
 
 	if (packet->kind == PACKET_ERROR && !old)
 		return DROP_UNRELATED_ERROR;
@@ -168,10 +169,11 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 /* Not a reason: the packet is not for a local endpoint. */
 #define NOT_FOR_ENDPOINT (-1)
 
-/* What reaches a local endpoint from the network, or (`by_stack`) from the host's stack. */
+/* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. */
 __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
-					 bool by_stack)
+					 __u32 how)
 {
+	bool by_stack = how & JUDGE_ELSEWHERE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
@@ -180,7 +182,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		return DROP_CONNTRACK_FULL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	CT_ENTRY *old = FN(find)(key);
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
 	ADDRESS address = packet->destination;
 	__u8 nat = NAT_NONE;
 

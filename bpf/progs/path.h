@@ -34,7 +34,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
-		int reason = FN(judge_sent)(skb, &packet, &key, side, false);
+		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
 
 		if (reason)
 			return drop(reason);
@@ -77,7 +77,8 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
 		     entry->way[side].egress != skb->ifindex)) {
-		int reason = FN(judge_received)(skb, &packet, &key, side, true);
+		int reason = FN(judge_received)(skb, &packet, &key, side,
+						JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
 
 		return reason ? drop(reason) : PASS;
 	}
@@ -111,7 +112,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN)) {
-		int reason = FN(judge_received)(skb, &packet, &key, side, false);
+		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
 
 		if (reason)
 			return reason == NOT_FOR_ENDPOINT ? PASS : drop(reason);
@@ -158,7 +159,8 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 		if (!bpf_map_lookup_elem(&MAP(endpoints), &packet.source))
 			return PASS;
 
-		int reason = FN(judge_sent)(skb, &packet, &key, side, true);
+		int reason = FN(judge_sent)(skb, &packet, &key, side,
+					    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
 
 		if (reason)
 			return drop(reason);

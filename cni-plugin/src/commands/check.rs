@@ -1,0 +1,39 @@
+//! CHECK: compares what is there with what ADD made and later plugins changed.
+
+use ipamd_api::{Client, Reply, Request};
+
+use crate::{
+    config::CheckConfig, daemon::unexpected, environment::Sandbox, error::CniError, expectation::Expectation,
+    invocation, netlink::Netlink, netns::Netns, observe, programs, record,
+};
+
+/// Fails with every single thing that is not as it should be.
+pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
+    let key = invocation::key(&config.network, &sandbox.target);
+    let netns = Netns::open(sandbox)?;
+    let mut client = Client::connect(&config.network.socket)?;
+    let checked = match client.call(Request::Check { key: key.clone() })? {
+        Reply::Checked(checked) => *checked,
+        other => return Err(unexpected(&client, "a check", &other).into()),
+    };
+    let reservation = checked.reservation.as_ref();
+    let expected = Expectation::after_chain(&key, reservation, &config.prev_result, config.network.version);
+
+    let host = observe::end(&mut Netlink::open()?, &expected.host_ifname)?;
+    let container = netns.inside(|| observe::end(&mut Netlink::open()?, &key.ifname))?;
+    if reservation.is_none() && host.is_none() && container.is_none() {
+        return Err(CniError::ContainerUnknown { attachment: key.to_string() });
+    }
+
+    let mut faults = expected.faults(host.as_ref(), container.as_ref());
+    if let (Some(reservation), Some(host)) = (reservation, &host) {
+        faults.extend(programs::faults(reservation, host.index));
+    }
+    faults.extend(record::faults(&key, reservation, &config.prev_result));
+    faults.extend(checked.faults);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(%key, ?faults, "check failed");
+    Err(CniError::Differs { attachment: key.to_string(), faults })
+}

@@ -1,0 +1,274 @@
+//! Every way the plugin fails, with the specification's code for it, and the JSON that tells the runtime.
+
+use std::{io, path::PathBuf};
+
+use ipamd_api::{ApiError, ClientError, ErrorKind};
+use serde::Serialize;
+
+use crate::{netlink::NetlinkError, version::CniVersion};
+
+/// Why the plugin failed. Codes up to 99 are the specification's, those above 100 are Cambric's own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CniError {
+    /// 1: the configuration's version is not one of ours.
+    #[error("cniVersion {found:?} is not supported; Cambric supports 0.3.1, 0.4.0, 1.0.0 and 1.1.0")]
+    IncompatibleVersion {
+        /// As configured; 0.1.0 where nothing is.
+        found: String,
+    },
+    /// 1: the command is newer than the configuration.
+    #[error("cniVersion {found} does not know {command}, which came with {needs}")]
+    CommandTooNew {
+        /// The command.
+        command: &'static str,
+        /// The first version that has it.
+        needs: CniVersion,
+        /// The configuration's.
+        found: CniVersion,
+    },
+    /// 2: a field that asks for what Cambric does not do.
+    #[error("{key} = {value} is not supported: {reason}")]
+    UnsupportedField {
+        /// The field, with the path to it.
+        key: String,
+        /// What it holds, as JSON.
+        value: String,
+        /// Why it cannot be served, and what to do.
+        reason: &'static str,
+    },
+    /// 3: CHECK of what is not there at all.
+    #[error(
+        "nothing is known of {attachment}: the daemon has no record of it, and neither end of its interface exists"
+    )]
+    ContainerUnknown {
+        /// network/container/interface.
+        attachment: String,
+    },
+    /// 4: environment variables, each with what is wrong with it.
+    #[error("invalid environment: {}", .0.join("; "))]
+    Environment(Vec<String>),
+    /// 5: reading or writing failed.
+    #[error("cannot {step}: {source}")]
+    Io {
+        /// What was being done, on what.
+        step: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// 6: the standard input is not a network configuration in JSON.
+    #[error("cannot decode the network configuration on the standard input: {0}")]
+    Undecodable(String),
+    /// 7: a field of the configuration that is missing or wrong.
+    #[error("invalid network configuration: {field} {wanted}, not {value}")]
+    InvalidConfig {
+        /// The field, with the path to it.
+        field: String,
+        /// What it must be: a phrase that starts with "must".
+        wanted: String,
+        /// What it is, as JSON.
+        value: String,
+    },
+    /// 11: the daemon is away, or cannot serve this now.
+    #[error("{0}")]
+    TryAgainLater(String),
+    /// 50: STATUS finds that ADD would fail.
+    #[error("Cambric cannot serve ADD now: {}", .0.join("; "))]
+    NotAvailable(Vec<String>),
+    /// 101: no address is left.
+    #[error("{0}")]
+    PoolExhausted(String),
+    /// 102: the requested address cannot be had from any pool.
+    #[error("{0}")]
+    AddressUnavailable(String),
+    /// 103: the requested address belongs to another attachment.
+    #[error("{0}")]
+    AddressInUse(String),
+    /// 104: CHECK found differences.
+    #[error("{attachment} is not as it was set up ({} found): {}", faults.len(), faults.first().map_or("", String::as_str))]
+    Differs {
+        /// network/container/interface.
+        attachment: String,
+        /// Every difference, a sentence each.
+        faults: Vec<String>,
+    },
+    /// 105: the kernel refused a step.
+    #[error("{0}")]
+    Kernel(String),
+    /// 106: the daemon refused for a reason that needs a person.
+    #[error("{0}")]
+    Daemon(String),
+    /// 107: the container has an interface of that name already, and it is not Cambric's.
+    #[error("CNI_IFNAME {ifname:?}: the container's namespace {} has an interface of that name already", netns.display())]
+    InterfaceExists {
+        /// `CNI_IFNAME`.
+        ifname: String,
+        /// `CNI_NETNS`.
+        netns: PathBuf,
+    },
+}
+
+impl CniError {
+    /// The number in the error object's `code`.
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::IncompatibleVersion { .. } | Self::CommandTooNew { .. } => 1,
+            Self::UnsupportedField { .. } => 2,
+            Self::ContainerUnknown { .. } => 3,
+            Self::Environment(_) => 4,
+            Self::Io { .. } => 5,
+            Self::Undecodable(_) => 6,
+            Self::InvalidConfig { .. } => 7,
+            Self::TryAgainLater(_) => 11,
+            Self::NotAvailable(_) => 50,
+            Self::PoolExhausted(_) => 101,
+            Self::AddressUnavailable(_) => 102,
+            Self::AddressInUse(_) => 103,
+            Self::Differs { .. } => 104,
+            Self::Kernel(_) => 105,
+            Self::Daemon(_) => 106,
+            Self::InterfaceExists { .. } => 107,
+        }
+    }
+
+    /// A closure for `map_err` on I/O.
+    pub fn io(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { step: step.into(), source }
+    }
+}
+
+impl From<NetlinkError> for CniError {
+    fn from(error: NetlinkError) -> Self {
+        Self::Kernel(error.to_string())
+    }
+}
+
+impl From<bpf::attach::AttachError> for CniError {
+    fn from(error: bpf::attach::AttachError) -> Self {
+        Self::Kernel(error.to_string())
+    }
+}
+
+impl From<ClientError> for CniError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(ApiError { kind, message }) => match kind {
+                ErrorKind::PoolExhausted => Self::PoolExhausted(message),
+                ErrorKind::AddressUnavailable => Self::AddressUnavailable(message),
+                ErrorKind::InUse => Self::AddressInUse(message),
+                ErrorKind::TryAgainLater => Self::TryAgainLater(message),
+                _ => Self::Daemon(message),
+            },
+            ClientError::Connect { .. } | ClientError::Exchange { .. } => {
+                Self::TryAgainLater(error.to_string())
+            }
+            _ => Self::Daemon(error.to_string()),
+        }
+    }
+}
+
+/// An error on its way to the runtime: with what undoing met, and in the configuration's version.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub error: CniError,
+    /// What else the reader should know, a sentence each.
+    pub details: Vec<String>,
+    /// The configuration's version where it is known and ours.
+    pub version: Option<CniVersion>,
+}
+
+impl From<CniError> for Failure {
+    fn from(error: CniError) -> Self {
+        let details = match &error {
+            CniError::Differs { faults, .. } => faults.clone(),
+            _ => Vec::new(),
+        };
+        Self { error, details, version: None }
+    }
+}
+
+impl Failure {
+    /// The same failure, told in `version`.
+    #[must_use]
+    pub fn in_version(self, version: Option<CniVersion>) -> Self {
+        Self { version, ..self }
+    }
+
+    /// The error object of the specification. Where the configuration's version is not known, it carries the newest.
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct ErrorObject<'a> {
+            cni_version: &'a str,
+            code: u32,
+            msg: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            details: &'a str,
+        }
+        let object = ErrorObject {
+            cni_version: self.version.unwrap_or(CniVersion::NEWEST).as_str(),
+            code: self.error.code(),
+            msg: &self.error.to_string(),
+            details: &self.details.join("; "),
+        };
+        // Strings and numbers always serialize; the constant only spares an unwrap.
+        serde_json::to_string(&object)
+            .unwrap_or_else(|_| r#"{"cniVersion":"1.1.0","code":5,"msg":"cannot write JSON"}"#.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_object_has_version_code_sentence_and_details() {
+        let failure = Failure {
+            error: CniError::InvalidConfig {
+                field: "mtu".into(),
+                wanted: "must be a number".into(),
+                value: "\"x\"".into(),
+            },
+            details: vec!["one".into(), "two".into()],
+            version: Some(CniVersion::V0_4_0),
+        };
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&failure.to_json()).unwrap(),
+            serde_json::json!({
+                "cniVersion": "0.4.0",
+                "code": 7,
+                "msg": "invalid network configuration: mtu must be a number, not \"x\"",
+                "details": "one; two",
+            })
+        );
+    }
+
+    #[test]
+    fn without_a_known_version_the_newest_speaks_and_empty_details_are_left_out() {
+        let failure = Failure::from(CniError::TryAgainLater("later".into()));
+        assert_eq!(failure.to_json(), r#"{"cniVersion":"1.1.0","code":11,"msg":"later"}"#);
+    }
+
+    #[test]
+    fn a_failed_check_lists_every_difference_in_the_details() {
+        let failure = Failure::from(CniError::Differs {
+            attachment: "net/c/eth0".into(),
+            faults: vec!["eth0 is down".into(), "no default route".into()],
+        });
+        assert_eq!(failure.details, ["eth0 is down", "no default route"]);
+        assert_eq!(failure.error.to_string(), "net/c/eth0 is not as it was set up (2 found): eth0 is down");
+    }
+
+    #[test]
+    fn the_daemons_refusals_have_codes_of_their_own() {
+        let code = |kind| CniError::from(ClientError::Refused(ApiError::new(kind, "no"))).code();
+        assert_eq!(code(ErrorKind::PoolExhausted), 101);
+        assert_eq!(code(ErrorKind::AddressUnavailable), 102);
+        assert_eq!(code(ErrorKind::InUse), 103);
+        assert_eq!(code(ErrorKind::TryAgainLater), 11);
+        assert_eq!(code(ErrorKind::Internal), 106);
+        let away = ClientError::Connect { socket: "/x".into(), source: io::ErrorKind::NotFound.into() };
+        assert_eq!(CniError::from(away).code(), 11);
+    }
+}

@@ -1,0 +1,249 @@
+//! The attachment's pair of interfaces: making it, setting up its two ends, removing it.
+
+use std::net::IpAddr;
+
+use ipamd_api::{
+    AttachmentKey, MacAddr,
+    wire::{Assigned, Reservation},
+};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use nix::{errno::Errno, net::if_::if_nametoindex};
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::{
+    error::CniError,
+    netlink::{Batch, Netlink, NetlinkError},
+    netns::Netns,
+    text::cut,
+};
+
+/// The most bytes that Linux takes for an alias, without the zero at its end.
+const MAX_ALIAS: usize = 254;
+/// Everything may stand already: an ADD that was broken off left it.
+const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+/// The index of the interface of that name in the calling thread's namespace.
+pub fn index_of(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
+}
+
+/// Makes the pair, the container's end right in its namespace, and returns the host end's index. What an ADD that was
+/// broken off left under the same name is removed first.
+pub fn create(
+    host: &mut Netlink,
+    reservation: &Reservation,
+    ifname: &str,
+    netns: &Netns,
+) -> Result<u32, CniError> {
+    let name = &reservation.host_ifname;
+    let mut batch = Batch::default();
+    batch.ask(
+        format!("create the interface {name} with its other end {ifname} in {}", netns.path().display()),
+        NLM_F_CREATE | NLM_F_EXCL,
+        RouteNetlinkMessage::NewLink(pair(reservation, ifname, netns)),
+    );
+    let created = match host.run(&mut batch) {
+        Err(error) if error.errno() == Errno::EEXIST && index_of(name).is_some() => {
+            tracing::info!(interface = name, "removing what an earlier ADD left");
+            remove(host, name)?;
+            host.run(&mut batch)
+        }
+        created => created,
+    };
+    created.map_err(|error| match error.errno() {
+        Errno::EEXIST => {
+            CniError::InterfaceExists { ifname: ifname.to_owned(), netns: netns.path().to_owned() }
+        }
+        _ => error.into(),
+    })?;
+    index_of(name)
+        .ok_or_else(|| CniError::Kernel(format!("the interface {name} vanished as soon as it was made")))
+}
+
+fn pair(reservation: &Reservation, ifname: &str, netns: &Netns) -> LinkMessage {
+    let end = |name: &str, mac: MacAddr| {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Mtu(reservation.mtu),
+        ];
+        link
+    };
+    let mut container = end(ifname, reservation.container_mac);
+    container.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+    let mut host = end(&reservation.host_ifname, reservation.host_mac);
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(container))),
+    ]));
+    host
+}
+
+/// Removes the interface of that name and its other end with it; none is fine.
+pub fn remove(host: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let mut batch = Batch::default();
+    batch.ask(format!("remove the interface {name}"), 0, RouteNetlinkMessage::DelLink(link));
+    match host.run(&mut batch) {
+        Err(error) if error.errno() != Errno::ENODEV => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Sets up the host's end: alias, no link-local address, up; routes and neighbours for the container's addresses.
+pub fn configure_host_end(
+    host: &mut Netlink,
+    key: &AttachmentKey,
+    reservation: &Reservation,
+    index: u32,
+) -> Result<(), CniError> {
+    let name = &reservation.host_ifname;
+    let mut alias = format!("cambric {key}");
+    cut(&mut alias, MAX_ALIAS);
+    let mut link = up(index);
+    link.attributes = vec![
+        LinkAttribute::IfAlias(alias),
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])]),
+    ];
+    let mut batch = Batch::default();
+    batch.ask(format!("set {name} up"), 0, RouteNetlinkMessage::SetLink(link));
+    for Assigned { address, gateway } in &reservation.addresses {
+        batch.ask(format!("route {address} to {name}"), PUT, host_route(*address, *gateway, index));
+        batch.ask(
+            format!("set {} as the neighbour {address} on {name}", reservation.container_mac),
+            PUT,
+            neighbour(*address, reservation.container_mac, index),
+        );
+    }
+    run_with_ipv6(host, &mut batch, name)
+}
+
+/// Sets up the container's end, in whose namespace the calling thread stands: up, addresses, neighbours for the
+/// gateways, default routes.
+pub fn configure_container_end(
+    container: &mut Netlink,
+    reservation: &Reservation,
+    ifname: &str,
+) -> Result<(), CniError> {
+    let index = index_of(ifname).ok_or_else(|| {
+        CniError::Kernel(format!("the interface {ifname} vanished from the container's namespace"))
+    })?;
+    let mut batch = Batch::default();
+    batch.ask(format!("set {ifname} up in the container"), 0, RouteNetlinkMessage::SetLink(up(index)));
+    for Assigned { address, gateway } in &reservation.addresses {
+        batch.ask(format!("add {address} to {ifname} in the container"), PUT, host_address(*address, index));
+        batch.ask(
+            format!("set {} as the neighbour {gateway} on {ifname} in the container", reservation.host_mac),
+            PUT,
+            neighbour(*gateway, reservation.host_mac, index),
+        );
+        batch.ask(format!("route by {gateway} in the container"), PUT, default_route(*gateway, index));
+    }
+    run_with_ipv6(container, &mut batch, ifname)
+}
+
+/// Runs the batch; where IPv6 turns out to be switched off on the interface, switches it on and runs it again. The
+/// calling thread stands in the interface's namespace.
+fn run_with_ipv6(netlink: &mut Netlink, batch: &mut Batch, name: &str) -> Result<(), CniError> {
+    match netlink.run(batch) {
+        Err(error) if error.errno() == Errno::EACCES => {
+            let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+            tracing::info!(interface = name, "switching IPv6 on");
+            std::fs::write(&switch, "0").map_err(CniError::io(format!(
+                "switch IPv6 on by {switch} after the kernel said: {error}"
+            )))?;
+            Ok(netlink.run(batch)?)
+        }
+        ran => Ok(ran?),
+    }
+}
+
+fn up(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link
+}
+
+/// The address family of `address`.
+pub fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// The prefix length of a single address of that family.
+pub fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn host_address(address: IpAddr, index: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = host_prefix(address);
+    message.header.scope = AddressScope::Universe;
+    message.header.index = index;
+    // The daemon has seen to it that nobody else has the address.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+fn neighbour(address: IpAddr, mac: MacAddr, index: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(address.into()),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+fn route(family: AddressFamily) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message
+}
+
+fn host_route(address: IpAddr, gateway: IpAddr, index: u32) -> RouteNetlinkMessage {
+    let mut message = route(family(address));
+    message.header.destination_prefix_length = host_prefix(address);
+    message.header.scope = RouteScope::Link;
+    message.attributes = vec![
+        RouteAttribute::Destination(address.into()),
+        RouteAttribute::PrefSource(gateway.into()),
+        RouteAttribute::Oif(index),
+    ];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+fn default_route(gateway: IpAddr, index: u32) -> RouteNetlinkMessage {
+    let mut message = route(family(gateway));
+    // The gateway lies in no prefix of the interface: its addresses stand alone.
+    message.header.flags = RouteFlags::Onlink;
+    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
+    RouteNetlinkMessage::NewRoute(message)
+}

@@ -1,0 +1,191 @@
+//! What the kernel has of an attachment, end by end.
+
+use std::net::IpAddr;
+
+use ipamd_api::MacAddr;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use nix::errno::Errno;
+
+use crate::{error::CniError, netlink::Netlink};
+
+/// One end of the pair, and what hangs on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// Its index.
+    pub index: u32,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Its Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Bytes.
+    pub mtu: u32,
+    /// Index of its other end, in that one's namespace.
+    pub peer_index: Option<u32>,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The routes of the main table that leave by it.
+    pub routes: Vec<Route>,
+    /// Its neighbours that have an Ethernet address.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to; none for a default route.
+    pub destination: Option<(IpAddr, u8)>,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// Whether it is of IPv4.
+    pub ipv4: bool,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Whether the entry stays for ever.
+    pub permanent: bool,
+}
+
+/// Looks at the interface of that name in the socket's namespace; none if there is none.
+pub fn end(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
+    let Some(mut end) = link(netlink, name)? else { return Ok(None) };
+    end.addresses = addresses(netlink, name, end.index)?;
+    end.routes = routes(netlink, name, end.index)?;
+    end.neighbours = neighbours(netlink, name, end.index)?;
+    Ok(Some(end))
+}
+
+fn link(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let link =
+        match netlink.get(&format!("look at the interface {name}"), RouteNetlinkMessage::GetLink(request)) {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => link,
+            Ok(_) => return Ok(None),
+            Err(error) if error.errno() == Errno::ENODEV => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+    let mut end =
+        End { index: link.header.index, up: link.header.flags.contains(LinkFlags::Up), ..End::default() };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => end.mac = mac(&bytes),
+            LinkAttribute::Mtu(mtu) => end.mtu = mtu,
+            LinkAttribute::Link(index) => end.peer_index = Some(index),
+            _ => {}
+        }
+    }
+    Ok(Some(end))
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    bytes.try_into().ok().map(MacAddr)
+}
+
+fn addresses(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<(IpAddr, u8)>, CniError> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    let found =
+        netlink.dump(&format!("list the addresses of {name}"), &RouteNetlinkMessage::GetAddress(request))?;
+    Ok(found
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message),
+            _ => None,
+        })
+        .filter_map(|message| {
+            // IPv4 tells its own address apart from the other end's, IPv6 has the one only.
+            let mut address = None;
+            for attribute in message.attributes {
+                match attribute {
+                    AddressAttribute::Local(local) => address = Some(local),
+                    AddressAttribute::Address(other) => address = address.or(Some(other)),
+                    _ => {}
+                }
+            }
+            address.map(|address| (address, message.header.prefix_len))
+        })
+        .collect())
+}
+
+fn routes(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<Route>, CniError> {
+    let mut request = RouteMessage::default();
+    request.attributes.push(RouteAttribute::Oif(index));
+    let found =
+        netlink.dump(&format!("list the routes by {name}"), &RouteNetlinkMessage::GetRoute(request))?;
+    Ok(found
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => route_by(&message, index),
+            _ => None,
+        })
+        .collect())
+}
+
+fn route_by(message: &RouteMessage, index: u32) -> Option<Route> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let ipv4 = header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let mut route = Route { destination: None, gateway: None, ipv4 };
+    let mut leaves_by_it = false;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => leaves_by_it = *oif == index,
+            RouteAttribute::Destination(address) => {
+                route.destination =
+                    route_address(address).map(|address| (address, header.destination_prefix_length));
+            }
+            RouteAttribute::Gateway(address) => route.gateway = route_address(address),
+            _ => {}
+        }
+    }
+    leaves_by_it.then_some(route)
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn neighbours(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<Neighbour>, CniError> {
+    let mut request = NeighbourMessage::default();
+    request.attributes.push(NeighbourAttribute::IfIndex(index));
+    let found = netlink
+        .dump(&format!("list the neighbours on {name}"), &RouteNetlinkMessage::GetNeighbour(request))?;
+    Ok(found
+        .into_iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) if message.header.ifindex == index => Some(message),
+            _ => None,
+        })
+        .filter_map(|message| {
+            let (mut address, mut lladdr) = (None, None);
+            for attribute in message.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(ip.into()),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(ip.into()),
+                    NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(&bytes),
+                    _ => {}
+                }
+            }
+            let permanent = message.header.state == NeighbourState::Permanent;
+            address.map(|address| Neighbour { address, mac: lladdr, permanent })
+        })
+        .collect())
+}
