@@ -12,7 +12,10 @@ pub const MAX_FRAME: u32 = 1 << 20;
 /// `InvalidInput` if the body is larger than [`MAX_FRAME`].
 pub fn encode(body: &[u8]) -> io::Result<Vec<u8>> {
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {} bytes is over the limit of {MAX_FRAME}", body.len()))
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {} bytes is over the limit of {MAX_FRAME}", body.len()),
+        )
     })?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
@@ -27,7 +30,10 @@ pub fn encode(body: &[u8]) -> io::Result<Vec<u8>> {
 pub fn decode_length(prefix: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_be_bytes(prefix);
     if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes is over the limit of {MAX_FRAME}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes is over the limit of {MAX_FRAME}"),
+        ));
     }
     Ok(length as usize)
 }

@@ -49,7 +49,16 @@ impl AttachmentKey {
     /// each time for the same key.
     pub fn macs(&self) -> (MacAddr, MacAddr) {
         let digest = self.digest();
-        let mac = |at: usize| MacAddr([digest[at] & 0xfe | 2, digest[at + 1], digest[at + 2], digest[at + 3], digest[at + 4], digest[at + 5]]);
+        let mac = |at: usize| {
+            MacAddr([
+                digest[at] & 0xfe | 2,
+                digest[at + 1],
+                digest[at + 2],
+                digest[at + 3],
+                digest[at + 4],
+                digest[at + 5],
+            ])
+        };
         (mac(8), mac(14))
     }
 }

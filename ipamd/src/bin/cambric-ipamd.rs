@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+//! Cambric's node daemon.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ipamd::{
+    chain,
+    config::{CommandLine, Config, LogFormat},
+    daemon, memory,
+};
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cambric-ipamd: {}", chain::sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command_line: CommandLine) -> anyhow::Result<()> {
+    let config = Config::load(command_line)?;
+    log(&config);
+    if let Err(error) = memory::keep_small() {
+        tracing::debug!(%error, "memory is used as it comes");
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(config))
+}
+
+/// Logs go to standard error, where systemd and Kubernetes pick them up.
+fn log(config: &Config) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let subscriber = fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new(format!("warn,ipamd={0},bpf={0}", config.log_level.name())))
+        .with_target(false);
+    match config.log_format {
+        LogFormat::Text => subscriber.with_ansi(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}

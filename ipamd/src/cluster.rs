@@ -1,0 +1,67 @@
+//! Where policies, services and the rest of the cluster are read from.
+//!
+//! A source tells the daemon what the cluster looks like, as a whole, whenever that changes. Addresses and endpoints
+//! never wait for it: a node whose source is silent goes on with what it knows.
+
+use std::{future::Future, path::PathBuf, str::FromStr};
+
+/// Which source is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// There is no cluster: this node stands alone.
+    None,
+    /// A directory of manifests.
+    Dir(PathBuf),
+}
+
+impl FromStr for Cluster {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
+            _ => Err("cluster sources are none and dir:PATH"),
+        }
+    }
+}
+
+/// The cluster at one moment. A source of later releases fills it; what nobody compiles yet is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {}
+
+/// A source of snapshots.
+pub trait Source: Send {
+    /// Waits for the next state of the cluster; the first call gives the present one. Never returns while nothing
+    /// changes.
+    fn next(&mut self) -> impl Future<Output = Snapshot> + Send;
+}
+
+/// The source of a node without a cluster: an empty one that never changes.
+#[derive(Debug, Default)]
+pub struct Standalone {
+    told: bool,
+}
+
+impl Source for Standalone {
+    async fn next(&mut self) -> Snapshot {
+        if std::mem::replace(&mut self.told, true) {
+            std::future::pending::<()>().await;
+        }
+        Snapshot::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_named_by_their_kind() {
+        assert_eq!("none".parse(), Ok(Cluster::None));
+        assert_eq!("dir:/etc/cambric/cluster".parse(), Ok(Cluster::Dir("/etc/cambric/cluster".into())));
+        for text in ["", "dir", "dir:", "none:x", "kubernetes"] {
+            assert!(text.parse::<Cluster>().is_err(), "{text}");
+        }
+    }
+}

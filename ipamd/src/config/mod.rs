@@ -1,0 +1,203 @@
+//! The daemon's configuration: a file and flags, one key each, made into one checked [`Config`].
+
+mod locations;
+mod options;
+mod values;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
+use ipnetwork::IpNetwork;
+
+use crate::{
+    cluster::Cluster,
+    ipam::{Pool, PoolError, check_disjoint},
+};
+pub use locations::Locations;
+use options::Options;
+pub use values::{LogFormat, LogLevel};
+
+/// Where the configuration is looked for unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
+/// Where the records are kept unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
+/// Where programs, maps and links are pinned unless the configuration says otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cambric";
+
+const DEFAULT_CONNTRACK_SIZE: u32 = 131_072;
+const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;
+
+/// Why there is no valid configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not TOML, has an unknown key, or a value that its key does not take.
+    #[error("the configuration {} is not valid: {detail}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// A pool cannot be.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// There is nothing to hand out.
+    #[error(
+        "no address pool is configured; name at least one, such as --pool 10.88.0.0/16 or pool = [\"10.88.0.0/16\"]"
+    )]
+    NoPools,
+    /// A cluster source that this release does not have.
+    #[error(
+        "cluster = \"dir:{}\" is not available in this release, which has no policies to read from it yet; use \"none\"",
+        path.display()
+    )]
+    ClusterUnavailable {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The daemon's command line.
+#[derive(Debug, Parser)]
+#[command(name = "cambric-ipamd", version, about = "Cambric's node daemon", max_term_width = 110)]
+pub struct CommandLine {
+    /// Configuration in TOML; every key but this one is also a flag, which overrides the file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The socket it serves.
+    pub socket: PathBuf,
+    /// Its records.
+    pub state_dir: PathBuf,
+    /// Where programs, maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Root of the cgroup v2 hierarchy; looked for if `None`.
+    pub cgroup: Option<PathBuf>,
+    /// The node's name.
+    pub node_name: String,
+    /// Names of the uplinks; if empty, the interfaces of the default routes.
+    pub uplinks: Vec<String>,
+    /// What addresses are handed out from: at least one, disjoint.
+    pub pools: Vec<Pool>,
+    /// Where policies and services come from.
+    pub cluster: Cluster,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Whether what leaves the node by an uplink gets the uplink's address.
+    pub masquerade: bool,
+    /// Destinations that are not masqueraded, besides the pools.
+    pub no_masquerade: Vec<IpNetwork>,
+    /// Ports of masqueraded flows.
+    pub masquerade_ports: RangeInclusive<u16>,
+    /// Entries of each conntrack map.
+    pub conntrack_size: u32,
+    /// How programs are attached; tcx where the kernel has it if `None`.
+    pub attach: Option<AttachMode>,
+    /// Whether RCU grace periods are expedited while an ADD or DEL is under way.
+    pub expedite_rcu: bool,
+    /// Bytes; the smallest of the uplinks' if `None`.
+    pub mtu: Option<u32>,
+    /// From which level on is logged.
+    pub log_level: LogLevel,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// The configuration that a command line asks for.
+    ///
+    /// # Errors
+    /// What is wrong with it, by name.
+    pub fn load(command_line: CommandLine) -> Result<Self, ConfigError> {
+        let CommandLine { config, options } = command_line;
+        Self::check(options.or(read_or_default(config.as_deref())?))
+    }
+
+    fn check(options: Options) -> Result<Self, ConfigError> {
+        let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
+        check_disjoint(&pools)?;
+        if pools.is_empty() {
+            return Err(ConfigError::NoPools);
+        }
+        let cluster = options.cluster.unwrap_or(Cluster::None);
+        if let Cluster::Dir(path) = cluster {
+            return Err(ConfigError::ClusterUnavailable { path });
+        }
+        Ok(Self {
+            socket: options.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            state_dir: options.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            bpffs: options.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
+            cgroup: options.cgroup,
+            node_name: options.node_name.map_or_else(hostname, |name| name.0),
+            uplinks: options.uplink,
+            pools,
+            cluster,
+            metrics: options.metrics,
+            masquerade: options.masquerade.unwrap_or(true),
+            no_masquerade: options.no_masquerade,
+            masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
+            conntrack_size: options.conntrack_size.map_or(DEFAULT_CONNTRACK_SIZE, |size| size.0),
+            attach: options.attach.and_then(|attach| attach.0),
+            expedite_rcu: options.expedite_rcu.unwrap_or(true),
+            mtu: options.mtu.map(|mtu| mtu.0),
+            log_level: options.log_level.unwrap_or_default(),
+            log_format: options.log_format.unwrap_or_default(),
+        })
+    }
+}
+
+/// The file that is named, or the default one if it exists.
+fn read_or_default(path: Option<&Path>) -> Result<Options, ConfigError> {
+    match path {
+        Some(path) => read(path),
+        None => match read(Path::new(DEFAULT_CONFIG)) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Options::default())
+            }
+            result => result,
+        },
+    }
+}
+
+fn read(path: &Path) -> Result<Options, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::File {
+        path: path.to_owned(),
+        detail: error.to_string().trim_end().to_owned(),
+    })
+}
+
+/// The machine's name, as `uname -n` gives it.
+fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Every key of the configuration, once: the same definition reads the file and the flags.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{ArgAction, Args};
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Deserializer, de};
+
+use super::values::{Attach, ConntrackSize, LogFormat, LogLevel, Mtu, NodeName, PortRange};
+use crate::{
+    cluster::Cluster,
+    ipam::{Pool, PoolError},
+};
+
+/// The keys that are set.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Options {
+    /// Socket that the CNI plugin and cambricctl connect to [default: /run/cambric/ipamd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Directory of the records [default: /var/lib/cambric]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory on a bpffs where programs, maps and links are pinned [default: /sys/fs/bpf/cambric]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Root of the cgroup v2 hierarchy [default: looked for]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Name of this node [default: the machine's name]
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "text")]
+    pub node_name: Option<NodeName>,
+    /// Interface that leads out of the node; repeatable [default: those of the default routes]
+    #[arg(long, value_name = "IFNAME")]
+    pub uplink: Vec<String>,
+    /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable, at least one
+    #[arg(long, value_name = "CIDR")]
+    pub pool: Vec<PoolEntry>,
+    /// Where policies and services come from: none, or dir:PATH [default: none]
+    #[arg(long, value_name = "SOURCE")]
+    #[serde(deserialize_with = "text")]
+    pub cluster: Option<Cluster>,
+    /// Address and port that Prometheus metrics are served on [default: not served]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "text")]
+    pub metrics: Option<SocketAddr>,
+    /// Whether what leaves by an uplink gets the uplink's address [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub masquerade: Option<bool>,
+    /// Destination that is not masqueraded, besides the pools; repeatable
+    #[arg(long, value_name = "CIDR")]
+    pub no_masquerade: Vec<IpNetwork>,
+    /// Ports that masqueraded flows leave from [default: 10000-29999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    #[serde(deserialize_with = "text")]
+    pub masquerade_ports: Option<PortRange>,
+    /// Entries of each family's conntrack map [default: 131072]
+    #[arg(long, value_name = "ENTRIES")]
+    pub conntrack_size: Option<ConntrackSize>,
+    /// How programs are attached: auto, tcx or clsact [default: auto]
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "text")]
+    pub attach: Option<Attach>,
+    /// Whether the kernel is to expedite RCU grace periods during an ADD or DEL [default: true]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub expedite_rcu: Option<bool>,
+    /// MTU of the containers' interfaces, in bytes [default: the smallest of the uplinks', else 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<Mtu>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    #[serde(deserialize_with = "text")]
+    pub log_level: Option<LogLevel>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(deserialize_with = "text")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Options {
+    /// The keys that are set here, and of `other` those that are not.
+    pub fn or(self, other: Self) -> Self {
+        fn either<T>(these: Vec<T>, others: Vec<T>) -> Vec<T> {
+            if these.is_empty() { others } else { these }
+        }
+        Self {
+            socket: self.socket.or(other.socket),
+            state_dir: self.state_dir.or(other.state_dir),
+            bpffs: self.bpffs.or(other.bpffs),
+            cgroup: self.cgroup.or(other.cgroup),
+            node_name: self.node_name.or(other.node_name),
+            uplink: either(self.uplink, other.uplink),
+            pool: either(self.pool, other.pool),
+            cluster: self.cluster.or(other.cluster),
+            metrics: self.metrics.or(other.metrics),
+            masquerade: self.masquerade.or(other.masquerade),
+            no_masquerade: either(self.no_masquerade, other.no_masquerade),
+            masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
+            conntrack_size: self.conntrack_size.or(other.conntrack_size),
+            attach: self.attach.or(other.attach),
+            expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),
+            mtu: self.mtu.or(other.mtu),
+            log_level: self.log_level.or(other.log_level),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+}
+
+/// A pool as it is written: a prefix, or a name and a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct PoolEntry {
+    name: Option<String>,
+    cidr: IpNetwork,
+}
+
+impl PoolEntry {
+    /// The pool; named by its prefix if it has no name.
+    pub fn pool(&self) -> Result<Pool, PoolError> {
+        Pool::new(self.name.clone().unwrap_or_else(|| self.cidr.to_string()), self.cidr)
+    }
+}
+
+impl FromStr for PoolEntry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, cidr) = match text.split_once('=') {
+            Some((name, cidr)) => (Some(name.to_owned()), cidr),
+            None => (None, text),
+        };
+        // Without its length a prefix would be one address, which nobody means.
+        let parsed = cidr.contains('/').then(|| cidr.parse().ok()).flatten();
+        match parsed {
+            Some(cidr) => Ok(Self { name, cidr }),
+            None => Err(format!("pool {cidr:?} is not a prefix such as 10.88.0.0/16 or fd00:88::/64")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PoolEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entry;
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            name: String,
+            cidr: String,
+        }
+        impl<'de> de::Visitor<'de> for Entry {
+            type Value = PoolEntry;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a prefix such as \"10.88.0.0/16\", or a table of name and cidr")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PoolEntry, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<M: de::MapAccess<'de>>(self, map: M) -> Result<PoolEntry, M::Error> {
+                let Named { name, cidr } = Named::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                let entry: PoolEntry = cidr.parse().map_err(de::Error::custom)?;
+                Ok(PoolEntry { name: Some(name), ..entry })
+            }
+        }
+        deserializer.deserialize_any(Entry)
+    }
+}
+
+/// Reads a value from the text that the flag of the same key would take.
+fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|error| de::Error::custom(format_args!("{text:?}: {error}")))
+}

@@ -1,0 +1,149 @@
+use super::*;
+
+fn flags(flags: &[&str]) -> Result<Config, String> {
+    let command_line = CommandLine::try_parse_from([&["cambric-ipamd"], flags].concat())
+        .map_err(|error| error.to_string())?;
+    Config::check(command_line.options).map_err(|error| error.to_string())
+}
+
+fn file(text: &str) -> Result<Config, String> {
+    parse(Path::new("ipamd.toml"), text).and_then(Config::check).map_err(|error| error.to_string())
+}
+
+#[test]
+fn one_pool_is_enough_and_the_rest_has_defaults() {
+    let config = file("pool = [\"10.88.0.0/16\"]").unwrap();
+    assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
+    assert_eq!(config.bpffs, Path::new(DEFAULT_BPFFS));
+    assert_eq!(config.pools[0].name(), "10.88.0.0/16");
+    assert_eq!(config.masquerade_ports, 10_000..=29_999);
+    assert_eq!(config.conntrack_size, 131_072);
+    assert!(
+        config.masquerade && config.uplinks.is_empty() && config.attach.is_none() && config.mtu.is_none()
+    );
+    assert_eq!(config.cluster, Cluster::None);
+    assert!(!config.node_name.is_empty());
+}
+
+#[test]
+fn every_key_is_a_flag_and_both_mean_the_same() {
+    let from_flags = flags(&[
+        "--socket=/s",
+        "--state-dir=/d",
+        "--bpffs=/b",
+        "--cgroup=/c",
+        "--node-name=n",
+        "--uplink=eth0",
+        "--uplink=eth1",
+        "--pool=a=10.0.0.0/24",
+        "--pool=b=fd00::/64",
+        "--cluster=none",
+        "--metrics=127.0.0.1:9",
+        "--masquerade=false",
+        "--no-masquerade=10.0.0.0/8",
+        "--masquerade-ports=2000-3000",
+        "--conntrack-size=4096",
+        "--attach=clsact",
+        "--expedite-rcu=false",
+        "--mtu=1400",
+        "--log-level=debug",
+        "--log-format=json",
+    ]);
+    let from_file = file(
+        r#"
+        socket = "/s"
+        state-dir = "/d"
+        bpffs = "/b"
+        cgroup = "/c"
+        node-name = "n"
+        uplink = ["eth0", "eth1"]
+        cluster = "none"
+        metrics = "127.0.0.1:9"
+        masquerade = false
+        no-masquerade = ["10.0.0.0/8"]
+        masquerade-ports = "2000-3000"
+        conntrack-size = 4096
+        attach = "clsact"
+        expedite-rcu = false
+        mtu = 1400
+        log-level = "debug"
+        log-format = "json"
+        [[pool]]
+        name = "a"
+        cidr = "10.0.0.0/24"
+        [[pool]]
+        name = "b"
+        cidr = "fd00::/64"
+        "#,
+    );
+    assert_eq!(from_flags.unwrap(), from_file.unwrap());
+}
+
+#[test]
+fn a_flag_overrides_the_file() {
+    let options = parse(Path::new("f"), "mtu = 1400\nnode-name = \"a\"\npool = [\"10.0.0.0/24\"]").unwrap();
+    let command_line =
+        CommandLine::try_parse_from(["cambric-ipamd", "--mtu=9000", "--pool=10.1.0.0/24"]).unwrap();
+    let config = Config::check(command_line.options.or(options)).unwrap();
+    assert_eq!((config.mtu, config.node_name.as_str()), (Some(9000), "a"));
+    assert_eq!(config.pools.iter().map(Pool::name).collect::<Vec<_>>(), ["10.1.0.0/24"]);
+}
+
+#[test]
+fn bad_values_and_unknown_keys_are_refused_by_name() {
+    for (text, named) in [
+        ("sokcet = \"/s\"", "sokcet"),
+        ("pool = [\"10.0.0.0\"]", "10.0.0.0"),
+        ("pool = [\"10.0.0.1/24\"]", "10.0.0.1/24"),
+        ("[[pool]]\nname = \"a\"\ncird = \"10.0.0.0/24\"", "cird"),
+        ("mtu = 100", "mtu is 100"),
+        ("mtu = \"big\"", "mtu"),
+        ("conntrack-size = 1", "conntrack-size is 1"),
+        ("masquerade-ports = \"80-90\"", "80-90"),
+        ("attach = \"xdp\"", "xdp"),
+        ("metrics = \"localhost\"", "localhost"),
+        ("node-name = \"a b\"", "a b"),
+        ("log-level = \"loud\"", "loud"),
+        ("cluster = \"kubernetes\"", "kubernetes"),
+        ("cluster = \"dir:/x\"\npool = [\"10.0.0.0/24\"]", "dir:/x"),
+        ("", "--pool"),
+    ] {
+        let error = file(text).unwrap_err();
+        assert!(error.contains(named), "{text}: {error}");
+    }
+    for (flag, named) in [
+        ("--sokcet=/s", "--sokcet"),
+        ("--pool=10.0.0.0", "10.0.0.0"),
+        ("--mtu=100", "--mtu"),
+        ("--masquerade=maybe", "maybe"),
+        ("--metrics=localhost", "--metrics"),
+    ] {
+        let error = flags(&[flag]).unwrap_err();
+        assert!(error.contains(named), "{flag}: {error}");
+    }
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let missing = CommandLine::try_parse_from(["cambric-ipamd", "--config=/nonexistent/ipamd.toml"]).unwrap();
+    assert!(matches!(Config::load(missing), Err(ConfigError::Read { .. })));
+}
+
+#[test]
+fn the_example_is_what_the_defaults_are() {
+    // Every key stands in it behind one `#`; without it the file must be valid too.
+    let example = include_str!("../../../conf/ipamd.toml");
+    let bare = file(example).unwrap();
+    let uncommented = example
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .filter(|line| !line.starts_with("pool ="))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let full = file(&uncommented).unwrap();
+    assert_eq!(
+        (bare.socket, bare.conntrack_size, bare.masquerade_ports),
+        (full.socket, full.conntrack_size, full.masquerade_ports)
+    );
+}

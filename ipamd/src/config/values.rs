@@ -1,0 +1,184 @@
+//! The values that keys take, each checked when it is read.
+
+use std::{fmt, ops::RangeInclusive, str::FromStr};
+
+use ipamd_api::wire::AttachMode;
+use serde::Deserialize;
+
+/// The lowest port that masquerading may take: those below belong to the node's services.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+/// From which level on is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What changed.
+    #[default]
+    Info,
+    /// What was done.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace]
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| "log levels are error, warn, info, debug and trace".to_owned())
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("log formats are text and json"),
+        }
+    }
+}
+
+/// How programs are to be attached; `None` leaves it to the kernel's abilities.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attach(pub Option<AttachMode>);
+
+impl FromStr for Attach {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self(None)),
+            "tcx" => Ok(Self(Some(AttachMode::Tcx))),
+            "clsact" => Ok(Self(Some(AttachMode::Clsact))),
+            _ => Err("attach modes are auto, tcx and clsact"),
+        }
+    }
+}
+
+/// A node's name.
+#[derive(Clone, Debug)]
+pub(super) struct NodeName(pub String);
+
+impl FromStr for NodeName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if text.is_empty() || text.len() > 253 || !text.bytes().all(fits) {
+            return Err("a node's name has 1 to 253 letters, digits, '-', '_' and '.'");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A range of ports.
+#[derive(Clone, Debug)]
+pub(super) struct PortRange(pub RangeInclusive<u16>);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ends =
+            text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match ends {
+            Some((first, last)) if FIRST_UNPRIVILEGED_PORT <= first && first <= last => {
+                Ok(Self(first..=last))
+            }
+            _ => Err(format!(
+                "a range of ports is FIRST-LAST, such as 10000-29999, from {FIRST_UNPRIVILEGED_PORT} on"
+            )),
+        }
+    }
+}
+
+/// Defines a number that a key takes within bounds, from a flag's text or a TOML integer.
+macro_rules! bounded {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $bounds:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Deserialize)]
+        #[serde(try_from = "i64")]
+        pub(super) struct $name(pub u32);
+
+        impl TryFrom<i64> for $name {
+            type Error = OutOfBounds;
+
+            fn try_from(number: i64) -> Result<Self, OutOfBounds> {
+                u32::try_from(number).ok().filter(|number| $bounds.contains(number)).map(Self).ok_or(OutOfBounds {
+                    what: $what,
+                    number,
+                    bounds: $bounds,
+                })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let number: i64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+                number.try_into().map_err(|error: OutOfBounds| error.to_string())
+            }
+        }
+    };
+}
+
+bounded!(
+    /// Entries of a conntrack map: each takes about 150 bytes of kernel memory at once.
+    ConntrackSize,
+    "conntrack-size",
+    1024..=16_777_216
+);
+bounded!(
+    /// Bytes: at least what IPv6 asks of every link.
+    Mtu,
+    "mtu",
+    1280..=65_535
+);
+
+/// A number beyond its bounds.
+#[derive(Debug)]
+pub(super) struct OutOfBounds {
+    what: &'static str,
+    number: i64,
+    bounds: RangeInclusive<u32>,
+}
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, number, bounds } = self;
+        write!(f, "{what} is {number}, but must be from {} to {}", bounds.start(), bounds.end())
+    }
+}

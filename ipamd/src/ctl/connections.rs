@@ -1,0 +1,92 @@
+//! `cambricctl ct`.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use ipamd_api::{
+    Reply, Request,
+    wire::{Connection, ConntrackFilter},
+};
+
+use super::{
+    Daemon,
+    output::{Output, table},
+    status::duration,
+};
+
+/// The protocols that have names here.
+const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];
+
+/// Which connections; each flag that is given must match.
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// An address of either side, before or after masquerading
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// A port of either side, before or after masquerading
+    #[arg(long)]
+    port: Option<u16>,
+    /// tcp, udp, icmp, icmpv6, sctp, or a number
+    #[arg(long, value_parser = protocol)]
+    protocol: Option<u8>,
+    /// At most so many
+    #[arg(long)]
+    limit: Option<u64>,
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    let named = PROTOCOLS.iter().find(|(_, name)| *name == text).map(|(number, _)| *number);
+    named
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| "protocols are tcp, udp, icmp, icmpv6, sctp and 0 to 255".to_owned())
+}
+
+pub(super) fn list(daemon: &mut Daemon, filter: &Filter, output: &Output) -> anyhow::Result<()> {
+    let Filter { address, port, protocol, limit } = *filter;
+    let client = &mut daemon.client;
+    client.send(Request::Conntrack(ConntrackFilter { address, port, protocol, limit }))?;
+    let mut connections = Vec::new();
+    loop {
+        match client.receive()? {
+            Reply::Conntrack(page) => {
+                connections.extend(page.connections);
+                if page.last {
+                    break;
+                }
+            }
+            _ => return Err(client.confused("the answer is of another sort".into()).into()),
+        }
+    }
+    output.print(&connections, |connections| {
+        let titles = ["PROTOCOL", "SOURCE", "DESTINATION", "MASQUERADE", "STATE", "EXPIRES IN"];
+        table(titles, connections.iter().map(row))
+    })
+}
+
+fn row(connection: &Connection) -> [String; 6] {
+    let number = connection.protocol;
+    let name = PROTOCOLS.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_owned());
+    [
+        name.unwrap_or_else(|| number.to_string()),
+        side(connection.source, connection.source_port),
+        side(connection.destination, connection.destination_port),
+        connection.masquerade.map_or_else(|| "-".to_owned(), |(address, port)| side(address, port)),
+        connection.state.clone(),
+        duration(connection.expires_in),
+    ]
+}
+
+fn side(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_go_by_name_or_number() {
+        assert_eq!(["tcp", "6", "icmpv6", "47"].map(|text| protocol(text).unwrap()), [6, 6, 58, 47]);
+        assert!(protocol("tpc").is_err() && protocol("256").is_err());
+    }
+}

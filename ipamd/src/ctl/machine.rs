@@ -1,0 +1,85 @@
+//! `cambricctl preflight` and `uninstall`: about the machine, without the daemon.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use ipamd_api::Client;
+
+use super::output::{Output, table};
+use crate::{
+    config::Locations,
+    preflight::{self, Finding, Outcome, Subject},
+    uninstall,
+};
+
+/// Where things are.
+#[derive(Debug, Args)]
+pub(super) struct Configuration {
+    /// The daemon's configuration [default: /etc/cambric/ipamd.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's state-dir, over the configuration's
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The daemon's bpffs, over the configuration's
+    #[arg(long, value_name = "DIR")]
+    bpffs: Option<PathBuf>,
+}
+
+impl Configuration {
+    fn locations(&self) -> anyhow::Result<Locations> {
+        let mut locations = Locations::load(self.config.as_deref())?;
+        if let Some(dir) = &self.state_dir {
+            locations.state_dir.clone_from(dir);
+        }
+        if let Some(dir) = &self.bpffs {
+            locations.bpffs.clone_from(dir);
+        }
+        Ok(locations)
+    }
+}
+
+pub(super) fn preflight(configuration: &Configuration, output: &Output) -> anyhow::Result<bool> {
+    let findings = preflight::check(&Subject::from(&configuration.locations()?));
+    output.print(&findings[..], |findings| table(["", "CHECK", "FOUND"], findings.iter().map(row)))?;
+    Ok(findings.iter().all(|finding| finding.outcome != Outcome::Failure))
+}
+
+fn row(finding: &Finding) -> [String; 3] {
+    let outcome = match finding.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Warning => "warn",
+        Outcome::Failure => "FAIL",
+    };
+    let found = if finding.remedy.is_empty() {
+        finding.detail.clone()
+    } else {
+        format!("{}; {}", finding.detail, finding.remedy)
+    };
+    [outcome.to_owned(), finding.name.to_owned(), found]
+}
+
+pub(super) fn uninstall(
+    configuration: &Configuration,
+    socket: Option<PathBuf>,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let mut locations = configuration.locations()?;
+    if let Some(socket) = socket {
+        locations.socket = socket;
+    }
+    if answers(&locations.socket) {
+        bail!("the daemon answers on {}; stop it first", locations.socket.display());
+    }
+    let removal = uninstall::uninstall(&locations);
+    output.print(&removal.done[..], |done| done.iter().map(|line| line.clone() + "\n").collect())?;
+    if removal.failed.is_empty() {
+        return Ok(());
+    }
+    bail!("not everything could be removed:\n{}", removal.failed.join("\n"))
+}
+
+fn answers(socket: &Path) -> bool {
+    Client::connect(socket).is_ok()
+}

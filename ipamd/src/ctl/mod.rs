@@ -1,0 +1,154 @@
+//! `cambricctl`: asks the daemon, and prints.
+
+mod connections;
+mod endpoints;
+mod machine;
+mod output;
+mod pools;
+mod status;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+use ipamd_api::{Client, DEFAULT_SOCKET, Reply, Request};
+
+use output::{Format, Output};
+
+/// The command line of `cambricctl`.
+#[derive(Debug, Parser)]
+#[command(name = "cambricctl", version, about = "Looks into Cambric on this node", max_term_width = 110)]
+pub struct CommandLine {
+    /// The daemon's socket [default: /run/cambric/ipamd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// table or json
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says how the node does: readiness, uplinks, endpoints, dropped packets
+    Status,
+    /// Checks what Cambric needs of this machine; needs no daemon
+    Preflight(machine::Configuration),
+    /// Endpoints: containers' interfaces
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Address pools and who has which address
+    #[command(subcommand)]
+    Ipam(IpamCommand),
+    /// Connections that the programs remember
+    #[command(subcommand)]
+    Ct(CtCommand),
+    /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
+    Uninstall(machine::Configuration),
+}
+
+#[derive(Debug, Subcommand)]
+enum EndpointCommand {
+    /// Lists all endpoints
+    List,
+    /// Shows one in full
+    Show {
+        /// Its container id (or the beginning of it), address, host interface, or pod as NAMESPACE/NAME
+        #[arg(value_name = "ENDPOINT")]
+        which: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum IpamCommand {
+    /// Lists the pools and the addresses in use
+    List,
+    /// Shows who has an address
+    Show {
+        /// The address
+        address: IpAddr,
+    },
+    /// Releases an address and the whole attachment that has it
+    Release {
+        /// The address
+        address: IpAddr,
+        /// Even if the attachment's interface exists, which is removed then
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CtCommand {
+    /// Lists connections
+    List(connections::Filter),
+}
+
+/// Runs one command. Returns whether all is well, for `preflight` may find that it is not.
+///
+/// # Errors
+/// Why the command could not be carried out.
+pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
+    let CommandLine { socket, output, command } = command_line;
+    let output = Output::new(output);
+    match command {
+        Command::Preflight(configuration) => return machine::preflight(&configuration, &output),
+        Command::Uninstall(configuration) => machine::uninstall(&configuration, socket, &output)?,
+        command => {
+            let mut daemon = Daemon::connect(socket)?;
+            match command {
+                Command::Status => status::show(&mut daemon, &output)?,
+                Command::Endpoint(EndpointCommand::List) => endpoints::list(&mut daemon, &output)?,
+                Command::Endpoint(EndpointCommand::Show { which }) => {
+                    endpoints::show(&mut daemon, &which, &output)?;
+                }
+                Command::Ipam(IpamCommand::List) => pools::list(&mut daemon, &output)?,
+                Command::Ipam(IpamCommand::Show { address }) => pools::show(&mut daemon, address, &output)?,
+                Command::Ipam(IpamCommand::Release { address, force }) => {
+                    pools::release(&mut daemon, address, force, &output)?;
+                }
+                Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
+                Command::Preflight(_) | Command::Uninstall(_) => {}
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The daemon, over its socket.
+struct Daemon {
+    client: Client,
+}
+
+impl Daemon {
+    fn connect(socket: Option<PathBuf>) -> anyhow::Result<Self> {
+        let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        Ok(Self { client: Client::connect(&socket)? })
+    }
+
+    /// Asks, and picks what is expected out of the answer.
+    fn ask<T>(&mut self, request: Request, pick: impl FnOnce(Reply) -> Option<T>) -> anyhow::Result<T> {
+        let reply = self.client.call(request)?;
+        pick(reply).ok_or_else(|| self.client.confused("the answer is of another sort".into()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_may_stand_anywhere() {
+        for args in [["-o", "json", "endpoint", "list"], ["endpoint", "list", "-o", "json"]] {
+            let parsed = CommandLine::try_parse_from([&["cambricctl"][..], &args[..]].concat()).unwrap();
+            assert!(matches!(parsed.output, Format::Json));
+        }
+    }
+}

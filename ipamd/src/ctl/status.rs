@@ -1,0 +1,72 @@
+//! `cambricctl status`.
+
+use ipamd_api::{
+    Reply, Request,
+    wire::{AttachMode, Status},
+};
+
+use super::{
+    Daemon,
+    output::{Output, fields},
+};
+
+pub(super) fn show(daemon: &mut Daemon, output: &Output) -> anyhow::Result<()> {
+    let status = daemon.ask(Request::Status, |reply| match reply {
+        Reply::Status(status) => Some(*status),
+        _ => None,
+    })?;
+    output.print(&status, text)
+}
+
+fn text(status: &Status) -> String {
+    let conntrack = status
+        .conntrack
+        .iter()
+        .map(|(family, used)| format!("{family} {} of {}", used.entries, used.capacity));
+    let mut drops = status
+        .drops
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"));
+    let none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    fields([
+        ("Node", status.node_name.clone()),
+        ("Version", status.version.clone()),
+        ("Ready", if status.ready { "yes" } else { "no" }.to_owned()),
+        ("Problems", none(status.problems.join("\n"))),
+        ("Up for", duration(status.uptime_seconds)),
+        ("Endpoints", status.endpoints.to_string()),
+        ("Uplinks", none(status.uplinks.join(", "))),
+        (
+            "Attached by",
+            match status.attach_mode {
+                AttachMode::Tcx => "tcx",
+                AttachMode::Clsact => "clsact",
+            }
+            .to_owned(),
+        ),
+        ("Connections", conntrack.collect::<Vec<_>>().join("\n")),
+        ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
+    ])
+}
+
+/// A time for people: its two largest units.
+pub(super) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m{}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h{minutes}m"),
+        (days, hours, _) => format!("{days}d{hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!([5, 65, 3_700, 90_000].map(duration), ["5s", "1m5s", "1h1m", "1d1h"]);
+    }
+}

@@ -1,0 +1,153 @@
+//! The daemon from start to end: what is opened in which order, and closed again.
+
+use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+
+use anyhow::{Context, bail};
+use bpf::attach::Pins;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    cluster::{Source, Standalone},
+    config::Config,
+    datapath::{Datapath, DatapathConfig},
+    expedite::{self, Expedite},
+    footprint::FootprintFile,
+    host::Host,
+    metrics::{self, Metrics},
+    node::Node,
+    preflight,
+    reaper::Reaper,
+    reconcile::{Reconciler, Reconciliation},
+    released,
+    server::{self, Limits},
+    service::NodeService,
+    store::Store,
+};
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or what went wrong at its end.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    check_machine(&config)?;
+
+    // The store's lock keeps a second daemon away from here on.
+    let state_dir = &config.state_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+    let (store, loaded) = Store::open(&state_dir.join("store"))?;
+    let footprint = FootprintFile::open(state_dir)
+        .with_context(|| format!("cannot read the notes in {}", state_dir.display()))?;
+    let (listener, socket_file) = server::listen(&config.socket)?;
+
+    let pins = Pins::new(&config.bpffs);
+    let datapath = Arc::new(Datapath::open(&DatapathConfig {
+        pins: pins.clone(),
+        attach_mode: config.attach,
+        conntrack_size: config.conntrack_size,
+        masquerade: config.masquerade,
+        masquerade_ports: config.masquerade_ports.clone(),
+    })?);
+    let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
+    let host = Host::new(Arc::clone(&datapath), pins, Reaper::start(Arc::clone(&expedite))?);
+    let attachments = loaded.attachments.len();
+    let node = Node::new(config.node_name.clone(), config.pools.clone(), (store, loaded), Box::new(host))?;
+    let node = Arc::new(node);
+    let metrics = Arc::new(Metrics::default());
+    let released = released::directory(&config.socket);
+    // What was deleted meanwhile is gone before anything is taken for granted.
+    released::catch_up(&released, &node).await;
+    let reconciler =
+        Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?;
+    let reconciliation = Reconciliation::start(reconciler)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let service = Arc::new(NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite));
+    let serving = tokio::spawn(server::serve(listener, service, Limits::default(), stopped));
+    let mut background = tokio::task::JoinSet::new();
+    if let Some(address) = config.metrics {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
+        background.spawn(metrics::serve(listener, metrics, Arc::clone(&node)));
+    }
+    background.spawn({
+        let node = Arc::clone(&node);
+        async move { released::watch(&released, &node).await }
+    });
+    background.spawn(follow(Standalone::default()));
+    say(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        socket = %config.socket.display(),
+        attachments,
+        attach_mode = ?datapath.attach_mode(),
+        "serving"
+    );
+
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping; containers go on as they are");
+    say(&[sd_notify::NotifyState::Stopping]);
+    stop.send_replace(true);
+    serving.await.context("the server has failed")?;
+    background.shutdown().await;
+    drop(reconciliation);
+    drop(socket_file);
+    if let Some(node) = Arc::into_inner(node) {
+        node.close()?;
+    } else {
+        // Somebody still walks the connections for a client that is gone.
+        tracing::debug!("the store is closed by its last user");
+    }
+    Ok(())
+}
+
+/// Refuses to start where the datapath could not work, with a line for each reason.
+fn check_machine(config: &Config) -> anyhow::Result<()> {
+    preflight::mount_bpffs(&config.bpffs)?;
+    let findings = preflight::check(&preflight::Subject::from(config));
+    let mut failed = 0;
+    for finding in findings {
+        match finding.outcome {
+            preflight::Outcome::Ok => tracing::debug!(check = finding.name, "{finding}"),
+            preflight::Outcome::Warning => tracing::warn!(check = finding.name, "{finding}"),
+            preflight::Outcome::Failure => {
+                failed += 1;
+                tracing::error!(check = finding.name, "{finding}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!(
+            "this machine lacks what Cambric needs ({failed} of the checks above failed; cambricctl preflight repeats them)"
+        );
+    }
+    Ok(())
+}
+
+/// Follows the cluster. Nothing is compiled from it yet, so there is nothing to do with what it says.
+async fn follow(mut source: impl Source) {
+    loop {
+        let snapshot = source.next().await;
+        tracing::debug!(?snapshot, "the cluster has changed");
+    }
+}
+
+/// Tells systemd, if it listens.
+fn say(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,97 @@
+//! The kernel of this machine, for the node: the loaded programs, the interfaces of the daemon's namespace, and the
+//! thread that removes them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bpf::attach::{Direction, Pins};
+use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
+
+use crate::{
+    datapath::{Datapath, DatapathError, EndpointEntry},
+    node::Kernel,
+    reaper::Reaper,
+};
+
+/// The kernel that the daemon runs on.
+#[derive(Debug)]
+pub struct Host {
+    datapath: Arc<Datapath>,
+    pins: Pins,
+    reaper: Reaper,
+}
+
+impl Host {
+    /// The loaded programs, their pins, and what removes interfaces.
+    pub fn new(datapath: Arc<Datapath>, pins: Pins, reaper: Reaper) -> Self {
+        Self { datapath, pins, reaper }
+    }
+}
+
+impl Kernel for Host {
+    fn attach_mode(&self) -> AttachMode {
+        self.datapath.attach_mode()
+    }
+
+    fn program_path(&self, name: &str) -> PathBuf {
+        self.datapath.program_path(name)
+    }
+
+    fn link_pins(&self, ifname: &str) -> [PathBuf; 2] {
+        [Direction::Ingress, Direction::Egress].map(|direction| self.pins.link(ifname, direction))
+    }
+
+    fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        self.datapath.put_endpoint(address, entry)
+    }
+
+    fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError> {
+        self.datapath.remove_endpoint(address)
+    }
+
+    fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError> {
+        self.datapath.endpoints()
+    }
+
+    fn bump_epoch(&self) -> Result<(), DatapathError> {
+        self.datapath.bump_epoch()
+    }
+
+    fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String> {
+        self.datapath.attachment_faults(ifname, ifindex)
+    }
+
+    fn unpin_links(&self, ifname: &str) {
+        self.datapath.unpin_links(ifname);
+    }
+
+    fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError> {
+        self.datapath.drops()
+    }
+
+    fn conntrack(
+        &self,
+        filter: &ConntrackFilter,
+        page: &mut dyn FnMut(Vec<Connection>) -> bool,
+    ) -> Result<(), DatapathError> {
+        self.datapath.conntrack(filter, page)
+    }
+
+    fn link_index(&self, ifname: &str) -> Option<u32> {
+        nix::net::if_::if_nametoindex(ifname).ok()
+    }
+
+    fn remove_link(&self, _ifname: &str, ifindex: u32) {
+        self.reaper.remove(ifindex);
+    }
+
+    fn netns_at(&self, path: &Path) -> Option<NetnsId> {
+        fs::metadata(path).ok().map(|metadata| NetnsId { dev: metadata.dev(), ino: metadata.ino() })
+    }
+}

@@ -1,0 +1,129 @@
+//! Decides which attachments have been left behind. It looks at nothing itself and frees nothing.
+
+use std::fmt;
+
+/// How old an attachment must be, in seconds, before it can count as left behind: longer than any ADD takes between
+/// its reservation and its commit.
+pub const GRACE: u64 = 60;
+
+/// What is found at the path of an attachment's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetnsSeen {
+    /// The namespace that the attachment was made in.
+    Same,
+    /// Another one.
+    Another,
+    /// Nothing.
+    Gone,
+}
+
+/// What was seen of one attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Whether its host end exists.
+    pub host_link: bool,
+    /// Whether the programs know it, which they do from its commit on.
+    pub committed: bool,
+    /// What is at its namespace's path.
+    pub netns: NetnsSeen,
+}
+
+/// What becomes of an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in use.
+    InUse,
+    /// Its ADD may still be at work.
+    UnderWay,
+    /// Its interface is gone, but its container is not known to be: it is kept, and CHECK says so.
+    Broken,
+    /// It has been left behind and can be freed.
+    Leaked(LeakReason),
+}
+
+/// Why an attachment counts as left behind; reads on from "its interface is gone and".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeakReason {
+    /// The container's namespace is gone.
+    NetnsGone,
+    /// Its path leads to another namespace.
+    NetnsReplaced,
+    /// The ADD never came to its end.
+    NeverCommitted,
+}
+
+impl fmt::Display for LeakReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NetnsGone => "its network namespace is gone",
+            Self::NetnsReplaced => "the path of its network namespace leads to another one",
+            Self::NeverCommitted => "its ADD was never completed",
+        })
+    }
+}
+
+/// Judges an attachment that was reserved at `created`, as of `now` (both in seconds since the Unix epoch).
+pub fn judge(created: u64, now: u64, seen: Observation) -> Verdict {
+    // A time in the future means that the clock was set back, perhaps by years; it must not protect for as long.
+    let fresh = now.abs_diff(created) < GRACE;
+    match (seen.host_link, seen.netns, seen.committed) {
+        (_, _, false) if fresh => Verdict::UnderWay,
+        (true, _, _) => Verdict::InUse,
+        (false, _, true) if fresh => Verdict::Broken,
+        (false, NetnsSeen::Gone, _) => Verdict::Leaked(LeakReason::NetnsGone),
+        (false, NetnsSeen::Another, _) => Verdict::Leaked(LeakReason::NetnsReplaced),
+        (false, NetnsSeen::Same, false) => Verdict::Leaked(LeakReason::NeverCommitted),
+        (false, NetnsSeen::Same, true) => Verdict::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use LeakReason::{NetnsGone, NetnsReplaced, NeverCommitted};
+    use NetnsSeen::{Another, Gone, Same};
+    use Verdict::{Broken, InUse, Leaked, UnderWay};
+
+    #[test]
+    fn every_case_has_its_verdict() {
+        // host link, committed, namespace: verdict when young, verdict when old
+        let table = [
+            (true, true, Same, InUse, InUse),
+            (true, true, Another, InUse, InUse),
+            (true, true, Gone, InUse, InUse),
+            (true, false, Same, UnderWay, InUse),
+            (true, false, Another, UnderWay, InUse),
+            (true, false, Gone, UnderWay, InUse),
+            (false, true, Same, Broken, Broken),
+            (false, true, Another, Broken, Leaked(NetnsReplaced)),
+            (false, true, Gone, Broken, Leaked(NetnsGone)),
+            (false, false, Same, UnderWay, Leaked(NeverCommitted)),
+            (false, false, Another, UnderWay, Leaked(NetnsReplaced)),
+            (false, false, Gone, UnderWay, Leaked(NetnsGone)),
+        ];
+        for (host_link, committed, netns, young, old) in table {
+            let seen = Observation { host_link, committed, netns };
+            let created = 1_000_000;
+            for (now, expected) in [
+                (created, young),
+                (created + GRACE - 1, young),
+                (created + GRACE, old),
+                (created + 1_000 * GRACE, old),
+                (created - 1, young),
+                (created - 1_000 * GRACE, old),
+            ] {
+                assert_eq!(judge(created, now, seen), expected, "{seen:?} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_an_interface_is_never_leaked() {
+        for committed in [false, true] {
+            for netns in [Same, Another, Gone] {
+                let seen = Observation { host_link: true, committed, netns };
+                assert!(!matches!(judge(0, u64::MAX, seen), Leaked(_)), "{seen:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Keeps a small daemon small.
+
+use nix::{errno::Errno, libc, sys::prctl};
+
+/// Tells the kernel and the allocator to spend memory only on what is used. To be called before any thread starts.
+///
+/// - No transparent huge pages: sled has tables of megabytes of which it touches a page or two, and a huge page
+///   makes two megabytes of either.
+/// - One heap for all threads: sled starts seven, which are idle nearly always, and glibc would give each its own.
+/// - Large tables always straight from the kernel, whose zeroes need not be written: glibc would raise the limit for
+///   that by itself, and clear them on its heap.
+///
+/// # Errors
+/// Why the kernel refused the first, which does no harm.
+pub fn keep_small() -> Result<(), Errno> {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and touches nothing of ours; it is called before other threads could
+    // allocate, as its manual asks.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+    prctl::set_thp_disable(true)
+}

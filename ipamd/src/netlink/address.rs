@@ -1,0 +1,95 @@
+//! Addresses of interfaces.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+};
+
+use super::{NetlinkError, Socket};
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// Whether it can be the source of packets to everywhere: of global scope, and neither secondary, deprecated,
+    /// temporary nor still being probed.
+    pub usable: bool,
+}
+
+impl Address {
+    fn from_message(message: &AddressMessage) -> Option<Self> {
+        let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+        let mut address = None;
+        let mut local = None;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Flags(all) => flags = *all,
+                _ => {}
+            }
+        }
+        // On a point-to-point interface the first is the other side's.
+        let address = local.or(address)?;
+        // IPv6 uses the bit of "secondary" for temporary addresses.
+        let unfit = AddressFlags::Secondary
+            | AddressFlags::Deprecated
+            | AddressFlags::Tentative
+            | AddressFlags::Dadfailed;
+        Some(Self {
+            ifindex: message.header.index,
+            address,
+            prefix: message.header.prefix_len,
+            usable: message.header.scope == AddressScope::Universe && !flags.intersects(unfit),
+        })
+    }
+}
+
+fn host_address(ifindex: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    (message.header.family, message.header.prefix_len) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
+    message
+}
+
+impl Socket {
+    /// All addresses.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        self.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), "addresses", |message| {
+            match message {
+                RouteNetlinkMessage::NewAddress(message) => Address::from_message(&message),
+                _ => None,
+            }
+        })
+    }
+
+    /// Gives an interface a host address (/32 or /128), usable at once.
+    pub fn add_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let mut message = host_address(ifindex, address);
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE, || {
+            format!("give interface {ifindex} the address {address}")
+        })
+    }
+
+    /// Takes a host address from an interface.
+    pub fn remove_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        self.request(RouteNetlinkMessage::DelAddress(host_address(ifindex, address)), 0, || {
+            format!("take the address {address} from interface {ifindex}")
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! Interfaces.
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+};
+
+use super::{NetlinkError, Socket};
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its alias, empty if it has none.
+    pub alias: String,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Bytes.
+    pub mtu: u32,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
+}
+
+impl Link {
+    fn from_message(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// A message about the interface of that index.
+fn about(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+impl Socket {
+    /// All interfaces.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.dump(
+            &RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            "interfaces",
+            |message| match message {
+                RouteNetlinkMessage::NewLink(message) => Some(Link::from_message(message)),
+                _ => None,
+            },
+        )
+    }
+
+    /// Sets an interface up.
+    pub fn set_link_up(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = about(index);
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(message), 0, || format!("set interface {index} up"))
+    }
+
+    /// Sets the MTU of an interface.
+    pub fn set_link_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = about(index);
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(RouteNetlinkMessage::SetLink(message), 0, || {
+            format!("set the MTU of interface {index} to {mtu}")
+        })
+    }
+
+    /// Puts an interface into a link group.
+    pub fn set_link_group(&mut self, index: u32, group: u32) -> Result<(), NetlinkError> {
+        let mut message = about(index);
+        message.attributes.push(LinkAttribute::Group(group));
+        self.request(RouteNetlinkMessage::SetLink(message), 0, || {
+            format!("put interface {index} into group {group}")
+        })
+    }
+
+    /// Removes an interface, and the other end of its pair.
+    pub fn remove_link(&mut self, index: u32) -> Result<(), NetlinkError> {
+        self.request(RouteNetlinkMessage::DelLink(about(index)), 0, || format!("remove interface {index}"))
+    }
+
+    /// Removes all interfaces of a link group; the kernel waits once for all of them.
+    pub fn remove_link_group(&mut self, group: u32) -> Result<(), NetlinkError> {
+        let mut message = about(0);
+        message.attributes.push(LinkAttribute::Group(group));
+        self.request(RouteNetlinkMessage::DelLink(message), 0, || {
+            format!("remove the interfaces of group {group}")
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! Route netlink: what the kernel has in the namespace of the thread that opened the socket, and changes to it.
+//!
+//! The socket blocks its caller: reading tables takes well under a millisecond, but a change waits for the kernel's
+//! one lock, which the removal of an interface holds for tens of milliseconds. So nothing here is called from the
+//! thread that serves requests.
+
+mod address;
+mod events;
+mod link;
+mod neighbour;
+mod qdisc;
+mod route;
+mod socket;
+
+pub use address::Address;
+pub use events::Events;
+pub use link::Link;
+pub use neighbour::Neighbour;
+pub use qdisc::Qdisc;
+pub use route::{PROTOCOL, Route, RouteKind};
+pub use socket::{NetlinkError, Socket};

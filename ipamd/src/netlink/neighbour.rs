@@ -1,0 +1,79 @@
+//! Neighbours: which Ethernet address an IP address is reached at.
+
+use std::net::IpAddr;
+
+use ipamd_api::MacAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::RouteType,
+};
+
+use super::{NetlinkError, Socket};
+
+/// A permanent neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+}
+
+impl Neighbour {
+    fn from_message(message: NeighbourMessage) -> Option<Self> {
+        if message.header.state != NeighbourState::Permanent {
+            return None;
+        }
+        let mut address = None;
+        let mut mac = None;
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(ip.into()),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(ip.into()),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok().map(MacAddr),
+                _ => {}
+            }
+        }
+        Some(Self { ifindex: message.header.ifindex, address: address?, mac: mac? })
+    }
+}
+
+impl Socket {
+    /// All permanent neighbours.
+    pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        self.dump(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "neighbours", |message| {
+            match message {
+                RouteNetlinkMessage::NewNeighbour(message) => Neighbour::from_message(message),
+                _ => None,
+            }
+        })
+    }
+
+    /// Adds a permanent neighbour, or corrects it.
+    pub fn put_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), NetlinkError> {
+        let Neighbour { ifindex, address, mac } = *neighbour;
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Permanent;
+        message.header.kind = RouteType::Unicast;
+        let destination = match address {
+            IpAddr::V4(ip) => {
+                message.header.family = AddressFamily::Inet;
+                NeighbourAddress::Inet(ip)
+            }
+            IpAddr::V6(ip) => {
+                message.header.family = AddressFamily::Inet6;
+                NeighbourAddress::Inet6(ip)
+            }
+        };
+        message.attributes.push(NeighbourAttribute::Destination(destination));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
+            format!("set the neighbour {address} of interface {ifindex} to {mac}")
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! Routes of the main table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+
+use super::{NetlinkError, Socket};
+
+/// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).
+pub const PROTOCOL: u8 = 0xca;
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Sends through interfaces; several on a multipath route.
+    Unicast {
+        /// Indexes of the interfaces.
+        ifindexes: Vec<u32>,
+        /// Whether there is a next hop, rather than the destination itself being on the link.
+        via_gateway: bool,
+    },
+    /// Answers that the destination is unreachable.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its destination.
+    pub destination: IpNetwork,
+    /// What it does.
+    pub kind: RouteKind,
+    /// Source address of what the node itself sends along it.
+    pub source: Option<IpAddr>,
+    /// Whether Cambric's daemon made it.
+    pub ours: bool,
+}
+
+impl Route {
+    /// The route of an endpoint's address.
+    pub fn to_endpoint(address: IpAddr, ifindex: u32, source: IpAddr) -> Self {
+        Self {
+            destination: address.into(),
+            kind: RouteKind::Unicast { ifindexes: vec![ifindex], via_gateway: false },
+            source: Some(source),
+            ours: true,
+        }
+    }
+
+    /// The route that keeps a pool's unused addresses from leaving the node.
+    pub fn unreachable(pool: IpNetwork) -> Self {
+        Self { destination: pool, kind: RouteKind::Unreachable, source: None, ours: true }
+    }
+
+    fn from_message(message: RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let unspecified: IpAddr = match header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        // A copy in the cache, such as a learned path MTU, is not a route.
+        if header.flags.contains(RouteFlags::Cloned) {
+            return None;
+        }
+        let ours = header.protocol == RouteProtocol::Other(PROTOCOL);
+        let prefix = header.destination_prefix_length;
+        let mut table = u32::from(header.table);
+        let mut destination = unspecified;
+        let mut source = None;
+        let mut ifindexes = Vec::new();
+        let mut via_gateway = false;
+        let kind = header.kind;
+        for attribute in message.attributes {
+            match attribute {
+                RouteAttribute::Table(number) => table = number,
+                RouteAttribute::Destination(address) => destination = ip(&address)?,
+                RouteAttribute::PrefSource(address) => source = ip(&address),
+                RouteAttribute::Oif(index) => ifindexes.push(index),
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => via_gateway = true,
+                RouteAttribute::MultiPath(hops) => {
+                    via_gateway = true;
+                    ifindexes.extend(hops.iter().map(|hop| hop.interface_index));
+                }
+                _ => {}
+            }
+        }
+        if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+            return None;
+        }
+        let kind = match kind {
+            RouteType::Unicast => RouteKind::Unicast { ifindexes, via_gateway },
+            RouteType::Unreachable => RouteKind::Unreachable,
+            _ => RouteKind::Other,
+        };
+        Some(Self { destination: IpNetwork::new(destination, prefix).ok()?, kind, source, ours })
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.address_family = family(self.destination.ip());
+        header.destination_prefix_length = self.destination.prefix();
+        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.protocol = RouteProtocol::Other(PROTOCOL);
+        header.scope = RouteScope::Universe;
+        message.attributes.push(RouteAttribute::Destination(attribute(self.destination.ip())));
+        message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(attribute(source))));
+        match &self.kind {
+            RouteKind::Unreachable | RouteKind::Other => header.kind = RouteType::Unreachable,
+            RouteKind::Unicast { ifindexes, via_gateway } => {
+                header.kind = RouteType::Unicast;
+                if !via_gateway {
+                    header.scope = RouteScope::Link;
+                }
+                message.attributes.extend(ifindexes.iter().map(|index| RouteAttribute::Oif(*index)));
+            }
+        }
+        message
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn attribute(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+impl Socket {
+    /// The routes of the main table, both families.
+    pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            query.header.table = RouteHeader::RT_TABLE_MAIN;
+            let dumped =
+                self.dump(&RouteNetlinkMessage::GetRoute(query), "routes", |message| match message {
+                    RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
+                    _ => None,
+                });
+            match dumped {
+                Ok(table) => routes.extend(table),
+                // A namespace in which no route of the family was ever made has no such table yet.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Adds a route, in the place of one to the same destination.
+    pub fn put_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_REPLACE, || {
+            format!("add the route to {}", route.destination)
+        })
+    }
+
+    /// Removes a route that [`Self::put_route`] made.
+    pub fn remove_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.request(RouteNetlinkMessage::DelRoute(route.message()), 0, || {
+            format!("remove the route to {}", route.destination)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_read_back_is_the_one_that_was_written() {
+        for route in [
+            Route::unreachable("10.88.0.0/16".parse().unwrap()),
+            Route::unreachable("fd00:88::/64".parse().unwrap()),
+            Route::to_endpoint("10.88.0.7".parse().unwrap(), 12, "10.88.0.1".parse().unwrap()),
+            Route::to_endpoint("fd00:88::7".parse().unwrap(), 12, "fd00:88::1".parse().unwrap()),
+        ] {
+            assert_eq!(Route::from_message(route.message()), Some(route));
+        }
+    }
+
+    #[test]
+    fn routes_of_other_tables_are_passed_over() {
+        let mut message = Route::unreachable("10.88.0.0/16".parse().unwrap()).message();
+        message.header.table = 255;
+        assert_eq!(Route::from_message(message), None);
+    }
+}

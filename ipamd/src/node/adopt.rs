@@ -1,0 +1,71 @@
+//! Takes over endpoints that the programs know and the store does not, as after the store was moved aside.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use ipamd_api::{
+    ApiError, AttachmentKey,
+    wire::{Assigned, NetnsId},
+};
+
+use super::{Node, Record, now};
+use crate::{attachment::Attachment, datapath::EndpointEntry};
+
+impl Node {
+    /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
+    /// programs know of its addresses. Its namespace and pod stay unknown. `false` if it has a record after all, or
+    /// one of its addresses belongs to another.
+    ///
+    /// # Errors
+    /// Why it could not be recorded; nothing has changed then.
+    pub fn adopt(
+        &self,
+        key: &AttachmentKey,
+        entries: &BTreeMap<IpAddr, EndpointEntry>,
+    ) -> Result<bool, ApiError> {
+        let state = &mut *self.state();
+        let Some(entry) = entries.values().next() else { return Ok(false) };
+        if state.records.contains_key(key) || entries.keys().any(|ip| state.allocator.holder(*ip).is_some()) {
+            return Ok(false);
+        }
+        let pools = state.allocator.pools();
+        let assigned = |address: &IpAddr| Assigned { address: *address, gateway: gateway(&pools, *address) };
+        let attachment = Attachment {
+            key: key.clone(),
+            addresses: entries.keys().map(assigned).collect(),
+            container_mac: entry.container_mac,
+            host_mac: entry.host_mac,
+            mtu: entry.mtu.into(),
+            netns: PathBuf::new(),
+            netns_id: NetnsId { dev: 0, ino: 0 },
+            pod: None,
+            labels: BTreeMap::new(),
+            created: now(),
+        };
+        state.allocator.adopt(&attachment);
+        let stored = match self.store_new(state, &attachment) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                for ip in attachment.ips() {
+                    state.allocator.release(ip);
+                }
+                return Err(error);
+            }
+        };
+        let record = Record {
+            touched: attachment.created,
+            attachment,
+            stored: Some(stored),
+            committed: Some(entry.ifindex),
+        };
+        state.records.insert(key.clone(), record);
+        Ok(true)
+    }
+}
+
+/// The gateway of the pool that an address lies in; the address itself if the pool is no longer configured.
+fn gateway(pools: &[ipamd_api::wire::Pool], address: IpAddr) -> IpAddr {
+    let contains = |pool: &&ipamd_api::wire::Pool| {
+        pool.cidr.parse::<ipnetwork::IpNetwork>().is_ok_and(|cidr| cidr.contains(address))
+    };
+    pools.iter().find(contains).map_or(address, |pool| pool.gateway)
+}

@@ -1,0 +1,44 @@
+//! CHECK: what is recorded, and what of the daemon's part is wrong.
+
+use ipamd_api::{AttachmentKey, wire::Checked};
+
+use super::{Node, entry};
+
+impl Node {
+    /// Compares an attachment's record with what the kernel has of it.
+    pub fn check(&self, key: &AttachmentKey) -> Checked {
+        let state = self.state();
+        let Some(record) = state.records.get(key) else {
+            return Checked { reservation: None, faults: vec![format!("the daemon has no record of {key}")] };
+        };
+        let host_ifname = key.host_ifname();
+        let mut faults = Vec::new();
+        match (record.committed, self.kernel.link_index(&host_ifname)) {
+            (None, _) => faults.push(format!("the ADD of {key} was never completed")),
+            (Some(_), None) => faults.push(format!("the interface {host_ifname} is gone")),
+            (Some(committed), Some(present)) if committed != present => {
+                faults.push(format!("the interface {host_ifname} is not the one that ADD made"));
+            }
+            (Some(ifindex), Some(_)) => {
+                faults.extend(self.kernel.attachment_faults(&host_ifname, ifindex));
+                match self.kernel.endpoints() {
+                    Err(error) => faults.push(error.to_string()),
+                    Ok(known) => {
+                        for ip in record.attachment.ips() {
+                            let wanted =
+                                known.get(&ip).map(|known| entry(&record.attachment, ifindex, known.shaped));
+                            if known.get(&ip) != wanted.as_ref() {
+                                faults.push(format!(
+                                    "the programs know something else of {ip} than its record says"
+                                ));
+                            } else if wanted.is_none() {
+                                faults.push(format!("the programs do not know the address {ip}"));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Checked { reservation: Some(self.reservation(record)), faults }
+    }
+}

@@ -1,0 +1,62 @@
+//! The second half of ADD: the interface stands, and its traffic is let through.
+
+use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
+
+use super::{Node, entry, internal};
+use crate::store::Batch;
+
+impl Node {
+    /// Tells the programs of an attachment once its record is durable.
+    ///
+    /// # Errors
+    /// Why not; the programs go on dropping everything of the interface then.
+    pub async fn commit(&self, request: &Commit) -> Result<(), ApiError> {
+        let key = &request.key;
+        let stored = {
+            let mut state = self.state();
+            let record = state.records.get_mut(key).ok_or_else(|| unknown(key))?;
+            match record.stored.take() {
+                Some(ticket) => ticket,
+                // Another commit took it. An empty batch is durable when all before it are.
+                None => self.submit(Batch::new())?,
+            }
+        };
+        stored.wait().await.map_err(|error| self.refusal(&error))?;
+        self.enforce(key, request.host_ifindex)?;
+        tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
+        Ok(())
+    }
+
+    fn enforce(&self, key: &AttachmentKey, ifindex: u32) -> Result<(), ApiError> {
+        let mut state = self.state();
+        // It may have been released while its record was on the way to the disk.
+        let record = state.records.get_mut(key).ok_or_else(|| unknown(key))?;
+        let host_ifname = key.host_ifname();
+        if self.kernel.link_index(&host_ifname) != Some(ifindex) {
+            return Err(ApiError::new(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "there is no interface {host_ifname} of index {ifindex} in the daemon's network namespace"
+                ),
+            ));
+        }
+        let attachment = &record.attachment;
+        let entry = entry(attachment, ifindex, false);
+        for (done, ip) in attachment.ips().enumerate() {
+            if let Err(error) = self.kernel.put_endpoint(ip, &entry) {
+                for ip in attachment.ips().take(done) {
+                    // The plugin undoes the whole of it anyway.
+                    let _ = self.kernel.remove_endpoint(ip);
+                }
+                return Err(internal(error));
+            }
+        }
+        record.committed = Some(ifindex);
+        // What was sent to these addresses before they existed has been judged on that.
+        self.kernel.bump_epoch().map_err(internal)
+    }
+}
+
+fn unknown(key: &AttachmentKey) -> ApiError {
+    ApiError::new(ErrorKind::NotFound, format!("{key} has no reservation"))
+}

@@ -1,0 +1,48 @@
+//! What the node needs of the kernel: the programs and their maps, and the interfaces beside them.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
+
+use crate::datapath::{DatapathError, EndpointEntry};
+
+/// The kernel, as the node uses it. Every call is short; none waits for the kernel's network lock.
+pub trait Kernel: Debug + Send + Sync {
+    /// How programs are attached.
+    fn attach_mode(&self) -> AttachMode;
+    /// Path of a pinned program.
+    fn program_path(&self, name: &str) -> PathBuf;
+    /// Where the links of an interface are pinned: ingress, egress.
+    fn link_pins(&self, ifname: &str) -> [PathBuf; 2];
+    /// Makes an address forwardable, or changes what the programs know of it.
+    fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError>;
+    /// Cuts an address off.
+    fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError>;
+    /// All addresses that the programs know.
+    fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError>;
+    /// Makes every flow be judged anew.
+    fn bump_epoch(&self) -> Result<(), DatapathError>;
+    /// What is wrong with the programs of a host end, a sentence each.
+    fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String>;
+    /// Removes the link pins of a host end.
+    fn unpin_links(&self, ifname: &str);
+    /// Packets dropped, by reason.
+    fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError>;
+    /// Gives the matching conntrack entries page by page until told to stop. This one may take long.
+    fn conntrack(
+        &self,
+        filter: &ConntrackFilter,
+        page: &mut dyn FnMut(Vec<Connection>) -> bool,
+    ) -> Result<(), DatapathError>;
+    /// Index of the interface of that name.
+    fn link_index(&self, ifname: &str) -> Option<u32>;
+    /// Has a host end removed soon; returns at once.
+    fn remove_link(&self, ifname: &str, ifindex: u32);
+    /// Which network namespace is at a path.
+    fn netns_at(&self, path: &Path) -> Option<NetnsId>;
+}

@@ -1,0 +1,217 @@
+//! The node: its attachments, from reservation to release, and everything that is asked about them.
+//!
+//! One lock guards the records and the addresses. It is held for map lookups and for single system calls on the
+//! programs' maps, never while waiting; so a record and what the programs know of it change together.
+
+mod adopt;
+mod check;
+mod commit;
+mod kernel;
+mod release;
+mod repair;
+mod report;
+mod reserve;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ipamd_api::{
+    ApiError, AttachmentKey, ErrorKind,
+    wire::{MapUse, Reservation},
+};
+
+pub use kernel::Kernel;
+pub use repair::Leak;
+pub use watch::{Committed, Records};
+
+use crate::{
+    attachment::Attachment,
+    datapath::EndpointEntry,
+    ipam::{Allocator, Pool},
+    store::{Batch, Loaded, Store, StoreError, Ticket},
+};
+
+/// The MTU of containers while no uplink is known and none is configured.
+pub const FALLBACK_MTU: u32 = 1500;
+
+/// One attachment as the daemon holds it.
+#[derive(Debug)]
+struct Record {
+    attachment: Attachment,
+    /// Says when the record is durable; taken by the commit that waits for it.
+    stored: Option<Ticket>,
+    /// Index of the host end, from the commit on.
+    committed: Option<u32>,
+    /// When it was last asked for, in seconds since the Unix epoch.
+    touched: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    allocator: Allocator,
+    records: BTreeMap<AttachmentKey, Record>,
+    /// The cursors as they were last stored.
+    cursors: BTreeMap<String, IpAddr>,
+    /// Host ends that are being removed.
+    leaving: BTreeSet<u32>,
+}
+
+/// What the reconciliation found out that others ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Names of the uplinks.
+    pub uplinks: Vec<String>,
+    /// What needs a person, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// The node. Shared by the server, the reconciliation and the metrics.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    kernel: Box<dyn Kernel>,
+    store: Store,
+    state: Mutex<State>,
+    findings: Mutex<Findings>,
+    conntrack: Mutex<BTreeMap<String, MapUse>>,
+    mtu: Mutex<u32>,
+    /// Why the store takes no more records.
+    store_failure: Mutex<Option<String>>,
+    started: Instant,
+}
+
+impl Node {
+    /// A node that goes on where the store and the programs' maps say that the last daemon stopped.
+    pub fn new(
+        name: String,
+        pools: Vec<Pool>,
+        (store, loaded): (Store, Loaded),
+        kernel: Box<dyn Kernel>,
+    ) -> Result<Self, ApiError> {
+        let entries = kernel.endpoints().map_err(internal)?;
+        let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
+        let resume = |attachment: Attachment| {
+            let committed = attachment.ips().find_map(|ip| entries.get(&ip)).map(|entry| entry.ifindex);
+            let touched = attachment.created;
+            (attachment.key.clone(), Record { attachment, stored: None, committed, touched })
+        };
+        let records = loaded.attachments.into_iter().map(resume).collect();
+        let state = State { allocator, records, cursors: loaded.cursors, leaving: BTreeSet::new() };
+        Ok(Self {
+            name,
+            kernel,
+            store,
+            state: Mutex::new(state),
+            findings: Mutex::default(),
+            conntrack: Mutex::default(),
+            mtu: Mutex::new(FALLBACK_MTU),
+            store_failure: Mutex::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// What the records are carried out on.
+    pub fn kernel(&self) -> &dyn Kernel {
+        self.kernel.as_ref()
+    }
+
+    /// Sets the MTU that attachments get from now on.
+    pub fn set_mtu(&self, mtu: u32) {
+        *lock(&self.mtu) = mtu;
+    }
+
+    /// Takes note of what the reconciliation found.
+    pub fn set_findings(&self, findings: Findings) {
+        *lock(&self.findings) = findings;
+    }
+
+    /// Takes note of how full the conntrack maps are.
+    pub fn set_conntrack_use(&self, conntrack: BTreeMap<String, MapUse>) {
+        *lock(&self.conntrack) = conntrack;
+    }
+
+    /// Closes the store once all that was submitted is written.
+    ///
+    /// # Errors
+    /// Why the last records could not be written.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn submit(&self, batch: Batch) -> Result<Ticket, ApiError> {
+        self.store.submit(batch).map_err(|error| self.refusal(&error))
+    }
+
+    /// How the store's refusal is told. One that is for good is remembered for [`Self::status`].
+    fn refusal(&self, error: &StoreError) -> ApiError {
+        let kind = match error {
+            StoreError::Busy => ErrorKind::TryAgainLater,
+            StoreError::Unencodable { .. } => ErrorKind::InvalidRequest,
+            _ => {
+                *lock(&self.store_failure) = Some(error.to_string());
+                ErrorKind::Internal
+            }
+        };
+        ApiError::new(kind, error.to_string())
+    }
+
+    /// What the plugin is told of an attachment.
+    fn reservation(&self, record: &Record) -> Reservation {
+        let attachment = &record.attachment;
+        let host_ifname = attachment.key.host_ifname();
+        let committed =
+            record.committed.is_some() && self.kernel.link_index(&host_ifname) == record.committed;
+        let [from_endpoint_link, to_endpoint_link] = self.kernel.link_pins(&host_ifname);
+        Reservation {
+            addresses: attachment.addresses.clone(),
+            host_mac: attachment.host_mac,
+            container_mac: attachment.container_mac,
+            mtu: attachment.mtu,
+            attach_mode: self.kernel.attach_mode(),
+            from_endpoint: self.kernel.program_path("from_endpoint"),
+            to_endpoint: self.kernel.program_path("to_endpoint"),
+            from_endpoint_link,
+            to_endpoint_link,
+            host_ifname,
+            committed,
+        }
+    }
+}
+
+/// What the programs are told of an attachment whose host end has that index.
+fn entry(attachment: &Attachment, ifindex: u32, shaped: bool) -> EndpointEntry {
+    EndpointEntry {
+        ifindex,
+        container_mac: attachment.container_mac,
+        host_mac: attachment.host_mac,
+        mtu: u16::try_from(attachment.mtu).unwrap_or(u16::MAX),
+        shaped,
+    }
+}
+
+/// Locks what a panicking thread may have held: every section leaves it consistent at each step that can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How a failure that needs a person is told.
+fn internal(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorKind::Internal, error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

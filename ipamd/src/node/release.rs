@@ -1,0 +1,149 @@
+//! DEL and GC: cutting attachments off and giving their addresses back.
+
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::ValidAttachment};
+
+use super::{Node, State, internal, reserve::check_key};
+use crate::store::{Batch, Ticket};
+
+/// How long an answer waits for an interface to disappear. The kernel hides it within a millisecond or so, unless
+/// it is still busy with others.
+const DISAPPEARS_WITHIN: Duration = Duration::from_millis(50);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// An attachment that is cut off; what is left is to wait.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Leaving {
+    removed: Option<Ticket>,
+    link: Option<(String, u32)>,
+}
+
+impl Node {
+    /// Cuts an attachment off, gives its addresses back and removes its interface. Returns when the removal of the
+    /// record is durable and, as a rule, the interface is gone. An attachment that is not known is fine.
+    ///
+    /// # Errors
+    /// Why the record could not be removed.
+    pub async fn release(&self, key: &AttachmentKey) -> Result<(), ApiError> {
+        check_key(key)?;
+        let leaving = self.detach(&mut self.state(), key)?;
+        self.await_gone(key, leaving).await
+    }
+
+    /// Releases every attachment of `network` that is not in `valid`; returns how many.
+    ///
+    /// # Errors
+    /// The first that could not be released; the others are tried all the same.
+    pub async fn collect(&self, network: &str, valid: &[ValidAttachment]) -> Result<u64, ApiError> {
+        let valid =
+            valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect::<HashSet<_>>();
+        let is_stale = |key: &AttachmentKey| {
+            key.network == network && !valid.contains(&(key.container_id.as_str(), key.ifname.as_str()))
+        };
+        let stale = self.state().records.keys().filter(|key| is_stale(key)).cloned().collect::<Vec<_>>();
+        let mut failed = None;
+        let mut released = 0;
+        // All are cut off before any is waited for.
+        let mut leaving = Vec::with_capacity(stale.len());
+        for key in stale {
+            match self.detach(&mut self.state(), &key) {
+                Ok(left) => leaving.push((key, left)),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        for (key, left) in leaving {
+            match self.await_gone(&key, left).await {
+                Ok(()) => released += 1,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(released), Err)
+    }
+
+    /// Releases the attachment that holds `address`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if none does; [`ErrorKind::InUse`] if its interface exists, unless `force`.
+    pub async fn release_address(&self, address: IpAddr, force: bool) -> Result<(), ApiError> {
+        let (key, leaving) = {
+            let mut state = self.state();
+            let key = state.allocator.holder(address).cloned().ok_or_else(|| {
+                ApiError::new(ErrorKind::NotFound, format!("address {address} is not in use"))
+            })?;
+            let host_ifname = key.host_ifname();
+            if !force && self.kernel.link_index(&host_ifname).is_some() {
+                return Err(ApiError::new(
+                    ErrorKind::InUse,
+                    format!("address {address} is in use by {key}, whose interface {host_ifname} exists"),
+                ));
+            }
+            let leaving = self.detach(&mut state, &key)?;
+            (key, leaving)
+        };
+        self.await_gone(&key, leaving).await
+    }
+
+    /// Cuts an attachment off: nothing of it is forwarded once this returns, and its addresses are free. The removal
+    /// of the record and of the interface are under way.
+    pub(super) fn detach(&self, state: &mut State, key: &AttachmentKey) -> Result<Leaving, ApiError> {
+        let mut removed = None;
+        if let Some(record) = state.records.get(key) {
+            let ips = record.attachment.ips().collect::<Vec<_>>();
+            // First what can be refused.
+            let mut batch = Batch::new();
+            batch.remove(key);
+            let ticket = self.submit(batch)?;
+            for ip in &ips {
+                self.kernel.remove_endpoint(*ip).map_err(internal)?;
+            }
+            if record.committed.is_some() {
+                self.kernel.bump_epoch().map_err(internal)?;
+                tracing::info!(%key, "endpoint removed");
+            }
+            state.records.remove(key);
+            for ip in ips {
+                state.allocator.release(ip);
+            }
+            removed = Some(ticket);
+        }
+        let host_ifname = key.host_ifname();
+        let link = self.kernel.link_index(&host_ifname).map(|ifindex| (host_ifname, ifindex));
+        if let Some((host_ifname, ifindex)) = &link {
+            state.leaving.insert(*ifindex);
+            self.kernel.remove_link(host_ifname, *ifindex);
+        }
+        Ok(Leaving { removed, link })
+    }
+
+    async fn await_gone(&self, key: &AttachmentKey, leaving: Leaving) -> Result<(), ApiError> {
+        if let Some(ticket) = leaving.removed {
+            ticket.wait().await.map_err(|error| self.refusal(&error))?;
+        }
+        if let Some((host_ifname, ifindex)) = &leaving.link {
+            let deadline = tokio::time::Instant::now() + DISAPPEARS_WITHIN;
+            while self.kernel.link_index(host_ifname) == Some(*ifindex) {
+                if tokio::time::Instant::now() >= deadline {
+                    // The reconciliation removes the pins once it is gone.
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        self.unpin_if_gone(key);
+        Ok(())
+    }
+
+    /// Removes the link pins of an attachment that has neither a record nor an interface. Not before: without them
+    /// the programs leave the interface, and what is left of its traffic would pass unchecked.
+    fn unpin_if_gone(&self, key: &AttachmentKey) {
+        let state = self.state();
+        let host_ifname = key.host_ifname();
+        // A new ADD of the same attachment may have begun.
+        if !state.records.contains_key(key) && self.kernel.link_index(&host_ifname).is_none() {
+            self.kernel.unpin_links(&host_ifname);
+        }
+    }
+}

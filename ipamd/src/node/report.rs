@@ -1,0 +1,88 @@
+//! What the node says of itself.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipamd_api::wire::{self, Endpoint, EndpointState, Status};
+
+use super::{Node, Record, lock};
+
+impl Node {
+    /// The node's state as a whole.
+    pub fn status(&self) -> Status {
+        let findings = lock(&self.findings).clone();
+        let mut problems = findings.problems;
+        let (endpoints, pools) = {
+            let state = self.state();
+            let committed = state.records.values().filter(|record| record.committed.is_some()).count();
+            (committed as u64, state.allocator.pools())
+        };
+        let full = pools.iter().filter(|pool| pool.used >= pool.capacity);
+        problems.extend(full.map(|pool| {
+            format!(
+                "pool {} ({}) is exhausted: all {} addresses are in use",
+                pool.name, pool.cidr, pool.capacity
+            )
+        }));
+        let store_failure = lock(&self.store_failure).clone();
+        let ready = store_failure.is_none();
+        problems.extend(store_failure);
+        let drops = self.kernel.drops().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            BTreeMap::new()
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_name: self.name.clone(),
+            ready,
+            problems,
+            endpoints,
+            attach_mode: self.kernel.attach_mode(),
+            uplinks: findings.uplinks,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            conntrack: lock(&self.conntrack).clone(),
+            drops,
+        }
+    }
+
+    /// All endpoints, by their keys.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.state().records.values().map(|record| self.endpoint(record)).collect()
+    }
+
+    /// The endpoint that has `address`.
+    pub fn endpoint_of(&self, address: IpAddr) -> Option<Endpoint> {
+        let state = self.state();
+        let holder = state.allocator.holder(address)?;
+        state.records.get(holder).map(|record| self.endpoint(record))
+    }
+
+    /// All pools in their order.
+    pub fn pools(&self) -> Vec<wire::Pool> {
+        self.state().allocator.pools()
+    }
+
+    fn endpoint(&self, record: &Record) -> Endpoint {
+        let attachment = &record.attachment;
+        let host_ifname = attachment.key.host_ifname();
+        let present =
+            record.committed.filter(|ifindex| self.kernel.link_index(&host_ifname) == Some(*ifindex));
+        Endpoint {
+            key: attachment.key.clone(),
+            addresses: attachment.addresses.clone(),
+            host_ifname,
+            host_ifindex: present,
+            container_mac: attachment.container_mac,
+            host_mac: attachment.host_mac,
+            mtu: attachment.mtu,
+            netns: attachment.netns.clone(),
+            pod: attachment.pod.clone(),
+            labels: attachment.labels.clone(),
+            state: match (record.committed, present) {
+                (None, _) => EndpointState::Reserved,
+                (Some(_), Some(_)) => EndpointState::Ready,
+                (Some(_), None) => EndpointState::Broken,
+            },
+            created: attachment.created,
+        }
+    }
+}

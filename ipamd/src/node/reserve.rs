@@ -1,0 +1,147 @@
+//! The first half of ADD: addresses and names.
+
+use ipamd_api::{
+    ApiError, AttachmentKey, ErrorKind,
+    wire::{Reservation, Reserve},
+};
+
+use super::{Node, Record, State, lock, now};
+use crate::{attachment::Attachment, store::Batch};
+
+/// What an interface's MTU can be: IPv6 needs 1280 bytes; more than 65535 does not fit an IP packet.
+const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
+
+impl Node {
+    /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
+    /// way to the disk when this returns; [`Self::commit`] waits for it.
+    ///
+    /// # Errors
+    /// Why nothing could be reserved; nothing has changed then.
+    pub fn reserve(&self, request: &Reserve) -> Result<Reservation, ApiError> {
+        check_key(&request.key)?;
+        check_request(request)?;
+        let state = &mut *self.state();
+        match state.records.get_mut(&request.key) {
+            Some(record) if record.attachment.netns_id == request.netns_id => {
+                agrees(&record.attachment, request)?;
+                record.touched = now();
+                return Ok(self.reservation(record));
+            }
+            // The runtime made a new container of the same id: the old one, and its interface with it, is gone.
+            Some(_) => drop(self.detach(state, &request.key)?),
+            None => {}
+        }
+        let attachment = self.allocate(state, request)?;
+        let stored = match self.store_new(state, &attachment) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                for address in attachment.ips() {
+                    state.allocator.release(address);
+                }
+                return Err(error);
+            }
+        };
+        let key = attachment.key.clone();
+        let touched = attachment.created;
+        let record = Record { attachment, stored: Some(stored), committed: None, touched };
+        let reservation = self.reservation(&record);
+        tracing::debug!(%key, "reserved");
+        state.records.insert(key, record);
+        Ok(reservation)
+    }
+
+    fn allocate(&self, state: &mut State, request: &Reserve) -> Result<Attachment, ApiError> {
+        let addresses = state
+            .allocator
+            .reserve(&request.key, &request.addresses)
+            .map_err(|error| ApiError::new(error.kind(), error.to_string()))?;
+        let (host_mac, container_mac) = request.key.macs();
+        Ok(Attachment {
+            key: request.key.clone(),
+            addresses,
+            container_mac: request.mac.unwrap_or(container_mac),
+            host_mac,
+            mtu: request.mtu.unwrap_or_else(|| *lock(&self.mtu)),
+            netns: request.netns.clone(),
+            netns_id: request.netns_id,
+            pod: request.pod.clone(),
+            labels: request.labels.clone(),
+            created: now(),
+        })
+    }
+
+    /// Submits a new record with the cursors that its addresses moved.
+    pub(super) fn store_new(
+        &self,
+        state: &mut State,
+        attachment: &Attachment,
+    ) -> Result<crate::store::Ticket, ApiError> {
+        let mut batch = Batch::new();
+        batch.put(attachment).map_err(|error| self.refusal(&error))?;
+        let moved = state
+            .allocator
+            .cursors()
+            .filter(|(pool, last)| state.cursors.get(*pool) != Some(last))
+            .map(|(pool, last)| (pool.to_owned(), last))
+            .collect::<Vec<_>>();
+        for (pool, last) in &moved {
+            batch.cursor(pool, *last);
+        }
+        let ticket = self.submit(batch)?;
+        state.cursors.extend(moved);
+        Ok(ticket)
+    }
+}
+
+/// Whether the parts of a key are what the specification allows, as far as names and paths depend on it.
+pub(super) fn check_key(key: &AttachmentKey) -> Result<(), ApiError> {
+    let parts = [
+        ("network", &key.network, 255),
+        ("container id", &key.container_id, 255),
+        ("interface name", &key.ifname, 15),
+    ];
+    for (what, value, longest) in parts {
+        let unfit = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        if value.is_empty() || value.len() > longest || value.contains(unfit) {
+            return Err(ApiError::new(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "the {what} {value:?} must have 1 to {longest} bytes, without '/', spaces and control characters"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_request(request: &Reserve) -> Result<(), ApiError> {
+    let invalid = |message| Err(ApiError::new(ErrorKind::InvalidRequest, message));
+    if let Some(mtu) = request.mtu.filter(|mtu| !MTU.contains(mtu)) {
+        return invalid(format!("mtu is {mtu}, but must be from {} to {}", MTU.start(), MTU.end()));
+    }
+    if let Some(mac) = request.mac.filter(|mac| !mac.is_unicast()) {
+        return invalid(format!("mac {mac} is not the address of one interface"));
+    }
+    Ok(())
+}
+
+/// Whether a request asks for what the attachment already has.
+fn agrees(attachment: &Attachment, request: &Reserve) -> Result<(), ApiError> {
+    let differs = |what: String| {
+        Err(ApiError::new(
+            ErrorKind::InvalidRequest,
+            format!("{} stands already with {what}; delete it first to change that", attachment.key),
+        ))
+    };
+    let addresses = || attachment.ips().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" and ");
+    if let Some(other) = request.addresses.iter().find(|wanted| !attachment.ips().any(|ip| ip == **wanted)) {
+        return differs(format!("{}, without the requested {other}", addresses()));
+    }
+    if request.mac.is_some_and(|mac| mac != attachment.container_mac) {
+        return differs(format!("the Ethernet address {}", attachment.container_mac));
+    }
+    if request.mtu.is_some_and(|mtu| mtu != attachment.mtu) {
+        return differs(format!("an MTU of {}", attachment.mtu));
+    }
+    Ok(())
+}

@@ -1,0 +1,341 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bpf::attach::Pins;
+use ipamd_api::wire::{
+    AttachMode, Commit, Connection, ConntrackFilter, EndpointState, NetnsId, Reserve, ValidAttachment,
+};
+
+use super::*;
+use crate::{datapath::DatapathError, leaks};
+
+/// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
+#[derive(Debug, Default)]
+struct Fake {
+    links: BTreeMap<String, u32>,
+    endpoints: BTreeMap<IpAddr, EndpointEntry>,
+    netns: BTreeMap<PathBuf, NetnsId>,
+    epoch: u32,
+    unpinned: Vec<String>,
+    /// Which address cannot be written.
+    refuses: Option<IpAddr>,
+    /// Removed interfaces stay in sight.
+    lingering: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FakeKernel(Arc<Mutex<Fake>>);
+
+impl FakeKernel {
+    fn lock(&self) -> MutexGuard<'_, Fake> {
+        lock(&self.0)
+    }
+
+    fn refused() -> DatapathError {
+        DatapathError::Layout { map: "endpoints".into() }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn attach_mode(&self) -> AttachMode {
+        AttachMode::Tcx
+    }
+    fn program_path(&self, name: &str) -> PathBuf {
+        Pins::new("/b").program(name)
+    }
+    fn link_pins(&self, ifname: &str) -> [PathBuf; 2] {
+        ["ingress", "egress"].map(|hook| format!("/b/links/{ifname}-{hook}").into())
+    }
+    fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        let mut fake = self.lock();
+        if fake.refuses == Some(address) {
+            return Err(Self::refused());
+        }
+        fake.endpoints.insert(address, *entry);
+        Ok(())
+    }
+    fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError> {
+        self.lock().endpoints.remove(&address);
+        Ok(())
+    }
+    fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError> {
+        Ok(self.lock().endpoints.clone())
+    }
+    fn bump_epoch(&self) -> Result<(), DatapathError> {
+        self.lock().epoch += 1;
+        Ok(())
+    }
+    fn attachment_faults(&self, _: &str, _: u32) -> Vec<String> {
+        Vec::new()
+    }
+    fn unpin_links(&self, ifname: &str) {
+        self.lock().unpinned.push(ifname.to_owned());
+    }
+    fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError> {
+        Ok(BTreeMap::new())
+    }
+    fn conntrack(
+        &self,
+        _: &ConntrackFilter,
+        _: &mut dyn FnMut(Vec<Connection>) -> bool,
+    ) -> Result<(), DatapathError> {
+        Ok(())
+    }
+    fn link_index(&self, ifname: &str) -> Option<u32> {
+        self.lock().links.get(ifname).copied()
+    }
+    fn remove_link(&self, ifname: &str, ifindex: u32) {
+        let mut fake = self.lock();
+        if !fake.lingering && fake.links.get(ifname) == Some(&ifindex) {
+            fake.links.remove(ifname);
+        }
+    }
+    fn netns_at(&self, path: &Path) -> Option<NetnsId> {
+        self.lock().netns.get(path).copied()
+    }
+}
+
+struct Bench {
+    node: Option<Node>,
+    kernel: FakeKernel,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A node with room for two containers.
+    fn new() -> Self {
+        let mut bench = Self { node: None, kernel: FakeKernel::default(), dir: tempfile::tempdir().unwrap() };
+        bench.restart();
+        bench
+    }
+
+    fn restart(&mut self) {
+        drop(self.node.take());
+        let pools = [("four", "10.0.0.0/30"), ("six", "fd00::/126")];
+        let mut pools = pools.map(|(name, cidr)| Pool::new(name, cidr.parse().unwrap()).unwrap()).to_vec();
+        pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
+        let opened = Store::open(self.dir.path()).unwrap();
+        self.node = Some(Node::new("n".into(), pools, opened, Box::new(self.kernel.clone())).unwrap());
+    }
+
+    fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
+    }
+
+    /// The plugin's part of ADD.
+    async fn add(&self, id: &str) -> Reservation {
+        let reservation = self.node().reserve(&request(id)).unwrap();
+        let ifindex = self.link(id);
+        self.node().commit(&Commit { key: key(id), host_ifindex: ifindex }).await.unwrap();
+        reservation
+    }
+
+    fn link(&self, id: &str) -> u32 {
+        let mut fake = self.kernel.lock();
+        let ifindex = fake.links.values().max().unwrap_or(&9) + 1;
+        fake.links.insert(key(id).host_ifname(), ifindex);
+        fake.netns.insert(request(id).netns, request(id).netns_id);
+        ifindex
+    }
+}
+
+fn key(id: &str) -> AttachmentKey {
+    AttachmentKey { network: "net".into(), container_id: id.into(), ifname: "eth0".into() }
+}
+
+fn request(id: &str) -> Reserve {
+    Reserve {
+        key: key(id),
+        netns: format!("/run/netns/{id}").into(),
+        netns_id: NetnsId { dev: 4, ino: id.len() as u64 + 100 },
+        addresses: Vec::new(),
+        mac: None,
+        mtu: None,
+        pod: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, ApiError>) -> ErrorKind {
+    result.unwrap_err().kind
+}
+
+#[tokio::test]
+async fn an_attachment_is_forwarded_from_its_commit_to_its_release() {
+    let bench = Bench::new();
+    let reservation = bench.node().reserve(&request("a")).unwrap();
+    assert_eq!(
+        reservation.addresses.iter().map(|a| a.address.to_string()).collect::<Vec<_>>(),
+        ["10.0.0.2", "fd00::2"]
+    );
+    assert_eq!((reservation.mtu, reservation.committed), (1500, false));
+    assert!(bench.kernel.lock().endpoints.is_empty());
+    assert_eq!(bench.node().endpoints()[0].state, EndpointState::Reserved);
+
+    let host_ifindex = bench.link("a");
+    bench.node().commit(&Commit { key: key("a"), host_ifindex }).await.unwrap();
+    assert_eq!(bench.kernel.lock().endpoints.len(), 2);
+    assert_eq!(bench.node().endpoints()[0].state, EndpointState::Ready);
+    assert_eq!(bench.node().check(&key("a")).faults, Vec::<String>::new());
+
+    let epoch = bench.kernel.lock().epoch;
+    bench.node().release(&key("a")).await.unwrap();
+    let fake = bench.kernel.lock();
+    assert!(fake.endpoints.is_empty() && fake.links.is_empty() && fake.epoch > epoch);
+    assert_eq!(fake.unpinned, [key("a").host_ifname()]);
+    drop(fake);
+    assert!(bench.node().endpoints().is_empty());
+    assert!(bench.node().pools().iter().all(|pool| pool.used == 0));
+}
+
+#[tokio::test]
+async fn asked_again_it_gives_the_same_answer_and_says_whether_it_stands() {
+    let bench = Bench::new();
+    let first = bench.add("a").await;
+    let again = bench.node().reserve(&request("a")).unwrap();
+    assert_eq!(again, Reservation { committed: true, ..first.clone() });
+    bench.kernel.lock().links.clear();
+    assert_eq!(bench.node().reserve(&request("a")).unwrap(), first);
+    let other = Reserve { addresses: vec!["10.0.1.2".parse().unwrap()], ..request("a") };
+    assert_eq!(kind(bench.node().reserve(&other)), ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn a_container_made_anew_under_the_same_id_replaces_the_old_one() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    let renewed = Reserve { netns_id: NetnsId { dev: 4, ino: 999 }, ..request("a") };
+    assert!(!bench.node().reserve(&renewed).unwrap().committed);
+    let fake = bench.kernel.lock();
+    assert!(fake.endpoints.is_empty() && fake.links.is_empty());
+}
+
+#[tokio::test]
+async fn exhaustion_names_the_pools_and_release_mends_it() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    bench.add("bb").await;
+    let full = bench.node().reserve(&request("ccc")).unwrap_err();
+    assert_eq!(full.kind, ErrorKind::PoolExhausted);
+    assert!(full.message.contains("four") && full.message.contains("1 of 1"), "{full}");
+    assert!(bench.node().status().problems.iter().any(|problem| problem.contains("exhausted")));
+    bench.node().release(&key("a")).await.unwrap();
+    bench.add("ccc").await;
+}
+
+#[tokio::test]
+async fn a_commit_without_its_interface_or_its_map_lets_nothing_through() {
+    let bench = Bench::new();
+    assert_eq!(
+        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1 }).await),
+        ErrorKind::NotFound
+    );
+    let reservation = bench.node().reserve(&request("a")).unwrap();
+    assert_eq!(
+        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1 }).await),
+        ErrorKind::InvalidRequest
+    );
+    let host_ifindex = bench.link("a");
+    bench.kernel.lock().refuses = Some(reservation.addresses[1].address);
+    let commit = Commit { key: key("a"), host_ifindex };
+    assert_eq!(kind(bench.node().commit(&commit).await), ErrorKind::Internal);
+    assert!(bench.kernel.lock().endpoints.is_empty());
+    bench.kernel.lock().refuses = None;
+    bench.node().commit(&commit).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_released_too() {
+    let bench = Bench::new();
+    bench.node().release(&key("a")).await.unwrap();
+    bench.link("a");
+    bench.node().release(&key("a")).await.unwrap();
+    assert!(bench.kernel.lock().links.is_empty());
+}
+
+#[tokio::test]
+async fn a_new_add_keeps_its_pins_while_the_old_interface_lingers() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    bench.kernel.lock().lingering = true;
+    bench.node().release(&key("a")).await.unwrap();
+    assert_eq!(bench.kernel.lock().unpinned, Vec::<String>::new());
+    bench.node().reserve(&request("a")).unwrap();
+    bench.kernel.lock().links.clear();
+    assert!(!bench.node().unpin_unrecorded(&key("a").host_ifname()));
+}
+
+#[tokio::test]
+async fn garbage_collection_spares_the_valid_and_other_networks() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    bench.add("bb").await;
+    let valid = [ValidAttachment { container_id: "bb".into(), ifname: "eth0".into() }];
+    assert_eq!(bench.node().collect("other", &[]).await, Ok(0));
+    assert_eq!(bench.node().collect("net", &valid).await, Ok(1));
+    assert_eq!(bench.node().endpoints().iter().map(|e| e.key.clone()).collect::<Vec<_>>(), [key("bb")]);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_released_by_force_only() {
+    let bench = Bench::new();
+    let address = bench.add("a").await.addresses[0].address;
+    assert_eq!(kind(bench.node().release_address(address, false).await), ErrorKind::InUse);
+    bench.node().release_address(address, true).await.unwrap();
+    assert_eq!(kind(bench.node().release_address(address, true).await), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_last_daemon_stopped() {
+    let mut bench = Bench::new();
+    bench.add("a").await;
+    let before = bench.node().endpoints();
+    bench.restart();
+    assert_eq!(bench.node().endpoints(), before);
+    assert!(bench.node().reserve(&request("a")).unwrap().committed);
+}
+
+#[tokio::test]
+async fn endpoints_are_taken_over_when_the_store_was_moved_aside() {
+    let mut bench = Bench::new();
+    let addresses = bench.add("a").await.addresses;
+    let entries = bench.kernel.lock().endpoints.clone();
+    drop(bench.node.take());
+    bench.dir = tempfile::tempdir().unwrap();
+    bench.restart();
+    assert_eq!(bench.node().adopt(&key("a"), &entries), Ok(true));
+    assert_eq!(bench.node().adopt(&key("a"), &entries), Ok(false));
+    let adopted = &bench.node().endpoints()[0];
+    assert_eq!((&adopted.addresses, adopted.state), (&addresses, EndpointState::Ready));
+    bench.restart();
+    assert_eq!(bench.node().endpoints()[0].key, key("a"));
+}
+
+#[tokio::test]
+async fn leaks_are_freed_once_they_are_old_enough() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    bench.node().reserve(&request("bb")).unwrap();
+    bench.kernel.lock().links.clear();
+    bench.kernel.lock().netns.clear();
+    assert_eq!(bench.node().repair_leaks(), []);
+    for record in bench.node().state().records.values_mut() {
+        record.touched -= leaks::GRACE;
+    }
+    let freed = bench.node().repair_leaks();
+    assert_eq!(freed.iter().map(|leak| leak.key.clone()).collect::<Vec<_>>(), [key("a"), key("bb")]);
+    assert!(bench.kernel.lock().endpoints.is_empty());
+    assert!(bench.node().pools().iter().all(|pool| pool.used == 0));
+}
+
+#[test]
+fn keys_that_could_lead_astray_are_refused() {
+    for (network, id, ifname) in
+        [("", "a", "eth0"), ("n", "../x", "eth0"), ("n", "a", "sixteen-letters-"), ("n\n", "a", "e")]
+    {
+        let key = AttachmentKey { network: network.into(), container_id: id.into(), ifname: ifname.into() };
+        assert_eq!(kind(reserve::check_key(&key)), ErrorKind::InvalidRequest);
+    }
+}

@@ -1,0 +1,112 @@
+//! What the reconciliation asks of the node, and tells it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Node, entry};
+use crate::{
+    attachment::Attachment,
+    datapath::{DatapathError, EndpointEntry},
+};
+
+/// An endpoint that is committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Its record.
+    pub attachment: Attachment,
+    /// Name of its host end.
+    pub host_ifname: String,
+    /// Index of its host end.
+    pub ifindex: u32,
+}
+
+impl Committed {
+    /// What the programs should know of its addresses.
+    pub fn entry(&self, shaped: bool) -> EndpointEntry {
+        entry(&self.attachment, self.ifindex, shaped)
+    }
+}
+
+/// The records at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// The committed endpoints.
+    pub committed: Vec<Committed>,
+    /// Names of all host ends that belong to a record, committed or not.
+    pub host_ifnames: BTreeSet<String>,
+    /// Indexes of host ends that are being removed.
+    pub leaving: BTreeSet<u32>,
+}
+
+impl Node {
+    /// The records, to be compared with what the kernel has.
+    pub fn records(&self) -> Records {
+        let state = self.state();
+        let mut records = Records { leaving: state.leaving.clone(), ..Records::default() };
+        for (key, record) in &state.records {
+            let host_ifname = key.host_ifname();
+            if let Some(ifindex) = record.committed {
+                let attachment = record.attachment.clone();
+                records.committed.push(Committed { attachment, host_ifname: host_ifname.clone(), ifindex });
+            }
+            records.host_ifnames.insert(host_ifname);
+        }
+        records
+    }
+
+    /// Forgets host ends that were being removed and of which nothing is left among `present`.
+    pub fn forget_gone(&self, present: &BTreeMap<u32, String>) {
+        self.state().leaving.retain(|ifindex| present.contains_key(ifindex));
+    }
+
+    /// Puts an endpoint's addresses into the programs' map as `entry`, if it is still committed with that host end.
+    pub fn restore_endpoint(
+        &self,
+        endpoint: &Committed,
+        entry: &EndpointEntry,
+    ) -> Result<bool, DatapathError> {
+        let state = self.state();
+        let record = state.records.get(&endpoint.attachment.key);
+        if record.is_none_or(|record| record.committed != Some(endpoint.ifindex)) {
+            return Ok(false);
+        }
+        for ip in endpoint.attachment.ips() {
+            self.kernel.put_endpoint(ip, entry)?;
+        }
+        self.kernel.bump_epoch()?;
+        Ok(true)
+    }
+
+    /// Removes an address from the programs' map that no record holds.
+    pub fn remove_unrecorded(&self, address: std::net::IpAddr) -> Result<bool, DatapathError> {
+        let state = self.state();
+        if state.allocator.holder(address).is_some() {
+            return Ok(false);
+        }
+        self.kernel.remove_endpoint(address)?;
+        self.kernel.bump_epoch()?;
+        Ok(true)
+    }
+
+    /// Removes a host end that belongs to no record.
+    pub fn remove_unrecorded_link(&self, host_ifname: &str, ifindex: u32) -> bool {
+        let mut state = self.state();
+        if state.records.keys().any(|key| key.host_ifname() == host_ifname) || !state.leaving.insert(ifindex)
+        {
+            return false;
+        }
+        self.kernel.remove_link(host_ifname, ifindex);
+        true
+    }
+
+    /// Removes link pins that belong to no record and no interface.
+    pub fn unpin_unrecorded(&self, host_ifname: &str) -> bool {
+        let state = self.state();
+        if state.records.keys().any(|key| key.host_ifname() == host_ifname)
+            || self.kernel.link_index(host_ifname).is_some()
+        {
+            return false;
+        }
+        self.kernel.unpin_links(host_ifname);
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! What Cambric left in the kernel and no record speaks of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipamd_api::{AttachmentKey, key::is_host_ifname};
+
+use super::{Adoption, Observed, Plan, Step};
+use crate::node::Records;
+
+/// What the alias of a host end starts with.
+const ALIAS_PREFIX: &str = "cambric ";
+
+/// The attachment that a host end's alias names.
+pub fn key_of_alias(alias: &str) -> Option<AttachmentKey> {
+    let mut parts = alias.strip_prefix(ALIAS_PREFIX)?.split('/').map(str::to_owned);
+    let key = AttachmentKey { network: parts.next()?, container_id: parts.next()?, ifname: parts.next()? };
+    parts.next().is_none().then_some(key)
+}
+
+pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
+    let held =
+        records.committed.iter().flat_map(|endpoint| endpoint.attachment.ips()).collect::<BTreeSet<_>>();
+    let mut unheld = BTreeMap::<u32, BTreeMap<_, _>>::new();
+    for (ip, entry) in observed.endpoints.iter().filter(|(ip, _)| !held.contains(ip)) {
+        unheld.entry(entry.ifindex).or_default().insert(*ip, *entry);
+    }
+    for link in &observed.links {
+        let ours = link.veth && is_host_ifname(&link.name);
+        let wanted = records.host_ifnames.contains(&link.name) || records.leaving.contains(&link.index);
+        if !ours || wanted {
+            continue;
+        }
+        match (unheld.get(&link.index), key_of_alias(&link.alias)) {
+            (None, _) => plan.steps.push(Step::RemoveLink { ifname: link.name.clone(), ifindex: link.index }),
+            (Some(entries), Some(key)) if key.host_ifname() == link.name => {
+                plan.steps.push(Step::Adopt(Adoption { key, entries: entries.clone() }));
+            }
+            (Some(_), _) => plan.problems.push(format!(
+                "the interface {} forwards for addresses without a record, and its alias does not say whose it is; \
+                 delete its container, or the interface",
+                link.name
+            )),
+        }
+    }
+    for (ifindex, entries) in &unheld {
+        if observed.link(*ifindex).is_none() {
+            plan.steps.extend(entries.keys().map(|ip| Step::Forget(*ip)));
+        }
+    }
+    let exists = |ifname: &String| observed.links.iter().any(|link| link.name == *ifname);
+    for ifname in &observed.pinned {
+        // Uplinks have pinned links too; whoever attaches them looks after those.
+        if is_host_ifname(ifname) && !records.host_ifnames.contains(ifname) && !exists(ifname) {
+            plan.steps.push(Step::Unpin(ifname.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipamd_api::MacAddr;
+
+    use super::*;
+    use crate::{datapath::EndpointEntry, netlink::Link};
+
+    fn key() -> AttachmentKey {
+        AttachmentKey { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() }
+    }
+
+    fn host_end() -> Link {
+        Link {
+            index: 7,
+            name: key().host_ifname(),
+            alias: format!("cambric {}", key()),
+            veth: true,
+            ..Link::default()
+        }
+    }
+
+    fn entry(ifindex: u32) -> EndpointEntry {
+        let mac = MacAddr([2; 6]);
+        EndpointEntry { ifindex, container_mac: mac, host_mac: mac, mtu: 1500, shaped: false }
+    }
+
+    fn planned(records: &Records, observed: &Observed) -> Plan {
+        let mut made = Plan::default();
+        plan(records, observed, &mut made);
+        made
+    }
+
+    #[test]
+    fn an_alias_names_its_attachment() {
+        assert_eq!(key_of_alias("cambric n/c/eth0"), Some(key()));
+        for alias in ["", "n/c/eth0", "cambric n/c", "cambric n/c/eth0/x"] {
+            assert_eq!(key_of_alias(alias), None, "{alias}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_record_is_taken_over() {
+        let entries = BTreeMap::from([("10.88.0.2".parse().unwrap(), entry(7))]);
+        let observed =
+            Observed { links: vec![host_end()], endpoints: entries.clone(), ..Observed::default() };
+        let made = planned(&Records::default(), &observed);
+        assert_eq!(made.steps, [Step::Adopt(Adoption { key: key(), entries })]);
+    }
+
+    #[test]
+    fn half_made_interfaces_without_a_record_are_removed() {
+        let observed = Observed { links: vec![host_end()], ..Observed::default() };
+        let made = planned(&Records::default(), &observed);
+        assert_eq!(made.steps, [Step::RemoveLink { ifname: key().host_ifname(), ifindex: 7 }]);
+    }
+
+    #[test]
+    fn what_is_under_way_or_leaving_or_not_ours_is_left_alone() {
+        let observed = Observed { links: vec![host_end()], ..Observed::default() };
+        let under_way = Records { host_ifnames: [key().host_ifname()].into(), ..Records::default() };
+        let leaving = Records { leaving: [7].into(), ..Records::default() };
+        assert_eq!(planned(&under_way, &observed), Plan::default());
+        assert_eq!(planned(&leaving, &observed), Plan::default());
+        for foreign in [Link { veth: false, ..host_end() }, Link { name: "cmb0".into(), ..host_end() }] {
+            let observed = Observed { links: vec![foreign], ..Observed::default() };
+            assert_eq!(planned(&Records::default(), &observed), Plan::default());
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_gone_interface_is_cleared() {
+        let observed = Observed {
+            endpoints: [("10.88.0.2".parse().unwrap(), entry(7))].into(),
+            pinned: vec![key().host_ifname(), "eth0".into()],
+            ..Observed::default()
+        };
+        let made = planned(&Records::default(), &observed);
+        assert_eq!(
+            made.steps,
+            [Step::Forget("10.88.0.2".parse().unwrap()), Step::Unpin(key().host_ifname())]
+        );
+    }
+
+    #[test]
+    fn a_forwarding_interface_of_unknown_owner_is_left_to_a_person() {
+        let observed = Observed {
+            links: vec![Link { alias: String::new(), ..host_end() }],
+            endpoints: [("10.88.0.2".parse().unwrap(), entry(7))].into(),
+            ..Observed::default()
+        };
+        let made = planned(&Records::default(), &observed);
+        assert_eq!((made.steps.len(), made.problems.len()), (0, 1));
+    }
+}

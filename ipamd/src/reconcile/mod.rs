@@ -1,0 +1,147 @@
+//! Makes the kernel what the records and the configuration say: at start, when something changes, and every few
+//! seconds. It observes, has [`crate::plan`] decide, and performs.
+//!
+//! This runs on a thread of its own, for its netlink requests wait while the kernel removes interfaces.
+
+mod observe;
+mod perform;
+mod thread;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+
+pub use thread::Reconciliation;
+
+use crate::{
+    config::Config,
+    datapath::Datapath,
+    footprint::FootprintFile,
+    ipam::Pool,
+    metrics::Metrics,
+    netlink::{NetlinkError, Socket},
+    node::{FALLBACK_MTU, Findings, Node},
+    plan::{self, Plan, Uplinks},
+};
+
+/// What is to be reconciled with what.
+#[derive(Debug)]
+pub struct Reconciler {
+    node: Arc<Node>,
+    datapath: Arc<Datapath>,
+    metrics: Arc<Metrics>,
+    socket: Socket,
+    footprint: FootprintFile,
+    pools: Vec<Pool>,
+    named_uplinks: Vec<String>,
+    no_masquerade: Vec<IpNetwork>,
+    mtu: Option<u32>,
+    /// What failed in the last pass, so that it is said once and not every few seconds.
+    failing: BTreeSet<String>,
+    /// Whether a pass has been made: what the first one does is no repair.
+    settled: bool,
+}
+
+impl Reconciler {
+    /// A reconciler of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// Why there is no netlink socket.
+    pub fn new(
+        config: &Config,
+        node: Arc<Node>,
+        datapath: Arc<Datapath>,
+        metrics: Arc<Metrics>,
+        footprint: FootprintFile,
+    ) -> Result<Self, NetlinkError> {
+        let mut no_masquerade = config.pools.iter().map(Pool::cidr).collect::<Vec<_>>();
+        no_masquerade.extend(&config.no_masquerade);
+        Ok(Self {
+            node,
+            datapath,
+            metrics,
+            socket: Socket::open()?,
+            footprint,
+            pools: config.pools.clone(),
+            named_uplinks: config.uplinks.clone(),
+            no_masquerade,
+            mtu: config.mtu,
+            failing: BTreeSet::new(),
+            settled: false,
+        })
+    }
+
+    /// Compares once, and puts right what is amiss.
+    pub fn pass(&mut self) {
+        let mut failures = BTreeSet::new();
+        match self.observe() {
+            Err(failure) => {
+                failures.insert(failure);
+            }
+            Ok(mut observed) => {
+                let uplinks = plan::uplinks(&self.named_uplinks, &observed);
+                Self::observe_sysctls(&uplinks, &mut observed);
+                let records = self.node.records();
+                let plan = plan::plan(&self.pools, &uplinks, &records, &observed);
+                for step in &plan.steps {
+                    match self.perform(step, &observed) {
+                        Ok(true) if step.follows() => tracing::info!(subject = step.subject(), "{step}"),
+                        Ok(true) => self.report(step.subject(), &step.to_string()),
+                        Ok(false) => {}
+                        Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
+                    }
+                }
+                self.tend_programs(&uplinks, &plan, &mut failures);
+                let present = observed
+                    .links
+                    .into_iter()
+                    .map(|link| (link.index, link.name))
+                    .collect::<BTreeMap<_, _>>();
+                self.node.forget_gone(&present);
+                self.conclude(&uplinks, plan, &failures);
+            }
+        }
+        for failure in failures.difference(&self.failing) {
+            tracing::warn!("{failure}");
+        }
+        self.failing = failures;
+        self.settled = true;
+    }
+
+    /// The programs of uplinks and host ends, and what they take from the configuration.
+    fn tend_programs(&mut self, uplinks: &Uplinks, plan: &Plan, failures: &mut BTreeSet<String>) {
+        if let Err(error) = self.datapath.set_no_masquerade(&self.no_masquerade) {
+            failures.insert(error.to_string());
+        }
+        for (subject, repairs) in [
+            ("uplink", self.datapath.set_uplinks(&uplinks.present)),
+            ("program", self.datapath.heal_attachments(&plan.host_ends)),
+        ] {
+            match repairs {
+                Ok(repairs) => repairs.iter().for_each(|repair| self.report(subject, repair)),
+                Err(error) => drop(failures.insert(error.to_string())),
+            }
+        }
+    }
+
+    fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
+        let uplink_mtu = uplinks.mtu.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
+        self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
+        self.node.set_findings(Findings {
+            uplinks: uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect(),
+            problems: plan.problems.into_iter().chain(failures.iter().cloned()).collect(),
+        });
+    }
+
+    fn report(&self, subject: &'static str, done: &str) {
+        if self.settled {
+            self.metrics.repair(subject);
+            tracing::warn!(subject, "repaired: {done}");
+        } else {
+            tracing::info!(subject, "{done}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Performing one step.
+
+use crate::{
+    footprint::Footprint,
+    netlink::{NetlinkError, RouteKind},
+    plan::{Observed, Step},
+    sysctl,
+};
+
+use super::Reconciler;
+
+impl Reconciler {
+    /// Performs a step. `false` if it was not needed any more.
+    pub(super) fn perform(&mut self, step: &Step, observed: &Observed) -> Result<bool, String> {
+        match step {
+            Step::Sysctl { path, value } => self.set_sysctl(path, value, observed),
+            Step::GiveGateway { lo, address } => {
+                self.note(|footprint| {
+                    footprint.gateways.insert(*address);
+                })?;
+                done(self.socket.add_address(*lo, *address))
+            }
+            Step::TakeGateway { lo, address } => {
+                let taken = done(self.socket.remove_address(*lo, *address))?;
+                self.note(|footprint| {
+                    footprint.gateways.remove(address);
+                })?;
+                Ok(taken)
+            }
+            Step::PutRoute(route) => {
+                if route.kind == RouteKind::Unreachable {
+                    self.note(|footprint| {
+                        footprint.unreachable.insert(route.destination);
+                    })?;
+                }
+                done(self.socket.put_route(route))
+            }
+            Step::RemoveRoute(route) => {
+                let removed = done(self.socket.remove_route(route))?;
+                self.note(|footprint| {
+                    footprint.unreachable.remove(&route.destination);
+                })?;
+                Ok(removed)
+            }
+            Step::SetUp { ifindex, .. } => done(self.socket.set_link_up(*ifindex)),
+            Step::SetMtu { ifindex, mtu, .. } => done(self.socket.set_link_mtu(*ifindex, *mtu)),
+            Step::PutNeighbour(neighbour) => done(self.socket.put_neighbour(neighbour)),
+            Step::Restore(restoration) => {
+                said(self.node.restore_endpoint(&restoration.endpoint, &restoration.entry))
+            }
+            Step::Adopt(adoption) => said(self.node.adopt(&adoption.key, &adoption.entries)),
+            Step::Forget(address) => said(self.node.remove_unrecorded(*address)),
+            Step::RemoveLink { ifname, ifindex } => Ok(self.node.remove_unrecorded_link(ifname, *ifindex)),
+            Step::Unpin(ifname) => Ok(self.node.unpin_unrecorded(ifname)),
+        }
+    }
+
+    fn set_sysctl(&mut self, path: &str, value: &str, observed: &Observed) -> Result<bool, String> {
+        if let Some(found) = observed.sysctls.get(path) {
+            // What was found first is what the machine had before Cambric.
+            self.note(|footprint| {
+                footprint.sysctls.entry(path.to_owned()).or_insert_with(|| found.clone());
+            })?;
+        }
+        said(sysctl::write(path, value).map(|()| true))
+    }
+
+    fn note(&mut self, change: impl FnOnce(&mut Footprint)) -> Result<(), String> {
+        said(self.footprint.note(change))
+    }
+}
+
+fn said<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
+}
+
+/// An interface or a route that went away since it was observed needs nothing.
+fn done(result: Result<(), NetlinkError>) -> Result<bool, String> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,150 @@
+//! One client: its requests, one after the other.
+
+use std::io;
+
+use ipamd_api::{ApiError, ErrorKind, PROTOCOL_VERSION, Reply, Request, frame, wire::Envelope};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+    time::timeout,
+};
+
+use super::{Limits, Service};
+
+/// The way back to a client.
+#[derive(Debug)]
+pub struct Replies<'a> {
+    stream: WriteHalf<'a>,
+    limits: Limits,
+}
+
+impl Replies<'_> {
+    /// Sends one reply.
+    ///
+    /// # Errors
+    /// Those of the connection; `TimedOut` for a client that does not read.
+    pub async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        let frame = match frame::encode(&serde_json::to_vec(reply)?) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let too_long = ApiError::new(ErrorKind::Internal, format!("the answer is too long: {error}"));
+                frame::encode(&serde_json::to_vec(&Reply::Error(too_long))?)?
+            }
+        };
+        timeout(self.limits.transfer, self.stream.write_all(&frame)).await?
+    }
+}
+
+/// What comes next from a client.
+enum Next {
+    Request(Box<Request>),
+    /// It can be told so, and may go on.
+    Misunderstood(ApiError),
+    /// It can be told so, but nothing after it makes sense.
+    Unreadable(ApiError),
+}
+
+pub(super) async fn serve<S: Service>(
+    mut stream: UnixStream,
+    service: &S,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let user = stream.peer_cred().map(|credentials| credentials.uid());
+    let (mut requests, replies) = stream.split();
+    let mut replies = Replies { stream: replies, limits };
+    if !matches!(user, Ok(user) if user == limits.user) {
+        let who = user.map_or_else(
+            |error| format!("a client of unknown user ({error})"),
+            |user| format!("user {user}"),
+        );
+        let refused = ApiError::new(
+            ErrorKind::InvalidRequest,
+            format!("{who} may not talk to the Cambric daemon, only root may"),
+        );
+        let _ = replies.send(&Reply::Error(refused)).await;
+        return;
+    }
+    let mut session = S::Session::default();
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = receive(&mut requests, limits) => next,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let outcome = match next {
+            // It has gone, or is too slow.
+            Err(_) => return,
+            Ok(Next::Request(request)) => service.answer(*request, &mut session, &mut replies).await,
+            Ok(Next::Misunderstood(error)) => {
+                service.misunderstood();
+                replies.send(&Reply::Error(error)).await
+            }
+            Ok(Next::Unreadable(error)) => {
+                service.misunderstood();
+                let _ = replies.send(&Reply::Error(error)).await;
+                return;
+            }
+        };
+        if outcome.is_err() {
+            return;
+        }
+    }
+}
+
+async fn receive(stream: &mut ReadHalf<'_>, limits: Limits) -> io::Result<Next> {
+    let mut prefix = [0; 4];
+    // Silence is fine for a while, between requests.
+    timeout(limits.idle, stream.read_exact(&mut prefix[..1])).await??;
+    timeout(limits.transfer, async {
+        stream.read_exact(&mut prefix[1..]).await?;
+        let length = match frame::decode_length(prefix) {
+            Ok(length) => length,
+            Err(error) => {
+                return Ok(Next::Unreadable(ApiError::new(ErrorKind::InvalidRequest, error.to_string())));
+            }
+        };
+        // Memory is taken as bytes arrive, not as they are announced.
+        let mut body = Vec::new();
+        stream.take(length as u64).read_to_end(&mut body).await?;
+        if body.len() < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(match parse(&body) {
+            Ok(request) => Next::Request(Box::new(request)),
+            Err(error) => Next::Misunderstood(error),
+        })
+    })
+    .await?
+}
+
+/// Reads a request; the version first, for the rest may make sense to another version only.
+fn parse(body: &[u8]) -> Result<Request, ApiError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let malformed = |error: serde_json::Error| {
+        ApiError::new(ErrorKind::InvalidRequest, format!("the request is malformed: {error}"))
+    };
+    let Version { version } = serde_json::from_slice(body).map_err(malformed)?;
+    if version != PROTOCOL_VERSION {
+        return Err(ApiError::new(
+            ErrorKind::UnsupportedVersion,
+            format!(
+                "the client speaks version {version} of the protocol, this daemon version {PROTOCOL_VERSION}; \
+                 install both from one release"
+            ),
+        ));
+    }
+    let envelope: Envelope<&RawValue> = serde_json::from_slice(body).map_err(malformed)?;
+    serde_json::from_str(envelope.request.get()).map_err(|error| {
+        ApiError::new(ErrorKind::InvalidRequest, format!("the request is not known or malformed: {error}"))
+    })
+}

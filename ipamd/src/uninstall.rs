@@ -1,0 +1,123 @@
+//! Removes what Cambric has in the kernel and on disk. Every step is tried, whatever the others come to.
+
+use std::{fs, io, path::Path};
+
+use bpf::attach::Pins;
+use ipamd_api::key::is_host_ifname;
+
+use crate::{
+    config::Locations,
+    datapath::Datapath,
+    expedite::{self, Expedite},
+    footprint::{Footprint, FootprintFile},
+    netlink::{Link, NetlinkError, Route, Socket},
+    plan, released, sysctl,
+};
+
+/// What was removed, and what could not be: a sentence each.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// What was removed.
+    pub done: Vec<String>,
+    /// What could not be.
+    pub failed: Vec<String>,
+}
+
+impl Removal {
+    fn note(&mut self, what: String, result: Result<(), impl std::fmt::Display>) {
+        match result {
+            Ok(()) => self.done.push(what),
+            Err(error) => self.failed.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+/// Removes everything of the daemon whose places those are, in the network namespace of the caller. The daemon must
+/// have stopped.
+pub fn uninstall(locations: &Locations) -> Removal {
+    let mut removal = Removal::default();
+    let footprint = match FootprintFile::open(&locations.state_dir) {
+        Ok(file) => file.get().clone(),
+        Err(error) => {
+            removal.failed.push(format!("read what was changed on this machine: {error}"));
+            Footprint::default()
+        }
+    };
+    match Socket::open() {
+        Ok(mut socket) => {
+            remove_links(&mut socket, &mut removal);
+            remove_pools(&mut socket, &footprint, &mut removal);
+        }
+        Err(error) => removal.failed.push(error.to_string()),
+    }
+    for (path, before) in &footprint.sysctls {
+        restore_sysctl(path, before, &mut removal);
+    }
+    let pins = Pins::new(&locations.bpffs);
+    if locations.bpffs.exists() {
+        let shown = locations.bpffs.display();
+        removal.note(format!("programs, maps and links below {shown}"), Datapath::remove_all(&pins));
+    }
+    // A daemon that was killed may have left grace periods expedited; this sets them back.
+    drop(Expedite::new(locations.state_dir.join(expedite::MARKER), false));
+    remove_files(locations, &mut removal);
+    removal
+}
+
+fn remove_links(socket: &mut Socket, removal: &mut Removal) {
+    let links = match socket.links() {
+        Ok(links) => links,
+        Err(error) => return removal.failed.push(error.to_string()),
+    };
+    for Link { name, index, .. } in links.iter().filter(|link| link.veth && is_host_ifname(&link.name)) {
+        removal.note(format!("interface {name}"), gone_is_fine(socket.remove_link(*index)));
+    }
+}
+
+fn remove_pools(socket: &mut Socket, footprint: &Footprint, removal: &mut Removal) {
+    for cidr in &footprint.unreachable {
+        let removed = socket.remove_route(&Route::unreachable(*cidr));
+        removal.note(format!("unreachable route to {cidr}"), gone_is_fine(removed));
+    }
+    let lo = match socket.links() {
+        Ok(links) => links.into_iter().find(|link| link.name == "lo"),
+        Err(error) => return removal.failed.push(error.to_string()),
+    };
+    for address in &footprint.gateways {
+        if let Some(lo) = &lo {
+            let removed = socket.remove_address(lo.index, *address);
+            removal.note(format!("gateway address {address}"), gone_is_fine(removed));
+        }
+    }
+}
+
+fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    result.or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) })
+}
+
+/// Puts a setting back, unless somebody has changed it since.
+fn restore_sysctl(path: &str, before: &str, removal: &mut Removal) {
+    let ours = if path == plan::FORWARDING_V4 || path == plan::FORWARDING_V6 { "1" } else { "2" };
+    if sysctl::read(path).as_deref() == Some(ours) {
+        removal.note(format!("{} set back to {before}", path.replace('/', ".")), sysctl::write(path, before));
+    }
+}
+
+fn remove_files(locations: &Locations, removal: &mut Removal) {
+    let released = released::directory(&locations.socket);
+    for dir in [&locations.state_dir, &released] {
+        remove_path(dir, |path| fs::remove_dir_all(path), removal);
+    }
+    remove_path(&locations.socket, |path| fs::remove_file(path), removal);
+    // The directory of the socket only if nothing else is in it.
+    if let Some(dir) = locations.socket.parent() {
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+fn remove_path(path: &Path, remove: impl Fn(&Path) -> io::Result<()>, removal: &mut Removal) {
+    match remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => removal.note(path.display().to_string(), result),
+    }
+}
