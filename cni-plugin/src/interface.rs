@@ -240,10 +240,23 @@ fn host_route(address: IpAddr, gateway: IpAddr, index: u32) -> RouteNetlinkMessa
     RouteNetlinkMessage::NewRoute(message)
 }
 
+/// The metric of the default route: the kernel's own for a container's first interface, and more for each later one,
+/// so that its route stands behind theirs and replaces none.
+fn default_metric(gateway: IpAddr, index: u32) -> u32 {
+    // The loopback has index 1.
+    const FIRST: u32 = 2;
+    let usual = if gateway.is_ipv4() { 0 } else { 1024 };
+    usual + index.saturating_sub(FIRST)
+}
+
 fn default_route(gateway: IpAddr, index: u32) -> RouteNetlinkMessage {
     let mut message = route(family(gateway));
     // The gateway lies in no prefix of the interface: its addresses stand alone.
     message.header.flags = RouteFlags::Onlink;
-    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
+    message.attributes = vec![
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Priority(default_metric(gateway, index)),
+    ];
     RouteNetlinkMessage::NewRoute(message)
 }

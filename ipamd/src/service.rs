@@ -57,7 +57,10 @@ impl NodeService {
                 Reply::Done
             }
             _ => {
-                return Err(ApiError::new(ErrorKind::InvalidRequest, "this daemon does not know the request"));
+                return Err(ApiError::new(
+                    ErrorKind::InvalidRequest,
+                    "this daemon does not know the request",
+                ));
             }
         })
     }

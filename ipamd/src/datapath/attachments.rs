@@ -31,7 +31,7 @@ impl Datapath {
                 Ok(true) => {}
                 Ok(false) => faults.push(format!("the program {name} is not attached to {ifname}")),
                 Err(error) => {
-                    faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}"))
+                    faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}"));
                 }
             }
             let pin = self.pins.link(ifname, direction);

@@ -270,10 +270,10 @@ impl Datapath {
         for network in networks {
             match network {
                 IpNetwork::V4(n) => {
-                    wanted4.push(Prefix4 { length: n.prefix().into(), address: n.network().into() })
+                    wanted4.push(Prefix4 { length: n.prefix().into(), address: n.network().into() });
                 }
                 IpNetwork::V6(n) => {
-                    wanted6.push(Prefix6 { length: n.prefix().into(), address: n.network().into() })
+                    wanted6.push(Prefix6 { length: n.prefix().into(), address: n.network().into() });
                 }
             }
         }
