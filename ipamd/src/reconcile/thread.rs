@@ -71,10 +71,15 @@ fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader) {
         match wait(Some(events), stopped, PASS_EVERY) {
             Heard::Stop => return,
             Heard::Nothing => {}
-            Heard::Change => match wait(None, stopped, SETTLE) {
-                Heard::Stop => return,
-                _ => events.drain(),
-            },
+            Heard::Change => {
+                reconciler.forget_routes();
+                match wait(None, stopped, SETTLE) {
+                    Heard::Stop => return,
+                    _ => events.drain(),
+                }
+                // Of what changed meanwhile, too.
+                reconciler.forget_routes();
+            }
         }
         let now = Instant::now();
         if now >= leaks {
@@ -119,6 +124,13 @@ impl Reconciler {
             self.metrics.repair("leak");
             let (key, reason) = (&leak.key, leak.reason);
             tracing::warn!(%key, "repaired: freed what was left behind: its interface is gone and {reason}");
+        }
+    }
+
+    /// Has every flow find its way anew: established ones remember their next hop and the route's MTU.
+    fn forget_routes(&self) {
+        if let Err(error) = self.datapath.bump_epoch() {
+            tracing::warn!(%error, "established flows may not follow a change of routes");
         }
     }
 
