@@ -167,12 +167,8 @@ impl Bench {
             uplink_mac: mac_of("up0")?,
             skeleton,
         };
-        bench.put(&bench.skeleton.maps.node, &0u32, &Node { epoch: 1, masquerade: 1 })?;
-        bench.put(
-            &bench.skeleton.maps.uplinks,
-            &bench.uplink,
-            &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() },
-        )?;
+        put(&bench.skeleton.maps.node, &0u32, &Node { epoch: 1, masquerade: 1 })?;
+        put(&bench.skeleton.maps.uplinks, &bench.uplink, &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() })?;
         bench.add_endpoint(&bench.a, 0)?;
         bench.add_endpoint(&bench.b, 0)?;
         Ok(bench)
@@ -188,8 +184,8 @@ impl Bench {
             flags,
             pad: 0,
         };
-        self.put(&self.skeleton.maps.endpoints4, &Ip4::from(local.ipv4), &value)?;
-        self.put(&self.skeleton.maps.endpoints6, &Ip6::from(local.ipv6), &value)
+        put(&self.skeleton.maps.endpoints4, &Ip4::from(local.ipv4), &value)?;
+        put(&self.skeleton.maps.endpoints6, &Ip6::from(local.ipv6), &value)
     }
 
     /// Makes an endpoint unknown.
@@ -202,7 +198,7 @@ impl Bench {
     /// Exempts a prefix of IPv4 from masquerade.
     pub fn exempt(&self, network: Ipv4Addr, length: u32) -> Result<()> {
         let key = bpf::layout::Prefix4 { length, address: network.into() };
-        self.put(&self.skeleton.maps.no_masquerade4, &key, &1u8)
+        put(&self.skeleton.maps.no_masquerade4, &key, &1u8)
     }
 
     /// Raises the epoch.
@@ -211,7 +207,7 @@ impl Bench {
         let bytes = node.lookup(0u32.as_bytes(), MapFlags::ANY)?.context("no node")?;
         let mut value = Node::from_bytes(&bytes).context("layout")?;
         value.epoch += 1;
-        self.put(node, &0u32, &value)
+        put(node, &0u32, &value)
     }
 
     /// Every IPv4 flow that is remembered.
@@ -268,19 +264,21 @@ impl Bench {
         let mut context = [0; size_of::<SkBuff>()];
         context[offset_of!(SkBuff, ifindex)..][..size_of::<u32>()].copy_from_slice(&ifindex.to_ne_bytes());
         let mut out = vec![0; packet.len() + 256];
-        let mut input = ProgramInput::default();
-        input.context_in = Some(&mut context);
-        input.data_in = Some(packet);
-        input.data_out = Some(&mut out);
-        input.repeat = repeat;
+        let input = ProgramInput {
+            context_in: Some(&mut context),
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            repeat,
+            ..ProgramInput::default()
+        };
         let output = program.test_run(input)?;
         let packet = output.data.map(|data| data.to_vec()).unwrap_or_default();
         Ok(Ran { action: output.return_value.cast_signed(), packet, duration: output.duration })
     }
+}
 
-    fn put<K: Plain, V: Plain>(&self, map: &impl MapCore, key: &K, value: &V) -> Result<()> {
-        map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).context("write a map")
-    }
+fn put<K: Plain, V: Plain>(map: &impl MapCore, key: &K, value: &V) -> Result<()> {
+    map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).context("write a map")
 }
 
 fn entries<K: Plain, V: Plain>(map: &impl MapCore) -> Result<Vec<(K, V)>> {

@@ -1,0 +1,113 @@
+//! What nodes, pods and neighbours can do.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use super::{Netns, TcpEcho, TcpStreamCheck, UdpEcho};
+
+/// Something with a network namespace of its own.
+pub trait Machine {
+    /// Its namespace.
+    fn netns(&self) -> &Netns;
+
+    /// Whether each of three pings is answered.
+    fn reaches(&self, to: impl Into<IpAddr>) -> Result<bool> {
+        let pings = self.ping(to, &["-c3", "-i0.05", "-W1"])?;
+        Ok(pings.received == 3)
+    }
+
+    /// Pings with these flags.
+    fn ping(&self, to: impl Into<IpAddr>, flags: &[&str]) -> Result<Pings> {
+        let to: IpAddr = to.into();
+        let out = self.netns().command("ping")?.arg("-n").args(flags).arg(to.to_string()).output()?;
+        Pings::read(&out.stdout, &out.stderr)
+    }
+
+    /// Begins to ping `count` times, 2 ms apart.
+    fn flood(&self, to: impl Into<IpAddr>, count: u32) -> Result<Flood> {
+        let to: IpAddr = to.into();
+        let mut command = self.netns().command("ping")?;
+        command.args(["-n", "-q", "-i0.002", "-W2", "-c"]).arg(count.to_string()).arg(to.to_string());
+        Ok(Flood { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()? })
+    }
+
+    /// Listens for TCP connections on `address` and sends back what comes.
+    fn serve_tcp(&self, address: impl Into<SocketAddr>) -> Result<TcpEcho> {
+        let address = address.into();
+        self.netns().inside(|| TcpEcho::listen(address))
+    }
+
+    /// Connects by TCP.
+    fn connect(&self, to: impl Into<SocketAddr>) -> Result<TcpStreamCheck> {
+        let to = to.into();
+        self.netns().inside(|| TcpStreamCheck::connect(to))
+    }
+
+    /// Listens for datagrams on `address` and sends them back.
+    fn serve_udp(&self, address: impl Into<SocketAddr>) -> Result<UdpEcho> {
+        let address = address.into();
+        self.netns().inside(|| UdpEcho::listen(address))
+    }
+
+    /// Whether a datagram of `size` bytes to an echo server comes back.
+    fn echoes_udp(&self, to: impl Into<SocketAddr>, size: usize) -> Result<bool> {
+        let to = to.into();
+        self.netns().inside(|| super::udp::echoes(to, size))
+    }
+}
+
+/// What came of some pings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// How many were sent.
+    pub sent: u32,
+    /// How many were answered.
+    pub received: u32,
+    /// All that was printed.
+    pub text: String,
+}
+
+impl Pings {
+    fn read(stdout: &[u8], stderr: &[u8]) -> Result<Self> {
+        let text = format!("{}{}", String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+        let line = text.lines().find(|line| line.contains("packets transmitted"));
+        let line = line.with_context(|| format!("no summary of ping in {text:?}"))?;
+        let mut numbers = line.split(", ").filter_map(|part| part.split_whitespace().next()?.parse().ok());
+        let (sent, received) = numbers.next().zip(numbers.next()).context("two numbers")?;
+        Ok(Self { sent, received, text })
+    }
+}
+
+/// Pings under way.
+#[derive(Debug)]
+pub struct Flood {
+    child: Child,
+}
+
+impl Flood {
+    /// Whether it is not over.
+    pub fn goes_on(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for the last answer.
+    pub fn end(mut self) -> Result<Pings> {
+        use std::io::Read;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.child.stdout.take().context("a pipe")?.read_to_end(&mut stdout)?;
+        self.child.stderr.take().context("a pipe")?.read_to_end(&mut stderr)?;
+        self.child.wait()?;
+        Pings::read(&stdout, &stderr)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,123 @@
+//! A network namespace.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+};
+
+use super::{sweep, unique};
+
+/// Where `ip netns` looks for names.
+pub(super) const NAMED: &str = "/run/netns";
+
+/// A network namespace with a name and its loopback up. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Netns {
+    path: PathBuf,
+    file: File,
+}
+
+impl Netns {
+    /// Makes one; `label` is for people who look at a failed test.
+    ///
+    /// # Panics
+    /// If no thread can be started.
+    pub fn new(label: &str) -> Result<Self> {
+        sweep::once();
+        fs::create_dir_all(NAMED)?;
+        let path = Path::new(NAMED).join(format!("{}-{label}", unique()));
+        File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let target = path.clone();
+        // A thread of its own: the namespace belongs to the thread that makes it.
+        let made = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        });
+        made.join().expect("the thread ran").context("make a network namespace")?;
+        let netns = Self { file: File::open(&path)?, path };
+        netns.run("ip", &["link", "set", "lo", "up"])?;
+        Ok(netns)
+    }
+
+    /// The path that it can be opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Calls `f` on a thread inside.
+    ///
+    /// # Panics
+    /// If `f` does, or the namespace cannot be entered.
+    pub fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                f()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A command that will run inside. Only the network differs: `ip netns exec` would hide cgroups and bpffs.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
+        let file = self.file.try_clone()?;
+        let mut command = Command::new(program);
+        // SAFETY: the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
+        }
+        Ok(command)
+    }
+
+    /// Runs a program inside and returns what it printed; fails with what it complained of.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        let out = self.command(program)?.args(args).output().with_context(|| format!("run {program}"))?;
+        ensure!(
+            out.status.success(),
+            "{program} {args:?}: {}: {}{}",
+            out.status,
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// Runs `ip` with the words of `line`.
+    pub fn ip(&self, line: &str) -> Result<String> {
+        self.run("ip", &line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Names of the links inside.
+    pub fn links(&self) -> Result<Vec<String>> {
+        let links: serde_json::Value = serde_json::from_str(&self.ip("-json link show")?)?;
+        let links = links.as_array().context("a list of links")?;
+        Ok(links.iter().filter_map(|link| link["ifname"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Writes a sysctl inside; `name` with slashes, below `/proc/sys`.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{name}");
+        self.inside(|| fs::write(&path, value)).with_context(|| format!("write {path}"))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Removes the name of a namespace; the namespace goes with its last user.
+pub(super) fn remove(path: &Path) {
+    let _ = umount2(path, MntFlags::MNT_DETACH);
+    let _ = fs::remove_file(path);
+}

@@ -1,0 +1,271 @@
+//! A node: its namespace, its uplink, its daemon and its pods.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Binaries, Daemon, Invocation, Machine, Neighbour, Netns, Pod, Sandbox, sweep, unique};
+
+/// The node's address on its uplink.
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// As [`NODE4`].
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+/// The neighbour's address on the node's network.
+pub const NEIGHBOUR4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// As [`NEIGHBOUR4`].
+pub const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// An address of the neighbour that the node has no route of its own to.
+pub const FAR4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// As [`FAR4`].
+pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xfa, 0, 0, 0, 0, 1);
+
+/// How a node's daemon is started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--pool`, each.
+    pub pools: Vec<String>,
+    /// Other flags.
+    pub flags: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let pools = ["10.88.0.0/16", "fd00:88::/64"].map(str::to_owned).to_vec();
+        // A connection table that is quickly made: the tests start hundreds of daemons.
+        let flags =
+            ["--node-name=node", "--conntrack-size=8192", "--log-level=debug"].map(str::to_owned).to_vec();
+        Self { pools, flags }
+    }
+}
+
+impl Settings {
+    /// With these pools instead.
+    #[must_use]
+    pub fn pools(mut self, pools: &[&str]) -> Self {
+        self.pools = pools.iter().map(|&pool| pool.to_owned()).collect();
+        self
+    }
+
+    /// With one more flag.
+    #[must_use]
+    pub fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+}
+
+/// A node in a namespace of its own, with a neighbour that is its default route: nothing leaves the machine.
+#[derive(Debug)]
+pub struct Node {
+    // Dropped in this order: the daemon before what it stands on.
+    daemon: Mutex<Option<Daemon>>,
+    settings: Settings,
+    binaries: Binaries,
+    netns: Netns,
+    /// The machine on the other end of the uplink.
+    pub neighbour: Neighbour,
+    folder: TempDir,
+    bpffs: PathBuf,
+}
+
+impl Node {
+    /// A node whose daemon runs, with the default settings.
+    pub fn start() -> Result<Self> {
+        Self::start_with(Settings::default())
+    }
+
+    /// A node whose daemon runs.
+    pub fn start_with(settings: Settings) -> Result<Self> {
+        let node = Self::new(settings)?;
+        node.start_daemon()?;
+        Ok(node)
+    }
+
+    /// A node without a daemon as yet.
+    pub fn new(settings: Settings) -> Result<Self> {
+        let binaries = Binaries::find()?;
+        let netns = Netns::new("node")?;
+        let neighbour = Neighbour::new()?;
+        let name = unique();
+        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
+        let bpffs = Path::new(sweep::BPFFS).join(name);
+        let node = Self { daemon: Mutex::new(None), settings, binaries, netns, neighbour, folder, bpffs };
+        node.connect()?;
+        Ok(node)
+    }
+
+    fn connect(&self) -> Result<()> {
+        let (node, neighbour) = (self.netns(), self.neighbour.netns());
+        let there = neighbour.path().display();
+        node.ip(&format!("link add uplink type veth peer name lan netns {there}"))?;
+        for (netns, link, v4, v6) in
+            [(node, "uplink", NODE4, NODE6), (neighbour, "lan", NEIGHBOUR4, NEIGHBOUR6)]
+        {
+            netns.ip(&format!("address add {v4}/24 dev {link}"))?;
+            netns.ip(&format!("address add {v6}/64 dev {link} nodad"))?;
+            netns.ip(&format!("link set dev {link} up"))?;
+        }
+        neighbour.ip(&format!("address add {FAR4}/32 dev lo"))?;
+        neighbour.ip(&format!("address add {FAR6}/128 dev lo nodad"))?;
+        node.ip(&format!("route add default via {NEIGHBOUR4}"))?;
+        node.ip(&format!("-6 route add default via {NEIGHBOUR6}"))?;
+        Ok(())
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn start_daemon(&self) -> Result<()> {
+        let mut command = self.netns.command(self.binaries.daemon())?;
+        let config = self.folder.path().join("ipamd.toml");
+        // There and empty: the machine's own must not be read.
+        std::fs::write(&config, "")?;
+        command.arg("--config").arg(config).arg("--socket").arg(self.socket());
+        command.arg("--state-dir").arg(self.state_dir()).arg("--bpffs").arg(&self.bpffs);
+        command
+            .args(self.settings.pools.iter().map(|pool| format!("--pool={pool}")))
+            .args(&self.settings.flags);
+        let daemon = Daemon::start(command, &self.socket(), self.folder.path().join("log"))?;
+        *self.daemon() = Some(daemon);
+        Ok(())
+    }
+
+    /// The daemon; `None` while none runs.
+    pub fn daemon(&self) -> MutexGuard<'_, Option<Daemon>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills the daemon on the spot.
+    pub fn kill_daemon(&self) {
+        if let Some(daemon) = self.daemon().take() {
+            daemon.kill9();
+        }
+    }
+
+    /// Has the daemon stop in its own time.
+    pub fn stop_daemon(&self) -> Result<()> {
+        self.daemon().take().context("no daemon runs")?.stop()
+    }
+
+    /// What its daemons have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/ipamd.sock")
+    }
+
+    /// The daemon's records.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The folder of the node's files, for what a test adds.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the programs are pinned.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The programs under test.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// A network configuration of one plugin, `cambric`, as a runtime hands it over.
+    pub fn config(&self) -> Value {
+        serde_json::json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "cambric", "socket": self.socket(), "logLevel": "debug",
+            "logFile": self.folder.path().join("plugin.log"),
+        })
+    }
+
+    /// An invocation of `cambric` for a container.
+    pub fn cni(&self, command: &str, container: &str) -> Invocation<'_> {
+        Invocation::new(self, self.binaries.plugin(), command, container, self.config())
+    }
+
+    /// A container's namespace without an interface.
+    pub fn sandbox(&self, name: &str) -> Result<Sandbox<'_>> {
+        Sandbox::new(self, name)
+    }
+
+    /// A pod: a sandbox, and ADD.
+    pub fn add_pod(&self, name: &str) -> Result<Pod<'_>> {
+        self.sandbox(name)?.add()
+    }
+
+    /// Asks `cambricctl`.
+    pub fn ctl(&self, args: &[&str]) -> Result<Value> {
+        let mut command = self.netns.command(self.binaries.ctl())?;
+        let out = command.arg("--socket").arg(self.socket()).args(["-o", "json"]).args(args).output()?;
+        ensure!(out.status.success(), "cambricctl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(serde_json::from_slice(&out.stdout)?)
+    }
+
+    /// How many packets were dropped for `reason`.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        Ok(self.ctl(&["status"])?["drops"][reason].as_u64().unwrap_or(0))
+    }
+
+    /// The links that belong to pods.
+    pub fn pod_links(&self) -> Result<Vec<String>> {
+        let mut links = self.netns.links()?;
+        links.retain(|link| link.starts_with("cmb"));
+        Ok(links)
+    }
+
+    /// Everything on the node that belongs to pods, in words: links, routes, neighbours, link pins, notes, addresses in
+    /// use.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = self.pod_links()?;
+        for show in ["-4 route show table all", "-6 route show table all", "neighbour show"] {
+            let text = self.netns.ip(show)?;
+            left.extend(text.lines().filter(|line| line.contains("cmb")).map(str::to_owned));
+        }
+        let released = self.socket().with_file_name("released");
+        for folder in [self.bpffs.join("links"), released] {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            left.extend(
+                entries.map(|entry| entry.path()).filter(|path| !path.ends_with("uplinks")).filter_map(
+                    |path| {
+                        let name = path.file_name()?.to_str()?;
+                        (name.starts_with("cmb")).then(|| path.display().to_string())
+                    },
+                ),
+            );
+        }
+        let listing = self.ctl(&["ipam", "list"])?;
+        left.extend(listing["addresses"].as_array().into_iter().flatten().map(Value::to_string));
+        Ok(left)
+    }
+}
+
+impl Machine for Node {
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the node's log\n{}", self.log());
+        }
+        self.kill_daemon();
+        // A daemon killed in the middle of an ADD leaves this to the next one, and here comes none.
+        if self.state_dir().join("rcu-expedited").exists() {
+            let _ = std::fs::write("/sys/kernel/rcu_expedited", "0");
+        }
+        let _ = std::fs::remove_dir_all(&self.bpffs);
+    }
+}

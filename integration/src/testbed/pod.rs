@@ -1,0 +1,134 @@
+//! Containers: a namespace, and what ADD made in it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{Invocation, Machine, Netns, Node};
+
+/// A container's namespace on a node.
+#[derive(Debug)]
+pub struct Sandbox<'n> {
+    node: &'n Node,
+    name: String,
+    netns: Netns,
+}
+
+impl<'n> Sandbox<'n> {
+    pub(super) fn new(node: &'n Node, name: &str) -> Result<Self> {
+        Ok(Self { node, name: name.into(), netns: Netns::new(name)? })
+    }
+
+    /// The container's id.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An invocation of `cambric` for this container and its namespace.
+    pub fn cni(&self, command: &str) -> Invocation<'n> {
+        self.node.cni(command, &self.name).netns(self.netns.path())
+    }
+
+    /// ADD.
+    pub fn add(self) -> Result<Pod<'n>> {
+        let result = self.cni("ADD").run()?;
+        self.added(result)
+    }
+
+    /// The pod whose ADD had this result.
+    pub fn added(self, result: Value) -> Result<Pod<'n>> {
+        let addresses = result["ips"].as_array().context("a result with ips")?.iter();
+        let addresses = addresses.map(|ip| {
+            let text = ip["address"].as_str().context("an address")?;
+            Ok(text.split('/').next().unwrap_or_default().parse()?)
+        });
+        Ok(Pod { addresses: addresses.collect::<Result<_>>()?, sandbox: self, result })
+    }
+}
+
+impl Machine for Sandbox<'_> {
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+/// A container with its interface.
+#[derive(Debug)]
+pub struct Pod<'n> {
+    sandbox: Sandbox<'n>,
+    addresses: Vec<IpAddr>,
+    /// What ADD printed.
+    pub result: Value,
+}
+
+impl<'n> Pod<'n> {
+    /// Its addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Its IPv4 address.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn ipv4(&self) -> Ipv4Addr {
+        let found = self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        found.expect("the pod has an IPv4 address")
+    }
+
+    /// Its IPv6 address.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn ipv6(&self) -> Ipv6Addr {
+        let found = self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip),
+            IpAddr::V4(_) => None,
+        });
+        found.expect("the pod has an IPv6 address")
+    }
+
+    /// Name of its host end.
+    ///
+    /// # Panics
+    /// If the result does not name it.
+    pub fn host_ifname(&self) -> String {
+        let interfaces = self.result["interfaces"].as_array().into_iter().flatten();
+        let mut host = interfaces.filter(|interface| interface["sandbox"].as_str().is_none_or(str::is_empty));
+        host.next()
+            .and_then(|interface| interface["name"].as_str())
+            .expect("the result names the host end")
+            .to_owned()
+    }
+
+    /// The container's id.
+    pub fn name(&self) -> &str {
+        self.sandbox.name()
+    }
+
+    /// An invocation of `cambric` for this pod, with its result as `prevResult` unless it is ADD.
+    pub fn cni(&self, command: &str) -> Invocation<'n> {
+        let invocation = self.sandbox.cni(command);
+        if command == "ADD" { invocation } else { invocation.set("prevResult", self.result.clone()) }
+    }
+
+    /// CHECK.
+    pub fn check(&self) -> Result<()> {
+        self.cni("CHECK").run().map(drop)
+    }
+
+    /// DEL; the namespace stays.
+    pub fn del(&self) -> Result<()> {
+        self.cni("DEL").run().map(drop)
+    }
+}
+
+impl Machine for Pod<'_> {
+    fn netns(&self) -> &Netns {
+        self.sandbox.netns()
+    }
+}

@@ -1,0 +1,103 @@
+//! The daemon goes and comes back while pods speak.
+
+use std::{net::IpAddr, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use integration::{
+    needs_root,
+    testbed::{FAR4, FAR6, Flood, Machine, Node, Settings},
+};
+
+/// At 2 ms each, long enough for two restarts on a busy machine.
+const PINGS: u32 = 5000;
+
+fn restarts(node: &Node) -> Result<()> {
+    thread::sleep(Duration::from_millis(200));
+    node.stop_daemon()?;
+    thread::sleep(Duration::from_millis(200));
+    node.start_daemon()?;
+    thread::sleep(Duration::from_millis(200));
+    node.kill_daemon();
+    thread::sleep(Duration::from_millis(200));
+    node.start_daemon()
+}
+
+fn flood_through_restarts(settings: Settings) -> Result<()> {
+    let node = Node::start_with(settings)?;
+    let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
+    let mut floods: Vec<(&str, Flood)> = vec![
+        ("pod to pod", a.flood(b.ipv4(), PINGS)?),
+        ("pod to pod, IPv6", b.flood(a.ipv6(), PINGS)?),
+        ("node to pod", node.flood(a.ipv4(), PINGS)?),
+        ("pod to neighbour", b.flood(FAR4, PINGS)?),
+        ("pod to neighbour, IPv6", a.flood(FAR6, PINGS)?),
+    ];
+    restarts(&node)?;
+    for (way, flood) in &mut floods {
+        ensure!(flood.goes_on(), "{way}: the restarts took longer than the pings");
+    }
+    for (way, flood) in floods {
+        let pings = flood.end()?;
+        ensure!(pings.received == pings.sent && pings.sent == PINGS, "{way}: {}", pings.text);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_packet_is_lost() -> Result<()> {
+    needs_root!();
+    flood_through_restarts(Settings::default())
+}
+
+#[test]
+fn no_packet_is_lost_with_clsact() -> Result<()> {
+    needs_root!();
+    flood_through_restarts(Settings::default().flag("--attach=clsact"))
+}
+
+#[test]
+fn connections_go_on_and_new_ones_are_made_without_a_daemon() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
+    let inside = b.serve_tcp((IpAddr::from([0, 0, 0, 0]), 0))?;
+    let outside = node.neighbour.serve_tcp((IpAddr::from([0, 0, 0, 0]), 0))?;
+    let there = [(IpAddr::from(b.ipv4()), inside.address().port()), (FAR4.into(), outside.address().port())];
+    let connections = [a.connect(there[0])?, a.connect(there[1])?];
+    let exchange = |when: &str| -> Result<()> {
+        for (connection, to) in connections.iter().zip(there) {
+            connection.exchange(1 << 20)?;
+            a.connect(to)?.exchange(1 << 16)?;
+        }
+        ensure!(node.reaches(a.ipv6())?, "{when}");
+        Ok(())
+    };
+    exchange("at first")?;
+    node.stop_daemon()?;
+    exchange("stopped")?;
+    node.start_daemon()?;
+    exchange("restarted")?;
+    node.kill_daemon();
+    exchange("killed")?;
+    node.start_daemon()?;
+    exchange("after the kill")?;
+    a.check()?;
+    b.check()?;
+    ensure!(node.ctl(&["endpoint", "list"])?.as_array().map(Vec::len) == Some(2));
+    Ok(())
+}
+
+#[test]
+fn a_restarted_daemon_counts_on() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let a = node.add_pod("a")?;
+    a.netns().ip("address add 10.88.9.9/32 dev eth0")?;
+    a.ping(FAR4, &["-c2", "-i0.05", "-W1", "-I", "10.88.9.9"])?;
+    let before = node.drops("foreign_source")?;
+    node.kill_daemon();
+    node.start_daemon()?;
+    assert_eq!(node.drops("foreign_source")?, before);
+    assert_eq!(before, 2);
+    Ok(())
+}

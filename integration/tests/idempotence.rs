@@ -1,0 +1,260 @@
+//! ADD and DEL asked again, cut short, and without their daemon.
+
+use std::{collections::HashMap, process::Command, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use integration::{
+    needs_root,
+    testbed::{Invocation, Machine, Node, Pod, eventually},
+};
+
+/// How soon what a DEL leaves to the daemon is done.
+const SOON: Duration = Duration::from_secs(10);
+
+fn expect_nothing_left(node: &Node) -> Result<()> {
+    let clean = eventually(SOON, || node.leftovers().is_ok_and(|left| left.is_empty()));
+    ensure!(clean, "left over: {:#?}", node.leftovers()?);
+    Ok(())
+}
+
+fn expect_working(node: &Node, pod: &Pod<'_>) -> Result<()> {
+    pod.check()?;
+    ensure!(node.reaches(pod.ipv4())? && node.reaches(pod.ipv6())?, "{:?} do not answer", pod.addresses());
+    Ok(())
+}
+
+#[test]
+fn add_asked_again_gives_the_same_answer() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    let links = node.netns().links()?;
+    for _ in 0..3 {
+        assert_eq!(pod.cni("ADD").run()?, pod.result);
+    }
+    assert_eq!(node.netns().links()?, links, "the interface was not made anew");
+    expect_working(&node, &pod)
+}
+
+#[test]
+fn add_asked_again_mends_what_is_broken() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    for harm in ["link set eth0 down", "address flush dev eth0", "link delete eth0"] {
+        pod.netns().ip(harm)?;
+        assert_eq!(pod.cni("ADD").run()?["ips"], pod.result["ips"], "after {harm}");
+        expect_working(&node, &pod)?;
+    }
+    pod.del()?;
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn attachments_that_differ_in_one_part_of_their_key_are_two() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    let second = pod.cni("ADD").ifname("eth1").run()?;
+    assert_ne!(second["ips"][0], pod.result["ips"][0]);
+    assert_eq!(node.pod_links()?.len(), 2);
+    // The first keeps its routes.
+    expect_working(&node, &pod)?;
+    pod.cni("CHECK").ifname("eth1").set("prevResult", second).run()?;
+    pod.cni("DEL").ifname("eth1").run()?;
+    assert_eq!(node.pod_links()?.len(), 1);
+    expect_working(&node, &pod)
+}
+
+#[test]
+fn an_interface_of_another_is_not_touched() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let sandbox = node.sandbox("a")?;
+    sandbox.netns().ip("link add eth0 type veth peer name other")?;
+    let refused = sandbox.cni("ADD").refusal()?;
+    assert_eq!(refused.code, 107, "{refused}");
+    assert_eq!(sandbox.netns().links()?.len(), 3);
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn del_succeeds_twice_and_for_what_never_was() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    pod.del()?;
+    pod.del()?;
+    node.cni("DEL", "never").run()?;
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn del_succeeds_without_a_namespace() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    node.cni("DEL", pod.name()).run()?;
+    expect_nothing_left(&node)?;
+    let pod = node.add_pod("b")?;
+    drop(pod);
+    node.cni("DEL", "b").netns("/run/netns/gone".as_ref()).run()?;
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn del_while_the_daemon_is_away_is_caught_up_with() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
+    node.kill_daemon();
+    assert!(a.reaches(b.ipv4())? && node.reaches(a.ipv6())?, "pods speak without the daemon");
+    a.del()?;
+    assert_eq!(node.pod_links()?, [b.host_ifname()], "the link goes at once");
+    assert_eq!(a.netns().links()?, ["lo"]);
+    assert_eq!(b.ping(a.ipv4(), &["-c1", "-W1"])?.received, 0);
+    node.start_daemon()?;
+    let addresses = node.ctl(&["ipam", "list"])?["addresses"].to_string();
+    ensure!(!addresses.contains(&format!("\"{}\"", a.ipv4())), "{addresses}");
+    expect_working(&node, &b)?;
+    b.del()?;
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn del_and_add_while_the_daemon_is_away_then_add_again() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("a")?;
+    node.kill_daemon();
+    pod.del()?;
+    assert_eq!(pod.cni("ADD").refusal()?.code, 11);
+    node.start_daemon()?;
+    let again = pod.cni("ADD").run()?;
+    assert_eq!(again["ips"].as_array().map(Vec::len), Some(2));
+    // The note that DEL left must not strike the new attachment.
+    thread::sleep(Duration::from_secs(2));
+    pod.cni("CHECK").set("prevResult", again).run()?;
+    pod.del()?;
+    expect_nothing_left(&node)
+}
+
+/// A system call by its name, and which of those of that name.
+#[derive(Clone, Debug)]
+struct Moment {
+    call: String,
+    nth: u32,
+}
+
+/// Every `step`th system call that an invocation makes, in order.
+fn moments(node: &Node, invocation: &Invocation<'_>, step: usize) -> Result<Vec<Moment>> {
+    ensure!(strace_is_there(), "strace is missing: apt-get install strace");
+    let trace = node.folder().join(format!("trace-{:?}", thread::current().id()));
+    let out = invocation.spawn(&["strace", "-qq", "-o", &trace.to_string_lossy()])?.wait_with_output()?;
+    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    let text = std::fs::read_to_string(&trace)?;
+    let mut counts: HashMap<&str, u32> = HashMap::new();
+    let mut moments = Vec::new();
+    for call in text.lines().filter_map(|line| line.split_once('(')).map(|(call, _)| call) {
+        let nth = counts.entry(call).or_default();
+        *nth += 1;
+        // The first starts the plugin, and strace does not see it begin.
+        if call != "execve" {
+            moments.push(Moment { call: call.to_owned(), nth: *nth });
+        }
+    }
+    ensure!(moments.len() > 20, "it made only {} system calls", moments.len());
+    Ok(moments.into_iter().step_by(step).collect())
+}
+
+/// Runs it under strace, which kills it on entry to that system call.
+fn kill_at(invocation: &Invocation<'_>, moment: &Moment) -> Result<()> {
+    let inject = format!("inject={}:signal=SIGKILL:when={}", moment.call, moment.nth);
+    let child = invocation.spawn(&["strace", "-qq", "-o", "/dev/null", "-e", &inject])?;
+    child.wait_with_output()?;
+    Ok(())
+}
+
+fn strace_is_there() -> bool {
+    Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success())
+}
+
+/// Every moment of an ADD.
+fn moments_of_add(node: &Node, step: usize) -> Result<Vec<Moment>> {
+    let sandbox = node.sandbox("traced")?;
+    let moments = moments(node, &sandbox.cni("ADD"), step)?;
+    sandbox.cni("DEL").run()?;
+    Ok(moments)
+}
+
+#[test]
+fn after_an_add_killed_at_any_step_del_leaves_nothing() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    for moment in moments_of_add(&node, 1)? {
+        let sandbox = node.sandbox("a")?;
+        kill_at(&sandbox.cni("ADD"), &moment)?;
+        sandbox.cni("DEL").run()?;
+        let left = node.leftovers()?;
+        ensure!(left.is_empty(), "ADD killed at {moment:?}, and DEL, left {left:#?}");
+        ensure!(sandbox.netns().links()? == ["lo"], "killed at {moment:?}: {:?}", sandbox.netns().links()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn after_an_add_killed_at_any_step_add_succeeds() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    for moment in moments_of_add(&node, 2)? {
+        let sandbox = node.sandbox("a")?;
+        kill_at(&sandbox.cni("ADD"), &moment)?;
+        let pod = sandbox.add().with_context(|| format!("killed at {moment:?}, then added"))?;
+        pod.check()?;
+        let answers = node.ping(pod.ipv4(), &["-c1", "-W1"])?.received == 1;
+        ensure!(answers, "killed at {moment:?}, then added, it does not answer");
+        ensure!(node.pod_links()?.len() == 1, "killed at {moment:?}: {:?}", node.pod_links()?);
+        pod.del()?;
+        let left = node.leftovers()?;
+        ensure!(left.is_empty(), "ADD killed at {moment:?}, ADD and DEL left {left:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_del_killed_at_any_step_del_leaves_nothing() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let traced = node.add_pod("traced")?;
+    for moment in moments(&node, &traced.cni("DEL"), 1)? {
+        let pod = node.add_pod("a")?;
+        kill_at(&pod.cni("DEL"), &moment)?;
+        pod.del()?;
+        let left = node.leftovers()?;
+        ensure!(left.is_empty(), "DEL killed at {moment:?}, and DEL, left {left:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_add_killed_at_any_time_is_undone_by_its_next() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    for round in 0..40_u64 {
+        let sandbox = node.sandbox("a")?;
+        let mut child = sandbox.cni("ADD").spawn(&[])?;
+        thread::sleep(Duration::from_micros(round * 300));
+        let _ = child.kill();
+        child.wait()?;
+        if round % 2 == 0 {
+            let pod = sandbox.add()?;
+            pod.check()?;
+            pod.del()?;
+        } else {
+            sandbox.cni("DEL").run()?;
+        }
+        let left = node.leftovers()?;
+        ensure!(left.is_empty(), "round {round} left {left:#?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Many pods at once.
+
+use std::{collections::HashSet, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use integration::{
+    needs_root,
+    testbed::{Daemon, Machine, Node, Pod, eventually},
+};
+
+const PODS: usize = 100;
+const AT_ONCE: usize = 20;
+/// What the daemon may hold in memory with all of them.
+const RESIDENT_KIB: u64 = 12 * 1024;
+
+#[test]
+fn a_hundred_pods_come_and_go_twenty_at_a_time_and_leave_nothing() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let mut pods: Vec<Pod<'_>> = Vec::new();
+    thread::scope(|scope| -> Result<()> {
+        let node = &node;
+        let workers: Vec<_> = (0..AT_ONCE)
+            .map(|worker| {
+                scope.spawn(move || -> Result<Vec<Pod<'_>>> {
+                    (worker..PODS).step_by(AT_ONCE).map(|n| node.add_pod(&format!("pod-{n}"))).collect()
+                })
+            })
+            .collect();
+        for worker in workers {
+            pods.extend(worker.join().expect("the thread ran")?);
+        }
+        Ok(())
+    })?;
+    let addresses: HashSet<_> = pods.iter().flat_map(Pod::addresses).collect();
+    assert_eq!(addresses.len(), 2 * PODS, "addresses are distinct");
+    for pod in &pods {
+        pod.check()?;
+    }
+    for (from, to) in pods.iter().zip(pods.iter().rev()).step_by(10) {
+        ensure!(from.ping(to.ipv4(), &["-c1", "-W1"])?.received == 1, "{} to {}", from.name(), to.name());
+        ensure!(from.ping(to.ipv6(), &["-c1", "-W1"])?.received == 1, "{} to {}", from.name(), to.name());
+    }
+    let resident = node.daemon().as_ref().map(Daemon::resident_kib).transpose()?.unwrap_or(0);
+    ensure!((1..=RESIDENT_KIB).contains(&resident), "the daemon holds {resident} KiB");
+    thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = pods
+            .chunks(PODS / AT_ONCE)
+            .map(|chunk| scope.spawn(|| chunk.iter().try_for_each(Pod::del)))
+            .collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("the thread ran"))
+    })?;
+    let clean = eventually(Duration::from_secs(10), || node.leftovers().is_ok_and(|left| left.is_empty()));
+    ensure!(clean, "left over: {:#?}", node.leftovers()?);
+    for pod in &pods {
+        assert_eq!(pod.netns().links()?, ["lo"], "{}", pod.name());
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The programs by `BPF_PROG_TEST_RUN`: one packet, then the whole change of the packet, the counters and the tables.
+
+mod delivery;
+mod errors;
+mod fragments;
+mod malformed;
+mod masquerade;
+mod packets;
