@@ -21,9 +21,11 @@ const IMAGE: &str = "cambric.test/pause:1";
 const PAUSE: &str = "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
 
 /// Its processes have process and mount namespaces of their own, so that nothing is left of them when the first is
-/// killed; shims keep their sockets in a folder that no configuration moves, so that one is private too.
-const ENTER: &str =
-    "mkdir -p /run/containerd && mount -t tmpfs private /run/containerd && exec containerd --config \"$0\"";
+/// killed; shims keep their sockets, and libcni its results, in folders that no configuration moves, so those are
+/// private too.
+const ENTER: &str = "for folder in /run/containerd /var/lib/cni; do \
+    mkdir -p \"$folder\" && mount -t tmpfs private \"$folder\" || exit; \
+    done; exec containerd --config \"$0\"";
 
 /// A running containerd with the pause image, killed with all its sandboxes when this is dropped.
 #[derive(Debug)]
