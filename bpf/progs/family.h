@@ -29,11 +29,10 @@ PACKET {
 	__u16 inner; /* PACKET_ERROR: offset of the inner IP header, bytes */
 	__u16 inner_transport; /* PACKET_ERROR: offset of the inner transport header, bytes */
 	__u8 protocol;
-	__u8 inner_request; /* PACKET_ERROR about an ICMP echo */
 	__u8 flags; /* TCP's */
 	__u8 hops; /* TTL or hop limit */
 	__u8 kind; /* enum packet_kind */
-	__u8 pad;
+	__u8 pad[2];
 };
 
 static __always_inline bool FN(equal)(const ADDRESS *a, const ADDRESS *b)
@@ -111,6 +110,20 @@ static __always_inline int FN(resolve_fragment)(PACKET *packet, __be32 id)
 	packet->source_port = ports->source;
 	packet->destination_port = ports->destination;
 	return PARSED;
+}
+
+/* The ports of the packet inside an ICMP error, exchanged; `transport` is what the error quotes of its header. */
+static __always_inline void FN(quoted_ports)(PACKET *packet, const struct icmp_header *transport)
+{
+	const struct transport *ports = (const struct transport *)transport;
+
+	packet->source_port = packet->destination_port = 0;
+	if (is_icmp(packet->protocol)) {
+		packet->source_port = packet->destination_port = transport->id;
+	} else if (has_ports(packet->protocol)) {
+		packet->source_port = ports->destination;
+		packet->destination_port = ports->source;
+	}
 }
 
 /* Reads the ports (and TCP's flags) at packet->transport. `room`: bytes that the IP header leaves for them. */

@@ -73,16 +73,7 @@ static __always_inline int parse_error_v4(struct __sk_buff *skb, struct packet4 
 	packet->protocol = inner.protocol;
 	packet->source = inner.destination;
 	packet->destination = inner.source;
-	if (inner.protocol == IPPROTO_ICMP) {
-		packet->source_port = packet->destination_port = transport.id;
-	} else if (has_ports(inner.protocol)) {
-		const struct transport *ports = (const struct transport *)&transport;
-
-		packet->source_port = ports->destination;
-		packet->destination_port = ports->source;
-	} else {
-		packet->source_port = packet->destination_port = 0;
-	}
+	FN(quoted_ports)(packet, &transport);
 	return PARSED;
 }
 

@@ -120,16 +120,7 @@ static __always_inline int parse_error_v6(struct __sk_buff *skb, struct packet6 
 	packet->protocol = inner.next;
 	packet->source = inner.destination;
 	packet->destination = inner.source;
-	if (inner.next == IPPROTO_ICMPV6) {
-		packet->source_port = packet->destination_port = transport.id;
-	} else if (has_ports(inner.next)) {
-		const struct transport *ports = (const struct transport *)&transport;
-
-		packet->source_port = ports->destination;
-		packet->destination_port = ports->source;
-	} else {
-		packet->source_port = packet->destination_port = 0;
-	}
+	FN(quoted_ports)(packet, &transport);
 	return PARSED;
 }
 

@@ -35,6 +35,22 @@ pub const CT_RESET: u32 = 8;
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
 
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (Linux 6.3): the neighbour is looked up when the packet is sent, not before.
+pub const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
+
+/// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
+/// given time for its handshake, an established one outlives an idle night's keep-alives.
+pub const LIFETIMES: Lifetimes = Lifetimes {
+    tcp_new: 60,
+    tcp_established: 21_600,
+    tcp_closing: 120,
+    tcp_closed: 10,
+    udp_new: 30,
+    udp_established: 120,
+    icmp: 30,
+    other: 600,
+};
+
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
 pub const DROP_REASONS: [&str; 14] = [
     "none",

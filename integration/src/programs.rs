@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bpf::{
     CambricSkel, CambricSkelBuilder,
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, Ip4, Ip6, Lifetimes, Node, Plain, SkBuff,
-        Uplink,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6,
+        LIFETIMES, Node, Plain, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
@@ -21,9 +21,6 @@ use libbpf_rs::{
     skel::{OpenSkel, SkelBuilder},
 };
 use nix::sched::{CloneFlags, unshare};
-
-/// `BPF_FIB_LOOKUP_SKIP_NEIGH`, as the daemon sets it on this kernel.
-const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 
 /// `TC_ACT_UNSPEC`: on to the next program and the stack.
 pub const PASS: i32 = -1;
@@ -139,16 +136,7 @@ impl Bench {
         rodata.masquerade_port_first = knobs.first_port;
         rodata.masquerade_port_count = knobs.ports;
         rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH;
-        rodata.lifetimes = Lifetimes {
-            tcp_new: 60,
-            tcp_established: 21_600,
-            tcp_closing: 120,
-            tcp_closed: 10,
-            udp_new: 30,
-            udp_established: 120,
-            icmp: 30,
-            other: 600,
-        };
+        rodata.lifetimes = LIFETIMES;
         let skeleton = open.load()?;
 
         let local = |name: &str, last: u8| -> Result<Local> {

@@ -125,10 +125,9 @@ pub fn matches(filter: &ConntrackFilter, connection: &Connection) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bpf::layout::{CtEntry4, CtKey4, Ip4};
+    use bpf::layout::{CtEntry4, CtKey4, Ip4, LIFETIMES};
 
     use super::*;
-    use crate::datapath::load::LIFETIMES;
 
     fn flow(flags: u32, nat: u8) -> (CtKey4, CtEntry4) {
         let key = CtKey4 {

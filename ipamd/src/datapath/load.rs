@@ -11,7 +11,7 @@ use std::{
 use bpf::{
     CambricSkelBuilder, OpenCambricSkel,
     attach::{self, Direction, Pins},
-    layout::Lifetimes,
+    layout::{FIB_LOOKUP_SKIP_NEIGH, LIFETIMES},
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::{
@@ -21,22 +21,6 @@ use libbpf_rs::{
 use tracing::{debug, info};
 
 use super::{DatapathConfig, DatapathError, maps};
-
-/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (Linux 6.3): the neighbour is looked up when the packet is sent, not before.
-const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
-
-/// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
-/// given time for its handshake, an established one outlives an idle night's keep-alives.
-pub const LIFETIMES: Lifetimes = Lifetimes {
-    tcp_new: 60,
-    tcp_established: 21_600,
-    tcp_closing: 120,
-    tcp_closed: 10,
-    udp_new: 30,
-    udp_established: 120,
-    icmp: 30,
-    other: 600,
-};
 
 /// The programs by name.
 pub type Programs = BTreeMap<String, OwnedFd>;

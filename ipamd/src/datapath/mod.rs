@@ -20,8 +20,8 @@ use std::{
 use bpf::{
     attach::{self, AttachError, Direction, Pins, program_id},
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, Node, Plain,
-        Prefix4, Prefix6, Uplink as UplinkValue,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, LIFETIMES,
+        Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -33,7 +33,7 @@ use libbpf_rs::{MapCore, MapHandle};
 
 pub use self::{load::probe_attach_mode, uplinks::Uplink};
 use self::{
-    load::{LIFETIMES, Loaded, Programs},
+    load::{Loaded, Programs},
     maps::TypedMap,
 };
 

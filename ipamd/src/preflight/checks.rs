@@ -19,7 +19,7 @@ use nix::{
 use super::Finding;
 
 /// The oldest kernel whose verifier and helpers the programs are written for.
-const OLDEST_KERNEL: (u32, u32) = (5, 10);
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
 /// Where a cgroup v2 hierarchy is mounted: alone, or beside the old one.
 const CGROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// `lo`, which every namespace has, at this index.
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn kernels_are_compared_by_number() {
         for (release, outcome) in [
-            ("5.10.0-28-amd64", Ok),
+            ("5.15.0-28-amd64", Ok),
             ("6.1.0", Ok),
             ("10.2", Ok),
             ("5.9.16", Failure),
