@@ -35,9 +35,9 @@ fn main() -> Result<()> {
     let cases = cases(&bench);
 
     println!(
-        "{:<44} {:>14} {:>7} {:>14} {:>7}",
-        "ns per run, median (min-max) of 7 rounds", "established", "/floor", "new flow", "/floor"
+        "| ns per run, median (min-max) of {ROUNDS} rounds | established | / floor | new flow | / floor |"
     );
+    println!("| --- | ---: | ---: | ---: | ---: |");
     let mut floor = None;
     for case in &cases {
         let mut established = Vec::new();
@@ -49,11 +49,9 @@ fn main() -> Result<()> {
         let (fast, slow) = (Spread::of(established), Spread::of(new));
         let floor = floor.get_or_insert((fast.median, slow.median));
         println!(
-            "{:<44} {:>14} {:>7.1} {:>14} {:>7.1}",
+            "| {} | {fast} | {:.1} | {slow} | {:.1} |",
             case.name,
-            fast.to_string(),
             fast.median / floor.0,
-            slow.to_string(),
             slow.median / floor.1
         );
     }
