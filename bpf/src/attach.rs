@@ -216,6 +216,8 @@ pub fn detach_clsact(ifindex: u32, direction: Direction) -> Result<(), AttachErr
 }
 
 fn clsact_hook(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> TcHook {
+    // What it would print the caller gets as an error, or is none: that the qdisc is there already, or is not there.
+    libbpf_rs::set_print(None);
     let point = match direction {
         Direction::Ingress => TC_INGRESS,
         Direction::Egress => TC_EGRESS,
