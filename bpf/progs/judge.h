@@ -4,6 +4,16 @@
  * raised, and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
 
+/* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's
+ * argument, so keys are copied to where it is allowed. */
+static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, const ADDRESS *address)
+{
+	ADDRESS *key = (ADDRESS *)&room->address;
+
+	*key = *address;
+	return bpf_map_lookup_elem(&MAP(endpoints), key);
+}
+
 /* Starts a new entry for the packet's flow from what is remembered of it. */
 static __always_inline void FN(begin)(CT_ENTRY *entry, const CT_ENTRY *old, const PACKET *packet, __u32 side,
 				      const struct node *node)
@@ -108,7 +118,7 @@ static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry
 }
 
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
-__noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
+__noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 				     __u32 how)
 {
 	bool at_uplink = how & JUDGE_ELSEWHERE;
@@ -116,12 +126,14 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
-	if (!room || !state || !packet || !key)
+	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	struct endpoint *source = bpf_map_lookup_elem(&MAP(endpoints), &packet->source);
+	CT_KEY *key = (CT_KEY *)&room->key;
+	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
 
+	*key = *flow;
 	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
 		return DROP_FOREIGN_SOURCE;
 	if (!at_uplink) {
@@ -143,7 +155,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	FN(begin)(entry, old, packet, side, state);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	struct endpoint *destination = bpf_map_lookup_elem(&MAP(endpoints), &packet->destination);
+	struct endpoint *destination = FN(find_endpoint)(room, &packet->destination);
 	int reason = PARSED;
 
 	sent_by(way, source);
@@ -170,7 +182,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 #define NOT_FOR_ENDPOINT (-1)
 
 /* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. */
-__noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *key, __u32 side,
+__noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 					 __u32 how)
 {
 	bool by_stack = how & JUDGE_ELSEWHERE;
@@ -178,10 +190,14 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
-	if (!room || !state || !packet || !key)
+	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_KEY *key = (CT_KEY *)&room->key;
+
+	*key = *flow;
+
 	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
 	ADDRESS address = packet->destination;
 	__u8 nat = NAT_NONE;
@@ -191,8 +207,8 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		address = old->nat_address;
 	}
 
-	struct endpoint *destination = bpf_map_lookup_elem(&MAP(endpoints), &address);
-	struct endpoint *source = bpf_map_lookup_elem(&MAP(endpoints), &packet->source);
+	struct endpoint *destination = FN(find_endpoint)(room, &address);
+	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
 
 	if (by_stack) {
 		if (!destination || destination->ifindex != skb->ifindex)

@@ -107,7 +107,9 @@ struct scratch {
 	struct ct_entry6 mate; /* the same */
 	struct bpf_fib_lookup fib;
 	struct bpf_sock_tuple tuple;
-	struct ct_key6 mate_key; /* or a ct_key4 */
+	struct ct_key6 key; /* or a ct_key4 */
+	struct ct_key6 mate_key; /* the same */
+	struct ip6 address; /* or an ip4 */
 	struct prefix6 exempt; /* or a prefix4 */
 };
 
