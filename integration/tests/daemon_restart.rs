@@ -38,7 +38,12 @@ fn flood_through_restarts(settings: Settings) -> Result<()> {
     }
     for (way, flood) in floods {
         let pings = flood.end()?;
-        ensure!(pings.received == pings.sent && pings.sent == PINGS, "{way}: {}", pings.text);
+        ensure!(
+            pings.received == pings.sent && pings.sent == PINGS,
+            "{way}: {}\nof all that the programs dropped: {}",
+            pings.text,
+            node.ctl(&["status"])?["drops"]
+        );
     }
     Ok(())
 }
