@@ -20,9 +20,6 @@ pub const NAT_SOURCE: u8 = 1;
 /// [`CtWay::nat`]: the destination is replaced.
 pub const NAT_DESTINATION: u8 = 2;
 
-/// [`CtWay::via`]: straight into the namespace of a local endpoint.
-pub const VIA_PEER: u8 = 2;
-
 /// Flags of a conntrack entry: a packet went against the opener's way.
 pub const CT_REPLIED: u32 = 1;
 /// The opener has finished.
@@ -223,7 +220,6 @@ mod tests {
         let nat = enumerators("ct_nat");
         assert_eq!(nat[usize::from(NAT_SOURCE)], "NAT_SOURCE");
         assert_eq!(nat[usize::from(NAT_DESTINATION)], "NAT_DESTINATION");
-        assert_eq!(enumerators("ct_via")[usize::from(VIA_PEER)], "VIA_PEER");
     }
 
     #[test]

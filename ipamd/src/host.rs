@@ -75,6 +75,10 @@ impl Kernel for Host {
         self.datapath.drops()
     }
 
+    fn untracked(&self) -> Result<u64, DatapathError> {
+        self.datapath.untracked()
+    }
+
     fn conntrack(
         &self,
         filter: &ConntrackFilter,

@@ -217,6 +217,9 @@ pub struct Status {
     pub conntrack: BTreeMap<String, MapUse>,
     /// Packets dropped since the programs' maps were made, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Flows that passed although conntrack could not take them, since then.
+    #[serde(default)]
+    pub untracked: u64,
 }
 
 /// How full a map is.

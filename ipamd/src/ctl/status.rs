@@ -46,6 +46,7 @@ fn text(status: &Status) -> String {
             .to_owned(),
         ),
         ("Connections", conntrack.collect::<Vec<_>>().join("\n")),
+        ("Untracked", format!("{} flows", status.untracked)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
 }

@@ -214,11 +214,6 @@ impl Datapath {
         self.attach_mode
     }
 
-    /// Where programs, maps and links are pinned.
-    pub fn pins(&self) -> &Pins {
-        &self.pins
-    }
-
     /// Path of a pinned program (`from_endpoint`, `to_endpoint`).
     pub fn program_path(&self, name: &str) -> PathBuf {
         self.pins.program(name)

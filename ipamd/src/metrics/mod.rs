@@ -62,6 +62,7 @@ pub struct Metrics {
     addresses: Gauges<PoolLabels>,
     endpoints: Gauge<u64, AtomicU64>,
     drops: Family<ReasonLabels, Counter>,
+    untracked: Counter,
     conntrack: Gauges<ConntrackLabels>,
     conntrack_capacity: Gauges<ConntrackLabels>,
     problems: Gauge<u64, AtomicU64>,
@@ -77,6 +78,7 @@ impl Default for Metrics {
             addresses: Family::default(),
             endpoints: Gauge::default(),
             drops: Family::default(),
+            untracked: Counter::default(),
             conntrack: Family::default(),
             conntrack_capacity: Family::default(),
             problems: Gauge::default(),
@@ -106,6 +108,11 @@ impl Metrics {
         registry.register("pool_addresses", "Addresses of each pool, used and free", self.addresses.clone());
         registry.register("endpoints", "Committed endpoints", self.endpoints.clone());
         registry.register("drops", "Packets dropped by the programs, by reason", self.drops.clone());
+        registry.register(
+            "untracked_flows",
+            "Flows that passed although conntrack could not take them",
+            self.untracked.clone(),
+        );
         registry.register(
             "conntrack_entries",
             "Connections remembered, as of the last sweep",
@@ -168,6 +175,7 @@ impl Metrics {
             // The programs count; the maps may be new after a reboot only.
             total.inc_by(count.saturating_sub(total.get()));
         }
+        self.untracked.inc_by(status.untracked.saturating_sub(self.untracked.get()));
         for (family, used) in status.conntrack {
             let labels = ConntrackLabels { family };
             self.conntrack.get_or_create(&labels).set(used.entries);

@@ -33,6 +33,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn unpin_links(&self, ifname: &str);
     /// Packets dropped, by reason.
     fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError>;
+    /// Flows that passed although conntrack could not take them.
+    fn untracked(&self) -> Result<u64, DatapathError>;
     /// Gives the matching conntrack entries page by page until told to stop. This one may take long.
     fn conntrack(
         &self,

@@ -30,6 +30,10 @@ impl Node {
             problems.push(error.to_string());
             BTreeMap::new()
         });
+        let untracked = self.kernel.untracked().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            0
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.name.clone(),
@@ -41,6 +45,7 @@ impl Node {
             uptime_seconds: self.started.elapsed().as_secs(),
             conntrack: lock(&self.conntrack).clone(),
             drops,
+            untracked,
         }
     }
 

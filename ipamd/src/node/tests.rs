@@ -76,6 +76,9 @@ impl Kernel for FakeKernel {
     fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError> {
         Ok(BTreeMap::new())
     }
+    fn untracked(&self) -> Result<u64, DatapathError> {
+        Ok(0)
+    }
     fn conntrack(
         &self,
         _: &ConntrackFilter,
