@@ -52,7 +52,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { user: 0, idle: Duration::from_secs(60), transfer: Duration::from_secs(10) }
+        Self { user: 0, idle: Duration::from_mins(1), transfer: Duration::from_secs(10) }
     }
 }
 
