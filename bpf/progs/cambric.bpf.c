@@ -3,14 +3,17 @@
  * Cambric's TC programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, masquerade.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, policy.h, masquerade.h -> rewrite.h -> forward.h
  *
  * and path.h puts them together for each hook.
  */
 #include "common.h"
+#include "decide.h"
 
 #include "ipv4.h"
+#include "events.h"
 #include "conntrack.h"
+#include "policy.h"
 #include "masquerade.h"
 #include "judge.h"
 #include "rewrite.h"
@@ -19,7 +22,9 @@
 #include "end_family.h"
 
 #include "ipv6.h"
+#include "events.h"
 #include "conntrack.h"
+#include "policy.h"
 #include "masquerade.h"
 #include "judge.h"
 #include "rewrite.h"

@@ -123,6 +123,26 @@ static __always_inline __u32 ticks(void)
 	return bpf_ktime_get_ns() >> TICK_SHIFT;
 }
 
+/* Whether this processor may tell one more event in this tick. */
+static __always_inline bool within_budget(const struct node *node)
+{
+	__u32 zero = 0, now = ticks();
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
+
+	if (!budget)
+		return false;
+	if (budget->tick != now) {
+		budget->tick = now;
+		budget->left = node->event_rate;
+	}
+	if (!budget->left) {
+		count(COUNTER_EVENTS_SUPPRESSED);
+		return false;
+	}
+	budget->left--;
+	return true;
+}
+
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
 	/* 2-byte steps: an Ethernet source lies at offset 6 of the packet. */

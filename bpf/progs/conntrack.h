@@ -37,10 +37,35 @@ static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_EN
 	return FN(find)(&key);
 }
 
+static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, bool against)
+{
+	__u32 zero = 0, what = TELL(EVENT_END, DROP_NONE, EVENT_NO_DIRECTION);
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !(state->events & EVENTS_FLOWS) || !FN(is_sampled)(packet, state) ||
+	    !within_budget(state))
+		return;
+	room->answer.rule = room->answer.log = 0;
+	room->icmp = 0;
+	if (nat == NAT_DESTINATION) {
+		PACKET inside = *packet;
+
+		inside.destination = entry->nat_address;
+		inside.destination_port = entry->nat_port;
+		FN(tell)(&inside, what | TELL_AGAINST, 0);
+	} else {
+		FN(tell)(packet, what | (against ? TELL_AGAINST : 0), 0);
+	}
+}
+
 __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 flags, __u32 now)
 {
 	if (!packet || !entry)
 		return 0;
+
+	bool ends = !is_closed(entry->flags) && is_closed(entry->flags | flags);
+
 	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. */
 	entry->flags |= flags;
 	entry->seen = now;
@@ -55,6 +80,8 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 f
 			entry->epoch--;
 		}
 	}
+	if (unlikely(ends))
+		FN(tell_end)(packet, entry, nat, flags & CT_REPLIED);
 	return 0;
 }
 

@@ -13,5 +13,10 @@
 #undef PACKET
 #undef WORDS
 #undef IP_OFFSET
+#undef ECHO_REQUEST
+#undef TELL
+#undef TELL_AGAINST
+#undef POLICE_BY_STACK
+#undef POLICE_AGAINST
 #undef MASQUERADE_ATTEMPTS
 #undef NOT_FOR_ENDPOINT

@@ -31,7 +31,7 @@ static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *pack
 			int reason = FN(rewrite)(skb, packet, entry, way->nat);
 
 			if (reason)
-				return drop(reason);
+				return FN(refuse)(packet, reason, skb->ifindex);
 			data = (void *)(long)skb->data;
 			end = (void *)(long)skb->data_end;
 			ethernet = data;
@@ -49,7 +49,7 @@ static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *pack
 			int reason = FN(rewrite)(skb, packet, entry, way->nat);
 
 			if (reason)
-				return drop(reason);
+				return FN(refuse)(packet, reason, skb->ifindex);
 		}
 		if (FN(is_zero)(&entry->next_hop))
 			return bpf_redirect_neigh(egress, NULL, 0, 0);

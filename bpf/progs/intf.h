@@ -24,7 +24,18 @@ struct node {
 	__u32 epoch;
 	/* Not zero: pods are masqueraded. */
 	__u32 masquerade;
+	/* Which set of peers and postures is in force: 0 or 1. One write changes both, whole. */
+	__u32 set;
+	/* What is told through `events`: EVENTS_*. */
+	__u32 events;
+	/* Of flows, one in so many is told; at least 1. */
+	__u32 sample;
+	/* How many events one processor may tell a tick, besides those of rules that log. */
+	__u32 event_rate;
 };
+
+#define EVENTS_FLOWS 1 /* new flows, and their ends */
+#define EVENTS_DROPS 2 /* every drop; without it, only what policy refuses */
 
 #define ENDPOINT_SHAPED 1 /* a queueing discipline on the host end must see every packet */
 
@@ -36,6 +47,7 @@ struct endpoint {
 	__u16 mtu; /* bytes */
 	__u8 flags; /* ENDPOINT_* */
 	__u8 pad;
+	__u32 slot; /* its place in `postures`, from 1 */
 };
 
 /* Value of `uplinks`; the key is the interface's index. All zeroes: no address of that family. */
@@ -53,6 +65,63 @@ struct prefix4 {
 struct prefix6 {
 	__u32 length; /* bits */
 	struct ip6 address;
+};
+
+/*
+ * Policy. An endpoint's slot has a posture, which names the policy map that its flows are looked up in, by the class of
+ * the other side's address. What is the same for one class is settled when the map is written, so the longest match is
+ * the verdict.
+ */
+
+#define POSTURE_KNOWN 1 /* without it everything is dropped */
+#define POSTURE_INGRESS 2 /* what reaches the endpoint is policed */
+#define POSTURE_EGRESS 4 /* what it sends is policed */
+
+/* Value of `postures`; the key is set * POSTURE_SLOTS + slot. Read and written as the eight bytes that it is, so map
+ * and flags change together. */
+struct posture {
+	__u32 map; /* index in `policies` */
+	__u32 flags; /* POSTURE_* */
+};
+
+#define PEER_NODE 1 /* this node itself: always reaches its endpoints */
+
+/* Value of the maps in `peers4`, `peers6` (the key is an address) and `ranges4`, `ranges6` (a prefix). */
+struct peer {
+	__u32 class;
+	__u32 flags; /* PEER_* */
+};
+
+/* Whose entry it is: the upper two bits of policy_key.of. The others are the class, or the number of the branch. */
+enum policy_of {
+	POLICY_INGRESS,
+	POLICY_EGRESS,
+	POLICY_BRANCH, /* by the opener's port, for an entry that says POLICY_BY_SOURCE */
+};
+#define POLICY_OF_SHIFT 30
+#define CLASS_ANY 0x3fffffff /* stands for the classes that a policy map has no entries of */
+
+/* Key of a policy map: a prefix of 32 bits (any protocol), or of 48 to 64. */
+struct policy_key {
+	__u32 length; /* bits of what follows */
+	__be32 of;
+	__u8 zero;
+	__u8 protocol;
+	__be16 port; /* the other side's; for ICMP type << 8 | code; zero for what has neither */
+};
+
+enum policy_outcome {
+	POLICY_DENY,
+	POLICY_ALLOW,
+	POLICY_BY_SOURCE, /* `rule` is a branch */
+};
+
+/* Value of a policy map. */
+struct policy_entry {
+	__u32 rule; /* index in `hits` */
+	__u32 log; /* the rule that logs it; 0: none */
+	__u8 outcome; /* enum policy_outcome */
+	__u8 pad[3];
 };
 
 /*
@@ -183,11 +252,53 @@ enum drop_reason {
 	DROP_NO_MASQUERADE_PORT, /* every port that was tried is taken */
 	DROP_CONNTRACK_FULL, /* a masqueraded flow could not be remembered */
 	DROP_REWRITE_FAILED, /* the kernel refused a change of the packet */
+	DROP_POLICY_EGRESS, /* the sender's policy refuses the flow */
+	DROP_POLICY_INGRESS, /* the receiver's policy refuses the flow */
+	DROP_POLICY_UNKNOWN, /* the endpoint's policy is not known (yet) */
 	DROP_REASONS /* their number */
 };
 
 /* Keys of `counters`: what is worth knowing but is no drop. */
 enum counter {
 	COUNTER_UNTRACKED, /* a flow passed although conntrack could not take it */
+	COUNTER_EVENTS_LOST, /* events that the ring had no room for */
+	COUNTER_EVENTS_SUPPRESSED, /* events beyond the rate */
 	COUNTERS
+};
+
+enum event_kind {
+	EVENT_FLOW = 1, /* a flow is let through for the first time */
+	EVENT_END = 2, /* a TCP flow has ended */
+	EVENT_DROP = 3,
+	EVENT_LOG = 4, /* a rule that logs has matched */
+};
+
+enum event_direction {
+	EVENT_INGRESS, /* the policy of the endpoint that the flow reaches */
+	EVENT_EGRESS, /* the policy of the endpoint that opens it */
+	EVENT_NO_DIRECTION,
+};
+
+/* A record of `events`. Source and destination are those of the flow: who opened it, and whom to. */
+struct event {
+	__u64 time; /* ns, CLOCK_MONOTONIC */
+	__u32 rule; /* that decided; 0: none */
+	__u32 log; /* EVENT_LOG: the rule that logs */
+	__u32 ifindex; /* where it was seen */
+	__u8 kind; /* enum event_kind */
+	__u8 reason; /* enum drop_reason */
+	__u8 family; /* 4 or 6; 0: the packet could not be parsed, what follows is zero */
+	__u8 protocol;
+	__be16 source_port;
+	__be16 destination_port; /* for ICMP: type << 8 | code */
+	__u8 direction; /* enum event_direction */
+	__u8 pad[3];
+	struct ip6 source; /* IPv4 in the first word */
+	struct ip6 destination;
+};
+
+/* Value of `budgets`: what a processor may still tell in a tick. */
+struct budget {
+	__u32 tick;
+	__u32 left;
 };

@@ -11,6 +11,9 @@
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
+#define ICMP_TIMESTAMP_REPLY 14
+#define ICMP_INFORMATION_REPLY 16
+#define ICMP_MASK_REPLY 18
 
 #define IP4_MORE_FRAGMENTS 0x2000
 #define IP4_OFFSET_MASK 0x1fff
@@ -35,6 +38,22 @@ static __always_inline bool is_error_v4(__u8 type)
 {
 	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED ||
 	       type == ICMP_PARAMETER_PROBLEM;
+}
+
+#define ECHO_REQUEST ICMP_ECHO
+
+/* The type of the request that a reply of this type answers; the type itself if it is no reply. */
+static __always_inline __u8 request_of_v4(__u8 type)
+{
+	switch (type) {
+	case ICMP_ECHO_REPLY:
+		return ICMP_ECHO;
+	case ICMP_TIMESTAMP_REPLY:
+	case ICMP_INFORMATION_REPLY:
+	case ICMP_MASK_REPLY:
+		return type - 1;
+	}
+	return type;
 }
 
 /* 224.0.0.0/4, 255.255.255.255, 0.0.0.0/8 */

@@ -10,6 +10,7 @@
 #define ICMPV6_LISTENER_QUERY 130
 #define ICMPV6_LISTENER_DONE 132
 #define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_NODE_INFORMATION_REPLY 140
 #define ICMPV6_ROUTER_ADVERTISEMENT 134
 #define ICMPV6_NEIGHBOUR_SOLICITATION 135
 #define ICMPV6_NEIGHBOUR_ADVERTISEMENT 136
@@ -37,6 +38,14 @@ struct ip6_extension {
 	__be16 fragment; /* of a fragment header: offset and, in the last bit, "more" */
 	__be32 id; /* of a fragment header */
 };
+
+#define ECHO_REQUEST ICMPV6_ECHO_REQUEST
+
+/* The type of the request that a reply of this type answers; the type itself if it is no reply. */
+static __always_inline __u8 request_of_v6(__u8 type)
+{
+	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ? type - 1 : type;
+}
 
 /* ff00::/8, fe80::/10, :: */
 static __always_inline bool is_link_scope_v6(const struct ip6 *address)

@@ -90,7 +90,7 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	if (!node->masquerade || entry->opener != side)
 		return PARSED;
 
-	PREFIX *exempt = (PREFIX *)&room->exempt;
+	PREFIX *exempt = (PREFIX *)&room->prefix;
 
 	exempt->length = sizeof(ADDRESS) * 8;
 	exempt->address = packet->destination;
@@ -156,7 +156,14 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	struct endpoint *destination = FN(find_endpoint)(room, &packet->destination);
-	int reason = PARSED;
+	bool against = entry->opener != side;
+	__u32 from = source->slot, to = destination ? destination->slot : 0;
+	int reason = FN(police)(skb, packet, against ? to : from, against ? from : to,
+				(against ? POLICE_AGAINST : 0) |
+					(entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
+
+	if (reason)
+		return reason;
 
 	sent_by(way, source);
 	deliver_to(back, source);
@@ -175,6 +182,8 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)
 		back->via = VIA_STACK;
+	if (!old)
+		FN(tell_flow)(packet, state, skb->ifindex);
 	return FN(remember)(key, entry, way->nat);
 }
 
@@ -224,7 +233,18 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	FN(begin)(entry, old, packet, side, state);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
+	bool against = entry->opener != side;
+	__u32 from = source ? source->slot : 0, to = destination->slot;
 
+	if (by_stack && !against)
+		entry->flags |= CT_BY_STACK;
+
+	int reason = FN(police)(skb, packet, against ? to : from, against ? from : to,
+				(against ? POLICE_AGAINST : 0) |
+					(entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
+
+	if (reason)
+		return reason;
 	deliver_to(way, destination);
 	way->nat = nat;
 	sent_by(back, destination);
@@ -232,7 +252,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	back->via = VIA_UNKNOWN;
 	if (source)
 		sent_by(way, source);
-	if (by_stack && entry->opener == side)
-		entry->flags |= CT_BY_STACK;
+	if (!old)
+		FN(tell_flow)(packet, state, skb->ifindex);
 	return FN(remember)(key, entry, nat);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/bpf.h>
+#include <stdbool.h>
 
 #include "intf.h"
 
@@ -13,6 +14,17 @@
 #define FRAGMENT_ENTRIES 4096
 #define UPLINK_ENTRIES 64
 #define PREFIX_ENTRIES 1024
+/* Slots of one set of postures: one for each endpoint, which two addresses make. */
+#define POSTURE_SLOTS 4096
+/* Policy maps: one for each endpoint, and those that wait to be used or are not used any more. */
+#define POLICY_MAPS 8192
+/* The daemon sets the next four before it loads (the first three where it makes the inner maps). All but the last take
+ * memory as they fill, and 16 bytes for each address that there is room for. */
+#define POLICY_ENTRIES 16384
+#define PEER_ENTRIES 131072
+#define RANGE_ENTRIES 65536
+#define RULE_ENTRIES 16384
+#define EVENT_BYTES 262144
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -102,6 +114,66 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* Sets of peers: element 0 or 1 is in force, as node.set says. */
+#define PEER_SETS(name, key_type, inner_type, entries)                                                                 \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                              \
+		__uint(max_entries, 2);                                                                                \
+		__type(key, __u32);                                                                                    \
+		__array(values, struct {                                                                               \
+			__uint(type, inner_type);                                                                      \
+			__uint(max_entries, entries);                                                                  \
+			__uint(map_flags, BPF_F_NO_PREALLOC);                                                          \
+			__uint(key_size, sizeof(key_type));                                                            \
+			__uint(value_size, sizeof(struct peer));                                                       \
+		});                                                                                                    \
+	} name SEC(".maps")
+
+PEER_SETS(peers4, struct ip4, BPF_MAP_TYPE_HASH, PEER_ENTRIES);
+PEER_SETS(peers6, struct ip6, BPF_MAP_TYPE_HASH, PEER_ENTRIES);
+PEER_SETS(ranges4, struct prefix4, BPF_MAP_TYPE_LPM_TRIE, RANGE_ENTRIES);
+PEER_SETS(ranges6, struct prefix6, BPF_MAP_TYPE_LPM_TRIE, RANGE_ENTRIES);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * POSTURE_SLOTS);
+	__type(key, __u32);
+	__type(value, struct posture);
+} postures SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, POLICY_MAPS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+		__uint(max_entries, POLICY_ENTRIES);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__uint(key_size, sizeof(struct policy_key));
+		__uint(value_size, sizeof(struct policy_entry));
+	});
+} policies SEC(".maps");
+
+/* How often each rule has decided or logged. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RULE_ENTRIES);
+	__type(key, __u32);
+	__type(value, __u64);
+} hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, EVENT_BYTES);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct budget);
+} budgets SEC(".maps");
+
 struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */
 	struct ct_entry6 mate; /* the same */
@@ -110,7 +182,14 @@ struct scratch {
 	struct ct_key6 key; /* or a ct_key4 */
 	struct ct_key6 mate_key; /* the same */
 	struct ip6 address; /* or an ip4 */
-	struct prefix6 exempt; /* or a prefix4 */
+	struct prefix6 prefix; /* or a prefix4 */
+	struct peer peer; /* the side that a policy is asked about */
+	struct policy_key question;
+	struct policy_entry answer; /* of the policy that was asked last; zero: none was */
+	__be16 icmp; /* ICMP: what policies match of it, type << 8 | code */
+	bool against; /* the packet that was judged went against its flow's opener */
+	__u8 pad[5];
+	struct event event;
 };
 
 /* Room for what the slow path builds: a stack of 512 bytes does not hold two entries of IPv6. A program is not

@@ -22,7 +22,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 	if (unlikely(packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source)))
-		return drop(DROP_FOREIGN_SOURCE);
+		return FN(refuse)(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
@@ -37,7 +37,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
 
 		if (reason)
-			return drop(reason);
+			return FN(refuse)(&packet, reason, skb->ifindex);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
@@ -80,7 +80,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 		int reason = FN(judge_received)(skb, &packet, &key, side,
 						JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
 
-		return reason ? drop(reason) : PASS;
+		return reason ? FN(refuse)(&packet, reason, skb->ifindex) : PASS;
 	}
 	FN(track)(&packet, entry, &entry->way[side], side);
 	return PASS;
@@ -115,7 +115,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
 
 		if (reason)
-			return reason == NOT_FOR_ENDPOINT ? PASS : drop(reason);
+			return reason == NOT_FOR_ENDPOINT ? PASS : FN(refuse)(&packet, reason, skb->ifindex);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
@@ -163,7 +163,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 					    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
 
 		if (reason)
-			return drop(reason);
+			return FN(refuse)(&packet, reason, skb->ifindex);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
@@ -175,7 +175,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 		int reason = FN(rewrite)(skb, &packet, entry, NAT_SOURCE);
 
 		if (reason)
-			return drop(reason);
+			return FN(refuse)(&packet, reason, skb->ifindex);
 	}
 	return PASS;
 }

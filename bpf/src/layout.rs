@@ -8,9 +8,67 @@ use std::{
 
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6,
-    ct_way as CtWay, endpoint as Endpoint, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node,
+    ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes,
+    node as Node, peer as Peer, policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture,
     prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink,
 };
+
+/// [`Node::events`]: new flows and their ends are told.
+pub const EVENTS_FLOWS: u32 = 1;
+/// [`Node::events`]: every drop is told, not only what policy refuses.
+pub const EVENTS_DROPS: u32 = 2;
+
+/// Postures of one set: the slots of both sets lie behind each other.
+pub const POSTURE_SLOTS: u32 = 4096;
+/// [`Posture::flags`]: without it everything of the endpoint is dropped.
+pub const POSTURE_KNOWN: u32 = 1;
+/// What reaches the endpoint is policed.
+pub const POSTURE_INGRESS: u32 = 2;
+/// What the endpoint sends is policed.
+pub const POSTURE_EGRESS: u32 = 4;
+
+/// [`Peer::flags`]: the node itself.
+pub const PEER_NODE: u32 = 1;
+
+/// How far the kind of an entry is shifted in [`PolicyKey::of`] (in network byte order).
+pub const POLICY_OF_SHIFT: u32 = 30;
+/// Kinds of entries: for what reaches the endpoint.
+pub const POLICY_INGRESS: u32 = 0;
+/// For what it sends.
+pub const POLICY_EGRESS: u32 = 1;
+/// For a branch by the opener's port.
+pub const POLICY_BRANCH: u32 = 2;
+/// Stands for the classes that a policy map has no entries of.
+pub const CLASS_ANY: u32 = 0x3fff_ffff;
+
+/// [`PolicyEntry::outcome`]: dropped.
+pub const POLICY_DENY: u8 = 0;
+/// Let through.
+pub const POLICY_ALLOW: u8 = 1;
+/// [`PolicyEntry::rule`] is a branch.
+pub const POLICY_BY_SOURCE: u8 = 2;
+
+/// [`Event::kind`]: a flow is let through for the first time.
+pub const EVENT_FLOW: u8 = 1;
+/// A TCP flow has ended.
+pub const EVENT_END: u8 = 2;
+/// A packet was dropped.
+pub const EVENT_DROP: u8 = 3;
+/// A rule that logs has matched.
+pub const EVENT_LOG: u8 = 4;
+/// [`Event::direction`]: the policy of the endpoint that the flow reaches.
+pub const EVENT_INGRESS: u8 = 0;
+/// The policy of the endpoint that opens it.
+pub const EVENT_EGRESS: u8 = 1;
+/// Neither.
+pub const EVENT_NO_DIRECTION: u8 = 2;
+
+/// Index in the map `counters`: flows that passed although conntrack could not take them.
+pub const COUNTER_UNTRACKED: u32 = 0;
+/// Events that the ring had no room for.
+pub const COUNTER_EVENTS_LOST: u32 = 1;
+/// Events beyond the rate.
+pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
@@ -49,7 +107,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 14] = [
+pub const DROP_REASONS: [&str; 17] = [
     "none",
     "malformed",
     "not_ip",
@@ -64,6 +122,9 @@ pub const DROP_REASONS: [&str; 14] = [
     "no_masquerade_port",
     "conntrack_full",
     "rewrite_failed",
+    "policy_egress",
+    "policy_ingress",
+    "policy_unknown",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
@@ -93,8 +154,26 @@ macro_rules! plain {
 }
 
 plain!(
-    u8, u32, u64, Ip4, Ip6, Node, Endpoint, Uplink, Prefix4, Prefix6, CtKey4, CtKey6, CtEntry4, CtEntry6,
-    Lifetimes
+    u8,
+    u32,
+    u64,
+    Ip4,
+    Ip6,
+    Node,
+    Endpoint,
+    Uplink,
+    Prefix4,
+    Prefix6,
+    CtKey4,
+    CtKey6,
+    CtEntry4,
+    CtEntry6,
+    Lifetimes,
+    Peer,
+    Posture,
+    PolicyKey,
+    PolicyEntry,
+    Event,
 );
 
 impl From<Ipv4Addr> for Ip4 {
@@ -193,6 +272,7 @@ mod tests {
     use super::*;
 
     const INTF: &str = include_str!("../progs/intf.h");
+    const MAPS: &str = include_str!("../progs/maps.h");
 
     /// The enumerators of an enum of intf.h, in order.
     fn enumerators(name: &str) -> Vec<String> {
@@ -206,7 +286,10 @@ mod tests {
 
     fn defined(name: &str) -> u32 {
         let line = INTF.lines().find(|line| line.starts_with(&format!("#define {name} "))).unwrap();
-        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+        let value = line.split_whitespace().nth(2).unwrap();
+        value
+            .strip_prefix("0x")
+            .map_or_else(|| value.parse().unwrap(), |digits| u32::from_str_radix(digits, 16).unwrap())
     }
 
     #[test]
@@ -217,6 +300,44 @@ mod tests {
         assert_eq!(CT_FIN_REPLIER, defined("CT_FIN_REPLIER"));
         assert_eq!(CT_RESET, defined("CT_RESET"));
         assert_eq!(TICK_SHIFT, defined("TICK_SHIFT"));
+        for (value, name) in [
+            (EVENTS_FLOWS, "EVENTS_FLOWS"),
+            (EVENTS_DROPS, "EVENTS_DROPS"),
+            (POSTURE_KNOWN, "POSTURE_KNOWN"),
+            (POSTURE_INGRESS, "POSTURE_INGRESS"),
+            (POSTURE_EGRESS, "POSTURE_EGRESS"),
+            (PEER_NODE, "PEER_NODE"),
+            (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
+            (CLASS_ANY, "CLASS_ANY"),
+        ] {
+            assert_eq!(value, defined(name), "{name}");
+        }
+        assert!(MAPS.contains(&format!("#define POSTURE_SLOTS {POSTURE_SLOTS}\n")));
+        let position = |list: &str, name: &str| enumerators(list).iter().position(|it| it == name);
+        for (value, list, name) in [
+            (POLICY_INGRESS as usize, "policy_of", "POLICY_INGRESS"),
+            (POLICY_EGRESS as usize, "policy_of", "POLICY_EGRESS"),
+            (POLICY_BRANCH as usize, "policy_of", "POLICY_BRANCH"),
+            (POLICY_DENY.into(), "policy_outcome", "POLICY_DENY"),
+            (POLICY_ALLOW.into(), "policy_outcome", "POLICY_ALLOW"),
+            (POLICY_BY_SOURCE.into(), "policy_outcome", "POLICY_BY_SOURCE"),
+            (EVENT_INGRESS.into(), "event_direction", "EVENT_INGRESS"),
+            (EVENT_EGRESS.into(), "event_direction", "EVENT_EGRESS"),
+            (EVENT_NO_DIRECTION.into(), "event_direction", "EVENT_NO_DIRECTION"),
+            (COUNTER_UNTRACKED as usize, "counter", "COUNTER_UNTRACKED"),
+            (COUNTER_EVENTS_LOST as usize, "counter", "COUNTER_EVENTS_LOST"),
+            (COUNTER_EVENTS_SUPPRESSED as usize, "counter", "COUNTER_EVENTS_SUPPRESSED"),
+        ] {
+            assert_eq!(position(list, name), Some(value), "{name}");
+        }
+        for (value, name) in [
+            (EVENT_FLOW, "EVENT_FLOW"),
+            (EVENT_END, "EVENT_END"),
+            (EVENT_DROP, "EVENT_DROP"),
+            (EVENT_LOG, "EVENT_LOG"),
+        ] {
+            assert!(INTF.contains(&format!("\t{name} = {value},")), "{name}");
+        }
         let nat = enumerators("ct_nat");
         assert_eq!(nat[usize::from(NAT_SOURCE)], "NAT_SOURCE");
         assert_eq!(nat[usize::from(NAT_DESTINATION)], "NAT_DESTINATION");
@@ -234,7 +355,8 @@ mod tests {
 
     #[test]
     fn layouts_have_no_holes() {
-        assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1);
+        assert_eq!(size_of::<Node>(), 6 * 4);
+        assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<Uplink>(), 16 + 4);
         assert_eq!(size_of::<CtKey4>(), 2 * 4 + 2 * 2 + 1 + 3);
         assert_eq!(size_of::<CtKey6>(), 2 * 16 + 2 * 2 + 1 + 3);
@@ -242,6 +364,11 @@ mod tests {
         assert_eq!(size_of::<CtEntry4>(), 3 * 4 + 1 + 1 + 2 + 2 * 4 + 2 * 32);
         assert_eq!(size_of::<CtEntry6>(), 3 * 4 + 1 + 1 + 2 + 2 * 16 + 2 * 32);
         assert_eq!(size_of::<Lifetimes>(), 8 * 4);
+        assert_eq!(size_of::<Peer>(), 2 * 4);
+        assert_eq!(size_of::<Posture>(), 2 * 4);
+        assert_eq!(size_of::<PolicyKey>(), 2 * 4 + 1 + 1 + 2);
+        assert_eq!(size_of::<PolicyEntry>(), 2 * 4 + 1 + 3);
+        assert_eq!(size_of::<Event>(), 8 + 3 * 4 + 4 + 2 * 2 + 1 + 3 + 2 * 16);
     }
 
     #[test]

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Telling user space what happens to flows. Nothing here is reached by the packets of an established one. */
+
+/* How a flow is told of, in one number: enum event_kind, enum drop_reason, enum event_direction. */
+#define TELL(kind, reason, direction) ((kind) | (reason) << 8 | (direction) << 16)
+#define TELL_AGAINST (1 << 24) /* the packet goes against the opener's way */
+
+/* `packet` goes the opener's way unless TELL_AGAINST. The rules are those of the answer in scratch. */
+__noinline int FN(tell)(const PACKET *packet, __u32 what, __u32 ifindex)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return 0;
+
+	struct event *event = &room->event;
+
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time = bpf_ktime_get_ns();
+	event->kind = what;
+	event->reason = what >> 8;
+	event->direction = what >> 16;
+	event->ifindex = ifindex;
+	event->rule = room->answer.rule;
+	event->log = room->answer.log;
+	event->family = FAMILY;
+	event->protocol = packet->protocol;
+
+	ADDRESS *source = (ADDRESS *)&event->source, *destination = (ADDRESS *)&event->destination;
+
+	if (what & TELL_AGAINST) {
+		*source = packet->destination;
+		*destination = packet->source;
+		event->source_port = packet->destination_port;
+		event->destination_port = packet->source_port;
+	} else {
+		*source = packet->source;
+		*destination = packet->destination;
+		event->source_port = packet->source_port;
+		event->destination_port = packet->destination_port;
+	}
+	/* Both ports of an echo are its identifier. */
+	if (is_icmp(packet->protocol))
+		event->destination_port = room->icmp;
+	if (bpf_ringbuf_output(&events, event, sizeof(*event), 0))
+		count(COUNTER_EVENTS_LOST);
+	return 0;
+}
+
+/* Counts and tells that the packet is not let through. */
+__noinline int FN(refuse)(const PACKET *packet, __u32 reason, __u32 ifindex)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+	bool by_policy = reason >= DROP_POLICY_EGRESS && reason <= DROP_POLICY_UNKNOWN;
+
+	drop(reason);
+	if (!packet || !room || !state || !(by_policy || state->events & EVENTS_DROPS) || !within_budget(state))
+		return TC_ACT_SHOT;
+
+	__u32 direction = reason == DROP_POLICY_EGRESS	  ? EVENT_EGRESS
+			  : reason == DROP_POLICY_INGRESS ? EVENT_INGRESS
+							  : EVENT_NO_DIRECTION;
+	__u32 what = TELL(EVENT_DROP, reason, direction);
+
+	if (by_policy) {
+		what |= room->against ? TELL_AGAINST : 0;
+	} else {
+		room->answer.rule = 0;
+		room->icmp = 0;
+	}
+	room->answer.log = 0;
+	FN(tell)(packet, what, ifindex);
+	return TC_ACT_SHOT;
+}
+
+/* Whether the flow is among those that are told of: by its ports and addresses, so that its end is too. */
+static __always_inline bool FN(is_sampled)(const PACKET *packet, const struct node *node)
+{
+	__u32 mixed = packet->source_port ^ packet->destination_port ^ packet->protocol;
+
+	if (node->sample <= 1)
+		return true;
+	for (int i = 0; i < WORDS; i++)
+		mixed ^= packet->source.word[i] ^ packet->destination.word[i];
+	mixed *= 0x9e3779b1;
+	return (mixed >> 8) % node->sample == 0;
+}
+
+static __always_inline void FN(tell_flow)(const PACKET *packet, const struct node *node, __u32 ifindex)
+{
+	if (unlikely(node->events & EVENTS_FLOWS) && FN(is_sampled)(packet, node) && within_budget(node))
+		FN(tell)(packet, TELL(EVENT_FLOW, DROP_NONE, EVENT_NO_DIRECTION), ifindex);
+}

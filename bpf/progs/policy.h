@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Whether policy lets a flow through: asked of each local endpoint that it concerns, by the class of the other side. */
+
+/* How the flow reaches its endpoint, and which way the packet goes. */
+#define POLICE_BY_STACK 1
+#define POLICE_AGAINST 2 /* against the opener's way */
+
+/* What policies match as the port of the flow's other side, from the opener's view. */
+static __always_inline __be16 FN(matched_port)(struct __sk_buff *skb, const PACKET *packet, bool against)
+{
+	__u8 kind[2] = {};
+	__u32 at = packet->kind == PACKET_ERROR ? packet->inner_transport : packet->transport;
+
+	if (!is_icmp(packet->protocol))
+		return against ? packet->source_port : packet->destination_port;
+	/* The header is in the first fragment. */
+	if (packet->kind == PACKET_LATER_FRAGMENT || bpf_skb_load_bytes(skb, at, kind, sizeof(kind)))
+		kind[0] = ECHO_REQUEST;
+	/* What opened the flow was the request. An error quotes a packet of the other way. */
+	else if (against != (packet->kind == PACKET_ERROR))
+		kind[0] = FN(request_of)(kind[0]);
+	return bpf_htons(kind[0] << 8 | kind[1]);
+}
+
+/* Asks one endpoint. `of` is POLICY_INGRESS or POLICY_EGRESS; `ports` is the other side's << 16 | the opener's. */
+static __always_inline int FN(ask)(struct scratch *room, const struct node *node, __u32 slot, __u32 of,
+				   const ADDRESS *peer_address, __u8 protocol, __u32 ports, bool by_stack)
+{
+	__u32 set = node->set & 1, at = set * POSTURE_SLOTS + slot;
+	struct posture *posture = bpf_map_lookup_elem(&postures, &at);
+
+	if (!posture)
+		return DROP_POLICY_UNKNOWN;
+
+	union {
+		__u64 whole;
+		struct posture parts;
+	} now = { .whole = *(const volatile __u64 *)posture };
+
+	if (!(now.parts.flags & POSTURE_KNOWN))
+		return DROP_POLICY_UNKNOWN;
+	if (!(now.parts.flags & (of == POLICY_INGRESS ? POSTURE_INGRESS : POSTURE_EGRESS)))
+		return PARSED;
+
+	void *addresses = bpf_map_lookup_elem(&MAP(peers), &set);
+	void *ranges = bpf_map_lookup_elem(&MAP(ranges), &set);
+
+	if (!addresses || !ranges)
+		return DROP_POLICY_UNKNOWN;
+
+	ADDRESS *key = (ADDRESS *)&room->address;
+
+	*key = *peer_address;
+
+	struct peer *peer = bpf_map_lookup_elem(addresses, key);
+
+	if (!peer) {
+		PREFIX *prefix = (PREFIX *)&room->prefix;
+
+		prefix->length = sizeof(ADDRESS) * 8;
+		prefix->address = *peer_address;
+		peer = bpf_map_lookup_elem(ranges, prefix);
+	}
+	room->peer = peer ? *peer : (struct peer){};
+	if (of == POLICY_INGRESS && by_stack && room->peer.flags & PEER_NODE)
+		return PARSED;
+	return decide(now.parts.map, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports);
+}
+
+/*
+ * Judges the packet's flow by the policies of its local ends. `opener` and `other` are the slots of the endpoint that
+ * opened the flow and of the one that it was opened to; 0: not a local endpoint. Leaves the last answer in scratch.
+ */
+__noinline int FN(police)(struct __sk_buff *skb, const PACKET *packet, __u32 opener, __u32 other, __u32 how)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+	bool against = how & POLICE_AGAINST;
+
+	if (!room || !state || !packet)
+		return DROP_POLICY_UNKNOWN;
+
+	const ADDRESS *from = against ? &packet->destination : &packet->source;
+	const ADDRESS *to = against ? &packet->source : &packet->destination;
+	__be16 port = FN(matched_port)(skb, packet, against);
+	__u32 ports = (__u32)port << 16 | (against ? packet->destination_port : packet->source_port);
+	int reason = PARSED;
+
+	__builtin_memset(&room->answer, 0, sizeof(room->answer));
+	room->against = against;
+	room->icmp = port;
+	if (opener)
+		reason = FN(ask)(room, state, opener, POLICY_EGRESS, to, packet->protocol, ports, false);
+	if (unlikely(room->answer.log) && within_budget(state))
+		FN(tell)(packet, TELL(EVENT_LOG, reason, EVENT_EGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
+	if (reason || !other)
+		return reason;
+	room->answer.log = 0;
+	reason = FN(ask)(room, state, other, POLICY_INGRESS, from, packet->protocol, ports, how & POLICE_BY_STACK);
+	if (unlikely(room->answer.log) && within_budget(state))
+		FN(tell)(packet, TELL(EVENT_LOG, reason, EVENT_INGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
+	return reason;
+}
