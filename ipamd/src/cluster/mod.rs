@@ -1,9 +1,18 @@
 //! Where policies, services and the rest of the cluster are read from.
 //!
-//! A source tells the daemon what the cluster looks like, as a whole, whenever that changes. Addresses and endpoints
-//! never wait for it: a node whose source is silent goes on with what it knows.
+//! A source tells the daemon what the cluster looks like, once as a whole and then change by change. Addresses and
+//! endpoints never wait for it: a node whose source is silent goes on with what it knows.
+
+pub mod directory;
+pub mod field;
+pub mod manifest;
+pub mod objects;
+pub mod place;
+pub mod v1;
 
 use std::{future::Future, path::PathBuf, str::FromStr};
+
+use self::objects::Batch;
 
 /// Which source is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +35,11 @@ impl FromStr for Cluster {
     }
 }
 
-/// The cluster at one moment. A source of later releases fills it; what nobody compiles yet is not in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {}
-
-/// A source of snapshots.
+/// A source of changes.
 pub trait Source: Send {
-    /// Waits for the next state of the cluster; the first call gives the present one. Never returns while nothing
-    /// changes.
-    fn next(&mut self) -> impl Future<Output = Snapshot> + Send;
+    /// Waits for the next changes of the cluster; the first call gives the whole of it. Never returns while nothing
+    /// changes. May be dropped and called again; nothing is lost.
+    fn next(&mut self) -> impl Future<Output = Batch> + Send;
 }
 
 /// The source of a node without a cluster: an empty one that never changes.
@@ -44,11 +49,11 @@ pub struct Standalone {
 }
 
 impl Source for Standalone {
-    async fn next(&mut self) -> Snapshot {
+    async fn next(&mut self) -> Batch {
         if std::mem::replace(&mut self.told, true) {
             std::future::pending::<()>().await;
         }
-        Snapshot::default()
+        Batch::default()
     }
 }
 

@@ -1,0 +1,320 @@
+//! A directory of manifests as a cluster: read as a whole, then followed file by file as it is edited.
+//!
+//! What cannot be read or understood changes nothing: what was known of it before stays in force and the refusal is told
+//! until it is mended. Only what is gone is taken away: an object that its file has no more, a file that is no more. A
+//! directory that is gone as a whole takes nothing with it.
+
+mod files;
+#[cfg(test)]
+mod files_tests;
+mod interned;
+pub mod once;
+#[cfg(test)]
+mod tests;
+mod text;
+mod walk;
+mod watches;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    libc,
+    sys::inotify::{AddWatchFlags, InotifyEvent},
+};
+use tokio::time::sleep_until;
+
+use self::{
+    files::Files,
+    text::Unread,
+    walk::{Identity, Walk},
+    watches::Watches,
+};
+use super::{
+    Source,
+    manifest::{self, Manifest},
+    objects::Batch,
+};
+
+/// How often is looked for what inotify does not tell: whether the directory is still the one at its path, and whether
+/// files that could not be read can be.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A directory cannot be a cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the directory of the cluster, {}", path.display())]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A directory of manifests.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    /// Whether the first batch is given.
+    begun: bool,
+    /// What stood at the path when it was last read; `None` while there is nothing.
+    identity: Option<Identity>,
+    /// `None` while nothing can be watched.
+    watches: Option<Watches>,
+    files: Files,
+    /// What could not be read, and links that lead nowhere.
+    retry: BTreeSet<PathBuf>,
+    next_look: Instant,
+}
+
+impl Directory {
+    /// Takes a directory for the cluster. Nothing of it is read before it is followed.
+    ///
+    /// # Errors
+    /// It is not a directory that can be read.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = path.into();
+        if let Err(source) = fs::read_dir(&root) {
+            return Err(OpenError { path: root, source });
+        }
+        Ok(Self {
+            root,
+            begun: false,
+            identity: None,
+            watches: None,
+            files: Files::default(),
+            retry: BTreeSet::new(),
+            next_look: Instant::now() + LOOK,
+        })
+    }
+
+    /// Reads all of it and watches it from here on.
+    fn begin(&mut self) {
+        self.retry.clear();
+        let root = self.root.clone();
+        self.files.clear_troubles(&root);
+        self.identity = walk::identity(&root);
+        if self.identity.is_none() {
+            return self.lose();
+        }
+        self.watches = match Watches::new() {
+            Ok(watches) => Some(watches),
+            Err(error) => {
+                let reason = format!("cannot be watched, only looked at every second: {error}");
+                self.files.set_trouble(&root, Some(reason));
+                None
+            }
+        };
+        self.scan(&root, false);
+    }
+
+    /// The directory is gone. What it said stays.
+    fn lose(&mut self) {
+        self.watches = None;
+        self.identity = None;
+        let root = self.root.clone();
+        self.files.set_trouble(&root, Some("this directory is gone; what it said stays in force".into()));
+    }
+
+    /// Looks for what inotify does not tell.
+    fn look(&mut self) {
+        self.next_look = Instant::now() + LOOK;
+        let now = walk::identity(&self.root);
+        if now.is_none() {
+            self.lose();
+        } else if now != self.identity || self.watches.is_none() {
+            self.begin();
+        } else {
+            for path in self.retry.clone() {
+                self.examine(&path);
+            }
+        }
+    }
+
+    /// Does what events ask for.
+    fn take(&mut self, events: &[InotifyEvent]) {
+        // When all of it goes away its files go first, one by one.
+        if walk::identity(&self.root) != self.identity {
+            return self.look();
+        }
+        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+            tracing::warn!(directory = %self.root.display(), "events were lost; the directory is read again");
+            return self.begin();
+        }
+        let mut touched = BTreeSet::new();
+        let mut swapped = BTreeSet::new();
+        for event in events {
+            let paths = self.watches.as_ref().map(|it| it.paths(event.wd)).unwrap_or_default();
+            if event.mask.contains(AddWatchFlags::IN_IGNORED)
+                && let Some(watches) = &mut self.watches
+            {
+                watches.ended(event.wd);
+            }
+            for path in paths {
+                match &event.name {
+                    None => {
+                        touched.insert(path);
+                    }
+                    // The kubelet changes all files of a volume at once by moving this link.
+                    Some(name) if name == "..data" => {
+                        swapped.insert(path);
+                    }
+                    Some(name) if walk::is_hidden(name) => {}
+                    Some(name) => {
+                        let path = path.join(name);
+                        if is_finished(event.mask, &path) {
+                            touched.insert(path);
+                        }
+                    }
+                }
+            }
+        }
+        for path in &swapped {
+            self.scan(path, true);
+        }
+        for path in &touched {
+            self.examine(path);
+        }
+    }
+
+    /// Looks at what a path is now.
+    fn examine(&mut self, path: &Path) {
+        let is_link = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_symlink(),
+            Err(error) if leads_nowhere(&error) => return self.remove_below(path),
+            Err(_) => false,
+        };
+        if walk::identity(path).is_some() {
+            self.files.remove(path);
+            self.scan(path, false);
+        } else if path.file_name().is_some_and(walk::is_manifest) {
+            self.read(path, is_link);
+        } else {
+            self.remove_below(path);
+            if is_link && !path.exists() {
+                self.retry.insert(path.into());
+            }
+        }
+    }
+
+    /// Reads what is below a directory; with `linked_only`, of the files that are known those that links lead to.
+    fn scan(&mut self, directory: &Path, linked_only: bool) {
+        let watches = &mut self.watches;
+        let walk = Walk::of(&self.root, directory, &mut |path| match watches {
+            Some(watches) => watches.add_directory(path),
+            None => Ok(()),
+        });
+        self.retry.retain(|path| !path.starts_with(directory));
+        if *directory != *self.root || self.watches.is_some() {
+            self.files.clear_troubles(directory);
+        }
+        for (path, reason) in &walk.troubles {
+            self.files.set_trouble(path, Some(reason.clone()));
+            self.retry.insert(path.clone());
+        }
+        self.retry.extend(walk.dangling);
+        let found: BTreeSet<_> = walk.files.iter().map(|it| it.path.as_path()).collect();
+        for known in self.files.below(directory) {
+            let is_unknown = walk.troubles.iter().any(|(path, _)| known.starts_with(path));
+            if !is_unknown && !found.contains(&*known) {
+                self.files.remove(&known);
+            }
+        }
+        for it in &walk.files {
+            if it.linked || !linked_only || !self.files.has(&it.path) {
+                self.read(&it.path, it.linked);
+            }
+        }
+    }
+
+    /// Reads a file.
+    fn read(&mut self, path: &Path, is_linked: bool) {
+        if is_linked && let Some(watches) = &mut self.watches {
+            // Without it, a change of the file that the link leads to is missed; the file itself is read all the same.
+            if let Err(error) = watches.add_target(path) {
+                tracing::debug!(file = %path.display(), %error, "cannot watch the target of a link");
+            }
+        }
+        self.retry.remove(path);
+        let manifest = match text::read(path) {
+            Ok(text) => manifest::read(path, &text),
+            Err(Unread::Io(error)) if leads_nowhere(&error) && is_gone(path) => {
+                return self.files.remove(path);
+            }
+            Err(unread) => {
+                if matches!(unread, Unread::Io(_)) {
+                    self.retry.insert(path.into());
+                }
+                Manifest::unread(path, 1, unread.to_string())
+            }
+        };
+        self.files.put(path, manifest);
+    }
+
+    /// Forgets what is at a path and below it.
+    fn remove_below(&mut self, path: &Path) {
+        for file in self.files.below(path) {
+            self.files.remove(&file);
+        }
+        self.files.clear_troubles(path);
+        self.retry.retain(|it| !it.starts_with(path));
+        if let Some(watches) = &mut self.watches {
+            watches.forget_below(path);
+        }
+    }
+}
+
+/// Whether an event says that there is something new to see: a regular file that is just created is yet to be written.
+fn is_finished(mask: AddWatchFlags, path: &Path) -> bool {
+    if !mask.contains(AddWatchFlags::IN_CREATE) || mask.contains(AddWatchFlags::IN_ISDIR) {
+        return true;
+    }
+    fs::symlink_metadata(path).is_ok_and(|it| !it.is_file() || it.nlink() > 1)
+}
+
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| leads_nowhere(&error))
+}
+
+/// Whether there is nothing at a path: also where a directory on the way became a file, or a link to itself.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+impl Source for Directory {
+    async fn next(&mut self) -> Batch {
+        if !self.begun {
+            self.begun = true;
+            self.begin();
+            return self.files.take();
+        }
+        loop {
+            let look = sleep_until(self.next_look.into());
+            let events = if let Some(watches) = &self.watches {
+                tokio::select! {
+                    events = watches.events() => Some(events),
+                    () = look => None,
+                }
+            } else {
+                look.await;
+                None
+            };
+            match events {
+                Some(Ok(events)) => self.take(&events),
+                Some(Err(error)) => {
+                    tracing::warn!(directory = %self.root.display(), %error, "cannot read events");
+                    // The next look begins anew.
+                    self.watches = None;
+                }
+                None => self.look(),
+            }
+            let batch = self.files.take();
+            if !batch.changes.is_empty() || batch.refusals.is_some() {
+                return batch;
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The source and the destination of a rule.
+
+use super::*;
+
+fn source(kind: Kind, source: &Value) -> Result<Entity, FieldError> {
+    let spec = json!({"ingress": [{"action": "Deny", "source": source}]});
+    Ok(policy(kind, &spec)?.ingress.unwrap().remove(0).sources.remove(0))
+}
+
+fn accounts(items: ItemSelector, names: &[&str], labels: Option<&str>) -> Entity {
+    let names: Vec<Arc<str>> = names.iter().map(|it| Arc::from(*it)).collect();
+    let items = ItemSelector {
+        service_account_names: (!names.is_empty()).then_some(names),
+        service_accounts: labels.map(selector),
+        ..items
+    };
+    Entity { items: Some(items), ..Entity::ANY }
+}
+
+fn without(entity: Entity, labels: &str) -> Entity {
+    Entity { not_items: Some(found(Scope::Any, labels)), ..entity }
+}
+
+#[test]
+fn a_policy_in_a_namespace_means_its_own_unless_it_says_otherwise() {
+    for (it, entity) in [
+        (json!({}), Entity::ANY),
+        (json!({"selector": ""}), Entity::ANY),
+        (json!({"selector": "a == 'b'"}), selected(within("ns"), "a == 'b'")),
+        (json!({"selector": "all()"}), selected(within("ns"), "all()")),
+        (
+            json!({"selector": "a == 'b'", "namespaceSelector": "has(x)"}),
+            selected(matching("has(x)"), "a == 'b'"),
+        ),
+        (json!({"namespaceSelector": "has(x)"}), selected(matching("has(x)"), "all()")),
+        (json!({"namespaceSelector": "all()"}), selected(matching("all()"), "all()")),
+        (
+            json!({"namespaceSelector": "global()", "selector": "a == 'b'"}),
+            selected(matching("global()"), "a == 'b'"),
+        ),
+        // What is excluded is excluded wherever it is, but from the namespace's own.
+        (json!({"notSelector": "a == 'b'"}), without(selected(within("ns"), "all()"), "a == 'b'")),
+        (
+            json!({"notSelector": "a == 'b'", "namespaceSelector": "has(x)"}),
+            without(selected(matching("has(x)"), "all()"), "a == 'b'"),
+        ),
+        (json!({"serviceAccounts": {}}), Entity::ANY),
+        (json!({"serviceAccounts": {"names": [], "selector": ""}}), Entity::ANY),
+        (
+            json!({"serviceAccounts": {"names": ["y", "x", "y"]}}),
+            accounts(found(within("ns"), "all()"), &["x", "y"], None),
+        ),
+        (
+            json!({"serviceAccounts": {"selector": "c == 'd'"}, "selector": "a == 'b'"}),
+            accounts(found(within("ns"), "a == 'b'"), &[], Some("c == 'd'")),
+        ),
+    ] {
+        assert_eq!(source(Kind::CalicoNetworkPolicy, &it), Ok(entity), "{it}");
+    }
+}
+
+#[test]
+fn a_global_policy_means_everything_unless_it_says_otherwise() {
+    for (it, entity) in [
+        (json!({}), Entity::ANY),
+        (json!({"selector": "a == 'b'"}), selected(Scope::Any, "a == 'b'")),
+        (json!({"selector": "all()"}), selected(Scope::Any, "all()")),
+        (json!({"namespaceSelector": "has(x)"}), selected(matching("has(x)"), "all()")),
+        (json!({"namespaceSelector": " global() "}), selected(matching("global()"), "all()")),
+        // All addresses but these, those of nobody that Cambric knows among them.
+        (json!({"notSelector": "a == 'b'"}), without(Entity::ANY, "a == 'b'")),
+        (
+            json!({"selector": "has(a)", "notSelector": "a == 'b'"}),
+            without(selected(Scope::Any, "has(a)"), "a == 'b'"),
+        ),
+        (
+            json!({"serviceAccounts": {"names": ["x"], "selector": "c == 'd'"}, "namespaceSelector": "has(x)"}),
+            accounts(found(matching("has(x)"), "all()"), &["x"], Some("c == 'd'")),
+        ),
+    ] {
+        assert_eq!(source(Kind::GlobalNetworkPolicy, &it), Ok(entity), "{it}");
+    }
+}
+
+#[test]
+fn networks_are_cidrs_or_addresses_and_hold_together_with_selectors() {
+    let nets = |nets: &[&str]| nets.iter().map(|it| it.parse().unwrap()).collect::<Vec<_>>();
+    for (it, entity) in [
+        (json!({"nets": [], "notNets": null}), Entity::ANY),
+        (
+            json!({"nets": ["10.0.0.0/8", "192.0.2.7"]}),
+            Entity { nets: Some(nets(&["10.0.0.0/8", "192.0.2.7/32"])), ..Entity::ANY },
+        ),
+        (
+            json!({"notNets": ["fd00::/8", "2001:db8::1"]}),
+            Entity { not_nets: nets(&["fd00::/8", "2001:db8::1/128"]), ..Entity::ANY },
+        ),
+        (
+            json!({"nets": ["10.1.2.3/8"], "notNets": ["10.1.0.0/16"], "selector": "has(a)"}),
+            Entity {
+                nets: Some(nets(&["10.0.0.0/8"])),
+                not_nets: nets(&["10.1.0.0/16"]),
+                ..selected(Scope::Any, "has(a)")
+            },
+        ),
+    ] {
+        assert_eq!(source(Kind::GlobalNetworkPolicy, &it), Ok(entity), "{it}");
+    }
+}
+
+#[test]
+fn both_sides_are_read_in_both_directions() {
+    let rule =
+        json!({"action": "Allow", "source": {"selector": "has(a)"}, "destination": {"selector": "has(b)"}});
+    let policy = namespaced(&json!({"ingress": [rule], "egress": [rule]})).unwrap();
+    for rules in [policy.ingress, policy.egress] {
+        let rule = rules.unwrap().remove(0);
+        assert_eq!(rule.sources, [selected(within("ns"), "has(a)")]);
+        assert_eq!(rule.destinations, [selected(within("ns"), "has(b)")]);
+    }
+}
+
+#[test]
+fn a_side_that_cannot_be_understood_is_refused_by_field() {
+    for (it, wrong) in [
+        (json!({"selectors": "all()"}), "selectors: is not known"),
+        (json!({"domains": ["*.internal.cluster"]}), "domains: Cambric does not match names of the DNS"),
+        (json!({"services": {"name": "a"}}), "services: Cambric does not match the endpoints of Services"),
+        (json!({"selector": 5}), "selector: 5 is not a string; quotes make it one"),
+        (
+            json!({"selector": "global()"}),
+            "selector: global() is for the namespaceSelector of a source or a destination only",
+        ),
+        (
+            json!({"notSelector": "has(a) || global()"}),
+            "notSelector: global() is for the namespaceSelector of a source or a destination only",
+        ),
+        (json!({"namespaceSelector": "!global()"}), "namespaceSelector: global() must stand alone"),
+        (json!({"namespaceSelector": "global() || has(a)"}), "namespaceSelector: global() must stand alone"),
+        (json!({"serviceAccounts": {"name": "a"}}), "serviceAccounts.name: is not known"),
+        (json!({"serviceAccounts": {"names": [""]}}), "serviceAccounts.names[0]: a name must not be empty"),
+        (json!({"serviceAccounts": {"names": "a"}}), "serviceAccounts.names: \"a\" is not a list"),
+        (
+            json!({"serviceAccounts": {"selector": "global()"}}),
+            "serviceAccounts.selector: global() is for the namespaceSelector of a source or a destination only",
+        ),
+        (json!({"nets": "10.0.0.0/8"}), "nets: \"10.0.0.0/8\" is not a list"),
+        (
+            json!({"nets": ["10.0.0.0/8", "ten"]}),
+            "nets[1]: \"ten\" is neither a CIDR such as 10.0.0.0/8 nor an address",
+        ),
+        (json!({"notNets": ["10.0.0.0/33"]}), "notNets[0]: \"10.0.0.0/33\" is not a CIDR such as 10.0.0.0/8"),
+        (json!({"nets": ["::ffff:10.0.0.1"]}), "nets[0]: \"::ffff:10.0.0.1\" is of IPv4 in the form of IPv6"),
+        (json!({"nets": [10]}), "nets[0]: 10 is not a string; quotes make it one"),
+    ] {
+        let spec = json!({"egress": [{"action": "Deny", "destination": it}]});
+        let wrong = format!("spec.egress[0].destination.{wrong}");
+        assert_eq!(said(Kind::CalicoNetworkPolicy, &spec), wrong);
+        assert_eq!(said(Kind::GlobalNetworkPolicy, &spec), wrong);
+    }
+}

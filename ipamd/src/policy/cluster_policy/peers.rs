@@ -1,0 +1,62 @@
+//! The entries of `from` and `to`.
+
+use super::{some, subject};
+use crate::{
+    cluster::{field::FieldError, place::Place},
+    policy::{
+        kubernetes::{labels, peers},
+        model::{Direction, Entity, ItemKinds, ItemSelector, Scope},
+    },
+};
+
+/// The kinds of peers, of which an entry has exactly one; those of `from` come first.
+const KINDS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainNames"];
+/// How many of these `from` knows.
+const OF_INGRESS: usize = 2;
+
+/// Reads a peer.
+pub(super) fn read(place: &Place<'_>, direction: Direction) -> Result<Entity, FieldError> {
+    let kinds = match direction {
+        Direction::Ingress => &KINDS[..OF_INGRESS],
+        Direction::Egress => &KINDS[..],
+    };
+    place.only(kinds)?;
+    let mut found = None;
+    for kind in kinds {
+        let Some(peer) = place.get(kind)? else { continue };
+        if let Some((other, _)) = found.replace((*kind, peer)) {
+            return Err(peer.refuse(format!("is not possible together with {other}")));
+        }
+    }
+    let Some((kind, peer)) = found else {
+        return Err(place.refuse(format!("says of nobody: it has none of {}", kinds.join(", "))));
+    };
+    let items = |items| Entity { items: Some(items), ..Entity::ANY };
+    match kind {
+        "namespaces" => subject::in_namespaces(&peer).map(items),
+        "pods" => subject::in_namespaces_by_labels(&peer).map(items),
+        "nodes" => nodes(&peer).map(items),
+        "networks" => networks(&peer),
+        _ => Err(peer.refuse("Cambric does not match names of the DNS")),
+    }
+}
+
+/// Whether a peer consists of pods.
+pub(super) fn is_of_pods(peer: &Entity) -> bool {
+    peer.items.as_ref().is_some_and(|items| items.kinds == ItemKinds::Pods)
+}
+
+fn nodes(place: &Place<'_>) -> Result<ItemSelector, FieldError> {
+    Ok(ItemSelector {
+        kinds: ItemKinds::Nodes,
+        scope: Scope::Any,
+        labels: labels::selector(place)?,
+        service_account_names: None,
+        service_accounts: None,
+    })
+}
+
+fn networks(list: &Place<'_>) -> Result<Entity, FieldError> {
+    let nets = some(list, list.items()?.map(|it| peers::cidr(&it)))?;
+    Ok(Entity { nets: Some(nets), ..Entity::ANY })
+}

@@ -1,0 +1,69 @@
+//! Whether a selector selects.
+
+use std::sync::Arc;
+
+use super::{Selector, Subject};
+
+/// What `all()` and `global()` mean.
+#[derive(Clone, Copy)]
+enum Sphere {
+    /// Selecting items: `all()` is everything, `global()` nothing.
+    Items,
+    /// Selecting namespaces: `all()` is whatever has one, `global()` what has none.
+    Namespaces,
+}
+
+impl Selector {
+    /// Whether it selects an item by its labels: `all()` selects each, `global()` none.
+    pub fn matches(&self, subject: &(impl Subject + ?Sized)) -> bool {
+        self.holds(subject, Sphere::Items)
+    }
+
+    /// Whether it selects an item by the labels of its namespace: `all()` selects what has a namespace, `global()` what
+    /// has none.
+    pub fn matches_namespace(&self, subject: &(impl Subject + ?Sized)) -> bool {
+        self.holds(subject, Sphere::Namespaces)
+    }
+
+    fn holds(&self, subject: &(impl Subject + ?Sized), sphere: Sphere) -> bool {
+        let is = |key: &str, test: &dyn Fn(&str) -> bool| subject.label(key).is_some_and(test);
+        match self {
+            Self::All => match sphere {
+                Sphere::Items => true,
+                Sphere::Namespaces => subject.in_namespace(),
+            },
+            Self::Global => match sphere {
+                Sphere::Items => false,
+                Sphere::Namespaces => !subject.in_namespace(),
+            },
+            Self::Has(key) => subject.label(key).is_some(),
+            Self::Equals(key, value) => is(key, &|it| it == &**value),
+            Self::NotEquals(key, value) => !is(key, &|it| it == &**value),
+            Self::In(key, values) => is(key, &|it| contains(values, it)),
+            Self::NotIn(key, values) => !is(key, &|it| contains(values, it)),
+            Self::Contains(key, text) => is(key, &|it| it.contains(&**text)),
+            Self::StartsWith(key, text) => is(key, &|it| it.starts_with(&**text)),
+            Self::EndsWith(key, text) => is(key, &|it| it.ends_with(&**text)),
+            Self::Not(inner) => !inner.holds(subject, sphere),
+            Self::And(all) => all.iter().all(|inner| inner.holds(subject, sphere)),
+            Self::Or(any) => any.iter().any(|inner| inner.holds(subject, sphere)),
+        }
+    }
+
+    /// A label, with its value, without which nothing is selected: the first that is found, if one is.
+    pub fn needs(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Equals(key, value) => Some((key, value)),
+            Self::In(key, values) => match &**values {
+                [value] => Some((key, value)),
+                _ => None,
+            },
+            Self::And(all) => all.iter().find_map(Self::needs),
+            _ => None,
+        }
+    }
+}
+
+fn contains(values: &[Arc<str>], value: &str) -> bool {
+    values.binary_search_by(|known| (**known).cmp(value)).is_ok()
+}
