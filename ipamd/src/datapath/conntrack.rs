@@ -55,10 +55,11 @@ fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u3
     i64::from(lifetime(lifetimes, protocol, flags)) - age
 }
 
-/// Removes what has expired; returns how many entries are left.
+/// Removes what has expired, calling `ended` with each connection; returns how many entries are left.
 pub fn sweep<K: CtKey, V: CtEntry>(
     map: &TypedMap<K, V>,
     lifetimes: &Lifetimes,
+    ended: &mut Option<&mut dyn FnMut(&Connection)>,
 ) -> Result<u64, DatapathError> {
     let now = now();
     let mut left = 0;
@@ -68,6 +69,10 @@ pub fn sweep<K: CtKey, V: CtEntry>(
             left += 1;
         } else if let Err(error) = map.remove(&key) {
             failure = Some(error);
+        } else if let Some(ended) = ended
+            && let Some(connection) = connection(&key, &entry, lifetimes, now)
+        {
+            ended(&connection);
         }
         failure.is_none()
     })?;

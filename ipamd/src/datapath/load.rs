@@ -15,7 +15,7 @@ use bpf::{
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::{
-    MapCore, MapHandle,
+    MapCore, MapHandle, MapType,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 use tracing::{debug, info};
@@ -79,7 +79,8 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
             continue;
         }
         let handle = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
-        if let Some(old) = old.get(&name) {
+        // Connections go on; what was counted begins anew.
+        if let Some(old) = old.get(&name).filter(|old| old.map_type() == MapType::LruHash) {
             maps::copy_entries(old, &handle).map_err(DatapathError::map(&name))?;
         }
         put_pin(handle.as_fd(), &pins.map(&name))?;
@@ -110,6 +111,7 @@ fn configure(
     for map in [&mut open.maps.conntrack4, &mut open.maps.conntrack6] {
         map.set_max_entries(config.conntrack_size).map_err(DatapathError::Load)?;
     }
+    open.maps.hits.set_max_entries(config.policy_rules).map_err(DatapathError::Load)?;
     Ok(())
 }
 

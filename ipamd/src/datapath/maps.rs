@@ -90,15 +90,15 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
 /// The sum of each element of a per-CPU array of counters.
 pub fn sums(array: &MapHandle) -> Result<Vec<u64>, DatapathError> {
-    let name = array.name().to_string_lossy().into_owned();
-    (0..array.max_entries())
-        .map(|index| {
-            let per_cpu = array
-                .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
-                .map_err(DatapathError::map(&name))?;
-            Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
-        })
-        .collect()
+    (0..array.max_entries()).map(|index| sum(array, index)).collect()
+}
+
+/// The sum of one element of a per-CPU array of counters.
+pub fn sum(array: &MapHandle, index: u32) -> Result<u64, DatapathError> {
+    let per_cpu = array
+        .lookup_percpu(index.as_bytes(), MapFlags::ANY)
+        .map_err(|source| DatapathError::map(&array.name().to_string_lossy())(source))?;
+    Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
 }
 
 /// Copies what fits of one map into another of the same layout.

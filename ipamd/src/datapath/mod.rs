@@ -5,6 +5,7 @@ mod attachments;
 mod conntrack;
 mod load;
 mod maps;
+mod policy;
 mod uplinks;
 
 use std::{
@@ -20,7 +21,8 @@ use std::{
 use bpf::{
     attach::{self, AttachError, Direction, Pins, program_id},
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_SHAPED, Endpoint, Ip4, Ip6, LIFETIMES,
+        COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED, CtEntry4, CtEntry6, CtKey4,
+        CtKey6, DROP_REASONS, ENDPOINT_SHAPED, EVENTS_DROPS, EVENTS_FLOWS, Endpoint, Ip4, Ip6, LIFETIMES,
         Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
@@ -31,12 +33,19 @@ use ipamd_api::{
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 
-pub use self::{load::probe_attach_mode, uplinks::Uplink};
+pub use self::{
+    load::probe_attach_mode,
+    policy::{PolicySizes, PolicyTables},
+    uplinks::Uplink,
+};
 use self::{
     load::{Loaded, Programs},
     maps::TypedMap,
 };
+use crate::policy::enforce::tables::Slot;
 
+/// How many events one processor may tell a tick (1.07 s).
+const EVENT_RATE: u32 = 2_000;
 /// How many connections one page of a listing holds.
 const PAGE: usize = 500;
 
@@ -53,6 +62,8 @@ pub struct DatapathConfig {
     pub masquerade: bool,
     /// The ports (and ICMP identifiers) that masqueraded flows leave from.
     pub masquerade_ports: RangeInclusive<u16>,
+    /// Rules that are counted apart.
+    pub policy_rules: u32,
 }
 
 /// Why the datapath could not be made or changed.
@@ -113,6 +124,8 @@ pub struct EndpointEntry {
     /// A queueing discipline sits on the host end (the `bandwidth` plugin): packets must pass through it rather than
     /// be handed straight into the container's namespace.
     pub shaped: bool,
+    /// Its place in the policy tables.
+    pub slot: Slot,
 }
 
 impl From<&EndpointEntry> for Endpoint {
@@ -124,6 +137,7 @@ impl From<&EndpointEntry> for Endpoint {
             mtu: entry.mtu,
             flags: if entry.shaped { ENDPOINT_SHAPED } else { 0 },
             pad: 0,
+            slot: entry.slot.0,
         }
     }
 }
@@ -136,6 +150,7 @@ impl From<Endpoint> for EndpointEntry {
             host_mac: MacAddr(value.host_mac),
             mtu: value.mtu,
             shaped: value.flags & ENDPOINT_SHAPED != 0,
+            slot: Slot(value.slot),
         }
     }
 }
@@ -164,8 +179,8 @@ pub struct Datapath {
     others: BTreeMap<String, MapHandle>,
     /// The tcx links by (interface, hook). Held open: a link whose pin somebody deletes goes on.
     links: Mutex<BTreeMap<(String, &'static str), OwnedFd>>,
-    /// Raising it is a read and a write.
-    epoch: Mutex<()>,
+    /// Changing `node` is a read and a write.
+    alone: Mutex<()>,
 }
 
 impl Datapath {
@@ -198,14 +213,18 @@ impl Datapath {
             counters: untyped(&mut maps, "counters")?,
             others: maps,
             links: Mutex::default(),
-            epoch: Mutex::default(),
+            alone: Mutex::default(),
         };
-        let mut node = datapath.node.get(&0)?.unwrap_or_default();
-        if node.masquerade != u32::from(config.masquerade) {
-            node.masquerade = u32::from(config.masquerade);
-            node.epoch = node.epoch.wrapping_add(1);
-            datapath.node.put(&0, &node)?;
-        }
+        datapath.change_node(|node| {
+            if node.masquerade != u32::from(config.masquerade) {
+                node.masquerade = u32::from(config.masquerade);
+                node.epoch = node.epoch.wrapping_add(1);
+            }
+            // Who listened to the last daemon is gone.
+            node.events = 0;
+            node.sample = 1;
+            node.event_rate = EVENT_RATE;
+        })?;
         Ok(datapath)
     }
 
@@ -252,9 +271,33 @@ impl Datapath {
     /// Makes every flow be judged anew on its next packet. Called after any change of endpoints, routes or uplinks
     /// that could send an established flow elsewhere.
     pub fn bump_epoch(&self) -> Result<(), DatapathError> {
-        let _alone = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change_node(|node| node.epoch = node.epoch.wrapping_add(1))
+    }
+
+    /// Which set of peers and postures is in force: 0 or 1.
+    fn peer_set(&self) -> Result<u32, DatapathError> {
+        Ok(self.node.get(&0)?.unwrap_or_default().set & 1)
+    }
+
+    /// Puts the other set in force, then raises the epoch: a verdict by the old set must not carry the new epoch.
+    fn set_peer_set(&self, set: u32) -> Result<(), DatapathError> {
+        self.change_node(|node| node.set = set)?;
+        self.bump_epoch()
+    }
+
+    /// Sets what the programs tell through the ring of events, and of how many flows one is told.
+    pub fn set_events(&self, flows: bool, drops: bool, sample: u32) -> Result<(), DatapathError> {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        self.change_node(|node| {
+            node.events = flag(flows, EVENTS_FLOWS) | flag(drops, EVENTS_DROPS);
+            node.sample = sample.max(1);
+        })
+    }
+
+    fn change_node(&self, change: impl FnOnce(&mut Node)) -> Result<(), DatapathError> {
+        let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let mut node = self.node.get(&0)?.unwrap_or_default();
-        node.epoch = node.epoch.wrapping_add(1);
+        change(&mut node);
         self.node.put(&0, &node)
     }
 
@@ -286,18 +329,30 @@ impl Datapath {
 
     /// Flows that passed although conntrack could not take them.
     pub fn untracked(&self) -> Result<u64, DatapathError> {
-        Ok(maps::sums(&self.counters)?.first().copied().unwrap_or_default())
+        maps::sum(&self.counters, COUNTER_UNTRACKED)
     }
 
-    /// Removes expired conntrack entries, returns what is left by family (`ipv4`, `ipv6`). Takes milliseconds.
-    pub fn sweep_conntrack(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
+    /// Events that the ring had no room for, and that were beyond the rate.
+    pub fn events_missed(&self) -> Result<(u64, u64), DatapathError> {
+        Ok((
+            maps::sum(&self.counters, COUNTER_EVENTS_LOST)?,
+            maps::sum(&self.counters, COUNTER_EVENTS_SUPPRESSED)?,
+        ))
+    }
+
+    /// Removes expired conntrack entries, returns what is left by family (`ipv4`, `ipv6`). Takes milliseconds. Calls
+    /// `ended`, if there is one, with each connection that was removed.
+    pub fn sweep_conntrack(
+        &self,
+        mut ended: Option<&mut dyn FnMut(&Connection)>,
+    ) -> Result<BTreeMap<String, MapUse>, DatapathError> {
         let capacity = |map: &MapHandle| u64::from(map.max_entries());
         let ipv4 = MapUse {
-            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES)?,
+            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES, &mut ended)?,
             capacity: capacity(self.conntrack4.handle()),
         };
         let ipv6 = MapUse {
-            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES)?,
+            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES, &mut ended)?,
             capacity: capacity(self.conntrack6.handle()),
         };
         Ok([("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into())

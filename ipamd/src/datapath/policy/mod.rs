@@ -1,0 +1,415 @@
+//! The programs' policy tables: [`Tables`] on the pinned maps.
+
+mod encode;
+mod inner;
+mod stock;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use bpf::{
+    attach::Pins,
+    layout::{
+        Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
+        Prefix4, Prefix6,
+    },
+};
+use ipnetwork::IpNetwork;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+use self::{
+    inner::{Shape, get, inner as inner_map, memory, put, put_inner, remove},
+    stock::Stock,
+};
+use super::{Datapath, DatapathError, maps};
+use crate::policy::enforce::tables::{
+    EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, TableError, Tables,
+};
+
+/// How much the tables hold, where that is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicySizes {
+    /// Entries of one endpoint's policy map.
+    pub entries: u32,
+    /// Addresses of each family whose class is known.
+    pub addresses: u32,
+    /// Prefixes of each family whose class is known.
+    pub prefixes: u32,
+    /// Rules that are counted apart.
+    pub rules: u32,
+}
+
+impl Default for PolicySizes {
+    fn default() -> Self {
+        Self { entries: 16_384, addresses: 131_072, prefixes: 65_536, rules: 16_384 }
+    }
+}
+
+/// One family's peers of one set.
+#[derive(Debug)]
+struct Peers {
+    addresses: MapHandle,
+    prefixes: MapHandle,
+}
+
+/// A set of peers; its postures are a half of the array.
+#[derive(Debug)]
+struct Set {
+    number: u32,
+    v4: Peers,
+    v6: Peers,
+}
+
+/// The four arrays that hold both sets' peers.
+#[derive(Debug)]
+struct Outer {
+    peers4: MapHandle,
+    peers6: MapHandle,
+    ranges4: MapHandle,
+    ranges6: MapHandle,
+}
+
+/// The pinned maps as policy tables.
+#[derive(Debug)]
+pub struct PolicyTables {
+    datapath: Arc<Datapath>,
+    sizes: PolicySizes,
+    outer: Outer,
+    postures: MapHandle,
+    hits: MapHandle,
+    stock: Stock,
+    current: Set,
+    begun: Option<Set>,
+    /// Policy maps of an earlier daemon, in force until the first switch.
+    left_behind: Vec<u32>,
+}
+
+fn address_shape(name: &'static str, key: u32, entries: u32) -> Shape {
+    Shape { kind: MapType::Hash, name, key, value: bytes::<PeerValue>(), entries }
+}
+
+fn prefix_shape(name: &'static str, key: u32, entries: u32) -> Shape {
+    Shape { kind: MapType::LpmTrie, name, key, value: bytes::<PeerValue>(), entries }
+}
+
+/// The size of a key or a value.
+#[allow(clippy::cast_possible_truncation, reason = "the largest has 24 bytes")]
+const fn bytes<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+impl PolicyTables {
+    /// The tables of the pinned maps, as an earlier daemon left them.
+    ///
+    /// # Errors
+    /// Why the maps cannot be used.
+    pub fn open(datapath: Arc<Datapath>, pins: &Pins, sizes: PolicySizes) -> Result<Self, DatapathError> {
+        let pinned =
+            |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+        let outer = Outer {
+            peers4: pinned("peers4")?,
+            peers6: pinned("peers6")?,
+            ranges4: pinned("ranges4")?,
+            ranges6: pinned("ranges6")?,
+        };
+        let shape = Shape {
+            kind: MapType::LpmTrie,
+            name: "policy",
+            key: bytes::<PolicyKey>(),
+            value: bytes::<PolicyEntry>(),
+            entries: sizes.entries,
+        };
+        let policies = pinned("policies")?;
+        let left_behind = occupied(&policies)?;
+        let stock = Stock::new(policies, shape)?;
+        stock.left_behind(left_behind.iter().copied());
+        let number = datapath.peer_set()?;
+        let current = match outer.adopt(number)? {
+            Some(set) => set,
+            None => outer.create(number, sizes)?,
+        };
+        Ok(Self {
+            datapath,
+            sizes,
+            outer,
+            postures: pinned("postures")?,
+            hits: pinned("hits")?,
+            stock,
+            current,
+            begun: None,
+            left_behind,
+        })
+    }
+
+    fn written(&self) -> &Set {
+        self.begun.as_ref().unwrap_or(&self.current)
+    }
+
+    fn write_posture(&self, slot: Slot, value: PostureValue) -> Result<(), DatapathError> {
+        let at = self.written().number * POSTURE_SLOTS + slot.0;
+        put(&self.postures, "postures", at.as_bytes(), value.as_bytes())
+    }
+
+    fn write_entries(map: &MapHandle, entries: &[(EntryKey, EntryValue)]) -> Result<(), DatapathError> {
+        entries.iter().try_for_each(|(key, value)| {
+            put(map, "policy", encode::key(*key).as_bytes(), encode::entry(value).as_bytes())
+        })
+    }
+
+    fn used(&self, map: PolicyMap) -> Result<Arc<MapHandle>, DatapathError> {
+        self.stock.used(map.0).ok_or_else(|| DatapathError::Layout { map: format!("policies[{}]", map.0) })
+    }
+
+    fn begin_set(&mut self) -> Result<(), DatapathError> {
+        let number = 1 - self.current.number;
+        // Until the switch nobody reads these postures.
+        for slot in 0..POSTURE_SLOTS {
+            let at = number * POSTURE_SLOTS + slot;
+            put(&self.postures, "postures", at.as_bytes(), PostureValue::default().as_bytes())?;
+        }
+        self.begun = Some(self.outer.create(number, self.sizes)?);
+        Ok(())
+    }
+
+    fn switch_set(&mut self) -> Result<(), DatapathError> {
+        let Some(begun) = self.begun.take() else { return Ok(()) };
+        if let Err(error) = self.datapath.set_peer_set(begun.number) {
+            self.begun = Some(begun);
+            return Err(error);
+        }
+        self.current = begun;
+        self.stock.retire_left_behind(std::mem::take(&mut self.left_behind));
+        // Waits for the programs that still look at the old set.
+        self.outer.put(&self.current)?;
+        self.outer.clear(1 - self.current.number)
+    }
+}
+
+impl Set {
+    fn peers(&self, address: IpAddr) -> &Peers {
+        if address.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+
+    /// The map that holds a network, its name, and the key there.
+    fn place(&self, net: IpNetwork) -> (&MapHandle, &'static str, Vec<u8>) {
+        let peers = self.peers(net.ip());
+        match net {
+            IpNetwork::V4(net) if net.prefix() == 32 => {
+                (&peers.addresses, "peers4", Ip4::from(net.ip()).as_bytes().to_vec())
+            }
+            IpNetwork::V6(net) if net.prefix() == 128 => {
+                (&peers.addresses, "peers6", Ip6::from(net.ip()).as_bytes().to_vec())
+            }
+            IpNetwork::V4(net) => {
+                (&peers.prefixes, "ranges4", prefix4(net.network(), net.prefix()).as_bytes().to_vec())
+            }
+            IpNetwork::V6(net) => {
+                (&peers.prefixes, "ranges6", prefix6(net.network(), net.prefix()).as_bytes().to_vec())
+            }
+        }
+    }
+}
+
+fn prefix4(address: Ipv4Addr, length: u8) -> Prefix4 {
+    Prefix4 { length: length.into(), address: address.into() }
+}
+
+fn prefix6(address: Ipv6Addr, length: u8) -> Prefix6 {
+    Prefix6 { length: length.into(), address: address.into() }
+}
+
+impl Outer {
+    /// The set that an earlier daemon left; `None` if it is not whole.
+    fn adopt(&self, number: u32) -> Result<Option<Set>, DatapathError> {
+        let found = (
+            inner_map(&self.peers4, "peers4", number)?,
+            inner_map(&self.ranges4, "ranges4", number)?,
+            inner_map(&self.peers6, "peers6", number)?,
+            inner_map(&self.ranges6, "ranges6", number)?,
+        );
+        let (Some(addresses4), Some(prefixes4), Some(addresses6), Some(prefixes6)) = found else {
+            return Ok(None);
+        };
+        Ok(Some(Set {
+            number,
+            v4: Peers { addresses: addresses4, prefixes: prefixes4 },
+            v6: Peers { addresses: addresses6, prefixes: prefixes6 },
+        }))
+    }
+
+    /// Makes an empty set in the place of what is there.
+    fn create(&self, number: u32, sizes: PolicySizes) -> Result<Set, DatapathError> {
+        let set = Set {
+            number,
+            v4: Peers {
+                addresses: address_shape("peers4", bytes::<Ip4>(), sizes.addresses).create()?,
+                prefixes: prefix_shape("ranges4", bytes::<Prefix4>(), sizes.prefixes).create()?,
+            },
+            v6: Peers {
+                addresses: address_shape("peers6", bytes::<Ip6>(), sizes.addresses).create()?,
+                prefixes: prefix_shape("ranges6", bytes::<Prefix6>(), sizes.prefixes).create()?,
+            },
+        };
+        self.put(&set)?;
+        Ok(set)
+    }
+
+    fn put(&self, set: &Set) -> Result<(), DatapathError> {
+        for (outer, name, map) in [
+            (&self.peers4, "peers4", &set.v4.addresses),
+            (&self.ranges4, "ranges4", &set.v4.prefixes),
+            (&self.peers6, "peers6", &set.v6.addresses),
+            (&self.ranges6, "ranges6", &set.v6.prefixes),
+        ] {
+            put_inner(outer, name, &[(set.number, map)])?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self, number: u32) -> Result<(), DatapathError> {
+        for (outer, name) in [
+            (&self.peers4, "peers4"),
+            (&self.ranges4, "ranges4"),
+            (&self.peers6, "peers6"),
+            (&self.ranges6, "ranges6"),
+        ] {
+            remove(outer, name, number.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The indices of an array of maps that hold one.
+fn occupied(outer: &MapHandle) -> Result<Vec<u32>, DatapathError> {
+    let mut indices = Vec::new();
+    for index in 0..outer.max_entries() {
+        if get::<u32>(outer, "policies", index.as_bytes())?.is_some() {
+            indices.push(index);
+        }
+    }
+    Ok(indices)
+}
+
+impl Tables for PolicyTables {
+    fn limits(&self) -> Limits {
+        Limits {
+            slots: POSTURE_SLOTS - 1,
+            // Maps that are given up keep their place for a moment.
+            maps: self.stock.capacity() / 2,
+            entries: self.sizes.entries,
+            addresses: self.sizes.addresses,
+            prefixes: self.sizes.prefixes,
+            rules: self.sizes.rules,
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), TableError> {
+        Ok(self.begin_set()?)
+    }
+
+    fn switch(&mut self) -> Result<(), TableError> {
+        Ok(self.switch_set()?)
+    }
+
+    fn abandon(&mut self) {
+        // What is left of it in the arrays is overwritten by the next.
+        self.begun = None;
+    }
+
+    fn put_peer(&mut self, net: IpNetwork, peer: Peer) -> Result<(), TableError> {
+        let (map, name, key) = self.written().place(net);
+        Ok(put(map, name, &key, encode::peer(peer).as_bytes())?)
+    }
+
+    fn remove_peer(&mut self, net: IpNetwork) -> Result<(), TableError> {
+        let (map, name, key) = self.written().place(net);
+        Ok(remove(map, name, &key)?)
+    }
+
+    fn put_posture(&mut self, slot: Slot, posture: Posture) -> Result<(), TableError> {
+        Ok(self.write_posture(slot, encode::posture(posture))?)
+    }
+
+    fn clear_posture(&mut self, slot: Slot) -> Result<(), TableError> {
+        Ok(self.write_posture(slot, PostureValue::default())?)
+    }
+
+    fn add_map(&mut self, entries: &[(EntryKey, EntryValue)]) -> Result<PolicyMap, TableError> {
+        let (index, map) = self.stock.take()?;
+        if let Err(error) = Self::write_entries(&map, entries) {
+            self.stock.retire(index);
+            return Err(error.into());
+        }
+        Ok(PolicyMap(index))
+    }
+
+    fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError> {
+        Ok(Self::write_entries(&*self.used(map)?, entries)?)
+    }
+
+    fn retire_map(&mut self, map: PolicyMap) {
+        self.stock.retire(map.0);
+    }
+
+    fn raise_epoch(&mut self) -> Result<(), TableError> {
+        Ok(self.datapath.bump_epoch()?)
+    }
+
+    fn hits(&self, rule: RuleId) -> Result<u64, TableError> {
+        Ok(maps::sum(&self.hits, rule.0)?)
+    }
+
+    fn clear_hits(&mut self, rule: RuleId) -> Result<(), TableError> {
+        let zeroes = vec![vec![0; size_of::<u64>()]; cpus()?];
+        let cleared = self.hits.update_percpu(rule.0.as_bytes(), &zeroes, MapFlags::ANY);
+        Ok(cleared.map_err(DatapathError::map("hits"))?)
+    }
+
+    fn memory(&self) -> u64 {
+        let Set { v4, v6, .. } = &self.current;
+        let peers = [&v4.addresses, &v4.prefixes, &v6.addresses, &v6.prefixes];
+        peers.into_iter().map(memory).sum::<u64>() + self.stock.memory()
+    }
+
+    fn peer(&self, address: IpAddr) -> Result<Option<Peer>, TableError> {
+        let peers = self.current.peers(address);
+        let (host, prefix) = match address {
+            IpAddr::V4(address) => {
+                (Ip4::from(address).as_bytes().to_vec(), prefix4(address, 32).as_bytes().to_vec())
+            }
+            IpAddr::V6(address) => {
+                (Ip6::from(address).as_bytes().to_vec(), prefix6(address, 128).as_bytes().to_vec())
+            }
+        };
+        let exact = get::<PeerValue>(&peers.addresses, "peers", &host)?;
+        let found = match exact {
+            Some(found) => Some(found),
+            None => get(&peers.prefixes, "ranges", &prefix)?,
+        };
+        Ok(found.map(encode::decoded_peer))
+    }
+
+    fn posture(&self, slot: Slot) -> Result<Option<Posture>, TableError> {
+        let at = self.current.number * POSTURE_SLOTS + slot.0;
+        let value: Option<PostureValue> = get(&self.postures, "postures", at.as_bytes())?;
+        Ok(value.and_then(encode::decoded_posture))
+    }
+
+    fn find(&self, map: PolicyMap, key: EntryKey) -> Result<Option<EntryValue>, TableError> {
+        let map = self.used(map)?;
+        let whole = PolicyKey { length: 64, ..encode::key(EntryKey { port_bits: 16, ..key }) };
+        Ok(get(&map, "policy", whole.as_bytes())?.map(encode::decoded_entry))
+    }
+}
+
+fn cpus() -> Result<usize, DatapathError> {
+    libbpf_rs::num_possible_cpus().map_err(DatapathError::map("hits"))
+}
+
+impl From<DatapathError> for TableError {
+    fn from(error: DatapathError) -> Self {
+        Self(Box::new(error))
+    }
+}

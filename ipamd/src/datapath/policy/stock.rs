@@ -1,0 +1,199 @@
+//! Policy maps that are ready to be filled.
+//!
+//! Putting a map into an array of maps keeps the caller waiting for an RCU grace period, 10 to 20 ms, so it is done
+//! beforehand: empty maps wait at indices of the array that no posture names. What takes a policy into force is then a
+//! write into `postures`, which waits for nothing. A map that is given up stays where it is until a grace period is over,
+//! for a program may have read its index just before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use libbpf_rs::{MapCore, MapHandle};
+
+use super::{
+    super::DatapathError,
+    inner::{Shape, memory, put_inner},
+};
+
+/// Fewer spares than this, and more are made: a burst of changes uses one each, some 100 while more are on the way.
+const FEW: usize = 128;
+/// So many are made at a time.
+const MADE: usize = 256;
+
+/// The array of policy maps.
+#[derive(Debug)]
+pub(super) struct Stock {
+    shared: Arc<Shared>,
+    /// Wakes the thread that tends the stock; it ends when this is dropped.
+    wake: SyncSender<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    outer: MapHandle,
+    shape: Shape,
+    /// Stands where nothing else does any more.
+    empty: MapHandle,
+    shelves: Mutex<Shelves>,
+    /// Only one at a time makes maps or buries them.
+    tending: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shelves {
+    /// Indices where nothing is that a program could still look at.
+    free: BTreeSet<u32>,
+    spares: Vec<(u32, MapHandle)>,
+    used: BTreeMap<u32, Arc<MapHandle>>,
+    /// Given up, and perhaps still looked at.
+    retired: BTreeMap<u32, Option<Arc<MapHandle>>>,
+}
+
+impl Stock {
+    /// The stock in `outer`. What an earlier daemon left in it is found by [`Self::left_behind`].
+    pub fn new(outer: MapHandle, shape: Shape) -> Result<Self, DatapathError> {
+        let empty = shape.create()?;
+        let free = (0..outer.max_entries()).collect();
+        let shelves = Mutex::new(Shelves { free, ..Shelves::default() });
+        let shared = Arc::new(Shared { outer, shape, empty, shelves, tending: Mutex::default() });
+        let (wake, woken) = sync_channel(1);
+        let tended = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("policy-maps".into())
+            .spawn(move || tend(&tended, &woken))
+            .map_err(|source| DatapathError::Pin { path: "policies".into(), source })?;
+        Ok(Self { shared, wake })
+    }
+
+    /// Takes indices out of use that an earlier daemon has in force.
+    pub fn left_behind(&self, indices: impl IntoIterator<Item = u32>) {
+        let mut shelves = self.shared.shelves();
+        for index in indices {
+            shelves.free.remove(&index);
+        }
+    }
+
+    /// Gives up what an earlier daemon had in force.
+    pub fn retire_left_behind(&self, indices: impl IntoIterator<Item = u32>) {
+        self.shared.shelves().retired.extend(indices.into_iter().map(|index| (index, None)));
+        self.wake();
+    }
+
+    /// How many maps there are room for.
+    pub fn capacity(&self) -> u32 {
+        self.shared.outer.max_entries()
+    }
+
+    /// An empty map, now in use.
+    pub fn take(&self) -> Result<(u32, Arc<MapHandle>), DatapathError> {
+        let mut shelves = self.shared.shelves();
+        if shelves.spares.is_empty() {
+            drop(shelves);
+            self.shared.restock()?;
+            shelves = self.shared.shelves();
+        }
+        let (index, map) =
+            shelves.spares.pop().ok_or_else(|| DatapathError::Layout { map: "policies".into() })?;
+        let map = Arc::new(map);
+        shelves.used.insert(index, Arc::clone(&map));
+        if shelves.spares.len() < FEW {
+            self.wake();
+        }
+        Ok((index, map))
+    }
+
+    /// A map in use.
+    pub fn used(&self, index: u32) -> Option<Arc<MapHandle>> {
+        self.shared.shelves().used.get(&index).cloned()
+    }
+
+    /// Bytes that the maps in use take.
+    pub fn memory(&self) -> u64 {
+        self.shared.shelves().used.values().map(|map| memory(map)).sum()
+    }
+
+    /// Gives a map up.
+    pub fn retire(&self, index: u32) {
+        let mut shelves = self.shared.shelves();
+        if let Some(map) = shelves.used.remove(&index) {
+            shelves.retired.insert(index, Some(map));
+        }
+        drop(shelves);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A full channel will wake it as well.
+        let _ = self.wake.try_send(());
+    }
+}
+
+fn tend(shared: &Shared, woken: &Receiver<()>) {
+    while woken.recv().is_ok() {
+        let outcome = shared.bury().and_then(|()| {
+            let few = shared.shelves().spares.len() < FEW;
+            if few { shared.restock() } else { Ok(()) }
+        });
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "policy maps could not be prepared");
+        }
+    }
+}
+
+impl Shared {
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the indices of maps that were given up, and the maps.
+    fn bury(&self) -> Result<(), DatapathError> {
+        let _alone = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dead, anywhere) = {
+            let shelves = self.shelves();
+            let dead = shelves.retired.keys().copied().collect::<Vec<_>>();
+            (dead, shelves.free.first().copied())
+        };
+        if dead.is_empty() {
+            return Ok(());
+        }
+        // This write waits for the programs that may still look at what was given up before it. Without a free index
+        // they would find an empty map, and drop a packet.
+        if let Some(index) = anywhere {
+            put_inner(&self.outer, "policies", &[(index, &self.empty)])?;
+        }
+        put_inner(
+            &self.outer,
+            "policies",
+            &dead.iter().map(|index| (*index, &self.empty)).collect::<Vec<_>>(),
+        )?;
+        let mut shelves = self.shelves();
+        for index in dead {
+            shelves.retired.remove(&index);
+            shelves.free.insert(index);
+        }
+        Ok(())
+    }
+
+    /// Makes more spares.
+    fn restock(&self) -> Result<(), DatapathError> {
+        if self.shelves().free.is_empty() {
+            self.bury()?;
+        }
+        let _alone = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
+        let indices = self.shelves().free.iter().copied().take(MADE).collect::<Vec<_>>();
+        let maps = indices.iter().map(|_| self.shape.create()).collect::<Result<Vec<_>, _>>()?;
+        put_inner(&self.outer, "policies", &indices.iter().copied().zip(&maps).collect::<Vec<_>>())?;
+        let mut shelves = self.shelves();
+        for index in &indices {
+            shelves.free.remove(index);
+        }
+        shelves.spares.extend(indices.into_iter().zip(maps));
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! From policies to what the programs look up. Nothing here touches the kernel.
+//!
+//! [`world`] is the cluster; [`resolve`] makes an endpoint's [`rules`] of the policies that select it; [`atoms`] and
+//! [`classes`] tell what holds for which address; [`function`] settles, for one class of peers, which rule decides which
+//! ports.
+
+pub mod atoms;
+pub mod classes;
+pub mod function;
+pub mod names;
+pub mod resolve;
+pub mod rules;
+pub mod world;

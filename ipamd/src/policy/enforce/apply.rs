@@ -1,0 +1,173 @@
+//! Changes of the cluster: whole, or not at all.
+
+use std::collections::BTreeSet;
+
+use ipamd_api::AttachmentKey;
+
+use super::{
+    settle::{Unsettled, Writes},
+    state::{State, Unfit},
+    tables::{Slot, TableError},
+};
+use crate::{cluster::objects::Change, policy::compile::world::LocalEndpoint};
+
+/// Why an endpoint is not enforced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnforceError {
+    /// There is no slot left.
+    #[error("there are {0} endpoints, and there is no room for more")]
+    Slots(u32),
+    /// Its rules, or its addresses, do not fit.
+    #[error("its policy does not fit: {0}")]
+    Fit(String),
+    /// The tables could not be written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The cluster is not known yet.
+    #[error("the policies are not known yet")]
+    NotStarted,
+}
+
+impl State {
+    /// Brings the tables to where the world is.
+    pub fn bring(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+        if self.failure.is_some() {
+            return self.rebuild().map(|()| Writes::default());
+        }
+        if self.names.highest() > self.tables.limits().rules as usize / 2 {
+            self.forget_rules();
+        }
+        let settled = self.settle(concerned);
+        if let Err(Unsettled::Table(error)) = &settled {
+            self.failed(error);
+        }
+        settled
+    }
+
+    /// Takes changes in: together, or, if they do not fit together, those that fit.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Result<Writes, TableError> {
+        let mut concerned = BTreeSet::new();
+        let mut undo = Vec::new();
+        let single = changes.len() == 1;
+        for change in &changes {
+            self.unfit.remove(&change.id());
+            undo.extend(self.absorb(change.clone(), &mut concerned));
+        }
+        self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
+        let overflow = match self.bring(concerned.clone()) {
+            Ok(writes) => return Ok(writes),
+            Err(Unsettled::Table(error)) => return Err(error),
+            Err(Unsettled::Overflow(overflow)) => overflow,
+        };
+        for change in undo.into_iter().rev() {
+            self.absorb(change, &mut concerned);
+        }
+        let mut writes = Writes::default();
+        if single {
+            self.leave_out(changes, &overflow.to_string());
+            self.back(concerned)?;
+        } else {
+            self.back(concerned)?;
+            for change in changes {
+                writes += self.apply_alone(change)?;
+            }
+        }
+        Ok(writes)
+    }
+
+    /// Takes one change in; if it does not fit, what was there before stays.
+    pub fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
+        let mut concerned = BTreeSet::new();
+        self.unfit.remove(&change.id());
+        let undo = self.absorb(change.clone(), &mut concerned);
+        match self.bring(concerned.clone()) {
+            Ok(writes) => Ok(writes),
+            Err(Unsettled::Table(error)) => Err(error),
+            Err(Unsettled::Overflow(overflow)) => {
+                if let Some(undo) = undo {
+                    self.absorb(undo, &mut concerned);
+                }
+                self.leave_out(vec![change], &overflow.to_string());
+                self.back(concerned)?;
+                Ok(Writes::default())
+            }
+        }
+    }
+
+    /// Settles where the tables were before.
+    fn back(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+        match self.bring(concerned) {
+            Ok(_) => Ok(()),
+            Err(Unsettled::Table(error)) => Err(error),
+            Err(Unsettled::Overflow(overflow)) => {
+                // It did fit before.
+                let error = TableError(overflow.to_string().into());
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn leave_out(&mut self, changes: Vec<Change>, reason: &str) {
+        for change in changes {
+            let id = change.id();
+            if let Change::Put(object) = change {
+                tracing::warn!(object = %id, reason, "does not fit, and is not enforced");
+                self.unfit.insert(id, Unfit { object, reason: reason.to_owned() });
+            }
+        }
+    }
+
+    /// Takes an endpoint in, or its new state. When this returns it is enforced.
+    pub fn admit(&mut self, endpoint: LocalEndpoint) -> Result<Slot, EnforceError> {
+        if !self.started {
+            return Err(EnforceError::NotStarted);
+        }
+        let key = endpoint.key.clone();
+        let before = self.world.locals.get(&key).cloned();
+        let mut concerned = BTreeSet::from([key.clone()]);
+        let most = self.tables.limits().slots;
+        let slot = self.enter(endpoint, None, &mut concerned).ok_or(EnforceError::Slots(most))?;
+        let Err(unsettled) = self.bring(concerned) else { return Ok(slot) };
+        match before {
+            Some(before) => {
+                let mut concerned = BTreeSet::from([key]);
+                self.enter(before, None, &mut concerned);
+                self.back(concerned)?;
+            }
+            None => self.dismiss(&key)?,
+        }
+        Err(match unsettled {
+            Unsettled::Table(error) => EnforceError::Table(error),
+            Unsettled::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
+        })
+    }
+
+    /// Forgets an endpoint.
+    pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
+        let mut concerned = BTreeSet::new();
+        let Some(gone) = self.leave(key, &mut concerned) else { return Ok(()) };
+        self.room_made = true;
+        if self.failure.is_none() {
+            self.tables.clear_posture(gone.slot)?;
+            if let Some(rules) = &gone.rules {
+                self.let_go(rules);
+            }
+        }
+        self.back(concerned)
+    }
+
+    /// Tries what did not fit once more.
+    pub fn retry_unfit(&mut self) -> Result<(), TableError> {
+        if !std::mem::take(&mut self.room_made) {
+            return Ok(());
+        }
+        for (_, Unfit { object, .. }) in std::mem::take(&mut self.unfit) {
+            self.apply_alone(Change::Put(object))?;
+        }
+        // What was left out again made no room.
+        self.room_made = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Everything anew, beside what is in force: at start, after a write that failed, and when too much of what was told
+//! apart is out of use.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipamd_api::AttachmentKey;
+
+use super::{
+    settle::Unsettled,
+    state::State,
+    tables::{ClassId, Posture, TableError},
+};
+use crate::{
+    cluster::objects::{Change, Object},
+    policy::{compile::rules::EndpointRules, model::Direction},
+};
+
+/// So much may be out of use before it is cleared away.
+const SLACK: usize = 1024;
+
+/// What endpoints had in the set before.
+type Before = BTreeMap<AttachmentKey, (Option<Arc<EndpointRules>>, Option<Posture>)>;
+
+impl State {
+    /// Fills a new set of tables from the world and puts it in force. Policies that do not fit are left out.
+    pub fn rebuild(&mut self) -> Result<(), Unsettled> {
+        self.tables.begin()?;
+        let failure = self.failure.take();
+        let derived = std::mem::take(&mut self.derived);
+        let endpoints = self.endpoints.iter_mut();
+        let before = endpoints.map(|(key, it)| (key.clone(), (it.rules.take(), it.posture.take())));
+        let before = before.collect::<Before>();
+        let outcome = self.fill().and_then(|()| Ok(self.tables.switch()?));
+        match outcome {
+            Ok(()) => {
+                for map in derived.maps.values().filter_map(|compiled| compiled.map) {
+                    self.tables.retire_map(map);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.tables.abandon();
+                self.failure = self.failure.take().or(failure);
+                let failed = std::mem::replace(&mut self.derived, derived);
+                for (key, (rules, posture)) in before {
+                    if let Some(endpoint) = self.endpoints.get_mut(&key) {
+                        (endpoint.rules, endpoint.posture) = (rules, posture);
+                    }
+                }
+                for map in failed.maps.values().filter_map(|compiled| compiled.map) {
+                    self.tables.retire_map(map);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), Unsettled> {
+        let all = self.derive();
+        match self.settle(all) {
+            Err(Unsettled::Overflow(_)) => self.fill_piece_by_piece(),
+            settled => settled.map(drop),
+        }
+    }
+
+    /// Policies come one after the other, so that those are left out that do not fit.
+    fn fill_piece_by_piece(&mut self) -> Result<(), Unsettled> {
+        let policies = std::mem::take(&mut self.world.policies);
+        let all = self.derive();
+        self.settle(all)?;
+        let mut ordered = policies.into_values().map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
+        ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (_, policy) in ordered {
+            self.apply_alone(Change::Put(Object::Policy(policy)))?;
+        }
+        Ok(())
+    }
+
+    /// Clears away what is out of use, if it is much.
+    pub fn compact(&mut self) -> Result<(), Unsettled> {
+        self.forget_rules();
+        let peers = self.derived.peers.iter().map(|(_, peer)| peer.class);
+        let classes = peers.chain([ClassId::WORLD]).collect::<BTreeSet<_>>().len();
+        let maps = self.derived.maps.keys();
+        let mentioned = maps.flat_map(|rules| {
+            Direction::BOTH.into_iter().flat_map(|direction| rules.of(direction).mentions())
+        });
+        let atoms = mentioned.collect::<BTreeSet<_>>().len();
+        let too_many = |all: usize, used: usize| all > 2 * used + SLACK;
+        if too_many(self.derived.classes.count(), classes) || too_many(self.derived.classes.atoms(), atoms) {
+            tracing::debug!(classes, atoms, "clearing away what no policy uses any more");
+            self.rebuild()?;
+        }
+        Ok(())
+    }
+
+    /// Frees the numbers of rules that no endpoint has any more.
+    pub fn forget_rules(&mut self) {
+        let rules = self.endpoints.values().filter_map(|endpoint| endpoint.rules.as_ref());
+        let used = rules.flat_map(|rules| rules.ids()).collect();
+        self.names.retain(&used);
+    }
+
+    /// Takes note that the tables are not as they should be.
+    pub fn failed(&mut self, error: &TableError) {
+        tracing::error!(%error, "policy could not be enforced; it will be tried again");
+        self.failure = Some(error.to_string());
+    }
+}

@@ -1,0 +1,302 @@
+//! From what should be to writes, and the writes in their order.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::AddAssign,
+    sync::Arc,
+};
+
+use ipamd_api::AttachmentKey;
+use ipnetwork::IpNetwork;
+
+use super::{
+    compiled::{Compiled, Entries, Extension},
+    state::State,
+    tables::{Limits, Peer, Posture, Slot, TableError},
+};
+use crate::policy::{
+    compile::{classes::is_host, resolve::Resolver, rules::EndpointRules},
+    model::Direction,
+};
+
+/// Resolving can make predicates that say something new of other endpoints' own addresses. Each round makes fewer.
+const ROUNDS: usize = 8;
+
+/// What does not fit, and by how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overflow {
+    what: &'static str,
+    needed: usize,
+    limit: u32,
+}
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it needs {} {}, and there is room for {}", self.needed, self.what, self.limit)
+    }
+}
+
+/// Why a change is not in the tables.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unsettled {
+    /// Nothing was written.
+    #[error("{0}")]
+    Overflow(Overflow),
+    /// Some of it was.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Addresses and prefixes.
+    pub peers: usize,
+    /// Policy maps made.
+    pub maps: usize,
+    /// Entries in them, and added to others.
+    pub entries: usize,
+    /// Endpoints whose policy is another.
+    pub postures: usize,
+}
+
+impl AddAssign for Writes {
+    fn add_assign(&mut self, more: Self) {
+        self.peers += more.peers;
+        self.maps += more.maps;
+        self.entries += more.entries;
+        self.postures += more.postures;
+    }
+}
+
+/// All writes of a change.
+#[derive(Debug, Default)]
+struct Plan {
+    extensions: Vec<(Arc<EndpointRules>, Extension)>,
+    peers: Vec<(IpNetwork, Option<Peer>)>,
+    maps: Vec<(Compiled, Entries)>,
+    endpoints: Vec<(AttachmentKey, Slot, Arc<EndpointRules>)>,
+}
+
+impl State {
+    /// Brings the tables to where the world is. `concerned` are the endpoints whose rules may be others.
+    pub fn settle(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+        let rules = self.resolve(concerned);
+        let plan = self.plan(&rules);
+        self.check(&plan).map_err(Unsettled::Overflow)?;
+        Ok(self.write(plan)?)
+    }
+
+    /// The rules of the concerned endpoints, and of those whose own side is seen differently by that.
+    fn resolve(&mut self, concerned: BTreeSet<AttachmentKey>) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
+        let mut resolved = BTreeMap::new();
+        let mut round = concerned;
+        self.touch();
+        round.extend(self.owners_of(&self.derived.touched));
+        for _ in 0..ROUNDS {
+            for key in std::mem::take(&mut round) {
+                let Some(endpoint) = self.endpoints.get(&key) else { continue };
+                let own = self.own(endpoint);
+                let classes = &mut self.derived.classes;
+                let rules = Resolver { world: &self.world, classes, names: &mut self.names }
+                    .resolve(&endpoint.selecting, &own);
+                resolved.insert(key, Arc::new(rules));
+            }
+            let fresh = self.touch();
+            round.extend(self.owners_of(&fresh));
+            if round.is_empty() {
+                break;
+            }
+        }
+        resolved
+    }
+
+    fn touch(&mut self) -> BTreeSet<IpNetwork> {
+        let fresh = self.derived.classes.take_touched();
+        self.derived.touched.extend(&fresh);
+        fresh
+    }
+
+    /// The endpoints that have one of these addresses, and rules.
+    fn owners_of(&self, touched: &BTreeSet<IpNetwork>) -> Vec<AttachmentKey> {
+        let has = |addresses: &[std::net::IpAddr]| {
+            addresses.iter().any(|ip| touched.contains(&IpNetwork::from(*ip)))
+        };
+        let owners = self.endpoints.iter().filter(|(_, it)| !it.selecting.is_empty() && has(&it.addresses));
+        owners.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, Arc<EndpointRules>>) -> Plan {
+        let mut plan = Plan::default();
+        let node = self.node_addresses.iter().map(|address| IpNetwork::from(*address));
+        let nets = self.derived.touched.iter().copied().chain(node).collect::<BTreeSet<_>>();
+        for net in nets {
+            let wanted = self.wanted_peer(net);
+            if self.derived.peers.get(net) != wanted {
+                plan.peers.push((net, wanted));
+            }
+        }
+        for (rules, compiled) in &mut self.derived.maps {
+            if let Some(extension) = compiled.extension(&self.derived.classes) {
+                plan.extensions.push((Arc::clone(rules), extension));
+            }
+        }
+        let mut made: BTreeSet<usize> = BTreeSet::new();
+        for (key, rules) in resolved {
+            let Some(endpoint) = self.endpoints.get(key) else { continue };
+            if endpoint.posture.is_some() && endpoint.rules.as_ref() == Some(rules) {
+                continue;
+            }
+            plan.endpoints.push((key.clone(), endpoint.slot, Arc::clone(rules)));
+            let known = self.derived.maps.contains_key(rules)
+                || made
+                    .iter()
+                    .any(|at| plan.maps.get(*at).is_some_and(|(compiled, _)| compiled.rules == *rules));
+            if is_policed(rules) && !known {
+                made.insert(plan.maps.len());
+                plan.maps.push(Compiled::new(Arc::clone(rules), &self.derived.classes));
+            }
+        }
+        plan
+    }
+
+    fn wanted_peer(&mut self, net: IpNetwork) -> Option<Peer> {
+        let node = is_host(net) && self.node_addresses.contains(&net.ip());
+        let known = node || self.derived.classes.is_known(net);
+        let class = known.then(|| self.derived.classes.class(net));
+        // What nothing is said of needs no entry: whatever covers it says nothing either.
+        class
+            .filter(|class| node || *class != super::tables::ClassId::WORLD)
+            .map(|class| Peer { class, node })
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), Overflow> {
+        let limits = self.tables.limits();
+        let fits = |what, needed: usize, limit: u32| {
+            if needed > limit as usize { Err(Overflow { what, needed, limit }) } else { Ok(()) }
+        };
+        for (compiled, entries) in &plan.maps {
+            fits("entries in one policy map (--policy-entries)", entries.len(), limits.entries)?;
+            debug_assert!(compiled.map.is_none(), "it is not made yet");
+        }
+        for (rules, extension) in &plan.extensions {
+            let before = self.derived.maps.get(rules).map_or(0, |compiled| compiled.entries);
+            let entries = before + extension.entries.len();
+            fits("entries in one policy map (--policy-entries)", entries, limits.entries)?;
+        }
+        fits("policy maps", self.derived.maps.len() + plan.maps.len(), limits.maps)?;
+        // Number 0 is no rule.
+        fits("rules (--policy-rules)", self.names.highest() + 1, limits.rules)?;
+        self.check_peers(plan, limits, fits)
+    }
+
+    fn check_peers(
+        &self,
+        plan: &Plan,
+        limits: Limits,
+        fits: impl Fn(&'static str, usize, u32) -> Result<(), Overflow>,
+    ) -> Result<(), Overflow> {
+        if plan.peers.iter().all(|(net, wanted)| wanted.is_none() || self.derived.peers.get(*net).is_some()) {
+            return Ok(());
+        }
+        let mut counts = self.derived.peers.counts();
+        for (net, wanted) in &plan.peers {
+            counts.change(*net, self.derived.peers.get(*net).is_some(), wanted.is_some());
+        }
+        for (addresses, prefixes) in counts.by_family() {
+            fits("addresses that policies tell apart (--policy-addresses)", addresses, limits.addresses)?;
+            fits("prefixes that policies tell apart (--policy-prefixes)", prefixes, limits.prefixes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes in an order in which no packet sees half of the change.
+    fn write(&mut self, plan: Plan) -> Result<Writes, TableError> {
+        let Plan { extensions, mut peers, maps, endpoints } = plan;
+        let mut writes = Writes { peers: peers.len(), maps: maps.len(), ..Writes::default() };
+        for rule in self.names.take_fresh() {
+            self.tables.clear_hits(rule)?;
+        }
+        // Nobody is of the new classes yet.
+        for (rules, extension) in extensions {
+            let Some(compiled) = self.derived.maps.get_mut(&rules) else { continue };
+            if let Some(map) = compiled.map {
+                self.tables.extend_map(map, &extension.entries)?;
+            }
+            writes.entries += extension.entries.len();
+            compiled.extended(extension);
+        }
+        // What comes: the longer prefix first, so that a shorter one is never what counts for what it covers. What goes:
+        // the other way round.
+        peers.sort_by_key(|(net, wanted)| match wanted {
+            Some(_) => (0, Reverse(i16::from(net.prefix()))),
+            None => (1, Reverse(-i16::from(net.prefix()))),
+        });
+        let reclassified = !peers.is_empty();
+        for (net, wanted) in peers {
+            if let Some(peer) = wanted {
+                self.tables.put_peer(net, peer)?;
+                self.derived.peers.insert(net, peer);
+            } else {
+                self.tables.remove_peer(net)?;
+                self.derived.peers.remove(net);
+            }
+        }
+        self.derived.touched.clear();
+        for (mut compiled, entries) in maps {
+            compiled.map = Some(self.tables.add_map(&entries)?);
+            writes.entries += entries.len();
+            self.derived.maps.insert(Arc::clone(&compiled.rules), compiled);
+        }
+        let mut let_go = Vec::new();
+        for (key, slot, rules) in endpoints {
+            let map = is_policed(&rules)
+                .then(|| self.derived.maps.get(&rules).and_then(|compiled| compiled.map))
+                .flatten();
+            let posture = Posture {
+                map,
+                ingress: rules.of(Direction::Ingress).is_policed(),
+                egress: rules.of(Direction::Egress).is_policed(),
+            };
+            let Some(endpoint) = self.endpoints.get_mut(&key) else { continue };
+            if endpoint.posture != Some(posture) {
+                self.tables.put_posture(slot, posture)?;
+                endpoint.posture = Some(posture);
+                writes.postures += 1;
+            }
+            if let Some(compiled) = self.derived.maps.get_mut(&rules) {
+                compiled.users += 1;
+            }
+            let_go.extend(endpoint.rules.replace(rules));
+        }
+        let policed =
+            self.endpoints.values().any(|endpoint| endpoint.posture.is_some_and(|it| it.map.is_some()));
+        if writes.postures > 0 || (reclassified && policed) {
+            self.tables.raise_epoch()?;
+        }
+        for rules in let_go {
+            self.let_go(&rules);
+        }
+        Ok(writes)
+    }
+
+    /// One endpoint less has these rules.
+    pub fn let_go(&mut self, rules: &Arc<EndpointRules>) {
+        let Some(compiled) = self.derived.maps.get_mut(rules) else { return };
+        compiled.users = compiled.users.saturating_sub(1);
+        if compiled.users > 0 {
+            return;
+        }
+        if let Some(map) = compiled.map {
+            self.tables.retire_map(map);
+        }
+        self.derived.maps.remove(rules);
+    }
+}
+
+/// Whether anything is said of either direction.
+fn is_policed(rules: &EndpointRules) -> bool {
+    Direction::BOTH.iter().any(|direction| rules.of(*direction).is_policed())
+}

@@ -1,0 +1,290 @@
+//! The cluster, what was made of it, and what is in the tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipamd_api::AttachmentKey;
+use ipnetwork::IpNetwork;
+
+use super::{
+    compiled::Compiled,
+    peers::Peers,
+    tables::{Posture, Slot, Tables},
+};
+use crate::{
+    cluster::objects::{Change, Kind, Object, ObjectId, Refusal},
+    policy::{
+        compile::{
+            classes::Classes,
+            names::RuleNames,
+            resolve::{Own, Rank, Selecting},
+            rules::EndpointRules,
+            world::{LocalEndpoint, World},
+        },
+        model::Policy,
+    },
+};
+
+/// An endpoint of this node.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub slot: Slot,
+    pub item: ObjectId,
+    pub addresses: Vec<IpAddr>,
+    pub selecting: Selecting,
+    /// Its rules as they are in force.
+    pub rules: Option<Arc<EndpointRules>>,
+    /// Its posture as the tables have it.
+    pub posture: Option<Posture>,
+}
+
+/// An object that does not fit.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    pub object: Object,
+    pub reason: String,
+}
+
+/// What was made of the cluster and is in a set of the tables. A new set has one of its own.
+#[derive(Debug, Default)]
+pub(super) struct Derived {
+    pub classes: Classes,
+    /// What the tables have of peers.
+    pub peers: Peers,
+    /// The policy maps in force, by what they were made of.
+    pub maps: HashMap<Arc<EndpointRules>, Compiled>,
+    /// Addresses and prefixes whose class may be another than the tables have.
+    pub touched: BTreeSet<IpNetwork>,
+}
+
+/// Everything behind the lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub tables: Box<dyn Tables>,
+    pub world: World,
+    pub derived: Derived,
+    pub names: RuleNames,
+    pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
+    /// The place of each policy that is enforced.
+    pub ranks: BTreeMap<ObjectId, Rank>,
+    pub node_addresses: BTreeSet<IpAddr>,
+    pub refusals: Vec<Refusal>,
+    pub unfit: BTreeMap<ObjectId, Unfit>,
+    /// Something went that may make room for what did not fit.
+    pub room_made: bool,
+    pub last_slot: u32,
+    pub started: bool,
+    /// Why the tables are not as they should be.
+    pub failure: Option<String>,
+}
+
+impl State {
+    pub fn new(tables: Box<dyn Tables>) -> Self {
+        Self {
+            tables,
+            world: World::default(),
+            derived: Derived::default(),
+            names: RuleNames::default(),
+            endpoints: BTreeMap::new(),
+            ranks: BTreeMap::new(),
+            node_addresses: BTreeSet::new(),
+            refusals: Vec::new(),
+            unfit: BTreeMap::new(),
+            room_made: false,
+            last_slot: 0,
+            started: false,
+            failure: None,
+        }
+    }
+
+    /// Takes a change into the world and what is derived from it; returns what takes it back. The endpoints whose rules
+    /// may be others are added to `concerned`. The tables are not touched.
+    pub fn absorb(&mut self, change: Change, concerned: &mut BTreeSet<AttachmentKey>) -> Option<Change> {
+        let id = change.id();
+        if id.kind.is_policy() {
+            self.unselect(&id, concerned);
+        }
+        let put = match change {
+            Change::Put(object) => Some(object),
+            Change::Remove(_) => None,
+        };
+        let is_new = put.is_some();
+        let old = match put {
+            Some(object) => self.world.put(object),
+            None => self.world.remove(&id),
+        };
+        let undo = match old {
+            Some(old) => Some(Change::Put(old)),
+            None => is_new.then(|| Change::Remove(id.clone())),
+        };
+        match id.kind {
+            Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.renew_item(&id, concerned);
+            }
+            Kind::Namespace => self.renew_namespace(&id.name, concerned),
+            Kind::ServiceAccount => {
+                if let Some(namespace) = &id.namespace {
+                    self.renew_namespace(&Arc::clone(namespace), concerned);
+                }
+            }
+            Kind::Tier => self.renew_tier(&id.name, concerned),
+            _ => self.select(&id, concerned),
+        }
+        undo
+    }
+
+    /// Takes an item's present state in.
+    pub fn renew_item(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let new_number = self.derived.classes.put(&self.world, id, self.world.item(id));
+        if new_number {
+            // Rules that name the port have to learn of the number.
+            concerned.extend(self.endpoints.keys().cloned());
+        }
+        let keys = self.world.locals_of(id).map(|endpoint| endpoint.key.clone()).collect::<Vec<_>>();
+        for key in keys {
+            self.reselect(&key);
+            concerned.insert(key);
+        }
+    }
+
+    fn renew_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+        self.derived.classes.refresh_namespace(&self.world, namespace);
+        let inside = |endpoint: &Endpoint| endpoint.item.namespace.as_deref() == Some(namespace);
+        let keys = self.endpoints.iter().filter(|(_, endpoint)| inside(endpoint));
+        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.reselect(&key);
+            concerned.insert(key);
+        }
+    }
+
+    fn renew_tier(&mut self, tier: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+        let of_tier = self.world.policies.values().filter(|policy| *policy.tier == *tier);
+        for id in of_tier.map(|policy| policy.id.clone()).collect::<Vec<_>>() {
+            self.unselect(&id, concerned);
+            self.select(&id, concerned);
+        }
+    }
+
+    fn unselect(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let Some(rank) = self.ranks.remove(id) else { return };
+        for (key, endpoint) in &mut self.endpoints {
+            if endpoint.selecting.remove(&rank).is_some() {
+                concerned.insert(key.clone());
+            }
+        }
+    }
+
+    fn select(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let Some(policy) = self.world.policies.get(id).cloned() else { return };
+        let Some(rank) = self.world.rank(&policy) else { return };
+        self.ranks.insert(id.clone(), rank.clone());
+        for (key, endpoint) in &mut self.endpoints {
+            if selects(&self.world, &policy, &endpoint.item) {
+                endpoint.selecting.insert(rank.clone(), Arc::clone(&policy));
+                concerned.insert(key.clone());
+            }
+        }
+    }
+
+    /// Derives everything anew from the world; returns the endpoints. The tables are not touched.
+    pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
+        self.derived = Derived::default();
+        for id in self.world.item_ids() {
+            self.derived.classes.put(&self.world, &id, self.world.item(&id));
+        }
+        self.ranks = self.world.ranks();
+        let keys = self.endpoints.keys().cloned().collect::<BTreeSet<_>>();
+        for key in &keys {
+            self.reselect(key);
+        }
+        keys
+    }
+
+    /// Asks all policies whether they select an endpoint.
+    pub fn reselect(&mut self, key: &AttachmentKey) {
+        let Some(endpoint) = self.endpoints.get_mut(key) else { return };
+        let world = &self.world;
+        let Some(item) = world.item(&endpoint.item) else { return };
+        let selecting = self.ranks.iter().filter_map(|(id, rank)| {
+            let policy = world.policies.get(id)?;
+            world.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
+        });
+        endpoint.selecting = selecting.collect();
+    }
+
+    /// Takes an endpoint into the world, and nothing else. `None`: there is no slot left.
+    pub fn place(&mut self, endpoint: LocalEndpoint, slot: Option<Slot>) -> Option<Slot> {
+        let key = endpoint.key.clone();
+        let (slot, posture, rules) = match self.endpoints.get(&key) {
+            Some(known) => (known.slot, known.posture, known.rules.clone()),
+            None => (self.free_slot(slot)?, None, None),
+        };
+        let (item, addresses) = (endpoint.item(), endpoint.addresses.clone());
+        self.world.put_local(endpoint);
+        let placed = Endpoint { slot, item, addresses, selecting: Selecting::new(), rules, posture };
+        self.endpoints.insert(key, placed);
+        Some(slot)
+    }
+
+    /// Takes an endpoint in. `None`: there is no slot left.
+    pub fn enter(
+        &mut self,
+        endpoint: LocalEndpoint,
+        slot: Option<Slot>,
+        concerned: &mut BTreeSet<AttachmentKey>,
+    ) -> Option<Slot> {
+        let item = endpoint.item();
+        let before = self.endpoints.get(&endpoint.key).map(|known| known.item.clone());
+        let slot = self.place(endpoint, slot)?;
+        if let Some(before) = before.filter(|before| *before != item) {
+            self.renew_item(&before, concerned);
+        }
+        self.renew_item(&item, concerned);
+        Some(slot)
+    }
+
+    /// Forgets an endpoint.
+    pub fn leave(
+        &mut self,
+        key: &AttachmentKey,
+        concerned: &mut BTreeSet<AttachmentKey>,
+    ) -> Option<Endpoint> {
+        let endpoint = self.endpoints.remove(key)?;
+        self.world.remove_local(key);
+        self.renew_item(&endpoint.item, concerned);
+        concerned.remove(key);
+        Some(endpoint)
+    }
+
+    /// The slot that is asked for, if it is free, or the next one after the last that was given: a slot rests before it is
+    /// given again.
+    fn free_slot(&mut self, wanted: Option<Slot>) -> Option<Slot> {
+        let most = self.tables.limits().slots;
+        let used = self.endpoints.values().map(|endpoint| endpoint.slot).collect::<BTreeSet<_>>();
+        if let Some(slot) = wanted.filter(|slot| (1..=most).contains(&slot.0) && !used.contains(slot)) {
+            return Some(slot);
+        }
+        let order = (self.last_slot + 1..=most).chain(1..=self.last_slot.min(most));
+        let slot = order.map(Slot).find(|slot| !used.contains(slot))?;
+        self.last_slot = slot.0;
+        Some(slot)
+    }
+
+    /// What rules of an endpoint are resolved for.
+    pub fn own(&self, endpoint: &Endpoint) -> Own {
+        Own { addresses: endpoint.addresses.clone(), ports: self.derived.classes.ports_of(&endpoint.item) }
+    }
+
+    /// Policies that are not enforced because their tier is not known.
+    pub fn unenforced(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.world.policies.values().filter(|policy| !self.ranks.contains_key(&policy.id))
+    }
+}
+
+/// Whether a policy selects a pod.
+pub(super) fn selects(world: &World, policy: &Policy, item: &ObjectId) -> bool {
+    world.item(item).is_some_and(|item| world.selects(&policy.subject, &item.facts))
+}

@@ -1,0 +1,137 @@
+use ipamd_api::policy::{ManifestText, PolicyQuery};
+
+use super::*;
+use crate::policy::enforce::SeenFlow;
+
+const TIERED: &str = "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: { name: security.out }
+spec:
+  tier: security
+  selector: app == 'guarded'
+  types: [Egress]
+  egress:
+  - { action: Deny, protocol: TCP, destination: { ports: [25] } }
+  - { action: Pass }
+";
+
+const SECURITY: &str =
+    "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: { name: security }\nspec: { order: 1 }\n";
+
+#[test]
+fn a_policy_of_an_unknown_tier_is_not_enforced_and_that_is_said() {
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], TIERED);
+    assert!(bench.passes("n/p1", "192.0.2.1", 25));
+    let (policies, refused) = bench.enforcer.policies();
+    assert!(policies.is_empty());
+    let [refused] = refused.as_slice() else { panic!("{refused:?}") };
+    assert_eq!(
+        (refused.field.as_str(), refused.reason.as_str()),
+        ("spec.tier", "the tier security is not known")
+    );
+    assert_eq!(
+        bench.enforcer.problems(),
+        ["GlobalNetworkPolicy security.out is not enforced: the tier security is not known"]
+    );
+    bench.apply(SECURITY);
+    assert!(!bench.passes("n/p1", "192.0.2.1", 25));
+    assert_eq!(bench.enforcer.policies().0.len(), 1);
+    assert!(bench.enforcer.problems().is_empty());
+    bench.remove(Kind::Tier, "security");
+    assert!(bench.passes("n/p1", "192.0.2.1", 25));
+}
+
+#[test]
+fn a_trace_names_the_rule_or_why_there_is_none() {
+    let cluster = format!("{TIERED}---\n{SECURITY}{}{}", guard("g", "80"), remote(1, "friend"));
+    let bench = Bench::started(ROOM, &[local(1, "guarded"), local(2, "stranger")], &cluster);
+    let why = |from: &str, to: &str, port| {
+        let trace = bench.trace(from, to, port);
+        let step = trace.paths[0].steps.last().cloned().unwrap();
+        (trace.verdict, step.rule.map(|rule| rule.text).or(step.note).unwrap_or_default())
+    };
+    let said = |verdict, text: &str| (verdict, text.to_owned());
+    assert_eq!(why("n/r1", "n/p1", 80), said(Verdict::Allow, "NetworkPolicy n/g ingress[0]"));
+    assert_eq!(
+        why("n/r1", "n/p1", 81),
+        said(Verdict::Deny, "default deny of tier default (ingress), because of NetworkPolicy n/g")
+    );
+    assert_eq!(why("n/p1", "n/p2", 25), said(Verdict::Deny, "GlobalNetworkPolicy security.out egress[0]"));
+    assert_eq!(
+        why("n/p1", "192.0.2.1", 26),
+        said(Verdict::Allow, "the policies that select it leave it open")
+    );
+    assert_eq!(why("n/p2", "192.0.2.1", 25), said(Verdict::Allow, "no policy selects it for egress"));
+    assert_eq!(why("10.0.0.254", "n/p1", 81), said(Verdict::Allow, "the node always reaches its endpoints"));
+    let trace = bench.trace("n/p2", "n/p1", 80);
+    assert_eq!(trace.paths[0].steps.len(), 2);
+    assert_eq!(trace.paths[0].source.pod.as_deref(), Some("n/p2"));
+    let ask = |from: &str, to: &str| {
+        bench.enforcer.trace(&TraceQuery {
+            from: from.into(),
+            to: to.into(),
+            protocol: 6,
+            port: 1,
+            source_port: None,
+        })
+    };
+    assert_eq!(
+        ask("n/nobody", "n/p1").unwrap_err(),
+        "from: \"n/nobody\" is neither an address nor a pod that is known (NAMESPACE/NAME)"
+    );
+    assert_eq!(
+        ask("n/p1", "2001:db8::1").unwrap_err(),
+        "n/p1 and 2001:db8::1 have no family of addresses in common"
+    );
+    assert_eq!(
+        ask("192.0.2.1", "192.0.2.2").unwrap_err(),
+        "neither 192.0.2.1 nor 192.0.2.2 is an endpoint of this node"
+    );
+}
+
+#[test]
+fn policies_are_listed_in_the_order_in_which_they_are_asked() {
+    let cluster = format!("{TIERED}---\n{SECURITY}{}{}", guard("b", "80"), guard("a", "80"));
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &cluster);
+    let (policies, _) = bench.enforcer.policies();
+    let names = policies.iter().map(|it| it.policy.to_string()).collect::<Vec<_>>();
+    assert_eq!(names, ["GlobalNetworkPolicy security.out", "NetworkPolicy n/a", "NetworkPolicy n/b"]);
+    let query = |name: &str, kind: Option<&str>| PolicyQuery {
+        name: name.into(),
+        kind: kind.map(Into::into),
+        namespace: None,
+    };
+    let [shown] = &bench.enforcer.policy(&query("security.out", None))[..] else { panic!("one") };
+    assert_eq!(shown.subject, "pods where app == 'guarded'");
+    assert_eq!(shown.selects, ["n/p1"]);
+    assert_eq!(shown.rules[0].matches, "tcp port 25 to anybody");
+    assert!(bench.enforcer.policy(&query("security.out", Some("NetworkPolicy"))).is_empty());
+}
+
+#[test]
+fn a_trial_names_the_flows_that_would_be_judged_otherwise_and_changes_nothing() {
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &remote(1, "friend"));
+    let flow = |last: u8, port| SeenFlow {
+        protocol: protocol::TCP,
+        source: [10, 0, 1, last].into(),
+        source_port: 40_000,
+        destination: address(1),
+        destination_port: port,
+    };
+    let files = |text: String| vec![ManifestText { file: "new.yaml".into(), text }];
+    let page = bench.enforcer.diff(files(guard("g", "80")), &[flow(1, 80), flow(1, 81), flow(2, 80)]);
+    let changed = page.changes.iter().map(|it| (it.source.address, it.destination.port, it.before, it.after));
+    assert_eq!(
+        changed.collect::<Vec<_>>(),
+        [
+            (flow(1, 81).source, 81, Verdict::Allow, Verdict::Deny),
+            (flow(2, 80).source, 80, Verdict::Allow, Verdict::Deny)
+        ]
+    );
+    assert_eq!(page.changes[0].source.pod.as_deref(), Some("n/r1"));
+    assert_eq!((page.examined, page.refused.len()), (3, 0));
+    assert!(bench.passes("10.0.1.2", "n/p1", 80));
+    let page = bench.enforcer.diff(files(guard("g", "0")), &[flow(1, 80)]);
+    assert_eq!((page.changes.len(), page.refused.len()), (0, 1));
+}

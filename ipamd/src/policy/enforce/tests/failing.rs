@@ -1,0 +1,102 @@
+use super::*;
+
+fn wide(name: &str) -> String {
+    let ports = (0..300).map(|n| format!("{{ port: {} }}", 1000 + 2 * n)).collect::<Vec<_>>().join(", ");
+    guard(name, "80").replace("{ port: 80 }", &ports)
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_as_a_whole_and_the_rest_is_taken() {
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &(guard("g", "80") + &remote(1, "friend")));
+    let both = wide("wide") + &guard("h", "81");
+    bench.apply(&both);
+    assert!(bench.passes("n/r1", "n/p1", 80));
+    assert!(bench.passes("n/r1", "n/p1", 81));
+    assert!(!bench.passes("n/r1", "n/p1", 1000));
+    let (policies, refused) = bench.enforcer.policies();
+    assert_eq!((policies.len(), refused.len()), (2, 1));
+    assert!(refused[0].reason.starts_with("it needs "), "{refused:?}");
+    assert!(
+        refused[0]
+            .reason
+            .ends_with(" entries in one policy map (--policy-entries), and there is room for 200")
+    );
+    assert!(bench.enforcer.problems()[0].starts_with("NetworkPolicy n/wide is not enforced: it needs "));
+    // What is there already stays as it is when its next version does not fit.
+    bench.apply(&wide("g"));
+    assert!(bench.passes("n/r1", "n/p1", 80));
+    assert!(!bench.passes("n/r1", "n/p1", 1000));
+    // And a version that fits takes its place.
+    bench.apply(&guard("g", "82"));
+    assert!(bench.passes("n/r1", "n/p1", 82));
+    assert!(!bench.passes("n/r1", "n/p1", 80));
+    bench.remove(Kind::NetworkPolicy, "wide");
+    assert!(bench.enforcer.problems().is_empty());
+}
+
+#[test]
+fn at_start_what_does_not_fit_is_left_out_too() {
+    let cluster = wide("wide") + &guard("g", "80") + &remote(1, "friend");
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &cluster);
+    assert!(bench.passes("n/r1", "n/p1", 80));
+    assert!(!bench.passes("n/r1", "n/p1", 1000));
+    assert_eq!(bench.enforcer.counts().unfit, 1);
+}
+
+#[test]
+fn what_did_not_fit_is_tried_again_once_there_is_room() {
+    let few = Limits { addresses: 3, ..ROOM };
+    let bench = Bench::started(few, &[local(1, "guarded")], &guard("g", "80"));
+    // The node's own address is one of them.
+    for last in 1..=3 {
+        bench.apply(&remote(last, "friend"));
+    }
+    assert!(bench.passes("10.0.1.2", "n/p1", 80));
+    assert!(!bench.passes("10.0.1.3", "n/p1", 80));
+    assert_eq!(bench.enforcer.counts().unfit, 1);
+    bench.enforcer.retry();
+    assert_eq!(bench.enforcer.counts().unfit, 1);
+    bench.remove(Kind::Pod, "r1");
+    bench.enforcer.retry();
+    assert!(bench.passes("10.0.1.3", "n/p1", 80));
+    assert!(bench.enforcer.problems().is_empty());
+}
+
+#[test]
+fn rules_that_are_not_in_use_make_room_for_others() {
+    let few = Limits { rules: 8, ..ROOM };
+    let bench = Bench::started(few, &[local(1, "guarded")], &remote(1, "friend"));
+    for round in 0..50 {
+        bench.apply(&guard(&format!("g{round}"), "80"));
+        assert!(bench.enforcer.problems().is_empty(), "{round}: {:?}", bench.enforcer.problems());
+        assert!(bench.passes("n/r1", "n/p1", 80));
+        bench.remove(Kind::NetworkPolicy, &format!("g{round}"));
+    }
+    let many = (0..8).map(|n| guard(&format!("g{n}"), "80")).collect::<String>();
+    bench.apply(&many);
+    assert!(bench.enforcer.counts().unfit > 0);
+    for n in 0..8 {
+        bench.remove(Kind::NetworkPolicy, &format!("g{n}"));
+    }
+    bench.apply(&guard("g", "80"));
+    assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+}
+
+#[test]
+fn endpoints_beyond_the_slots_are_refused() {
+    let few = Limits { slots: 1, ..ROOM };
+    let bench = Bench::started(few, &[local(1, "a")], "");
+    let error = bench.enforcer.admit(local(2, "a")).unwrap_err();
+    assert_eq!(error.to_string(), "there are 1 endpoints, and there is no room for more");
+    bench.enforcer.dismiss(&local(1, "a").key);
+    bench.enforcer.admit(local(2, "a")).unwrap();
+}
+
+#[test]
+fn an_endpoint_whose_rules_do_not_fit_is_refused_and_leaves_nothing() {
+    let bench = Bench::started(ROOM, &[], &(wide("wide") + &remote(1, "friend")));
+    let error = bench.enforcer.admit(local(1, "guarded")).unwrap_err();
+    assert!(error.to_string().starts_with("its policy does not fit: it needs "), "{error}");
+    assert!(bench.tables.postures().is_empty() && bench.tables.maps().is_empty());
+    bench.enforcer.admit(local(2, "free")).unwrap();
+}
