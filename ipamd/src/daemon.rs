@@ -11,14 +11,16 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Source, Standalone},
     config::Config,
-    datapath::{Datapath, DatapathConfig},
+    datapath::{Datapath, DatapathConfig, PolicyTables},
     expedite::{self, Expedite},
+    following::{Followers, Following},
     footprint::FootprintFile,
     host::Host,
     metrics::{self, Metrics},
+    monitor::{Listening, Monitor},
     node::Node,
+    policy::enforce::Enforcer,
     preflight,
     reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
@@ -56,23 +58,39 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         conntrack_size: config.conntrack_size,
         masquerade: config.masquerade,
         masquerade_ports: config.masquerade_ports.clone(),
+        policy_rules: config.policy.rules,
     })?);
+    let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
+    let policy = Arc::new(Enforcer::new(Box::new(tables)));
+    let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
+    let listening = Listening::start(Arc::clone(&monitor), &pins)?;
     let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
     let host = Host::new(Arc::clone(&datapath), pins, Reaper::start(Arc::clone(&expedite))?);
     let attachments = loaded.attachments.len();
-    let node = Node::new(config.node_name.clone(), config.pools.clone(), (store, loaded), Box::new(host))?;
+    let node = Node::new(
+        config.node_name.clone(),
+        config.pools.clone(),
+        (store, loaded),
+        Box::new(host),
+        Arc::clone(&policy),
+    )?;
     let node = Arc::new(node);
     let metrics = Arc::new(Metrics::default());
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
+    let followers =
+        Followers { node: Arc::clone(&node), policy: Arc::clone(&policy), metrics: Arc::clone(&metrics) };
+    let following = Following::start(&config, followers)?;
     let reconciler =
-        Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?;
+        Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?
+            .tell_ends(Arc::clone(&monitor));
     let reconciliation = Reconciliation::start(reconciler)?;
 
     let (stop, stopped) = watch::channel(false);
-    let service = Arc::new(NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite));
-    let serving = tokio::spawn(server::serve(listener, service, Limits::default(), stopped));
+    let service =
+        NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite, monitor, stopped.clone());
+    let serving = tokio::spawn(server::serve(listener, Arc::new(service), Limits::default(), stopped));
     let mut background = tokio::task::JoinSet::new();
     if let Some(address) = config.metrics {
         let listener =
@@ -83,7 +101,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let node = Arc::clone(&node);
         async move { released::watch(&released, &node).await }
     });
-    background.spawn(follow(Standalone::default()));
     say(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -103,7 +120,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
     background.shutdown().await;
+    drop(following);
     drop(reconciliation);
+    drop(listening);
     drop(socket_file);
     if let Some(node) = Arc::into_inner(node) {
         node.close()?;
@@ -135,14 +154,6 @@ fn check_machine(config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Follows the cluster. Nothing is compiled from it yet, so there is nothing to do with what it says.
-async fn follow(mut source: impl Source) {
-    loop {
-        let snapshot = source.next().await;
-        tracing::debug!(?snapshot, "the cluster has changed");
-    }
 }
 
 /// Tells systemd, if it listens.

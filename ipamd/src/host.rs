@@ -79,6 +79,10 @@ impl Kernel for Host {
         self.datapath.untracked()
     }
 
+    fn events_missed(&self) -> Result<(u64, u64), DatapathError> {
+        self.datapath.events_missed()
+    }
+
     fn conntrack(
         &self,
         filter: &ConntrackFilter,

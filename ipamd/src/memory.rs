@@ -1,6 +1,22 @@
-//! Keeps a small daemon small.
+//! What the daemon asks of the kernel for itself: little memory, and as many files as it may have.
 
-use nix::{errno::Errno, libc, sys::prctl};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, setrlimit},
+    },
+};
+
+/// Raises the limit of open files to what the process may raise it to: each policy map is one.
+///
+/// # Errors
+/// Why the kernel refused.
+pub fn allow_files() -> Result<(), Errno> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+}
 
 /// Tells the kernel and the allocator to spend memory only on what is used. To be called before any thread starts.
 ///

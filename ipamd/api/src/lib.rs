@@ -1,5 +1,5 @@
 //! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
-//! ([`wire`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
+//! ([`wire`], [`policy`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
 //! attachment ([`key`]).
 //!
 //! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
@@ -10,6 +10,7 @@ pub mod client;
 pub mod frame;
 pub mod key;
 pub mod mac;
+pub mod policy;
 pub mod wire;
 
 pub use client::{Client, ClientError};

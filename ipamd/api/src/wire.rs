@@ -4,7 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentKey, MacAddr, PROTOCOL_VERSION};
+use crate::{
+    AttachmentKey, MacAddr, PROTOCOL_VERSION,
+    policy::{
+        DiffPage, Event, ManifestText, MonitorFilter, PolicyDetail, PolicyPage, PolicyQuery, PolicyStatus,
+        Trace, TraceQuery,
+    },
+};
 
 /// What every request is wrapped in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +78,20 @@ pub enum Request {
     },
     /// The conntrack entries that match. Reply: any number of [`Reply::Conntrack`], the last with `last` set.
     Conntrack(ConntrackFilter),
+    /// The policies in force, and what is refused. Reply: any number of [`Reply::Policies`], the last with `last` set.
+    Policies,
+    /// Everything of the policies that are meant. Reply: any number of [`Reply::Policy`], then [`Reply::Done`].
+    Policy(PolicyQuery),
+    /// What would become of a flow, and why. Reply: [`Reply::Trace`].
+    PolicyTrace(TraceQuery),
+    /// A file for the next [`Self::PolicyDiff`] of this connection. Reply: [`Reply::Done`].
+    PolicyDiffFile(ManifestText),
+    /// Which flows seen lately would be judged otherwise if the files' objects were applied. Reply: any number of
+    /// [`Reply::PolicyDiff`], the last with `last` set.
+    PolicyDiff,
+    /// What happens from now on. Reply: [`Reply::Events`] until the client leaves; the first at once, and empty ones as
+    /// signs of life while nothing happens.
+    Monitor(MonitorFilter),
 }
 
 /// See [`Request::Reserve`].
@@ -220,6 +240,15 @@ pub struct Status {
     /// Flows that passed although conntrack could not take them, since then.
     #[serde(default)]
     pub untracked: u64,
+    /// What is enforced.
+    #[serde(default)]
+    pub policy: PolicyStatus,
+    /// Events that the programs had no room for, since then.
+    #[serde(default)]
+    pub events_lost: u64,
+    /// Events that were beyond the programs' rate, since then.
+    #[serde(default)]
+    pub events_suppressed: u64,
 }
 
 /// How full a map is.
@@ -355,6 +384,16 @@ pub enum Reply {
     Pools(Vec<Pool>),
     /// See [`Request::Conntrack`].
     Conntrack(ConntrackPage),
+    /// See [`Request::Policies`].
+    Policies(PolicyPage),
+    /// See [`Request::Policy`].
+    Policy(Box<PolicyDetail>),
+    /// See [`Request::PolicyTrace`].
+    Trace(Box<Trace>),
+    /// See [`Request::PolicyDiff`].
+    PolicyDiff(DiffPage),
+    /// See [`Request::Monitor`].
+    Events(Vec<Event>),
     /// The request failed.
     Error(ApiError),
 }

@@ -25,6 +25,9 @@ fn run(command_line: CommandLine) -> anyhow::Result<()> {
     if let Err(error) = memory::keep_small() {
         tracing::debug!(%error, "memory is used as it comes");
     }
+    if let Err(error) = memory::allow_files() {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(config))
 }
 

@@ -17,6 +17,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     cluster::Cluster,
+    datapath::PolicySizes,
     ipam::{Pool, PoolError, check_disjoint},
 };
 pub use locations::Locations;
@@ -61,15 +62,6 @@ pub enum ConfigError {
         "no address pool is configured; name at least one, such as --pool 10.88.0.0/16 or pool = [\"10.88.0.0/16\"]"
     )]
     NoPools,
-    /// A cluster source that this release does not have.
-    #[error(
-        "cluster = \"dir:{}\" is not available in this release, which has no policies to read from it yet; use \"none\"",
-        path.display()
-    )]
-    ClusterUnavailable {
-        /// The directory.
-        path: PathBuf,
-    },
 }
 
 /// The daemon's command line.
@@ -112,6 +104,8 @@ pub struct Config {
     pub masquerade_ports: RangeInclusive<u16>,
     /// Entries of each conntrack map.
     pub conntrack_size: u32,
+    /// How much the policy tables hold.
+    pub policy: PolicySizes,
     /// How programs are attached; tcx where the kernel has it if `None`.
     pub attach: Option<AttachMode>,
     /// Whether RCU grace periods are expedited while an ADD or DEL is under way.
@@ -140,10 +134,7 @@ impl Config {
         if pools.is_empty() {
             return Err(ConfigError::NoPools);
         }
-        let cluster = options.cluster.unwrap_or(Cluster::None);
-        if let Cluster::Dir(path) = cluster {
-            return Err(ConfigError::ClusterUnavailable { path });
-        }
+        let sizes = PolicySizes::default();
         Ok(Self {
             socket: options.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             state_dir: options.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
@@ -152,12 +143,18 @@ impl Config {
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
             uplinks: options.uplink,
             pools,
-            cluster,
+            cluster: options.cluster.unwrap_or(Cluster::None),
             metrics: options.metrics,
             masquerade: options.masquerade.unwrap_or(true),
             no_masquerade: options.no_masquerade,
             masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
             conntrack_size: options.conntrack_size.map_or(DEFAULT_CONNTRACK_SIZE, |size| size.0),
+            policy: PolicySizes {
+                entries: options.policy_entries.map_or(sizes.entries, |entries| entries.0),
+                addresses: options.policy_addresses.map_or(sizes.addresses, |entries| entries.0),
+                prefixes: options.policy_prefixes.map_or(sizes.prefixes, |entries| entries.0),
+                rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
+            },
             attach: options.attach.and_then(|attach| attach.0),
             expedite_rcu: options.expedite_rcu.unwrap_or(true),
             mtu: options.mtu.map(|mtu| mtu.0),

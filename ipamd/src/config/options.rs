@@ -6,7 +6,10 @@ use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
-use super::values::{Attach, ConntrackSize, LogFormat, LogLevel, Mtu, NodeName, PortRange};
+use super::values::{
+    Attach, ConntrackSize, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses, PolicyEntries,
+    PolicyPrefixes, PolicyRules, PortRange,
+};
 use crate::{
     cluster::Cluster,
     ipam::{Pool, PoolError},
@@ -59,6 +62,18 @@ pub(super) struct Options {
     /// Entries of each family's conntrack map [default: 131072]
     #[arg(long, value_name = "ENTRIES")]
     pub conntrack_size: Option<ConntrackSize>,
+    /// Entries of one endpoint's policy map [default: 16384]
+    #[arg(long, value_name = "ENTRIES")]
+    pub policy_entries: Option<PolicyEntries>,
+    /// Addresses of each family that policies can tell apart [default: 131072]
+    #[arg(long, value_name = "ENTRIES")]
+    pub policy_addresses: Option<PolicyAddresses>,
+    /// Prefixes of each family that policies can tell apart [default: 65536]
+    #[arg(long, value_name = "ENTRIES")]
+    pub policy_prefixes: Option<PolicyPrefixes>,
+    /// Rules that are counted, of those that concern this node's endpoints [default: 16384]
+    #[arg(long, value_name = "ENTRIES")]
+    pub policy_rules: Option<PolicyRules>,
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
@@ -99,6 +114,10 @@ impl Options {
             no_masquerade: either(self.no_masquerade, other.no_masquerade),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             conntrack_size: self.conntrack_size.or(other.conntrack_size),
+            policy_entries: self.policy_entries.or(other.policy_entries),
+            policy_addresses: self.policy_addresses.or(other.policy_addresses),
+            policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),
+            policy_rules: self.policy_rules.or(other.policy_rules),
             attach: self.attach.or(other.attach),
             expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),
             mtu: self.mtu.or(other.mtu),

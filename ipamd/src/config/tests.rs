@@ -44,6 +44,10 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--no-masquerade=10.0.0.0/8",
         "--masquerade-ports=2000-3000",
         "--conntrack-size=4096",
+        "--policy-entries=1000",
+        "--policy-addresses=2000",
+        "--policy-prefixes=3000",
+        "--policy-rules=4000",
         "--attach=clsact",
         "--expedite-rcu=false",
         "--mtu=1400",
@@ -64,6 +68,10 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         no-masquerade = ["10.0.0.0/8"]
         masquerade-ports = "2000-3000"
         conntrack-size = 4096
+        policy-entries = 1000
+        policy-addresses = 2000
+        policy-prefixes = 3000
+        policy-rules = 4000
         attach = "clsact"
         expedite-rcu = false
         mtu = 1400
@@ -106,7 +114,8 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("node-name = \"a b\"", "a b"),
         ("log-level = \"loud\"", "loud"),
         ("cluster = \"kubernetes\"", "kubernetes"),
-        ("cluster = \"dir:/x\"\npool = [\"10.0.0.0/24\"]", "dir:/x"),
+        ("policy-entries = 1", "policy-entries is 1"),
+        ("policy-rules = \"all\"", "policy-rules"),
         ("", "--pool"),
     ] {
         let error = file(text).unwrap_err();

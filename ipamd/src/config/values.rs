@@ -162,6 +162,30 @@ bounded!(
     1024..=16_777_216
 );
 bounded!(
+    /// Entries of one policy map; they take memory as they are used.
+    PolicyEntries,
+    "policy-entries",
+    64..=1_048_576
+);
+bounded!(
+    /// Addresses among the peers: 16 bytes of kernel memory each at once, the rest as they are used.
+    PolicyAddresses,
+    "policy-addresses",
+    1024..=16_777_216
+);
+bounded!(
+    /// Prefixes among the peers; they take memory as they are used.
+    PolicyPrefixes,
+    "policy-prefixes",
+    64..=16_777_216
+);
+bounded!(
+    /// Counters of rules: 8 bytes of kernel memory each for every processor at once.
+    PolicyRules,
+    "policy-rules",
+    64..=1_048_576
+);
+bounded!(
     /// Bytes: at least what IPv6 asks of every link.
     Mtu,
     "mtu",

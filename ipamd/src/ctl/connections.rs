@@ -15,7 +15,8 @@ use super::{
 };
 
 /// The protocols that have names here.
-const PROTOCOLS: [(u8, &str); 5] = [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp")];
+const PROTOCOLS: [(u8, &str); 6] =
+    [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp"), (136, "udplite")];
 
 /// Which connections; each flag that is given must match.
 #[derive(Debug, Args)]
@@ -26,7 +27,7 @@ pub(super) struct Filter {
     /// A port of either side, before or after masquerading
     #[arg(long)]
     port: Option<u16>,
-    /// tcp, udp, icmp, icmpv6, sctp, or a number
+    /// tcp, udp, icmp, icmpv6, sctp, udplite, or a number
     #[arg(long, value_parser = protocol)]
     protocol: Option<u8>,
     /// At most so many
@@ -34,11 +35,12 @@ pub(super) struct Filter {
     limit: Option<u64>,
 }
 
-fn protocol(text: &str) -> Result<u8, String> {
+/// The number of a protocol that is given by name or number.
+pub(super) fn protocol(text: &str) -> Result<u8, String> {
     let named = PROTOCOLS.iter().find(|(_, name)| *name == text).map(|(number, _)| *number);
     named
         .or_else(|| text.parse().ok())
-        .ok_or_else(|| "protocols are tcp, udp, icmp, icmpv6, sctp and 0 to 255".to_owned())
+        .ok_or_else(|| "protocols are tcp, udp, icmp, icmpv6, sctp, udplite and 0 to 255".to_owned())
 }
 
 pub(super) fn list(daemon: &mut Daemon, filter: &Filter, output: &Output) -> anyhow::Result<()> {
@@ -64,16 +66,20 @@ pub(super) fn list(daemon: &mut Daemon, filter: &Filter, output: &Output) -> any
 }
 
 fn row(connection: &Connection) -> [String; 6] {
-    let number = connection.protocol;
-    let name = PROTOCOLS.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_owned());
     [
-        name.unwrap_or_else(|| number.to_string()),
+        protocol_name(connection.protocol),
         side(connection.source, connection.source_port),
         side(connection.destination, connection.destination_port),
         connection.masquerade.map_or_else(|| "-".to_owned(), |(address, port)| side(address, port)),
         connection.state.clone(),
         duration(connection.expires_in),
     ]
+}
+
+/// A protocol's name, or its number if it has none here.
+pub(super) fn protocol_name(number: u8) -> String {
+    let name = PROTOCOLS.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_owned());
+    name.unwrap_or_else(|| number.to_string())
 }
 
 fn side(address: IpAddr, port: u16) -> String {

@@ -2,8 +2,11 @@
 
 mod connections;
 mod endpoints;
+mod flow;
 mod machine;
+mod monitor;
 mod output;
+mod policy;
 mod pools;
 mod status;
 
@@ -43,6 +46,11 @@ enum Command {
     /// Connections that the programs remember
     #[command(subcommand)]
     Ct(CtCommand),
+    /// Policies: what is in force and why, what would be
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
+    Monitor(monitor::Filter),
     /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
     Uninstall(machine::Configuration),
 }
@@ -84,7 +92,7 @@ enum CtCommand {
     List(connections::Filter),
 }
 
-/// Runs one command. Returns whether all is well, for `preflight` may find that it is not.
+/// Runs one command. Returns whether all is well, for `preflight` and `policy` may find that it is not.
 ///
 /// # Errors
 /// Why the command could not be carried out.
@@ -94,6 +102,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
     match command {
         Command::Preflight(configuration) => return machine::preflight(&configuration, &output),
         Command::Uninstall(configuration) => machine::uninstall(&configuration, socket, &output)?,
+        Command::Policy(command) => return policy::run(command, socket, &output),
         command => {
             let mut daemon = Daemon::connect(socket)?;
             match command {
@@ -108,7 +117,8 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
                     pools::release(&mut daemon, address, force, &output)?;
                 }
                 Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
-                Command::Preflight(_) | Command::Uninstall(_) => {}
+                Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,
+                Command::Preflight(_) | Command::Uninstall(_) | Command::Policy(_) => {}
             }
         }
     }

@@ -1,7 +1,10 @@
 //! `cambricctl status`.
 
+use std::fmt::Write as _;
+
 use ipamd_api::{
     Reply, Request,
+    policy::PolicyStatus,
     wire::{AttachMode, Status},
 };
 
@@ -47,8 +50,29 @@ fn text(status: &Status) -> String {
         ),
         ("Connections", conntrack.collect::<Vec<_>>().join("\n")),
         ("Untracked", format!("{} flows", status.untracked)),
+        ("Policies", policies(&status.policy)),
+        ("Policy tables", tables(&status.policy)),
+        ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
+}
+
+fn policies(policy: &PolicyStatus) -> String {
+    let mut text = format!("{} enforced", policy.policies);
+    for (count, what) in [(policy.refused, "refused"), (policy.left_out, "left out")] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {what} (see cambricctl policy list)");
+        }
+    }
+    text
+}
+
+fn tables(policy: &PolicyStatus) -> String {
+    let PolicyStatus { classes, maps, entries, addresses, rules, bytes, .. } = policy;
+    let kibibytes = bytes / 1024;
+    format!(
+        "{maps} maps of {entries} entries, {addresses} addresses in {classes} classes, {rules} rules; {kibibytes} KiB"
+    )
 }
 
 /// A time for people: its two largest units.
@@ -65,6 +89,14 @@ pub(super) fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_enforced_is_shown() {
+        let policy = PolicyStatus { policies: 3, ..PolicyStatus::default() };
+        assert_eq!(policies(&policy), "3 enforced");
+        let refused = policies(&PolicyStatus { refused: 2, ..policy });
+        assert_eq!(refused, "3 enforced, 2 refused (see cambricctl policy list)");
+    }
 
     #[test]
     fn durations_are_short() {

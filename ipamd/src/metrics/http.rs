@@ -36,9 +36,11 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, node: Arc<Node>
         };
         let (metrics, node) = (Arc::clone(&metrics), Arc::clone(&node));
         tokio::spawn(async move {
-            let answer = service_fn(|request| {
-                let response = answer(&request, &metrics, &node);
-                async { Ok::<_, Infallible>(response) }
+            let answer = service_fn(|request: Request<Incoming>| {
+                let (metrics, node) = (Arc::clone(&metrics), Arc::clone(&node));
+                // The node may have to wait for a change of policies under way.
+                let answer = tokio::task::spawn_blocking(move || answer(&request, &metrics, &node));
+                async { Ok::<_, Infallible>(answer.await.unwrap_or_default()) }
             });
             let connection =
                 http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer);

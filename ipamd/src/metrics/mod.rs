@@ -18,6 +18,10 @@ use crate::node::Node;
 /// Bounds of the latency histograms, in seconds: an ADD's share in the daemon is a few milliseconds, most of it disk.
 const LATENCIES: [f64; 11] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
+/// Bounds of the time that a change of policies takes, in seconds: a write for each endpoint or pod concerned.
+const POLICY_LATENCIES: [f64; 13] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     request: &'static str,
@@ -50,6 +54,11 @@ struct ConntrackLabels {
     family: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    state: &'static str,
+}
+
 type Gauges<L> = Family<L, Gauge<u64, AtomicU64>>;
 
 /// The daemon's metrics.
@@ -65,6 +74,14 @@ pub struct Metrics {
     untracked: Counter,
     conntrack: Gauges<ConntrackLabels>,
     conntrack_capacity: Gauges<ConntrackLabels>,
+    policy_changes: Histogram,
+    policies: Gauges<PolicyLabels>,
+    policy_refused: Gauge<u64, AtomicU64>,
+    policy_maps: Gauge<u64, AtomicU64>,
+    policy_classes: Gauge<u64, AtomicU64>,
+    policy_memory: Gauge<u64, AtomicU64>,
+    events_lost: Counter,
+    events_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
 }
 
@@ -81,9 +98,18 @@ impl Default for Metrics {
             untracked: Counter::default(),
             conntrack: Family::default(),
             conntrack_capacity: Family::default(),
+            policy_changes: Histogram::new(POLICY_LATENCIES),
+            policies: Family::default(),
+            policy_refused: Gauge::default(),
+            policy_maps: Gauge::default(),
+            policy_classes: Gauge::default(),
+            policy_memory: Gauge::default(),
+            events_lost: Counter::default(),
+            events_suppressed: Counter::default(),
             problems: Gauge::default(),
         };
         metrics.register();
+        metrics.register_policy();
         metrics
     }
 }
@@ -128,6 +154,53 @@ impl Metrics {
             "Things that need a person; cambricctl status names them",
             self.problems.clone(),
         );
+    }
+
+    fn register_policy(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_with_unit(
+            "policy_change",
+            "Time from word of a change of the cluster to its being enforced",
+            Unit::Seconds,
+            self.policy_changes.clone(),
+        );
+        registry.register(
+            "policies",
+            "Policies in force, and those that are understood but do not fit or name an unknown tier",
+            self.policies.clone(),
+        );
+        registry.register(
+            "policy_refused",
+            "Objects of the cluster that could not be understood; cambricctl policy list names them",
+            self.policy_refused.clone(),
+        );
+        registry.register("policy_maps", "Policy maps in force", self.policy_maps.clone());
+        registry.register(
+            "policy_classes",
+            "Classes of addresses that policies tell apart",
+            self.policy_classes.clone(),
+        );
+        registry.register_with_unit(
+            "policy_memory",
+            "Memory of the policy tables in the kernel",
+            Unit::Bytes,
+            self.policy_memory.clone(),
+        );
+        registry.register(
+            "events_lost",
+            "Events that the programs had no room for, so that nobody was told of them",
+            self.events_lost.clone(),
+        );
+        registry.register(
+            "events_suppressed",
+            "Events that were beyond the programs' rate, so that nobody was told of them",
+            self.events_suppressed.clone(),
+        );
+    }
+
+    /// Measures a change of policies.
+    pub fn policy_change(&self, took: Duration) {
+        self.policy_changes.observe(took.as_secs_f64());
     }
 
     /// Counts a request and how long it took.
@@ -181,6 +254,16 @@ impl Metrics {
             self.conntrack.get_or_create(&labels).set(used.entries);
             self.conntrack_capacity.get_or_create(&labels).set(used.capacity);
         }
+        let policy = &status.policy;
+        for (state, count) in [("enforced", policy.policies), ("left_out", policy.left_out)] {
+            self.policies.get_or_create(&PolicyLabels { state }).set(count);
+        }
+        self.policy_refused.set(policy.refused);
+        self.policy_maps.set(policy.maps);
+        self.policy_classes.set(policy.classes);
+        self.policy_memory.set(policy.bytes);
+        self.events_lost.inc_by(status.events_lost.saturating_sub(self.events_lost.get()));
+        self.events_suppressed.inc_by(status.events_suppressed.saturating_sub(self.events_suppressed.get()));
         let mut text = String::new();
         if let Err(error) = text::encode(&mut text, &self.registry) {
             let _ = writeln!(text, "# {error}");

@@ -7,7 +7,7 @@ use ipamd_api::{
     wire::{Assigned, NetnsId},
 };
 
-use super::{Node, Record, now};
+use super::{Node, Placed, Record, internal, local_endpoint, now};
 use crate::{attachment::Attachment, datapath::EndpointEntry};
 
 impl Node {
@@ -41,6 +41,7 @@ impl Node {
             labels: BTreeMap::new(),
             created: now(),
         };
+        let slot = self.policy.admit(local_endpoint(&attachment)).map_err(internal)?;
         state.allocator.adopt(&attachment);
         let stored = match self.store_new(state, &attachment) {
             Ok(ticket) => ticket,
@@ -48,6 +49,7 @@ impl Node {
                 for ip in attachment.ips() {
                     state.allocator.release(ip);
                 }
+                self.policy.dismiss(key);
                 return Err(error);
             }
         };
@@ -55,7 +57,7 @@ impl Node {
             touched: attachment.created,
             attachment,
             stored: Some(stored),
-            committed: Some(entry.ifindex),
+            committed: Some(Placed { ifindex: entry.ifindex, slot }),
         };
         state.records.insert(key.clone(), record);
         Ok(true)

@@ -16,17 +16,17 @@ impl Node {
         match (record.committed, self.kernel.link_index(&host_ifname)) {
             (None, _) => faults.push(format!("the ADD of {key} was never completed")),
             (Some(_), None) => faults.push(format!("the interface {host_ifname} is gone")),
-            (Some(committed), Some(present)) if committed != present => {
+            (Some(at), Some(present)) if at.ifindex != present => {
                 faults.push(format!("the interface {host_ifname} is not the one that ADD made"));
             }
-            (Some(ifindex), Some(_)) => {
-                faults.extend(self.kernel.attachment_faults(&host_ifname, ifindex));
+            (Some(at), Some(_)) => {
+                faults.extend(self.kernel.attachment_faults(&host_ifname, at.ifindex));
                 match self.kernel.endpoints() {
                     Err(error) => faults.push(error.to_string()),
                     Ok(known) => {
                         for ip in record.attachment.ips() {
                             let wanted =
-                                known.get(&ip).map(|known| entry(&record.attachment, ifindex, known.shaped));
+                                known.get(&ip).map(|known| entry(&record.attachment, at, known.shaped));
                             if known.get(&ip) != wanted.as_ref() {
                                 faults.push(format!(
                                     "the programs know something else of {ip} than its record says"

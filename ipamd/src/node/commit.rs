@@ -1,9 +1,11 @@
 //! The second half of ADD: the interface stands, and its traffic is let through.
 
+use std::sync::Arc;
+
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
 
-use super::{Node, entry, internal};
-use crate::store::Batch;
+use super::{Node, Placed, entry, internal, local_endpoint};
+use crate::{policy::enforce::tables::Slot, store::Batch};
 
 impl Node {
     /// Tells the programs of an attachment once its record is durable.
@@ -22,15 +24,29 @@ impl Node {
             }
         };
         stored.wait().await.map_err(|error| self.refusal(&error))?;
-        self.enforce(key, request.host_ifindex)?;
+        let slot = self.admit(key).await?;
+        self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
     }
 
-    fn enforce(&self, key: &AttachmentKey, ifindex: u32) -> Result<(), ApiError> {
+    /// Has the attachment's policy put into the tables.
+    async fn admit(&self, key: &AttachmentKey) -> Result<Slot, ApiError> {
+        let endpoint = local_endpoint(&self.state().records.get(key).ok_or_else(|| unknown(key))?.attachment);
+        let policy = Arc::clone(&self.policy);
+        // A change of the whole cluster may be under way, which takes its time.
+        let admitted = tokio::task::spawn_blocking(move || policy.admit(endpoint)).await.map_err(internal)?;
+        admitted.map_err(internal)
+    }
+
+    fn enforce(&self, key: &AttachmentKey, at: Placed) -> Result<(), ApiError> {
+        let ifindex = at.ifindex;
         let mut state = self.state();
         // It may have been released while its record was on the way to the disk.
-        let record = state.records.get_mut(key).ok_or_else(|| unknown(key))?;
+        let Some(record) = state.records.get_mut(key) else {
+            self.policy.dismiss(key);
+            return Err(unknown(key));
+        };
         let host_ifname = key.host_ifname();
         if self.kernel.link_index(&host_ifname) != Some(ifindex) {
             return Err(ApiError::new(
@@ -41,7 +57,7 @@ impl Node {
             ));
         }
         let attachment = &record.attachment;
-        let entry = entry(attachment, ifindex, false);
+        let entry = entry(attachment, at, false);
         for (done, ip) in attachment.ips().enumerate() {
             if let Err(error) = self.kernel.put_endpoint(ip, &entry) {
                 for ip in attachment.ips().take(done) {
@@ -51,7 +67,7 @@ impl Node {
                 return Err(internal(error));
             }
         }
-        record.committed = Some(ifindex);
+        record.committed = Some(at);
         // What was sent to these addresses before they existed has been judged on that.
         self.kernel.bump_epoch().map_err(internal)
     }

@@ -35,6 +35,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn drops(&self) -> Result<BTreeMap<String, u64>, DatapathError>;
     /// Flows that passed although conntrack could not take them.
     fn untracked(&self) -> Result<u64, DatapathError>;
+    /// Events that the ring had no room for, and that were beyond the rate.
+    fn events_missed(&self) -> Result<(u64, u64), DatapathError>;
     /// Gives the matching conntrack entries page by page until told to stop. This one may take long.
     fn conntrack(
         &self,

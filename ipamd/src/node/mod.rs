@@ -16,7 +16,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,6 +33,7 @@ use crate::{
     attachment::Attachment,
     datapath::EndpointEntry,
     ipam::{Allocator, Pool},
+    policy::enforce::{Enforcer, LocalEndpoint, tables::Slot},
     store::{Batch, Loaded, Store, StoreError, Ticket},
 };
 
@@ -45,10 +46,19 @@ struct Record {
     attachment: Attachment,
     /// Says when the record is durable; taken by the commit that waits for it.
     stored: Option<Ticket>,
-    /// Index of the host end, from the commit on.
-    committed: Option<u32>,
+    /// Where it is, from the commit on.
+    committed: Option<Placed>,
     /// When it was last asked for, in seconds since the Unix epoch.
     touched: u64,
+}
+
+/// Where a committed endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Index of its host end.
+    pub ifindex: u32,
+    /// Its place in the policy tables.
+    pub slot: Slot,
 }
 
 #[derive(Debug)]
@@ -75,6 +85,7 @@ pub struct Findings {
 pub struct Node {
     name: String,
     kernel: Box<dyn Kernel>,
+    policy: Arc<Enforcer>,
     store: Store,
     state: Mutex<State>,
     findings: Mutex<Findings>,
@@ -92,11 +103,15 @@ impl Node {
         pools: Vec<Pool>,
         (store, loaded): (Store, Loaded),
         kernel: Box<dyn Kernel>,
+        policy: Arc<Enforcer>,
     ) -> Result<Self, ApiError> {
         let entries = kernel.endpoints().map_err(internal)?;
         let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
         let resume = |attachment: Attachment| {
-            let committed = attachment.ips().find_map(|ip| entries.get(&ip)).map(|entry| entry.ifindex);
+            let committed = attachment
+                .ips()
+                .find_map(|ip| entries.get(&ip))
+                .map(|entry| Placed { ifindex: entry.ifindex, slot: entry.slot });
             let touched = attachment.created;
             (attachment.key.clone(), Record { attachment, stored: None, committed, touched })
         };
@@ -105,6 +120,7 @@ impl Node {
         Ok(Self {
             name,
             kernel,
+            policy,
             store,
             state: Mutex::new(state),
             findings: Mutex::default(),
@@ -118,6 +134,11 @@ impl Node {
     /// What the records are carried out on.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()
+    }
+
+    /// What enforces policy on its endpoints.
+    pub fn policy(&self) -> &Arc<Enforcer> {
+        &self.policy
     }
 
     /// Sets the MTU that attachments get from now on.
@@ -169,7 +190,7 @@ impl Node {
         let attachment = &record.attachment;
         let host_ifname = attachment.key.host_ifname();
         let committed =
-            record.committed.is_some() && self.kernel.link_index(&host_ifname) == record.committed;
+            record.committed.is_some_and(|at| self.kernel.link_index(&host_ifname) == Some(at.ifindex));
         let [from_endpoint_link, to_endpoint_link] = self.kernel.link_pins(&host_ifname);
         Reservation {
             addresses: attachment.addresses.clone(),
@@ -187,14 +208,25 @@ impl Node {
     }
 }
 
-/// What the programs are told of an attachment whose host end has that index.
-fn entry(attachment: &Attachment, ifindex: u32, shaped: bool) -> EndpointEntry {
+/// What the programs are told of an attachment that is there.
+fn entry(attachment: &Attachment, at: Placed, shaped: bool) -> EndpointEntry {
     EndpointEntry {
-        ifindex,
+        ifindex: at.ifindex,
         container_mac: attachment.container_mac,
         host_mac: attachment.host_mac,
         mtu: u16::try_from(attachment.mtu).unwrap_or(u16::MAX),
         shaped,
+        slot: at.slot,
+    }
+}
+
+/// What policy is told of an attachment.
+fn local_endpoint(attachment: &Attachment) -> LocalEndpoint {
+    LocalEndpoint {
+        key: attachment.key.clone(),
+        pod: attachment.pod.clone(),
+        labels: attachment.labels.clone(),
+        addresses: attachment.ips().collect(),
     }
 }
 

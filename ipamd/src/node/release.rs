@@ -101,6 +101,7 @@ impl Node {
             }
             if record.committed.is_some() {
                 self.kernel.bump_epoch().map_err(internal)?;
+                self.policy.dismiss(key);
                 tracing::info!(%key, "endpoint removed");
             }
             state.records.remove(key);

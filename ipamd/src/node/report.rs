@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ipamd_api::wire::{self, Endpoint, EndpointState, Status};
+use ipamd_api::{
+    policy::PolicyStatus,
+    wire::{self, Endpoint, EndpointState, Status},
+};
 
 use super::{Node, Record, lock};
+use crate::policy::enforce::Counts;
 
 impl Node {
     /// The node's state as a whole.
@@ -26,6 +30,7 @@ impl Node {
         let store_failure = lock(&self.store_failure).clone();
         let ready = store_failure.is_none();
         problems.extend(store_failure);
+        problems.extend(self.policy.problems());
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());
             BTreeMap::new()
@@ -33,6 +38,10 @@ impl Node {
         let untracked = self.kernel.untracked().unwrap_or_else(|error| {
             problems.push(error.to_string());
             0
+        });
+        let (events_lost, events_suppressed) = self.kernel.events_missed().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            (0, 0)
         });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -46,6 +55,9 @@ impl Node {
             conntrack: lock(&self.conntrack).clone(),
             drops,
             untracked,
+            policy: policy_status(self.policy.counts()),
+            events_lost,
+            events_suppressed,
         }
     }
 
@@ -69,8 +81,10 @@ impl Node {
     fn endpoint(&self, record: &Record) -> Endpoint {
         let attachment = &record.attachment;
         let host_ifname = attachment.key.host_ifname();
-        let present =
-            record.committed.filter(|ifindex| self.kernel.link_index(&host_ifname) == Some(*ifindex));
+        let present = record
+            .committed
+            .map(|at| at.ifindex)
+            .filter(|at| self.kernel.link_index(&host_ifname) == Some(*at));
         Endpoint {
             key: attachment.key.clone(),
             addresses: attachment.addresses.clone(),
@@ -89,5 +103,20 @@ impl Node {
             },
             created: attachment.created,
         }
+    }
+}
+
+fn policy_status(counts: Counts) -> PolicyStatus {
+    let Counts { policies, refused, unfit, classes, maps, entries, peers, rules, memory } = counts;
+    PolicyStatus {
+        policies: policies as u64,
+        refused: refused as u64,
+        left_out: unfit as u64,
+        classes: classes as u64,
+        maps: maps as u64,
+        entries: entries as u64,
+        addresses: peers as u64,
+        rules: rules as u64,
+        bytes: memory,
     }
 }

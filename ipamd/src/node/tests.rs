@@ -9,7 +9,7 @@ use ipamd_api::wire::{
 };
 
 use super::*;
-use crate::{datapath::DatapathError, leaks};
+use crate::{cluster::objects, datapath::DatapathError, leaks, policy::enforce::memory::Memory};
 
 /// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
 #[derive(Debug, Default)]
@@ -79,6 +79,9 @@ impl Kernel for FakeKernel {
     fn untracked(&self) -> Result<u64, DatapathError> {
         Ok(0)
     }
+    fn events_missed(&self) -> Result<(u64, u64), DatapathError> {
+        Ok((0, 0))
+    }
     fn conntrack(
         &self,
         _: &ConntrackFilter,
@@ -120,7 +123,13 @@ impl Bench {
         let mut pools = pools.map(|(name, cidr)| Pool::new(name, cidr.parse().unwrap()).unwrap()).to_vec();
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
         let opened = Store::open(self.dir.path()).unwrap();
-        self.node = Some(Node::new("n".into(), pools, opened, Box::new(self.kernel.clone())).unwrap());
+        let policy = Enforcer::new(Box::new(Memory::default()));
+        let kernel = Box::new(self.kernel.clone());
+        let node = Node::new("n".into(), pools, opened, kernel, Arc::new(policy)).unwrap();
+        let slots =
+            node.policy.start(node.local_endpoints(), BTreeSet::new(), objects::Batch::default()).unwrap();
+        node.set_slots(slots);
+        self.node = Some(node);
     }
 
     fn node(&self) -> &Node {

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Node, entry};
+use super::{Node, Placed, Record, entry, local_endpoint};
+use ipamd_api::AttachmentKey;
+
 use crate::{
     attachment::Attachment,
     datapath::{DatapathError, EndpointEntry},
+    policy::enforce::{LocalEndpoint, tables::Slot},
 };
 
 /// An endpoint that is committed.
@@ -15,14 +18,14 @@ pub struct Committed {
     pub attachment: Attachment,
     /// Name of its host end.
     pub host_ifname: String,
-    /// Index of its host end.
-    pub ifindex: u32,
+    /// Where it is.
+    pub at: Placed,
 }
 
 impl Committed {
     /// What the programs should know of its addresses.
     pub fn entry(&self, shaped: bool) -> EndpointEntry {
-        entry(&self.attachment, self.ifindex, shaped)
+        entry(&self.attachment, self.at, shaped)
     }
 }
 
@@ -44,13 +47,31 @@ impl Node {
         let mut records = Records { leaving: state.leaving.clone(), ..Records::default() };
         for (key, record) in &state.records {
             let host_ifname = key.host_ifname();
-            if let Some(ifindex) = record.committed {
+            if let Some(at) = record.committed {
                 let attachment = record.attachment.clone();
-                records.committed.push(Committed { attachment, host_ifname: host_ifname.clone(), ifindex });
+                records.committed.push(Committed { attachment, host_ifname: host_ifname.clone(), at });
             }
             records.host_ifnames.insert(host_ifname);
         }
         records
+    }
+
+    /// The committed endpoints, as policy is told of them, with their places in the policy tables.
+    pub fn local_endpoints(&self) -> Vec<(LocalEndpoint, Option<Slot>)> {
+        let state = self.state();
+        let placed =
+            |record: &Record| record.committed.map(|at| (local_endpoint(&record.attachment), Some(at.slot)));
+        state.records.values().filter_map(placed).collect()
+    }
+
+    /// Takes note of the places that policy gave the endpoints. The programs learn of it by the next reconciliation.
+    pub fn set_slots(&self, slots: impl IntoIterator<Item = (AttachmentKey, Slot)>) {
+        let mut state = self.state();
+        for (key, slot) in slots {
+            if let Some(at) = state.records.get_mut(&key).and_then(|record| record.committed.as_mut()) {
+                at.slot = slot;
+            }
+        }
     }
 
     /// Forgets host ends that were being removed and of which nothing is left among `present`.
@@ -66,7 +87,7 @@ impl Node {
     ) -> Result<bool, DatapathError> {
         let state = self.state();
         let record = state.records.get(&endpoint.attachment.key);
-        if record.is_none_or(|record| record.committed != Some(endpoint.ifindex)) {
+        if record.is_none_or(|record| record.committed != Some(endpoint.at)) {
             return Ok(false);
         }
         for ip in endpoint.attachment.ips() {

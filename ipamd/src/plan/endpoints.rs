@@ -21,7 +21,8 @@ pub enum Shaping {
 }
 
 pub(super) fn plan(pools: &[Pool], endpoint: &Committed, observed: &Observed, plan: &mut Plan) {
-    let Committed { attachment, host_ifname, ifindex } = endpoint;
+    let Committed { attachment, host_ifname, at } = endpoint;
+    let ifindex = &at.ifindex;
     // Without its interface there is nothing to mend: it is broken until it is deleted.
     let Some(link) = observed.link(*ifindex).filter(|link| link.name == *host_ifname) else { return };
     plan.host_ends.push((host_ifname.clone(), *ifindex));
@@ -57,7 +58,7 @@ fn leads_to(route: &Route, address: IpAddr, ifindex: u32, source: Option<IpAddr>
 fn restore(endpoint: &Committed, observed: &Observed) -> Option<Step> {
     let known = |ip| observed.endpoints.get(&ip);
     let shaped =
-        observed.qdiscs.iter().any(|qdisc| qdisc.ifindex == endpoint.ifindex && Qdisc::shapes(qdisc));
+        observed.qdiscs.iter().any(|qdisc| qdisc.ifindex == endpoint.at.ifindex && Qdisc::shapes(qdisc));
     let entry = endpoint.entry(shaped);
     if endpoint.attachment.ips().all(|ip| known(ip) == Some(&entry)) {
         return None;
@@ -81,7 +82,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{attachment::Attachment, netlink::Link};
+    use crate::{attachment::Attachment, netlink::Link, node::Placed, policy::enforce::tables::Slot};
 
     fn pools() -> Vec<Pool> {
         vec![Pool::new("p", "10.88.0.0/16".parse().unwrap()).unwrap()]
@@ -92,7 +93,7 @@ mod tests {
         let (host_mac, container_mac) = key.macs();
         Committed {
             host_ifname: key.host_ifname(),
-            ifindex: 7,
+            at: Placed { ifindex: 7, slot: Slot(1) },
             attachment: Attachment {
                 key,
                 addresses: vec![Assigned {
@@ -113,7 +114,8 @@ mod tests {
 
     /// Everything is as it should be.
     fn healthy() -> Observed {
-        let Committed { attachment, host_ifname, ifindex } = endpoint();
+        let Committed { attachment, host_ifname, at } = endpoint();
+        let ifindex = at.ifindex;
         let Assigned { address, gateway } = attachment.addresses[0];
         let link =
             Link { index: ifindex, name: host_ifname, up: true, mtu: 1500, veth: true, ..Link::default() };

@@ -61,7 +61,7 @@ mod tests {
     use ipamd_api::MacAddr;
 
     use super::*;
-    use crate::{datapath::EndpointEntry, netlink::Link};
+    use crate::{datapath::EndpointEntry, netlink::Link, policy::enforce::tables::Slot};
 
     fn key() -> AttachmentKey {
         AttachmentKey { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() }
@@ -79,7 +79,7 @@ mod tests {
 
     fn entry(ifindex: u32) -> EndpointEntry {
         let mac = MacAddr([2; 6]);
-        EndpointEntry { ifindex, container_mac: mac, host_mac: mac, mtu: 1500, shaped: false }
+        EndpointEntry { ifindex, container_mac: mac, host_mac: mac, mtu: 1500, shaped: false, slot: Slot(1) }
     }
 
     fn planned(records: &Records, observed: &Observed) -> Plan {

@@ -22,6 +22,7 @@ use crate::{
     footprint::FootprintFile,
     ipam::Pool,
     metrics::Metrics,
+    monitor::Monitor,
     netlink::{NetlinkError, Socket},
     node::{FALLBACK_MTU, Findings, Node},
     plan::{self, Plan, Uplinks},
@@ -33,6 +34,7 @@ pub struct Reconciler {
     node: Arc<Node>,
     datapath: Arc<Datapath>,
     metrics: Arc<Metrics>,
+    monitor: Option<Arc<Monitor>>,
     socket: Socket,
     footprint: FootprintFile,
     pools: Vec<Pool>,
@@ -63,6 +65,7 @@ impl Reconciler {
             node,
             datapath,
             metrics,
+            monitor: None,
             socket: Socket::open()?,
             footprint,
             pools: config.pools.clone(),
@@ -74,6 +77,12 @@ impl Reconciler {
         })
     }
 
+    /// Has `monitor` tell of the connections that the sweep finds to be over.
+    #[must_use]
+    pub fn tell_ends(self, monitor: Arc<Monitor>) -> Self {
+        Self { monitor: Some(monitor), ..self }
+    }
+
     /// Compares once, and puts right what is amiss.
     pub fn pass(&mut self) {
         let mut failures = BTreeSet::new();
@@ -83,6 +92,7 @@ impl Reconciler {
             }
             Ok(mut observed) => {
                 let uplinks = plan::uplinks(&self.named_uplinks, &observed);
+                self.tend_policy(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
                 let plan = plan::plan(&self.pools, &uplinks, &records, &observed);
@@ -125,6 +135,14 @@ impl Reconciler {
                 Err(error) => drop(failures.insert(error.to_string())),
             }
         }
+    }
+
+    /// The node reaches its endpoints from any address of its own.
+    fn tend_policy(&self, observed: &plan::Observed) {
+        let policy = self.node.policy();
+        let own = observed.addresses.iter().map(|address| address.address);
+        policy.set_node_addresses(own.chain(self.pools.iter().map(Pool::gateway)).collect());
+        policy.retry();
     }
 
     fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {

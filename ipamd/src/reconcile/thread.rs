@@ -11,7 +11,10 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Reconciler;
-use crate::netlink::{Events, NetlinkError};
+use crate::{
+    monitor::Monitor,
+    netlink::{Events, NetlinkError},
+};
 
 /// How often is compared though nothing was heard: pins and maps make no events.
 const PASS_EVERY: Duration = Duration::from_secs(3);
@@ -135,9 +138,18 @@ impl Reconciler {
     }
 
     fn sweep_conntrack(&self) {
-        match self.datapath.sweep_conntrack() {
+        let monitor = self.monitor.as_deref();
+        let mut ends = monitor.and_then(Monitor::ends);
+        let swept = match &mut ends {
+            Some(ends) => self.datapath.sweep_conntrack(Some(&mut |connection| ends.note(connection))),
+            None => self.datapath.sweep_conntrack(None),
+        };
+        match swept {
             Ok(left) => self.node.set_conntrack_use(left),
             Err(error) => tracing::warn!(%error, "expired connections could not be swept"),
+        }
+        if let (Some(monitor), Some(ends)) = (monitor, ends) {
+            monitor.expire(&ends);
         }
     }
 }

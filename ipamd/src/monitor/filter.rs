@@ -1,0 +1,185 @@
+//! Which events a subscriber wants, and what the programs must tell so that all of them get theirs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use ipamd_api::policy::{Event, EventKind, MonitorFilter, Party, Verdict};
+
+use super::decode::Told;
+use crate::policy::model::protocol;
+
+/// What the programs are to tell, besides what policies refuse and log, which they always do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wishes {
+    /// New flows, and their ends.
+    pub flows: bool,
+    /// Drops for any reason.
+    pub drops: bool,
+    /// Of so many flows, one.
+    pub sample: u32,
+}
+
+impl Wishes {
+    /// Nobody listens.
+    pub const NONE: Self = Self { flows: false, drops: false, sample: 1 };
+
+    /// What serves all of them: flows are sampled as the one asks that wants most.
+    pub fn of<'a>(filters: impl IntoIterator<Item = &'a MonitorFilter>) -> Self {
+        filters.into_iter().fold(Self::NONE, |wishes, filter| {
+            let sample = filter.sample.max(1);
+            match (wants_flows(filter), wishes.flows) {
+                (true, true) => Self { sample: wishes.sample.min(sample), ..wishes },
+                (true, false) => Self { flows: true, sample, ..wishes },
+                (false, _) => wishes,
+            }
+            .with_drops(filter.verdict != Some(Verdict::Allow))
+        })
+    }
+
+    fn with_drops(self, drops: bool) -> Self {
+        Self { drops: self.drops || drops, ..self }
+    }
+}
+
+/// Whether it is about flows that pass, too.
+pub fn wants_flows(filter: &MonitorFilter) -> bool {
+    !filter.drops_only && filter.verdict != Some(Verdict::Deny)
+}
+
+/// Whether the filter lets an event through, as far as that can be told before names are looked up. Of the flows that are
+/// told, one in `thin` is wanted.
+pub fn admits_unnamed(filter: &MonitorFilter, told: &Told, thin: u32) -> bool {
+    let is_flow = matches!(told.kind, EventKind::Flow | EventKind::End);
+    let flow = &told.flow;
+    filter.address.is_none_or(|address| flow.source == address || flow.destination == address)
+        && filter.verdict.is_none_or(|verdict| told.verdict() == verdict)
+        && !(is_flow && (filter.drops_only || !is_sampled(told, thin)))
+}
+
+/// Whether the filter lets an event through that [`admits_unnamed`].
+pub fn admits_named(filter: &MonitorFilter, event: &Event) -> bool {
+    let is = |party: &Party, wanted: &str| {
+        party.pod.as_deref().is_some_and(|pod| {
+            let name = pod.rsplit_once('/').map_or(pod, |(_, name)| name);
+            pod == wanted || name == wanted
+        })
+    };
+    filter.pod.as_deref().is_none_or(|pod| is(&event.source, pod) || is(&event.destination, pod))
+}
+
+/// Whether a flow is among one in so many: the same for all that is told of it.
+fn is_sampled(told: &Told, one_in: u32) -> bool {
+    if one_in <= 1 {
+        return true;
+    }
+    let flow = &told.flow;
+    let mut hasher = DefaultHasher::new();
+    (flow.protocol, flow.source, flow.source_port, flow.destination).hash(&mut hasher);
+    if !matches!(flow.protocol, protocol::ICMP | protocol::ICMPV6) {
+        flow.destination_port.hash(&mut hasher);
+    }
+    hasher.finish().is_multiple_of(u64::from(one_in))
+}
+
+#[cfg(test)]
+mod tests {
+    use bpf::layout::{EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG};
+
+    use super::{super::decode::tests::told, *};
+
+    fn filter(change: impl FnOnce(&mut MonitorFilter)) -> MonitorFilter {
+        let mut filter = MonitorFilter::default();
+        change(&mut filter);
+        filter
+    }
+
+    #[test]
+    fn the_programs_tell_what_anybody_wants() {
+        let all = |sample| filter(|it| it.sample = sample);
+        let denied = filter(|it| it.verdict = Some(Verdict::Deny));
+        let allowed = filter(|it| (it.verdict, it.sample) = (Some(Verdict::Allow), 9));
+        let drops = filter(|it| (it.drops_only, it.sample) = (true, 1));
+        let wishes = |flows, drops, sample| Wishes { flows, drops, sample };
+        assert_eq!(Wishes::of([]), Wishes::NONE);
+        assert_eq!(Wishes::of([&all(0)]), wishes(true, true, 1));
+        assert_eq!(Wishes::of([&all(10), &all(4), &all(100)]), wishes(true, true, 4));
+        assert_eq!(Wishes::of([&denied, &drops]), wishes(false, true, 1));
+        assert_eq!(Wishes::of([&allowed]), wishes(true, false, 9));
+        assert_eq!(
+            Wishes::of([&drops, &allowed]),
+            wishes(true, true, 9),
+            "who wants no flows asks for no share"
+        );
+    }
+
+    #[test]
+    fn addresses_and_verdicts_need_no_names() {
+        let drop = told(EVENT_DROP, "policy_egress");
+        let flow = told(EVENT_FLOW, "none");
+        let log = told(EVENT_LOG, "none");
+        for (filter, expected) in [
+            (filter(|_| ()), [true, true, true]),
+            (filter(|it| it.verdict = Some(Verdict::Deny)), [true, false, false]),
+            (filter(|it| it.verdict = Some(Verdict::Allow)), [false, true, true]),
+            (filter(|it| it.drops_only = true), [true, false, true]),
+            (filter(|it| it.address = "10.0.0.1".parse().ok()), [true, true, true]),
+            (filter(|it| it.address = "10.0.0.2".parse().ok()), [true, true, true]),
+            (filter(|it| it.address = "10.0.0.3".parse().ok()), [false, false, false]),
+        ] {
+            assert_eq!(
+                [&drop, &flow, &log].map(|told| admits_unnamed(&filter, told, 1)),
+                expected,
+                "{filter:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flow_and_its_end_are_sampled_together_and_drops_are_not() {
+        let all = MonitorFilter::default();
+        let of_port = |kind, port| {
+            let mut told = told(kind, "none");
+            told.flow.source_port = port;
+            told
+        };
+        let admitted = (0..10_000).filter(|port| {
+            let [flow, end] =
+                [EVENT_FLOW, EVENT_END].map(|kind| admits_unnamed(&all, &of_port(kind, *port), 10));
+            assert_eq!(flow, end);
+            assert!(admits_unnamed(&all, &of_port(EVENT_DROP, *port), 10));
+            flow
+        });
+        assert!((800..1_200).contains(&admitted.count()));
+    }
+
+    #[test]
+    fn pods_go_by_their_name_with_and_without_the_namespace() {
+        let party = |pod: Option<&str>| Party {
+            address: "10.0.0.1".parse().unwrap(),
+            port: 1,
+            pod: pod.map(str::to_owned),
+            others: Vec::new(),
+        };
+        let event = Event {
+            time: 0,
+            kind: EventKind::Flow,
+            verdict: Verdict::Allow,
+            protocol: "tcp".into(),
+            source: party(Some("shop/friend")),
+            destination: party(None),
+            reason: None,
+            rule: None,
+            lost: 0,
+        };
+        for (pod, expected) in [
+            (None, true),
+            (Some("shop/friend"), true),
+            (Some("friend"), true),
+            (Some("shop"), false),
+            (Some("other/friend"), false),
+            (Some("riend"), false),
+        ] {
+            let filter = filter(|it| it.pod = pod.map(str::to_owned));
+            assert_eq!(admits_named(&filter, &event), expected, "{pod:?}");
+        }
+    }
+}

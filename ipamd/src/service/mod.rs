@@ -1,0 +1,182 @@
+//! Requests to the node, and their answers.
+
+mod conntrack;
+mod monitor;
+mod pages;
+mod policy;
+mod session;
+
+use std::{io, sync::Arc, time::Instant};
+
+use ipamd_api::{ApiError, ErrorKind, Reply, Request};
+use tokio::sync::{Semaphore, watch};
+
+pub use self::session::Session;
+use crate::{
+    expedite::Expedite,
+    metrics::Metrics,
+    monitor::Monitor,
+    node::Node,
+    server::{Replies, Service},
+};
+
+/// The node behind the socket.
+#[derive(Debug)]
+pub struct NodeService {
+    node: Arc<Node>,
+    metrics: Arc<Metrics>,
+    expedite: Arc<Expedite>,
+    monitor: Arc<Monitor>,
+    stopped: watch::Receiver<bool>,
+    /// Memory for the files of diffs.
+    files: Arc<Semaphore>,
+    /// A diff compiles all policies a second time: one at a time does.
+    diffs: Semaphore,
+}
+
+/// What became of a request: a reply, or `None` if its replies have been sent.
+type Answered = Result<Option<Reply>, ApiError>;
+
+impl NodeService {
+    /// Serves `node` and what `monitor` tells of it, counting in `metrics`. What would go on for ever ends when `stopped`
+    /// becomes true.
+    pub fn new(
+        node: Arc<Node>,
+        metrics: Arc<Metrics>,
+        expedite: Arc<Expedite>,
+        monitor: Arc<Monitor>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let files = Arc::new(Semaphore::new(session::FILE_BLOCKS));
+        Self { node, metrics, expedite, monitor, stopped, files, diffs: Semaphore::new(1) }
+    }
+
+    async fn carry_out(
+        &self,
+        request: Request,
+        session: &mut Session,
+        replies: &mut Replies<'_>,
+    ) -> io::Result<Answered> {
+        match request {
+            Request::Conntrack(filter) => self.conntrack(filter, replies).await,
+            Request::Policies => self.policies(replies).await,
+            Request::Policy(query) => self.policy(query, replies).await,
+            Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
+            Request::PolicyDiffFile(file) => {
+                Ok(session.add_file(file, &self.files).map(|()| Some(Reply::Done)))
+            }
+            request => Ok(self.reply(request).await.map(Some)),
+        }
+    }
+
+    async fn reply(&self, request: Request) -> Result<Reply, ApiError> {
+        let node = &self.node;
+        Ok(match request {
+            Request::Reserve(reserve) => Reply::Reservation(Box::new(node.reserve(&reserve)?)),
+            Request::Commit(commit) => {
+                node.commit(&commit).await?;
+                Reply::Done
+            }
+            Request::Release { key } => {
+                node.release(&key).await?;
+                Reply::Done
+            }
+            Request::Check { key } => Reply::Checked(Box::new(node.check(&key))),
+            Request::Gc { network, valid } => {
+                Reply::Collected { released: node.collect(&network, &valid).await? }
+            }
+            Request::Status => {
+                let node = Arc::clone(node);
+                Reply::Status(Box::new(aside(move || node.status()).await?))
+            }
+            Request::Endpoints => Reply::Endpoints(node.endpoints()),
+            Request::Pools => Reply::Pools(node.pools()),
+            Request::Address { address } => Reply::Endpoints(node.endpoint_of(address).into_iter().collect()),
+            Request::ReleaseAddress { address, force } => {
+                node.release_address(address, force).await?;
+                Reply::Done
+            }
+            Request::PolicyTrace(query) => self.policy_trace(query).await?,
+            _ => {
+                return Err(ApiError::new(
+                    ErrorKind::InvalidRequest,
+                    "this daemon does not know the request",
+                ));
+            }
+        })
+    }
+}
+
+/// Does on a thread of its own what may have to wait for a change of policies under way.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::new(ErrorKind::Internal, format!("the daemon has failed: {error}")))
+}
+
+impl Service for NodeService {
+    type Session = Session;
+
+    async fn answer(
+        &self,
+        request: Request,
+        session: &mut Session,
+        replies: &mut Replies<'_>,
+    ) -> io::Result<()> {
+        let began = Instant::now();
+        match request {
+            Request::Reserve(_) => session.hold(self.expedite.hold()),
+            _ => session.let_go(),
+        }
+        let name = name(&request);
+        let answered = match request {
+            // It is answered once the client is told that it listens; what follows is no time that it waits.
+            Request::Monitor(filter) => match self.monitor.subscribe(filter) {
+                Ok(subscription) => {
+                    self.metrics.request(name, began.elapsed(), None);
+                    return self.stream(subscription, replies).await;
+                }
+                Err(error) => Ok(Err(monitor::refusal(&error))),
+            },
+            request => self.carry_out(request, session, replies).await,
+        };
+        let refused = answered.as_ref().ok().and_then(|answered| answered.as_ref().err());
+        self.metrics.request(name, began.elapsed(), refused.map(|error| error.kind));
+        match answered? {
+            Ok(Some(reply)) => replies.send(&reply).await,
+            Ok(None) => Ok(()),
+            Err(error) => {
+                tracing::warn!(request = name, %error, "refused");
+                replies.send(&Reply::Error(error)).await
+            }
+        }
+    }
+
+    fn misunderstood(&self) {
+        self.metrics.error(ErrorKind::InvalidRequest);
+    }
+}
+
+/// A request's name in the metrics and logs.
+fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Reserve(_) => "reserve",
+        Request::Commit(_) => "commit",
+        Request::Release { .. } => "release",
+        Request::Check { .. } => "check",
+        Request::Gc { .. } => "gc",
+        Request::Status => "status",
+        Request::Endpoints => "endpoints",
+        Request::Pools => "pools",
+        Request::Address { .. } => "address",
+        Request::ReleaseAddress { .. } => "release_address",
+        Request::Conntrack(_) => "conntrack",
+        Request::Policies => "policies",
+        Request::Policy(_) => "policy",
+        Request::PolicyTrace(_) => "policy_trace",
+        Request::PolicyDiffFile(_) => "policy_diff_file",
+        Request::PolicyDiff => "policy_diff",
+        Request::Monitor(_) => "monitor",
+        _ => "other",
+    }
+}

@@ -1,0 +1,104 @@
+//! What is asked of policy. All of it is done aside, for a change under way may have to be waited for.
+
+use std::{io, sync::Arc};
+
+use ipamd_api::{
+    ApiError, ErrorKind, Reply,
+    policy::{DiffPage, PolicyPage, PolicyQuery, TraceQuery},
+    wire::ConntrackFilter,
+};
+
+use super::{
+    Answered, NodeService, aside,
+    pages::{self, Shorten as _},
+    session::Files,
+};
+use crate::{
+    monitor::{Monitor, flow_of},
+    node::Node,
+    policy::enforce::SeenFlow,
+    server::Replies,
+};
+
+/// How many of the connections that are tracked a diff looks at.
+const CONNECTIONS: u64 = 100_000;
+
+impl NodeService {
+    /// Sends the list of policies.
+    pub(super) async fn policies(&self, replies: &mut Replies<'_>) -> io::Result<Answered> {
+        let node = Arc::clone(&self.node);
+        let (policies, refused) = match aside(move || node.policy().policies()).await {
+            Ok(listed) => listed,
+            Err(error) => return Ok(Err(error)),
+        };
+        for policies in pages::cut(policies) {
+            replies.send(&Reply::Policies(PolicyPage { policies, ..PolicyPage::default() })).await?;
+        }
+        for refused in pages::cut(refused) {
+            replies.send(&Reply::Policies(PolicyPage { refused, ..PolicyPage::default() })).await?;
+        }
+        Ok(Ok(Some(Reply::Policies(PolicyPage { last: true, ..PolicyPage::default() }))))
+    }
+
+    /// Sends the policies that are meant.
+    pub(super) async fn policy(&self, query: PolicyQuery, replies: &mut Replies<'_>) -> io::Result<Answered> {
+        let node = Arc::clone(&self.node);
+        let details = match aside(move || node.policy().policy(&query)).await {
+            Ok(details) => details,
+            Err(error) => return Ok(Err(error)),
+        };
+        for detail in details {
+            replies.send(&Reply::Policy(Box::new(detail.fitting()))).await?;
+        }
+        Ok(Ok(Some(Reply::Done)))
+    }
+
+    /// What would become of a flow.
+    pub(super) async fn policy_trace(&self, query: TraceQuery) -> Result<Reply, ApiError> {
+        let node = Arc::clone(&self.node);
+        let traced = aside(move || node.policy().trace(&query)).await?;
+        let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;
+        Ok(Reply::Trace(Box::new(trace.fitting())))
+    }
+
+    /// Sends what the files would change.
+    pub(super) async fn policy_diff(
+        &self,
+        (files, memory): Files,
+        replies: &mut Replies<'_>,
+    ) -> io::Result<Answered> {
+        let Ok(_alone) = self.diffs.acquire().await else {
+            return Ok(Err(ApiError::new(ErrorKind::TryAgainLater, "the daemon stops")));
+        };
+        let (node, monitor) = (Arc::clone(&self.node), Arc::clone(&self.monitor));
+        let compared = aside(move || {
+            let flows = flows(&node, &monitor)?;
+            let page = node.policy().diff(files, &flows);
+            drop(memory);
+            Ok(page)
+        });
+        let DiffPage { changes, refused, examined, .. } = match compared.await.flatten() {
+            Ok(compared) => compared,
+            Err(error) => return Ok(Err(error)),
+        };
+        for changes in pages::cut(changes) {
+            replies.send(&Reply::PolicyDiff(DiffPage { changes, ..DiffPage::default() })).await?;
+        }
+        for refused in pages::cut(refused) {
+            replies.send(&Reply::PolicyDiff(DiffPage { refused, ..DiffPage::default() })).await?;
+        }
+        Ok(Ok(Some(Reply::PolicyDiff(DiffPage { examined, last: true, ..DiffPage::default() }))))
+    }
+}
+
+/// The flows that were seen lately: those that are tracked, and those that policies refused.
+fn flows(node: &Node, monitor: &Monitor) -> Result<Vec<SeenFlow>, ApiError> {
+    let mut flows = monitor.recent();
+    let all = ConntrackFilter { limit: Some(CONNECTIONS), ..ConntrackFilter::default() };
+    let walked = node.kernel().conntrack(&all, &mut |connections| {
+        flows.extend(connections.iter().map(flow_of));
+        true
+    });
+    walked.map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
+    Ok(flows)
+}
