@@ -11,14 +11,15 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use bpf::{
     CambricSkel, CambricSkelBuilder,
+    attach::Pins,
     layout::{
         CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6,
-        LIFETIMES, Node, Plain, SkBuff, Uplink,
+        LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
     MapCore, MapFlags, OpenObject, ProgramInput,
-    skel::{OpenSkel, SkelBuilder},
+    skel::{OpenSkel, Skel, SkelBuilder},
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -51,6 +52,8 @@ pub struct Local {
     pub mac: [u8; 6],
     /// Ethernet address of its host end.
     pub host_mac: [u8; 6],
+    /// Its place in the policy tables.
+    pub slot: u32,
 }
 
 /// The loaded programs with their maps, and the interfaces they are told of.
@@ -146,6 +149,7 @@ impl Bench {
                 ipv6: Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, last.into()),
                 mac: [2, 0, 0, 0, 0, last],
                 host_mac: [2, 0, 0, 0, 1, last],
+                slot: last.into(),
             })
         };
         let bench = Self {
@@ -155,15 +159,42 @@ impl Bench {
             uplink_mac: mac_of("up0")?,
             skeleton,
         };
-        put(&bench.skeleton.maps.node, &0u32, &Node { epoch: 1, masquerade: 1 })?;
+        put(
+            &bench.skeleton.maps.node,
+            &0u32,
+            &Node { epoch: 1, masquerade: 1, sample: 1, ..Node::default() },
+        )?;
         put(&bench.skeleton.maps.uplinks, &bench.uplink, &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() })?;
         bench.add_endpoint(&bench.a, 0)?;
         bench.add_endpoint(&bench.b, 0)?;
         Ok(bench)
     }
 
-    /// Makes an endpoint known.
+    /// Pins the maps, for a datapath to adopt.
+    pub fn pin_maps(&mut self, pins: &Pins) -> Result<()> {
+        std::fs::create_dir_all(pins.maps())?;
+        for mut map in self.skeleton.object_mut().maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            // Read-only data belongs to the programs that it was loaded with.
+            if !name.contains('.') {
+                map.pin(pins.map(&name)).with_context(|| format!("pin {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an endpoint known, without any policy.
     pub fn add_endpoint(&self, local: &Local, flags: u8) -> Result<()> {
+        put(&self.skeleton.maps.postures, &local.slot, &Posture { map: 0, flags: POSTURE_KNOWN })?;
+        self.place_endpoint_as(local, flags)
+    }
+
+    /// Makes an endpoint known whose posture somebody else writes.
+    pub fn place_endpoint(&self, local: &Local) -> Result<()> {
+        self.place_endpoint_as(local, 0)
+    }
+
+    fn place_endpoint_as(&self, local: &Local, flags: u8) -> Result<()> {
         let value = Endpoint {
             ifindex: local.ifindex,
             container_mac: local.mac,
@@ -171,6 +202,7 @@ impl Bench {
             mtu: 1500,
             flags,
             pad: 0,
+            slot: local.slot,
         };
         put(&self.skeleton.maps.endpoints4, &Ip4::from(local.ipv4), &value)?;
         put(&self.skeleton.maps.endpoints6, &Ip6::from(local.ipv6), &value)

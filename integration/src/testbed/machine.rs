@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Netns, TcpEcho, TcpStreamCheck, UdpEcho};
+use super::{Listeners, Netns, Service, TcpEcho, TcpStreamCheck, UdpEcho};
 
 /// Something with a network namespace of its own.
 pub trait Machine {
@@ -33,6 +33,11 @@ pub trait Machine {
         let mut command = self.netns().command("ping")?;
         command.args(["-n", "-q", "-i0.002", "-W2", "-c"]).arg(count.to_string()).arg(to.to_string());
         Ok(Flood { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()? })
+    }
+
+    /// Listens on these ports of these addresses, for probes.
+    fn serve(&self, addresses: &[IpAddr], services: &[Service]) -> Result<Listeners> {
+        self.netns().inside(|| Listeners::open(addresses, services))
     }
 
     /// Listens for TCP connections on `address` and sends back what comes.

@@ -4,25 +4,38 @@
 //! dropped, and what a killed run left goes when the next one begins.
 
 mod binaries;
+mod cluster;
 mod daemon;
+mod flow;
+mod grid;
+mod listeners;
 mod machine;
+mod monitor;
 mod neighbour;
 mod netns;
 mod node;
 mod plugin;
 mod pod;
+mod probe;
 mod sweep;
+mod tap;
 mod tcp;
 mod udp;
 
 pub use binaries::Binaries;
 pub use daemon::Daemon;
+pub use flow::{Flow, FlowReport, Flowing};
+pub use grid::Grid;
+pub use listeners::Listeners;
 pub use machine::{Flood, Machine, Pings};
+pub use monitor::Monitor;
 pub use neighbour::Neighbour;
 pub use netns::Netns;
 pub use node::{FAR4, FAR6, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Settings};
 pub use plugin::{Invocation, Refusal};
 pub use pod::{Pod, Sandbox};
+pub use probe::{Addressed, Case, Protocol, Service, allowed, case, cases, denied, hold, tcp, udp};
+pub use tap::{Marked, Spray, Tap};
 pub use tcp::{TcpEcho, TcpStreamCheck, pattern};
 pub use udp::UdpEcho;
 

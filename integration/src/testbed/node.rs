@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    process::Output,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub pools: Vec<String>,
     /// Other flags.
     pub flags: Vec<String>,
+    /// Whether the daemon follows a directory of manifests.
+    pub cluster: bool,
 }
 
 impl Default for Settings {
@@ -40,7 +43,7 @@ impl Default for Settings {
         // A connection table that is quickly made: the tests start hundreds of daemons.
         let flags =
             ["--node-name=node", "--conntrack-size=8192", "--log-level=debug"].map(str::to_owned).to_vec();
-        Self { pools, flags }
+        Self { pools, flags, cluster: false }
     }
 }
 
@@ -49,6 +52,13 @@ impl Settings {
     #[must_use]
     pub fn pools(mut self, pools: &[&str]) -> Self {
         self.pools = pools.iter().map(|&pool| pool.to_owned()).collect();
+        self
+    }
+
+    /// With a directory of manifests as the cluster, empty at first.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.cluster = true;
         self
     }
 
@@ -78,6 +88,11 @@ impl Node {
     /// A node whose daemon runs, with the default settings.
     pub fn start() -> Result<Self> {
         Self::start_with(Settings::default())
+    }
+
+    /// A node whose daemon runs and follows a directory of manifests.
+    pub fn in_cluster() -> Result<Self> {
+        Self::start_with(Settings::default().cluster())
     }
 
     /// A node whose daemon runs.
@@ -120,6 +135,11 @@ impl Node {
 
     /// Starts the daemon and waits until it is ready.
     pub fn start_daemon(&self) -> Result<()> {
+        self.start_daemon_with(&[])
+    }
+
+    /// Starts the daemon with more flags than those of the node, and waits until it is ready.
+    pub fn start_daemon_with(&self, flags: &[&str]) -> Result<()> {
         let mut command = self.netns.command(self.binaries.daemon())?;
         let config = self.folder.path().join("ipamd.toml");
         // There and empty: the machine's own must not be read.
@@ -128,7 +148,12 @@ impl Node {
         command.arg("--state-dir").arg(self.state_dir()).arg("--bpffs").arg(&self.bpffs);
         command
             .args(self.settings.pools.iter().map(|pool| format!("--pool={pool}")))
-            .args(&self.settings.flags);
+            .args(&self.settings.flags)
+            .args(flags);
+        if self.settings.cluster {
+            std::fs::create_dir_all(self.cluster())?;
+            command.arg(format!("--cluster=dir:{}", self.cluster().display()));
+        }
         let daemon = Daemon::start(command, &self.socket(), self.folder.path().join("log"))?;
         *self.daemon() = Some(daemon);
         Ok(())
@@ -204,12 +229,28 @@ impl Node {
         self.sandbox(name)?.add()
     }
 
+    /// A sandbox of a pod, `namespace/name`, with labels.
+    pub fn sandbox_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Sandbox<'_>> {
+        Sandbox::of(self, pod, labels)
+    }
+
+    /// A pod, `namespace/name`, with labels.
+    pub fn add_pod_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Pod<'_>> {
+        self.sandbox_of(pod, labels)?.add()
+    }
+
     /// Asks `cambricctl`.
     pub fn ctl(&self, args: &[&str]) -> Result<Value> {
         let mut command = self.netns.command(self.binaries.ctl())?;
         let out = command.arg("--socket").arg(self.socket()).args(["-o", "json"]).args(args).output()?;
         ensure!(out.status.success(), "cambricctl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         Ok(serde_json::from_slice(&out.stdout)?)
+    }
+
+    /// Runs `cambricctl` for what it prints and how it ends.
+    pub fn ctl_output(&self, args: &[&str]) -> Result<Output> {
+        let mut command = self.netns.command(self.binaries.ctl())?;
+        Ok(command.arg("--socket").arg(self.socket()).args(args).output()?)
     }
 
     /// How many packets were dropped for `reason`.

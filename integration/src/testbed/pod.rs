@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Invocation, Machine, Netns, Node};
 
@@ -13,11 +13,31 @@ pub struct Sandbox<'n> {
     node: &'n Node,
     name: String,
     netns: Netns,
+    identity: Option<Identity>,
+}
+
+/// What a runtime tells of the pod that a container is.
+#[derive(Debug)]
+struct Identity {
+    args: String,
+    labels: Value,
 }
 
 impl<'n> Sandbox<'n> {
     pub(super) fn new(node: &'n Node, name: &str) -> Result<Self> {
-        Ok(Self { node, name: name.into(), netns: Netns::new(name)? })
+        Ok(Self { node, name: name.into(), netns: Netns::new(name)?, identity: None })
+    }
+
+    /// Of a pod, `namespace/name`, with labels.
+    pub(super) fn of(node: &'n Node, pod: &str, labels: &[(&str, &str)]) -> Result<Self> {
+        let (namespace, name) = pod.split_once('/').context("a namespace and a name")?;
+        let mut sandbox = Self::new(node, &format!("{namespace}-{name}"))?;
+        let labels = labels.iter().map(|(key, value)| json!({"key": key, "value": value}));
+        sandbox.identity = Some(Identity {
+            args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}"),
+            labels: json!({"cni": {"labels": labels.collect::<Vec<_>>()}}),
+        });
+        Ok(sandbox)
     }
 
     /// The container's id.
@@ -27,7 +47,11 @@ impl<'n> Sandbox<'n> {
 
     /// An invocation of `cambric` for this container and its namespace.
     pub fn cni(&self, command: &str) -> Invocation<'n> {
-        self.node.cni(command, &self.name).netns(self.netns.path())
+        let invocation = self.node.cni(command, &self.name).netns(self.netns.path());
+        match &self.identity {
+            Some(identity) => invocation.args(&identity.args).set("args", identity.labels.clone()),
+            None => invocation,
+        }
     }
 
     /// ADD.
