@@ -43,9 +43,8 @@ static __always_inline int FN(ask)(struct scratch *room, const struct node *node
 		return PARSED;
 
 	void *addresses = bpf_map_lookup_elem(&MAP(peers), &set);
-	void *ranges = bpf_map_lookup_elem(&MAP(ranges), &set);
 
-	if (!addresses || !ranges)
+	if (!addresses)
 		return DROP_POLICY_UNKNOWN;
 
 	ADDRESS *key = (ADDRESS *)&room->address;
@@ -55,8 +54,11 @@ static __always_inline int FN(ask)(struct scratch *room, const struct node *node
 	struct peer *peer = bpf_map_lookup_elem(addresses, key);
 
 	if (!peer) {
+		void *ranges = bpf_map_lookup_elem(&MAP(ranges), &set);
 		PREFIX *prefix = (PREFIX *)&room->prefix;
 
+		if (!ranges)
+			return DROP_POLICY_UNKNOWN;
 		prefix->length = sizeof(ADDRESS) * 8;
 		prefix->address = *peer_address;
 		peer = bpf_map_lookup_elem(ranges, prefix);

@@ -2,6 +2,7 @@
 //! own: two local endpoints, an uplink with a default route, and whatever a test adds.
 
 use std::{
+    collections::BTreeMap,
     mem::{MaybeUninit, offset_of},
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
@@ -18,7 +19,7 @@ use bpf::{
     },
 };
 use libbpf_rs::{
-    MapCore, MapFlags, OpenObject, ProgramInput,
+    ErrorKind, MapCore, MapFlags, OpenObject, ProgramInput,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -210,9 +211,8 @@ impl Bench {
 
     /// Makes an endpoint unknown.
     pub fn remove_endpoint(&self, local: &Local) -> Result<()> {
-        self.skeleton.maps.endpoints4.delete(Ip4::from(local.ipv4).as_bytes())?;
-        self.skeleton.maps.endpoints6.delete(Ip6::from(local.ipv6).as_bytes())?;
-        Ok(())
+        forget(&self.skeleton.maps.endpoints4, Ip4::from(local.ipv4).as_bytes())?;
+        forget(&self.skeleton.maps.endpoints6, Ip6::from(local.ipv6).as_bytes())
     }
 
     /// Exempts a prefix of IPv4 from masquerade.
@@ -251,8 +251,18 @@ impl Bench {
         Ok(())
     }
 
+    /// Drops by reason.
+    pub fn drops(&self) -> Result<BTreeMap<&'static str, u64>> {
+        Ok(self.drops_above_zero()?.into_iter().collect())
+    }
+
     /// What is counted and remembered now.
     pub fn tally(&self) -> Result<Tally> {
+        let drops = self.drops_above_zero()?;
+        Ok(Tally { drops, flows: (self.flows4()?.len(), self.flows6()?.len()) })
+    }
+
+    fn drops_above_zero(&self) -> Result<Vec<(&'static str, u64)>> {
         let mut drops = Vec::new();
         for (index, reason) in DROP_REASONS.iter().enumerate() {
             let key = u32::try_from(index)?;
@@ -263,7 +273,7 @@ impl Bench {
                 drops.push((*reason, sum));
             }
         }
-        Ok(Tally { drops, flows: (self.flows4()?.len(), self.flows6()?.len()) })
+        Ok(drops)
     }
 
     /// Runs a program on a packet that an interface receives or sends.
@@ -299,6 +309,14 @@ impl Bench {
 
 fn put<K: Plain, V: Plain>(map: &impl MapCore, key: &K, value: &V) -> Result<()> {
     map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).context("write a map")
+}
+
+/// Removes an entry that may not be there.
+fn forget(map: &impl MapCore, key: &[u8]) -> Result<()> {
+    match map.delete(key) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.context("remove an entry"),
+    }
 }
 
 fn entries<K: Plain, V: Plain>(map: &impl MapCore) -> Result<Vec<(K, V)>> {

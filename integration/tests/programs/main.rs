@@ -6,3 +6,4 @@ mod fragments;
 mod malformed;
 mod masquerade;
 mod packets;
+mod policy;

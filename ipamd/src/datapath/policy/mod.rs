@@ -5,6 +5,7 @@ mod inner;
 mod stock;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -12,8 +13,8 @@ use std::{
 use bpf::{
     attach::Pins,
     layout::{
-        Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
-        Prefix4, Prefix6,
+        Ip4, Ip6, POSTURE_KNOWN, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey,
+        Posture as PostureValue, Prefix4, Prefix6,
     },
 };
 use ipnetwork::IpNetwork;
@@ -122,10 +123,13 @@ impl PolicyTables {
             entries: sizes.entries,
         };
         let policies = pinned("policies")?;
-        let left_behind = occupied(&policies)?;
-        let stock = Stock::new(policies, shape)?;
-        stock.left_behind(left_behind.iter().copied());
         let number = datapath.peer_set()?;
+        let postures = pinned("postures")?;
+        let in_force = named(&postures, number)?;
+        let (left_behind, out_of_use): (Vec<_>, Vec<_>) =
+            occupied(&policies)?.into_iter().partition(|it| in_force.contains(it));
+        let stock = Stock::new(policies, shape, &left_behind)?;
+        stock.retire_left_behind(out_of_use);
         let current = match outer.adopt(number)? {
             Some(set) => set,
             None => outer.create(number, sizes)?,
@@ -134,7 +138,7 @@ impl PolicyTables {
             datapath,
             sizes,
             outer,
-            postures: pinned("postures")?,
+            postures,
             hits: pinned("hits")?,
             stock,
             current,
@@ -279,6 +283,17 @@ impl Outer {
         }
         Ok(())
     }
+}
+
+/// The policy maps that the postures of a set name.
+fn named(postures: &MapHandle, set: u32) -> Result<BTreeSet<u32>, DatapathError> {
+    let mut maps = BTreeSet::new();
+    for slot in 0..POSTURE_SLOTS {
+        let at = set * POSTURE_SLOTS + slot;
+        let value: Option<PostureValue> = get(postures, "postures", at.as_bytes())?;
+        maps.extend(value.filter(|value| value.flags & POSTURE_KNOWN != 0).map(|value| value.map));
+    }
+    Ok(maps)
 }
 
 /// The indices of an array of maps that hold one.

@@ -56,10 +56,10 @@ struct Shelves {
 }
 
 impl Stock {
-    /// The stock in `outer`. What an earlier daemon left in it is found by [`Self::left_behind`].
-    pub fn new(outer: MapHandle, shape: Shape) -> Result<Self, DatapathError> {
+    /// The stock in `outer`, but for the indices `taken`, which an earlier daemon has in force.
+    pub fn new(outer: MapHandle, shape: Shape, taken: &[u32]) -> Result<Self, DatapathError> {
         let empty = shape.create()?;
-        let free = (0..outer.max_entries()).collect();
+        let free = (0..outer.max_entries()).filter(|index| !taken.contains(index)).collect();
         let shelves = Mutex::new(Shelves { free, ..Shelves::default() });
         let shared = Arc::new(Shared { outer, shape, empty, shelves, tending: Mutex::default() });
         let (wake, woken) = sync_channel(1);
@@ -71,17 +71,14 @@ impl Stock {
         Ok(Self { shared, wake })
     }
 
-    /// Takes indices out of use that an earlier daemon has in force.
-    pub fn left_behind(&self, indices: impl IntoIterator<Item = u32>) {
+    /// Gives up what an earlier daemon left.
+    pub fn retire_left_behind(&self, indices: Vec<u32>) {
         let mut shelves = self.shared.shelves();
         for index in indices {
             shelves.free.remove(&index);
+            shelves.retired.insert(index, None);
         }
-    }
-
-    /// Gives up what an earlier daemon had in force.
-    pub fn retire_left_behind(&self, indices: impl IntoIterator<Item = u32>) {
-        self.shared.shelves().retired.extend(indices.into_iter().map(|index| (index, None)));
+        drop(shelves);
         self.wake();
     }
 
@@ -182,7 +179,7 @@ impl Shared {
 
     /// Makes more spares.
     fn restock(&self) -> Result<(), DatapathError> {
-        if self.shelves().free.is_empty() {
+        if self.shelves().free.len() < MADE {
             self.bury()?;
         }
         let _alone = self.tending.lock().unwrap_or_else(PoisonError::into_inner);

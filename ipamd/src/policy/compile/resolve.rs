@@ -30,6 +30,7 @@ pub struct Rank {
     tier: Arc<str>,
     order: Order,
     name: Arc<str>,
+    namespace: Option<Arc<str>>,
     id: ObjectId,
 }
 
@@ -41,6 +42,7 @@ impl Rank {
             tier: Arc::clone(&tier.name),
             order: policy.order,
             name: Arc::clone(&policy.id.name),
+            namespace: policy.id.namespace.clone(),
             id: policy.id.clone(),
         }
     }

@@ -222,8 +222,11 @@ impl World {
         let mut ports = object.map(|pod| pod.ports.clone()).unwrap_or_default();
         ports.sort_unstable();
         ports.dedup();
-        let mut addresses = object.map(|pod| pod.addresses.clone()).unwrap_or_default();
-        addresses.extend(self.locals_of(id).flat_map(|endpoint| endpoint.addresses.iter().copied()));
+        // What is told of a pod of this node may be out of date.
+        let addresses = match local {
+            Some(_) => self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).collect::<Vec<_>>(),
+            None => object.map(|pod| pod.addresses.clone()).unwrap_or_default(),
+        };
         Some(Item {
             facts: Facts {
                 kind: Kind::Pod,

@@ -1,0 +1,57 @@
+//! What the programs would do with a flow, by the tables that they look it up in.
+
+use std::net::IpAddr;
+
+use ipamd::policy::{
+    enforce::tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, Slot, TableError, Tables},
+    model,
+};
+
+use super::packet::{Direction, Flow};
+
+impl From<Direction> for model::Direction {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Ingress,
+            Direction::Egress => Self::Egress,
+        }
+    }
+}
+
+/// Whether a flow between the endpoint of a slot and a peer passes, and which rule says so. The peer is not the node's
+/// own stack, which is asked for no policy.
+///
+/// # Errors
+/// Why the tables cannot be read.
+pub fn look_up(
+    tables: &dyn Tables,
+    slot: Slot,
+    direction: Direction,
+    peer: IpAddr,
+    flow: Flow,
+) -> Result<(bool, RuleId), TableError> {
+    let dropped = (false, RuleId::default());
+    let passed = (true, RuleId::default());
+    let Some(posture) = tables.posture(slot)? else { return Ok(dropped) };
+    let policed = match direction {
+        Direction::Ingress => posture.ingress,
+        Direction::Egress => posture.egress,
+    };
+    if !policed {
+        return Ok(passed);
+    }
+    let Some(map) = posture.map else { return Ok(dropped) };
+    let find =
+        |of, port| tables.find(map, EntryKey { of, protocol: Some(flow.protocol), port, port_bits: 16 });
+    let class = tables.peer(peer)?.map_or(ClassId::WORLD, |peer| peer.class);
+    let of = |class| EntryOf::Class(direction.into(), class);
+    let entry = match find(of(class), flow.destination_port)? {
+        Some(entry) => Some(entry),
+        None => find(of(ClassId::ANY), flow.destination_port)?,
+    };
+    let entry = match entry.map(|entry| entry.outcome) {
+        Some(Outcome::BySource(branch)) => find(EntryOf::Branch(branch), flow.source_port)?,
+        _ => entry,
+    };
+    Ok(entry.map_or(dropped, |entry| (entry.outcome == Outcome::Allow, entry.rule)))
+}

@@ -1,0 +1,31 @@
+//! What the specifications say of a cluster, without a line of the product's: documents as people write them go in,
+//! verdicts come out, one at a time and slowly. Where the specifications leave something open, it is as Calico has it.
+//!
+//! - `cluster`: namespaces, pods, sets and nodes, and whom an address belongs to.
+//! - `kubernetes`, `calico`, `cluster_policy`: what a policy of each kind says of a packet.
+//! - `verdict`: the order of tiers and policies.
+//! - `generate`: random clusters. `product`: the product, fed with the same documents, and its tables looked up.
+
+pub mod calico;
+pub mod cluster;
+pub mod cluster_policy;
+pub mod document;
+pub mod generate;
+pub mod kubernetes;
+pub mod lookup;
+pub mod net;
+pub mod packet;
+pub mod policy;
+pub mod product;
+pub mod selector;
+#[cfg(test)]
+mod tests;
+mod text;
+pub mod verdict;
+
+pub use self::{
+    cluster::{Cluster, Local},
+    net::Net,
+    packet::{Direction, Flow, protocol},
+    selector::{Labels, Selector},
+};
