@@ -81,8 +81,10 @@ struct prefix6 {
  * and flags change together. */
 struct posture {
 	__u32 map; /* index in `policies` */
-	__u32 flags; /* POSTURE_* */
+	__u32 flags; /* POSTURE_*; from POSTURE_FILLING_SHIFT on, a number that is another when the map is filled anew */
 };
+
+#define POSTURE_FILLING_SHIFT 8
 
 #define PEER_NODE 1 /* this node itself: always reaches its endpoints */
 

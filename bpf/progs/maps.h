@@ -25,6 +25,7 @@
 #define RANGE_ENTRIES 65536
 #define RULE_ENTRIES 16384
 #define EVENT_BYTES 262144
+#define DECIDED_BITS 8
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -153,6 +154,28 @@ struct {
 		__uint(value_size, sizeof(struct policy_entry));
 	});
 } policies SEC(".maps");
+
+/*
+ * Decisions of this processor, by a few bits of what they depend on. A policy map changes only for classes that nobody has
+ * yet; one that is filled anew has another number in its postures, and another set another epoch.
+ */
+struct decided {
+	__u64 posture;
+	__u32 of;
+	__u32 epoch;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[5];
+	struct policy_entry entry;
+	__u8 end[4];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << DECIDED_BITS);
+	__type(key, __u32);
+	__type(value, struct decided);
+} lately SEC(".maps");
 
 /* How often each rule has decided or logged. */
 struct {

@@ -66,7 +66,7 @@ static __always_inline int FN(ask)(struct scratch *room, const struct node *node
 	room->peer = peer ? *peer : (struct peer){};
 	if (of == POLICY_INGRESS && by_stack && room->peer.flags & PEER_NODE)
 		return PARSED;
-	return decide(now.parts.map, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports);
+	return decide(now.whole, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports, node->epoch);
 }
 
 /*

@@ -26,6 +26,8 @@ pub const POSTURE_KNOWN: u32 = 1;
 pub const POSTURE_INGRESS: u32 = 2;
 /// What the endpoint sends is policed.
 pub const POSTURE_EGRESS: u32 = 4;
+/// How far the number is shifted in [`Posture::flags`] that is another when the policy map is filled anew.
+pub const POSTURE_FILLING_SHIFT: u32 = 8;
 
 /// [`Peer::flags`]: the node itself.
 pub const PEER_NODE: u32 = 1;
@@ -306,6 +308,7 @@ mod tests {
             (POSTURE_KNOWN, "POSTURE_KNOWN"),
             (POSTURE_INGRESS, "POSTURE_INGRESS"),
             (POSTURE_EGRESS, "POSTURE_EGRESS"),
+            (POSTURE_FILLING_SHIFT, "POSTURE_FILLING_SHIFT"),
             (PEER_NODE, "PEER_NODE"),
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),

@@ -2,8 +2,8 @@
 
 use bpf::layout::{
     CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_EGRESS,
-    POLICY_INGRESS, POLICY_OF_SHIFT, POSTURE_EGRESS, POSTURE_INGRESS, POSTURE_KNOWN, Peer as PeerValue,
-    PolicyEntry, PolicyKey, Posture as PostureValue,
+    POLICY_INGRESS, POLICY_OF_SHIFT, POSTURE_EGRESS, POSTURE_FILLING_SHIFT, POSTURE_INGRESS, POSTURE_KNOWN,
+    Peer as PeerValue, PolicyEntry, PolicyKey, Posture as PostureValue,
 };
 
 use crate::policy::{
@@ -61,12 +61,16 @@ pub(super) fn decoded_peer(value: PeerValue) -> Peer {
     Peer { class: ClassId(value.class), node: value.flags & PEER_NODE != 0 }
 }
 
-pub(super) fn posture(posture: Posture) -> PostureValue {
+/// `filling` is another for every map that an index is given to.
+pub(super) fn posture(posture: Posture, filling: u32) -> PostureValue {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     PostureValue {
         // Without a map the programs drop what is policed.
         map: posture.map.map_or(u32::MAX, |map| map.0),
-        flags: POSTURE_KNOWN | flag(posture.ingress, POSTURE_INGRESS) | flag(posture.egress, POSTURE_EGRESS),
+        flags: POSTURE_KNOWN
+            | flag(posture.ingress, POSTURE_INGRESS)
+            | flag(posture.egress, POSTURE_EGRESS)
+            | filling << POSTURE_FILLING_SHIFT,
     }
 }
 
@@ -113,7 +117,8 @@ mod tests {
             Posture { map: Some(PolicyMap(3)), ingress: true, egress: false },
             Posture { map: None, ingress: false, egress: false },
         ] {
-            assert_eq!(decoded_posture(posture(value)), Some(value));
+            assert_eq!(decoded_posture(posture(value, 0)), Some(value));
+            assert_eq!(decoded_posture(posture(value, u32::MAX)), Some(value));
         }
         assert_eq!(decoded_posture(PostureValue::default()), None);
         let node = Peer { class: ClassId(2), node: true };

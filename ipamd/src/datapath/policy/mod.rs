@@ -5,7 +5,7 @@ mod inner;
 mod stock;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -83,6 +83,9 @@ pub struct PolicyTables {
     stock: Stock,
     current: Set,
     begun: Option<Set>,
+    /// A number for each policy map in use, by which the programs tell it from one that was at its index before.
+    fillings: BTreeMap<PolicyMap, u32>,
+    last_filling: u32,
     /// Policy maps of an earlier daemon, in force until the first switch.
     left_behind: Vec<u32>,
 }
@@ -143,6 +146,8 @@ impl PolicyTables {
             stock,
             current,
             begun: None,
+            fillings: BTreeMap::new(),
+            last_filling: 0,
             left_behind,
         })
     }
@@ -344,7 +349,8 @@ impl Tables for PolicyTables {
     }
 
     fn put_posture(&mut self, slot: Slot, posture: Posture) -> Result<(), TableError> {
-        Ok(self.write_posture(slot, encode::posture(posture))?)
+        let filling = posture.map.and_then(|map| self.fillings.get(&map)).copied().unwrap_or_default();
+        Ok(self.write_posture(slot, encode::posture(posture, filling))?)
     }
 
     fn clear_posture(&mut self, slot: Slot) -> Result<(), TableError> {
@@ -357,6 +363,8 @@ impl Tables for PolicyTables {
             self.stock.retire(index);
             return Err(error.into());
         }
+        self.last_filling = self.last_filling.wrapping_add(1);
+        self.fillings.insert(PolicyMap(index), self.last_filling);
         Ok(PolicyMap(index))
     }
 
@@ -365,6 +373,7 @@ impl Tables for PolicyTables {
     }
 
     fn retire_map(&mut self, map: PolicyMap) {
+        self.fillings.remove(&map);
         self.stock.retire(map.0);
     }
 
