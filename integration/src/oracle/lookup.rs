@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use ipamd::policy::{
-    enforce::tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, Slot, TableError, Tables},
     model,
+    tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, Slot, TableError, Tables},
 };
 
 use super::packet::{Direction, Flow};

@@ -12,9 +12,8 @@ use ipamd::{
         manifest,
         objects::{Batch, Change, Object},
     },
-    policy::enforce::{
-        Enforcer, LocalEndpoint,
-        memory::Memory,
+    policy::{
+        enforce::{Enforcer, LocalEndpoint, memory::Memory},
         tables::{RuleId, Slot, Tables},
     },
 };

@@ -42,7 +42,7 @@ use self::{
     load::{Loaded, Programs},
     maps::TypedMap,
 };
-use crate::policy::enforce::tables::Slot;
+use crate::policy::tables::Slot;
 
 /// How many events one processor may tell a tick (1.07 s).
 const EVENT_RATE: u32 = 2_000;

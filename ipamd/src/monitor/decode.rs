@@ -5,10 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bpf::layout::{DROP_REASONS, EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG, Event, Ip4, Plain};
 use ipamd_api::policy::{EventKind, Verdict};
 
-use crate::policy::{
-    enforce::{SeenFlow, tables::RuleId},
-    model::protocol,
-};
+use crate::policy::{enforce::SeenFlow, model::protocol, tables::RuleId};
 
 /// What the programs tell, without names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

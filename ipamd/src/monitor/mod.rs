@@ -31,7 +31,10 @@ pub use self::{
 };
 use crate::{
     datapath::{Datapath, DatapathError},
-    policy::enforce::{Enforcer, SeenFlow, tables::RuleId},
+    policy::{
+        enforce::{Enforcer, SeenFlow},
+        tables::RuleId,
+    },
 };
 
 /// The programs, as they tell.

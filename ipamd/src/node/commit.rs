@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
 
 use super::{Node, Placed, entry, internal, local_endpoint};
-use crate::{policy::enforce::tables::Slot, store::Batch};
+use crate::{policy::tables::Slot, store::Batch};
 
 impl Node {
     /// Tells the programs of an attachment once its record is durable.

@@ -33,7 +33,10 @@ use crate::{
     attachment::Attachment,
     datapath::EndpointEntry,
     ipam::{Allocator, Pool},
-    policy::enforce::{Enforcer, LocalEndpoint, tables::Slot},
+    policy::{
+        enforce::{Enforcer, LocalEndpoint},
+        tables::Slot,
+    },
     store::{Batch, Loaded, Store, StoreError, Ticket},
 };
 

@@ -8,7 +8,7 @@ use ipamd_api::AttachmentKey;
 use crate::{
     attachment::Attachment,
     datapath::{DatapathError, EndpointEntry},
-    policy::enforce::{LocalEndpoint, tables::Slot},
+    policy::{enforce::LocalEndpoint, tables::Slot},
 };
 
 /// An endpoint that is committed.

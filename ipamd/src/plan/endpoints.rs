@@ -82,7 +82,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{attachment::Attachment, netlink::Link, node::Placed, policy::enforce::tables::Slot};
+    use crate::{attachment::Attachment, netlink::Link, node::Placed, policy::tables::Slot};
 
     fn pools() -> Vec<Pool> {
         vec![Pool::new("p", "10.88.0.0/16".parse().unwrap()).unwrap()]

@@ -61,7 +61,7 @@ mod tests {
     use ipamd_api::MacAddr;
 
     use super::*;
-    use crate::{datapath::EndpointEntry, netlink::Link, policy::enforce::tables::Slot};
+    use crate::{datapath::EndpointEntry, netlink::Link, policy::tables::Slot};
 
     fn key() -> AttachmentKey {
         AttachmentKey { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() }

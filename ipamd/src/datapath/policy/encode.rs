@@ -7,8 +7,8 @@ use bpf::layout::{
 };
 
 use crate::policy::{
-    enforce::tables::{ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId},
     model::Direction,
+    tables::{ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId},
 };
 
 /// Bits of a key before the port: whose entry it is, a zero and the protocol.

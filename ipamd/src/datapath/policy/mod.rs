@@ -25,7 +25,7 @@ use self::{
     stock::Stock,
 };
 use super::{Datapath, DatapathError, maps};
-use crate::policy::enforce::tables::{
+use crate::policy::tables::{
     EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, TableError, Tables,
 };
 

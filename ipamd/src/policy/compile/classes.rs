@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cluster::objects::{Kind, NamedPort, ObjectId},
-    policy::{enforce::tables::ClassId, model::ItemSelector},
+    policy::{model::ItemSelector, tables::ClassId},
 };
 
 /// What is known of exactly one address or prefix.

@@ -2,8 +2,8 @@
 
 use super::rules::{Decision, PeerRules};
 use crate::policy::{
-    enforce::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId},
     model::protocol::{has_ports, is_icmp},
+    tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId},
 };
 
 /// What follows for one key.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::objects::ObjectId,
-    policy::{enforce::tables::RuleId, model::Direction},
+    policy::{model::Direction, tables::RuleId},
 };
 
 /// What decided.

@@ -15,11 +15,11 @@ use super::{
 use crate::{
     cluster::objects::{NamedPort, ObjectId},
     policy::{
-        enforce::tables::RuleId,
         model::{
             Direction, Entity, Family, Icmp, Order, Policy, Ports, Rule, Tier, TierDefault, Traffic,
             protocol::{SCTP, TCP, UDP, UDPLITE, has_ports},
         },
+        tables::RuleId,
     },
 };
 

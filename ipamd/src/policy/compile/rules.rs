@@ -1,8 +1,8 @@
 //! An endpoint's rules as they are looked up: in order, with predicates about addresses as numbers.
 
 use crate::policy::{
-    enforce::tables::RuleId,
     model::{Action, Direction, TierDefault, protocol},
+    tables::RuleId,
 };
 
 /// A predicate about addresses.

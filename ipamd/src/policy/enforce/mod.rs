@@ -9,7 +9,6 @@ mod peers;
 mod rebuild;
 mod settle;
 mod state;
-pub mod tables;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -24,13 +23,10 @@ use std::{
 use ipamd_api::AttachmentKey;
 
 pub use self::{apply::EnforceError, explain::SeenFlow, listing::Counts, settle::Writes};
-use self::{
-    settle::Unsettled,
-    state::State,
-    tables::{Slot, TableError, Tables},
-};
+use self::{settle::Unsettled, state::State};
 use crate::cluster::objects::{Batch, Change};
 pub use crate::policy::compile::world::LocalEndpoint;
+use crate::policy::tables::{self, Slot, TableError, Tables};
 
 /// Enforces the policies of the cluster on the endpoints of this node.
 #[derive(Debug)]

@@ -9,10 +9,8 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::policy::{
-    enforce::tables::{
-        ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, TableError,
-    },
     model::Direction,
+    tables::{ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, TableError},
 };
 
 type Look = Box<dyn Fn(&Memory) + Send>;
