@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::{
     cluster::{Source, Standalone, directory::Directory},
     config::Config,
+    memory,
     metrics::Metrics,
     node::Node,
     policy::enforce::Enforcer,
@@ -64,6 +65,8 @@ impl Following {
             runtime.block_on(async {
                 let first = source.next().await;
                 let started = followers.begin(first, node_addresses);
+                // Reading the whole cluster takes several times what is kept of it.
+                memory::give_back();
                 let failed = started.is_err();
                 // Nobody waits for it if the daemon is on its way out.
                 let _ = begun.send(started);

@@ -18,6 +18,15 @@ pub fn allow_files() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
+/// Gives memory back that was needed for a while.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim only returns free pages of the allocator's to the kernel.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Tells the kernel and the allocator to spend memory only on what is used. To be called before any thread starts.
 ///
 /// - No transparent huge pages: sled has tables of megabytes of which it touches a page or two, and a huge page

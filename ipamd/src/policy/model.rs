@@ -132,6 +132,20 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Gives back the room that its lists have left over: clusters have many policies.
+    pub fn shrink_to_fit(&mut self) {
+        for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
+            for rule in rules.iter_mut() {
+                rule.sources.shrink_to_fit();
+                rule.destinations.shrink_to_fit();
+                rule.traffic.shrink_to_fit();
+            }
+            rules.shrink_to_fit();
+        }
+    }
+}
+
 /// What a rule does with what it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Action {

@@ -220,7 +220,7 @@ fn type_of<'a>(node: &'a Node, list: Option<&'a Node>) -> Result<(&'a str, &'a s
 
 /// Reads an object of a kind.
 fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Object, FieldError> {
-    match kind {
+    let mut object = match kind {
         Kind::NetworkPolicy => kubernetes::read(document, Some(origin)),
         Kind::NetworkSet
         | Kind::GlobalNetworkSet
@@ -229,5 +229,10 @@ fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Object, FieldEr
         | Kind::GlobalNetworkPolicy => calico::read(kind, document, Some(origin)),
         Kind::ClusterNetworkPolicy => cluster_policy::read(document, Some(origin)),
         Kind::Namespace | Kind::Pod | Kind::ServiceAccount | Kind::Node => v1::read(kind, document),
+    }?;
+    if let Object::Policy(policy) = &mut object {
+        // Nobody else has it yet.
+        Arc::make_mut(policy).shrink_to_fit();
     }
+    Ok(object)
 }

@@ -14,8 +14,7 @@ use std::{
 use bpf::{
     attach::Pins,
     layout::{
-        Ip4, Ip6, POSTURE_KNOWN, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey,
-        Posture as PostureValue,
+        Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
     },
 };
 use ipnetwork::IpNetwork;
@@ -65,7 +64,7 @@ pub struct PolicyTables {
     fillings: BTreeMap<PolicyMap, u32>,
     last_filling: u32,
     /// Policy maps of an earlier daemon, in force until the first switch.
-    left_behind: Vec<u32>,
+    left_behind: BTreeSet<u32>,
 }
 
 impl PolicyTables {
@@ -92,11 +91,10 @@ impl PolicyTables {
         let policies = pinned("policies")?;
         let number = datapath.peer_set()?;
         let postures = pinned("postures")?;
-        let in_force = named(&postures, number)?;
-        let (left_behind, out_of_use): (Vec<_>, Vec<_>) =
-            occupied(&policies)?.into_iter().partition(|it| in_force.contains(it));
+        // What else the array holds is out of use, and overwritten in time: looking costs a grace period for each index
+        // on kernels before 6.8.
+        let left_behind = named(&postures, number)?;
         let stock = Stock::new(policies, shape, &left_behind)?;
-        stock.retire_left_behind(out_of_use);
         let current = match outer.adopt(number)? {
             Some(set) => set,
             None => outer.create(number, sizes)?,
@@ -166,20 +164,10 @@ fn named(postures: &MapHandle, set: u32) -> Result<BTreeSet<u32>, DatapathError>
     for slot in 0..POSTURE_SLOTS {
         let at = set * POSTURE_SLOTS + slot;
         let value: Option<PostureValue> = get(postures, "postures", at.as_bytes())?;
-        maps.extend(value.filter(|value| value.flags & POSTURE_KNOWN != 0).map(|value| value.map));
+        let posture = value.and_then(encode::decoded_posture);
+        maps.extend(posture.and_then(|posture| posture.map).map(|map| map.0));
     }
     Ok(maps)
-}
-
-/// The indices of an array of maps that hold one.
-fn occupied(outer: &MapHandle) -> Result<Vec<u32>, DatapathError> {
-    let mut indices = Vec::new();
-    for index in 0..outer.max_entries() {
-        if get::<u32>(outer, "policies", index.as_bytes())?.is_some() {
-            indices.push(index);
-        }
-    }
-    Ok(indices)
 }
 
 impl Tables for PolicyTables {

@@ -21,10 +21,11 @@ use super::{
     inner::{Shape, memory, put_inner},
 };
 
-/// Fewer spares than this, and more are made: a burst of changes uses one each, some 100 while more are on the way.
+/// Fewer spares than this, and more are made, up to as many as [`MANY`]: a burst of changes uses one each.
 const FEW: usize = 128;
-/// So many are made at a time.
-const MADE: usize = 256;
+const MANY: usize = 256;
+/// So many are made at a time: kernels before 6.8 wait for each.
+const MADE: usize = 64;
 
 /// The array of policy maps.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ struct Shelves {
 
 impl Stock {
     /// The stock in `outer`, but for the indices `taken`, which an earlier daemon has in force.
-    pub fn new(outer: MapHandle, shape: Shape, taken: &[u32]) -> Result<Self, DatapathError> {
+    pub fn new(outer: MapHandle, shape: Shape, taken: &BTreeSet<u32>) -> Result<Self, DatapathError> {
         let empty = shape.create()?;
         let free = (0..outer.max_entries()).filter(|index| !taken.contains(index)).collect();
         let shelves = Mutex::new(Shelves { free, ..Shelves::default() });
@@ -72,7 +73,7 @@ impl Stock {
     }
 
     /// Gives up what an earlier daemon left.
-    pub fn retire_left_behind(&self, indices: Vec<u32>) {
+    pub fn retire_left_behind(&self, indices: BTreeSet<u32>) {
         let mut shelves = self.shared.shelves();
         for index in indices {
             shelves.free.remove(&index);
@@ -133,10 +134,15 @@ impl Stock {
 
 fn tend(shared: &Shared, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        let outcome = shared.bury().and_then(|()| {
-            let few = shared.shelves().spares.len() < FEW;
-            if few { shared.restock() } else { Ok(()) }
-        });
+        let mut outcome = shared.bury();
+        let few = shared.spares() < FEW;
+        while few && outcome.is_ok() && shared.spares() < MANY {
+            match shared.restock() {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => outcome = Err(error),
+            }
+        }
         if let Err(error) = outcome {
             tracing::warn!(%error, "policy maps could not be prepared");
         }
@@ -146,6 +152,10 @@ fn tend(shared: &Shared, woken: &Receiver<()>) {
 impl Shared {
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spares(&self) -> usize {
+        self.shelves().spares.len()
     }
 
     /// Frees the indices of maps that were given up, and the maps.
@@ -177,8 +187,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes more spares.
-    fn restock(&self) -> Result<(), DatapathError> {
+    /// Makes more spares; returns how many.
+    fn restock(&self) -> Result<usize, DatapathError> {
         if self.shelves().free.len() < MADE {
             self.bury()?;
         }
@@ -190,7 +200,8 @@ impl Shared {
         for index in &indices {
             shelves.free.remove(index);
         }
+        let made = maps.len();
         shelves.spares.extend(indices.into_iter().zip(maps));
-        Ok(())
+        Ok(made)
     }
 }

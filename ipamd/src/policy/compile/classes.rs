@@ -108,6 +108,8 @@ impl Classes {
             for net in &nets {
                 let items = &mut self.own_mut(*net).items;
                 if !items.contains(id) {
+                    // Nearly always there is one.
+                    items.reserve_exact(1);
                     items.push(id.clone());
                     items.sort_unstable();
                 }
