@@ -74,11 +74,11 @@ impl Enforcer {
             return page;
         }
         let flows = flows.iter().copied().collect::<BTreeSet<_>>();
-        let (before, mut trial) = {
+        let (before, left_out, mut trial) = {
             let state = self.lock();
             let endpoints = state.by_address();
             let judged = flows.iter().filter_map(|flow| Some((*flow, state.judge(flow, &endpoints)?)));
-            (judged.collect::<Vec<_>>(), state.copy())
+            (judged.collect::<Vec<_>>(), state.left_out(), state.copy())
         };
         for object in objects {
             trial.world.put(object);
@@ -101,7 +101,8 @@ impl Enforcer {
             });
             return page;
         }
-        page.refused.extend(trial.left_out());
+        // What is left out today already is no news.
+        page.refused.extend(trial.left_out().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
         for (flow, (was, was_rule)) in before {
             let Some((is, is_rule)) = trial.judge(&flow, &endpoints) else { continue };
