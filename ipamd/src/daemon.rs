@@ -25,8 +25,8 @@ use crate::{
     reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
     released,
+    requests::NodeService,
     server::{self, Limits},
-    service::NodeService,
     store::Store,
 };
 

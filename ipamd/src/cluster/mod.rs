@@ -8,6 +8,7 @@ pub mod field;
 pub mod manifest;
 pub mod objects;
 pub mod place;
+pub mod services;
 pub mod v1;
 
 use std::{future::Future, path::PathBuf, str::FromStr};

@@ -10,6 +10,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
+use super::services::{EndpointSlice, Service};
 use crate::policy::{
     labels::Labels,
     model::{Policy, Tier},
@@ -40,6 +41,10 @@ pub enum Kind {
     GlobalNetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
     ClusterNetworkPolicy,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
 }
 
 impl Kind {
@@ -57,6 +62,8 @@ impl Kind {
             Self::CalicoNetworkPolicy => "CalicoNetworkPolicy",
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 
@@ -69,6 +76,11 @@ impl Kind {
                 | Self::GlobalNetworkPolicy
                 | Self::ClusterNetworkPolicy
         )
+    }
+
+    /// Whether objects of this kind say where services lead.
+    pub fn is_of_services(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
     }
 }
 
@@ -209,6 +221,10 @@ pub enum Object {
     Tier(Tier),
     /// See [`Policy`].
     Policy(Arc<Policy>),
+    /// See [`Service`].
+    Service(Arc<Service>),
+    /// See [`EndpointSlice`].
+    EndpointSlice(Arc<EndpointSlice>),
 }
 
 impl Object {
@@ -230,6 +246,8 @@ impl Object {
             }
             Self::Tier(it) => id(Kind::Tier, None, &it.name),
             Self::Policy(it) => it.id.clone(),
+            Self::Service(it) => id(Kind::Service, Some(&it.namespace), &it.name),
+            Self::EndpointSlice(it) => id(Kind::EndpointSlice, Some(&it.namespace), &it.name),
         }
     }
 }

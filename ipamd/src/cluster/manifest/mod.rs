@@ -228,7 +228,12 @@ fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Object, FieldEr
         | Kind::CalicoNetworkPolicy
         | Kind::GlobalNetworkPolicy => calico::read(kind, document, Some(origin)),
         Kind::ClusterNetworkPolicy => cluster_policy::read(document, Some(origin)),
-        Kind::Namespace | Kind::Pod | Kind::ServiceAccount | Kind::Node => v1::read(kind, document),
+        Kind::Namespace
+        | Kind::Pod
+        | Kind::ServiceAccount
+        | Kind::Node
+        | Kind::Service
+        | Kind::EndpointSlice => v1::read(kind, document),
     }?;
     if let Object::Policy(policy) = &mut object {
         // Nobody else has it yet.

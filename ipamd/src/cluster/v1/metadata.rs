@@ -70,7 +70,9 @@ fn is_namespaced(kind: Kind) -> bool {
         | Kind::ServiceAccount
         | Kind::NetworkSet
         | Kind::NetworkPolicy
-        | Kind::CalicoNetworkPolicy => true,
+        | Kind::CalicoNetworkPolicy
+        | Kind::Service
+        | Kind::EndpointSlice => true,
         Kind::Namespace
         | Kind::Node
         | Kind::GlobalNetworkSet

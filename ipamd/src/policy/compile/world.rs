@@ -108,6 +108,8 @@ impl World {
             Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
             Object::Policy(it) => self.policies.insert(id, it).map(Object::Policy),
+            // Policy is about the endpoints behind a service.
+            Object::Service(_) | Object::EndpointSlice(_) => None,
         }
     }
 
@@ -131,6 +133,7 @@ impl World {
             | Kind::CalicoNetworkPolicy
             | Kind::GlobalNetworkPolicy
             | Kind::ClusterNetworkPolicy => self.policies.remove(id).map(Object::Policy),
+            Kind::Service | Kind::EndpointSlice => None,
         }
     }
 

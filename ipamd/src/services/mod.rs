@@ -1,0 +1,1 @@
+//! Services: where connections to them go. What decides is here; [`crate::datapath`] performs.
