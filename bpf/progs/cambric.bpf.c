@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Cambric's TC programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
+ * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, policy.h, masquerade.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, serve.h, policy.h, settle.h, claim.h -> rewrite.h -> forward.h
  *
- * and path.h puts them together for each hook.
+ * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
 #include "common.h"
 #include "decide.h"
@@ -14,9 +14,14 @@
 #include "events.h"
 #include "conntrack.h"
 #include "policy.h"
-#include "masquerade.h"
+#include "service.h"
+#include "socket.h"
+#include "serve.h"
+#include "claim.h"
 #include "judge.h"
+#include "settle.h"
 #include "rewrite.h"
+#include "answer.h"
 #include "forward.h"
 #include "path.h"
 #include "end_family.h"
@@ -25,14 +30,20 @@
 #include "events.h"
 #include "conntrack.h"
 #include "policy.h"
-#include "masquerade.h"
+#include "service.h"
+#include "socket.h"
+#include "serve.h"
+#include "claim.h"
 #include "judge.h"
+#include "settle.h"
 #include "rewrite.h"
+#include "answer.h"
 #include "forward.h"
 #include "path.h"
 #include "end_family.h"
 
 #include "arp.h"
+#include "socket_hooks.h"
 
 /* Ingress of an endpoint's host end. */
 SEC("tc")

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
@@ -89,6 +90,20 @@ enum {
 #define JUDGE_KNOWN 1 /* the flow has an entry, which the packet does not fit */
 #define JUDGE_ELSEWHERE 2 /* not at the hook where packets of this sort enter the host */
 
+/* What becomes of the source of a packet that leaves the node. */
+enum hiding {
+	KEEP_SOURCE,
+	MASQUERADE, /* it becomes the node's where the destination is beyond the cluster */
+	HIDE_SOURCE, /* it becomes the node's, so that the answer comes back here */
+};
+
+/* What becomes of a connect, or of a datagram that a socket sends. */
+enum {
+	SOCKET_AS_IS,
+	SOCKET_LED, /* to a backend */
+	SOCKET_REFUSED,
+};
+
 static __always_inline int drop(enum drop_reason reason)
 {
 	__u32 key = reason;
@@ -141,6 +156,22 @@ static __always_inline bool within_budget(const struct node *node)
 	}
 	budget->left--;
 	return true;
+}
+
+/* A checksum from the sum of what it covers. RFC 1071. */
+static __always_inline __be16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* Whether a port (network byte order) is of those in a row. */
+static __always_inline bool has_port(enum port_row row, __be16 port)
+{
+	__u32 number = bpf_ntohs(port), at = row * PORT_WORDS + number / 64;
+	__u64 *word = bpf_map_lookup_elem(&ports, &at);
+
+	return word && *word >> number % 64 & 1;
 }
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)

@@ -21,42 +21,38 @@ static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol,
 	return now - entry->seen > lifetime(protocol, entry->flags);
 }
 
-/* The other entry of a masqueraded flow. That it is looked up also keeps it from being evicted. An echo's identifier,
- * which changes, stands on both sides. */
-static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
+/* The other entry of a translated flow. That it is looked up also keeps it from being evicted. */
+static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
 {
 	CT_KEY key;
-	bool echo = is_icmp(packet->protocol);
+	__u32 from = side & 1, to = from ^ 1;
 
-	if (nat == NAT_SOURCE)
-		FN(make_key)(&key, packet->protocol, &entry->nat_address, entry->nat_port, &packet->destination,
-			     echo ? entry->nat_port : packet->destination_port);
-	else
-		FN(make_key)(&key, packet->protocol, &packet->source, echo ? entry->nat_port : packet->source_port,
-			     &entry->nat_address, entry->nat_port);
+	FN(make_key)(&key, packet->protocol, &entry->nat_address[from], entry->nat_port[from],
+		     &entry->nat_address[to], entry->nat_port[to]);
 	return FN(find)(&key);
 }
 
-static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, bool against)
+static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 side,
+					 bool against)
 {
 	__u32 zero = 0, what = TELL(EVENT_END, DROP_NONE, EVENT_NO_DIRECTION);
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
-	if (!room || !state || !(state->events & EVENTS_FLOWS) || !FN(is_sampled)(packet, state) ||
-	    !within_budget(state))
+	if (!room || !state || !(state->events & EVENTS_FLOWS))
+		return;
+
+	PACKET inside = *packet;
+
+	if (nat & NAT_DESTINATION) {
+		inside.destination = entry->nat_address[(side ^ 1) & 1];
+		inside.destination_port = entry->nat_port[(side ^ 1) & 1];
+	}
+	if (!FN(is_sampled)(&inside, state) || !within_budget(state))
 		return;
 	room->answer.rule = room->answer.log = 0;
 	room->icmp = 0;
-	if (nat == NAT_DESTINATION) {
-		PACKET inside = *packet;
-
-		inside.destination = entry->nat_address;
-		inside.destination_port = entry->nat_port;
-		FN(tell)(&inside, what | TELL_AGAINST, 0);
-	} else {
-		FN(tell)(packet, what | (against ? TELL_AGAINST : 0), 0);
-	}
+	FN(tell)(&inside, against ? what | TELL_AGAINST : what, 0);
 }
 
 __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 flags, __u32 now)
@@ -64,24 +60,31 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 f
 	if (!packet || !entry)
 		return 0;
 
+	bool against = flags & CT_REPLIED;
 	bool ends = !is_closed(entry->flags) && is_closed(entry->flags | flags);
+	/* Who has reset sends nothing any more but resets; if it does, somebody else has forged it. */
+	__u32 forged = packet->protocol == IPPROTO_TCP && !(flags & CT_RESET) && entry->flags & CT_RESET &&
+				       against == !!(entry->flags & CT_RESET_BY_REPLIER) ?
+			       CT_RESET | CT_RESET_BY_REPLIER :
+			       0;
+	__u32 side = (entry->opener ^ against) & 1;
 
 	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. */
-	entry->flags |= flags;
+	entry->flags = (entry->flags & ~forged) | flags;
 	entry->seen = now;
 	if (nat != NAT_NONE) {
-		CT_ENTRY *mate = FN(find_mate)(packet, entry, nat);
+		CT_ENTRY *mate = FN(find_mate)(packet, entry, side);
 
 		if (mate) {
-			mate->flags |= flags;
+			mate->flags = (mate->flags & ~forged) | flags;
 			mate->seen = now;
-		} else if (nat == NAT_SOURCE) {
+		} else if (!against) {
 			/* Evicted: judged anew, the flow gets it back. */
 			entry->epoch--;
 		}
 	}
 	if (unlikely(ends))
-		FN(tell_end)(packet, entry, nat, flags & CT_REPLIED);
+		FN(tell_end)(packet, entry, nat, side, against);
 	return 0;
 }
 
@@ -96,9 +99,9 @@ static __always_inline void FN(track)(const PACKET *packet, CT_ENTRY *entry, con
 	if (packet->kind == PACKET_ERROR)
 		return;
 	if (packet->flags & TCP_RST)
-		flags |= CT_RESET;
+		flags |= by_opener ? CT_RESET : CT_RESET | CT_RESET_BY_REPLIER;
 	else if (packet->flags & TCP_FIN)
 		flags |= by_opener ? CT_FIN_OPENER : CT_FIN_REPLIER;
-	if (unlikely(entry->seen != now || (entry->flags & flags) != flags))
+	if (unlikely(entry->seen != now || (entry->flags & flags) != flags || entry->flags & CT_RESET))
 		FN(note)(packet, entry, way->nat, flags, now);
 }

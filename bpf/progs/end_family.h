@@ -11,6 +11,14 @@
 #undef FRAGMENT
 #undef PREFIX
 #undef PACKET
+#undef FRONTEND_KEY
+#undef BACKEND
+#undef MEMBER
+#undef CLIENT
+#undef AFFINITY
+#undef SOURCE_RANGE
+#undef SOCKET_KEY
+#undef SOCKET_PEER
 #undef WORDS
 #undef IP_OFFSET
 #undef ECHO_REQUEST
@@ -18,5 +26,10 @@
 #undef TELL_AGAINST
 #undef POLICE_BY_STACK
 #undef POLICE_AGAINST
-#undef MASQUERADE_ATTEMPTS
+#undef CLAIM_ATTEMPTS
+#undef CLAIM_OF_NODE
+#undef CLAIM_TAKE_CLOSED
+#undef IP_HEADER
+#undef PORT_UNREACHABLE
+#undef TOO_LARGE
 #undef NOT_FOR_ENDPOINT

@@ -15,6 +15,14 @@
 #define FRAGMENT struct JOIN(fragment, FAMILY)
 #define PREFIX struct JOIN(prefix, FAMILY)
 #define PACKET struct JOIN(packet, FAMILY)
+#define FRONTEND_KEY struct JOIN(frontend_key, FAMILY)
+#define BACKEND struct JOIN(backend, FAMILY)
+#define MEMBER struct JOIN(member, FAMILY)
+#define CLIENT struct JOIN(client, FAMILY)
+#define AFFINITY struct JOIN(affinity, FAMILY)
+#define SOURCE_RANGE struct JOIN(source_range, FAMILY)
+#define SOCKET_KEY struct JOIN(socket_key, FAMILY)
+#define SOCKET_PEER struct JOIN(socket_peer, FAMILY)
 #define WORDS ((int)(sizeof(ADDRESS) / sizeof(__be32)))
 
 /* A parsed packet. Addresses and ports are those of the flow in the packet's way: for an ICMP error, which goes

@@ -17,25 +17,23 @@ static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKE
 	       (packet->protocol != IPPROTO_TCP && skb->gso_size + packet->transport - ETH_HLEN + header > way->mtu);
 }
 
+/* Sends a packet on, changed as its way says. */
 static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
-				       const struct ct_way *way)
+				       const struct ct_way *way, __u32 side)
 {
 	__u32 egress = way->egress;
 	__u8 via = way->via;
 
+	if (way->nat != NAT_NONE) {
+		int reason = FN(rewrite)(skb, packet, entry, side, way->nat);
+
+		if (reason)
+			return FN(refuse)(packet, reason, skb->ifindex);
+	}
 	if (via == VIA_PEER || via == VIA_HOST_END) {
 		void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 		struct ethhdr *ethernet = data;
 
-		if (way->nat != NAT_NONE) {
-			int reason = FN(rewrite)(skb, packet, entry, way->nat);
-
-			if (reason)
-				return FN(refuse)(packet, reason, skb->ifindex);
-			data = (void *)(long)skb->data;
-			end = (void *)(long)skb->data_end;
-			ethernet = data;
-		}
 		if ((void *)(ethernet + 1) > end)
 			return drop(DROP_MALFORMED);
 		copy_mac(ethernet->h_dest, way->destination_mac);
@@ -45,12 +43,6 @@ static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *pack
 	if (via == VIA_UPLINK) {
 		struct bpf_redir_neigh next_hop = {};
 
-		if (way->nat != NAT_NONE) {
-			int reason = FN(rewrite)(skb, packet, entry, way->nat);
-
-			if (reason)
-				return FN(refuse)(packet, reason, skb->ifindex);
-		}
 		if (FN(is_zero)(&entry->next_hop))
 			return bpf_redirect_neigh(egress, NULL, 0, 0);
 #if FAMILY == 4

@@ -32,7 +32,15 @@ struct node {
 	__u32 sample;
 	/* How many events one processor may tell a tick, besides those of rules that log. */
 	__u32 event_rate;
+	/* How services treat what comes from outside: EXTERNAL_*. */
+	__u32 external;
+	/* An address of the node that an endpoint sees as the client when it is its own service's backend. */
+	struct ip4 hairpin4;
+	struct ip6 hairpin6;
 };
+
+#define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
+#define EXTERNAL_HOST_BACKENDS 2 /* there are backends in the node's own namespace */
 
 #define EVENTS_FLOWS 1 /* new flows, and their ends */
 #define EVENTS_DROPS 2 /* every drop; without it, only what policy refuses */
@@ -153,11 +161,10 @@ enum ct_via {
 	VIA_UPLINK, /* out of an uplink, by way of the neighbour table */
 };
 
-enum ct_nat {
-	NAT_NONE,
-	NAT_SOURCE, /* the source becomes nat_address, nat_port */
-	NAT_DESTINATION, /* the destination becomes nat_address, nat_port */
-};
+/* What is translated of the packets of one way: their source, their destination, both. */
+#define NAT_NONE 0
+#define NAT_SOURCE 1
+#define NAT_DESTINATION 2
 
 /* One way of a flow: the packets that come from that side. */
 struct ct_way {
@@ -165,7 +172,7 @@ struct ct_way {
 	__u32 egress; /* interface they leave by; 0 for VIA_STACK */
 	__u16 mtu; /* of that interface or route, bytes; 0: unknown */
 	__u8 via; /* enum ct_via */
-	__u8 nat; /* enum ct_nat */
+	__u8 nat; /* NAT_* */
 	__u8 sender_mac[MAC_LENGTH]; /* that the endpoint must send from */
 	__u8 destination_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
 	__u8 source_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
@@ -177,17 +184,21 @@ struct ct_way {
 #define CT_FIN_REPLIER 4
 #define CT_RESET 8
 #define CT_BY_STACK 16 /* reached its endpoint through the host's stack: replies go back the same way */
+#define CT_FAR_VIEW 32 /* the entry of a translated flow as the other side sees it: the opener's packets have another key */
+#define CT_RESET_BY_REPLIER 64 /* who sent the reset that CT_RESET tells of */
 
-/* Values of `conntrack4`, `conntrack6`. A masqueraded flow has two entries: one as the pod sees it, one as the
- * network sees it; each holds the other's key in its nat_* fields. way[i] is the way of what key.address[i] sends. */
+/* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
+ * side does; each holds the other's key: key.address[i], key.port[i] are nat_address[i], nat_port[i] there. way[i] is
+ * the way of what key.address[i] sends. */
 struct ct_entry4 {
 	__u32 epoch;
 	__u32 seen; /* tick of the last packet */
 	__u32 flags; /* CT_* */
+	__u32 service; /* whose backend the flow goes to; 0: none's */
 	__u8 opener; /* index of the side that opened the flow */
-	__u8 pad;
-	__be16 nat_port;
-	struct ip4 nat_address;
+	__u8 pad[3];
+	__be16 nat_port[2];
+	struct ip4 nat_address[2];
 	struct ip4 next_hop; /* for VIA_UPLINK; zero: ask the routing table */
 	struct ct_way way[2];
 };
@@ -196,10 +207,11 @@ struct ct_entry6 {
 	__u32 epoch;
 	__u32 seen;
 	__u32 flags;
+	__u32 service;
 	__u8 opener;
-	__u8 pad;
-	__be16 nat_port;
-	struct ip6 nat_address;
+	__u8 pad[3];
+	__be16 nat_port[2];
+	struct ip6 nat_address[2];
 	struct ip6 next_hop;
 	struct ct_way way[2];
 };
@@ -257,6 +269,12 @@ enum drop_reason {
 	DROP_POLICY_EGRESS, /* the sender's policy refuses the flow */
 	DROP_POLICY_INGRESS, /* the receiver's policy refuses the flow */
 	DROP_POLICY_UNKNOWN, /* the endpoint's policy is not known (yet) */
+	DROP_NO_BACKEND, /* the service has no backend, or none at that port; the sender is told */
+	DROP_NO_LOCAL_BACKEND, /* the service's traffic stays on the node, where it has no backend */
+	DROP_SOURCE_RANGE, /* the service does not take load balancer traffic from that source */
+	DROP_PORT_TAKEN, /* a translated flow has the same addresses and ports */
+	DROP_TOO_LARGE, /* larger than the way to the backend takes; the sender is told */
+	DROP_HOPS, /* no hop is left to the backend's node */
 	DROP_REASONS /* their number */
 };
 

@@ -14,27 +14,54 @@ static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, 
 	return bpf_map_lookup_elem(&MAP(endpoints), key);
 }
 
-/* Starts a new entry for the packet's flow from what is remembered of it. */
-static __always_inline void FN(begin)(CT_ENTRY *entry, const CT_ENTRY *old, const PACKET *packet, __u32 side,
+/* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. */
+static __always_inline void FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side,
 				      const struct node *node)
 {
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+
+	*(PACKET *)&room->packet = *packet;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->epoch = node->epoch;
 	entry->seen = ticks();
 	entry->opener = side;
 	if (!old)
 		return;
-	entry->nat_address = old->nat_address;
-	entry->nat_port = old->nat_port;
+	entry->nat_address[0] = old->nat_address[0];
+	entry->nat_address[1] = old->nat_address[1];
+	entry->nat_port[0] = old->nat_port[0];
+	entry->nat_port[1] = old->nat_port[1];
 	if (!is_closed(old->flags) || (packet->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
 		entry->flags = old->flags;
 		entry->opener = old->opener;
+		entry->service = old->service;
 	}
 }
 
-/* Decides how a packet of `source` leaves the node, and whether masqueraded. */
+/* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
+static __always_inline bool FN(is_taken)(const CT_ENTRY *old, const PACKET *packet, __u32 side)
+{
+	return old->flags & CT_FAR_VIEW && old->opener == side && !is_closed(old->flags) &&
+	       !FN(is_expired)(old, packet->protocol, ticks());
+}
+
+/* Has a packet leave with an address of the node as its source. */
+static __always_inline int FN(hide)(CT_ENTRY *entry, __u32 side, const ADDRESS *address)
+{
+	__u32 from = side & 1;
+
+	if (!FN(equal)(&entry->nat_address[from], address)) {
+		entry->nat_address[from] = *address;
+		entry->nat_port[from] = 0;
+	}
+	entry->way[from].nat = NAT_SOURCE;
+	return PARSED;
+}
+
+/* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
+ * in the entry. */
 static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
-				     const struct node *node, bool at_uplink)
+				     __u32 source, bool at_uplink)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct ct_way *way = &entry->way[side & 1];
@@ -86,35 +113,19 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 		__builtin_memcpy(&entry->next_hop, fib->ipv6_dst, sizeof(entry->next_hop));
 #endif
 	}
-
-	if (!node->masquerade || entry->opener != side)
+	if (source == KEEP_SOURCE)
 		return PARSED;
+	if (source == MASQUERADE) {
+		PREFIX *exempt = (PREFIX *)&room->prefix;
 
-	PREFIX *exempt = (PREFIX *)&room->prefix;
-
-	exempt->length = sizeof(ADDRESS) * 8;
-	exempt->address = packet->destination;
-	if (bpf_map_lookup_elem(&MAP(no_masquerade), exempt))
-		return PARSED;
+		exempt->length = sizeof(ADDRESS) * 8;
+		exempt->address = packet->destination;
+		if (bpf_map_lookup_elem(&MAP(no_masquerade), exempt))
+			return PARSED;
+	}
 	if (FN(is_zero)(&uplink->MAP(ipv)))
 		return DROP_NO_MASQUERADE_ADDRESS;
-	if (!FN(equal)(&entry->nat_address, &uplink->MAP(ipv))) {
-		entry->nat_address = uplink->MAP(ipv);
-		entry->nat_port = 0;
-	}
-	way->nat = NAT_SOURCE;
-	return FN(masquerade)(skb, packet);
-}
-
-/* Stores scratch->entry. A flow that is not masqueraded passes without. */
-static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry, __u8 nat)
-{
-	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
-		return PARSED;
-	if (nat != NAT_NONE)
-		return DROP_CONNTRACK_FULL;
-	count(COUNTER_UNTRACKED);
-	return PARSED;
+	return FN(hide)(entry, side, &uplink->MAP(ipv));
 }
 
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
@@ -131,6 +142,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
+	PACKET *seen = (PACKET *)&room->packet;
 	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
 
 	*key = *flow;
@@ -152,16 +164,38 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	if (packet->kind == PACKET_ERROR && !old)
 		return DROP_UNRELATED_ERROR;
-	FN(begin)(entry, old, packet, side, state);
+	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
+		if (FN(is_taken)(old, packet, side))
+			return DROP_PORT_TAKEN;
+		old = NULL;
+	}
+	FN(begin)(room, old, packet, side, state);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	struct endpoint *destination = FN(find_endpoint)(room, &packet->destination);
 	bool against = entry->opener != side;
-	__u32 from = source->slot, to = destination ? destination->slot : 0;
-	int reason = FN(police)(skb, packet, against ? to : from, against ? from : to,
-				(against ? POLICE_AGAINST : 0) |
-					(entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
+	__u8 nat = NAT_NONE;
+	int reason = PARSED;
 
+	if (against && old) {
+		nat = old->way[side & 1].nat;
+		if (nat & NAT_DESTINATION) {
+			seen->destination = old->nat_address[(side ^ 1) & 1];
+			seen->destination_port = old->nat_port[(side ^ 1) & 1];
+		}
+	} else if (!at_uplink) {
+		reason = FN(serve)(side, FROM_INSIDE);
+		if (reason)
+			return reason;
+	}
+
+	struct endpoint *destination = FN(find_endpoint)(room, &seen->destination);
+	__u32 from = source->slot, to = destination ? destination->slot : 0;
+
+	/* An endpoint always reaches itself. */
+	if (from != to)
+		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
+				    (against ? POLICE_AGAINST : 0) |
+					    (entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
 	if (reason)
 		return reason;
 
@@ -173,24 +207,33 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 		/* Its discipline must see what it sends, and the stack leads on from there. */
 		if (destination->flags & ENDPOINT_SHAPED)
 			back->via = VIA_STACK;
+		/* It would not take a packet from its own address. */
+		if (from == to && !against)
+			reason = FN(hide)(entry, side, &state->MAP(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
-		reason = FN(route)(skb, packet, side, room, state, at_uplink);
-		if (reason)
-			return reason;
+		reason = FN(route)(skb, seen, side, room,
+				   !against && state->masquerade ? MASQUERADE : KEEP_SOURCE, at_uplink);
 	}
-	if (source->flags & ENDPOINT_SHAPED || entry->flags & CT_BY_STACK)
+	if (reason)
+		return reason;
+	/* The stack takes no packet from outside that has an address of its own. */
+	if ((source->flags & ENDPOINT_SHAPED && !(entry->service && way->nat & NAT_SOURCE)) ||
+	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)
 		back->via = VIA_STACK;
 	if (!old)
-		FN(tell_flow)(packet, state, skb->ifindex);
-	return FN(remember)(key, entry, way->nat);
+		FN(tell_flow)(seen, state, skb->ifindex);
+	if (against)
+		way->nat = nat;
+	return PARSED;
 }
 
-/* Not a reason: the packet is not for a local endpoint. */
+/* Not a reason: the packet is not about a flow of a local endpoint. */
 #define NOT_FOR_ENDPOINT (-1)
 
-/* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. */
+/* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. And what comes
+ * from the network for a service, or from a service's backend on another node. */
 __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 					 __u32 how)
 {
@@ -204,55 +247,79 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
+	PACKET *seen = (PACKET *)&room->packet;
 
 	*key = *flow;
 
 	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
-	ADDRESS address = packet->destination;
-	__u8 nat = NAT_NONE;
 
-	if (old && old->way[side & 1].nat == NAT_DESTINATION) {
-		nat = NAT_DESTINATION;
-		address = old->nat_address;
+	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
+		if (FN(is_taken)(old, packet, side))
+			return DROP_PORT_TAKEN;
+		old = NULL;
+	}
+	FN(begin)(room, old, packet, side, state);
+
+	bool against = entry->opener != side;
+	__u8 nat = NAT_NONE;
+	int reason = PARSED;
+
+	if (against && old) {
+		nat = old->way[side & 1].nat;
+		if (nat & NAT_DESTINATION) {
+			seen->destination = old->nat_address[(side ^ 1) & 1];
+			seen->destination_port = old->nat_port[(side ^ 1) & 1];
+		} else if (by_stack && old->service && !(old->flags & CT_FAR_VIEW)) {
+			/* Translated back already, on its way into the stack. */
+			seen->source = old->nat_address[side & 1];
+			seen->source_port = old->nat_port[side & 1];
+		}
+	} else if (!by_stack) {
+		reason = FN(serve)(side, FROM_OUTSIDE);
+		if (reason)
+			return reason;
 	}
 
-	struct endpoint *destination = FN(find_endpoint)(room, &address);
-	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
+	struct endpoint *destination = FN(find_endpoint)(room, &seen->destination);
+	struct endpoint *source = FN(find_endpoint)(room, &seen->source);
 
 	if (by_stack) {
 		if (!destination || destination->ifindex != skb->ifindex)
 			return DROP_UNKNOWN_ENDPOINT;
 	} else {
-		if (!destination)
+		if (!destination && !entry->service && !nat)
 			return NOT_FOR_ENDPOINT;
 		if (source)
 			return DROP_FORGED_ENDPOINT;
 	}
 	if (packet->kind == PACKET_ERROR && !old)
-		return by_stack ? PARSED : DROP_UNRELATED_ERROR;
-	FN(begin)(entry, old, packet, side, state);
+		return by_stack ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	bool against = entry->opener != side;
-	__u32 from = source ? source->slot : 0, to = destination->slot;
+	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
 
 	if (by_stack && !against)
 		entry->flags |= CT_BY_STACK;
-
-	int reason = FN(police)(skb, packet, against ? to : from, against ? from : to,
-				(against ? POLICE_AGAINST : 0) |
-					(entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
-
+	reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
+			    (against ? POLICE_AGAINST : 0) |
+				    (entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
 	if (reason)
 		return reason;
-	deliver_to(way, destination);
-	way->nat = nat;
-	sent_by(back, destination);
-	/* The endpoint's next packet decides how it goes on. */
+	if (destination) {
+		deliver_to(way, destination);
+		sent_by(back, destination);
+	} else {
+		reason = FN(route)(skb, seen, side, room, against ? KEEP_SOURCE : HIDE_SOURCE, false);
+		if (reason)
+			return reason;
+	}
+	/* The answer's first packet decides how it goes on. */
 	back->via = VIA_UNKNOWN;
 	if (source)
 		sent_by(way, source);
 	if (!old)
-		FN(tell_flow)(packet, state, skb->ifindex);
-	return FN(remember)(key, entry, nat);
+		FN(tell_flow)(seen, state, skb->ifindex);
+	if (against)
+		way->nat = nat;
+	return PARSED;
 }

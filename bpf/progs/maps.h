@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "intf.h"
+#include "maps_service.h"
 
 /* Entries per family. The daemon sets the conntrack's before it loads; an entry costs about 170 bytes of kernel
  * memory for IPv4 and 220 for IPv6, allocated at once. */
@@ -212,6 +213,11 @@ struct scratch {
 	__be16 icmp; /* ICMP: what policies match of it, type << 8 | code */
 	bool against; /* the packet that was judged went against its flow's opener */
 	__u8 pad[5];
+	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
+	struct client6 client; /* or a client4 */
+	struct affinity6 affinity; /* or an affinity4 */
+	struct source_range6 range; /* or a source_range4 */
+	__be32 quote[16]; /* what an error quotes */
 	struct event event;
 };
 

@@ -8,6 +8,15 @@ static __always_inline CT_ENTRY *FN(judged)(void)
 	return room ? (CT_ENTRY *)&room->entry : NULL;
 }
 
+/* Hands a translated packet to the host's stack. */
+static __always_inline int FN(to_stack)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry,
+					const struct ct_way *way, __u32 side)
+{
+	int reason = way->nat == NAT_NONE ? PARSED : FN(rewrite)(skb, packet, entry, side, way->nat);
+
+	return reason ? FN(refuse)(packet, reason, skb->ifindex) : PASS;
+}
+
 /* What an endpoint sends, where it enters the host. */
 static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 {
@@ -34,10 +43,11 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
-		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
+		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+			     FN(settle)(skb, &packet, &key, side);
 
 		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
+			return FN(turn_away)(skb, &packet, reason, true);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
@@ -46,6 +56,12 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	struct ct_way *way = &entry->way[side];
 
 	FN(track)(&packet, entry, way, side);
+	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
+		if (way->via == VIA_STACK)
+			return FN(to_stack)(skb, &packet, entry, way, side);
+		if (way->nat & NAT_DESTINATION && FN(exceeds)(skb, &packet, way))
+			return FN(refuse_large)(skb, &packet, way->mtu, true);
+	}
 	if (way->via == VIA_STACK || FN(exceeds)(skb, &packet, way))
 		return PASS;
 	/* Between endpoints of one node the packet crosses no router. */
@@ -55,7 +71,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 		if (!FN(lower_hops)(skb))
 			return drop(DROP_MALFORMED);
 	}
-	return FN(forward)(skb, &packet, entry, way);
+	return FN(forward)(skb, &packet, entry, way, side);
 }
 
 /* What reaches an endpoint by way of the host's stack, where it leaves the host. */
@@ -75,18 +91,28 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
+	/* On its way here it was judged and translated. */
+	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side && entry->way[side].egress == skb->ifindex)
+		return PASS;
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
 		     entry->way[side].egress != skb->ifindex)) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
 						JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
 
-		return reason ? FN(refuse)(&packet, reason, skb->ifindex) : PASS;
+		if (reason == NOT_FOR_ENDPOINT)
+			return PASS;
+		reason = reason ?: FN(settle)(skb, &packet, &key, side);
+		if (reason)
+			return FN(refuse)(&packet, reason, skb->ifindex);
+		entry = FN(judged)();
+		if (!entry)
+			return drop(DROP_CONNTRACK_FULL);
 	}
 	FN(track)(&packet, entry, &entry->way[side], side);
-	return PASS;
+	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
 }
 
-/* What the network sends. */
+/* What the network sends, to endpoints and to services. */
 static __always_inline int FN(from_network)(struct __sk_buff *skb)
 {
 	PACKET packet = {};
@@ -101,10 +127,11 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		return parsed == DROP_MALFORMED ? drop(parsed) : PASS;
 	if (!state || !uplink)
 		return PASS;
-	/* The host's own: not a port that a masqueraded flow could have. */
+	/* The host's own: no service is at that port, and no masqueraded flow could have it. */
 	if (packet.kind == PACKET_WHOLE && (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
 	    FN(equal)(&packet.destination, &uplink->MAP(ipv)) &&
-	    (__u16)(bpf_ntohs(packet.destination_port) - masquerade_port_first) >= masquerade_port_count)
+	    (__u16)(bpf_ntohs(packet.destination_port) - masquerade_port_first) >= masquerade_port_count &&
+	    !has_port(PORTS_SERVED, packet.destination_port))
 		return PASS;
 
 	__u32 side = FN(key)(&packet, &key) & 1;
@@ -112,10 +139,11 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN)) {
-		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0);
+		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+			     FN(settle)(skb, &packet, &key, side);
 
 		if (reason)
-			return reason == NOT_FOR_ENDPOINT ? PASS : FN(refuse)(&packet, reason, skb->ifindex);
+			return reason == NOT_FOR_ENDPOINT ? PASS : FN(turn_away)(skb, &packet, reason, false);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
@@ -125,16 +153,23 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 
 	FN(track)(&packet, entry, way, side);
 	if (way->via == VIA_STACK)
-		return PASS;
+		return FN(to_stack)(skb, &packet, entry, way, side);
 	if (way->nat == NAT_NONE && (FN(exceeds)(skb, &packet, way) || packet.hops <= 1))
 		return PASS;
-	/* A reply to the node's address has arrived; only what is addressed to the endpoint crosses a router. */
-	if (way->nat == NAT_NONE && !FN(lower_hops)(skb))
+	if (unlikely(way->nat != NAT_NONE && way->via == VIA_UPLINK)) {
+		if (packet.hops <= 1)
+			return FN(refuse)(&packet, DROP_HOPS, skb->ifindex);
+		if (FN(exceeds)(skb, &packet, way))
+			return FN(refuse_large)(skb, &packet, way->mtu, false);
+	}
+	/* What came for an address of the node has arrived; what goes on crosses a router. */
+	if ((way->nat == NAT_NONE || way->via == VIA_UPLINK) && !FN(lower_hops)(skb))
 		return drop(DROP_MALFORMED);
-	return FN(forward)(skb, &packet, entry, way);
+	return FN(forward)(skb, &packet, entry, way, side);
 }
 
-/* What leaves by an uplink: an endpoint's packets that went through the stack are masqueraded here. */
+/* What leaves by an uplink: an endpoint's packets that went through the stack are masqueraded here, and those that the
+ * node answers as a service's backend get the service's address. */
 static __always_inline int FN(to_network)(struct __sk_buff *skb)
 {
 	PACKET packet = {};
@@ -144,9 +179,16 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
 
-	if (!state || !uplink ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &source, sizeof(source)) ||
-	    FN(equal)(&source, &uplink->MAP(ipv)) || FN(parse)(skb, &packet))
+	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &source, sizeof(source)))
+		return PASS;
+
+	bool of_host = FN(equal)(&source, &uplink->MAP(ipv));
+
+	if (of_host && !(state->external & EXTERNAL_HOST_BACKENDS))
+		return PASS;
+	if (FN(parse)(skb, &packet))
+		return PASS;
+	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))
 		return PASS;
 	/* The node's own error about an endpoint's flow. */
 	if (packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source))
@@ -155,27 +197,28 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
+	/* On its way here it was judged and translated. */
+	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side)
+		return PASS;
 	if (!entry || !FN(is_current)(entry, &packet, state->epoch)) {
-		if (!bpf_map_lookup_elem(&MAP(endpoints), &packet.source))
+		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
+			int reason = FN(judge_sent)(skb, &packet, &key, side,
+						    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:
+				     FN(settle)(skb, &packet, &key, side);
+
+			if (reason)
+				return FN(refuse)(&packet, reason, skb->ifindex);
+			entry = FN(judged)();
+			if (!entry)
+				return drop(DROP_CONNTRACK_FULL);
+		} else if (!entry) {
 			return PASS;
-
-		int reason = FN(judge_sent)(skb, &packet, &key, side,
-					    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
-
-		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
-		entry = FN(judged)();
-		if (!entry)
-			return drop(DROP_CONNTRACK_FULL);
+		}
 	}
 
 	struct ct_way *way = &entry->way[side];
 
-	if (way->nat == NAT_SOURCE) {
-		int reason = FN(rewrite)(skb, &packet, entry, NAT_SOURCE);
-
-		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
-	}
-	return PASS;
+	if (entry->service)
+		FN(track)(&packet, entry, way, side);
+	return FN(to_stack)(skb, &packet, entry, way, side);
 }

@@ -34,25 +34,25 @@ static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, 
 	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0);
 }
 
-/* Does to a packet what its way says. */
-__noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
+/* Changes a packet's source or its destination, as a flow's: what an ICMP error quotes is changed with it. `to` is
+ * NAT_SOURCE or NAT_DESTINATION. */
+__noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side,
+				__u32 to)
 {
 	if (!packet || !entry)
 		return DROP_REWRITE_FAILED;
 
-	bool is_source = nat == NAT_SOURCE;
+	bool is_source = to == NAT_SOURCE;
+	__u32 from = (is_source ? side : side ^ 1) & 1;
 	ADDRESS old = is_source ? packet->source : packet->destination;
-	ADDRESS new = entry->nat_address;
+	ADDRESS new = entry->nat_address[from];
 	__be16 old_port = is_source ? packet->source_port : packet->destination_port;
-	__be16 new_port = entry->nat_port;
+	__be16 new_port = entry->nat_port[from];
 	bool echo = is_icmp(packet->protocol);
 	__u32 transport = packet->transport;
 	__u64 flags;
 	int checksum = FN(checksum_offset)(packet->protocol, &flags);
 	__s64 difference = bpf_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
-
-	if (packet->kind == PACKET_LATER_FRAGMENT)
-		goto outer;
 
 	if (packet->kind == PACKET_ERROR) {
 		/* Inside is a packet that went the other way, after its own translation: what is our source is its
@@ -63,11 +63,9 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 
 		if (FN(put_address)(skb, packet->inner, !is_source, &old, &new))
 			return DROP_REWRITE_FAILED;
-		if (FAMILY == 6) {
-			if (bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0) ||
-			    bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
-				return DROP_REWRITE_FAILED;
-		}
+		/* The outer pseudo header changes only where the outer address does. */
+		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0))
+			return DROP_REWRITE_FAILED;
 		if (echo)
 			port_at += offsetof(struct icmp_header, id);
 		else if (is_source)
@@ -77,10 +75,12 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
 				return DROP_REWRITE_FAILED;
 		}
-		goto outer;
-	}
-
-	if (checksum >= 0) {
+		/* A router that reports keeps its own address. */
+		if (is_source && !FN(equal)(&packet->outer_source, &packet->source))
+			return PARSED;
+		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
+			return DROP_REWRITE_FAILED;
+	} else if (packet->kind != PACKET_LATER_FRAGMENT && checksum >= 0) {
 		__u32 at = transport + checksum;
 
 		/* ICMPv4 is the one that does not cover the addresses. */
@@ -99,6 +99,18 @@ __noinline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT
 				return DROP_REWRITE_FAILED;
 		}
 	}
-outer:
 	return FN(put_address)(skb, ETH_HLEN, is_source, &old, &new) ? DROP_REWRITE_FAILED : PARSED;
+}
+
+/* Does to a packet what its way says. */
+static __always_inline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side,
+				       __u8 nat)
+{
+	int reason = PARSED;
+
+	if (nat & NAT_DESTINATION)
+		reason = FN(rewrite_side)(skb, packet, entry, side, NAT_DESTINATION);
+	if (!reason && nat & NAT_SOURCE)
+		reason = FN(rewrite_side)(skb, packet, entry, side, NAT_SOURCE);
+	return reason;
 }

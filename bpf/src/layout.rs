@@ -1,11 +1,14 @@
 //! The keys and values of the maps. The structs are generated from the programs' own BTF, so they cannot differ from
 //! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
 
+mod service;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     slice,
 };
 
+pub use self::service::*;
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6,
     ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes,
@@ -75,10 +78,15 @@ pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
 
-/// [`CtWay::nat`]: the source is replaced.
+/// [`CtWay::nat`], a bit: the source is replaced.
 pub const NAT_SOURCE: u8 = 1;
-/// [`CtWay::nat`]: the destination is replaced.
+/// [`CtWay::nat`], a bit: the destination is replaced.
 pub const NAT_DESTINATION: u8 = 2;
+
+/// [`Node::external`]: a service's backend on another node answers a client outside directly.
+pub const EXTERNAL_DSR: u32 = 1;
+/// [`Node::external`]: there are backends in the node's own namespace.
+pub const EXTERNAL_HOST_BACKENDS: u32 = 2;
 
 /// Flags of a conntrack entry: a packet went against the opener's way.
 pub const CT_REPLIED: u32 = 1;
@@ -88,6 +96,10 @@ pub const CT_FIN_OPENER: u32 = 2;
 pub const CT_FIN_REPLIER: u32 = 4;
 /// One side has reset.
 pub const CT_RESET: u32 = 8;
+/// The entry of a translated flow as the other side sees it.
+pub const CT_FAR_VIEW: u32 = 32;
+/// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
+pub const CT_RESET_BY_REPLIER: u32 = 64;
 
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
@@ -109,7 +121,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 17] = [
+pub const DROP_REASONS: [&str; 23] = [
     "none",
     "malformed",
     "not_ip",
@@ -127,6 +139,12 @@ pub const DROP_REASONS: [&str; 17] = [
     "policy_egress",
     "policy_ingress",
     "policy_unknown",
+    "no_backend",
+    "no_local_backend",
+    "source_range",
+    "port_taken",
+    "too_large",
+    "hops",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
@@ -151,9 +169,10 @@ pub unsafe trait Plain: Copy + Default {
 macro_rules! plain {
     ($($type:ty),* $(,)?) => {
         // SAFETY: integers and arrays of them, padded by hand in intf.h; a test adds the fields up.
-        $(unsafe impl Plain for $type {})*
+        $(unsafe impl $crate::layout::Plain for $type {})*
     };
 }
+use plain;
 
 plain!(
     u8,
@@ -224,8 +243,10 @@ pub trait CtEntry: Plain {
     fn flags(&self) -> u32;
     /// Index of the side that opened the flow.
     fn opener(&self) -> usize;
-    /// The translated address and port (host byte order).
-    fn nat(&self) -> (IpAddr, u16);
+    /// Address and port (host byte order) of each side in the flow's other view, if it is translated.
+    fn other_view(&self) -> [(IpAddr, u16); 2];
+    /// Number of the service that the flow goes to; 0: none.
+    fn service(&self) -> u32;
     /// The two ways of the flow.
     fn ways(&self) -> &[CtWay; 2];
 }
@@ -255,8 +276,12 @@ macro_rules! conntrack {
                 usize::from(self.opener & 1)
             }
 
-            fn nat(&self) -> (IpAddr, u16) {
-                (<$address>::from(self.nat_address).into(), u16::from_be(self.nat_port))
+            fn other_view(&self) -> [(IpAddr, u16); 2] {
+                [0, 1].map(|i| (<$address>::from(self.nat_address[i]).into(), u16::from_be(self.nat_port[i])))
+            }
+
+            fn service(&self) -> u32 {
+                self.service
             }
 
             fn ways(&self) -> &[CtWay; 2] {
@@ -303,6 +328,12 @@ mod tests {
         assert_eq!(CT_RESET, defined("CT_RESET"));
         assert_eq!(TICK_SHIFT, defined("TICK_SHIFT"));
         for (value, name) in [
+            (CT_FAR_VIEW, "CT_FAR_VIEW"),
+            (CT_RESET_BY_REPLIER, "CT_RESET_BY_REPLIER"),
+            (NAT_SOURCE.into(), "NAT_SOURCE"),
+            (NAT_DESTINATION.into(), "NAT_DESTINATION"),
+            (EXTERNAL_DSR, "EXTERNAL_DSR"),
+            (EXTERNAL_HOST_BACKENDS, "EXTERNAL_HOST_BACKENDS"),
             (EVENTS_FLOWS, "EVENTS_FLOWS"),
             (EVENTS_DROPS, "EVENTS_DROPS"),
             (POSTURE_KNOWN, "POSTURE_KNOWN"),
@@ -341,9 +372,6 @@ mod tests {
         ] {
             assert!(INTF.contains(&format!("\t{name} = {value},")), "{name}");
         }
-        let nat = enumerators("ct_nat");
-        assert_eq!(nat[usize::from(NAT_SOURCE)], "NAT_SOURCE");
-        assert_eq!(nat[usize::from(NAT_DESTINATION)], "NAT_DESTINATION");
     }
 
     #[test]
@@ -358,14 +386,14 @@ mod tests {
 
     #[test]
     fn layouts_have_no_holes() {
-        assert_eq!(size_of::<Node>(), 6 * 4);
+        assert_eq!(size_of::<Node>(), 7 * 4 + 4 + 16);
         assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<Uplink>(), 16 + 4);
         assert_eq!(size_of::<CtKey4>(), 2 * 4 + 2 * 2 + 1 + 3);
         assert_eq!(size_of::<CtKey6>(), 2 * 16 + 2 * 2 + 1 + 3);
         assert_eq!(size_of::<CtWay>(), 4 + 4 + 2 + 1 + 1 + 3 * 6 + 2);
-        assert_eq!(size_of::<CtEntry4>(), 3 * 4 + 1 + 1 + 2 + 2 * 4 + 2 * 32);
-        assert_eq!(size_of::<CtEntry6>(), 3 * 4 + 1 + 1 + 2 + 2 * 16 + 2 * 32);
+        assert_eq!(size_of::<CtEntry4>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 4 + 2 * 32);
+        assert_eq!(size_of::<CtEntry6>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 16 + 2 * 32);
         assert_eq!(size_of::<Lifetimes>(), 8 * 4);
         assert_eq!(size_of::<Peer>(), 2 * 4);
         assert_eq!(size_of::<Posture>(), 2 * 4);

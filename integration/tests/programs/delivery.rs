@@ -216,7 +216,7 @@ fn an_ended_flows_ports_begin_a_new_one() {
     let (a, b) = (bench.a, bench.b);
     bench.run("from_endpoint", a.ifindex, &tcp4(&a, b.ipv4, (1, 2), TCP_SYN)).unwrap();
     bench.run("from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (2, 1), TCP_RST)).unwrap();
-    assert_eq!(bench.flows4().unwrap()[0].1.flags, CT_REPLIED | CT_RESET);
+    assert_eq!(bench.flows4().unwrap()[0].1.flags, CT_REPLIED | CT_RESET | CT_RESET_BY_REPLIER);
     bench.run("from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (2, 1), TCP_SYN)).unwrap();
     let flows = bench.flows4().unwrap();
     assert_eq!(flows.len(), 1);

@@ -345,6 +345,9 @@ pub struct Connection {
     pub destination_port: u16,
     /// The source as the destination sees it, where it is masqueraded.
     pub masquerade: Option<(IpAddr, u16)>,
+    /// The backend that a service's destination is translated to per packet.
+    #[serde(default)]
+    pub backend: Option<(IpAddr, u16)>,
     /// `new`, `established`, `closing` or `closed`.
     pub state: String,
     /// Seconds until it is forgotten.

@@ -21,10 +21,10 @@ const PROTOCOLS: [(u8, &str); 6] =
 /// Which connections; each flag that is given must match.
 #[derive(Debug, Args)]
 pub(super) struct Filter {
-    /// An address of either side, before or after masquerading
+    /// An address of either side, before or after translation
     #[arg(long)]
     address: Option<IpAddr>,
-    /// A port of either side, before or after masquerading
+    /// A port of either side, before or after translation
     #[arg(long)]
     port: Option<u16>,
     /// tcp, udp, icmp, icmpv6, sctp, udplite, or a number
@@ -60,17 +60,18 @@ pub(super) fn list(daemon: &mut Daemon, filter: &Filter, output: &Output) -> any
         }
     }
     output.print(&connections, |connections| {
-        let titles = ["PROTOCOL", "SOURCE", "DESTINATION", "MASQUERADE", "STATE", "EXPIRES IN"];
+        let titles = ["PROTOCOL", "SOURCE", "DESTINATION", "MASQUERADE", "BACKEND", "STATE", "EXPIRES IN"];
         table(titles, connections.iter().map(row))
     })
 }
 
-fn row(connection: &Connection) -> [String; 6] {
+fn row(connection: &Connection) -> [String; 7] {
     [
         protocol_name(connection.protocol),
         side(connection.source, connection.source_port),
         side(connection.destination, connection.destination_port),
-        connection.masquerade.map_or_else(|| "-".to_owned(), |(address, port)| side(address, port)),
+        translated(connection.masquerade),
+        translated(connection.backend),
         connection.state.clone(),
         duration(connection.expires_in),
     ]
@@ -80,6 +81,10 @@ fn row(connection: &Connection) -> [String; 6] {
 pub(super) fn protocol_name(number: u8) -> String {
     let name = PROTOCOLS.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_owned());
     name.unwrap_or_else(|| number.to_string())
+}
+
+fn translated(to: Option<(IpAddr, u16)>) -> String {
+    to.map_or_else(|| "-".to_owned(), |(address, port)| side(address, port))
 }
 
 fn side(address: IpAddr, port: u16) -> String {

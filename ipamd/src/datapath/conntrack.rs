@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use bpf::layout::{
-    CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes, NAT_DESTINATION,
-    NAT_SOURCE, TICK_SHIFT,
+    CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes,
+    NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT,
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
 use nix::time::{ClockId, clock_gettime};
@@ -79,20 +79,21 @@ pub fn sweep<K: CtKey, V: CtEntry>(
     failure.map_or(Ok(left), Err)
 }
 
-/// The connection that an entry stands for; `None` for the second entry of a masqueraded flow, which its first shows.
+/// The connection that an entry stands for; `None` for the second entry of a translated flow, which its first shows.
 pub fn connection<K: CtKey, V: CtEntry>(
     key: &K,
     entry: &V,
     lifetimes: &Lifetimes,
     now: u32,
 ) -> Option<Connection> {
-    if entry.ways().iter().any(|way| way.nat == NAT_DESTINATION) {
+    if entry.flags() & CT_FAR_VIEW != 0 {
         return None;
     }
     let sides = key.sides();
     let (source, source_port) = sides[entry.opener()];
     let (destination, destination_port) = sides[1 - entry.opener()];
     let flags = entry.flags();
+    let nat = entry.ways()[entry.opener()].nat;
     let state = match () {
         () if is_closed(flags) => "closed",
         () if flags & (CT_FIN_OPENER | CT_FIN_REPLIER) != 0 => "closing",
@@ -106,7 +107,8 @@ pub fn connection<K: CtKey, V: CtEntry>(
         source_port,
         destination,
         destination_port,
-        masquerade: (entry.ways()[entry.opener()].nat == NAT_SOURCE).then(|| entry.nat()),
+        masquerade: (nat & NAT_SOURCE != 0).then(|| entry.other_view()[entry.opener()]),
+        backend: (nat & NAT_DESTINATION != 0).then(|| entry.other_view()[1 - entry.opener()]),
         state: state.to_owned(),
         expires_in: (left << TICK_SHIFT) / 1_000_000_000,
     })
@@ -114,16 +116,15 @@ pub fn connection<K: CtKey, V: CtEntry>(
 
 /// Whether a connection is among those asked for.
 pub fn matches(filter: &ConntrackFilter, connection: &Connection) -> bool {
-    let masqueraded = |(address, _): (IpAddr, u16)| filter.address == Some(address);
+    let translated = [connection.masquerade, connection.backend];
+    let translated = |matches: &dyn Fn((IpAddr, u16)) -> bool| translated.into_iter().flatten().any(matches);
     let address = filter.address.is_none_or(|address| {
-        connection.source == address
-            || connection.destination == address
-            || connection.masquerade.is_some_and(masqueraded)
+        connection.source == address || connection.destination == address || translated(&|it| it.0 == address)
     });
     let port = filter.port.is_none_or(|port| {
         connection.source_port == port
             || connection.destination_port == port
-            || connection.masquerade.is_some_and(|(_, masquerade)| masquerade == port)
+            || translated(&|it| it.1 == port)
     });
     address && port && filter.protocol.is_none_or(|protocol| connection.protocol == protocol)
 }
@@ -147,8 +148,11 @@ mod tests {
         let mut entry = CtEntry4 {
             flags,
             seen: 100,
-            nat_address: Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 7)),
-            nat_port: 12_345u16.to_be(),
+            nat_address: [
+                Ip4::from(std::net::Ipv4Addr::new(192, 0, 2, 7)),
+                Ip4::from(std::net::Ipv4Addr::new(10, 88, 0, 9)),
+            ],
+            nat_port: [12_345u16.to_be(), 8080u16.to_be()],
             ..CtEntry4::default()
         };
         entry.way[0].nat = nat;
@@ -163,13 +167,22 @@ mod tests {
         assert_eq!((shown.destination, shown.destination_port), ("192.0.2.1".parse().unwrap(), 80));
         assert_eq!(shown.masquerade, Some(("192.0.2.7".parse().unwrap(), 12_345)));
         assert_eq!(shown.state, "established");
+        assert_eq!(shown.backend, None);
         entry.opener = 1;
         assert_eq!(connection(&key, &entry, &LIFETIMES, 100).unwrap().source_port, 80);
     }
 
     #[test]
-    fn the_networks_side_of_a_masqueraded_flow_is_not_shown_again() {
-        let (key, entry) = flow(0, NAT_DESTINATION);
+    fn a_connection_to_a_service_has_its_backend() {
+        let (key, entry) = flow(CT_REPLIED, NAT_DESTINATION);
+        let shown = connection(&key, &entry, &LIFETIMES, 100).unwrap();
+        assert_eq!(shown.masquerade, None);
+        assert_eq!(shown.backend, Some(("10.88.0.9".parse().unwrap(), 8080)));
+    }
+
+    #[test]
+    fn the_other_sides_view_of_a_translated_flow_is_not_shown_again() {
+        let (key, entry) = flow(CT_FAR_VIEW, NAT_DESTINATION);
         assert_eq!(connection(&key, &entry, &LIFETIMES, 100), None);
     }
 

@@ -11,10 +11,12 @@ const ENDS: usize = 512;
 const ECHO_REQUEST: u16 = 8 << 8;
 const ECHO_REQUEST_V6: u16 = 128 << 8;
 
-/// A connection as the flow that policies were asked about: before it was masqueraded. The identifier of an echo is its
+/// A connection as the flow that policies were asked about: before it was masqueraded, and to its backend. The identifier of an echo is its
 /// source port; the conntrack does not know the ICMP type, and what opens a flow is a request.
 pub fn flow_of(connection: &Connection) -> SeenFlow {
-    let Connection { protocol, source, source_port, destination, destination_port, .. } = *connection;
+    let Connection { protocol, source, source_port, .. } = *connection;
+    let (destination, destination_port) =
+        connection.backend.unwrap_or((connection.destination, connection.destination_port));
     let destination_port = match protocol {
         protocol::ICMP => ECHO_REQUEST,
         protocol::ICMPV6 => ECHO_REQUEST_V6,
@@ -92,6 +94,7 @@ mod tests {
             destination: "10.0.0.2".parse().unwrap(),
             destination_port: 77,
             masquerade: Some(("192.0.2.1".parse().unwrap(), 10_000)),
+            backend: None,
             state: state.to_owned(),
             expires_in: 0,
         }

@@ -152,6 +152,7 @@ fn silent_ends_are_told_while_somebody_wants_flows() {
         destination: "10.0.0.2".parse().unwrap(),
         destination_port: 53,
         masquerade: None,
+        backend: None,
         state: state.to_owned(),
         expires_in: 0,
     };

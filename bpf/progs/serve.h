@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Services per packet: for flows that no socket of this node opened towards a backend. */
+
+/* The same for all packets of a client's flow on every node, whichever of its addresses the node was met at. */
+static __always_inline __u32 FN(mix_client)(const PACKET *packet, bool whole_client)
+{
+	__u32 mixed = whole_client ? 0 : packet->source_port;
+
+	mixed = (mixed << 8 | packet->protocol) * 0x85ebca6b;
+	for (int i = 0; i < WORDS; i++) {
+		mixed ^= packet->source.word[i];
+		mixed = (mixed ^ mixed >> 16) * 0x7feb352d;
+		mixed = (mixed ^ mixed >> 15) * 0x846ca68b;
+	}
+	return mixed ^ mixed >> 16;
+}
+
+static __always_inline bool FN(in_ranges)(struct scratch *room, __u32 service, const ADDRESS *source)
+{
+	SOURCE_RANGE *key = (SOURCE_RANGE *)&room->range;
+
+	key->length = 32 + sizeof(ADDRESS) * 8;
+	key->service = service;
+	key->address = *source;
+	return bpf_map_lookup_elem(&MAP(source_ranges), key) != NULL;
+}
+
+/*
+ * Gives scratch->packet, the first packet of a flow or one that is judged anew, the backend that it goes to as its
+ * destination, if it is addressed to a service. Of a flow that has a backend, scratch->entry holds it, as that of side
+ * `side` ^ 1.
+ */
+__noinline int FN(serve)(__u32 side, __u32 from)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room)
+		return DROP_CONNTRACK_FULL;
+
+	PACKET *packet = (PACKET *)&room->packet;
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	__u8 protocol = packet->protocol;
+	__u32 kind;
+
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
+		return PARSED;
+	if (packet->kind == PACKET_ERROR && !entry->service)
+		return PARSED;
+
+	struct frontend *frontend = FN(find_frontend)(&packet->destination, packet->destination_port, protocol,
+							    false, &kind);
+
+	if (frontend && frontend->flags & FRONTEND_RANGES && !FN(in_ranges)(room, frontend->service, &packet->source))
+		return DROP_SOURCE_RANGE;
+	if (entry->service) {
+		const ADDRESS *address = &entry->nat_address[(side ^ 1) & 1];
+		__be16 port = entry->nat_port[(side ^ 1) & 1];
+
+		/* Who has a backend keeps it until it is no endpoint of the service any more. */
+		if (FN(find_member)(entry->service, address, port)) {
+			packet->destination = *address;
+			packet->destination_port = port;
+			return PARSED;
+		}
+		entry->service = 0;
+	}
+	if (!frontend)
+		return kind & ADDRESS_OF_SERVICE ? DROP_NO_BACKEND : PARSED;
+
+	CLIENT *client = (CLIENT *)&room->client;
+
+	__builtin_memset(client, 0, sizeof(*client));
+	client->address = packet->source;
+	client->service = entry->service = frontend->service;
+	return FN(choose)(frontend, from & 1, client, (AFFINITY *)&room->affinity,
+			  FN(mix_client)(packet, frontend->affinity), &packet->destination,
+			  &packet->destination_port);
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Services: whether an address and port are one's, and which backend takes a connection. Nothing here is on the way of
+ * an established flow. */
+
+/* What is reached at an address and port; NULL: no service. `kind` is then what the address is: ADDRESS_*. */
+static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address, __be16 port, __u8 protocol,
+							  bool of_node_itself, __u32 *kind)
+{
+	FRONTEND_KEY key = { .address = *address, .port = port, .protocol = protocol };
+	struct frontend *found = bpf_map_lookup_elem(&MAP(frontends), &key);
+
+	*kind = 0;
+	if (found)
+		return found;
+	key.port = 0;
+	key.protocol = 0;
+	found = bpf_map_lookup_elem(&MAP(frontends), &key);
+	if (!found)
+		return NULL;
+	if (found->flags & ADDRESS_LOOPBACK && !of_node_itself)
+		return NULL;
+	*kind = found->flags;
+	if (!(found->flags & ADDRESS_OF_NODE))
+		return NULL;
+	__builtin_memset(&key.address, 0, sizeof(key.address));
+	key.port = port;
+	key.protocol = protocol;
+	return bpf_map_lookup_elem(&MAP(frontends), &key);
+}
+
+/* What an endpoint is to a service: MEMBER_*. NULL: it is none of its endpoints. */
+static __always_inline __u32 *FN(find_member)(__u32 service, const ADDRESS *address, __be16 port)
+{
+	MEMBER key = { .service = service, .address = *address, .port = port };
+
+	return bpf_map_lookup_elem(&MAP(members), &key);
+}
+
+/* Takes one backend of a set. `mixed` is equal for what is to go to the same one, where the set is consistent. */
+static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, int *reason)
+{
+	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
+
+	*reason = DROP_NO_BACKEND;
+	if (!set)
+		return NULL;
+
+	union {
+		__u64 whole;
+		struct {
+			__u32 first;
+			__u16 count;
+			__u16 flags;
+		} parts;
+	} now = { .whole = *(const volatile __u64 *)set };
+
+	if (!now.parts.count) {
+		if (now.parts.flags & SET_ELSEWHERE)
+			*reason = DROP_NO_LOCAL_BACKEND;
+		return NULL;
+	}
+	/* Steps of the golden ratio: as even as turns, and not in step with clients that come by twos or threes. */
+	if (!(now.parts.flags & SET_CONSISTENT))
+		mixed = __sync_fetch_and_add(&set->turn, 1) * 0x9e3779b1;
+
+	__u32 at = now.parts.first + (__u32)((__u64)mixed * now.parts.count >> 32);
+
+	if (now.parts.flags & SET_CONSISTENT) {
+		__u32 word = at >> 1;
+		struct lookup_places *places = bpf_map_lookup_elem(&lookup_tables, &word);
+
+		if (!places)
+			return NULL;
+		at = at & 1 ? places->backend[1] : places->backend[0];
+	}
+	return bpf_map_lookup_elem(&MAP(backends), &at);
+}
+
+/*
+ * Chooses who takes a new connection to `frontend`: the backend that the client had, while affinity lasts, or one of the
+ * set. A reason for a drop if there is none. `chosen` is room to work in.
+ */
+static __always_inline int FN(choose)(const struct frontend *frontend, enum service_from from, CLIENT *client,
+				      AFFINITY *chosen, __u32 mixed, ADDRESS *address, __be16 *port)
+{
+	__u32 lasting = frontend->affinity, now = ticks();
+	int reason;
+
+	if (lasting) {
+		AFFINITY *known = bpf_map_lookup_elem(&MAP(affinities), client);
+
+		if (known && now - known->seen <= lasting) {
+			bool stays = frontend->flags &
+				     (from == FROM_INSIDE ? FRONTEND_INSIDE_LOCAL : FRONTEND_OUTSIDE_LOCAL);
+
+			*chosen = *known;
+
+			__u32 *member = FN(find_member)(frontend->service, &chosen->address, chosen->port);
+
+			if (member && *member & (stays ? MEMBER_LOCAL : MEMBER_CLUSTER)) {
+				known->seen = now;
+				*address = chosen->address;
+				*port = chosen->port;
+				return PARSED;
+			}
+		}
+	}
+
+	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, &reason);
+
+	if (!backend)
+		return reason;
+	__sync_fetch_and_add(&backend->hits, 1);
+	*address = backend->address;
+	*port = backend->port;
+	if (lasting) {
+		*chosen = (AFFINITY){ .address = backend->address, .port = backend->port, .seen = now };
+		bpf_map_update_elem(&MAP(affinities), client, chosen, BPF_ANY);
+	}
+	return PARSED;
+}
+

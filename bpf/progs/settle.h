@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Remembering a flow that was judged. */
+
+/* Stores scratch->entry. A flow that is not translated passes without. */
+static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry, __u8 nat)
+{
+	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
+		return PARSED;
+	if (nat != NAT_NONE)
+		return DROP_CONNTRACK_FULL;
+	count(COUNTER_UNTRACKED);
+	return PARSED;
+}
+
+/* Stores scratch->entry of the flow of a packet that was judged; and its mate, if this packet opens a translated one. */
+__noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet || !flow)
+		return DROP_CONNTRACK_FULL;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_KEY *key = (CT_KEY *)&room->key;
+	const PACKET *seen = (PACKET *)&room->packet;
+	__u32 from = side & 1, to = from ^ 1;
+	struct ct_way *way = &entry->way[from];
+
+	*key = *flow;
+	if (entry->opener != from)
+		return FN(remember)(key, entry, way->nat);
+
+	bool hidden = way->nat & NAT_SOURCE;
+	bool served = !FN(equal)(&seen->destination, &packet->destination) ||
+		      seen->destination_port != packet->destination_port;
+
+	if (!hidden && !served) {
+		__builtin_memset(entry->nat_address, 0, sizeof(entry->nat_address));
+		__builtin_memset(entry->nat_port, 0, sizeof(entry->nat_port));
+		return FN(remember)(key, entry, NAT_NONE);
+	}
+	if (!hidden && !FN(equal)(&entry->nat_address[from], &packet->source)) {
+		entry->nat_address[from] = packet->source;
+		entry->nat_port[from] = 0;
+	}
+	entry->nat_address[to] = seen->destination;
+	entry->nat_port[to] = seen->destination_port;
+
+	int reason = FN(claim)(skb, packet, from, hidden ? CLAIM_OF_NODE : 0);
+
+	return reason ? reason : FN(remember)(key, entry, way->nat);
+}
+

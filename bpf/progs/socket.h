@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Services at connect time: a socket is led to a backend before its first packet, so that its packets need nothing. The
+ * stack alone holds what these programs work on: they may be interrupted by others on the same processor.
+ */
+
+/* Remembers how a socket and its backend are tied, so that the application sees the service's address. */
+static __always_inline void FN(tie)(SOCKET_KEY *key, enum socket_peer_as as, const ADDRESS *from, __be16 from_port,
+				    SOCKET_PEER *value, const ADDRESS *to, __be16 to_port)
+{
+	key->as = as;
+	key->address = *from;
+	key->port = from_port;
+	value->address = *to;
+	value->port = to_port;
+	bpf_map_update_elem(&MAP(sockets), key, value, BPF_ANY);
+}
+
+/*
+ * Leads what a socket sends to (`address`, `port`) to a backend, and writes that there, if that is a service's.
+ * `connects`: for good; if not, a datagram on its own, whose successors go the same way.
+ */
+static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port, bool connects)
+{
+	__u8 protocol = ctx->protocol;
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	__u32 *namespace = bpf_map_lookup_elem(&namespaces, &netns);
+	__u32 kind, now = ticks();
+
+	if (!namespace || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
+		return SOCKET_AS_IS;
+
+	bool of_node = *namespace == NAMESPACE_NODE;
+	struct frontend *frontend = FN(find_frontend)(address, *port, protocol, of_node, &kind);
+
+	if (!frontend)
+		return kind & ADDRESS_OF_SERVICE ? SOCKET_REFUSED : SOCKET_AS_IS;
+	if (frontend->flags & FRONTEND_RANGES && !(of_node && frontend->flags & FRONTEND_NODE_IN_RANGES))
+		/* By what address an endpoint connects is seen in its packets. */
+		return of_node ? SOCKET_REFUSED : SOCKET_AS_IS;
+
+	ADDRESS meant = *address;
+	__be16 meant_port = *port;
+	SOCKET_KEY key = { .cookie = bpf_get_socket_cookie(ctx), .protocol = protocol };
+	SOCKET_PEER value = { .netns = netns, .service = frontend->service, .seen = now };
+
+	if (!connects) {
+		key.as = AS_SERVICE;
+		key.address = meant;
+		key.port = meant_port;
+
+		SOCKET_PEER *known = bpf_map_lookup_elem(&MAP(sockets), &key);
+
+		if (known && known->service == frontend->service && now - known->seen <= lifetimes.udp_established) {
+			ADDRESS backend = known->address;
+			__be16 backend_port = known->port;
+
+			if (FN(find_member)(frontend->service, &backend, backend_port)) {
+				*address = backend;
+				*port = backend_port;
+				if (known->seen != now) {
+					known->seen = now;
+					FN(tie)(&key, AS_BACKEND, &backend, backend_port, &value, &meant, meant_port);
+				}
+				return SOCKET_LED;
+			}
+		}
+	}
+
+	CLIENT client = { .netns = netns, .service = frontend->service };
+	AFFINITY room;
+
+	if (FN(choose)(frontend, FROM_INSIDE, &client, &room, 0, address, port))
+		return SOCKET_REFUSED;
+	FN(tie)(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
+	if (!connects)
+		FN(tie)(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
+	return SOCKET_LED;
+}
+
+/* The service's address and port that a socket means by a backend's; false: it means what it says. */
+static __always_inline bool FN(meant_by)(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port)
+{
+	SOCKET_KEY key = {
+		.cookie = bpf_get_socket_cookie(ctx),
+		.address = *address,
+		.port = *port,
+		.protocol = ctx->protocol,
+		.as = AS_BACKEND,
+	};
+	SOCKET_PEER *known = bpf_map_lookup_elem(&MAP(sockets), &key);
+
+	if (!known)
+		return false;
+	*address = known->address;
+	*port = known->port;
+	return true;
+}

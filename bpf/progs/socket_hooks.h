@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The hooks of socket.h, in the words of the kernel's context. A socket of IPv6 may mean IPv4 by ::ffff:a.b.c.d. */
+#pragma once
+
+#define SOCKET_PASSES 1
+#define SOCKET_FAILS 0
+
+/* Has the system call fail as it would at a port that nobody listens on. Before Linux 6.0 it is EPERM. */
+static __always_inline int refuse_socket(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_set_retval))
+		bpf_set_retval(-ECONNREFUSED);
+	return SOCKET_FAILS;
+}
+
+static __always_inline int lead4(struct bpf_sock_addr *ctx, bool connects)
+{
+	struct ip4 address = { { ctx->user_ip4 } };
+	__be16 port = ctx->user_port;
+
+	switch (lead_v4(ctx, &address, &port, connects)) {
+	case SOCKET_REFUSED:
+		return refuse_socket();
+	case SOCKET_LED:
+		ctx->user_ip4 = address.word[0];
+		ctx->user_port = port;
+	}
+	return SOCKET_PASSES;
+}
+
+static __always_inline bool is_mapped(const struct bpf_sock_addr *ctx)
+{
+	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
+{
+	__be16 port = ctx->user_port;
+
+	if (is_mapped(ctx)) {
+		struct ip4 address = { { ctx->user_ip6[3] } };
+
+		switch (lead_v4(ctx, &address, &port, connects)) {
+		case SOCKET_REFUSED:
+			return refuse_socket();
+		case SOCKET_LED:
+			ctx->user_ip6[3] = address.word[0];
+			ctx->user_port = port;
+		}
+		return SOCKET_PASSES;
+	}
+
+	struct ip6 address = { { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] } };
+
+	switch (lead_v6(ctx, &address, &port, connects)) {
+	case SOCKET_REFUSED:
+		return refuse_socket();
+	case SOCKET_LED:
+		ctx->user_ip6[0] = address.word[0];
+		ctx->user_ip6[1] = address.word[1];
+		ctx->user_ip6[2] = address.word[2];
+		ctx->user_ip6[3] = address.word[3];
+		ctx->user_port = port;
+	}
+	return SOCKET_PASSES;
+}
+
+static __always_inline int show4(struct bpf_sock_addr *ctx)
+{
+	struct ip4 address = { { ctx->user_ip4 } };
+	__be16 port = ctx->user_port;
+
+	if (meant_by_v4(ctx, &address, &port)) {
+		ctx->user_ip4 = address.word[0];
+		ctx->user_port = port;
+	}
+	return SOCKET_PASSES;
+}
+
+static __always_inline int show6(struct bpf_sock_addr *ctx)
+{
+	__be16 port = ctx->user_port;
+
+	if (is_mapped(ctx)) {
+		struct ip4 address = { { ctx->user_ip6[3] } };
+
+		if (meant_by_v4(ctx, &address, &port)) {
+			ctx->user_ip6[3] = address.word[0];
+			ctx->user_port = port;
+		}
+		return SOCKET_PASSES;
+	}
+
+	struct ip6 address = { { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] } };
+
+	if (meant_by_v6(ctx, &address, &port)) {
+		ctx->user_ip6[0] = address.word[0];
+		ctx->user_ip6[1] = address.word[1];
+		ctx->user_ip6[2] = address.word[2];
+		ctx->user_ip6[3] = address.word[3];
+		ctx->user_port = port;
+	}
+	return SOCKET_PASSES;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return lead4(ctx, true);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return lead6(ctx, true);
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return lead4(ctx, false);
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return lead6(ctx, false);
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return show4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return show6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return show4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return show6(ctx);
+}
