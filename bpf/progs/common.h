@@ -158,6 +158,14 @@ static __always_inline bool within_budget(const struct node *node)
 	return true;
 }
 
+/* Spreads what little differs between two numbers over all their bits; no two have the same result. */
+static __always_inline __u32 stir(__u32 bits)
+{
+	bits = (bits ^ bits >> 16) * 0x7feb352d;
+	bits = (bits ^ bits >> 15) * 0x846ca68b;
+	return bits ^ bits >> 16;
+}
+
 /* A checksum from the sum of what it covers. RFC 1071. */
 static __always_inline __be16 fold(__u32 sum)
 {

@@ -44,8 +44,10 @@ struct frontend {
 	__u32 affinity; /* ticks that a client keeps its backend after its last connection; 0: it does not */
 };
 
-#define SET_CONSISTENT 1 /* `first` and `count` are places in `lookup_tables`, not backends */
-#define SET_ELSEWHERE 2 /* empty, although there are backends on other nodes */
+#define SET_BY_SCORE 1 /* each client has a score with each backend, and the highest takes it, on every node */
+#define SET_BY_TABLE 2 /* `first` and `count` are places in `lookup_tables`: the same for sets too large for scores */
+#define SET_ELSEWHERE 4 /* empty, although there are backends on other nodes */
+#define SCORED_MOST 128 /* backends of a set by score */
 
 /* Value of `sets`: backends to choose from. The first eight bytes are read and written as one. */
 struct backend_set {
@@ -62,7 +64,7 @@ struct backend4 {
 	__be16 port;
 	__u16 pad;
 	__u32 hits; /* how often it was chosen, since it is in this place */
-	__u32 end;
+	__u32 seed; /* of its scores: a hash of address and port */
 };
 
 struct backend6 {
@@ -70,6 +72,8 @@ struct backend6 {
 	__be16 port;
 	__u16 pad;
 	__u32 hits;
+	__u32 seed;
+	__u32 end;
 };
 
 /* Value of `lookup_tables`: two places of a table of consistent choice, each an index in the backends of its set's family. */

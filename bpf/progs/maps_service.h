@@ -7,7 +7,7 @@
 #include "intf_service.h"
 
 /* The daemon sets these before it loads. Hashes take memory as they fill; a set takes 16 bytes, a backend's place 16 or
- * 24, two places in a look-up table 8, all of it at once. */
+ * 32, two places in a look-up table 8, all of it at once. */
 #define FRONTEND_ENTRIES 65536
 #define SET_ENTRIES 65536
 #define BACKEND_ENTRIES 262144

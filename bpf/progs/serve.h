@@ -4,15 +4,11 @@
 /* The same for all packets of a client's flow on every node, whichever of its addresses the node was met at. */
 static __always_inline __u32 FN(mix_client)(const PACKET *packet, bool whole_client)
 {
-	__u32 mixed = whole_client ? 0 : packet->source_port;
+	__u32 mixed = stir((whole_client ? 0 : packet->source_port) << 8 | packet->protocol);
 
-	mixed = (mixed << 8 | packet->protocol) * 0x85ebca6b;
-	for (int i = 0; i < WORDS; i++) {
-		mixed ^= packet->source.word[i];
-		mixed = (mixed ^ mixed >> 16) * 0x7feb352d;
-		mixed = (mixed ^ mixed >> 15) * 0x846ca68b;
-	}
-	return mixed ^ mixed >> 16;
+	for (int i = 0; i < WORDS; i++)
+		mixed = stir(mixed ^ packet->source.word[i]);
+	return mixed;
 }
 
 static __always_inline bool FN(in_ranges)(struct scratch *room, __u32 service, const ADDRESS *source)

@@ -36,7 +36,29 @@ static __always_inline __u32 *FN(find_member)(__u32 service, const ADDRESS *addr
 	return bpf_map_lookup_elem(&MAP(members), &key);
 }
 
-/* Takes one backend of a set. `mixed` is equal for what is to go to the same one, where the set is consistent. */
+/* The place of the backend that has the highest score with a client. */
+static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed)
+{
+	__u32 at = first, best = 0;
+
+	for (__u32 i = 0; i < SCORED_MOST && i < count; i++) {
+		__u32 place = first + i;
+		BACKEND *backend = bpf_map_lookup_elem(&MAP(backends), &place);
+
+		if (!backend)
+			break;
+
+		__u32 score = stir(mixed ^ backend->seed);
+
+		if (score >= best) {
+			best = score;
+			at = place;
+		}
+	}
+	return at;
+}
+
+/* Takes one backend of a set. `mixed` says who the client is. */
 static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, int *reason)
 {
 	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
@@ -53,25 +75,29 @@ static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, int *rea
 			__u16 flags;
 		} parts;
 	} now = { .whole = *(const volatile __u64 *)set };
+	__u32 count = now.parts.count, at = now.parts.first;
 
-	if (!now.parts.count) {
+	if (!count) {
 		if (now.parts.flags & SET_ELSEWHERE)
 			*reason = DROP_NO_LOCAL_BACKEND;
 		return NULL;
 	}
-	/* Steps of the golden ratio: as even as turns, and not in step with clients that come by twos or threes. */
-	if (!(now.parts.flags & SET_CONSISTENT))
-		mixed = __sync_fetch_and_add(&set->turn, 1) * 0x9e3779b1;
+	if (now.parts.flags & SET_BY_SCORE) {
+		at = FN(highest)(at, count, mixed);
+	} else if (now.parts.flags & SET_BY_TABLE) {
+		at += (__u64)stir(mixed) * count >> 32;
 
-	__u32 at = now.parts.first + (__u32)((__u64)mixed * now.parts.count >> 32);
-
-	if (now.parts.flags & SET_CONSISTENT) {
 		__u32 word = at >> 1;
 		struct lookup_places *places = bpf_map_lookup_elem(&lookup_tables, &word);
 
 		if (!places)
 			return NULL;
 		at = at & 1 ? places->backend[1] : places->backend[0];
+	} else {
+		/* Steps of the golden ratio: as even as turns, and not in step with clients that come by twos or threes. */
+		__u32 turn = __sync_fetch_and_add(&set->turn, 1) * 0x9e3779b1;
+
+		at += (__u64)turn * count >> 32;
 	}
 	return bpf_map_lookup_elem(&MAP(backends), &at);
 }

@@ -121,13 +121,6 @@ pub fn attach_tcx(
     .map_err(step)
 }
 
-/// Puts `program` in the place of the one that the tcx link runs; no packet passes between the two.
-pub fn replace_tcx(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), AttachError> {
-    // SAFETY: both descriptors are open; no options are passed.
-    checked(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) })
-        .map_err(failed("put a new program into a tcx link".to_owned()))
-}
-
 /// What a tcx link is attached to.
 pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
     let mut info = libbpf_sys::bpf_link_info::default();
@@ -241,6 +234,57 @@ fn into_io(error: &libbpf_rs::Error) -> io::Error {
     )
 }
 
+/// The cgroup hooks, by the names of the programs that run at them.
+pub const CGROUP_HOOKS: [(&str, libbpf_sys::bpf_attach_type); 8] = [
+    ("connect4", libbpf_sys::BPF_CGROUP_INET4_CONNECT),
+    ("connect6", libbpf_sys::BPF_CGROUP_INET6_CONNECT),
+    ("sendmsg4", libbpf_sys::BPF_CGROUP_UDP4_SENDMSG),
+    ("sendmsg6", libbpf_sys::BPF_CGROUP_UDP6_SENDMSG),
+    ("recvmsg4", libbpf_sys::BPF_CGROUP_UDP4_RECVMSG),
+    ("recvmsg6", libbpf_sys::BPF_CGROUP_UDP6_RECVMSG),
+    ("getpeername4", libbpf_sys::BPF_CGROUP_INET4_GETPEERNAME),
+    ("getpeername6", libbpf_sys::BPF_CGROUP_INET6_GETPEERNAME),
+];
+
+/// Attaches a program to a hook of a cgroup by a link. It runs beside the programs that others have there.
+pub fn attach_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: libbpf_sys::bpf_attach_type,
+) -> Result<OwnedFd, AttachError> {
+    // SAFETY: both descriptors are open; no options are passed.
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), hook, std::ptr::null())
+    })
+    .map_err(failed("attach a program to a cgroup".to_owned()))
+}
+
+/// The cgroup that a link is attached to, by its number (its directory's inode), and the program that it runs. The number
+/// is 0 once the cgroup is gone.
+pub fn cgroup_link(link: BorrowedFd<'_>) -> Result<(u64, u32), AttachError> {
+    let mut info = libbpf_sys::bpf_link_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    let step = || failed("ask what a cgroup's link is attached to".to_owned());
+    // SAFETY: `info` is as long as `length` says and outlives the call.
+    checked(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(link.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
+    })
+    .map_err(step())?;
+    if info.type_ != libbpf_sys::BPF_LINK_TYPE_CGROUP {
+        return Err(step()(io::ErrorKind::InvalidData.into()));
+    }
+    // SAFETY: the kernel fills this arm of the union for a cgroup's link.
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
+    Ok((cgroup, info.prog_id))
+}
+
+/// Puts `program` in the place of the one that a link runs, of whatever sort the link is; nothing passes between the two.
+pub fn replace_in_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), AttachError> {
+    // SAFETY: both descriptors are open; no options are passed.
+    checked(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) })
+        .map_err(failed("put a new program into a link".to_owned()))
+}
+
 /// The folders and names of pinned objects below one bpffs directory (`--bpffs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
@@ -271,6 +315,11 @@ impl Pins {
     /// The folder of the links.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// The folder of the links to the cgroup's hooks.
+    pub fn socket_links(&self) -> PathBuf {
+        self.root.join("sockets")
     }
 
     /// Where the program of that name is pinned.

@@ -25,6 +25,9 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// That namespace's identity; tells it from another that has come to the same path.
     pub netns_id: NetnsId,
+    /// That namespace's cookie, by which programs know it; `None` before the commit, or where the kernel has none.
+    #[serde(default)]
+    pub netns_cookie: Option<u64>,
     /// The pod, where the runtime names it.
     pub pod: Option<Pod>,
     /// The labels of `args.cni.labels`.

@@ -1,6 +1,6 @@
 //! The daemon from start to end: what is opened in which order, and closed again.
 
-use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{fs, net::IpAddr, os::unix::fs::DirBuilderExt, sync::Arc};
 
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
@@ -11,12 +11,13 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
-    datapath::{Datapath, DatapathConfig, PolicyTables},
+    config::{Config, ExternalServiceMode},
+    datapath::{Datapath, DatapathConfig, ExternalSettings, PolicyTables, ServiceTables},
     expedite::{self, Expedite},
     following::{Followers, Following},
     footprint::FootprintFile,
     host::Host,
+    ipam::Pool,
     metrics::{self, Metrics},
     monitor::{Listening, Monitor},
     node::Node,
@@ -27,6 +28,7 @@ use crate::{
     released,
     requests::NodeService,
     server::{self, Limits},
+    services::{Balancer, Site, parting::Parting},
     store::Store,
 };
 
@@ -62,10 +64,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     })?);
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
+    datapath.set_external(external(&config))?;
+    let services = ServiceTables::open(Arc::clone(&datapath), &pins)?;
+    let services = Arc::new(Balancer::new(Box::new(services), site(&config)));
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
     let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
-    let host = Host::new(Arc::clone(&datapath), pins, Reaper::start(Arc::clone(&expedite))?);
+    let host = Host::new(Arc::clone(&datapath), pins.clone(), Reaper::start(Arc::clone(&expedite))?);
     let attachments = loaded.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
@@ -79,12 +84,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
-    let followers =
-        Followers { node: Arc::clone(&node), policy: Arc::clone(&policy), metrics: Arc::clone(&metrics) };
+    let parting = Parting::start(Arc::clone(&node), &pins)?;
+    let followers = Followers {
+        node: Arc::clone(&node),
+        policy: Arc::clone(&policy),
+        services: Arc::clone(&services),
+        gone: parting.sender(),
+        metrics: Arc::clone(&metrics),
+    };
     let following = Following::start(&config, followers)?;
+    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &node.namespaces())?;
     let reconciler =
         Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?
-            .tell_ends(Arc::clone(&monitor));
+            .tell_ends(Arc::clone(&monitor))
+            .tend_services(services);
     let reconciliation = Reconciliation::start(reconciler)?;
 
     let (stop, stopped) = watch::channel(false);
@@ -121,6 +134,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     serving.await.context("the server has failed")?;
     background.shutdown().await;
     drop(following);
+    drop(parting);
     drop(reconciliation);
     drop(listening);
     drop(socket_file);
@@ -131,6 +145,28 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::debug!("the store is closed by its last user");
     }
     Ok(())
+}
+
+/// Where this node stands.
+fn site(config: &Config) -> Site {
+    Site {
+        node: config.node_name.as_str().into(),
+        zone: None,
+        pools: config.pools.iter().map(Pool::cidr).collect(),
+    }
+}
+
+/// How services treat what comes from outside.
+fn external(config: &Config) -> ExternalSettings {
+    let mut settings =
+        ExternalSettings { dsr: config.external_services == ExternalServiceMode::Dsr, ..Default::default() };
+    for pool in &config.pools {
+        match pool.gateway() {
+            IpAddr::V4(gateway) => settings.hairpin4 = settings.hairpin4.or(Some(gateway)),
+            IpAddr::V6(gateway) => settings.hairpin6 = settings.hairpin6.or(Some(gateway)),
+        }
+    }
+    settings
 }
 
 /// Refuses to start where the datapath could not work, with a line for each reason.

@@ -4,19 +4,24 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
-    sync::{Arc, mpsc::sync_channel},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
 
 use crate::{
-    cluster::{Source, Standalone, directory::Directory},
+    cluster::{Source, Standalone, directory::Directory, objects::Batch},
     config::Config,
     memory,
     metrics::Metrics,
     node::Node,
     policy::enforce::Enforcer,
+    services::{Balancer, Gone, NodeAddresses},
 };
 
 /// What the thread works with.
@@ -26,6 +31,10 @@ pub struct Followers {
     pub node: Arc<Node>,
     /// What enforces.
     pub policy: Arc<Enforcer>,
+    /// What balances.
+    pub services: Arc<Balancer>,
+    /// Whom the endpoints are told to that services no longer have.
+    pub gone: SyncSender<Vec<Gone>>,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }
@@ -44,10 +53,11 @@ impl Following {
     /// Why the source cannot be read, or what it told could not be enforced.
     pub fn start(config: &Config, followers: Followers) -> anyhow::Result<Self> {
         let node_addresses = node_addresses(config)?;
+        let node_ports = NodeAddresses::new(node_addresses, &config.node_port_addresses);
         match &config.cluster {
-            crate::cluster::Cluster::None => Self::follow(Standalone::default(), followers, node_addresses),
+            crate::cluster::Cluster::None => Self::follow(Standalone::default(), followers, node_ports),
             crate::cluster::Cluster::Dir(path) => {
-                Self::follow(Directory::open(path)?, followers, node_addresses)
+                Self::follow(Directory::open(path)?, followers, node_ports)
             }
         }
     }
@@ -55,7 +65,7 @@ impl Following {
     fn follow(
         mut source: impl Source + 'static,
         followers: Followers,
-        node_addresses: BTreeSet<IpAddr>,
+        node_addresses: NodeAddresses,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (begun, first) = sync_channel(1);
@@ -75,9 +85,10 @@ impl Following {
                 }
                 let endless = async {
                     loop {
-                        let batch = source.next().await;
-                        let applied = followers.policy.apply(batch);
-                        followers.metrics.policy_change(applied.took);
+                        tokio::select! {
+                            batch = source.next() => followers.apply(batch),
+                            () = until(followers.services.next_parting()) => followers.part(),
+                        }
                     }
                 };
                 tokio::select! {
@@ -95,12 +106,50 @@ impl Following {
 impl Followers {
     fn begin(
         &self,
-        first: crate::cluster::objects::Batch,
-        node_addresses: BTreeSet<IpAddr>,
+        first: Batch,
+        node_addresses: NodeAddresses,
     ) -> anyhow::Result<()> {
-        let slots = self.policy.start(self.node.local_endpoints(), node_addresses, first)?;
+        let own = node_addresses.all.clone();
+        let applied = self.services.start(node_addresses, &first.changes)?;
+        self.metrics.service_change(applied.took);
+        tracing::info!(services = applied.services, took = ?applied.took, "services are in force");
+        let slots = self.policy.start(self.node.local_endpoints(), own, without_services(first))?;
         self.node.set_slots(slots);
         Ok(())
+    }
+
+    fn apply(&self, batch: Batch) {
+        let applied = self.services.apply(&batch.changes);
+        if applied.services > 0 {
+            self.metrics.service_change(applied.took);
+        }
+        let batch = without_services(batch);
+        if !batch.changes.is_empty() || batch.refusals.is_some() {
+            let applied = self.policy.apply(batch);
+            self.metrics.policy_change(applied.took);
+        }
+    }
+
+    fn part(&self) {
+        let gone = self.services.part();
+        if !gone.is_empty() && self.gone.try_send(gone).is_err() {
+            // Their sockets end by themselves, when nobody answers.
+            tracing::warn!("sockets of endpoints that are gone are not ended: too many are waiting for that");
+        }
+    }
+}
+
+/// What policy is about.
+fn without_services(mut batch: Batch) -> Batch {
+    batch.changes.retain(|change| !change.id().kind.is_of_services());
+    batch
+}
+
+/// Waits until then; without a time, for good.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -99,6 +99,14 @@ impl Kernel for Host {
         self.reaper.remove(ifindex);
     }
 
+    fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
+        self.datapath.put_namespace(cookie)
+    }
+
+    fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
+        self.datapath.remove_namespace(cookie)
+    }
+
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
         fs::metadata(path).ok().map(|metadata| NetnsId { dev: metadata.dev(), ino: metadata.ino() })
     }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Plain, plain};
+use super::{Plain, TICK_SHIFT, plain};
 pub use crate::skeleton::types::{
     affinity4 as Affinity4, affinity6 as Affinity6, backend_set as BackendSet, backend4 as Backend4,
     backend6 as Backend6, client4 as Client4, client6 as Client6, frontend as Frontend,
@@ -27,10 +27,14 @@ pub const ADDRESS_OF_SERVICE: u32 = 32;
 /// Of an address: only the node's own processes mean this node by it.
 pub const ADDRESS_LOOPBACK: u32 = 64;
 
-/// [`BackendSet::flags`]: places in `lookup_tables`, not backends.
-pub const SET_CONSISTENT: u16 = 1;
+/// [`BackendSet::flags`]: each client has a score with each backend, and the highest takes it.
+pub const SET_BY_SCORE: u16 = 1;
+/// Places in `lookup_tables`, not backends.
+pub const SET_BY_TABLE: u16 = 2;
 /// Empty, although there are backends on other nodes.
-pub const SET_ELSEWHERE: u16 = 2;
+pub const SET_ELSEWHERE: u16 = 4;
+/// Backends of a set by score, at most.
+pub const SCORED_MOST: u32 = 128;
 
 /// Value of a member: takes new connections of those who may be sent to any node.
 pub const MEMBER_CLUSTER: u32 = 1;
@@ -74,6 +78,16 @@ plain!(
     SourceRange6,
 );
 
+/// So many seconds in ticks of the programs' clock, at least as long.
+pub fn ticks(seconds: u32) -> u32 {
+    u32::try_from((u64::from(seconds) * 1_000_000_000).div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
+}
+
+/// The seconds that [`ticks`] were made from.
+pub fn seconds(ticks: u32) -> u32 {
+    u32::try_from((u64::from(ticks) << TICK_SHIFT) / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
 /// What differs between the families in the maps about services.
 pub trait ServiceFamily {
     /// An address.
@@ -93,8 +107,8 @@ pub trait ServiceFamily {
     fn frontend(address: Self::Address, port: u16, protocol: u8) -> Self::FrontendKey;
     /// The address, port (host byte order) and protocol of a frontend's key.
     fn of_frontend(key: &Self::FrontendKey) -> (Self::Address, u16, u8);
-    /// A backend that has not been chosen yet; the port in host byte order.
-    fn backend(address: Self::Address, port: u16) -> Self::Backend;
+    /// A backend that was chosen `hits` times; the port in host byte order.
+    fn backend(address: Self::Address, port: u16, seed: u32, hits: u32) -> Self::Backend;
     /// Address, port (host byte order) and hits of a backend.
     fn of_backend(backend: &Self::Backend) -> (Self::Address, u16, u32);
     /// A member's key; the port in host byte order.
@@ -131,8 +145,8 @@ macro_rules! family {
                 (key.address.into(), u16::from_be(key.port), key.protocol)
             }
 
-            fn backend(address: $address, port: u16) -> $backend {
-                $backend { address: address.into(), port: port.to_be(), ..$backend::default() }
+            fn backend(address: $address, port: u16, seed: u32, hits: u32) -> $backend {
+                $backend { address: address.into(), port: port.to_be(), seed, hits, ..$backend::default() }
             }
 
             fn of_backend(backend: &$backend) -> ($address, u16, u32) {
@@ -186,7 +200,9 @@ mod tests {
             (ADDRESS_OF_NODE, "ADDRESS_OF_NODE"),
             (ADDRESS_OF_SERVICE, "ADDRESS_OF_SERVICE"),
             (ADDRESS_LOOPBACK, "ADDRESS_LOOPBACK"),
-            (SET_CONSISTENT.into(), "SET_CONSISTENT"),
+            (SET_BY_SCORE.into(), "SET_BY_SCORE"),
+            (SET_BY_TABLE.into(), "SET_BY_TABLE"),
+            (SCORED_MOST, "SCORED_MOST"),
             (SET_ELSEWHERE.into(), "SET_ELSEWHERE"),
             (MEMBER_CLUSTER, "MEMBER_CLUSTER"),
             (MEMBER_LOCAL, "MEMBER_LOCAL"),
@@ -210,7 +226,7 @@ mod tests {
         assert_eq!(size_of::<Frontend>(), 5 * 4);
         assert_eq!(size_of::<BackendSet>(), 4 + 2 * 2 + 2 * 4);
         assert_eq!(size_of::<Backend4>(), 4 + 2 * 2 + 2 * 4);
-        assert_eq!(size_of::<Backend6>(), 16 + 2 * 2 + 4);
+        assert_eq!(size_of::<Backend6>(), 16 + 2 * 2 + 3 * 4);
         assert_eq!(size_of::<Member4>(), 4 + 4 + 2 * 2);
         assert_eq!(size_of::<Member6>(), 4 + 16 + 2 * 2);
         assert_eq!(size_of::<Client4>(), 8 + 4 + 4);
@@ -227,11 +243,18 @@ mod tests {
     }
 
     #[test]
+    fn seconds_come_back_from_ticks() {
+        for wanted in [0, 1, 2, 10, 299, 10_800, 86_400] {
+            assert_eq!(seconds(ticks(wanted)), wanted);
+        }
+    }
+
+    #[test]
     fn keys_of_both_families_come_back() {
         let v4 = Ipv4Addr::new(10, 96, 0, 1);
         assert_eq!(V4::of_frontend(&V4::frontend(v4, 443, 6)), (v4, 443, 6));
         let v6 = Ipv6Addr::LOCALHOST;
         assert_eq!(V6::of_member(&V6::member(7, v6, 53)), (7, v6, 53));
-        assert_eq!(V6::of_backend(&V6::backend(v6, 80)), (v6, 80, 0));
+        assert_eq!(V6::of_backend(&V6::backend(v6, 80, 1, 2)), (v6, 80, 2));
     }
 }

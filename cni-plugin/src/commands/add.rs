@@ -103,7 +103,10 @@ impl Attempt<'_> {
         interface::configure_host_end(&mut self.host, self.key, &self.reservation, host_ifindex)?;
         netns.enter()?;
         interface::configure_container_end(&mut Netlink::open()?, &self.reservation, ifname)?;
-        match self.client.call(Request::Commit(Commit { key: self.key.clone(), host_ifindex }))? {
+        // Linux before 5.14 tells none; then the container's packets are led to services one by one.
+        let netns_cookie = ipamd_api::netns::cookie().ok();
+        let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };
+        match self.client.call(Request::Commit(commit))? {
             Reply::Done => {}
             other => return Err(unexpected(&self.client, "a commit", &other).into()),
         }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use bpf::layout::{CT_REPLIED, CT_RESET};
+use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, IpNumber, Ipv4Header, PacketBuilder};
 use integration::programs::{DROP, Local, NODE4, PASS, REDIRECT, Tally};
 

@@ -1,6 +1,6 @@
 //! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
 //! ([`wire`], [`policy`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
-//! attachment ([`key`]).
+//! attachment ([`key`]) or a namespace ([`netns`]).
 //!
 //! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
 //! bytes of JSON. A request carries the protocol `version`; unknown fields are ignored, unknown requests are
@@ -10,6 +10,7 @@ pub mod client;
 pub mod frame;
 pub mod key;
 pub mod mac;
+pub mod netns;
 pub mod policy;
 pub mod wire;
 

@@ -148,6 +148,9 @@ pub struct Commit {
     pub key: AttachmentKey,
     /// Index of the interface's end on the host.
     pub host_ifindex: u32,
+    /// Cookie of the container's namespace (`SO_NETNS_COOKIE`); `None` where the kernel tells none.
+    #[serde(default)]
+    pub netns_cookie: Option<u64>,
 }
 
 /// One entry of `cni.dev/valid-attachments`.

@@ -22,7 +22,7 @@ use crate::{
 };
 pub use locations::Locations;
 use options::Options;
-pub use values::{LogFormat, LogLevel};
+pub use values::{ExternalServiceMode, LogFormat, LogLevel};
 
 /// Where the configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
@@ -106,6 +106,12 @@ pub struct Config {
     pub conntrack_size: u32,
     /// How much the policy tables hold.
     pub policy: PolicySizes,
+    /// Whether sockets are led to a service's backend when they connect.
+    pub socket_lb: bool,
+    /// How connections from outside reach a service's backend on another node.
+    pub external_services: ExternalServiceMode,
+    /// Prefixes of the node's addresses that serve node ports; if empty, all do.
+    pub node_port_addresses: Vec<IpNetwork>,
     /// How programs are attached; tcx where the kernel has it if `None`.
     pub attach: Option<AttachMode>,
     /// Whether RCU grace periods are expedited while an ADD or DEL is under way.
@@ -155,6 +161,9 @@ impl Config {
                 prefixes: options.policy_prefixes.map_or(sizes.prefixes, |entries| entries.0),
                 rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
             },
+            socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
+            external_services: options.external_service_mode.unwrap_or_default(),
+            node_port_addresses: options.nodeport_addresses,
             attach: options.attach.and_then(|attach| attach.0),
             expedite_rcu: options.expedite_rcu.unwrap_or(true),
             mtu: options.mtu.map(|mtu| mtu.0),

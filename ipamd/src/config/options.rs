@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
 use super::values::{
-    Attach, ConntrackSize, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses, PolicyEntries,
-    PolicyPrefixes, PolicyRules, PortRange,
+    Attach, ConntrackSize, ExternalServiceMode, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses,
+    PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, Switch,
 };
 use crate::{
     cluster::Cluster,
@@ -74,6 +74,17 @@ pub(super) struct Options {
     /// Rules that are counted, of those that concern this node's endpoints [default: 16384]
     #[arg(long, value_name = "ENTRIES")]
     pub policy_rules: Option<PolicyRules>,
+    /// Whether sockets of the node and its pods are led to a service's backend when they connect: on or off [default: on]
+    #[arg(long, value_name = "SWITCH")]
+    #[serde(deserialize_with = "text")]
+    pub socket_lb: Option<Switch>,
+    /// How connections from outside reach a service's backend on another node: snat or dsr [default: snat]
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "text")]
+    pub external_service_mode: Option<ExternalServiceMode>,
+    /// Prefix of the node's addresses that serve node ports; repeatable [default: all]
+    #[arg(long, value_name = "CIDR")]
+    pub nodeport_addresses: Vec<IpNetwork>,
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
@@ -118,6 +129,9 @@ impl Options {
             policy_addresses: self.policy_addresses.or(other.policy_addresses),
             policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),
             policy_rules: self.policy_rules.or(other.policy_rules),
+            socket_lb: self.socket_lb.or(other.socket_lb),
+            external_service_mode: self.external_service_mode.or(other.external_service_mode),
+            nodeport_addresses: either(self.nodeport_addresses, other.nodeport_addresses),
             attach: self.attach.or(other.attach),
             expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),
             mtu: self.mtu.or(other.mtu),

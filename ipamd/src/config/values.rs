@@ -8,6 +8,44 @@ use serde::Deserialize;
 /// The lowest port that masquerading may take: those below belong to the node's services.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
+/// How connections from outside reach a service's backend on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExternalServiceMode {
+    /// By this node both ways: the backend sees the node as its client.
+    #[default]
+    Snat,
+    /// By this node to the backend, whose own node answers the client directly: the backend sees the client.
+    Dsr,
+}
+
+impl FromStr for ExternalServiceMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "snat" => Ok(Self::Snat),
+            "dsr" => Ok(Self::Dsr),
+            _ => Err("external service modes are snat and dsr".to_owned()),
+        }
+    }
+}
+
+/// Whether something is done: `on` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" | "true" => Ok(Self(true)),
+            "off" | "false" => Ok(Self(false)),
+            _ => Err("this is on or off".to_owned()),
+        }
+    }
+}
+
 /// From which level on is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {

@@ -111,6 +111,13 @@ fn configure(
     for map in [&mut open.maps.conntrack4, &mut open.maps.conntrack6] {
         map.set_max_entries(config.conntrack_size).map_err(DatapathError::Load)?;
     }
+    let half = (config.conntrack_size / 2).max(1);
+    for map in [&mut open.maps.sockets4, &mut open.maps.sockets6] {
+        map.set_max_entries(half).map_err(DatapathError::Load)?;
+    }
+    for map in [&mut open.maps.affinities4, &mut open.maps.affinities6] {
+        map.set_max_entries(half).map_err(DatapathError::Load)?;
+    }
     open.maps.hits.set_max_entries(config.policy_rules).map_err(DatapathError::Load)?;
     Ok(())
 }
@@ -177,7 +184,7 @@ fn replace_in_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathErro
             continue;
         }
         if let Some(program) = programs.get(program_for(&ifname, direction)) {
-            attach::replace_tcx(link.as_fd(), program.as_fd())?;
+            attach::replace_in_link(link.as_fd(), program.as_fd())?;
             replaced += 1;
         }
     }

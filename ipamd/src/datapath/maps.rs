@@ -56,6 +56,24 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
             .map_err(DatapathError::map(&self.name))
     }
 
+    /// Sets the values of many keys, in one system call where the kernel takes it.
+    pub fn put_all(&self, entries: impl Iterator<Item = (K, V)>) -> Result<(), DatapathError> {
+        let (mut keys, mut values, mut count) = (Vec::new(), Vec::new(), 0);
+        for (key, value) in entries {
+            keys.extend_from_slice(key.as_bytes());
+            values.extend_from_slice(value.as_bytes());
+            count += 1;
+        }
+        match count {
+            0 => Ok(()),
+            1 => self.handle.update(&keys, &values, MapFlags::ANY).map_err(DatapathError::map(&self.name)),
+            _ => {
+                let written = self.handle.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY);
+                written.map_err(DatapathError::map(&self.name))
+            }
+        }
+    }
+
     /// Removes a key that may not be there.
     pub fn remove(&self, key: &K) -> Result<(), DatapathError> {
         match self.handle.delete(key.as_bytes()) {

@@ -6,6 +6,7 @@ mod conntrack;
 mod load;
 mod maps;
 mod policy;
+mod services;
 mod uplinks;
 
 use std::{
@@ -36,6 +37,7 @@ use libbpf_rs::{MapCore, MapHandle};
 pub use self::{
     load::probe_attach_mode,
     policy::{PolicySizes, PolicyTables},
+    services::{ExternalSettings, ServiceTables},
     uplinks::Uplink,
 };
 use self::{
@@ -80,6 +82,14 @@ pub enum DatapathError {
         map: String,
         /// The kernel's reason.
         source: libbpf_rs::Error,
+    },
+    /// A map cannot be mapped into memory.
+    #[error("cannot map {map} into memory: {source}")]
+    Mapping {
+        /// Its name.
+        map: String,
+        /// The kernel's reason.
+        source: io::Error,
     },
     /// A map is not what this version expects.
     #[error("the map {map} has an unexpected layout")]

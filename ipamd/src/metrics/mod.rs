@@ -75,6 +75,7 @@ pub struct Metrics {
     conntrack: Gauges<ConntrackLabels>,
     conntrack_capacity: Gauges<ConntrackLabels>,
     policy_changes: Histogram,
+    service_changes: Histogram,
     policies: Gauges<PolicyLabels>,
     policy_refused: Gauge<u64, AtomicU64>,
     policy_maps: Gauge<u64, AtomicU64>,
@@ -99,6 +100,7 @@ impl Default for Metrics {
             conntrack: Family::default(),
             conntrack_capacity: Family::default(),
             policy_changes: Histogram::new(POLICY_LATENCIES),
+            service_changes: Histogram::new(POLICY_LATENCIES),
             policies: Family::default(),
             policy_refused: Gauge::default(),
             policy_maps: Gauge::default(),
@@ -164,6 +166,12 @@ impl Metrics {
             Unit::Seconds,
             self.policy_changes.clone(),
         );
+        registry.register_with_unit(
+            "service_change",
+            "Time from word of a change of services to its being in force",
+            Unit::Seconds,
+            self.service_changes.clone(),
+        );
         registry.register(
             "policies",
             "Policies in force, and those that are understood but do not fit or name an unknown tier",
@@ -201,6 +209,11 @@ impl Metrics {
     /// Measures a change of policies.
     pub fn policy_change(&self, took: Duration) {
         self.policy_changes.observe(took.as_secs_f64());
+    }
+
+    /// Counts a change of services.
+    pub fn service_change(&self, took: Duration) {
+        self.service_changes.observe(took.as_secs_f64());
     }
 
     /// Counts a request and how long it took.

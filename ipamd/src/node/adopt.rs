@@ -37,6 +37,7 @@ impl Node {
             mtu: entry.mtu.into(),
             netns: PathBuf::new(),
             netns_id: NetnsId { dev: 0, ino: 0 },
+            netns_cookie: None,
             pod: None,
             labels: BTreeMap::new(),
             created: now(),

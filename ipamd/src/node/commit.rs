@@ -26,6 +26,7 @@ impl Node {
         stored.wait().await.map_err(|error| self.refusal(&error))?;
         let slot = self.admit(key).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
+        self.lead_sockets(key, request.netns_cookie)?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
     }
@@ -37,6 +38,20 @@ impl Node {
         // A change of the whole cluster may be under way, which takes its time.
         let admitted = tokio::task::spawn_blocking(move || policy.admit(endpoint)).await.map_err(internal)?;
         admitted.map_err(internal)
+    }
+
+    /// Has the container's sockets be led to services' backends.
+    fn lead_sockets(&self, key: &AttachmentKey, cookie: Option<u64>) -> Result<(), ApiError> {
+        let mut state = self.state();
+        let (Some(cookie), Some(record)) = (cookie, state.records.get_mut(key)) else { return Ok(()) };
+        self.kernel.put_namespace(cookie).map_err(internal)?;
+        if record.attachment.netns_cookie.replace(cookie) != Some(cookie) {
+            let mut batch = Batch::new();
+            batch.put(&record.attachment).map_err(|error| self.refusal(&error))?;
+            // Nobody need wait for it: a daemon that has not read it finds the map in the kernel as it is.
+            drop(self.submit(batch)?);
+        }
+        Ok(())
     }
 
     fn enforce(&self, key: &AttachmentKey, at: Placed) -> Result<(), ApiError> {

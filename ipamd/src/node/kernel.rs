@@ -47,6 +47,10 @@ pub trait Kernel: Debug + Send + Sync {
     fn link_index(&self, ifname: &str) -> Option<u32>;
     /// Has a host end removed soon; returns at once.
     fn remove_link(&self, ifname: &str, ifindex: u32);
+    /// Has the sockets of a namespace be led to services' backends.
+    fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
+    /// Leads the sockets of a namespace no more.
+    fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
     /// Which network namespace is at a path.
     fn netns_at(&self, path: &Path) -> Option<NetnsId>;
 }

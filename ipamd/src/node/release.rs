@@ -99,6 +99,15 @@ impl Node {
             for ip in &ips {
                 self.kernel.remove_endpoint(*ip).map_err(internal)?;
             }
+            // A second attachment may be in the same namespace.
+            let cookie = record.attachment.netns_cookie;
+            let is_shared = || {
+                let mut others = state.records.values().filter(|it| it.attachment.key != *key);
+                others.any(|it| it.attachment.netns_cookie == cookie)
+            };
+            if let Some(cookie) = cookie.filter(|_| !is_shared()) {
+                self.kernel.remove_namespace(cookie).map_err(internal)?;
+            }
             if record.committed.is_some() {
                 self.kernel.bump_epoch().map_err(internal)?;
                 self.policy.dismiss(key);

@@ -64,6 +64,7 @@ impl Node {
             mtu: request.mtu.unwrap_or_else(|| *lock(&self.mtu)),
             netns: request.netns.clone(),
             netns_id: request.netns_id,
+            netns_cookie: None,
             pod: request.pod.clone(),
             labels: request.labels.clone(),
             created: now(),

@@ -17,6 +17,8 @@ struct Fake {
     links: BTreeMap<String, u32>,
     endpoints: BTreeMap<IpAddr, EndpointEntry>,
     netns: BTreeMap<PathBuf, NetnsId>,
+    /// Cookies of those whose sockets are led.
+    namespaces: BTreeSet<u64>,
     epoch: u32,
     unpinned: Vec<String>,
     /// Which address cannot be written.
@@ -98,6 +100,14 @@ impl Kernel for FakeKernel {
             fake.links.remove(ifname);
         }
     }
+    fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
+        self.lock().namespaces.insert(cookie);
+        Ok(())
+    }
+    fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
+        self.lock().namespaces.remove(&cookie);
+        Ok(())
+    }
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
         self.lock().netns.get(path).copied()
     }
@@ -140,7 +150,7 @@ impl Bench {
     async fn add(&self, id: &str) -> Reservation {
         let reservation = self.node().reserve(&request(id)).unwrap();
         let ifindex = self.link(id);
-        self.node().commit(&Commit { key: key(id), host_ifindex: ifindex }).await.unwrap();
+        self.node().commit(&Commit { key: key(id), host_ifindex: ifindex, netns_cookie: None }).await.unwrap();
         reservation
     }
 

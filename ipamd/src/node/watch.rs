@@ -64,6 +64,13 @@ impl Node {
         state.records.values().filter_map(placed).collect()
     }
 
+    /// Cookies of the namespaces of the committed endpoints.
+    pub fn namespaces(&self) -> Vec<u64> {
+        let state = self.state();
+        let committed = state.records.values().filter(|record| record.committed.is_some());
+        committed.filter_map(|record| record.attachment.netns_cookie).collect()
+    }
+
     /// Takes note of the places that policy gave the endpoints. The programs learn of it by the next reconciliation.
     pub fn set_slots(&self, slots: impl IntoIterator<Item = (AttachmentKey, Slot)>) {
         let mut state = self.state();

@@ -105,6 +105,7 @@ mod tests {
                 mtu: 1500,
                 netns: "/run/netns/c".into(),
                 netns_id: NetnsId { dev: 4, ino: 1 },
+                netns_cookie: None,
                 pod: None,
                 labels: BTreeMap::new(),
                 created: 0,

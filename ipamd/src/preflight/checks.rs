@@ -128,8 +128,17 @@ pub(super) fn jit() -> Finding {
 }
 
 pub(super) fn cgroup(configured: Option<&Path>) -> Finding {
-    let is_v2 = |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
     judge_cgroup(configured, is_v2)
+}
+
+fn is_v2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+/// Where the root of the cgroup v2 hierarchy is: as configured, or where one is mounted.
+pub fn cgroup_root(configured: Option<&Path>) -> Option<PathBuf> {
+    let mounted = || CGROUPS.iter().map(PathBuf::from).find(|path| is_v2(path));
+    configured.map_or_else(mounted, |path| Some(path.to_owned()))
 }
 
 fn judge_cgroup(configured: Option<&Path>, is_v2: impl Fn(&Path) -> bool) -> Finding {

@@ -9,6 +9,7 @@ use ipamd_api::wire::AttachMode;
 use serde::Serialize;
 
 pub use bpffs::{MountError, mount_bpffs};
+pub use checks::cgroup_root;
 
 use crate::config::{Config, Locations};
 

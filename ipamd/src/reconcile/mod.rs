@@ -9,6 +9,7 @@ mod thread;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -26,6 +27,8 @@ use crate::{
     netlink::{NetlinkError, Socket},
     node::{FALLBACK_MTU, Findings, Node},
     plan::{self, Plan, Uplinks},
+    preflight::cgroup_root,
+    services::{Balancer, NodeAddresses},
 };
 
 /// What is to be reconciled with what.
@@ -35,6 +38,10 @@ pub struct Reconciler {
     datapath: Arc<Datapath>,
     metrics: Arc<Metrics>,
     monitor: Option<Arc<Monitor>>,
+    services: Option<Arc<Balancer>>,
+    /// Where sockets are led to services' backends; `None`: nowhere.
+    cgroup: Option<PathBuf>,
+    node_port_addresses: Vec<IpNetwork>,
     socket: Socket,
     footprint: FootprintFile,
     pools: Vec<Pool>,
@@ -66,6 +73,9 @@ impl Reconciler {
             datapath,
             metrics,
             monitor: None,
+            services: None,
+            cgroup: config.socket_lb.then(|| cgroup_root(config.cgroup.as_deref())).flatten(),
+            node_port_addresses: config.node_port_addresses.clone(),
             socket: Socket::open()?,
             footprint,
             pools: config.pools.clone(),
@@ -83,6 +93,12 @@ impl Reconciler {
         Self { monitor: Some(monitor), ..self }
     }
 
+    /// Keeps what `services` depends on in step.
+    #[must_use]
+    pub fn tend_services(self, services: Arc<Balancer>) -> Self {
+        Self { services: Some(services), ..self }
+    }
+
     /// Compares once, and puts right what is amiss.
     pub fn pass(&mut self) {
         let mut failures = BTreeSet::new();
@@ -92,7 +108,7 @@ impl Reconciler {
             }
             Ok(mut observed) => {
                 let uplinks = plan::uplinks(&self.named_uplinks, &observed);
-                self.tend_policy(&observed);
+                self.tend_addresses(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
                 let plan = plan::plan(&self.pools, &uplinks, &records, &observed);
@@ -127,6 +143,7 @@ impl Reconciler {
             failures.insert(error.to_string());
         }
         for (subject, repairs) in [
+            ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),
             ("uplink", self.datapath.set_uplinks(&uplinks.present)),
             ("program", self.datapath.heal_attachments(&plan.host_ends)),
         ] {
@@ -137,12 +154,17 @@ impl Reconciler {
         }
     }
 
-    /// The node reaches its endpoints from any address of its own.
-    fn tend_policy(&self, observed: &plan::Observed) {
+    /// The node reaches its endpoints from any address of its own, and serves node ports there.
+    fn tend_addresses(&self, observed: &plan::Observed) {
         let policy = self.node.policy();
         let own = observed.addresses.iter().map(|address| address.address);
-        policy.set_node_addresses(own.chain(self.pools.iter().map(Pool::gateway)).collect());
+        let own: BTreeSet<_> = own.chain(self.pools.iter().map(Pool::gateway)).collect();
+        policy.set_node_addresses(own.clone());
         policy.retry();
+        if let Some(services) = &self.services {
+            services.set_node_addresses(NodeAddresses::new(own, &self.node_port_addresses));
+            services.retry();
+        }
     }
 
     fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {

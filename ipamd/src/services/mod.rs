@@ -1,1 +1,27 @@
-//! Services: where connections to them go. What decides is here; [`crate::datapath`] performs.
+//! Services: where connections to them go.
+//!
+//!     Service, EndpointSlices -> plan (pure) -> balancer -> tables (kernel maps)
+//!
+//! What a service is to the programs is a few entries that say where it is reached (frontends), and sets of backends
+//! that they choose from. A change of endpoints writes a new place for the set and then one word.
+
+mod balancer;
+mod condition;
+pub mod consistent;
+mod fill;
+mod inherit;
+mod marks;
+pub mod parting;
+mod places;
+pub mod plan;
+mod program;
+mod staged;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use self::{
+    balancer::{Applied, Balancer, Gone, HostPorts, NodeAddresses},
+    plan::Site,
+};

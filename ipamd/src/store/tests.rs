@@ -17,6 +17,7 @@ pub(super) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         mtu: 1500,
         netns: PathBuf::from("/run/netns/x"),
         netns_id: NetnsId { dev: 4, ino: 4_026_531_840 },
+        netns_cookie: None,
         pod: None,
         labels: [("app".to_owned(), "web".to_owned())].into(),
         created: 1_700_000_000,

@@ -36,6 +36,7 @@ fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         mtu: 1500,
         netns: PathBuf::from("/run/netns/x"),
         netns_id: NetnsId { dev: 4, ino: 1 },
+        netns_cookie: None,
         pod: None,
         labels: BTreeMap::new(),
         created: 0,

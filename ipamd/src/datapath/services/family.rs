@@ -1,0 +1,214 @@
+//! The maps about services of one family.
+
+use std::{marker::PhantomData, net::IpAddr};
+
+use bpf::layout::{
+    Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, Plain, ServiceFamily, SourceRange4, SourceRange6,
+};
+use ipnetwork::IpNetwork;
+use libbpf_rs::{MapCore, MapHandle};
+
+use super::mapped::Mapped;
+use crate::{
+    datapath::{DatapathError, maps::TypedMap},
+    services::{
+        consistent,
+        tables::{Backend, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber},
+    },
+};
+
+/// The maps of one family.
+#[derive(Debug)]
+pub(super) struct OfFamily<F: ServiceFamily> {
+    frontends: TypedMap<F::FrontendKey, Frontend>,
+    members: TypedMap<F::Member, u32>,
+    source_ranges: TypedMap<F::SourceRange, u8>,
+    pub backends: Mapped<F::Backend>,
+    family: PhantomData<F>,
+}
+
+/// Takes an address that is of a family as one of it.
+pub(super) trait Narrow: Sized {
+    fn narrow(address: IpAddr) -> Option<Self>;
+}
+
+impl Narrow for std::net::Ipv4Addr {
+    fn narrow(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Narrow for std::net::Ipv6Addr {
+    fn narrow(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }
+    }
+}
+
+/// The service that a source range belongs to.
+pub(super) trait Ranged {
+    fn service(&self) -> u32;
+}
+
+impl Ranged for SourceRange4 {
+    fn service(&self) -> u32 {
+        self.service
+    }
+}
+
+impl Ranged for SourceRange6 {
+    fn service(&self) -> u32 {
+        self.service
+    }
+}
+
+impl<F: ServiceFamily> OfFamily<F>
+where
+    F::Address: Narrow,
+    F::SourceRange: Ranged,
+{
+    pub fn open(pinned: &dyn Fn(&str) -> Result<MapHandle, DatapathError>) -> Result<Self, DatapathError> {
+        let named = |name: &str| {
+            let name = format!("{name}{}", F::FAMILY);
+            pinned(&name).map(|map| (name, map))
+        };
+        Ok(Self {
+            frontends: typed(named("frontends")?)?,
+            members: typed(named("members")?)?,
+            source_ranges: typed(named("source_ranges")?)?,
+            backends: Mapped::open(&named("backends")?.1)?,
+            family: PhantomData,
+        })
+    }
+
+    pub fn most_frontends(&self) -> u32 {
+        self.frontends.handle().max_entries()
+    }
+
+    pub fn put_backends(&mut self, first: u32, backends: &[(Backend, u32)]) {
+        for (at, (backend, hits)) in (first..).zip(backends) {
+            if let Some(address) = F::Address::narrow(backend.address) {
+                self.backends.put(at, F::backend(address, backend.port, consistent::seed(backend), *hits));
+            }
+        }
+    }
+
+    pub fn backends(&self, first: u32, count: u32) -> Vec<(Backend, u32)> {
+        let end = first.saturating_add(count).min(self.backends.entries());
+        let each = (first..end).map(|at| F::of_backend(&self.backends.get(at)));
+        each.map(|(address, port, hits)| (Backend { address: address.into(), port }, hits)).collect()
+    }
+
+    pub fn put_frontends(&self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), DatapathError> {
+        let entries = frontends.iter().filter_map(|(key, value)| Some((frontend_key::<F>(key)?, encoded(value))));
+        self.frontends.put_all(entries)
+    }
+
+    pub fn remove_frontends(&self, keys: &[FrontendKey]) -> Result<(), DatapathError> {
+        keys.iter().filter_map(frontend_key::<F>).try_for_each(|key| self.frontends.remove(&key))
+    }
+
+    pub fn all_frontends(&self) -> Result<Vec<(FrontendKey, FrontendValue)>, DatapathError> {
+        let mut all = Vec::new();
+        self.frontends.each(|key, value| {
+            let (address, port, protocol) = F::of_frontend(&key);
+            all.push((FrontendKey { address: address.into(), port, protocol }, decoded(&value)));
+            true
+        })?;
+        Ok(all)
+    }
+
+    pub fn put_members(&self, members: &[(ServiceNumber, Member)]) -> Result<(), DatapathError> {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let entries = members.iter().filter_map(|(service, member)| {
+            let value = flag(member.in_cluster, MEMBER_CLUSTER) | flag(member.in_local, MEMBER_LOCAL);
+            Some((member_key::<F>(*service, &member.backend)?, value))
+        });
+        self.members.put_all(entries)
+    }
+
+    pub fn remove_members(&self, members: &[(ServiceNumber, Backend)]) -> Result<(), DatapathError> {
+        let keys = members.iter().filter_map(|(service, backend)| member_key::<F>(*service, backend));
+        keys.into_iter().try_for_each(|key| self.members.remove(&key))
+    }
+
+    pub fn all_members(&self) -> Result<Vec<(ServiceNumber, Member)>, DatapathError> {
+        let mut all = Vec::new();
+        self.members.each(|key, value| {
+            let (service, address, port) = F::of_member(&key);
+            let member = Member {
+                backend: Backend { address: address.into(), port },
+                in_cluster: value & MEMBER_CLUSTER != 0,
+                in_local: value & MEMBER_LOCAL != 0,
+            };
+            all.push((ServiceNumber(service), member));
+            true
+        })?;
+        Ok(all)
+    }
+
+    pub fn put_source_ranges(
+        &self,
+        service: ServiceNumber,
+        old: &[IpNetwork],
+        new: &[IpNetwork],
+    ) -> Result<(), DatapathError> {
+        let key = |range: &IpNetwork| {
+            Some(F::source_range(service.0, F::Address::narrow(range.network())?, range.prefix()))
+        };
+        for range in new {
+            key(range).map_or(Ok(()), |key| self.source_ranges.put(&key, &1))?;
+        }
+        for range in old.iter().filter(|range| !new.contains(range)) {
+            key(range).map_or(Ok(()), |key| self.source_ranges.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    pub fn keep_source_ranges(&self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), DatapathError> {
+        let stale = self.source_ranges.keys().into_iter().filter(|key| !known(ServiceNumber(key.service())));
+        stale.into_iter().try_for_each(|key| self.source_ranges.remove(&key))
+    }
+}
+
+fn typed<K: Plain, V: Plain>((name, map): (String, MapHandle)) -> Result<TypedMap<K, V>, DatapathError> {
+    TypedMap::take(&mut [(name.clone(), map)].into(), &name)
+}
+
+fn frontend_key<F: ServiceFamily>(key: &FrontendKey) -> Option<F::FrontendKey>
+where
+    F::Address: Narrow,
+{
+    Some(F::frontend(F::Address::narrow(key.address)?, key.port, key.protocol))
+}
+
+fn member_key<F: ServiceFamily>(service: ServiceNumber, backend: &Backend) -> Option<F::Member>
+where
+    F::Address: Narrow,
+{
+    Some(F::member(service.0, F::Address::narrow(backend.address)?, backend.port))
+}
+
+fn encoded(value: &FrontendValue) -> Frontend {
+    Frontend {
+        service: value.service.0,
+        set: [value.inside.0, value.outside.0],
+        flags: value.flags,
+        affinity: bpf::layout::ticks(value.affinity),
+    }
+}
+
+fn decoded(value: &Frontend) -> FrontendValue {
+    FrontendValue {
+        service: ServiceNumber(value.service),
+        inside: SetNumber(value.set[0]),
+        outside: SetNumber(value.set[1]),
+        flags: value.flags,
+        affinity: bpf::layout::seconds(value.affinity),
+    }
+}

@@ -1,0 +1,247 @@
+//! The maps about services.
+
+mod family;
+mod hooks;
+
+mod mapped;
+
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bpf::{
+    attach::Pins,
+    layout::{
+        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS, PORTS_SERVED,
+        Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, V4, V6,
+    },
+};
+use ipnetwork::IpNetwork;
+use libbpf_rs::MapHandle;
+
+use self::{family::OfFamily, mapped::Mapped};
+use super::{Datapath, DatapathError};
+use crate::services::tables::{
+    Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber, SetValue,
+    TableError, Tables,
+};
+
+/// How services treat what comes from outside, and which addresses they need of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExternalSettings {
+    /// A backend on another node answers the client directly.
+    pub dsr: bool,
+    /// What an endpoint sees as the client when it is its own service's backend.
+    pub hairpin4: Option<std::net::Ipv4Addr>,
+    /// As `hairpin4`.
+    pub hairpin6: Option<std::net::Ipv6Addr>,
+}
+
+/// The maps about services, written for the programs.
+#[derive(Debug)]
+pub struct ServiceTables {
+    datapath: Arc<Datapath>,
+    v4: OfFamily<V4>,
+    v6: OfFamily<V6>,
+    sets: Mapped<BackendSet>,
+    lookups: Mapped<LookupPlaces>,
+    ports: Mapped<u64>,
+}
+
+impl ServiceTables {
+    /// The tables of the pinned maps, as an earlier daemon left them.
+    ///
+    /// # Errors
+    /// Why the maps cannot be used.
+    pub fn open(datapath: Arc<Datapath>, pins: &Pins) -> Result<Self, DatapathError> {
+        let pinned = |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+        Ok(Self {
+            v4: OfFamily::open(&pinned)?,
+            v6: OfFamily::open(&pinned)?,
+            sets: Mapped::open(&pinned("sets")?)?,
+            lookups: Mapped::open(&pinned("lookup_tables")?)?,
+            ports: Mapped::open(&pinned("ports")?)?,
+            datapath,
+        })
+    }
+}
+
+impl Datapath {
+    /// Sets how services treat what comes from outside.
+    pub fn set_external(&self, settings: ExternalSettings) -> Result<(), DatapathError> {
+        self.change_node(|node| {
+            node.external &= !EXTERNAL_DSR;
+            node.external |= if settings.dsr { EXTERNAL_DSR } else { 0 };
+            node.hairpin4 = settings.hairpin4.map(Into::into).unwrap_or_default();
+            node.hairpin6 = settings.hairpin6.map(Into::into).unwrap_or_default();
+        })
+    }
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> TableError {
+    TableError(Box::new(error))
+}
+
+fn row(row: PortRow) -> u32 {
+    PORT_WORDS
+        * match row {
+            PortRow::Served => PORTS_SERVED,
+            PortRow::OfBackends => PORTS_OF_BACKENDS,
+        }
+}
+
+/// Splits what concerns both families.
+fn split<T: Copy>(all: &[T], family: impl Fn(&T) -> Family) -> [Vec<T>; 2] {
+    Family::ALL.map(|wanted| all.iter().filter(|it| family(it) == wanted).copied().collect())
+}
+
+impl Tables for ServiceTables {
+    fn limits(&self) -> Limits {
+        Limits {
+            sets: self.sets.entries(),
+            backends: self.v4.backends.entries().min(self.v6.backends.entries()),
+            lookups: self.lookups.entries() * 2,
+            frontends: self.v4.most_frontends(),
+        }
+    }
+
+    fn put_backends(&mut self, family: Family, first: u32, backends: &[(Backend, u32)]) {
+        match family {
+            Family::V4 => self.v4.put_backends(first, backends),
+            Family::V6 => self.v6.put_backends(first, backends),
+        }
+    }
+
+    fn backends(&self, family: Family, first: u32, count: u32) -> Vec<(Backend, u32)> {
+        match family {
+            Family::V4 => self.v4.backends(first, count),
+            Family::V6 => self.v6.backends(first, count),
+        }
+    }
+
+    fn put_lookups(&mut self, first: u32, places: &[u32]) {
+        for (at, place) in (first..).zip(places) {
+            let mut pair = self.lookups.get(at / 2);
+            pair.backend[at as usize % 2] = *place;
+            self.lookups.put(at / 2, pair);
+        }
+    }
+
+    fn lookups(&self, first: u32, count: u32) -> Vec<u32> {
+        let end = first.saturating_add(count).min(self.lookups.entries() * 2);
+        (first..end).map(|at| self.lookups.get(at / 2).backend[at as usize % 2]).collect()
+    }
+
+    fn put_set(&mut self, set: SetNumber, value: SetValue) {
+        let flags = match value.choice {
+            Choice::Turns => 0,
+            Choice::Score => SET_BY_SCORE,
+            Choice::Table => SET_BY_TABLE,
+        } | if value.elsewhere { SET_ELSEWHERE } else { 0 };
+        let parts = BackendSet { first: value.first, count: value.count, flags, ..BackendSet::default() };
+        let mut word = [0; 8];
+        word.copy_from_slice(&parts.as_bytes()[..8]);
+        // Nodes that all began with the first backend would fall upon it together.
+        if self.sets.get(set.0).turn == 0 {
+            let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), set.0);
+            let turn = u32::try_from(seed >> 32).unwrap_or(1).max(1);
+            let now = self.sets.get(set.0);
+            self.sets.put(set.0, BackendSet { turn, ..now });
+        }
+        self.sets.set_word(set.0, u64::from_ne_bytes(word));
+    }
+
+    fn set(&self, set: SetNumber) -> SetValue {
+        let BackendSet { first, count, flags, .. } = self.sets.get(set.0);
+        let choice = match flags {
+            flags if flags & SET_BY_TABLE != 0 => Choice::Table,
+            flags if flags & SET_BY_SCORE != 0 => Choice::Score,
+            _ => Choice::Turns,
+        };
+        SetValue { first, count, choice, elsewhere: flags & SET_ELSEWHERE != 0 }
+    }
+
+    fn put_frontends(&mut self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), TableError> {
+        let [v4, v6] = split(frontends, |(key, _)| Family::of(key.address));
+        self.v4.put_frontends(&v4).and_then(|()| self.v6.put_frontends(&v6)).map_err(failed)
+    }
+
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError> {
+        let [v4, v6] = split(keys, |key| Family::of(key.address));
+        self.v4.remove_frontends(&v4).and_then(|()| self.v6.remove_frontends(&v6)).map_err(failed)
+    }
+
+    fn frontends(&self, family: Family) -> Result<Vec<(FrontendKey, FrontendValue)>, TableError> {
+        match family {
+            Family::V4 => self.v4.all_frontends(),
+            Family::V6 => self.v6.all_frontends(),
+        }
+        .map_err(failed)
+    }
+
+    fn put_members(&mut self, members: &[(ServiceNumber, Member)]) -> Result<(), TableError> {
+        let [v4, v6] = split(members, |(_, member)| Family::of(member.backend.address));
+        self.v4.put_members(&v4).and_then(|()| self.v6.put_members(&v6)).map_err(failed)
+    }
+
+    fn remove_members(&mut self, members: &[(ServiceNumber, Backend)]) -> Result<(), TableError> {
+        let [v4, v6] = split(members, |(_, backend)| Family::of(backend.address));
+        self.v4.remove_members(&v4).and_then(|()| self.v6.remove_members(&v6)).map_err(failed)
+    }
+
+    fn members(&self, family: Family) -> Result<Vec<(ServiceNumber, Member)>, TableError> {
+        match family {
+            Family::V4 => self.v4.all_members(),
+            Family::V6 => self.v6.all_members(),
+        }
+        .map_err(failed)
+    }
+
+    fn put_source_ranges(
+        &mut self,
+        service: ServiceNumber,
+        old: &[IpNetwork],
+        new: &[IpNetwork],
+    ) -> Result<(), TableError> {
+        let [old4, old6] = split(old, |it| Family::of(it.ip()));
+        let [new4, new6] = split(new, |it| Family::of(it.ip()));
+        let v4 = self.v4.put_source_ranges(service, &old4, &new4);
+        v4.and_then(|()| self.v6.put_source_ranges(service, &old6, &new6)).map_err(failed)
+    }
+
+    fn keep_source_ranges(&mut self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), TableError> {
+        self.v4.keep_source_ranges(known).and_then(|()| self.v6.keep_source_ranges(known)).map_err(failed)
+    }
+
+    fn mark_port(&mut self, of: PortRow, port: u16, marked: bool) {
+        let bit = 1_u64 << (port % 64);
+        if let Some(word) = self.ports.word(row(of) + u32::from(port / 64)) {
+            if marked {
+                word.fetch_or(bit, Ordering::Release);
+            } else {
+                word.fetch_and(!bit, Ordering::Release);
+            }
+        }
+    }
+
+    fn keep_ports(&mut self, of: PortRow, marked: &dyn Fn(u16) -> bool) {
+        for port in 0..=u16::MAX {
+            let word = self.ports.word(row(of) + u32::from(port / 64));
+            let is_marked = word.is_some_and(|word| word.load(Ordering::Relaxed) >> (port % 64) & 1 == 1);
+            if is_marked && !marked(port) {
+                self.mark_port(of, port, false);
+            }
+        }
+    }
+
+    fn set_host_backends(&mut self, any: bool) -> Result<(), TableError> {
+        let changed = self.datapath.change_node(|node| {
+            node.external &= !EXTERNAL_HOST_BACKENDS;
+            node.external |= if any { EXTERNAL_HOST_BACKENDS } else { 0 };
+        });
+        changed.map_err(failed)
+    }
+
+    fn raise_epoch(&mut self) -> Result<(), TableError> {
+        self.datapath.bump_epoch().map_err(failed)
+    }
+}

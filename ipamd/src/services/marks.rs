@@ -1,0 +1,47 @@
+//! How many reasons a port has to be marked.
+
+use std::collections::HashMap;
+
+use super::tables::{PortRow, Tables};
+
+#[derive(Debug)]
+pub(super) struct Marks {
+    row: PortRow,
+    reasons: HashMap<u16, u32>,
+}
+
+impl Marks {
+    pub fn new(row: PortRow) -> Self {
+        Self { row, reasons: HashMap::new() }
+    }
+
+    /// One reason more; the first marks the port at once.
+    pub fn add(&mut self, port: u16, tables: &mut dyn Tables) {
+        let reasons = self.reasons.entry(port).or_default();
+        *reasons += 1;
+        if *reasons == 1 {
+            tables.mark_port(self.row, port, true);
+        }
+    }
+
+    /// One reason less; whether it was the last.
+    pub fn remove(&mut self, port: u16) -> bool {
+        let Some(reasons) = self.reasons.get_mut(&port) else { return false };
+        *reasons -= 1;
+        let last = *reasons == 0;
+        if last {
+            self.reasons.remove(&port);
+        }
+        last
+    }
+
+    /// Whether there is any reason.
+    pub fn has(&self, port: u16) -> bool {
+        self.reasons.contains_key(&port)
+    }
+
+    /// Whether no port is marked.
+    pub fn is_empty(&self) -> bool {
+        self.reasons.is_empty()
+    }
+}

@@ -1,0 +1,57 @@
+//! Writes that wait for each other: what is found comes before what leads to it, and what leads somewhere goes first.
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    fill::{Filled, Room},
+    tables::{Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError, Tables},
+};
+
+/// Writes that are to be made together.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    pub members: Vec<(ServiceNumber, Member)>,
+    pub sets: Vec<(SetNumber, SetValue)>,
+    pub source_ranges: Vec<(ServiceNumber, Box<[IpNetwork]>, Box<[IpNetwork]>)>,
+    pub frontends: Vec<(FrontendKey, FrontendValue)>,
+    pub gone: Vec<FrontendKey>,
+    pub unmarked: Vec<(PortRow, u16)>,
+    /// Sets whose places are out of force then: the first keep their numbers.
+    pub emptied: Vec<(Family, Filled)>,
+    pub released: Vec<(Family, Filled)>,
+    /// Flows may have to go elsewhere.
+    pub diverts: bool,
+}
+
+impl Staged {
+    /// Makes the writes.
+    pub fn commit(&mut self, tables: &mut dyn Tables, room: &mut Room) -> Result<(), TableError> {
+        let staged = std::mem::take(self);
+        if !staged.members.is_empty() {
+            tables.put_members(&staged.members)?;
+        }
+        for (number, value) in &staged.sets {
+            tables.put_set(*number, *value);
+        }
+        for (service, old, new) in &staged.source_ranges {
+            tables.put_source_ranges(*service, old, new)?;
+        }
+        if !staged.frontends.is_empty() {
+            tables.put_frontends(&staged.frontends)?;
+        }
+        if !staged.gone.is_empty() {
+            tables.remove_frontends(&staged.gone)?;
+        }
+        for (row, port) in staged.unmarked {
+            tables.mark_port(row, port, false);
+        }
+        for (family, filled) in &staged.emptied {
+            room.empty(*family, filled);
+        }
+        for (family, filled) in &staged.released {
+            tables.put_set(filled.number, SetValue::default());
+            room.release(*family, filled);
+        }
+        if staged.diverts { tables.raise_epoch() } else { Ok(()) }
+    }
+}
