@@ -56,9 +56,7 @@ impl Following {
         let node_ports = NodeAddresses::new(node_addresses, &config.node_port_addresses);
         match &config.cluster {
             crate::cluster::Cluster::None => Self::follow(Standalone::default(), followers, node_ports),
-            crate::cluster::Cluster::Dir(path) => {
-                Self::follow(Directory::open(path)?, followers, node_ports)
-            }
+            crate::cluster::Cluster::Dir(path) => Self::follow(Directory::open(path)?, followers, node_ports),
         }
     }
 
@@ -104,11 +102,7 @@ impl Following {
 }
 
 impl Followers {
-    fn begin(
-        &self,
-        first: Batch,
-        node_addresses: NodeAddresses,
-    ) -> anyhow::Result<()> {
+    fn begin(&self, first: Batch, node_addresses: NodeAddresses) -> anyhow::Result<()> {
         let own = node_addresses.all.clone();
         let applied = self.services.start(node_addresses, &first.changes)?;
         self.metrics.service_change(applied.took);

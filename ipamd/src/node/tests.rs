@@ -150,7 +150,10 @@ impl Bench {
     async fn add(&self, id: &str) -> Reservation {
         let reservation = self.node().reserve(&request(id)).unwrap();
         let ifindex = self.link(id);
-        self.node().commit(&Commit { key: key(id), host_ifindex: ifindex, netns_cookie: None }).await.unwrap();
+        self.node()
+            .commit(&Commit { key: key(id), host_ifindex: ifindex, netns_cookie: None })
+            .await
+            .unwrap();
         reservation
     }
 
@@ -197,7 +200,7 @@ async fn an_attachment_is_forwarded_from_its_commit_to_its_release() {
     assert_eq!(bench.node().endpoints()[0].state, EndpointState::Reserved);
 
     let host_ifindex = bench.link("a");
-    bench.node().commit(&Commit { key: key("a"), host_ifindex }).await.unwrap();
+    bench.node().commit(&Commit { key: key("a"), host_ifindex, netns_cookie: None }).await.unwrap();
     assert_eq!(bench.kernel.lock().endpoints.len(), 2);
     assert_eq!(bench.node().endpoints()[0].state, EndpointState::Ready);
     assert_eq!(bench.node().check(&key("a")).faults, Vec::<String>::new());
@@ -251,17 +254,17 @@ async fn exhaustion_names_the_pools_and_release_mends_it() {
 async fn a_commit_without_its_interface_or_its_map_lets_nothing_through() {
     let bench = Bench::new();
     assert_eq!(
-        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1 }).await),
+        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1, netns_cookie: None }).await),
         ErrorKind::NotFound
     );
     let reservation = bench.node().reserve(&request("a")).unwrap();
     assert_eq!(
-        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1 }).await),
+        kind(bench.node().commit(&Commit { key: key("a"), host_ifindex: 1, netns_cookie: None }).await),
         ErrorKind::InvalidRequest
     );
     let host_ifindex = bench.link("a");
     bench.kernel.lock().refuses = Some(reservation.addresses[1].address);
-    let commit = Commit { key: key("a"), host_ifindex };
+    let commit = Commit { key: key("a"), host_ifindex, netns_cookie: None };
     assert_eq!(kind(bench.node().commit(&commit).await), ErrorKind::Internal);
     assert!(bench.kernel.lock().endpoints.is_empty());
     bench.kernel.lock().refuses = None;

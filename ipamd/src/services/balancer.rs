@@ -20,7 +20,8 @@ use super::{
     program::{PortKey, Programmed, Wanted},
     staged::Staged,
     tables::{
-        Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError, Tables,
+        Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
+        Tables,
     },
     world::{ServiceId, World},
 };
@@ -368,11 +369,13 @@ impl State {
         let mut wanted = Vec::new();
         for port in &service.ports {
             for family in Family::ALL {
-                let Some(plan) = plan::plan(&self.site, service, port, family, self.world.slices_of(id)) else {
+                let Some(plan) = plan::plan(&self.site, service, port, family, self.world.slices_of(id))
+                else {
                     continue;
                 };
                 let ranged = plan.fronts.iter().any(|front| front.ranged);
-                let ranges = service.source_ranges.iter().filter(|it| ranged && Family::of(it.network()) == family);
+                let ranges =
+                    service.source_ranges.iter().filter(|it| ranged && Family::of(it.network()) == family);
                 let key = PortKey { name: Arc::clone(&port.name), protocol: port.protocol, family };
                 wanted.push(Wanted { key, plan, source_ranges: ranges.copied().collect() });
             }
@@ -444,7 +447,8 @@ impl State {
 
     fn stage_address(&mut self, address: IpAddr, flags: u32) {
         let none = SetNumber::default();
-        let value = FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
+        let value =
+            FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
         if !self.is_inherited(what_is(address), &value) {
             self.staged.frontends.push((what_is(address), value));
         }

@@ -129,7 +129,8 @@ mod tests {
                 left.remove(lost);
                 let after = table(&left);
                 let pairs = full.iter().zip(&after);
-                let moved = pairs.filter(|(was, is)| all[usize::from(**was)] != left[usize::from(**is)]).count();
+                let moved =
+                    pairs.filter(|(was, is)| all[usize::from(**was)] != left[usize::from(**is)]).count();
                 let most = usize::from(PLACES) / all.len() + usize::from(PLACES) / 100;
                 assert!(moved <= most, "{count} without {lost}: {moved} of at most {most}");
             }
@@ -141,7 +142,8 @@ mod tests {
         let forth = backends(130);
         let mut back = forth.clone();
         back.reverse();
-        let names = |list: &[Backend]| table(list).into_iter().map(|at| list[usize::from(at)]).collect::<Vec<_>>();
+        let names =
+            |list: &[Backend]| table(list).into_iter().map(|at| list[usize::from(at)]).collect::<Vec<_>>();
         assert_eq!(names(&forth), names(&back));
         assert!(table(&[]).is_empty() && by_table(129) && !by_table(128));
     }

@@ -83,7 +83,8 @@ impl Room {
     ) -> Result<Filled, NoRoom> {
         let no_room = |what| move || NoRoom { wanted: backends.len(), what };
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let length = u16::try_from(count).map_err(|_| NoRoom { wanted: backends.len(), what: "backends of one port" })?;
+        let length = u16::try_from(count)
+            .map_err(|_| NoRoom { wanted: backends.len(), what: "backends of one port" })?;
         let of_family = &mut self.backends[family as usize];
         let first = match count {
             0 => 0,

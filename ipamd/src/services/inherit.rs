@@ -9,7 +9,8 @@ use super::{
     plan::{Plan, Scope},
     program::{Programmed, Wanted},
     tables::{
-        Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError, Tables,
+        Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
+        Tables,
     },
 };
 
@@ -104,7 +105,8 @@ impl State {
     /// Has what nobody took over go away.
     pub(super) fn clear_inheritance(&mut self) -> Result<(), TableError> {
         let Some(inherited) = self.inherited.take() else { return Ok(()) };
-        let stale: Vec<_> = inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
+        let stale: Vec<_> =
+            inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         self.staged.diverts |= !stale.is_empty();
         self.staged.gone.extend(stale);
         for ((service, backend), member) in inherited.members {

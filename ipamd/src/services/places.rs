@@ -107,7 +107,9 @@ mod tests {
     fn a_run_is_claimed_once() {
         let mut places = Places::new(0, 10);
         assert!(places.claim(4, 3));
-        assert!(!places.claim(6, 1) && !places.claim(3, 2) && !places.claim(9, 2) && !places.claim(u32::MAX, 2));
+        assert!(
+            !places.claim(6, 1) && !places.claim(3, 2) && !places.claim(9, 2) && !places.claim(u32::MAX, 2)
+        );
         assert_eq!([places.take(4), places.take(3), places.take(1)], [Some(0), Some(7), None]);
     }
 

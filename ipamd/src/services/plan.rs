@@ -136,9 +136,8 @@ pub fn candidates<'a>(
         let numbers = slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
         for number in numbers {
             for endpoint in slice.endpoints.iter().filter(|it| Family::of(it.address) == family) {
-                let known = found
-                    .entry(Backend { address: endpoint.address, port: number.port })
-                    .or_insert(endpoint);
+                let known =
+                    found.entry(Backend { address: endpoint.address, port: number.port }).or_insert(endpoint);
                 if !known.ready && endpoint.ready {
                     *known = endpoint;
                 }

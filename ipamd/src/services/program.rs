@@ -98,9 +98,10 @@ impl State {
         port.problems.clear();
         self.stage_members(owner, &port, &plan.members);
         for scope in [Scope::Cluster, Scope::Local] {
-            let needed = plan.fronts.iter().any(|it| {
-                it.inside == scope || (!it.reach.is_external() && it.outside == scope)
-            });
+            let needed = plan
+                .fronts
+                .iter()
+                .any(|it| it.inside == scope || (!it.reach.is_external() && it.outside == scope));
             let set = needed.then_some(SetWanted { scope, consistent: false });
             let now = port.turns[scope as usize];
             port.turns[scope as usize] = self.stage_set(owner, &mut port, now, &plan, set);
@@ -162,7 +163,8 @@ impl State {
             return None;
         };
         let backends = plan.backends(scope);
-        let elsewhere = scope == Scope::Local && backends.is_empty() && !plan.backends(Scope::Cluster).is_empty();
+        let elsewhere =
+            scope == Scope::Local && backends.is_empty() && !plan.backends(Scope::Cluster).is_empty();
         let before = now.map(|now| self.hits_of(family, &now)).unwrap_or_default();
         if let Some(now) = now
             && now.value.elsewhere == elsewhere

@@ -4,7 +4,10 @@ use ipnetwork::IpNetwork;
 
 use super::{
     fill::{Filled, Room},
-    tables::{Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError, Tables},
+    tables::{
+        Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError,
+        Tables,
+    },
 };
 
 /// Writes that are to be made together.

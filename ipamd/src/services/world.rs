@@ -59,9 +59,8 @@ impl World {
         slice: Option<Arc<EndpointSlice>>,
         concerned: &mut BTreeSet<ServiceId>,
     ) {
-        let service_of = |slice: &EndpointSlice| {
-            slice.service.as_ref().map(|service| id_of(&slice.namespace, service))
-        };
+        let service_of =
+            |slice: &EndpointSlice| slice.service.as_ref().map(|service| id_of(&slice.namespace, service));
         if let Some(owner) = self.slices.remove(&id).and_then(|old| service_of(&old)) {
             if let Some(names) = self.of_service.get_mut(&owner) {
                 names.remove(&id.name);
@@ -79,7 +78,10 @@ impl World {
     }
 
     /// The slices of a service, by name.
-    pub fn slices_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a EndpointSlice> + Clone {
+    pub fn slices_of<'a>(
+        &'a self,
+        service: &'a ServiceId,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + Clone {
         let names = self.of_service.get(service).into_iter().flatten();
         names.filter_map(|name| self.slices.get(&id_of(&service.namespace, name)).map(|slice| &**slice))
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::{cluster::objects::Object, policy::labels::Labels};
+use crate::{
+    cluster::{objects::Object, services::Hints},
+    policy::labels::Labels,
+};
 
 /// How many texts, and how many sets of labels, are remembered. Beyond, remembering starts anew: what is shared already
 /// stays shared.
@@ -13,6 +16,7 @@ const MOST: usize = 16_384;
 pub(super) struct Interned {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    hints: HashSet<Arc<Hints>>,
 }
 
 impl Interned {
@@ -37,6 +41,29 @@ impl Interned {
             Object::Namespace(namespace) => {
                 self.text(&mut namespace.name);
                 self.labels(&mut namespace.labels);
+            }
+            Object::Service(service) => {
+                // Nobody else has it yet.
+                let service = Arc::make_mut(service);
+                self.text(&mut service.namespace);
+                for port in &mut service.ports {
+                    self.text(&mut port.name);
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                let slice = Arc::make_mut(slice);
+                self.text(&mut slice.namespace);
+                for port in &mut slice.ports {
+                    self.text(&mut port.name);
+                }
+                for endpoint in &mut slice.endpoints {
+                    if let Some(node) = &mut endpoint.node {
+                        self.text(node);
+                    }
+                    if let Some(hints) = &mut endpoint.hints {
+                        *hints = shared(&mut self.hints, hints);
+                    }
+                }
             }
             _ => {}
         }

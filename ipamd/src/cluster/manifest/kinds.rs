@@ -18,6 +18,7 @@ pub(super) enum Concern {
 }
 
 const KUBERNETES: &str = "networking.k8s.io";
+const DISCOVERY: &str = "discovery.k8s.io";
 const CALICO: &str = "projectcalico.org";
 const CALICO_STORED: &str = "crd.projectcalico.org";
 const CLUSTER_POLICY: &str = "policy.networking.k8s.io";
@@ -33,6 +34,8 @@ pub(super) fn concern(api_version: &str, kind: &str) -> Concern {
         ("", "Pod") => read(Kind::Pod, "v1"),
         ("", "ServiceAccount") => read(Kind::ServiceAccount, "v1"),
         ("", "Node") => read(Kind::Node, "v1"),
+        ("", "Service") => read(Kind::Service, "v1"),
+        (DISCOVERY, "EndpointSlice") => read(Kind::EndpointSlice, "v1"),
         (KUBERNETES, "NetworkPolicy") => read(Kind::NetworkPolicy, "v1"),
         ("extensions", "NetworkPolicy") => Concern::Version(Kind::NetworkPolicy, "networking.k8s.io/v1"),
         (KUBERNETES, "Ingress" | "IngressClass" | "IPAddress" | "ServiceCIDR" | "ClusterCIDR") => {
@@ -80,7 +83,10 @@ mod tests {
         for (api_version, kind, concern) in [
             ("v1", "Pod", Read(Kind::Pod)),
             ("v2", "Pod", Version(Kind::Pod, "v1")),
-            ("v1", "Service", None),
+            ("v1", "Service", Read(Kind::Service)),
+            ("v1", "Endpoints", None),
+            ("discovery.k8s.io/v1", "EndpointSlice", Read(Kind::EndpointSlice)),
+            ("discovery.k8s.io/v1beta1", "EndpointSlice", Version(Kind::EndpointSlice, "v1")),
             ("apps/v1", "Deployment", None),
             ("apps/v1", "Pod", None),
             ("networking.k8s.io/v1", "NetworkPolicy", Read(Kind::NetworkPolicy)),

@@ -34,7 +34,7 @@ metadata: { name: a }
 {\"apiVersion\": \"v1\", \"kind\": \"ServiceAccount\", \"metadata\": {\"name\": \"s\"}}
 ...
 ---
-kind: Service
+kind: ConfigMap
 apiVersion: v1
 ";
     let (objects, refusals) = told(text);

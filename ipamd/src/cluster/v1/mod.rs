@@ -1,7 +1,10 @@
-//! The objects of Kubernetes' core API. What is not said here of an object does not concern Cambric.
+//! The objects of Kubernetes' core API, and the slices of their endpoints. What is not said here of an object does not concern Cambric.
 
+mod endpoint_slice;
 mod metadata;
 mod pod;
+mod service;
+mod traffic;
 
 use std::net::IpAddr;
 
@@ -22,6 +25,8 @@ pub fn read(kind: Kind, document: &Value) -> Result<Object, FieldError> {
         Kind::Pod => pod::read(&root),
         Kind::ServiceAccount => service_account(&root),
         Kind::Node => node(&root),
+        Kind::Service => service::read(&root),
+        Kind::EndpointSlice => endpoint_slice::read(&root),
         other => Err(root.refuse(format!("{} is not of the core API", other.name()))),
     }
 }

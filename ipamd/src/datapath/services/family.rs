@@ -2,9 +2,7 @@
 
 use std::{marker::PhantomData, net::IpAddr};
 
-use bpf::layout::{
-    Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, Plain, ServiceFamily, SourceRange4, SourceRange6,
-};
+use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, Plain, ServiceFamily, SourceRange4, SourceRange6};
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 
@@ -105,7 +103,8 @@ where
     }
 
     pub fn put_frontends(&self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), DatapathError> {
-        let entries = frontends.iter().filter_map(|(key, value)| Some((frontend_key::<F>(key)?, encoded(value))));
+        let entries =
+            frontends.iter().filter_map(|(key, value)| Some((frontend_key::<F>(key)?, encoded(value))));
         self.frontends.put_all(entries)
     }
 

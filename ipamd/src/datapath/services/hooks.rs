@@ -59,16 +59,20 @@ impl Datapath {
             .chain(node.map(|cookie| (cookie, NAMESPACE_NODE)))
             .collect();
         for (cookie, kind) in &wanted {
-            map.update(cookie.as_bytes(), kind.as_bytes(), MapFlags::ANY).map_err(DatapathError::map(NAMESPACES))?;
+            map.update(cookie.as_bytes(), kind.as_bytes(), MapFlags::ANY)
+                .map_err(DatapathError::map(NAMESPACES))?;
         }
-        let stale: Vec<_> =
-            map.keys().filter(|key| u64::from_bytes(key).is_none_or(|key| !wanted.contains_key(&key))).collect();
+        let stale: Vec<_> = map
+            .keys()
+            .filter(|key| u64::from_bytes(key).is_none_or(|key| !wanted.contains_key(&key)))
+            .collect();
         stale.iter().try_for_each(|key| remove(map, key))
     }
 
     /// Has an endpoint's sockets be led from here on.
     pub fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
-        let written = self.namespaces()?.update(cookie.as_bytes(), NAMESPACE_ENDPOINT.as_bytes(), MapFlags::ANY);
+        let written =
+            self.namespaces()?.update(cookie.as_bytes(), NAMESPACE_ENDPOINT.as_bytes(), MapFlags::ANY);
         written.map_err(DatapathError::map(NAMESPACES))
     }
 

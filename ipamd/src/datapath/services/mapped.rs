@@ -76,7 +76,9 @@ impl<T: Plain> Mapped<T> {
     /// The first eight bytes of an element, which are read and written as one.
     pub fn word(&self, index: u32) -> Option<&AtomicU64> {
         // SAFETY: an element has eight bytes at least, aligned to eight, for as long as the mapping, which `self` holds.
-        self.at(index).filter(|_| Self::STRIDE >= 8).map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
+        self.at(index)
+            .filter(|_| Self::STRIDE >= 8)
+            .map(|at| unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) })
     }
 
     /// Puts the first eight bytes of an element in force, and with them all that was written before.

@@ -5,14 +5,13 @@ mod hooks;
 
 mod mapped;
 
-
 use std::sync::{Arc, atomic::Ordering};
 
 use bpf::{
     attach::Pins,
     layout::{
-        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS, PORTS_SERVED,
-        Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, V4, V6,
+        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS,
+        PORTS_SERVED, Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, V4, V6,
     },
 };
 use ipnetwork::IpNetwork;
@@ -21,8 +20,8 @@ use libbpf_rs::MapHandle;
 use self::{family::OfFamily, mapped::Mapped};
 use super::{Datapath, DatapathError};
 use crate::services::tables::{
-    Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber, SetValue,
-    TableError, Tables,
+    Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
+    SetValue, TableError, Tables,
 };
 
 /// How services treat what comes from outside, and which addresses they need of the node.
@@ -53,7 +52,8 @@ impl ServiceTables {
     /// # Errors
     /// Why the maps cannot be used.
     pub fn open(datapath: Arc<Datapath>, pins: &Pins) -> Result<Self, DatapathError> {
-        let pinned = |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+        let pinned =
+            |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
         Ok(Self {
             v4: OfFamily::open(&pinned)?,
             v6: OfFamily::open(&pinned)?,
