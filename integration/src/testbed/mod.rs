@@ -3,6 +3,7 @@
 //! Everything has a name with this process' number in it, so tests run side by side; all of it goes when its value is
 //! dropped, and what a killed run left goes when the next one begins.
 
+mod answering;
 mod binaries;
 mod cluster;
 mod daemon;
@@ -22,6 +23,7 @@ mod tap;
 mod tcp;
 mod udp;
 
+pub use answering::{Answer, Answering, Asking, Conversation, ask_from, ask_on};
 pub use binaries::Binaries;
 pub use daemon::Daemon;
 pub use flow::{Flow, FlowReport, Flowing};
