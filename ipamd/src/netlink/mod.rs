@@ -1,6 +1,7 @@
-//! Route netlink: what the kernel has in the namespace of the thread that opened the socket, and changes to it.
+//! Netlink. Routes, links and addresses: what the kernel has in the namespace of the thread that opened the socket, and
+//! changes to it. Sockets that are connected to a peer, and their end.
 //!
-//! The socket blocks its caller: reading tables takes well under a millisecond, but a change waits for the kernel's
+//! A socket blocks its caller: reading tables takes well under a millisecond, but a change waits for the kernel's
 //! one lock, which the removal of an interface holds for tens of milliseconds. So nothing here is called from the
 //! thread that serves requests.
 
@@ -8,14 +9,18 @@ mod address;
 mod events;
 mod link;
 mod neighbour;
+mod netns;
 mod qdisc;
 mod route;
 mod socket;
+mod sockets;
 
 pub use address::Address;
 pub use events::Events;
 pub use link::Link;
 pub use neighbour::Neighbour;
+pub use netns::netns_cookie;
 pub use qdisc::Qdisc;
 pub use route::{PROTOCOL, Route, RouteKind};
 pub use socket::{NetlinkError, Socket};
+pub use sockets::{Found, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
