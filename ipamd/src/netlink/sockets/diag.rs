@@ -67,6 +67,10 @@ impl SocketDiag {
     /// All sockets that are connected to one of `peers`, or about to be, or that have not closed yet: TCP and UDP,
     /// those of IPv6 that are connected to an IPv4 peer too. One that begins to connect meanwhile may be missing: for
     /// one moment its peer is decided and the kernel's table does not have it yet.
+    ///
+    /// The namespaces of a machine share one table of TCP sockets, sized by its memory, and the kernel walks all of it
+    /// for each namespace and family: a quarter of a millisecond for 262,144 slots, however few the sockets. So ask
+    /// only in namespaces that matter, once for all peers.
     pub fn connected_to(&self, peers: &BTreeSet<Peer>) -> Result<Vec<Found>, SocketDiagError> {
         let mut found = Vec::new();
         for (family, protocol) in tables(peers) {

@@ -95,13 +95,13 @@ impl Found {
         let id = header.socket_id;
         let peer =
             Peer { address: id.destination_address.to_canonical(), port: id.destination_port, protocol };
-        // Two numbers of the machine's order, the low one first.
-        let [a, b, c, d, e, f, g, h] = id.cookie;
-        let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+        // Two numbers of 32 bits each, the low one first on every machine.
+        let cookie = u64::from_ne_bytes(id.cookie);
+        let cookie = if cfg!(target_endian = "big") { cookie.rotate_left(32) } else { cookie };
         Self {
             peer,
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
-            cookie: u64::from(high) << 32 | u64::from(low),
+            cookie,
             family: header.family,
             id,
         }
