@@ -84,12 +84,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
-    let parting = Parting::start(Arc::clone(&node), &pins)?;
+    let (parting, gone) = Parting::start(Arc::clone(&node), &pins)?;
     let followers = Followers {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
-        gone: parting.sender(),
+        gone,
         metrics: Arc::clone(&metrics),
     };
     let following = Following::start(&config, followers)?;

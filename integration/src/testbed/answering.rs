@@ -190,6 +190,11 @@ pub trait Asking: Machine {
         })
     }
 
+    /// Connects a UDP socket of the machine. A socket keeps its namespace, whoever uses it.
+    fn connect(&self, socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
+        socket.connect(to)
+    }
+
     /// A UDP socket in the machine's namespace.
     fn udp_socket(&self, to: SocketAddr) -> io::Result<UdpSocket> {
         self.netns().inside(|| {

@@ -8,48 +8,10 @@ use std::{
 use anyhow::{Context, Result};
 use integration::{
     needs_root,
-    testbed::{Answer, Answering, Asking, Machine, NODE4, NODE6, Node, Pod, Settings},
+    testbed::{Answer, Asking, Machine, NODE4, NODE6, Node, Settings},
 };
-use serde_json::json;
 
-use crate::manifests::{endpoint, file, service, slice};
-
-const CLUSTER4: &str = "10.96.0.10";
-const CLUSTER6: &str = "fd00:96::10";
-const NODE_PORT: u16 = 30_080;
-const EXTERNAL4: &str = "203.0.113.10";
-const BALANCER4: &str = "203.0.113.20";
-
-fn at(address: impl ToString, port: u16) -> SocketAddr {
-    SocketAddr::new(address.to_string().parse::<IpAddr>().expect("an address"), port)
-}
-
-struct Shop<'n> {
-    client: Pod<'n>,
-    backends: Vec<Pod<'n>>,
-    _servers: Vec<Answering>,
-}
-
-/// Two backends and a client, and a service of every sort of address.
-fn shop(node: &Node) -> Result<Shop<'_>> {
-    let backends = vec![node.add_pod_of("shop/b1", &[])?, node.add_pod_of("shop/b2", &[])?];
-    let servers =
-        backends.iter().map(|pod| Answering::start(pod, pod.name(), 8080)).collect::<Result<_>>()?;
-    let spec = json!({
-        "type": "LoadBalancer", "clusterIP": CLUSTER4, "clusterIPs": [CLUSTER4, CLUSTER6],
-        "externalIPs": [EXTERNAL4],
-        "ports": [
-            {"name": "tcp", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
-            {"name": "udp", "port": 80, "targetPort": 8080, "protocol": "UDP", "nodePort": NODE_PORT},
-        ],
-    });
-    let mut web = service("web", &spec);
-    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": BALANCER4}]}});
-    let v4: Vec<_> = backends.iter().map(|pod| endpoint(pod.ipv4(), &json!({}))).collect();
-    let v6: Vec<_> = backends.iter().map(|pod| endpoint(pod.ipv6(), &json!({}))).collect();
-    node.apply("web.yaml", &file(&[web, slice("web", "IPv4", &v4), slice("web", "IPv6", &v6)]))?;
-    Ok(Shop { client: node.add_pod_of("shop/client", &[])?, backends, _servers: servers })
-}
+use crate::shop::{BALANCER4, CLUSTER4, CLUSTER6, EXTERNAL4, NODE_PORT, at, shop};
 
 /// Asks often enough that every backend is met, by TCP and by UDP; each answer must pass `check`.
 fn meets_all(from: &impl Asking, to: SocketAddr, check: impl Fn(&Answer) -> bool) -> Result<()> {

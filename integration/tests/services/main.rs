@@ -1,4 +1,8 @@
 //! Services, seen from pods, from the node and from outside.
 
 mod addresses;
+mod backends;
 mod manifests;
+mod outside;
+mod shop;
+mod under_change;

@@ -8,9 +8,6 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-/// `SO_NETNS_COOKIE` (Linux 5.14), which not every C library's headers have.
-const SO_NETNS_COOKIE: libc::c_int = 71;
-
 /// The cookie of the namespace that the calling thread stands in.
 ///
 /// # Errors
@@ -24,7 +21,7 @@ pub fn cookie() -> io::Result<u64> {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
+            libc::SO_NETNS_COOKIE,
             (&raw mut cookie).cast(),
             &raw mut length,
         )

@@ -37,7 +37,7 @@ use libbpf_rs::{MapCore, MapHandle};
 pub use self::{
     load::probe_attach_mode,
     policy::{PolicySizes, PolicyTables},
-    services::{ExternalSettings, ServiceTables},
+    services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
     uplinks::Uplink,
 };
 use self::{

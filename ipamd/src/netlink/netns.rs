@@ -1,46 +1,14 @@
 //! Network namespaces other than the calling thread's.
 
-use std::{
-    io,
-    os::{
-        fd::{AsRawFd, BorrowedFd},
-        unix::net::UnixDatagram,
-    },
-    thread,
-};
+use std::{io, os::fd::BorrowedFd, thread};
 
-use nix::{
-    libc,
-    sched::{CloneFlags, setns},
-};
+use ipamd_api::netns::cookie;
+use nix::sched::{CloneFlags, setns};
 
 /// The kernel's number of a network namespace, which none has had before since the machine began, and which programs
 /// get by `bpf_get_netns_cookie`. Without a namespace it is that of the calling thread's.
 pub fn netns_cookie(netns: Option<BorrowedFd<'_>>) -> io::Result<u64> {
-    let socket = inside(netns, UnixDatagram::unbound)?;
-    let mut cookie = 0_u64;
-    let mut length: libc::socklen_t = 8;
-    // SAFETY: the kernel writes at most `length` bytes to `cookie`, and how many to `length`; both live on past the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        return Ok(cookie);
-    }
-    let error = io::Error::last_os_error();
-    Err(match error.raw_os_error() {
-        Some(libc::ENOPROTOOPT) => io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel does not tell the cookie of a network namespace: that takes Linux 5.14",
-        ),
-        _ => error,
-    })
+    inside(netns, cookie)
 }
 
 /// Makes something that stays in the namespace it was made in, such as a socket: on a thread that enters `netns` and

@@ -1,6 +1,9 @@
 //! What the reconciliation asks of the node, and tells it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use super::{Node, Placed, Record, entry, local_endpoint};
 use ipamd_api::AttachmentKey;
@@ -69,6 +72,15 @@ impl Node {
         let state = self.state();
         let committed = state.records.values().filter(|record| record.committed.is_some());
         committed.filter_map(|record| record.attachment.netns_cookie).collect()
+    }
+
+    /// The path of the namespace of that cookie, if it is an endpoint's and still at its path.
+    pub fn namespace_path(&self, cookie: u64) -> Option<PathBuf> {
+        let state = self.state();
+        let attachments = state.records.values().map(|record| &record.attachment);
+        let of_cookie = attachments.filter(|it| it.netns_cookie == Some(cookie));
+        let there = of_cookie.filter(|it| self.kernel.netns_at(&it.netns) == Some(it.netns_id));
+        there.map(|it| it.netns.clone()).next()
     }
 
     /// Takes note of the places that policy gave the endpoints. The programs learn of it by the next reconciliation.

@@ -1,6 +1,9 @@
-//! The thread that ends the sockets of endpoints that are gone: who talked to them would wait for an answer.
+//! The thread that ends the sockets of endpoints that are gone: who talks to them would wait for an answer.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    os::fd::AsFd,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -11,7 +14,11 @@ use std::{
 use bpf::attach::Pins;
 
 use super::balancer::Gone;
-use crate::node::Node;
+use crate::{
+    datapath::{DatapathError, Tied, TiedSockets},
+    netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError},
+    node::Node,
+};
 
 /// How many changes may wait.
 const QUEUE: usize = 256;
@@ -24,24 +31,16 @@ pub struct Parting {
 }
 
 impl Parting {
-    /// Starts it.
+    /// Starts it, and returns where endpoints that are gone are told to it.
     ///
     /// # Errors
     /// Why the maps cannot be used, or there is no thread.
-    pub fn start(_node: Arc<Node>, _pins: &Pins) -> anyhow::Result<Self> {
+    pub fn start(node: Arc<Node>, pins: &Pins) -> anyhow::Result<(Self, SyncSender<Vec<Gone>>)> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let thread = thread::Builder::new().name("parting".into()).spawn(move || follow(&receiver))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread) })
+        let ending = Ending { node, sockets: TiedSockets::open(pins)?, own: ipamd_api::netns::cookie().ok() };
+        let thread = thread::Builder::new().name("parting".into()).spawn(move || ending.follow(&receiver))?;
+        Ok((Self { sender: Some(sender.clone()), thread: Some(thread) }, sender))
     }
-
-    /// Where endpoints that are gone are told.
-    pub fn sender(&self) -> SyncSender<Vec<Gone>> {
-        self.sender.clone().unwrap_or_else(|| sync_channel(1).0)
-    }
-}
-
-fn follow(gone: &Receiver<Vec<Gone>>) {
-    while gone.recv().is_ok() {}
 }
 
 impl Drop for Parting {
@@ -50,5 +49,72 @@ impl Drop for Parting {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("ending sockets has failed");
         }
+    }
+}
+
+struct Ending {
+    node: Arc<Node>,
+    sockets: TiedSockets,
+    /// Cookie of the node's namespace.
+    own: Option<u64>,
+}
+
+impl Ending {
+    fn follow(&self, gone: &Receiver<Vec<Gone>>) {
+        while let Ok(mut gone_now) = gone.recv() {
+            // What came meanwhile is looked for at once.
+            gone_now.extend(gone.try_iter().flatten());
+            match self.end(&gone_now.into_iter().collect()) {
+                Ok(0) => {}
+                Ok(ended) => tracing::info!(sockets = ended, "ended the sockets of endpoints that are gone"),
+                Err(error) => tracing::warn!(%error, "cannot look for sockets of endpoints that are gone"),
+            }
+        }
+    }
+
+    /// Ends the sockets that are led to an endpoint by a service that does not have it any more.
+    fn end(&self, gone: &BTreeSet<Gone>) -> Result<usize, DatapathError> {
+        let tied = self.sockets.of(&|service, backend| gone.contains(&Gone { service, backend }))?;
+        let mut by_namespace: BTreeMap<u64, Vec<Tied>> = BTreeMap::new();
+        for it in tied {
+            by_namespace.entry(it.netns).or_default().push(it);
+        }
+        let mut ended = 0;
+        for (netns, tied) in by_namespace {
+            match self.end_in(netns, &tied) {
+                Ok(count) => ended += count,
+                Err(error) => tracing::warn!(%error, netns, "cannot end sockets of endpoints that are gone"),
+            }
+            for it in &tied {
+                self.sockets.forget(it)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn end_in(&self, netns: u64, tied: &[Tied]) -> Result<usize, SocketDiagError> {
+        let diag = if Some(netns) == self.own {
+            SocketDiag::open(None)?
+        } else {
+            // It is gone with its sockets.
+            let Some(file) = self.node.namespace_path(netns).and_then(|path| File::open(path).ok()) else {
+                return Ok(0);
+            };
+            SocketDiag::open(Some(file.as_fd()))?
+        };
+        let peer = |it: &Tied| {
+            let protocol = Protocol::from_number(it.protocol)?;
+            Some(Peer { address: it.backend.address, port: it.backend.port, protocol })
+        };
+        let meant: BTreeSet<_> = tied.iter().filter_map(|it| Some((it.cookie, peer(it)?))).collect();
+        let peers = meant.iter().map(|(_, peer)| *peer).collect();
+        let mut ended = 0;
+        for found in diag.connected_to(&peers)? {
+            // Another socket may talk to the endpoint by its own address.
+            if meant.contains(&(found.cookie, found.peer)) && diag.end(&found)? == Outcome::Ended {
+                ended += 1;
+            }
+        }
+        Ok(ended)
     }
 }

@@ -4,6 +4,7 @@ mod family;
 mod hooks;
 
 mod mapped;
+mod tied;
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -17,6 +18,7 @@ use bpf::{
 use ipnetwork::IpNetwork;
 use libbpf_rs::MapHandle;
 
+pub use self::tied::{Tied, TiedSockets};
 use self::{family::OfFamily, mapped::Mapped};
 use super::{Datapath, DatapathError};
 use crate::services::tables::{

@@ -1,0 +1,161 @@
+//! Services that change while they are used.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+use integration::{
+    needs_root,
+    testbed::{Asking, Conversation, NODE4, Node, Settings, ask_on, eventually},
+};
+use serde_json::json;
+
+use crate::shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop};
+
+fn unready() -> serde_json::Value {
+    json!({"conditions": {"ready": false}})
+}
+
+/// Conversations with each of two backends.
+fn conversations(from: &impl Asking, to: SocketAddr, count: usize) -> Result<Vec<Conversation>> {
+    Ok((0..count).map(|_| from.converse(to)).collect::<io::Result<_>>()?)
+}
+
+#[test]
+fn connections_to_backends_that_stay_go_on_and_the_others_end() -> Result<()> {
+    needs_root!();
+    for mode in ["on", "off"] {
+        let node = Node::start_with(Settings::default().cluster().flag(format!("--socket-lb={mode}")))?;
+        let shop = shop(&node)?;
+        let mut talks = conversations(&shop.client, at(CLUSTER4, 80), 20)?;
+        talks.extend(conversations(&shop.client, at(CLUSTER6, 80), 20)?);
+        talks.extend(conversations(&node.neighbour, at(NODE4, NODE_PORT), 20)?);
+        // What is not ready takes nothing new and keeps what it has.
+        shop.serve_each(&node, &json!({}), &[json!({}), unready()])?;
+        std::thread::sleep(Duration::from_millis(1500));
+        for talk in &mut talks {
+            talk.goes_on()?;
+        }
+        // An endpoint that is gone for a moment only, as when it moves between slices.
+        shop.serve_each(&node, &json!({}), &[json!({})])?;
+        shop.serve(&node, &json!({}), &json!({}))?;
+        std::thread::sleep(Duration::from_millis(1500));
+        for talk in &mut talks {
+            talk.goes_on()?;
+        }
+        // The second is no endpoint any more.
+        shop.serve_each(&node, &json!({}), &[json!({})])?;
+        std::thread::sleep(Duration::from_millis(1500));
+        let (stays, gone) = (shop.backends[0].name(), shop.backends[1].name());
+        for talk in &mut talks {
+            let name = talk.answer.name.clone();
+            let goes_on = talk.goes_on();
+            ensure!(
+                goes_on.is_ok() == (name == stays),
+                "--socket-lb={mode}: a connection to {name}: {goes_on:?} ({gone} is gone)"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn datagrams_do_not_go_to_a_backend_that_is_gone() -> Result<()> {
+    needs_root!();
+    for mode in ["on", "off"] {
+        let node = Node::start_with(Settings::default().cluster().flag(format!("--socket-lb={mode}")))?;
+        let shop = shop(&node)?;
+        let to = at(CLUSTER4, 80);
+        let sockets: Vec<_> = (0..8)
+            .map(|_| {
+                let socket = shop.client.udp_socket(to)?;
+                shop.client.connect(&socket, to)?;
+                ask_on(&socket, to)?;
+                Ok(socket)
+            })
+            .collect::<Result<_>>()?;
+        let unconnected = shop.client.udp_socket(to)?;
+        integration::testbed::ask_from(&unconnected, to)?;
+        shop.serve_each(&node, &json!({}), &[json!({})])?;
+        std::thread::sleep(Duration::from_millis(1500));
+        let stays = shop.backends[0].name();
+        for socket in &sockets {
+            // It is moved, or it is ended and the application connects anew.
+            match ask_on(socket, to) {
+                Ok(answer) => ensure!(answer.name == stays, "--socket-lb={mode}: {answer:?}"),
+                Err(error) => {
+                    ensure!(error.kind() == io::ErrorKind::ConnectionAborted, "--socket-lb={mode}: {error}");
+                    shop.client.connect(socket, to)?;
+                    ensure!(ask_on(socket, to)?.name == stays);
+                }
+            }
+        }
+        ensure!(integration::testbed::ask_from(&unconnected, to)?.name == stays);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_service_changes_its_ports_and_addresses() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    let mut stands = shop.client.converse(at(CLUSTER4, 80))?;
+    let moved = json!({
+        "type": "NodePort", "clusterIP": "10.96.0.11", "clusterIPs": ["10.96.0.11"],
+        "ports": [
+            {"name": "tcp", "port": 81, "nodePort": 30_081},
+            {"name": "udp", "port": 81, "protocol": "UDP", "nodePort": 30_081},
+        ],
+    });
+    shop.serve(&node, &moved, &json!({}))?;
+    ensure!(shop.client.ask_tcp(at("10.96.0.11", 81)).is_ok());
+    ensure!(node.neighbour.ask_tcp(at(NODE4, 30_081)).is_ok());
+    ensure!(node.neighbour.ask_tcp(at(NODE4, NODE_PORT)).is_err());
+    ensure!(shop.client.ask_tcp(at(CLUSTER6, 80)).is_err());
+    stands.goes_on()?;
+    shop.serve(&node, &json!({}), &json!({}))?;
+    ensure!(node.neighbour.ask_tcp(at(NODE4, NODE_PORT)).is_ok());
+    node.withdraw("web.yaml")?;
+    ensure!(node.neighbour.ask_tcp(at(NODE4, NODE_PORT)).is_err());
+    Ok(())
+}
+
+#[test]
+fn services_go_on_without_the_daemon_and_through_its_restart() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    let all = [at(CLUSTER4, 80), at(CLUSTER6, 80), at(NODE4, NODE_PORT)];
+    let mut talks = Vec::new();
+    for to in all {
+        talks.extend(conversations(&shop.client, to, 10)?);
+    }
+    talks.extend(conversations(&node.neighbour, at(NODE4, NODE_PORT), 10)?);
+    node.kill_daemon();
+    let works = |talks: &mut Vec<Conversation>| -> Result<()> {
+        for talk in talks {
+            talk.goes_on()?;
+        }
+        for to in all {
+            shop.client.ask_tcp(to)?;
+            shop.client.ask_udp(to)?;
+            node.ask_tcp(to)?;
+        }
+        node.neighbour.ask_tcp(at(NODE4, NODE_PORT))?;
+        Ok(())
+    };
+    works(&mut talks)?;
+    // What happened meanwhile is made up for.
+    let text = std::fs::read_to_string(node.cluster().join("web.yaml"))?;
+    node.start_daemon()?;
+    works(&mut talks)?;
+    std::thread::sleep(Duration::from_millis(1500));
+    works(&mut talks)?;
+    node.kill_daemon();
+    node.remove_manifest("web.yaml")?;
+    node.start_daemon()?;
+    ensure!(shop.client.ask_tcp(at(CLUSTER4, 80)).is_err());
+    ensure!(eventually(Duration::from_secs(5), || talks[0].goes_on().is_err()), "its sockets end");
+    node.apply("web.yaml", &text)?;
+    works(&mut Vec::new())
+}
