@@ -79,19 +79,46 @@ __noinline int FN(answer)(struct __sk_buff *skb, const PACKET *packet, __u32 abo
 			return TC_ACT_SHOT;
 		sum = bpf_csum_diff(NULL, 0, quote, sizeof(IP_HEADER) + sizeof(struct udp_header), 0);
 	}
-	if (FN(put_answer)(skb, packet, about, sum, quoted) || !pull(skb, ETH_HLEN))
+	if (FN(put_answer)(skb, packet, about, sum, quoted))
+		return TC_ACT_SHOT;
+	return send_back(skb, to_endpoint);
+}
+
+/* Turns a segment of TCP without data into the reset that a closed port would answer. An ICMP error may be ignored: the
+ * socket that connects is busy while its packet comes here and back. RFC 9293, section 3.5.2. The changes are put into the
+ * checksum as they are, for it may be yet to be filled in. */
+__noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
+{
+	struct tcp_header tcp, answer = {};
+	__u32 at = ETH_HLEN + sizeof(IP_HEADER);
+
+	if (!packet || packet->transport != at || packet->kind != PACKET_WHOLE ||
+	    bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)))
+		return TC_ACT_SHOT;
+	if (tcp.flags & TCP_RST || skb->len != at + (tcp.data_offset >> 4) * 4)
 		return TC_ACT_SHOT;
 
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *ethernet = data;
-	__u8 sender[MAC_LENGTH];
+	answer.source = tcp.destination;
+	answer.destination = tcp.source;
+	answer.data_offset = tcp.data_offset;
+	if (tcp.flags & TCP_ACK) {
+		answer.sequence = tcp.acknowledgement;
+		answer.flags = TCP_RST;
+	} else {
+		answer.acknowledgement = bpf_htonl(bpf_ntohl(tcp.sequence) + !!(tcp.flags & TCP_SYN) +
+						   !!(tcp.flags & TCP_FIN));
+		answer.flags = TCP_RST | TCP_ACK;
+	}
+	answer.checksum = tcp.checksum;
 
-	if ((void *)(ethernet + 1) > end)
+	__s64 difference = bpf_csum_diff((__be32 *)&tcp, sizeof(tcp), (__be32 *)&answer, sizeof(answer), 0);
+
+	if (bpf_skb_store_bytes(skb, at, &answer, sizeof(answer), 0) ||
+	    bpf_l4_csum_replace(skb, at + offsetof(struct tcp_header, checksum), 0, difference, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet->destination, sizeof(ADDRESS), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + IP_OFFSET(DESTINATION), &packet->source, sizeof(ADDRESS), 0))
 		return TC_ACT_SHOT;
-	__builtin_memcpy(sender, ethernet->h_source, MAC_LENGTH);
-	copy_mac(ethernet->h_source, ethernet->h_dest);
-	__builtin_memcpy(ethernet->h_dest, sender, MAC_LENGTH);
-	return to_endpoint ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, 0);
+	return send_back(skb, to_endpoint);
 }
 
 /* Refuses a packet, and tells its sender where the reason is one to tell. */
@@ -99,7 +126,10 @@ static __always_inline int FN(turn_away)(struct __sk_buff *skb, const PACKET *pa
 {
 	int verdict = FN(refuse)(packet, reason, skb->ifindex);
 
-	return unlikely(reason == DROP_NO_BACKEND) ? FN(answer)(skb, packet, PORT_UNREACHABLE, to_endpoint) : verdict;
+	if (likely(reason != DROP_NO_BACKEND))
+		return verdict;
+	return packet->protocol == IPPROTO_TCP ? FN(reset)(skb, packet, to_endpoint) :
+						 FN(answer)(skb, packet, PORT_UNREACHABLE, to_endpoint);
 }
 
 /* Refuses a packet that is larger than the way to its backend takes. */

@@ -208,6 +208,25 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 	return length <= skb->len && bpf_skb_pull_data(skb, length) == 0;
 }
 
+/* Sends a packet, whose addresses are exchanged already, back out of the interface that it came by; or into the namespace
+ * of the endpoint behind it. */
+static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
+{
+	if (!pull(skb, ETH_HLEN))
+		return TC_ACT_SHOT;
+
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *ethernet = data;
+	__u8 sender[MAC_LENGTH] __attribute__((aligned(2)));
+
+	if ((void *)(ethernet + 1) > end)
+		return TC_ACT_SHOT;
+	copy_mac(sender, ethernet->h_source);
+	copy_mac(ethernet->h_source, ethernet->h_dest);
+	copy_mac(ethernet->h_dest, sender);
+	return to_endpoint ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, 0);
+}
+
 static __always_inline bool has_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP ||

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Answering, Asking, FAR4, FAR6, Machine, NEIGHBOUR4, NODE4, NODE6, Node},
+    testbed::{Answering, Asking, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node},
 };
 use serde_json::json;
 
@@ -28,17 +28,18 @@ fn a_backend_elsewhere_sees_the_node() -> Result<()> {
     });
     let elsewhere = json!({"nodeName": "other"});
     let slices = [
-        slice("far", "IPv4", &[endpoint(FAR4, &elsewhere)]),
-        slice("far", "IPv6", &[endpoint(FAR6, &elsewhere)]),
+        slice("far", "IPv4", &[endpoint(NEIGHBOUR4, &elsewhere)]),
+        slice("far", "IPv6", &[endpoint(NEIGHBOUR6, &elsewhere)]),
     ];
     node.apply("far.yaml", &file(&[service("far", &spec), slices[0].clone(), slices[1].clone()]))?;
     for (to, own) in [(at(NODE4, 30040), IpAddr::from(NODE4)), (at(NODE6, 30040), NODE6.into())] {
         for _ in 0..4 {
-            for answer in [
-                node.neighbour.ask_tcp(to)?,
-                node.neighbour.ask_udp(to)?,
-                node.neighbour.ask_udp_unconnected(to)?,
+            for (how, answer) in [
+                ("tcp", node.neighbour.ask_tcp(to)),
+                ("udp", node.neighbour.ask_udp(to)),
+                ("unconnected udp", node.neighbour.ask_udp_unconnected(to)),
             ] {
+                let answer = answer.with_context(|| format!("{how} to {to}"))?;
                 ensure!(answer.name == "far" && answer.client.ip() == own, "{answer:?}");
                 ensure!((10_000..30_000).contains(&answer.client.port()), "{answer:?}");
             }

@@ -7,6 +7,7 @@ use integration::{
     needs_root,
     testbed::{Asking, Conversation, NODE4, Node, Settings, ask_on, eventually},
 };
+use nix::libc;
 use serde_json::json;
 
 use crate::shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop};
@@ -83,7 +84,10 @@ fn datagrams_do_not_go_to_a_backend_that_is_gone() -> Result<()> {
             match ask_on(socket, to) {
                 Ok(answer) => ensure!(answer.name == stays, "--socket-lb={mode}: {answer:?}"),
                 Err(error) => {
-                    ensure!(error.kind() == io::ErrorKind::ConnectionAborted, "--socket-lb={mode}: {error}");
+                    let ended =
+                        [libc::ECONNABORTED, libc::EDESTADDRREQ].map(Some).contains(&error.raw_os_error());
+                    ensure!(ended, "--socket-lb={mode}: {error}");
+                    socket.take_error()?;
                     shop.client.connect(socket, to)?;
                     ensure!(ask_on(socket, to)?.name == stays);
                 }
