@@ -30,6 +30,10 @@
 #undef CLAIM_OF_NODE
 #undef CLAIM_TAKE_CLOSED
 #undef IP_HEADER
+#undef MARK_TYPE
+#undef MARK_LENGTH
+#undef MARK
+#undef MARK_AT
 #undef PORT_UNREACHABLE
 #undef TOO_LARGE
 #undef NOT_FOR_ENDPOINT

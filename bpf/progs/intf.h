@@ -186,6 +186,7 @@ struct ct_way {
 #define CT_BY_STACK 16 /* reached its endpoint through the host's stack: replies go back the same way */
 #define CT_FAR_VIEW 32 /* the entry of a translated flow as the other side sees it: the opener's packets have another key */
 #define CT_RESET_BY_REPLIER 64 /* who sent the reset that CT_RESET tells of */
+#define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
  * side does; each holds the other's key: key.address[i], key.port[i] are nat_address[i], nat_port[i] there. way[i] is

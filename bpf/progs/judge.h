@@ -170,6 +170,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 		old = NULL;
 	}
 	FN(begin)(room, old, packet, side, state);
+	room->marked = false;
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	bool against = entry->opener != side;
@@ -259,6 +260,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		old = NULL;
 	}
 	FN(begin)(room, old, packet, side, state);
+	room->marked = room->marked && !by_stack;
 
 	bool against = entry->opener != side;
 	__u8 nat = NAT_NONE;
@@ -309,9 +311,14 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		deliver_to(way, destination);
 		sent_by(back, destination);
 	} else {
-		reason = FN(route)(skb, seen, side, room, against ? KEEP_SOURCE : HIDE_SOURCE, false);
+		bool direct = state->external & EXTERNAL_DSR &&
+			      (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP);
+
+		reason = FN(route)(skb, seen, side, room, against || direct ? KEEP_SOURCE : HIDE_SOURCE, false);
 		if (reason)
 			return reason;
+		if (direct && !against && way->via == VIA_UPLINK)
+			entry->flags |= CT_DSR;
 	}
 	/* The answer's first packet decides how it goes on. */
 	back->via = VIA_UNKNOWN;

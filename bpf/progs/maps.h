@@ -218,6 +218,10 @@ struct scratch {
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
 	__be32 quote[16]; /* what an error quotes */
+	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
+	__be16 mark_port;
+	bool marked;
+	__u8 end[5];
 	struct event event;
 };
 

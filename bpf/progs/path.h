@@ -120,13 +120,21 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	__u32 zero = 0, ifindex = skb->ifindex;
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	struct scratch *room = scratch_room();
 	int parsed = FN(parse)(skb, &packet);
 
 	/* Multicast and the like are the host's; what goes on to an endpoint is judged there. */
 	if (unlikely(parsed))
 		return parsed == DROP_MALFORMED ? drop(parsed) : PASS;
-	if (!state || !uplink)
+	if (!state || !uplink || !room)
 		return PASS;
+	room->marked = false;
+	if (unlikely(packet.transport > MARK_AT)) {
+		int reason = FN(take_mark)(skb, &packet);
+
+		if (reason)
+			return FN(refuse)(&packet, reason, skb->ifindex);
+	}
 	/* The host's own: no service is at that port, and no masqueraded flow could have it. */
 	if (packet.kind == PACKET_WHOLE && (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
 	    FN(equal)(&packet.destination, &uplink->MAP(ipv)) &&
@@ -138,7 +146,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	CT_ENTRY *entry = FN(find)(&key);
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) || entry->way[side].ingress ||
-		     entry->way[side].via == VIA_UNKNOWN)) {
+		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
 			     FN(settle)(skb, &packet, &key, side);
 
@@ -161,6 +169,16 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			return FN(refuse)(&packet, DROP_HOPS, skb->ifindex);
 		if (FN(exceeds)(skb, &packet, way))
 			return FN(refuse_large)(skb, &packet, way->mtu, false);
+		if (entry->flags & CT_DSR && packet.flags & TCP_ACK && entry->opener == side)
+			/* The answers are not seen here; that the client goes on shows that they come. */
+			entry->flags |= CT_REPLIED;
+		if (FN(is_marked_on)(&packet, entry, side)) {
+			int reason = FN(put_mark)(skb, &packet);
+
+			if (reason)
+				return FN(refuse)(&packet, reason, skb->ifindex);
+			packet.transport += sizeof(MARK);
+		}
 	}
 	/* What came for an address of the node has arrived; what goes on crosses a router. */
 	if ((way->nat == NAT_NONE || way->via == VIA_UPLINK) && !FN(lower_hops)(skb))

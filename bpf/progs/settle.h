@@ -34,6 +34,17 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 	bool served = !FN(equal)(&seen->destination, &packet->destination) ||
 		      seen->destination_port != packet->destination_port;
 
+	if (!hidden && !served && (room->marked || entry->flags & CT_DSR)) {
+		if (room->marked) {
+			entry->flags |= CT_DSR;
+			entry->nat_address[from] = packet->source;
+			entry->nat_port[from] = packet->source_port;
+			entry->nat_address[to] = *(const ADDRESS *)&room->mark;
+			entry->nat_port[to] = room->mark_port;
+		}
+		entry->way[to].nat = NAT_SOURCE;
+		return FN(remember)(key, entry, NAT_SOURCE);
+	}
 	if (!hidden && !served) {
 		__builtin_memset(entry->nat_address, 0, sizeof(entry->nat_address));
 		__builtin_memset(entry->nat_port, 0, sizeof(entry->nat_port));

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Direct server return: a packet that is sent on to a backend's node keeps its client's address, and carries the address
+ * and port that the client sent it to, as those the backend's node answers from. IPv4 has an option for that, IPv6 a
+ * destination option, both of the types for experiments (RFC 4727). TCP carries it in what opens a connection, UDP in
+ * every packet.
+ */
+
+#if FAMILY == 4
+#define MARK_TYPE 158
+struct mark4 {
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	struct ip4 address;
+};
+#else
+#define MARK_TYPE 30 /* skipped by who does not know it */
+#define MARK_LENGTH 18 /* of port and address */
+struct mark6 {
+	__u8 next;
+	__u8 words; /* of 8 bytes, beyond the first */
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	__u8 address[sizeof(struct ip6)]; /* not aligned */
+	__u8 pad_type; /* 1: PadN */
+	__u8 pad_length;
+};
+#endif
+#define MARK struct JOIN(mark, FAMILY)
+#define MARK_AT (ETH_HLEN + sizeof(IP_HEADER))
+
+/* Writes the IP header anew around `added` bytes behind it, which `mark` holds. */
+static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mark, bool added)
+{
+#if FAMILY == 4
+	struct {
+		__u8 version;
+		__u8 tos;
+		__be16 length;
+	} old, new;
+	__s64 difference;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &old, sizeof(old)))
+		return -1;
+	new = old;
+	if (added) {
+		new.version += sizeof(*mark) / 4;
+		new.length = bpf_htons(bpf_ntohs(old.length) + sizeof(*mark));
+		difference = bpf_csum_diff(NULL, 0, (__be32 *)mark, sizeof(*mark), 0);
+	} else {
+		new.version -= sizeof(*mark) / 4;
+		new.length = bpf_htons(bpf_ntohs(old.length) - sizeof(*mark));
+		difference = bpf_csum_diff((__be32 *)mark, sizeof(*mark), NULL, 0, 0);
+	}
+	difference = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), difference);
+	return bpf_l3_csum_replace(skb, ETH_HLEN + IP4_CHECKSUM_OFFSET, 0, difference, 0) ||
+	       bpf_skb_store_bytes(skb, ETH_HLEN, &new, sizeof(new), 0);
+#else
+	struct {
+		__be16 length;
+		__u8 next;
+		__u8 hops;
+	} header;
+	__u32 at = ETH_HLEN + offsetof(struct ip6_header, length);
+
+	if (bpf_skb_load_bytes(skb, at, &header, sizeof(header)))
+		return -1;
+	if (added) {
+		header.length = bpf_htons(bpf_ntohs(header.length) + sizeof(*mark));
+		header.next = IPPROTO_DSTOPTS;
+	} else {
+		header.length = bpf_htons(bpf_ntohs(header.length) - sizeof(*mark));
+		header.next = mark->next;
+	}
+	return bpf_skb_store_bytes(skb, at, &header, sizeof(header), 0);
+#endif
+}
+
+/* Whether the packet is one that carries a mark, of a flow that goes on by direct server return. */
+static __always_inline bool FN(is_marked_on)(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
+{
+	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || entry->way[side & 1].nat == NAT_NONE)
+		return false;
+	return packet->kind != PACKET_ERROR && packet->kind != PACKET_LATER_FRAGMENT &&
+	       (packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
+}
+
+/* Puts into the packet where the client sent it. */
+__noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
+{
+	MARK mark = { .type = MARK_TYPE };
+
+	if (!packet)
+		return DROP_REWRITE_FAILED;
+	mark.port = packet->destination_port;
+#if FAMILY == 4
+	mark.length = sizeof(mark);
+	mark.address = packet->destination;
+#else
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &mark.next, sizeof(mark.next)))
+		return DROP_REWRITE_FAILED;
+	mark.words = sizeof(mark) / 8 - 1;
+	mark.length = MARK_LENGTH;
+	__builtin_memcpy(mark.address, &packet->destination, sizeof(mark.address));
+	mark.pad_type = 1;
+#endif
+	if (bpf_skb_adjust_room(skb, sizeof(mark), BPF_ADJ_ROOM_NET, 0) ||
+	    bpf_skb_store_bytes(skb, MARK_AT, &mark, sizeof(mark), 0) || FN(frame_mark)(skb, &mark, true))
+		return DROP_REWRITE_FAILED;
+	return PARSED;
+}
+
+/*
+ * Takes the mark out of a packet from the network, if it has one: into scratch->mark, if the packet's destination is a
+ * backend of the service that is reached there. Anybody can write a mark; one that is not true counts for nothing.
+ */
+__noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
+{
+	struct scratch *room = scratch_room();
+	MARK mark;
+	__u32 kind;
+
+	if (!room || !packet || bpf_skb_load_bytes(skb, MARK_AT, &mark, sizeof(mark)) || mark.type != MARK_TYPE)
+		return PARSED;
+
+	ADDRESS *address = (ADDRESS *)&room->mark;
+
+#if FAMILY == 4
+	if (mark.length != sizeof(mark))
+		return PARSED;
+	*address = mark.address;
+#else
+	if (mark.words != sizeof(mark) / 8 - 1 || mark.length != MARK_LENGTH)
+		return PARSED;
+	__builtin_memcpy(address, mark.address, sizeof(mark.address));
+#endif
+
+	struct frontend *frontend = FN(find_frontend)(address, mark.port, packet->protocol, false, &kind);
+
+	if (!frontend) {
+		/* An address of the node that sends it on, which this one does not know. */
+		ADDRESS any = {};
+
+		frontend = FN(find_frontend)(&any, mark.port, packet->protocol, false, &kind);
+	}
+	if (!frontend)
+		return PARSED;
+
+	ADDRESS destination = packet->destination;
+
+	if (!FN(find_member)(frontend->service, &destination, packet->destination_port))
+		return PARSED;
+	if (FN(frame_mark)(skb, &mark, false) ||
+	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET, 0))
+		return DROP_REWRITE_FAILED;
+	packet->transport -= sizeof(mark);
+	room->mark_port = mark.port;
+	room->marked = true;
+	return PARSED;
+}
+
+/* Whether a flow is answered from where the mark says. */
+static __always_inline bool FN(fits_mark)(const struct scratch *room, const CT_ENTRY *entry, __u32 side)
+{
+	__u32 to = (side ^ 1) & 1;
+
+	return entry->flags & CT_DSR && entry->nat_port[to] == room->mark_port &&
+	       FN(equal)(&entry->nat_address[to], (const ADDRESS *)&room->mark);
+}
