@@ -7,3 +7,4 @@ mod malformed;
 mod masquerade;
 mod packets;
 mod policy;
+mod services;

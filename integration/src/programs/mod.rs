@@ -1,6 +1,8 @@
 //! The programs alone, run by `BPF_PROG_TEST_RUN` on packets built by a library, in a namespace of the calling thread's
 //! own: two local endpoints, an uplink with a default route, and whatever a test adds.
 
+mod services;
+
 use std::{
     collections::BTreeMap,
     mem::{MaybeUninit, offset_of},
@@ -23,6 +25,8 @@ use libbpf_rs::{
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 use nix::sched::{CloneFlags, unshare};
+
+pub use self::services::Served;
 
 /// `TC_ACT_UNSPEC`: on to the next program and the stack.
 pub const PASS: i32 = -1;

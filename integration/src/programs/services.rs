@@ -1,0 +1,114 @@
+//! Services in the bench's maps, one set of backends for each.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use bpf::layout::{
+    BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Node, PORT_WORDS, PORTS_SERVED, Plain,
+    SET_BY_SCORE, ServiceFamily, V4, V6,
+};
+use libbpf_rs::{MapCore, MapFlags};
+
+use super::{Bench, put};
+
+/// A service: its number, which is that of its set and the place of its first backend too.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// From 1; others begin where its backends end.
+    pub number: u32,
+    /// Where it is reached, by this protocol.
+    pub frontends: Vec<SocketAddr>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who takes connections.
+    pub backends: Vec<SocketAddr>,
+    /// By client rather than in turn.
+    pub by_client: bool,
+    /// `FRONTEND_*`.
+    pub flags: u32,
+}
+
+impl Served {
+    /// A TCP service in turn.
+    pub fn tcp(number: u32, frontend: SocketAddr, backends: &[SocketAddr]) -> Self {
+        let backends = backends.to_vec();
+        Self { number, frontends: vec![frontend], protocol: 6, backends, by_client: false, flags: 0 }
+    }
+}
+
+impl Bench {
+    /// Puts a service in force.
+    pub fn serve(&self, service: &Served) -> Result<()> {
+        let maps = &self.skeleton.maps;
+        for (at, backend) in (service.number..).zip(&service.backends) {
+            let seed = backend.port().into();
+            match backend.ip() {
+                IpAddr::V4(ip) => put(&maps.backends4, &at, &V4::backend(ip, backend.port(), seed, 0))?,
+                IpAddr::V6(ip) => put(&maps.backends6, &at, &V6::backend(ip, backend.port(), seed, 0))?,
+            }
+            self.join(service.number, *backend, 1)?;
+        }
+        let set = BackendSet {
+            first: service.number,
+            count: u16::try_from(service.backends.len())?,
+            flags: if service.by_client { SET_BY_SCORE } else { 0 },
+            ..BackendSet::default()
+        };
+        put(&maps.sets, &service.number, &set)?;
+        let value = Frontend {
+            service: service.number,
+            set: [service.number; 2],
+            flags: service.flags,
+            ..Frontend::default()
+        };
+        for frontend in &service.frontends {
+            match frontend.ip() {
+                IpAddr::V4(ip) => {
+                    put(&maps.frontends4, &V4::frontend(ip, frontend.port(), service.protocol), &value)?
+                }
+                IpAddr::V6(ip) => {
+                    put(&maps.frontends6, &V6::frontend(ip, frontend.port(), service.protocol), &value)?
+                }
+            }
+            let at = PORTS_SERVED * PORT_WORDS + u32::from(frontend.port() / 64);
+            put(&maps.ports, &at, &(1_u64 << (frontend.port() % 64)))?;
+        }
+        Ok(())
+    }
+
+    /// Makes an endpoint one of a service's.
+    pub fn join(&self, service: u32, backend: SocketAddr, value: u32) -> Result<()> {
+        let maps = &self.skeleton.maps;
+        match backend.ip() {
+            IpAddr::V4(ip) => put(&maps.members4, &V4::member(service, ip, backend.port()), &value),
+            IpAddr::V6(ip) => put(&maps.members6, &V6::member(service, ip, backend.port()), &value),
+        }
+    }
+
+    /// Takes an endpoint from a service: it is no member, and the set is the others.
+    pub fn part(&self, service: &Served, backend: SocketAddr) -> Result<()> {
+        let maps = &self.skeleton.maps;
+        match backend.ip() {
+            IpAddr::V4(ip) => {
+                maps.members4.delete(V4::member(service.number, ip, backend.port()).as_bytes())?
+            }
+            IpAddr::V6(ip) => {
+                maps.members6.delete(V6::member(service.number, ip, backend.port()).as_bytes())?
+            }
+        }
+        let backends = service.backends.iter().copied().filter(|it| *it != backend).collect();
+        self.serve(&Served { backends, ..service.clone() })?;
+        self.raise_epoch()
+    }
+
+    /// Has backends elsewhere answer directly, and sets what an endpoint sees that meets itself.
+    pub fn set_external(&self, dsr: bool, hairpin: (std::net::Ipv4Addr, std::net::Ipv6Addr)) -> Result<()> {
+        let node = &self.skeleton.maps.node;
+        let bytes = node.lookup(0u32.as_bytes(), MapFlags::ANY)?.unwrap_or_default();
+        let mut value = Node::from_bytes(&bytes).unwrap_or_default();
+        value.external = EXTERNAL_HOST_BACKENDS | if dsr { EXTERNAL_DSR } else { 0 };
+        value.hairpin4 = hairpin.0.into();
+        value.hairpin6 = hairpin.1.into();
+        put(node, &0u32, &value)
+    }
+}
