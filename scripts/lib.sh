@@ -53,7 +53,8 @@ parse_places() {
 }
 
 # What follows makes namespaces and runs daemons in them, for scripts/demo and scripts/bench. The names of all of them
-# begin with $prefix, all files lie in $work; `dismantle`, at the script's exit, removes everything.
+# begin with $prefix, as do those of cgroups below $cgroups where a script makes any; all files lie in $work; `dismantle`,
+# at the script's exit, removes everything.
 
 # lay_out NAME: a prefix and a folder of this run's own, and the release binaries.
 lay_out() {
@@ -76,6 +77,7 @@ dismantle() {
     for netns in $(ip netns list | awk -v prefix="$prefix-" 'index($1, prefix) == 1 { print $1 }'); do
         ip netns del "$netns"
     done
+    [[ -z ${cgroups-} ]] || rmdir "$cgroups/$prefix"-* 2>/dev/null
     rm -rf "$work" "$bpffs"-*
     exit "$status"
 }

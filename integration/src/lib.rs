@@ -1,6 +1,8 @@
-//! The namespace testbed, the bench of the programs alone, and the oracle that policy is checked with. The tests that use
+//! The namespace testbed, the bench of the programs alone, what the bench of
+//! services is made of, and the oracle that policy is checked with. The tests that use
 //! them are in `tests/`.
 
+pub mod bench;
 pub mod oracle;
 pub mod programs;
 pub mod testbed;

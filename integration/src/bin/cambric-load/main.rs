@@ -1,8 +1,10 @@
-//! Takes the times of CNI plugins, and of paths between two network namespaces, in turns; prints tables.
+//! Takes the times of CNI plugins, of paths between two network namespaces and of services, in turns; prints tables.
 //! `scripts/bench` prepares the namespaces and says what to compare.
 
 mod cni;
+mod fairness;
 mod path;
+mod service;
 mod spread;
 
 use std::{fs::File, path::Path, str::FromStr};
@@ -11,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use nix::sched::{CloneFlags, setns};
 
-/// Takes the times of CNI plugins, and of paths between two network namespaces, in turns.
+/// Takes the times of CNI plugins, of paths between two network namespaces and of services, in turns.
 #[derive(Debug, Parser)]
 #[command(name = "cambric-load", max_term_width = 110)]
 enum CommandLine {
@@ -19,12 +21,18 @@ enum CommandLine {
     Cni(cni::Options),
     /// Requests per second and throughput, client and server on one core
     Path(path::Options),
+    /// Requests per second of a service and of the servers behind it, on one core
+    Service(service::Options),
+    /// How evenly connections to a service are spread
+    Fairness(fairness::Options),
 }
 
 fn main() -> Result<()> {
     match CommandLine::parse() {
         CommandLine::Cni(options) => cni::run(&options),
         CommandLine::Path(options) => path::run(&options),
+        CommandLine::Service(options) => service::run(&options),
+        CommandLine::Fairness(options) => fairness::run(&options),
     }
 }
 

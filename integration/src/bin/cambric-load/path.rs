@@ -19,9 +19,9 @@ use nix::{
 use crate::{Netns, parse, parts, spread::Spread};
 
 /// What a client sends to end its server.
-const LAST: u8 = b'q';
+pub const LAST: u8 = b'q';
 /// A reply that is not there after this long was lost.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 const BLOCK: usize = 128 * 1024;
 
 #[derive(Debug, clap::Args)]
@@ -132,8 +132,13 @@ fn measure(load: Load, path: &Subject, cpu: usize, duration: Duration) -> Result
 }
 
 /// Moves this thread into the namespace and onto the core.
-fn settle(netns: &Netns, cpu: usize) -> Result<()> {
+pub fn settle(netns: &Netns, cpu: usize) -> Result<()> {
     netns.enter()?;
+    pin(cpu)
+}
+
+/// Moves this thread onto the core.
+pub fn pin(cpu: usize) -> Result<()> {
     let mut cores = CpuSet::new();
     cores.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("cannot move to core {cpu}"))
@@ -227,7 +232,11 @@ fn request(load: Load, server: SocketAddr, duration: Duration) -> Result<f64> {
 }
 
 /// Does it until the time is over, counting.
-fn repeat(duration: Duration, count: &mut u32, mut ask: impl FnMut(u8) -> Result<()>) -> Result<Duration> {
+pub fn repeat(
+    duration: Duration,
+    count: &mut u32,
+    mut ask: impl FnMut(u8) -> Result<()>,
+) -> Result<Duration> {
     ask(b'1')?;
     let began = Instant::now();
     loop {
@@ -240,14 +249,16 @@ fn repeat(duration: Duration, count: &mut u32, mut ask: impl FnMut(u8) -> Result
     }
 }
 
-fn connect(server: SocketAddr) -> Result<TcpStream> {
+/// Connects, without delays of small packets, or gives up after `PATIENCE`.
+pub fn connect(server: SocketAddr) -> Result<TcpStream> {
     let connection = TcpStream::connect_timeout(&server, PATIENCE)?;
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     Ok(connection)
 }
 
-fn exchange(connection: &mut TcpStream, byte: u8) -> Result<()> {
+/// A byte there and a byte back.
+pub fn exchange(connection: &mut TcpStream, byte: u8) -> Result<()> {
     connection.write_all(&[byte])?;
     connection.read_exact(&mut [0])?;
     Ok(())

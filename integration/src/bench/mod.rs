@@ -1,0 +1,12 @@
+//! What `scripts/bench service` is made of: a population of services, and what each way to balance them is told of it.
+
+mod change;
+pub mod iptables;
+pub mod manifests;
+mod metrics;
+pub mod nftables;
+mod population;
+
+pub use change::{Changes, time_changes};
+pub use metrics::{Metrics, Reading};
+pub use population::{Backend, PORT, Population, SERVICE_PORT};
