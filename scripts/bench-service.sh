@@ -11,8 +11,8 @@ service_bench() { "$tools/cambric-bench-service" "$@"; }
 backends_of() { paste -sd, "$work/$1.backends"; }
 targets_of() { sed "s/$/:$service_port/" "$work/$1.backends" | paste -sd+; }
 servers_of() {
-    awk -v namespace="$prefix-$1-" -v port="$service_port" \
-        '{ printf "%s%s%d@%s:%s", NR > 1 ? "+" : "", namespace, NR - 1, $1, port }' "$work/$1.backends"
+    awk -v netns="$prefix-$1-" -v port="$service_port" \
+        '{ printf "%s%s%d@%s:%s", (NR > 1 ? "+" : ""), netns, NR - 1, $1, port }' "$work/$1.backends"
 }
 
 # make_cgroup NAME: what the sockets of a bench belong to, so that no other node's programs see them.

@@ -33,10 +33,10 @@ pub struct Options {
     #[arg(long = "ratio", value_name = "NAME,NAME,LIMIT")]
     ratios: Vec<Ratio>,
     /// Rounds, in turns
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 15)]
     rounds: usize,
     /// How long each row is loaded in each round, in milliseconds
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 150)]
     millis: u64,
     /// The core of client and servers
     #[arg(long, default_value_t = 1)]
