@@ -142,8 +142,9 @@ bench_changes() {
     manifests socket socket
     cambric_node socket --pool 10.88.0.0/16 --cluster "dir:$work/socket.cluster" --metrics "127.0.0.1:$metrics_port"
     local start
+    # The first change is that from nothing.
     start=$(inside socket curl -sf "http://127.0.0.1:$metrics_port/metrics" |
-        awk '$1 == "cambric_service_sync_seconds" { printf "%.3f", $2 }')
+        awk '$1 == "cambric_service_change_seconds_sum" { printf "%.3f", $2 }')
     sleep 1
     say "| cambric-ipamd with that | | limit |"
     say "| --- | ---: | ---: |"

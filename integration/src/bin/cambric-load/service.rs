@@ -2,7 +2,6 @@
 //! always the same ones, so that only the way to them differs.
 
 use std::{
-    fmt,
     fs::File,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -120,25 +119,41 @@ enum Load {
     TcpCrr,
 }
 
+/// How long each row is loaded before the first round, to see that it works.
+const TRIAL: Duration = Duration::from_millis(20);
+
 const LOADS: [Load; 2] = [Load::TcpRr, Load::TcpCrr];
 
-/// For each load and row, thousands of requests per second in each round.
+/// For each load and row, thousands of requests per second in each round; none of a row that could not be run.
 struct Measured(Vec<Vec<Vec<f64>>>);
 
 impl Measured {
     /// The ratios of a row to another in the same round.
-    fn ratios(&self, load: usize, row: usize, base: usize) -> Spread {
-        Spread::of(self.0[load][row].iter().zip(&self.0[load][base]).map(|(value, base)| value / base))
+    fn ratios(&self, load: usize, row: usize, base: usize) -> Option<Spread> {
+        let rounds = self.0[load][row].iter().zip(&self.0[load][base]);
+        let ratios: Vec<f64> = rounds.map(|(value, base)| value / base).collect();
+        (!ratios.is_empty()).then(|| Spread::of(ratios))
     }
 }
 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
     let duration = Duration::from_millis(options.millis);
+    let mut failed = Vec::new();
+    for (number, row) in options.rows.iter().enumerate() {
+        for load in LOADS {
+            if let Err(error) = measure(load, row, options.cpu, TRIAL) {
+                failed.push((number, format!("{load:?}: {error:#}")));
+                break;
+            }
+        }
+    }
+    let runs: Vec<usize> =
+        (0..options.rows.len()).filter(|number| failed.iter().all(|(other, _)| other != number)).collect();
     let mut measured = Measured(vec![vec![Vec::new(); options.rows.len()]; LOADS.len()]);
     for round in 0..options.rounds {
         for (load, measured) in LOADS.iter().zip(&mut measured.0) {
-            let mut order: Vec<usize> = (0..options.rows.len()).collect();
+            let mut order = runs.clone();
             if round % 2 == 1 {
                 order.reverse();
             }
@@ -150,7 +165,12 @@ pub fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    print(options, &measured)
+    print(options, &measured)?;
+    for (number, error) in &failed {
+        println!("\n{} was not run: {error}", options.rows[*number].name);
+    }
+    ensure!(failed.is_empty(), "{} of {} rows were not run", failed.len(), options.rows.len());
+    Ok(())
 }
 
 fn print(options: &Options, measured: &Measured) -> Result<()> {
@@ -159,8 +179,13 @@ fn print(options: &Options, measured: &Measured) -> Result<()> {
     for (number, row) in options.rows.iter().enumerate() {
         print!("| {} |", row.name);
         for load in 0..LOADS.len() {
-            let median = Spread::of(measured.0[load][number].iter().copied()).median();
-            print!(" {median:.1} | {:.2} |", measured.ratios(load, number, 0));
+            match measured.ratios(load, number, 0) {
+                Some(ratios) => {
+                    let median = Spread::of(measured.0[load][number].iter().copied()).median();
+                    print!(" {median:.1} | {ratios:.2} |");
+                }
+                None => print!(" not run | |"),
+            }
         }
         println!();
     }
@@ -171,30 +196,26 @@ fn print(options: &Options, measured: &Measured) -> Result<()> {
     println!("| --- | ---: | ---: | ---: |");
     for Ratio { row, base, limit } in &options.ratios {
         let (number, base_number) = (options.number(row)?, options.number(base)?);
-        let [rr, crr] = [0, 1].map(|load| Judged(measured.ratios(load, number, base_number), *limit));
+        let [rr, crr] =
+            [0, 1].map(|load| judged(measured.ratios(load, number, base_number).as_ref(), *limit));
         let limit = limit.map(|limit| format!("{limit:.2}")).unwrap_or_default();
         println!("| {row} / {base} | {rr} | {crr} | {limit} |");
     }
     Ok(())
 }
 
-impl Options {
-    fn number(&self, name: &str) -> Result<usize> {
-        self.rows.iter().position(|row| row.name == name).with_context(|| format!("there is no row {name:?}"))
+/// Ratios, and what their median should be at least, if anything: in bold where it is less.
+fn judged(ratios: Option<&Spread>, limit: Option<f64>) -> String {
+    match ratios {
+        None => "not run".to_owned(),
+        Some(ratios) if limit.is_some_and(|limit| ratios.median() < limit) => format!("**{ratios:.3}**"),
+        Some(ratios) => format!("{ratios:.3}"),
     }
 }
 
-/// Ratios, and what their median should be at least, if anything; in bold where it is less.
-struct Judged(Spread, Option<f64>);
-
-impl fmt::Display for Judged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(spread, limit) = self;
-        if limit.is_some_and(|limit| spread.median() < limit) {
-            write!(f, "**{spread:.3}**")
-        } else {
-            write!(f, "{spread:.3}")
-        }
+impl Options {
+    fn number(&self, name: &str) -> Result<usize> {
+        self.rows.iter().position(|row| row.name == name).with_context(|| format!("there is no row {name:?}"))
     }
 }
 
