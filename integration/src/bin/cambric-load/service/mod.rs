@@ -1,26 +1,21 @@
 //! What a client gets of a service that several servers stand behind, when all of them share one core. The servers are
 //! always the same ones, so that only the way to them differs.
 
+mod load;
+
 use std::{
-    fs::File,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
-    path::{Path, PathBuf},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use anyhow::{Context, Result, ensure};
 
-use crate::{
-    Netns, parse, parts,
-    path::{LAST, PATIENCE, connect, exchange, pin, repeat, settle},
-    spread::Spread,
-};
+use load::{LOADS, measure, undisturbed};
+pub use load::{Server, join, ready};
+
+use crate::{Netns, parse, parts, spread::Spread};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -31,6 +26,9 @@ pub struct Options {
     /// Two rows whose ratio is printed as well, and what it should be at least, if anything
     #[arg(long = "ratio", value_name = "NAME,NAME,LIMIT")]
     ratios: Vec<Ratio>,
+    /// The address that the servers of a row must see as the client's; otherwise the row is not run
+    #[arg(long = "seen", value_name = "NAME,ADDRESS")]
+    seen: Vec<Seen>,
     /// Rounds, in turns
     #[arg(long, default_value_t = 15)]
     rounds: usize,
@@ -66,33 +64,6 @@ impl FromStr for Row {
     }
 }
 
-/// A server's namespace, and where it listens.
-#[derive(Clone, Debug)]
-pub struct Server {
-    netns: Netns,
-    at: SocketAddr,
-}
-
-impl FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (netns, at) =
-            text.split_once('@').ok_or_else(|| format!("{text:?} is not of the form NETNS@ADDRESS:PORT"))?;
-        Ok(Self { netns: Netns(netns.into()), at: parse(at)? })
-    }
-}
-
-impl Server {
-    /// Listens, and leaves this thread in the namespace.
-    pub fn listen(&self) -> Result<TcpListener> {
-        self.netns.enter()?;
-        let listener = TcpListener::bind(self.at).with_context(|| format!("listen on {}", self.at))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Ratio {
     row: String,
@@ -110,19 +81,23 @@ impl FromStr for Ratio {
     }
 }
 
-/// A load, by the names that the field has for them.
-#[derive(Clone, Copy, Debug)]
-enum Load {
-    /// A byte there and a byte back over one connection.
-    TcpRr,
-    /// The same over a connection of its own each time.
-    TcpCrr,
+#[derive(Clone, Debug)]
+struct Seen {
+    row: String,
+    client: IpAddr,
+}
+
+impl FromStr for Seen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let [row, client] = parts(text, "NAME,ADDRESS")?;
+        Ok(Self { row, client: parse(&client)? })
+    }
 }
 
 /// How long each row is loaded before the first round, to see that it works.
 const TRIAL: Duration = Duration::from_millis(20);
-
-const LOADS: [Load; 2] = [Load::TcpRr, Load::TcpCrr];
 
 /// For each load and row, thousands of requests per second in each round; none of a row that could not be run.
 struct Measured(Vec<Vec<Vec<f64>>>);
@@ -138,11 +113,14 @@ impl Measured {
 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
+    for name in options.seen.iter().map(|seen| &seen.row) {
+        options.number(name)?;
+    }
     let duration = Duration::from_millis(options.millis);
     let mut failed = Vec::new();
     for (number, row) in options.rows.iter().enumerate() {
         for load in LOADS {
-            if let Err(error) = measure(load, row, options.cpu, TRIAL) {
+            if let Err(error) = measure(load, row, options, TRIAL) {
                 failed.push((number, format!("{load:?}: {error:#}")));
                 break;
             }
@@ -159,7 +137,7 @@ pub fn run(options: &Options) -> Result<()> {
             }
             for number in order {
                 let row = &options.rows[number];
-                let value = measure(*load, row, options.cpu, duration)
+                let value = undisturbed(*load, row, options, duration)
                     .with_context(|| format!("{load:?} on {}", row.name))?;
                 measured[number].push(value);
             }
@@ -219,82 +197,36 @@ impl Options {
     }
 }
 
-/// Thousands of requests per second.
-fn measure(load: Load, row: &Row, cpu: usize, duration: Duration) -> Result<f64> {
-    join(&row.cgroup)?;
-    let (ready, listens) = mpsc::channel();
-    thread::scope(|scope| {
-        let server = scope.spawn(move || {
-            let listeners = row.servers.iter().map(Server::listen).collect::<Result<Vec<_>>>()?;
-            pin(cpu)?;
-            ready.send(())?;
-            serve(&listeners)
-        });
-        let client = scope.spawn(move || {
-            settle(&row.client, cpu)?;
-            // If nobody listens, the server says why.
-            if listens.recv().is_err() {
-                return Ok(0.0);
-            }
-            request(load, &row.targets, duration)
-        });
-        let (client, server) = (client.join(), server.join());
-        let value = client.map_err(|_| anyhow!("the client has panicked"))?.context("client")?;
-        server.map_err(|_| anyhow!("the server has panicked"))?.context("server")?;
-        Ok(value)
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Moves this process into a cgroup: its sockets are of the cgroup that they were made in.
-pub fn join(cgroup: &Path) -> Result<()> {
-    let path = cgroup.join("cgroup.procs");
-    let mut file =
-        File::options().write(true).open(&path).with_context(|| format!("open {}", path.display()))?;
-    file.write_all(b"0").with_context(|| format!("move into {}", cgroup.display()))
-}
-
-/// Which of them has a connection waiting; an error if none has for long.
-pub fn ready(listeners: &[TcpListener]) -> Result<Vec<usize>> {
-    let mut waiting: Vec<_> =
-        listeners.iter().map(|one| PollFd::new(one.as_fd(), PollFlags::POLLIN)).collect();
-    let timeout = PollTimeout::try_from(PATIENCE).context("patience is too long")?;
-    ensure!(poll(&mut waiting, timeout)? > 0, "nobody has connected");
-    Ok((0..waiting.len()).filter(|number| waiting[*number].any().unwrap_or(true)).collect())
-}
-
-/// Answers one connection after another, until a client sends the last byte.
-fn serve(listeners: &[TcpListener]) -> Result<()> {
-    let mut byte = [0];
-    while byte[0] != LAST {
-        for number in ready(listeners)? {
-            let (mut connection, _) = listeners[number].accept()?;
-            connection.set_nodelay(true)?;
-            connection.set_read_timeout(Some(PATIENCE))?;
-            while connection.read(&mut byte)? > 0 {
-                connection.write_all(&byte)?;
-            }
+    #[test]
+    fn a_row_is_read_whole() -> Result<(), String> {
+        let row: Row =
+            "a way,client,/sys/fs/cgroup/x,10.96.0.1:80,s-0@10.88.0.2:8080+s-1@10.88.0.3:8080".parse()?;
+        assert_eq!(row.targets, ["10.96.0.1:80".parse().map_err(|error| format!("{error}"))?]);
+        assert_eq!(row.servers.len(), 2);
+        assert_eq!((row.servers[1].netns.0.as_str(), row.servers[1].at.port()), ("s-1", 8080));
+        for wrong in ["a way", "a,b,c,d,e", "a,b,c,10.96.0.1:80,10.88.0.2:8080"] {
+            assert!(wrong.parse::<Row>().is_err(), "{wrong}");
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn request(load: Load, targets: &[SocketAddr], duration: Duration) -> Result<f64> {
-    let mut count = 0_u32;
-    let mut turns = targets.iter().cycle();
-    let mut next =
-        || -> Result<TcpStream> { connect(*turns.next().context("there is nothing to connect to")?) };
-    let elapsed = match load {
-        Load::TcpRr => {
-            let mut connection = next()?;
-            let elapsed = repeat(duration, &mut count, |byte| exchange(&mut connection, byte))?;
-            exchange(&mut connection, LAST)?;
-            elapsed
-        }
-        Load::TcpCrr => {
-            let elapsed = repeat(duration, &mut count, |byte| exchange(&mut next()?, byte))?;
-            exchange(&mut next()?, LAST)?;
-            elapsed
-        }
-    };
-    Ok(f64::from(count) / elapsed.as_secs_f64() / 1e3)
+    #[test]
+    fn a_ratio_may_have_no_limit() -> Result<(), String> {
+        assert_eq!("a,b,0.97".parse::<Ratio>()?.limit, Some(0.97));
+        assert_eq!("a,b,".parse::<Ratio>()?.limit, None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_misses_its_limit_stands_out() {
+        let measured = Measured(vec![vec![vec![10.0, 10.0], vec![9.0, 9.5], Vec::new()]]);
+        let ratios = measured.ratios(0, 1, 0);
+        assert_eq!(judged(ratios.as_ref(), Some(0.97)), "**0.900 (0.900-0.950)**");
+        assert_eq!(judged(ratios.as_ref(), Some(0.9)), "0.900 (0.900-0.950)");
+        assert_eq!(judged(measured.ratios(0, 2, 0).as_ref(), Some(0.9)), "not run");
+    }
 }
