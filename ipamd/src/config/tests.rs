@@ -23,6 +23,8 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
         config.masquerade && config.uplinks.is_empty() && config.attach.is_none() && config.mtu.is_none()
     );
     assert_eq!(config.cluster, Cluster::None);
+    assert!(config.socket_lb && config.node_port_addresses.is_empty());
+    assert_eq!(config.external_services, ExternalServiceMode::Snat);
     assert!(!config.node_name.is_empty());
 }
 
@@ -48,6 +50,10 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--policy-addresses=2000",
         "--policy-prefixes=3000",
         "--policy-rules=4000",
+        "--socket-lb=off",
+        "--external-service-mode=dsr",
+        "--nodeport-addresses=192.0.2.0/24",
+        "--nodeport-addresses=2001:db8::1",
         "--attach=clsact",
         "--expedite-rcu=false",
         "--mtu=1400",
@@ -72,6 +78,9 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         policy-addresses = 2000
         policy-prefixes = 3000
         policy-rules = 4000
+        socket-lb = "off"
+        external-service-mode = "dsr"
+        nodeport-addresses = ["192.0.2.0/24", "2001:db8::1"]
         attach = "clsact"
         expedite-rcu = false
         mtu = 1400
@@ -85,7 +94,12 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         cidr = "fd00::/64"
         "#,
     );
-    assert_eq!(from_flags.unwrap(), from_file.unwrap());
+    let config = from_flags.unwrap();
+    assert_eq!(config, from_file.unwrap());
+    assert!(!config.socket_lb);
+    assert_eq!(config.external_services, ExternalServiceMode::Dsr);
+    let prefixes = config.node_port_addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(prefixes, ["192.0.2.0/24", "2001:db8::1/128"]);
 }
 
 #[test]
@@ -96,6 +110,23 @@ fn a_flag_overrides_the_file() {
     let config = Config::check(command_line.options.or(options)).unwrap();
     assert_eq!((config.mtu, config.node_name.as_str()), (Some(9000), "a"));
     assert_eq!(config.pools.iter().map(Pool::name).collect::<Vec<_>>(), ["10.1.0.0/24"]);
+}
+
+#[test]
+fn a_flag_turns_what_the_file_says_of_services() {
+    let text = "pool = [\"10.0.0.0/24\"]\nsocket-lb = \"off\"\nexternal-service-mode = \"dsr\"\n\
+                nodeport-addresses = [\"192.0.2.0/24\"]";
+    let options = parse(Path::new("f"), text).unwrap();
+    let command_line = CommandLine::try_parse_from([
+        "cambric-ipamd",
+        "--socket-lb=on",
+        "--external-service-mode=snat",
+        "--nodeport-addresses=198.51.100.0/24",
+    ]);
+    let config = Config::check(command_line.unwrap().options.or(options)).unwrap();
+    assert!(config.socket_lb);
+    assert_eq!(config.external_services, ExternalServiceMode::Snat);
+    assert_eq!(config.node_port_addresses, ["198.51.100.0/24".parse().unwrap()]);
 }
 
 #[test]
@@ -116,6 +147,11 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("cluster = \"kubernetes\"", "kubernetes"),
         ("policy-entries = 1", "policy-entries is 1"),
         ("policy-rules = \"all\"", "policy-rules"),
+        ("socket-lb = \"maybe\"", "\"maybe\": this is on or off"),
+        ("socket-lb = true", "socket-lb"),
+        ("external-service-mode = \"nat\"", "\"nat\": external service modes are snat and dsr"),
+        ("nodeport-addresses = [\"eth0\"]", "eth0"),
+        ("nodeport-addresses = [\"192.0.2.0/33\"]", "192.0.2.0/33"),
         ("", "--pool"),
     ] {
         let error = file(text).unwrap_err();
@@ -127,6 +163,9 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("--mtu=100", "--mtu"),
         ("--masquerade=maybe", "maybe"),
         ("--metrics=localhost", "--metrics"),
+        ("--socket-lb=maybe", "--socket-lb"),
+        ("--external-service-mode=nat", "--external-service-mode"),
+        ("--nodeport-addresses=eth0", "--nodeport-addresses"),
     ] {
         let error = flags(&[flag]).unwrap_err();
         assert!(error.contains(named), "{flag}: {error}");
@@ -155,4 +194,5 @@ fn the_example_is_what_the_defaults_are() {
         (bare.socket, bare.conntrack_size, bare.masquerade_ports),
         (full.socket, full.conntrack_size, full.masquerade_ports)
     );
+    assert_eq!((bare.socket_lb, bare.external_services), (full.socket_lb, full.external_services));
 }
