@@ -4,6 +4,7 @@
 //! - `cluster`: namespaces, pods, sets and nodes, and whom an address belongs to.
 //! - `kubernetes`, `calico`, `cluster_policy`: what a policy of each kind says of a packet.
 //! - `verdict`: the order of tiers and policies.
+//! - `services`: where connections to services may go, and random ones.
 //! - `generate`: random clusters. `product`: the product, fed with the same documents, and its tables looked up.
 
 pub mod calico;
@@ -18,6 +19,7 @@ pub mod packet;
 pub mod policy;
 pub mod product;
 pub mod selector;
+pub mod services;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -353,6 +353,11 @@ impl State {
             self.tables.set_host_backends(any)?;
             self.has_host_backends = any;
         }
+        let (served, of_backends) = (&self.served, &self.of_backends);
+        self.staged.unmarked.retain(|(row, port)| match row {
+            PortRow::Served => !served.has(*port),
+            PortRow::OfBackends => !of_backends.has(*port),
+        });
         self.staged.commit(&mut *self.tables, &mut self.room)
     }
 
@@ -432,7 +437,7 @@ impl State {
             (0, true) => self.stage_address(address, ADDRESS_OF_SERVICE),
             (1, false) => {
                 self.addresses.remove(&address);
-                self.staged.gone.push(what_is(address));
+                self.staged.frontends.insert(what_is(address), None);
             }
             _ => {}
         }
@@ -450,7 +455,7 @@ impl State {
         let value =
             FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
         if !self.is_inherited(what_is(address), &value) {
-            self.staged.frontends.push((what_is(address), value));
+            self.staged.frontends.insert(what_is(address), Some(value));
         }
     }
 

@@ -108,7 +108,7 @@ impl State {
         let stale: Vec<_> =
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         self.staged.diverts |= !stale.is_empty();
-        self.staged.gone.extend(stale);
+        self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
         for ((service, backend), member) in inherited.members {
             if member.in_cluster || member.in_local {
                 self.staged.members.push((service, Member { backend, in_cluster: false, in_local: false }));

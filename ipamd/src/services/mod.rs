@@ -11,6 +11,7 @@ pub mod consistent;
 mod fill;
 mod inherit;
 mod marks;
+pub mod memory;
 pub mod parting;
 mod places;
 pub mod plan;

@@ -60,8 +60,14 @@ struct SetWanted {
 impl State {
     /// Makes an owner's ports those that are wanted.
     pub fn settle(&mut self, owner: &Owner, wanted: Vec<Wanted>) {
-        let mut known = self.programmed.remove(owner).unwrap_or_default();
+        let known = self.programmed.remove(owner).unwrap_or_default();
         self.unsatisfied.remove(owner);
+        // What goes goes first: one that comes may be reached where it was.
+        let is_wanted = |port: &Programmed| wanted.iter().any(|it| it.key == port.key);
+        let (mut known, gone): (Vec<_>, Vec<_>) = known.into_iter().partition(is_wanted);
+        for gone in gone {
+            self.withdraw(owner, gone);
+        }
         let mut kept = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let old = known.iter().position(|it| it.key == wanted.key).map(|at| known.swap_remove(at));
@@ -70,9 +76,6 @@ impl State {
                 None => self.inherit(&wanted),
             };
             kept.push(self.program(owner, old, wanted));
-        }
-        for gone in known {
-            self.withdraw(owner, gone);
         }
         if !kept.is_empty() {
             kept.shrink_to_fit();
@@ -218,7 +221,7 @@ impl State {
                 self.count_front(&front, true);
             }
             if known.is_none_or(|(_, before)| *before != value) && !self.is_inherited(front.key, &value) {
-                self.staged.frontends.push((front.key, value));
+                self.staged.frontends.insert(front.key, Some(value));
                 self.staged.diverts |= known.is_none_or(|(it, _)| it.ranged != front.ranged);
             }
             fronts.push((front, value));
@@ -254,7 +257,7 @@ impl State {
     fn drop_front(&mut self, front: &Front) {
         self.owners.remove(&front.key);
         self.freed = true;
-        self.staged.gone.push(front.key);
+        self.staged.frontends.insert(front.key, None);
         self.staged.diverts = true;
         self.count_front(front, false);
     }

@@ -1,5 +1,7 @@
 //! Writes that wait for each other: what is found comes before what leads to it, and what leads somewhere goes first.
 
+use std::collections::BTreeMap;
+
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -16,8 +18,8 @@ pub(super) struct Staged {
     pub members: Vec<(ServiceNumber, Member)>,
     pub sets: Vec<(SetNumber, SetValue)>,
     pub source_ranges: Vec<(ServiceNumber, Box<[IpNetwork]>, Box<[IpNetwork]>)>,
-    pub frontends: Vec<(FrontendKey, FrontendValue)>,
-    pub gone: Vec<FrontendKey>,
+    /// What is to be at each; `None`: nothing. Of what is staged for a key the last counts.
+    pub frontends: BTreeMap<FrontendKey, Option<FrontendValue>>,
     pub unmarked: Vec<(PortRow, u16)>,
     /// Sets whose places are out of force then: the first keep their numbers.
     pub emptied: Vec<(Family, Filled)>,
@@ -39,11 +41,15 @@ impl Staged {
         for (service, old, new) in &staged.source_ranges {
             tables.put_source_ranges(*service, old, new)?;
         }
-        if !staged.frontends.is_empty() {
-            tables.put_frontends(&staged.frontends)?;
+        let there = |(key, value): (&FrontendKey, &Option<FrontendValue>)| value.map(|value| (*key, value));
+        let put: Vec<_> = staged.frontends.iter().filter_map(there).collect();
+        if !put.is_empty() {
+            tables.put_frontends(&put)?;
         }
-        if !staged.gone.is_empty() {
-            tables.remove_frontends(&staged.gone)?;
+        let gone: Vec<_> =
+            staged.frontends.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| *key).collect();
+        if !gone.is_empty() {
+            tables.remove_frontends(&gone)?;
         }
         for (row, port) in staged.unmarked {
             tables.mark_port(row, port, false);

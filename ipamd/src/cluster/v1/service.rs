@@ -54,7 +54,8 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         service.ports = ports(&spec, sort)?.into();
         service.affinity = affinity(&spec)?;
         service.internal_local = is_local(&spec, "internalTrafficPolicy")?;
-        service.external_local = sort != Sort::ClusterIp && is_local(&spec, "externalTrafficPolicy")?;
+        let is_external = sort != Sort::ClusterIp || !service.external_ips.is_empty();
+        service.external_local = is_external && is_local(&spec, "externalTrafficPolicy")?;
         if sort == Sort::LoadBalancer {
             service.source_ranges = source_ranges(root, &spec)?.into();
             service.load_balancer_ips = load_balancer_ips(root)?.into();

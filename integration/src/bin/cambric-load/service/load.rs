@@ -172,13 +172,13 @@ fn request(load: Load, targets: &[SocketAddr], duration: Duration) -> Result<Rat
         Load::TcpRr => {
             let mut connection = next()?;
             let elapsed = repeat(duration, &mut count, |byte| exchange(&mut connection, byte))?;
-            let used = processor_time()? - before;
+            let used = processor_time()?.saturating_sub(before);
             exchange(&mut connection, LAST)?;
             (elapsed, used)
         }
         Load::TcpCrr => {
             let elapsed = repeat(duration, &mut count, |byte| exchange(&mut next()?, byte))?;
-            let used = processor_time()? - before;
+            let used = processor_time()?.saturating_sub(before);
             exchange(&mut next()?, LAST)?;
             (elapsed, used)
         }

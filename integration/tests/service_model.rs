@@ -1,0 +1,227 @@
+//! Random services: what the API says of every client and address, and what the tables that the programs look into lead
+//! to, are the same; at start, after each change, and for a daemon that takes over.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use integration::oracle::{
+    product::{manifest_text, objects},
+    services::{
+        Client, Documents, Here, Served,
+        generate::{NODES, Scene, scene},
+    },
+};
+use ipamd::{
+    cluster::objects::{Change, ObjectId},
+    services::{
+        Balancer, NodeAddresses, Site,
+        memory::{From, Led, Memory},
+        tables::FrontendKey,
+    },
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{TestCaseResult, TestRunner},
+};
+
+fn here() -> Here {
+    let addresses = ["192.0.2.7", "2001:db8::7", "127.0.0.1"];
+    Here {
+        name: NODES[0].to_owned(),
+        addresses: addresses.map(|it| it.parse().expect("an address")).to_vec(),
+    }
+}
+
+fn balancer(tables: &Memory, scene: &Scene) -> Balancer {
+    let site = Site { node: NODES[0].into(), zone: None, pools: Vec::new() };
+    let balancer = Balancer::new(Box::new(tables.clone()), site);
+    let all: BTreeSet<IpAddr> = here().addresses.into_iter().collect();
+    let changes: Vec<_> = read(scene).into_iter().map(Change::Put).collect();
+    balancer.start(NodeAddresses::new(all, &[]), &changes).expect("tables in memory take everything");
+    balancer
+}
+
+fn read(scene: &Scene) -> Vec<ipamd::cluster::objects::Object> {
+    if scene.is_empty() {
+        Vec::new()
+    } else {
+        objects(&manifest_text(scene)).expect("documents that can be read")
+    }
+}
+
+/// From one scene to the next: what is gone, then what is there.
+fn changes(before: &Scene, after: &Scene) -> Vec<Change> {
+    let there = read(after);
+    let ids: BTreeSet<ObjectId> = there.iter().map(ipamd::cluster::objects::Object::id).collect();
+    let gone = read(before).into_iter().map(|object| object.id()).filter(|id| !ids.contains(id));
+    gone.map(Change::Remove).chain(there.into_iter().map(Change::Put)).collect()
+}
+
+fn clients() -> Vec<(Client, From)> {
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let mut clients = vec![(Client::Node, From::Node)];
+    for address in ["10.88.0.9", "fd00:88::9"].map(ip) {
+        clients.push((Client::Pod(address), From::Endpoint(address)));
+    }
+    for address in ["198.51.100.1", "203.0.113.200", "2001:db8:9::9"].map(ip) {
+        clients.push((Client::Outside(address), From::Outside(address)));
+    }
+    clients
+}
+
+/// Every address and port that a scene could have a service at, and some that it could not.
+fn questions() -> Vec<(IpAddr, u16)> {
+    let mut questions = Vec::new();
+    for number in 0..4 {
+        let of_service = [
+            format!("10.96.0.{number}"),
+            format!("fd00:96::{number}"),
+            format!("198.18.0.{number}"),
+            format!("203.0.113.{number}"),
+        ];
+        for address in of_service {
+            for port in [79, 80, 81, 82] {
+                questions.push((address.parse().expect("an address"), port));
+            }
+        }
+        for port in 0..4 {
+            for address in here().addresses {
+                questions.push((address, 30_000 + number * 10 + port));
+            }
+        }
+    }
+    questions
+}
+
+/// What was answered, so that a test that always hears the same is seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    nothing: u64,
+    served: u64,
+    refused: u64,
+    dropped: u64,
+}
+
+fn agree(tables: &Memory, scene: &Scene, heard: &mut Heard) -> TestCaseResult {
+    let documents = Documents(scene);
+    let here = here();
+    for (address, port) in questions() {
+        for (client, from) in clients() {
+            // Loopback is the node's own; and addresses of one family are met from that family.
+            let own = match client {
+                Client::Pod(own) | Client::Outside(own) => Some(own),
+                Client::Node => None,
+            };
+            if own.is_some_and(|own| own.is_ipv4() != address.is_ipv4() || address.is_loopback()) {
+                continue;
+            }
+            for protocol in [6, 17] {
+                let expected = documents.serve(&here, client, address, port, protocol);
+                *match &expected {
+                    Served::Nothing => &mut heard.nothing,
+                    Served::By(_) => &mut heard.served,
+                    Served::Refused => &mut heard.refused,
+                    Served::Dropped => &mut heard.dropped,
+                } += 1;
+                let found = match tables.lead(from, FrontendKey { address, port, protocol }) {
+                    Led::AsIs => Served::Nothing,
+                    Led::Refused => Served::Refused,
+                    Led::Dropped => Served::Dropped,
+                    Led::To(backends) => {
+                        Served::By(backends.into_iter().map(|it| (it.address, it.port)).collect())
+                    }
+                };
+                prop_assert_eq!(found, expected, "{:?} to {} port {} by {}", client, address, port, protocol);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run(cases: u32, test: impl Fn(Vec<Scene>, &mut Heard) -> TestCaseResult, scenes: usize) {
+    let heard = std::cell::RefCell::new(Heard::default());
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&vec(scene(), 1..=scenes), |scenes| test(scenes, &mut heard.borrow_mut()))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let heard = heard.into_inner();
+    assert!(
+        heard.nothing > 0 && heard.served > 0 && heard.refused > 0 && heard.dropped > 0,
+        "not everything was heard: {heard:?}"
+    );
+}
+
+#[test]
+fn the_tables_serve_whom_the_api_says() {
+    run(
+        300,
+        |scenes, heard| {
+            let tables = Memory::default();
+            balancer(&tables, &scenes[0]);
+            agree(&tables, &scenes[0], heard)
+        },
+        1,
+    );
+}
+
+#[test]
+fn changes_lead_where_a_start_does() {
+    run(
+        150,
+        |scenes, heard| {
+            let tables = Memory::default();
+            let running = balancer(&tables, &scenes[0]);
+            for pair in scenes.windows(2) {
+                running.apply(&changes(&pair[0], &pair[1]));
+                agree(&tables, &pair[1], heard)?;
+            }
+            let last = scenes.last().expect("one at least");
+            // Nothing is left behind but what is on its way out.
+            let fresh = Memory::default();
+            balancer(&fresh, last);
+            prop_assert_eq!(tables.all_frontends(), fresh.all_frontends());
+            prop_assert!(tables.all_members().is_superset(&fresh.all_members()));
+            // Another daemon takes over: first as it was, then by another cluster.
+            drop(running);
+            let epoch = tables.epoch();
+            let taken_over = balancer(&tables, last);
+            agree(&tables, last, heard)?;
+            let ranged = |it: &serde_json::Value| {
+                it["spec"]["loadBalancerSourceRanges"].as_array().is_some_and(|ranges| !ranges.is_empty())
+            };
+            // Which ranges the tables had is not asked; that they are others now is possible.
+            if !last.iter().any(ranged) {
+                prop_assert_eq!(tables.epoch(), epoch, "nothing was diverted");
+            }
+            drop(taken_over);
+            balancer(&tables, &scenes[0]);
+            agree(&tables, &scenes[0], heard)?;
+            let first = Memory::default();
+            balancer(&first, &scenes[0]);
+            prop_assert_eq!(tables.all_frontends(), first.all_frontends());
+            Ok(())
+        },
+        5,
+    );
+}
+
+#[test]
+fn what_could_not_be_written_is_made_up_for() {
+    run(
+        60,
+        |scenes, heard| {
+            let tables = Memory::default();
+            let running = balancer(&tables, &scenes[0]);
+            let last = scenes.last().expect("one at least");
+            tables.fail(true);
+            for pair in scenes.windows(2) {
+                running.apply(&changes(&pair[0], &pair[1]));
+            }
+            tables.fail(false);
+            running.retry();
+            agree(&tables, last, heard)
+        },
+        4,
+    );
+}

@@ -1,0 +1,275 @@
+//! Tables in memory, looked into as the programs do: what is tried out needs no kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bpf::layout::{
+    ADDRESS_LOOPBACK, ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, FRONTEND_NODE_IN_RANGES, FRONTEND_RANGES,
+};
+use ipnetwork::IpNetwork;
+
+use super::tables::{
+    Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
+    SetValue, TableError, Tables,
+};
+
+/// Tables in memory; clones share them.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    limits: Limits,
+    contents: Arc<Mutex<Contents>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    backends: [BTreeMap<u32, (Backend, u32)>; 2],
+    lookups: BTreeMap<u32, u32>,
+    sets: BTreeMap<SetNumber, SetValue>,
+    frontends: BTreeMap<FrontendKey, FrontendValue>,
+    members: BTreeMap<(ServiceNumber, Backend), Member>,
+    source_ranges: BTreeSet<(ServiceNumber, IpNetwork)>,
+    served: BTreeSet<u16>,
+    of_backends: BTreeSet<u16>,
+    host_backends: bool,
+    epoch: u32,
+    /// Refuses every write while it is set.
+    fails: bool,
+}
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// An endpoint of this node.
+    Endpoint(IpAddr),
+    /// A process in the node's own namespace.
+    Node,
+    /// Somebody beyond the node.
+    Outside(IpAddr),
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Led {
+    /// It is not to a service.
+    AsIs,
+    /// It goes to one of these.
+    To(BTreeSet<Backend>),
+    /// It is refused at once.
+    Refused,
+    /// It is dropped.
+    Dropped,
+}
+
+impl Default for Memory {
+    /// As much room as the programs' tables have by default.
+    fn default() -> Self {
+        Self::new(Limits { sets: 65_536, backends: 262_144, lookups: 1_048_576, frontends: 65_536 })
+    }
+}
+
+impl Memory {
+    /// Empty tables of that size.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, contents: Arc::default() }
+    }
+
+    /// Has every write fail, or no more.
+    pub fn fail(&self, fails: bool) {
+        self.lock().fails = fails;
+    }
+
+    /// Where a connection of somebody to an address, port and protocol goes.
+    pub fn lead(&self, from: From, to: FrontendKey) -> Led {
+        let contents = self.lock();
+        let at = |address, port, protocol| contents.frontends.get(&FrontendKey { address, port, protocol });
+        let mut kind = 0;
+        let found = at(to.address, to.port, to.protocol).or_else(|| {
+            let address = at(to.address, 0, 0)?;
+            if address.flags & ADDRESS_LOOPBACK != 0 && from != From::Node {
+                return None;
+            }
+            kind = address.flags;
+            (kind & ADDRESS_OF_NODE != 0)
+                .then(|| at(Family::of(to.address).unspecified(), to.port, to.protocol))
+                .flatten()
+        });
+        let Some(found) = found else {
+            return if kind & ADDRESS_OF_SERVICE != 0 { Led::Refused } else { Led::AsIs };
+        };
+        if found.flags & FRONTEND_RANGES != 0 {
+            let within = |source: IpAddr| {
+                contents
+                    .source_ranges
+                    .iter()
+                    .any(|(number, range)| *number == found.service && range.contains(source))
+            };
+            let welcome = match from {
+                From::Endpoint(source) | From::Outside(source) => within(source),
+                From::Node => found.flags & FRONTEND_NODE_IN_RANGES != 0,
+            };
+            if !welcome {
+                return Led::Dropped;
+            }
+        }
+        let set = if matches!(from, From::Outside(_)) { found.outside } else { found.inside };
+        let value = contents.sets.get(&set).copied().unwrap_or_default();
+        if value.count == 0 {
+            return if value.elsewhere { Led::Dropped } else { Led::Refused };
+        }
+        let places = value.first..value.first + u32::from(value.count);
+        let backends = &contents.backends[Family::of(to.address) as usize];
+        let backend = |place: u32| backends.get(&place).map(|(backend, _)| *backend);
+        Led::To(match value.choice {
+            Choice::Turns | Choice::Score => places.filter_map(backend).collect(),
+            Choice::Table => places.filter_map(|place| backend(*contents.lookups.get(&place)?)).collect(),
+        })
+    }
+
+    /// Every frontend that is in force.
+    pub fn all_frontends(&self) -> BTreeSet<FrontendKey> {
+        self.lock().frontends.keys().copied().collect()
+    }
+
+    /// Every backend that keeps its connections.
+    pub fn all_members(&self) -> BTreeSet<Backend> {
+        self.lock().members.keys().map(|(_, backend)| *backend).collect()
+    }
+
+    /// Whether packets to or from a port are looked at.
+    pub fn is_marked(&self, row: PortRow, port: u16) -> bool {
+        let contents = self.lock();
+        match row {
+            PortRow::Served => contents.served.contains(&port),
+            PortRow::OfBackends => contents.of_backends.contains(&port) && contents.host_backends,
+        }
+    }
+
+    /// How often flows were judged anew.
+    pub fn epoch(&self) -> u32 {
+        self.lock().epoch
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> Result<MutexGuard<'_, Contents>, TableError> {
+        let contents = self.lock();
+        if contents.fails { Err(TableError("it was told to fail".into())) } else { Ok(contents) }
+    }
+}
+
+impl Tables for Memory {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn put_backends(&mut self, family: Family, first: u32, backends: &[(Backend, u32)]) {
+        self.lock().backends[family as usize].extend((first..).zip(backends.iter().copied()));
+    }
+
+    fn backends(&self, family: Family, first: u32, count: u32) -> Vec<(Backend, u32)> {
+        let contents = self.lock();
+        contents.backends[family as usize].range(first..first + count).map(|(_, it)| *it).collect()
+    }
+
+    fn put_lookups(&mut self, first: u32, places: &[u32]) {
+        self.lock().lookups.extend((first..).zip(places.iter().copied()));
+    }
+
+    fn lookups(&self, first: u32, count: u32) -> Vec<u32> {
+        self.lock().lookups.range(first..first + count).map(|(_, it)| *it).collect()
+    }
+
+    fn put_set(&mut self, set: SetNumber, value: SetValue) {
+        self.lock().sets.insert(set, value);
+    }
+
+    fn set(&self, set: SetNumber) -> SetValue {
+        self.lock().sets.get(&set).copied().unwrap_or_default()
+    }
+
+    fn put_frontends(&mut self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), TableError> {
+        self.write()?.frontends.extend(frontends.iter().copied());
+        Ok(())
+    }
+
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError> {
+        self.write()?.frontends.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn frontends(&self, family: Family) -> Result<Vec<(FrontendKey, FrontendValue)>, TableError> {
+        let contents = self.write()?;
+        let of_family = contents.frontends.iter().filter(|(key, _)| Family::of(key.address) == family);
+        Ok(of_family.map(|(key, value)| (*key, *value)).collect())
+    }
+
+    fn put_members(&mut self, members: &[(ServiceNumber, Member)]) -> Result<(), TableError> {
+        self.write()?.members.extend(members.iter().map(|(number, it)| ((*number, it.backend), *it)));
+        Ok(())
+    }
+
+    fn remove_members(&mut self, members: &[(ServiceNumber, Backend)]) -> Result<(), TableError> {
+        self.write()?.members.retain(|key, _| !members.contains(key));
+        Ok(())
+    }
+
+    fn members(&self, family: Family) -> Result<Vec<(ServiceNumber, Member)>, TableError> {
+        let contents = self.write()?;
+        let of_family =
+            contents.members.iter().filter(|((_, backend), _)| Family::of(backend.address) == family);
+        Ok(of_family.map(|((number, _), member)| (*number, *member)).collect())
+    }
+
+    fn put_source_ranges(
+        &mut self,
+        service: ServiceNumber,
+        old: &[IpNetwork],
+        new: &[IpNetwork],
+    ) -> Result<(), TableError> {
+        let mut contents = self.write()?;
+        contents.source_ranges.retain(|(number, range)| *number != service || !old.contains(range));
+        contents.source_ranges.extend(new.iter().map(|range| (service, *range)));
+        Ok(())
+    }
+
+    fn keep_source_ranges(&mut self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), TableError> {
+        self.write()?.source_ranges.retain(|(number, _)| known(*number));
+        Ok(())
+    }
+
+    fn mark_port(&mut self, row: PortRow, port: u16, marked: bool) {
+        let mut contents = self.lock();
+        let ports = match row {
+            PortRow::Served => &mut contents.served,
+            PortRow::OfBackends => &mut contents.of_backends,
+        };
+        if marked {
+            ports.insert(port)
+        } else {
+            ports.remove(&port)
+        };
+    }
+
+    fn keep_ports(&mut self, row: PortRow, marked: &dyn Fn(u16) -> bool) {
+        let mut contents = self.lock();
+        match row {
+            PortRow::Served => contents.served.retain(|port| marked(*port)),
+            PortRow::OfBackends => contents.of_backends.retain(|port| marked(*port)),
+        }
+    }
+
+    fn set_host_backends(&mut self, any: bool) -> Result<(), TableError> {
+        self.write()?.host_backends = any;
+        Ok(())
+    }
+
+    fn raise_epoch(&mut self) -> Result<(), TableError> {
+        self.write()?.epoch += 1;
+        Ok(())
+    }
+}
