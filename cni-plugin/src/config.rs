@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use ipamd_api::{DEFAULT_SOCKET, MacAddr, wire::ValidAttachment};
+use ipamd_api::{DEFAULT_SOCKET, MacAddr, PortMapping, wire::ValidAttachment};
 use serde_json::Value;
 
 pub mod document;
 mod labels;
+mod port_mappings;
 mod runtime;
 
 use crate::{
@@ -92,6 +93,8 @@ pub struct AddConfig {
     pub addresses: Vec<IpAddr>,
     /// The `mac` capability.
     pub mac: Option<MacAddr>,
+    /// The `portMappings` capability.
+    pub port_mappings: Vec<PortMapping>,
     /// `dns`, passed through into the result.
     pub dns: Dns,
 }
@@ -120,6 +123,7 @@ impl AddConfig {
             labels: labels::parse(document)?,
             addresses: runtime::addresses(document)?,
             mac: runtime::mac(document)?,
+            port_mappings: port_mappings::parse(document)?,
             dns: dns(&document.field("dns"))?,
         })
     }
@@ -130,6 +134,8 @@ impl AddConfig {
 pub struct CheckConfig {
     /// What every command takes.
     pub network: Network,
+    /// The `portMappings` capability, as ADD had it.
+    pub port_mappings: Vec<PortMapping>,
     /// `prevResult`: what the last plugin of the chain returned from ADD.
     pub prev_result: PrevResult,
 }
@@ -137,8 +143,9 @@ pub struct CheckConfig {
 impl CheckConfig {
     /// The configuration, or what is wrong with it. It must be one that ADD takes, and have a `prevResult`.
     pub fn parse(document: &Document) -> Result<Self, CniError> {
-        let network = AddConfig::parse_for(document, Command::Check)?.network;
-        Ok(Self { network, prev_result: PrevResult::parse(&document.field("prevResult"))? })
+        let AddConfig { network, port_mappings, .. } = AddConfig::parse_for(document, Command::Check)?;
+        let prev_result = PrevResult::parse(&document.field("prevResult"))?;
+        Ok(Self { network, port_mappings, prev_result })
     }
 }
 
@@ -238,7 +245,8 @@ mod tests {
         let config = AddConfig::parse(&with(&json!({
             "socket": "/run/x.sock", "mtu": 1400, "logLevel": "debug", "unknown": {"is": "ignored"},
             "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}},
-            "runtimeConfig": {"ips": ["10.0.0.7/16", "fd00::7"], "mac": "02:00:00:00:00:07", "portMappings": [], "bandwidth": {"ingressRate": 0}},
+            "runtimeConfig": {"ips": ["10.0.0.7/16", "fd00::7"], "mac": "02:00:00:00:00:07", "bandwidth": {"ingressRate": 0},
+                "portMappings": [{"hostPort": 8080, "containerPort": 80}]},
             "ipam": {}, "dns": {"nameservers": ["10.0.0.2"], "domain": "d", "search": ["s"], "options": ["o"]},
         })))
         .unwrap();
@@ -249,6 +257,10 @@ mod tests {
         assert_eq!(config.labels, BTreeMap::from([("app".into(), "web".into())]));
         assert_eq!(config.addresses, ["10.0.0.7".parse::<IpAddr>().unwrap(), "fd00::7".parse().unwrap()]);
         assert_eq!(config.mac, Some(MacAddr([2, 0, 0, 0, 0, 7])));
+        assert_eq!(
+            config.port_mappings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["8080/tcp to 80"]
+        );
         assert_eq!(config.dns.nameservers, ["10.0.0.2"]);
     }
 
@@ -304,10 +316,6 @@ mod tests {
     fn what_cambric_does_not_do_is_refused_with_key_and_value() {
         for (extra, key) in [
             (json!({"ipam": {"type": "host-local"}}), "ipam = {\"type\":\"host-local\"}"),
-            (
-                json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}),
-                "runtimeConfig.portMappings = [{\"hostPort\":80}]",
-            ),
             (
                 json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
                 "runtimeConfig.bandwidth = {\"ingressRate\":1}",

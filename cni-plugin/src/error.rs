@@ -106,6 +106,9 @@ pub enum CniError {
         /// `CNI_NETNS`.
         netns: PathBuf,
     },
+    /// 108: a port of the node that leads to another attachment.
+    #[error("{0}")]
+    PortInUse(String),
 }
 
 impl CniError {
@@ -128,6 +131,7 @@ impl CniError {
             Self::Kernel(_) => 105,
             Self::Daemon(_) => 106,
             Self::InterfaceExists { .. } => 107,
+            Self::PortInUse(_) => 108,
         }
     }
 
@@ -156,6 +160,7 @@ impl From<ClientError> for CniError {
                 ErrorKind::PoolExhausted => Self::PoolExhausted(message),
                 ErrorKind::AddressUnavailable => Self::AddressUnavailable(message),
                 ErrorKind::InUse => Self::AddressInUse(message),
+                ErrorKind::PortInUse => Self::PortInUse(message),
                 ErrorKind::TryAgainLater => Self::TryAgainLater(message),
                 _ => Self::Daemon(message),
             },
@@ -266,6 +271,7 @@ mod tests {
         assert_eq!(code(ErrorKind::PoolExhausted), 101);
         assert_eq!(code(ErrorKind::AddressUnavailable), 102);
         assert_eq!(code(ErrorKind::InUse), 103);
+        assert_eq!(code(ErrorKind::PortInUse), 108);
         assert_eq!(code(ErrorKind::TryAgainLater), 11);
         assert_eq!(code(ErrorKind::Internal), 106);
         let away = ClientError::Connect { socket: "/x".into(), source: io::ErrorKind::NotFound.into() };

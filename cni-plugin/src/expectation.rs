@@ -252,6 +252,7 @@ pub mod tests {
             from_endpoint_link: "/b/links/i".into(),
             to_endpoint_link: "/b/links/e".into(),
             committed: true,
+            port_mappings: Vec::new(),
         }
     }
 

@@ -1,7 +1,7 @@
-//! How the daemon's record of an attachment differs from the result that the runtime kept.
+//! How the daemon's record of an attachment differs from the result that the runtime kept, and from what it asks for.
 
 use ipamd_api::{
-    AttachmentKey,
+    AttachmentKey, PortMapping,
     wire::{Assigned, Reservation},
 };
 
@@ -46,6 +46,19 @@ pub fn faults(key: &AttachmentKey, reservation: Option<&Reservation>, prev: &Pre
     faults
 }
 
+/// Every port of the node that the runtime asks for and the record lacks, or the other way round, a sentence each. Of
+/// a missing record [`faults`] tells.
+pub fn port_faults(reservation: Option<&Reservation>, asked: &[PortMapping]) -> Vec<String> {
+    let Some(Reservation { port_mappings: recorded, .. }) = reservation else { return Vec::new() };
+    let lacking = asked.iter().filter(|mapping| !recorded.contains(mapping)).map(|mapping| {
+        format!("the daemon's record lacks the port {mapping}, which runtimeConfig.portMappings lists")
+    });
+    let beyond = recorded.iter().filter(|mapping| !asked.contains(mapping)).map(|mapping| {
+        format!("the daemon's record has the port {mapping}, which runtimeConfig.portMappings does not list")
+    });
+    lacking.chain(beyond).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +76,21 @@ mod tests {
     #[test]
     fn a_missing_record_is_told() {
         assert_eq!(faults(&key(), None, &prev()), ["the daemon has no record of the attachment"]);
+    }
+
+    #[test]
+    fn ports_that_differ_are_told_each() {
+        let mapping = |host_port| PortMapping { host_ip: None, host_port, container_port: 80, protocol: 6 };
+        let recorded = Reservation { port_mappings: vec![mapping(1), mapping(2)], ..reservation() };
+        assert_eq!(port_faults(Some(&recorded), &[mapping(2), mapping(1)]), Vec::<String>::new());
+        assert_eq!(port_faults(None, &[mapping(1)]), Vec::<String>::new());
+        assert_eq!(
+            port_faults(Some(&recorded), &[mapping(2), mapping(3)]),
+            [
+                "the daemon's record lacks the port 3/tcp to 80, which runtimeConfig.portMappings lists",
+                "the daemon's record has the port 1/tcp to 80, which runtimeConfig.portMappings does not list",
+            ]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipamd_api::{
-    AttachmentKey, MacAddr,
+    AttachmentKey, MacAddr, PortMapping,
     wire::{Assigned, NetnsId, Pod},
 };
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct Attachment {
     pub pod: Option<Pod>,
     /// The labels of `args.cni.labels`.
     pub labels: BTreeMap<String, String>,
+    /// The node's ports that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// When it was reserved, in seconds since the Unix epoch.
     pub created: u64,
 }

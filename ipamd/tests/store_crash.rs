@@ -66,8 +66,10 @@ fn attachment(container_id: String, allocator: &mut Allocator) -> Option<Attachm
         mtu: 1500,
         netns: PathBuf::from("/run/netns/x"),
         netns_id: NetnsId { dev: 4, ino: 1 },
+        netns_cookie: None,
         pod: None,
         labels: BTreeMap::new(),
+        port_mappings: Vec::new(),
         created: 1,
     })
 }

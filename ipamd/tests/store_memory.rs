@@ -41,12 +41,14 @@ fn attachment(number: u8) -> Attachment {
         mtu: 1500,
         netns: format!("/run/netns/cni-{number:036}").into(),
         netns_id: NetnsId { dev: 4, ino: 4_026_531_840 },
+        netns_cookie: None,
         pod: Some(Pod {
             namespace: "default".into(),
             name: format!("web-{number}"),
             uid: format!("{number:036}"),
         }),
         labels: BTreeMap::from([("app".into(), "web".into()), ("tier".into(), "front".into())]),
+        port_mappings: Vec::new(),
         created: 1_700_000_000,
     }
 }

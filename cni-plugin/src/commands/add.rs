@@ -16,7 +16,7 @@ use crate::{
     interface, invocation,
     netlink::Netlink,
     netns::Netns,
-    observe, programs, result,
+    observe, programs, record, result,
 };
 
 /// The least MTU that IPv6 works with, in bytes.
@@ -38,6 +38,7 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         mtu: config.mtu,
         pod: sandbox.pod.clone(),
         labels: config.labels.clone(),
+        port_mappings: config.port_mappings.clone(),
     });
     client.send(request).map_err(CniError::from)?;
     // Opened while the daemon reserves; it stays in the host's namespace when this thread leaves that.
@@ -55,7 +56,7 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         (Err(error), _) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
         (_, Err(error)) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
     };
-    match attempt.make(&netns) {
+    match attempt.holds_ports(config).and_then(|()| attempt.make(&netns)) {
         Ok(()) => result::print(
             network.version,
             &attempt.reservation,
@@ -78,6 +79,16 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// A daemon that does not know of mappings yet passes over them; nobody should believe a port mapped that is not.
+    fn holds_ports(&self, config: &AddConfig) -> Result<(), CniError> {
+        match record::port_faults(Some(&self.reservation), &config.port_mappings).into_iter().next() {
+            None => Ok(()),
+            Some(fault) => {
+                Err(CniError::Daemon(format!("{fault}: the daemon is older than the plugin; restart it")))
+            }
+        }
+    }
+
     fn make(&mut self, netns: &Netns) -> Result<(), CniError> {
         let ifname = &self.key.ifname;
         if self.reservation.mtu < MIN_IPV6_MTU

@@ -30,6 +30,7 @@ pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
         faults.extend(programs::faults(reservation, host.index));
     }
     faults.extend(record::faults(&key, reservation, &config.prev_result));
+    faults.extend(record::port_faults(reservation, &config.port_mappings));
     faults.extend(checked.faults);
     if faults.is_empty() {
         return Ok(());

@@ -8,13 +8,11 @@ use ipnetwork::IpNetwork;
 use super::document::{Document, Field};
 use crate::error::CniError;
 
-/// Refuses the capabilities that would have to change packets on their way: nobody should believe a port mapped
-/// that is not.
+/// Refuses the capabilities that Cambric does not have: nobody should believe traffic limited that is not.
 pub fn refuse_unsupported(document: &Document) -> Result<(), CniError> {
     let config = document.field("runtimeConfig");
     config.object()?;
     for (name, reason) in [
-        ("portMappings", "chain the portmap plugin behind Cambric and give the capability to it"),
         ("bandwidth", "chain the bandwidth plugin behind Cambric and give the capability to it"),
         ("ipRanges", "the pools of Cambric's daemon say where addresses come from"),
     ] {

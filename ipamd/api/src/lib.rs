@@ -1,5 +1,5 @@
 //! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
-//! ([`wire`], [`policy`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
+//! ([`wire`], [`policy`], [`port_mapping`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
 //! attachment ([`key`]) or a namespace ([`netns`]).
 //!
 //! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
@@ -12,11 +12,13 @@ pub mod key;
 pub mod mac;
 pub mod netns;
 pub mod policy;
+pub mod port_mapping;
 pub mod wire;
 
 pub use client::{Client, ClientError};
 pub use key::AttachmentKey;
 pub use mac::MacAddr;
+pub use port_mapping::PortMapping;
 pub use wire::{ApiError, ErrorKind, Reply, Request};
 
 /// Where the daemon listens unless it is told otherwise.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttachmentKey, MacAddr, PROTOCOL_VERSION,
+    AttachmentKey, MacAddr, PROTOCOL_VERSION, PortMapping,
     policy::{
         DiffPage, Event, ManifestText, MonitorFilter, PolicyDetail, PolicyPage, PolicyQuery, PolicyStatus,
         Trace, TraceQuery,
@@ -118,6 +118,9 @@ pub struct Reserve {
     /// `args.cni.labels`.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The `portMappings` capability. Refused with [`ErrorKind::PortInUse`] if another attachment has one of them.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
 }
 
 /// A network namespace's identity while it lives: the device and inode of its file.
@@ -197,6 +200,9 @@ pub struct Reservation {
     pub to_endpoint_link: PathBuf,
     /// Whether the attachment was committed before this request: its interface should stand already.
     pub committed: bool,
+    /// The node's ports that lead to it.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
 }
 
 /// An address of an attachment and the gateway it is reached by.
@@ -286,6 +292,9 @@ pub struct Endpoint {
     pub pod: Option<Pod>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The node's ports that lead to it.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
     /// `reserved` (ADD under way), `ready`, or `broken` (the interface is gone).
     pub state: EndpointState,
     /// When it was reserved, in seconds since the Unix epoch.
@@ -429,6 +438,8 @@ pub enum ErrorKind {
     AddressUnavailable,
     /// The requested address belongs to another attachment, or what was to be released is in use.
     InUse,
+    /// The requested port of the node leads to another attachment.
+    PortInUse,
     /// There is no such attachment or address.
     NotFound,
     /// The daemon cannot serve this now; the same request may succeed later.

@@ -233,6 +233,7 @@ impl Metrics {
             ErrorKind::PoolExhausted => "pool_exhausted",
             ErrorKind::AddressUnavailable => "address_unavailable",
             ErrorKind::InUse => "in_use",
+            ErrorKind::PortInUse => "port_in_use",
             ErrorKind::NotFound => "not_found",
             ErrorKind::TryAgainLater => "try_again_later",
             ErrorKind::Internal => "internal",

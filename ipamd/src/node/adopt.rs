@@ -12,7 +12,7 @@ use crate::{attachment::Attachment, datapath::EndpointEntry};
 
 impl Node {
     /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
-    /// programs know of its addresses. Its namespace and pod stay unknown. `false` if it has a record after all, or
+    /// programs know of its addresses. Its namespace, pod and ports of the node stay unknown. `false` if it has a record after all, or
     /// one of its addresses belongs to another.
     ///
     /// # Errors
@@ -40,6 +40,7 @@ impl Node {
             netns_cookie: None,
             pod: None,
             labels: BTreeMap::new(),
+            port_mappings: Vec::new(),
             created: now(),
         };
         let slot = self.policy.admit(local_endpoint(&attachment)).map_err(internal)?;

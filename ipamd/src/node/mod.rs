@@ -7,6 +7,7 @@ mod adopt;
 mod check;
 mod commit;
 mod kernel;
+mod ports;
 mod release;
 mod repair;
 mod report;
@@ -26,6 +27,7 @@ use ipamd_api::{
 };
 
 pub use kernel::Kernel;
+pub use ports::HostPort;
 pub use repair::Leak;
 pub use watch::{Committed, Records};
 
@@ -207,6 +209,7 @@ impl Node {
             to_endpoint_link,
             host_ifname,
             committed,
+            port_mappings: attachment.port_mappings.clone(),
         }
     }
 }

@@ -96,6 +96,7 @@ impl Node {
             netns: attachment.netns.clone(),
             pod: attachment.pod.clone(),
             labels: attachment.labels.clone(),
+            port_mappings: attachment.port_mappings.clone(),
             state: match (record.committed, present) {
                 (None, _) => EndpointState::Reserved,
                 (Some(_), Some(_)) => EndpointState::Ready,

@@ -5,7 +5,7 @@ use ipamd_api::{
     wire::{Reservation, Reserve},
 };
 
-use super::{Node, Record, State, lock, now};
+use super::{Leak, Node, Record, State, lock, now, ports};
 use crate::{attachment::Attachment, store::Batch};
 
 /// What an interface's MTU can be: IPv6 needs 1280 bytes; more than 65535 does not fit an IP packet.
@@ -20,7 +20,22 @@ impl Node {
     pub fn reserve(&self, request: &Reserve) -> Result<Reservation, ApiError> {
         check_key(&request.key)?;
         check_request(request)?;
+        match self.reserve_checked(request) {
+            // A container that is gone without a DEL, as after a restart of the machine, must not keep its ports.
+            Err(error) if error.kind == ErrorKind::PortInUse => {
+                let leaks = self.repair_leaks();
+                for Leak { key, reason } in &leaks {
+                    tracing::warn!(%key, "freed for a port of its own: its interface is gone and {reason}");
+                }
+                if leaks.is_empty() { Err(error) } else { self.reserve_checked(request) }
+            }
+            answer => answer,
+        }
+    }
+
+    fn reserve_checked(&self, request: &Reserve) -> Result<Reservation, ApiError> {
         let state = &mut *self.state();
+        ports::check_free(state, request)?;
         match state.records.get_mut(&request.key) {
             Some(record) if record.attachment.netns_id == request.netns_id => {
                 agrees(&record.attachment, request)?;
@@ -67,6 +82,7 @@ impl Node {
             netns_cookie: None,
             pod: request.pod.clone(),
             labels: request.labels.clone(),
+            port_mappings: request.port_mappings.clone(),
             created: now(),
         })
     }
@@ -123,7 +139,7 @@ fn check_request(request: &Reserve) -> Result<(), ApiError> {
     if let Some(mac) = request.mac.filter(|mac| !mac.is_unicast()) {
         return invalid(format!("mac {mac} is not the address of one interface"));
     }
-    Ok(())
+    ports::check_mappings(&request.port_mappings)
 }
 
 /// Whether a request asks for what the attachment already has.
@@ -143,6 +159,13 @@ fn agrees(attachment: &Attachment, request: &Reserve) -> Result<(), ApiError> {
     }
     if request.mtu.is_some_and(|mtu| mtu != attachment.mtu) {
         return differs(format!("an MTU of {}", attachment.mtu));
+    }
+    if !ports::are_same(&attachment.port_mappings, &request.port_mappings) {
+        let mappings = attachment.port_mappings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        return differs(match mappings.as_slice() {
+            [] => "no port mappings".to_owned(),
+            some => format!("the port mappings {}", some.join(", ")),
+        });
     }
     Ok(())
 }

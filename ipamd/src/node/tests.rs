@@ -180,6 +180,7 @@ fn request(id: &str) -> Reserve {
         mtu: None,
         pod: None,
         labels: BTreeMap::new(),
+        port_mappings: Vec::new(),
     }
 }
 

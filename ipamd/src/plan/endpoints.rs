@@ -108,6 +108,7 @@ mod tests {
                 netns_cookie: None,
                 pod: None,
                 labels: BTreeMap::new(),
+                port_mappings: Vec::new(),
                 created: 0,
             },
         }

@@ -20,6 +20,7 @@ pub(super) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         netns_cookie: None,
         pod: None,
         labels: [("app".to_owned(), "web".to_owned())].into(),
+        port_mappings: Vec::new(),
         created: 1_700_000_000,
     }
 }

@@ -39,6 +39,7 @@ fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         netns_cookie: None,
         pod: None,
         labels: BTreeMap::new(),
+        port_mappings: Vec::new(),
         created: 0,
     }
 }
