@@ -93,6 +93,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
     };
     let following = Following::start(&config, followers)?;
+    node.find_namespaces();
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &node.namespaces())?;
     let reconciler =
         Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?

@@ -3,9 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File, Metadata},
     net::IpAddr,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,6 +15,7 @@ use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::{
     datapath::{Datapath, DatapathError, EndpointEntry},
+    netlink::netns_cookie,
     node::Kernel,
     reaper::Reaper,
 };
@@ -108,6 +109,20 @@ impl Kernel for Host {
     }
 
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
-        fs::metadata(path).ok().map(|metadata| NetnsId { dev: metadata.dev(), ino: metadata.ino() })
+        fs::metadata(path).ok().map(|metadata| netns_id(&metadata))
     }
+
+    fn netns_cookie_at(&self, path: &Path, id: NetnsId) -> Option<u64> {
+        // Not opened before it is known: opening a pipe in its place would wait.
+        if self.netns_at(path)? != id {
+            return None;
+        }
+        let file = File::open(path).ok()?;
+        let opened = netns_id(&file.metadata().ok()?);
+        if opened == id { netns_cookie(Some(file.as_fd())).ok() } else { None }
+    }
+}
+
+fn netns_id(metadata: &Metadata) -> NetnsId {
+    NetnsId { dev: metadata.dev(), ino: metadata.ino() }
 }

@@ -75,6 +75,7 @@ fn row(endpoint: &Endpoint) -> [String; 9] {
 pub(super) fn text(endpoint: &Endpoint) -> String {
     let addresses = endpoint.addresses.iter().map(|a| format!("{} via {}", a.address, a.gateway));
     let labels = endpoint.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let ports = endpoint.port_mappings.iter().map(ToString::to_string);
     let ifindex = endpoint.host_ifindex.map_or_else(|| "gone".to_owned(), |index| format!("index {index}"));
     fields([
         ("Container", endpoint.key.container_id.clone()),
@@ -82,6 +83,7 @@ pub(super) fn text(endpoint: &Endpoint) -> String {
         ("Interface", endpoint.key.ifname.clone()),
         ("State", state(endpoint).to_owned()),
         ("Addresses", addresses.collect::<Vec<_>>().join("\n")),
+        ("Node's ports", ports.collect::<Vec<_>>().join("\n")),
         ("Ethernet", endpoint.container_mac.to_string()),
         ("MTU", endpoint.mtu.to_string()),
         ("Host end", format!("{} ({ifindex}, {})", endpoint.host_ifname, endpoint.host_mac)),

@@ -53,4 +53,6 @@ pub trait Kernel: Debug + Send + Sync {
     fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
     /// Which network namespace is at a path.
     fn netns_at(&self, path: &Path) -> Option<NetnsId>;
+    /// Cookie of the network namespace at a path, if it is that one. This one waits for a thread.
+    fn netns_cookie_at(&self, path: &Path, id: NetnsId) -> Option<u64>;
 }

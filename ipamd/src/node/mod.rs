@@ -7,6 +7,7 @@ mod adopt;
 mod check;
 mod commit;
 mod kernel;
+mod namespaces;
 mod ports;
 mod release;
 mod repair;

@@ -1,3 +1,5 @@
+mod ports;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -110,6 +112,9 @@ impl Kernel for FakeKernel {
     }
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
         self.lock().netns.get(path).copied()
+    }
+    fn netns_cookie_at(&self, path: &Path, id: NetnsId) -> Option<u64> {
+        (self.netns_at(path)? == id).then_some(id.ino + 1)
     }
 }
 

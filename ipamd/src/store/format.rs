@@ -156,11 +156,17 @@ fn parse<T: DeserializeOwned>(key: &str, json: &[u8]) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use ipamd_api::PortMapping;
+
     use super::{super::tests::attachment, *};
 
     #[test]
     fn what_is_put_is_decoded() {
-        let attachment = attachment("a", &["10.0.0.2", "fd00::2"]);
+        let mut attachment = attachment("a", &["10.0.0.2", "fd00::2"]);
+        attachment.netns_cookie = Some(u64::MAX);
+        attachment.port_mappings = [None, "10.0.0.1".parse().ok(), "::".parse().ok()]
+            .map(|host_ip| PortMapping { host_ip, host_port: 8080, container_port: 80, protocol: 6 })
+            .to_vec();
         let mut batch = Batch::new();
         batch.put(&attachment).unwrap();
         batch.cursor("default", "10.0.0.2".parse().unwrap());
@@ -176,6 +182,18 @@ mod tests {
                 Record::Cursor("default".into(), "10.0.0.2".parse().unwrap())
             ]
         );
+    }
+
+    #[test]
+    fn a_record_of_a_former_release_is_read() {
+        let mut json = serde_json::to_value(attachment("a", &["10.0.0.2"])).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        // It did not know of these yet.
+        fields.remove("netns_cookie");
+        assert!(!fields.contains_key("port_mappings"), "what nobody asked for takes no room");
+        let key = "attachment/net/a/eth0";
+        let (_, record) = decode(key.as_bytes(), &seal(key, json.to_string().as_bytes())).unwrap();
+        assert_eq!(record, Record::Attachment(Box::new(attachment("a", &["10.0.0.2"]))));
     }
 
     #[test]

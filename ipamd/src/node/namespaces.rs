@@ -1,0 +1,34 @@
+//! Cookies of namespaces that no commit told.
+
+use super::Node;
+use crate::store::Batch;
+
+impl Node {
+    /// Finds the cookies that committed records lack: those of a release that did not keep them, and what a daemon was
+    /// killed over. Blocks for a thread's life per record.
+    pub fn find_namespaces(&self) {
+        let lacking = {
+            let state = self.state();
+            let attachments =
+                state.records.values().filter(|it| it.committed.is_some()).map(|it| &it.attachment);
+            let lacking =
+                attachments.filter(|it| it.netns_cookie.is_none() && !it.netns.as_os_str().is_empty());
+            lacking.map(|it| (it.key.clone(), it.netns.clone(), it.netns_id)).collect::<Vec<_>>()
+        };
+        let mut batch = Batch::new();
+        let mut found = 0_usize;
+        for (key, path, id) in lacking {
+            let Some(cookie) = self.kernel.netns_cookie_at(&path, id) else { continue };
+            let mut state = self.state();
+            let record = state.records.get_mut(&key).filter(|record| record.attachment.netns_id == id);
+            let Some(record) = record else { continue };
+            record.attachment.netns_cookie = Some(cookie);
+            found += usize::from(batch.put(&record.attachment).is_ok());
+        }
+        if found > 0 {
+            tracing::info!(attachments = found, "found the cookies of namespaces");
+            // What is not stored is found again at the next start.
+            drop(self.submit(batch));
+        }
+    }
+}
