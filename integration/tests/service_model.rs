@@ -37,7 +37,7 @@ fn balancer(tables: &Memory, scene: &Scene) -> Balancer {
     let balancer = Balancer::new(Box::new(tables.clone()), site);
     let all: BTreeSet<IpAddr> = here().addresses.into_iter().collect();
     let changes: Vec<_> = read(scene).into_iter().map(Change::Put).collect();
-    balancer.start(NodeAddresses::new(all, &[]), &changes).expect("tables in memory take everything");
+    balancer.start(NodeAddresses::new(all, &[]), [], &changes).expect("tables in memory take everything");
     balancer
 }
 

@@ -78,6 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         (store, loaded),
         Box::new(host),
         Arc::clone(&policy),
+        Arc::clone(&services),
     )?;
     let node = Arc::new(node);
     let metrics = Arc::new(Metrics::default());

@@ -104,7 +104,7 @@ impl Following {
 impl Followers {
     fn begin(&self, first: Batch, node_addresses: NodeAddresses) -> anyhow::Result<()> {
         let own = node_addresses.all.clone();
-        let applied = self.services.start(node_addresses, &first.changes)?;
+        let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services are in force");
         let slots = self.policy.start(self.node.local_endpoints(), own, without_services(first))?;

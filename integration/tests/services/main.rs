@@ -2,6 +2,7 @@
 
 mod addresses;
 mod backends;
+mod host_ports;
 mod manifests;
 mod outside;
 mod shop;

@@ -27,6 +27,7 @@ impl Node {
         let slot = self.admit(key).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
         self.lead_sockets(key, request.netns_cookie)?;
+        self.lead_ports(key).await?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
     }
@@ -38,6 +39,23 @@ impl Node {
         // A change of the whole cluster may be under way, which takes its time.
         let admitted = tokio::task::spawn_blocking(move || policy.admit(endpoint)).await.map_err(internal)?;
         admitted.map_err(internal)
+    }
+
+    /// Has the node's ports that the container asked for lead to it.
+    async fn lead_ports(&self, key: &AttachmentKey) -> Result<(), ApiError> {
+        let (mappings, addresses) = {
+            let state = self.state();
+            let Some(record) = state.records.get(key) else { return Err(unknown(key)) };
+            let attachment = &record.attachment;
+            (attachment.port_mappings.clone(), attachment.ips().collect::<Vec<_>>())
+        };
+        if mappings.is_empty() {
+            return Ok(());
+        }
+        let (services, key) = (Arc::clone(&self.services), key.clone());
+        // As with policy, a change of all services may be under way.
+        let led = move || services.set_host_ports(&key, &mappings, &addresses);
+        tokio::task::spawn_blocking(led).await.map_err(internal)
     }
 
     /// Has the container's sockets be led to services' backends.

@@ -40,6 +40,7 @@ use crate::{
         enforce::{Enforcer, LocalEndpoint},
         tables::Slot,
     },
+    services::Balancer,
     store::{Batch, Loaded, Store, StoreError, Ticket},
 };
 
@@ -92,6 +93,7 @@ pub struct Node {
     name: String,
     kernel: Box<dyn Kernel>,
     policy: Arc<Enforcer>,
+    services: Arc<Balancer>,
     store: Store,
     state: Mutex<State>,
     findings: Mutex<Findings>,
@@ -110,6 +112,7 @@ impl Node {
         (store, loaded): (Store, Loaded),
         kernel: Box<dyn Kernel>,
         policy: Arc<Enforcer>,
+        services: Arc<Balancer>,
     ) -> Result<Self, ApiError> {
         let entries = kernel.endpoints().map_err(internal)?;
         let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
@@ -127,6 +130,7 @@ impl Node {
             name,
             kernel,
             policy,
+            services,
             store,
             state: Mutex::new(state),
             findings: Mutex::default(),

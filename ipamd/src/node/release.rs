@@ -111,6 +111,9 @@ impl Node {
             if record.committed.is_some() {
                 self.kernel.bump_epoch().map_err(internal)?;
                 self.policy.dismiss(key);
+                if !record.attachment.port_mappings.is_empty() {
+                    self.services.set_host_ports(key, &[], &[]);
+                }
                 tracing::info!(%key, "endpoint removed");
             }
             state.records.remove(key);

@@ -11,7 +11,7 @@ use ipamd_api::wire::{
 };
 
 use super::*;
-use crate::{cluster::objects, datapath::DatapathError, leaks, policy::enforce::memory::Memory};
+use crate::{cluster::objects, datapath::DatapathError, leaks, policy::enforce::memory::Memory, services};
 
 /// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
 #[derive(Debug, Default)]
@@ -139,8 +139,11 @@ impl Bench {
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
         let opened = Store::open(self.dir.path()).unwrap();
         let policy = Enforcer::new(Box::new(Memory::default()));
+        let services =
+            Balancer::new(Box::new(services::memory::Memory::default()), services::Site::default());
         let kernel = Box::new(self.kernel.clone());
-        let node = Node::new("n".into(), pools, opened, kernel, Arc::new(policy)).unwrap();
+        let node =
+            Node::new("n".into(), pools, opened, kernel, Arc::new(policy), Arc::new(services)).unwrap();
         let slots =
             node.policy.start(node.local_endpoints(), BTreeSet::new(), objects::Batch::default()).unwrap();
         node.set_slots(slots);

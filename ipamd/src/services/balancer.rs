@@ -9,7 +9,7 @@ use std::{
 };
 
 use bpf::layout::{ADDRESS_LOOPBACK, ADDRESS_OF_NODE, ADDRESS_OF_SERVICE};
-use ipamd_api::AttachmentKey;
+use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     },
     world::{ServiceId, World},
 };
-use crate::cluster::objects::Change;
+use crate::{cluster::objects::Change, node::HostPort};
 
 /// How long an endpoint that its service no longer has keeps the connections that it has: so long a move from one
 /// EndpointSlice to another may take.
@@ -47,19 +47,6 @@ impl fmt::Display for Owner {
             Self::HostPorts(key) => write!(f, "{key}"),
         }
     }
-}
-
-/// A port of the node that leads to a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPorts {
-    /// The node's address that it is at; `None`: all that serve node ports.
-    pub host_ip: Option<IpAddr>,
-    /// The node's port.
-    pub host_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The container's port.
-    pub container_port: u16,
 }
 
 /// The addresses of the node.
@@ -129,7 +116,7 @@ pub(super) struct State {
     pub site: Site,
     pub node_addresses: BTreeSet<IpAddr>,
     node_ports: BTreeSet<IpAddr>,
-    host_ports: BTreeMap<AttachmentKey, (Vec<HostPorts>, Vec<IpAddr>)>,
+    host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
     pub programmed: BTreeMap<Owner, Vec<Programmed>>,
     pub owners: HashMap<FrontendKey, ServiceNumber>,
     /// How many services have a cluster address.
@@ -191,11 +178,19 @@ impl Balancer {
     ///
     /// # Errors
     /// Why the tables could not be read or written.
-    pub fn start(&self, addresses: NodeAddresses, first: &[Change]) -> Result<Applied, TableError> {
+    pub fn start(
+        &self,
+        addresses: NodeAddresses,
+        host_ports: impl IntoIterator<Item = HostPort>,
+        first: &[Change],
+    ) -> Result<Applied, TableError> {
         let began = Instant::now();
         let mut state = self.lock();
         state.node_addresses = addresses.all;
         state.node_ports = addresses.node_ports;
+        for HostPort { key, mapping, backends, .. } in host_ports {
+            state.host_ports.entry(key).or_default().push((mapping, backends));
+        }
         let mut concerned = BTreeSet::new();
         for change in first {
             state.absorb(change, &mut concerned);
@@ -236,13 +231,12 @@ impl Balancer {
     }
 
     /// Leads ports of the node to a container, in place of those that led to it. When this returns they do.
-    pub fn set_host_ports(&self, key: &AttachmentKey, ports: Vec<HostPorts>, addresses: Vec<IpAddr>) {
+    pub fn set_host_ports(&self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
         let mut state = self.lock();
-        let known = state.host_ports.contains_key(key);
-        if ports.is_empty() {
-            state.host_ports.remove(key);
-        } else {
-            state.host_ports.insert(key.clone(), (ports, addresses));
+        let known = state.host_ports.remove(key).is_some();
+        if !mappings.is_empty() {
+            let ports = mappings.iter().map(|mapping| (*mapping, backends.to_vec())).collect();
+            state.host_ports.insert(key.clone(), ports);
         }
         if state.started && (known || state.host_ports.contains_key(key)) {
             state.bring(vec![Owner::HostPorts(key.clone())]);
@@ -389,10 +383,9 @@ impl State {
     }
 
     fn wanted_of_container(&self, key: &AttachmentKey) -> Vec<Wanted> {
-        let Some((ports, addresses)) = self.host_ports.get(key) else { return Vec::new() };
         let mut wanted = Vec::new();
-        for port in ports {
-            for address in addresses {
+        for (port, backends) in self.host_ports.get(key).into_iter().flatten() {
+            for address in backends {
                 let family = Family::of(*address);
                 if port.host_ip.is_some_and(|ip| Family::of(ip) != family) {
                     continue;

@@ -23,6 +23,6 @@ mod tests;
 mod world;
 
 pub use self::{
-    balancer::{Applied, Balancer, Gone, HostPorts, NodeAddresses},
+    balancer::{Applied, Balancer, Gone, NodeAddresses},
     plan::Site,
 };
