@@ -109,20 +109,46 @@ impl Kernel for Host {
     }
 
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
-        fs::metadata(path).ok().map(|metadata| netns_id(&metadata))
+        netns_at(path)
     }
 
     fn netns_cookie_at(&self, path: &Path, id: NetnsId) -> Option<u64> {
-        // Not opened before it is known: opening a pipe in its place would wait.
-        if self.netns_at(path)? != id {
-            return None;
-        }
-        let file = File::open(path).ok()?;
-        let opened = netns_id(&file.metadata().ok()?);
-        if opened == id { netns_cookie(Some(file.as_fd())).ok() } else { None }
+        netns_cookie_at(path, id)
     }
+}
+
+fn netns_at(path: &Path) -> Option<NetnsId> {
+    fs::metadata(path).ok().as_ref().map(netns_id)
+}
+
+fn netns_cookie_at(path: &Path, id: NetnsId) -> Option<u64> {
+    // Not opened before it is known: opening a pipe in its place would wait.
+    if netns_at(path)? != id {
+        return None;
+    }
+    let file = File::open(path).ok()?;
+    let opened = netns_id(&file.metadata().ok()?);
+    if opened == id { netns_cookie(Some(file.as_fd())).ok() } else { None }
 }
 
 fn netns_id(metadata: &Metadata) -> NetnsId {
     NetnsId { dev: metadata.dev(), ino: metadata.ino() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_namespace_that_is_meant_tells_its_cookie() {
+        let own = Path::new("/proc/self/ns/net");
+        let id = netns_at(own).unwrap();
+        // Entering it takes root.
+        let expected = nix::unistd::geteuid().is_root().then(|| netns_cookie(None).unwrap());
+        assert_eq!(netns_cookie_at(own, id), expected);
+        assert_eq!(netns_cookie_at(own, NetnsId { ino: id.ino + 1, ..id }), None);
+        assert_eq!(netns_cookie_at(Path::new("/proc/self/ns/none"), id), None);
+        let other = Path::new("/dev/null");
+        assert_eq!(netns_cookie_at(other, netns_at(other).unwrap()), None);
+    }
 }
