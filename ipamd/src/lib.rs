@@ -11,6 +11,7 @@ pub mod expedite;
 pub mod following;
 pub mod footprint;
 pub mod host;
+pub mod http;
 pub mod ipam;
 pub mod leaks;
 pub mod memory;

@@ -1,57 +1,46 @@
-//! `GET /metrics` and `GET /healthz`, over plain HTTP.
+//! `GET /metrics` and `GET /healthz`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::CONTENT_TYPE,
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Metrics;
-use crate::node::Node;
+use crate::{
+    http::{self, Answer, Limits},
+    node::Node,
+};
 
-/// How many clients are served at a time: Prometheus, a probe, a curious person.
-const CONNECTIONS: usize = 8;
-/// How long a client may stay. Prometheus scrapes within 10 seconds.
-const STAY: Duration = Duration::from_secs(15);
+/// For Prometheus, which scrapes within 10 seconds, a probe, and a curious person.
+const LIMITS: Limits = Limits { connections: 8, stay: Duration::from_secs(15) };
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, node: Arc<Node>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    // An answer that has begun goes on when its client is gone.
+    let answering = Arc::new(Semaphore::new(LIMITS.connections));
+    let answer = move |request: Request<Incoming>| {
         let (metrics, node) = (Arc::clone(&metrics), Arc::clone(&node));
-        tokio::spawn(async move {
-            let answer = service_fn(|request: Request<Incoming>| {
-                let (metrics, node) = (Arc::clone(&metrics), Arc::clone(&node));
-                // The node may have to wait for a change of policies under way.
-                let answer = tokio::task::spawn_blocking(move || answer(&request, &metrics, &node));
-                async { Ok::<_, Infallible>(answer.await.unwrap_or_default()) }
+        let answering = Arc::clone(&answering);
+        async move {
+            let Ok(turn) = answering.acquire_owned().await else { return Response::default() };
+            // The node may have to wait for a change of policies under way.
+            let answer = tokio::task::spawn_blocking(move || {
+                let answer = answer(&request, &metrics, &node);
+                drop(turn);
+                answer
             });
-            let connection =
-                http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), answer);
-            // A client that breaks off or stays too long has had its chance.
-            let _ = tokio::time::timeout(STAY, connection).await;
-            drop(slot);
-        });
-    }
+            answer.await.unwrap_or_default()
+        }
+    };
+    http::serve(listener, LIMITS, answer).await;
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, node: &Node) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics, node: &Node) -> Answer {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => (
             StatusCode::OK,

@@ -9,6 +9,7 @@ mod balancer;
 mod condition;
 pub mod consistent;
 mod fill;
+pub mod health;
 mod inherit;
 mod marks;
 pub mod memory;
