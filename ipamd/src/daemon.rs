@@ -1,18 +1,19 @@
 //! The daemon from start to end: what is opened in which order, and closed again.
 
-use std::{fs, net::IpAddr, os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{fs, io, net::IpAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
 use crate::{
     config::{Config, ExternalServiceMode},
-    datapath::{Datapath, DatapathConfig, ExternalSettings, PolicyTables, ServiceTables},
+    datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
     expedite::{self, Expedite},
     following::{Followers, Following},
     footprint::FootprintFile,
@@ -28,7 +29,7 @@ use crate::{
     released,
     requests::NodeService,
     server::{self, Limits},
-    services::{Balancer, Site, parting::Parting},
+    services::{Balancer, Site, health::HealthPorts, parting::Parting},
     store::Store,
 };
 
@@ -43,10 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     // The store's lock keeps a second daemon away from here on.
     let state_dir = &config.state_dir;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)
+    make_private(state_dir)
         .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
     let (store, loaded) = Store::open(&state_dir.join("store"))?;
     let footprint = FootprintFile::open(state_dir)
@@ -54,19 +52,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (listener, socket_file) = server::listen(&config.socket)?;
 
     let pins = Pins::new(&config.bpffs);
-    let datapath = Arc::new(Datapath::open(&DatapathConfig {
-        pins: pins.clone(),
-        attach_mode: config.attach,
-        conntrack_size: config.conntrack_size,
-        masquerade: config.masquerade,
-        masquerade_ports: config.masquerade_ports.clone(),
-        policy_rules: config.policy.rules,
-    })?);
+    let datapath = Arc::new(open_datapath(&config, &pins)?);
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
-    datapath.set_external(external(&config))?;
-    let services = ServiceTables::open(Arc::clone(&datapath), &pins)?;
-    let services = Arc::new(Balancer::new(Box::new(services), site(&config)));
+    let services = Arc::new(balancer(&config, &datapath, &pins)?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
     let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
@@ -99,12 +88,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reconciler =
         Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?
             .tell_ends(Arc::clone(&monitor))
-            .tend_services(services);
+            .tend_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler)?;
 
     let (stop, stopped) = watch::channel(false);
-    let service =
-        NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite, monitor, stopped.clone());
+    let service = NodeService::new(
+        Arc::clone(&node),
+        Arc::clone(&metrics),
+        expedite,
+        monitor,
+        services,
+        stopped.clone(),
+    );
     let serving = tokio::spawn(server::serve(listener, Arc::new(service), Limits::default(), stopped));
     let mut background = tokio::task::JoinSet::new();
     if let Some(address) = config.metrics {
@@ -147,6 +142,33 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::debug!("the store is closed by its last user");
     }
     Ok(())
+}
+
+/// Makes a directory that only root may look into.
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// The programs, loaded, with what they take from the configuration.
+fn open_datapath(config: &Config, pins: &Pins) -> Result<Datapath, DatapathError> {
+    let datapath = Datapath::open(&DatapathConfig {
+        pins: pins.clone(),
+        attach_mode: config.attach,
+        conntrack_size: config.conntrack_size,
+        masquerade: config.masquerade,
+        masquerade_ports: config.masquerade_ports.clone(),
+        policy_rules: config.policy.rules,
+    })?;
+    datapath.set_external(external(config))?;
+    Ok(datapath)
+}
+
+/// What balances connections, with its health check ports.
+fn balancer(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> Result<Balancer, DatapathError> {
+    let tables = ServiceTables::open(Arc::clone(datapath), pins)?;
+    let balancer = Balancer::new(Box::new(tables), site(config));
+    balancer.answer_health_checks(HealthPorts::new(&Handle::current(), None));
+    Ok(balancer)
 }
 
 /// Where this node stands.

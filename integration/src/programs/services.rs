@@ -64,10 +64,10 @@ impl Bench {
         for frontend in &service.frontends {
             match frontend.ip() {
                 IpAddr::V4(ip) => {
-                    put(&maps.frontends4, &V4::frontend(ip, frontend.port(), service.protocol), &value)?
+                    put(&maps.frontends4, &V4::frontend(ip, frontend.port(), service.protocol), &value)?;
                 }
                 IpAddr::V6(ip) => {
-                    put(&maps.frontends6, &V6::frontend(ip, frontend.port(), service.protocol), &value)?
+                    put(&maps.frontends6, &V6::frontend(ip, frontend.port(), service.protocol), &value)?;
                 }
             }
             let at = PORTS_SERVED * PORT_WORDS + u32::from(frontend.port() / 64);
@@ -90,10 +90,10 @@ impl Bench {
         let maps = &self.skeleton.maps;
         match backend.ip() {
             IpAddr::V4(ip) => {
-                maps.members4.delete(V4::member(service.number, ip, backend.port()).as_bytes())?
+                maps.members4.delete(V4::member(service.number, ip, backend.port()).as_bytes())?;
             }
             IpAddr::V6(ip) => {
-                maps.members6.delete(V6::member(service.number, ip, backend.port()).as_bytes())?
+                maps.members6.delete(V6::member(service.number, ip, backend.port()).as_bytes())?;
             }
         }
         let backends = service.backends.iter().copied().filter(|it| *it != backend).collect();

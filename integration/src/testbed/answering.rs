@@ -112,7 +112,7 @@ fn serve_client(mut stream: TcpStream, client: SocketAddr, name: &str, stop: &At
 }
 
 fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
-    let mut bytes = [0; 65_536];
+    let mut bytes = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((_, client)) = socket.recv_from(&mut bytes) {
             let _ = socket.send_to(format!("{name} {client}").as_bytes(), client);

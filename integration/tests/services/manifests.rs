@@ -44,5 +44,5 @@ pub fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
 
 /// One file of all of them.
 pub fn file(documents: &[Value]) -> String {
-    documents.iter().map(|it| format!("---\n{it}\n")).collect()
+    documents.iter().flat_map(|it| ["---\n".to_owned(), it.to_string(), "\n".to_owned()]).collect()
 }

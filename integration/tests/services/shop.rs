@@ -14,6 +14,7 @@ pub const NODE_PORT: u16 = 30_080;
 pub const EXTERNAL4: &str = "203.0.113.10";
 pub const BALANCER4: &str = "203.0.113.20";
 
+#[expect(clippy::needless_pass_by_value, reason = "addresses are small, and calls read better so")]
 pub fn at(address: impl ToString, port: u16) -> SocketAddr {
     SocketAddr::new(address.to_string().parse::<IpAddr>().expect("an address"), port)
 }

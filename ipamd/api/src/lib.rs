@@ -1,6 +1,6 @@
 //! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
-//! ([`wire`], [`policy`], [`port_mapping`]), their framing ([`frame`]), a blocking client ([`client`]), and the names both sides derive from an
-//! attachment ([`key`]) or a namespace ([`netns`]).
+//! ([`wire`], [`policy`], [`port_mapping`], [`services`]), their framing ([`frame`]), a blocking client ([`client`]), and
+//! the names both sides derive from an attachment ([`key`]) or a namespace ([`netns`]).
 //!
 //! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
 //! bytes of JSON. A request carries the protocol `version`; unknown fields are ignored, unknown requests are
@@ -13,6 +13,7 @@ pub mod mac;
 pub mod netns;
 pub mod policy;
 pub mod port_mapping;
+pub mod services;
 pub mod wire;
 
 pub use client::{Client, ClientError};

@@ -10,6 +10,7 @@ use crate::{
         DiffPage, Event, ManifestText, MonitorFilter, PolicyDetail, PolicyPage, PolicyQuery, PolicyStatus,
         Trace, TraceQuery,
     },
+    services::{BackendPage, ServiceDetail, ServicePage, ServiceQuery},
 };
 
 /// What every request is wrapped in.
@@ -92,6 +93,11 @@ pub enum Request {
     /// What happens from now on. Reply: [`Reply::Events`] until the client leaves; the first at once, and empty ones as
     /// signs of life while nothing happens.
     Monitor(MonitorFilter),
+    /// The services. Reply: any number of [`Reply::Services`], the last with `last` set.
+    Services,
+    /// Everything of a service. Reply: if there is such a service, [`Reply::Service`] without its backends and any number of
+    /// [`Reply::ServiceBackends`]; then [`Reply::Done`].
+    Service(ServiceQuery),
 }
 
 /// See [`Request::Reserve`].
@@ -409,6 +415,12 @@ pub enum Reply {
     PolicyDiff(DiffPage),
     /// See [`Request::Monitor`].
     Events(Vec<Event>),
+    /// See [`Request::Services`].
+    Services(ServicePage),
+    /// See [`Request::Service`].
+    Service(Box<ServiceDetail>),
+    /// See [`Request::Service`].
+    ServiceBackends(BackendPage),
     /// The request failed.
     Error(ApiError),
 }

@@ -8,6 +8,7 @@ mod monitor;
 mod output;
 mod policy;
 mod pools;
+mod service;
 mod status;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -49,6 +50,9 @@ enum Command {
     /// Policies: what is in force and why, what would be
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Services: where they are reached and where their connections go
+    #[command(subcommand)]
+    Service(service::Command),
     /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
     Monitor(monitor::Filter),
     /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
@@ -117,6 +121,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
                     pools::release(&mut daemon, address, force, &output)?;
                 }
                 Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
+                Command::Service(command) => service::run(&mut daemon, command, &output)?,
                 Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,
                 Command::Preflight(_) | Command::Uninstall(_) | Command::Policy(_) => {}
             }

@@ -4,6 +4,7 @@ mod conntrack;
 mod monitor;
 mod pages;
 mod policy;
+mod services;
 mod session;
 
 use std::{io, sync::Arc, time::Instant};
@@ -18,6 +19,7 @@ use crate::{
     monitor::Monitor,
     node::Node,
     server::{Replies, Service},
+    services::Listing,
 };
 
 /// The node behind the socket.
@@ -27,6 +29,7 @@ pub struct NodeService {
     metrics: Arc<Metrics>,
     expedite: Arc<Expedite>,
     monitor: Arc<Monitor>,
+    services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
     /// Memory for the files of diffs.
     files: Arc<Semaphore>,
@@ -38,17 +41,18 @@ pub struct NodeService {
 type Answered = Result<Option<Reply>, ApiError>;
 
 impl NodeService {
-    /// Serves `node` and what `monitor` tells of it, counting in `metrics`. What would go on for ever ends when `stopped`
-    /// becomes true.
+    /// Serves `node`, what `monitor` tells of it, and its `services`, counting in `metrics`. What would go on for ever ends
+    /// when `stopped` becomes true.
     pub fn new(
         node: Arc<Node>,
         metrics: Arc<Metrics>,
         expedite: Arc<Expedite>,
         monitor: Arc<Monitor>,
+        services: Arc<dyn Listing>,
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let files = Arc::new(Semaphore::new(session::FILE_BLOCKS));
-        Self { node, metrics, expedite, monitor, stopped, files, diffs: Semaphore::new(1) }
+        Self { node, metrics, expedite, monitor, services, stopped, files, diffs: Semaphore::new(1) }
     }
 
     async fn carry_out(
@@ -60,6 +64,8 @@ impl NodeService {
         match request {
             Request::Conntrack(filter) => self.conntrack(filter, replies).await,
             Request::Policies => self.policies(replies).await,
+            Request::Services => self.services(replies).await,
+            Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
             Request::PolicyDiffFile(file) => {
@@ -177,6 +183,8 @@ fn name(request: &Request) -> &'static str {
         Request::PolicyDiffFile(_) => "policy_diff_file",
         Request::PolicyDiff => "policy_diff",
         Request::Monitor(_) => "monitor",
+        Request::Services => "services",
+        Request::Service(_) => "service",
         _ => "other",
     }
 }

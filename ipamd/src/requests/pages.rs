@@ -11,7 +11,7 @@ use ipamd_api::{
 use serde::Serialize;
 
 /// What one page may have, in bytes; the rest of a frame is for what is around it.
-const PAGE: usize = MAX_FRAME as usize / 2;
+pub(super) const PAGE: usize = MAX_FRAME as usize / 2;
 /// What is larger is shortened.
 const LARGE: usize = PAGE / 8;
 /// How many items one page has at most.
@@ -74,14 +74,16 @@ fn size(value: &impl Serialize) -> usize {
     counted.0
 }
 
-fn text(text: &mut String) {
+/// Cuts a text.
+pub(super) fn text(text: &mut String) {
     if text.len() > TEXT {
         text.truncate(text.floor_char_boundary(TEXT));
         text.push_str(" ...");
     }
 }
 
-fn names<T>(list: &mut Vec<T>) {
+/// Cuts a list.
+pub(super) fn names<T>(list: &mut Vec<T>) {
     list.truncate(NAMES);
 }
 
@@ -173,7 +175,7 @@ impl Shorten for PolicyDetail {
 }
 
 /// How many of the items fit into `room` bytes.
-fn fitting(items: &[impl Serialize], room: usize) -> usize {
+pub(super) fn fitting(items: &[impl Serialize], room: usize) -> usize {
     let mut filled = 0;
     let fits = items.iter().take_while(|item| {
         filled += size(*item) + 1;

@@ -14,6 +14,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     fill::Room,
+    health::{HealthCheck, HealthPorts},
     inherit::Inherited,
     marks::Marks,
     plan::{self, Front, Plan, Reach, Scope, Site},
@@ -25,7 +26,10 @@ use super::{
     },
     world::{ServiceId, World},
 };
-use crate::{cluster::objects::Change, node::HostPort};
+use crate::{
+    cluster::objects::{Change, Kind, Object},
+    node::HostPort,
+};
 
 /// How long an endpoint that its service no longer has keeps the connections that it has: so long a move from one
 /// EndpointSlice to another may take.
@@ -56,6 +60,8 @@ pub struct NodeAddresses {
     pub all: BTreeSet<IpAddr>,
     /// Those that serve node ports; loopback addresses serve the node's own processes only.
     pub node_ports: BTreeSet<IpAddr>,
+    /// There are others that do not.
+    pub limited: bool,
 }
 
 impl NodeAddresses {
@@ -70,7 +76,7 @@ impl NodeAddresses {
             !is_of_link && (prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.contains(**address)))
         };
         let node_ports = all.iter().filter(serves).copied().collect();
-        Self { all, node_ports }
+        Self { all, node_ports, limited: !prefixes.is_empty() }
     }
 }
 
@@ -109,6 +115,7 @@ impl Leaving {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says of itself whether something was done")]
 pub(super) struct State {
     pub tables: Box<dyn Tables>,
     pub room: Room,
@@ -128,6 +135,9 @@ pub(super) struct State {
     pub leaving: VecDeque<Leaving>,
     pub staged: Staged,
     pub inherited: Option<Inherited>,
+    /// What health check ports are to answer, and who answers.
+    health_checks: BTreeMap<u16, HealthCheck>,
+    pub health: Option<HealthPorts>,
     /// Who did not get all they want.
     pub unsatisfied: BTreeSet<Owner>,
     /// Something was given up that the unsatisfied may want.
@@ -166,6 +176,8 @@ impl Balancer {
                 leaving: VecDeque::new(),
                 staged: Staged::default(),
                 inherited: None,
+                health_checks: BTreeMap::new(),
+                health: None,
                 unsatisfied: BTreeSet::new(),
                 freed: false,
                 failed: false,
@@ -186,8 +198,7 @@ impl Balancer {
     ) -> Result<Applied, TableError> {
         let began = Instant::now();
         let mut state = self.lock();
-        state.node_addresses = addresses.all;
-        state.node_ports = addresses.node_ports;
+        state.stand_at(addresses);
         for HostPort { key, mapping, backends, .. } in host_ports {
             state.host_ports.entry(key).or_default().push((mapping, backends));
         }
@@ -198,6 +209,11 @@ impl Balancer {
         state.rebuild()?;
         state.started = true;
         Ok(Applied { took: began.elapsed(), services: state.world.services.len() })
+    }
+
+    /// Has health check ports be answered.
+    pub fn answer_health_checks(&self, health: HealthPorts) {
+        self.lock().health = Some(health);
     }
 
     /// Takes changes of the cluster in.
@@ -222,8 +238,7 @@ impl Balancer {
         if state.node_addresses == addresses.all && state.node_ports == addresses.node_ports {
             return;
         }
-        state.node_addresses = addresses.all;
-        state.node_ports = addresses.node_ports;
+        state.stand_at(addresses);
         if state.started {
             // Which backends are the node's own may be another matter now.
             state.fail_safe(State::rebuild);
@@ -273,9 +288,16 @@ impl Balancer {
 }
 
 impl State {
+    fn stand_at(&mut self, addresses: NodeAddresses) {
+        self.node_addresses = addresses.all;
+        self.node_ports = addresses.node_ports;
+        if let Some(health) = &self.health {
+            health.set_addresses(addresses.limited.then(|| self.node_ports.clone()));
+        }
+    }
+
     fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
         self.world.absorb(change, concerned);
-        use crate::cluster::objects::{Kind, Object};
         let zone = match change {
             Change::Put(Object::Node(node)) if node.name == self.site.node => {
                 node.labels.get(ZONE).map(Arc::from)
@@ -327,6 +349,7 @@ impl State {
         self.programmed.clear();
         self.owners.clear();
         self.addresses.clear();
+        self.health_checks.clear();
         self.leaving.clear();
         self.unsatisfied.clear();
         self.served = Marks::new(PortRow::Served);
@@ -342,6 +365,9 @@ impl State {
     }
 
     fn commit(&mut self) -> Result<(), TableError> {
+        if let Some(health) = &self.health {
+            health.set(self.health_checks.clone());
+        }
         let any = !self.of_backends.is_empty();
         if any != self.has_host_backends {
             self.tables.set_host_backends(any)?;
@@ -357,10 +383,28 @@ impl State {
 
     fn settle_owner(&mut self, owner: &Owner) {
         let wanted = match owner {
-            Owner::Service(id) => self.wanted_of_service(id),
+            Owner::Service(id) => {
+                self.note_health(id);
+                self.wanted_of_service(id)
+            }
             Owner::HostPorts(key) => self.wanted_of_container(key),
         };
         self.settle(owner, wanted);
+    }
+
+    /// Counts the ready endpoints of this node behind a health check port.
+    fn note_health(&mut self, id: &ServiceId) {
+        self.health_checks.retain(|_, check| check.namespace != id.namespace || check.name != id.name);
+        let Some(service) = self.world.services.get(id) else { return };
+        let Some(number) = service.health_check_port else { return };
+        let endpoints = self.world.slices_of(id).flat_map(|slice| slice.endpoints.iter());
+        let ready: BTreeSet<_> =
+            endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
+        let of_family = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
+        let local_endpoints = of_family(Family::V4).max(of_family(Family::V6));
+        let check =
+            HealthCheck { namespace: Arc::clone(&id.namespace), name: Arc::clone(&id.name), local_endpoints };
+        self.health_checks.insert(number, check);
     }
 
     fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
@@ -372,9 +416,11 @@ impl State {
                 else {
                     continue;
                 };
-                let ranged = plan.fronts.iter().any(|front| front.ranged);
-                let ranges =
-                    service.source_ranges.iter().filter(|it| ranged && Family::of(it.network()) == family);
+                let is_checked = plan.fronts.iter().any(|front| front.ranged);
+                let ranges = service
+                    .source_ranges
+                    .iter()
+                    .filter(|it| is_checked && Family::of(it.network()) == family);
                 let key = PortKey { name: Arc::clone(&port.name), protocol: port.protocol, family };
                 wanted.push(Wanted { key, plan, source_ranges: ranges.copied().collect() });
             }
@@ -382,18 +428,18 @@ impl State {
         wanted
     }
 
-    fn wanted_of_container(&self, key: &AttachmentKey) -> Vec<Wanted> {
+    fn wanted_of_container(&self, container: &AttachmentKey) -> Vec<Wanted> {
         let mut wanted = Vec::new();
-        for (port, backends) in self.host_ports.get(key).into_iter().flatten() {
+        for (mapping, backends) in self.host_ports.get(container).into_iter().flatten() {
             for address in backends {
                 let family = Family::of(*address);
-                if port.host_ip.is_some_and(|ip| Family::of(ip) != family) {
+                if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
                     continue;
                 }
-                let backend = Backend { address: *address, port: port.container_port };
-                let at = port.host_ip.unwrap_or_else(|| family.unspecified());
+                let backend = Backend { address: *address, port: mapping.container_port };
+                let at = mapping.host_ip.unwrap_or_else(|| family.unspecified());
                 let front = Front {
-                    key: FrontendKey { address: at, port: port.host_port, protocol: port.protocol },
+                    key: FrontendKey { address: at, port: mapping.host_port, protocol: mapping.protocol },
                     reach: Reach::HostPort,
                     inside: Scope::Cluster,
                     outside: Scope::Cluster,
@@ -405,9 +451,9 @@ impl State {
                     affinity: 0,
                     problems: Vec::new(),
                 };
-                let name = Arc::from(format!("{at}:{}", port.host_port));
+                let name = Arc::from(format!("{at}:{}", mapping.host_port));
                 wanted.push(Wanted {
-                    key: PortKey { name, protocol: port.protocol, family },
+                    key: PortKey { name, protocol: mapping.protocol, family },
                     plan,
                     source_ranges: Box::default(),
                 });

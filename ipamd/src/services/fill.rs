@@ -107,14 +107,15 @@ impl Room {
         }
         let number = match old {
             Some(old) => old.number,
-            None => match self.sets.take(1) {
-                Some(number) => SetNumber(number),
-                None => {
+            None => {
+                if let Some(number) = self.sets.take(1) {
+                    SetNumber(number)
+                } else {
                     let filled = Filled { number: SetNumber(0), value, backends: (first, count) };
                     self.empty(family, &filled);
                     return Err(no_room("sets of backends")());
                 }
-            },
+            }
         };
         tables.put_backends(family, first, backends);
         Ok(Filled { number, value, backends: (first, count) })

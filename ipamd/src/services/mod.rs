@@ -1,6 +1,8 @@
 //! Services: where connections to them go.
 //!
-//!     Service, EndpointSlices -> plan (pure) -> balancer -> tables (kernel maps)
+//! ```text
+//! Service, EndpointSlices -> plan (pure) -> balancer -> tables (kernel maps)
+//! ```
 //!
 //! What a service is to the programs is a few entries that say where it is reached (frontends), and sets of backends
 //! that they choose from. A change of endpoints writes a new place for the set and then one word.
@@ -11,6 +13,7 @@ pub mod consistent;
 mod fill;
 pub mod health;
 mod inherit;
+mod listing;
 mod marks;
 pub mod memory;
 pub mod parting;
@@ -19,11 +22,10 @@ pub mod plan;
 mod program;
 mod staged;
 pub mod tables;
-#[cfg(test)]
-mod tests;
 mod world;
 
 pub use self::{
     balancer::{Applied, Balancer, Gone, NodeAddresses},
+    listing::Listing,
     plan::Site,
 };

@@ -10,6 +10,7 @@ use super::{
     consistent,
     fill::Filled,
     plan::{Front, Plan, Scope},
+    staged::Ranges,
     tables::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber,
     },
@@ -115,7 +116,8 @@ impl State {
         port.outside = self.stage_set(owner, &mut port, now, &plan, set);
         if port.source_ranges != source_ranges {
             let old = std::mem::replace(&mut port.source_ranges, source_ranges);
-            self.staged.source_ranges.push((port.number, old, port.source_ranges.clone()));
+            let new = port.source_ranges.clone();
+            self.staged.source_ranges.push(Ranges { service: port.number, old, new });
             self.staged.diverts = true;
         }
         port.plan = plan;
@@ -273,7 +275,8 @@ impl State {
         let filled = port.turns.into_iter().chain([port.outside]).flatten();
         self.staged.released.extend(filled.map(|it| (port.key.family, it)));
         if !port.source_ranges.is_empty() {
-            self.staged.source_ranges.push((port.number, port.source_ranges, Box::default()));
+            let (service, old) = (port.number, port.source_ranges);
+            self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
         }
     }
 

@@ -12,12 +12,20 @@ use super::{
     },
 };
 
+/// The source ranges of a service, as they were and as they are to be.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    pub service: ServiceNumber,
+    pub old: Box<[IpNetwork]>,
+    pub new: Box<[IpNetwork]>,
+}
+
 /// Writes that are to be made together.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     pub members: Vec<(ServiceNumber, Member)>,
     pub sets: Vec<(SetNumber, SetValue)>,
-    pub source_ranges: Vec<(ServiceNumber, Box<[IpNetwork]>, Box<[IpNetwork]>)>,
+    pub source_ranges: Vec<Ranges>,
     /// What is to be at each; `None`: nothing. Of what is staged for a key the last counts.
     pub frontends: BTreeMap<FrontendKey, Option<FrontendValue>>,
     pub unmarked: Vec<(PortRow, u16)>,
@@ -38,7 +46,7 @@ impl Staged {
         for (number, value) in &staged.sets {
             tables.put_set(*number, *value);
         }
-        for (service, old, new) in &staged.source_ranges {
+        for Ranges { service, old, new } in &staged.source_ranges {
             tables.put_source_ranges(*service, old, new)?;
         }
         let there = |(key, value): (&FrontendKey, &Option<FrontendValue>)| value.map(|value| (*key, value));

@@ -147,7 +147,7 @@ impl Documents<'_> {
             let within = |source: &IpAddr| ranges.iter().any(|range| range.has(*source));
             let welcome = match &client {
                 Client::Pod(source) | Client::Outside(source) => within(source),
-                Client::Node => here.addresses.iter().any(|address| within(address)),
+                Client::Node => here.addresses.iter().any(within),
             };
             if !ranges.is_empty() && !welcome {
                 return Served::Dropped;

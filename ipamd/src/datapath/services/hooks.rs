@@ -34,17 +34,14 @@ impl Datapath {
         for (name, hook) in CGROUP_HOOKS {
             let Some(program) = self.programs.get(name) else { continue };
             let pin = folder.join(name);
-            match is_held(&pin, number)? {
-                Some((link, id)) => {
-                    if id != program_id(program.as_fd())? {
-                        attach::replace_in_link(link.as_fd(), program.as_fd())?;
-                    }
+            if let Some((link, id)) = is_held(&pin, number)? {
+                if id != program_id(program.as_fd())? {
+                    attach::replace_in_link(link.as_fd(), program.as_fd())?;
                 }
-                None => {
-                    let link = attach::attach_cgroup(program.as_fd(), cgroup.as_fd(), hook)?;
-                    load::put_pin(link.as_fd(), &pin)?;
-                    repairs.push(format!("attached {name} to {}", path.display()));
-                }
+            } else {
+                let link = attach::attach_cgroup(program.as_fd(), cgroup.as_fd(), hook)?;
+                load::put_pin(link.as_fd(), &pin)?;
+                repairs.push(format!("attached {name} to {}", path.display()));
             }
         }
         Ok(repairs)
