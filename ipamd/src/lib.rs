@@ -13,6 +13,7 @@ pub mod footprint;
 pub mod host;
 pub mod http;
 pub mod ipam;
+pub mod kube_proxy;
 pub mod leaks;
 pub mod memory;
 pub mod metrics;

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use ipamd_api::Client;
 
-use super::output::{Output, table};
+use super::output::{Output, clean, table};
 use crate::{
     config::Locations,
+    kube_proxy::{self, Cleanup, Removed},
     preflight::{self, Finding, Outcome, Subject},
     uninstall,
 };
@@ -27,6 +28,16 @@ pub(super) struct Configuration {
     bpffs: Option<PathBuf>,
 }
 
+/// What to check.
+#[derive(Debug, Args)]
+pub(super) struct Preflight {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// Instead of checking, removes the rules that kube-proxy has left here, and nothing of anybody else's
+    #[arg(long)]
+    cleanup_kube_proxy: bool,
+}
+
 impl Configuration {
     fn locations(&self) -> anyhow::Result<Locations> {
         let mut locations = Locations::load(self.config.as_deref())?;
@@ -40,7 +51,11 @@ impl Configuration {
     }
 }
 
-pub(super) fn preflight(configuration: &Configuration, output: &Output) -> anyhow::Result<bool> {
+pub(super) fn preflight(what: &Preflight, output: &Output) -> anyhow::Result<bool> {
+    let Preflight { configuration, cleanup_kube_proxy } = what;
+    if *cleanup_kube_proxy {
+        return clean_up(output);
+    }
     let findings = preflight::check(&Subject::from(&configuration.locations()?));
     output.print(&findings[..], |findings| table(["", "CHECK", "FOUND"], findings.iter().map(row)))?;
     Ok(findings.iter().all(|finding| finding.outcome != Outcome::Failure))
@@ -58,6 +73,24 @@ fn row(finding: &Finding) -> [String; 3] {
         format!("{}; {}", finding.detail, finding.remedy)
     };
     [outcome.to_owned(), finding.name.to_owned(), found]
+}
+
+/// Removes what kube-proxy has left. Returns whether it was not needed or all of it could be removed.
+fn clean_up(output: &Output) -> anyhow::Result<bool> {
+    if let Some(process) = kube_proxy::process() {
+        bail!("kube-proxy runs (process {process}) and would put its rules back; stop it first");
+    }
+    let cleanup = kube_proxy::clean_up().context("what kube-proxy has left cannot be seen")?;
+    output.print(&cleanup, |cleanup| {
+        let Cleanup { removed, kept, failed } = cleanup;
+        if removed.is_empty() && kept.is_empty() && failed.is_empty() {
+            return "kube-proxy has left nothing here\n".to_owned();
+        }
+        let removed = removed.iter().map(|Removed { place, what }| format!("removed from {place}: {what}\n"));
+        let others = kept.iter().chain(failed).map(|line| clean(line) + "\n");
+        removed.chain(others).collect()
+    })?;
+    Ok(cleanup.failed.is_empty())
 }
 
 pub(super) fn uninstall(

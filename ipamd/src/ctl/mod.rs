@@ -37,7 +37,7 @@ enum Command {
     /// Says how the node does: readiness, uplinks, endpoints, dropped packets
     Status,
     /// Checks what Cambric needs of this machine; needs no daemon
-    Preflight(machine::Configuration),
+    Preflight(machine::Preflight),
     /// Endpoints: containers' interfaces
     #[command(subcommand)]
     Endpoint(EndpointCommand),
@@ -104,7 +104,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
     let CommandLine { socket, output, command } = command_line;
     let output = Output::new(output);
     match command {
-        Command::Preflight(configuration) => return machine::preflight(&configuration, &output),
+        Command::Preflight(what) => return machine::preflight(&what, &output),
         Command::Uninstall(configuration) => machine::uninstall(&configuration, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),
         command => {

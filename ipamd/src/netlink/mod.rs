@@ -1,5 +1,5 @@
 //! Netlink. Routes, links and addresses: what the kernel has in the namespace of the thread that opened the socket, and
-//! changes to it. Sockets that are connected to a peer, and their end.
+//! changes to it. Sockets that are connected to a peer, and their end. Names in netfilter.
 //!
 //! A socket blocks its caller: reading tables takes well under a millisecond, but a change waits for the kernel's
 //! one lock, which the removal of an interface holds for tens of milliseconds. So nothing here is called from the
@@ -9,6 +9,7 @@ mod address;
 mod events;
 mod link;
 mod neighbour;
+pub mod netfilter;
 mod netns;
 mod qdisc;
 mod route;

@@ -2,6 +2,7 @@
 
 mod bpffs;
 mod checks;
+mod kube_proxy;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf};
 
@@ -101,6 +102,7 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
         bpffs::check(&subject.bpffs),
         checks::cgroup(subject.cgroup.as_deref()),
         checks::forwarding(),
+        kube_proxy::check(),
     ];
     findings.extend(subject.masquerade_ports.as_ref().map(checks::masquerade_ports));
     findings
