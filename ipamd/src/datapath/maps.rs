@@ -32,6 +32,17 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
         Ok(Self { name: name.to_owned(), handle, types: PhantomData })
     }
 
+    /// The map that `pinned` tells of under that name.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and those of `pinned`.
+    pub fn open(
+        name: &str,
+        pinned: impl Fn(&str) -> Result<MapHandle, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        Self::take(&mut [(name.to_owned(), pinned(name)?)].into(), name)
+    }
+
     /// The map itself, to pin it.
     pub fn handle(&self) -> &MapHandle {
         &self.handle

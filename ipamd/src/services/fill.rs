@@ -3,7 +3,7 @@
 use super::{
     consistent,
     places::Places,
-    tables::{Backend, Choice, Family, Limits, SetNumber, SetValue, Tables},
+    tables::{Backend, Choice, Family, Limits, SetNumber, SetValue, TableError, Tables},
 };
 
 /// There is no room for a set.
@@ -12,6 +12,15 @@ use super::{
 pub(super) struct NoRoom {
     wanted: usize,
     what: &'static str,
+}
+
+/// Why a set could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FillError {
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    #[error(transparent)]
+    Table(#[from] TableError),
 }
 
 /// What is free in the tables.
@@ -44,15 +53,31 @@ impl Room {
     }
 
     /// Takes over a set that an earlier daemon left in the tables; `None` if it cannot be.
-    pub fn adopt(&mut self, tables: &dyn Tables, family: Family, number: SetNumber) -> Option<Filled> {
+    pub fn adopt(
+        &mut self,
+        tables: &dyn Tables,
+        family: Family,
+        number: SetNumber,
+    ) -> Result<Option<Filled>, TableError> {
         let value = tables.set(number);
         let backends = if value.choice == Choice::Table {
-            let places = tables.lookups(value.first, value.count.into());
-            let first = *places.iter().min()?;
-            (first, places.iter().max()?.checked_sub(first)?.checked_add(1)?)
+            let places = tables.lookups(value.first, value.count.into())?;
+            let first = places.iter().copied().min().unwrap_or(0);
+            let last = places.iter().copied().max().unwrap_or(0);
+            (first, (last - first).saturating_add(1))
         } else {
             (value.first, value.count.into())
         };
+        Ok(self.claim(family, number, value, backends))
+    }
+
+    fn claim(
+        &mut self,
+        family: Family,
+        number: SetNumber,
+        value: SetValue,
+        backends: (u32, u32),
+    ) -> Option<Filled> {
         if !self.sets.claim(number.0, 1) {
             return None;
         }
@@ -80,7 +105,7 @@ impl Room {
         backends: &[(Backend, u32)],
         consistent: bool,
         elsewhere: bool,
-    ) -> Result<Filled, NoRoom> {
+    ) -> Result<Filled, FillError> {
         let no_room = |what| move || NoRoom { wanted: backends.len(), what };
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let length = u16::try_from(count)
@@ -96,12 +121,12 @@ impl Room {
             if consistent::by_table(backends.len()) {
                 let Some(at) = self.lookups.take(consistent::PLACES.into()) else {
                     of_family.give(first, count);
-                    return Err(no_room("places of look-up tables")());
+                    return Err(no_room("places of look-up tables")().into());
                 };
                 let names: Vec<_> = backends.iter().map(|(backend, _)| *backend).collect();
                 let places: Vec<_> =
                     consistent::table(&names).into_iter().map(|place| first + u32::from(place)).collect();
-                tables.put_lookups(at, &places);
+                tables.put_lookups(at, &places)?;
                 value = SetValue { first: at, count: consistent::PLACES, choice: Choice::Table, elsewhere };
             }
         }
@@ -113,11 +138,11 @@ impl Room {
                 } else {
                     let filled = Filled { number: SetNumber(0), value, backends: (first, count) };
                     self.empty(family, &filled);
-                    return Err(no_room("sets of backends")());
+                    return Err(no_room("sets of backends")().into());
                 }
             }
         };
-        tables.put_backends(family, first, backends);
+        tables.put_backends(family, first, backends)?;
         Ok(Filled { number, value, backends: (first, count) })
     }
 

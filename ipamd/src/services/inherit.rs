@@ -83,7 +83,8 @@ impl State {
 
     fn adopt(&mut self, family: Family, number: SetNumber, place: &mut Option<Filled>) {
         if place.is_none() && number != SetNumber::default() {
-            *place = self.room.adopt(&*self.tables, family, number);
+            let adopted = self.room.adopt(&*self.tables, family, number);
+            *place = self.staged.note(adopted).flatten();
         }
     }
 

@@ -147,7 +147,9 @@ impl State {
     fn hits_by_backend(&self, port: &Programmed) -> HashMap<Backend, u64> {
         let mut hits = HashMap::new();
         for filled in port.turns.iter().flatten().chain(&port.outside) {
-            for (backend, count) in self.hits_of(port.key.family, filled) {
+            let counted = self.hits_of(port.key.family, filled);
+            let counted = counted.inspect_err(|error| tracing::warn!(%error, "hits could not be read"));
+            for (backend, count) in counted.unwrap_or_default() {
                 *hits.entry(backend).or_default() += u64::from(count);
             }
         }

@@ -167,21 +167,28 @@ impl Tables for Memory {
         self.limits
     }
 
-    fn put_backends(&mut self, family: Family, first: u32, backends: &[(Backend, u32)]) {
-        self.lock().backends[family as usize].extend((first..).zip(backends.iter().copied()));
+    fn put_backends(
+        &mut self,
+        family: Family,
+        first: u32,
+        backends: &[(Backend, u32)],
+    ) -> Result<(), TableError> {
+        self.write()?.backends[family as usize].extend((first..).zip(backends.iter().copied()));
+        Ok(())
     }
 
-    fn backends(&self, family: Family, first: u32, count: u32) -> Vec<(Backend, u32)> {
-        let contents = self.lock();
-        contents.backends[family as usize].range(first..first + count).map(|(_, it)| *it).collect()
+    fn backends(&self, family: Family, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, TableError> {
+        let contents = self.write()?;
+        Ok(contents.backends[family as usize].range(first..first + count).map(|(_, it)| *it).collect())
     }
 
-    fn put_lookups(&mut self, first: u32, places: &[u32]) {
-        self.lock().lookups.extend((first..).zip(places.iter().copied()));
+    fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError> {
+        self.write()?.lookups.extend((first..).zip(places.iter().copied()));
+        Ok(())
     }
 
-    fn lookups(&self, first: u32, count: u32) -> Vec<u32> {
-        self.lock().lookups.range(first..first + count).map(|(_, it)| *it).collect()
+    fn lookups(&self, first: u32, count: u32) -> Result<Vec<u32>, TableError> {
+        Ok(self.write()?.lookups.range(first..first + count).map(|(_, it)| *it).collect())
     }
 
     fn put_set(&mut self, set: SetNumber, value: SetValue) {

@@ -8,11 +8,12 @@ use ipnetwork::IpNetwork;
 use super::{
     balancer::{Leaving, Owner, State},
     consistent,
-    fill::Filled,
+    fill::{FillError, Filled},
     plan::{Front, Plan, Scope},
     staged::Ranges,
     tables::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber,
+        TableError,
     },
 };
 
@@ -162,7 +163,8 @@ impl State {
         let family = port.key.family;
         let Some(SetWanted { scope, consistent }) = wanted else {
             if let Some(now) = now {
-                port.hits += self.hits_of(family, &now).iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
+                let hits = self.staged.note(self.hits_of(family, &now)).unwrap_or_default();
+                port.hits += hits.iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
                 self.staged.released.push((family, now));
             }
             return None;
@@ -170,7 +172,8 @@ impl State {
         let backends = plan.backends(scope);
         let elsewhere =
             scope == Scope::Local && backends.is_empty() && !plan.backends(Scope::Cluster).is_empty();
-        let before = now.map(|now| self.hits_of(family, &now)).unwrap_or_default();
+        let before = now.map_or(Ok(Vec::new()), |now| self.hits_of(family, &now));
+        let Some(before) = self.staged.note(before) else { return now };
         if let Some(now) = now
             && now.value.elsewhere == elsewhere
             && now.value.choice == choice_of(consistent, backends.len())
@@ -194,7 +197,11 @@ impl State {
                 self.staged.emptied.extend(now.map(|now| (family, now)));
                 Some(filled)
             }
-            Err(no_room) => {
+            Err(FillError::Table(error)) => {
+                self.staged.failed = Some(error);
+                now
+            }
+            Err(FillError::NoRoom(no_room)) => {
                 port.problems.push(format!("{no_room}; what was in force stays"));
                 self.unsatisfied.insert(owner.clone());
                 now
@@ -203,7 +210,7 @@ impl State {
     }
 
     /// The backends of a set in order, and how often each was chosen.
-    pub fn hits_of(&self, family: Family, filled: &Filled) -> Vec<(Backend, u32)> {
+    pub fn hits_of(&self, family: Family, filled: &Filled) -> Result<Vec<(Backend, u32)>, TableError> {
         self.tables.backends(family, filled.backends.0, filled.backends.1)
     }
 

@@ -34,12 +34,22 @@ pub(super) struct Staged {
     pub released: Vec<(Family, Filled)>,
     /// Flows may have to go elsewhere.
     pub diverts: bool,
+    /// Why what is here is not the whole.
+    pub failed: Option<TableError>,
 }
 
 impl Staged {
+    /// What was read; `None`, and the error kept, if it could not be.
+    pub fn note<T>(&mut self, read: Result<T, TableError>) -> Option<T> {
+        read.map_err(|error| self.failed = Some(error)).ok()
+    }
+
     /// Makes the writes.
     pub fn commit(&mut self, tables: &mut dyn Tables, room: &mut Room) -> Result<(), TableError> {
         let staged = std::mem::take(self);
+        if let Some(error) = staged.failed {
+            return Err(error);
+        }
         if !staged.members.is_empty() {
             tables.put_members(&staged.members)?;
         }

@@ -142,13 +142,18 @@ pub trait Tables: Send + fmt::Debug {
     /// How much they hold.
     fn limits(&self) -> Limits;
     /// Writes backends into places that no set in force has, and how often each was chosen before.
-    fn put_backends(&mut self, family: Family, first: u32, backends: &[(Backend, u32)]);
+    fn put_backends(
+        &mut self,
+        family: Family,
+        first: u32,
+        backends: &[(Backend, u32)],
+    ) -> Result<(), TableError>;
     /// The backends at some places, and how often each was chosen.
-    fn backends(&self, family: Family, first: u32, count: u32) -> Vec<(Backend, u32)>;
+    fn backends(&self, family: Family, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, TableError>;
     /// Writes places of look-up tables that no set in force has.
-    fn put_lookups(&mut self, first: u32, places: &[u32]);
+    fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError>;
     /// Some places of look-up tables.
-    fn lookups(&self, first: u32, count: u32) -> Vec<u32>;
+    fn lookups(&self, first: u32, count: u32) -> Result<Vec<u32>, TableError>;
     /// Puts a set in force, in one word.
     fn put_set(&mut self, set: SetNumber, value: SetValue);
     /// A set as it is in force.

@@ -2,11 +2,10 @@
 
 use std::{marker::PhantomData, net::IpAddr};
 
-use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, Plain, ServiceFamily, SourceRange4, SourceRange6};
+use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, ServiceFamily, SourceRange4, SourceRange6};
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 
-use super::mapped::Mapped;
 use crate::{
     datapath::{DatapathError, maps::TypedMap},
     services::{
@@ -21,7 +20,7 @@ pub(super) struct OfFamily<F: ServiceFamily> {
     frontends: TypedMap<F::FrontendKey, Frontend>,
     members: TypedMap<F::Member, u32>,
     source_ranges: TypedMap<F::SourceRange, u8>,
-    pub backends: Mapped<F::Backend>,
+    backends: TypedMap<u32, F::Backend>,
     family: PhantomData<F>,
 }
 
@@ -71,15 +70,14 @@ where
     F::SourceRange: Ranged,
 {
     pub fn open(pinned: &dyn Fn(&str) -> Result<MapHandle, DatapathError>) -> Result<Self, DatapathError> {
-        let named = |name: &str| {
-            let name = format!("{name}{}", F::FAMILY);
-            pinned(&name).map(|map| (name, map))
-        };
+        let name = |name: &str| format!("{name}{}", F::FAMILY);
+        let [frontends, members, ranges, backends] =
+            ["frontends", "members", "source_ranges", "backends"].map(name);
         Ok(Self {
-            frontends: typed(named("frontends")?)?,
-            members: typed(named("members")?)?,
-            source_ranges: typed(named("source_ranges")?)?,
-            backends: Mapped::open(&named("backends")?.1)?,
+            frontends: TypedMap::open(&frontends, pinned)?,
+            members: TypedMap::open(&members, pinned)?,
+            source_ranges: TypedMap::open(&ranges, pinned)?,
+            backends: TypedMap::open(&backends, pinned)?,
             family: PhantomData,
         })
     }
@@ -88,18 +86,25 @@ where
         self.frontends.handle().max_entries()
     }
 
-    pub fn put_backends(&mut self, first: u32, backends: &[(Backend, u32)]) {
-        for (at, (backend, hits)) in (first..).zip(backends) {
-            if let Some(address) = F::Address::narrow(backend.address) {
-                self.backends.put(at, F::backend(address, backend.port, consistent::seed(backend), *hits));
-            }
-        }
+    pub fn most_backends(&self) -> u32 {
+        self.backends.handle().max_entries()
     }
 
-    pub fn backends(&self, first: u32, count: u32) -> Vec<(Backend, u32)> {
-        let end = first.saturating_add(count).min(self.backends.entries());
-        let each = (first..end).map(|at| F::of_backend(&self.backends.get(at)));
-        each.map(|(address, port, hits)| (Backend { address: address.into(), port }, hits)).collect()
+    pub fn put_backends(&self, first: u32, backends: &[(Backend, u32)]) -> Result<(), DatapathError> {
+        let entries = (first..).zip(backends).filter_map(|(at, (backend, hits))| {
+            let address = F::Address::narrow(backend.address)?;
+            Some((at, F::backend(address, backend.port, consistent::seed(backend), *hits)))
+        });
+        self.backends.put_all(entries)
+    }
+
+    pub fn backends(&self, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, DatapathError> {
+        let places = first..first.saturating_add(count).min(self.most_backends());
+        let read = |at| {
+            let (address, port, hits) = F::of_backend(&self.backends.get(&at)?.unwrap_or_default());
+            Ok((Backend { address: address.into(), port }, hits))
+        };
+        places.map(read).collect()
     }
 
     pub fn put_frontends(&self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), DatapathError> {
@@ -173,10 +178,6 @@ where
         let stale = self.source_ranges.keys().into_iter().filter(|key| !known(ServiceNumber(key.service())));
         stale.into_iter().try_for_each(|key| self.source_ranges.remove(&key))
     }
-}
-
-fn typed<K: Plain, V: Plain>((name, map): (String, MapHandle)) -> Result<TypedMap<K, V>, DatapathError> {
-    TypedMap::take(&mut [(name.clone(), map)].into(), &name)
 }
 
 fn frontend_key<F: ServiceFamily>(key: &FrontendKey) -> Option<F::FrontendKey>

@@ -2,11 +2,13 @@
 
 mod family;
 mod hooks;
-
 mod mapped;
 mod tied;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{Arc, atomic::Ordering},
+};
 
 use bpf::{
     attach::Pins,
@@ -16,11 +18,11 @@ use bpf::{
     },
 };
 use ipnetwork::IpNetwork;
-use libbpf_rs::MapHandle;
+use libbpf_rs::{MapCore, MapHandle};
 
 pub use self::tied::{Tied, TiedSockets};
 use self::{family::OfFamily, mapped::Mapped};
-use super::{Datapath, DatapathError};
+use super::{Datapath, DatapathError, maps::TypedMap};
 use crate::services::tables::{
     Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
     SetValue, TableError, Tables,
@@ -44,7 +46,7 @@ pub struct ServiceTables {
     v4: OfFamily<V4>,
     v6: OfFamily<V6>,
     sets: Mapped<BackendSet>,
-    lookups: Mapped<LookupPlaces>,
+    lookups: TypedMap<u32, LookupPlaces>,
     ports: Mapped<u64>,
 }
 
@@ -60,10 +62,14 @@ impl ServiceTables {
             v4: OfFamily::open(&pinned)?,
             v6: OfFamily::open(&pinned)?,
             sets: Mapped::open(&pinned("sets")?)?,
-            lookups: Mapped::open(&pinned("lookup_tables")?)?,
+            lookups: TypedMap::open("lookup_tables", pinned)?,
             ports: Mapped::open(&pinned("ports")?)?,
             datapath,
         })
+    }
+
+    fn lookup_pair(&self, index: u32) -> Result<LookupPlaces, TableError> {
+        self.lookups.get(&index).map(Option::unwrap_or_default).map_err(failed)
     }
 }
 
@@ -100,37 +106,49 @@ impl Tables for ServiceTables {
     fn limits(&self) -> Limits {
         Limits {
             sets: self.sets.entries(),
-            backends: self.v4.backends.entries().min(self.v6.backends.entries()),
-            lookups: self.lookups.entries() * 2,
+            backends: self.v4.most_backends().min(self.v6.most_backends()),
+            lookups: self.lookups.handle().max_entries() * 2,
             frontends: self.v4.most_frontends(),
         }
     }
 
-    fn put_backends(&mut self, family: Family, first: u32, backends: &[(Backend, u32)]) {
+    fn put_backends(
+        &mut self,
+        family: Family,
+        first: u32,
+        backends: &[(Backend, u32)],
+    ) -> Result<(), TableError> {
         match family {
             Family::V4 => self.v4.put_backends(first, backends),
             Family::V6 => self.v6.put_backends(first, backends),
         }
+        .map_err(failed)
     }
 
-    fn backends(&self, family: Family, first: u32, count: u32) -> Vec<(Backend, u32)> {
+    fn backends(&self, family: Family, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, TableError> {
         match family {
             Family::V4 => self.v4.backends(first, count),
             Family::V6 => self.v6.backends(first, count),
         }
+        .map_err(failed)
     }
 
-    fn put_lookups(&mut self, first: u32, places: &[u32]) {
+    fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError> {
+        // The first and the last pair may be a neighbour's too.
+        let mut pairs = BTreeMap::new();
         for (at, place) in (first..).zip(places) {
-            let mut pair = self.lookups.get(at / 2);
+            let pair = match pairs.entry(at / 2) {
+                Entry::Occupied(pair) => pair.into_mut(),
+                Entry::Vacant(free) => free.insert(self.lookup_pair(at / 2)?),
+            };
             pair.backend[at as usize % 2] = *place;
-            self.lookups.put(at / 2, pair);
         }
+        self.lookups.put_all(pairs.into_iter()).map_err(failed)
     }
 
-    fn lookups(&self, first: u32, count: u32) -> Vec<u32> {
-        let end = first.saturating_add(count).min(self.lookups.entries() * 2);
-        (first..end).map(|at| self.lookups.get(at / 2).backend[at as usize % 2]).collect()
+    fn lookups(&self, first: u32, count: u32) -> Result<Vec<u32>, TableError> {
+        let places = first..first.saturating_add(count);
+        places.map(|at| Ok(self.lookup_pair(at / 2)?.backend[at as usize % 2])).collect()
     }
 
     fn put_set(&mut self, set: SetNumber, value: SetValue) {
