@@ -58,7 +58,15 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 			if (FN(find_member)(frontend->service, &backend, backend_port)) {
 				*address = backend;
 				*port = backend_port;
-				if (known->seen != now) {
+				key.as = AS_BACKEND;
+				key.address = backend;
+				key.port = backend_port;
+
+				SOCKET_PEER *back = bpf_map_lookup_elem(&MAP(sockets), &key);
+
+				/* The backend may have been led to by another address of the service since. */
+				if (known->seen != now || !back || back->port != meant_port ||
+				    !FN(equal)(&back->address, &meant)) {
 					known->seen = now;
 					FN(tie)(&key, AS_BACKEND, &backend, backend_port, &value, &meant, meant_port);
 				}

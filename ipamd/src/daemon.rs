@@ -59,7 +59,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
     let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
-    let host = Host::new(Arc::clone(&datapath), pins.clone(), Reaper::start(Arc::clone(&expedite))?);
+    let host = Host::new(
+        Arc::clone(&datapath),
+        pins.clone(),
+        Reaper::start(Arc::clone(&expedite))?,
+        config.socket_lb,
+    );
     let attachments = loaded.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
@@ -84,7 +89,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let following = Following::start(&config, followers)?;
     node.find_namespaces();
-    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &node.namespaces())?;
+    let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
+    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
     let reconciler =
         Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?
             .tell_ends(Arc::clone(&monitor))
@@ -112,14 +118,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         async move { released::watch(&released, &node).await }
     });
     say(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        node = config.node_name,
-        socket = %config.socket.display(),
-        attachments,
-        attach_mode = ?datapath.attach_mode(),
-        "serving"
-    );
+    say_serving(&config, attachments, &datapath);
 
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -142,6 +141,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::debug!("the store is closed by its last user");
     }
     Ok(())
+}
+
+fn say_serving(config: &Config, attachments: usize, datapath: &Datapath) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_name,
+        socket = %config.socket.display(),
+        attachments,
+        attach_mode = ?datapath.attach_mode(),
+        "serving"
+    );
 }
 
 /// Makes a directory that only root may look into.

@@ -26,12 +26,13 @@ pub struct Host {
     datapath: Arc<Datapath>,
     pins: Pins,
     reaper: Reaper,
+    leads_endpoints: bool,
 }
 
 impl Host {
-    /// The loaded programs, their pins, and what removes interfaces.
-    pub fn new(datapath: Arc<Datapath>, pins: Pins, reaper: Reaper) -> Self {
-        Self { datapath, pins, reaper }
+    /// The loaded programs, their pins, what removes interfaces, and whether sockets of endpoints are led to backends.
+    pub fn new(datapath: Arc<Datapath>, pins: Pins, reaper: Reaper, leads_endpoints: bool) -> Self {
+        Self { datapath, pins, reaper, leads_endpoints }
     }
 }
 
@@ -101,7 +102,7 @@ impl Kernel for Host {
     }
 
     fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
-        self.datapath.put_namespace(cookie)
+        if self.leads_endpoints { self.datapath.put_namespace(cookie) } else { Ok(()) }
     }
 
     fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError> {

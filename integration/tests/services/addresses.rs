@@ -64,6 +64,10 @@ fn a_pod_reaches_it_packet_by_packet_where_sockets_are_not_led() -> Result<()> {
         let own: Vec<IpAddr> = shop.client.addresses().to_vec();
         meets_all(&shop.client, to, |answer| own.contains(&answer.client.ip()))?;
     }
+    // The node's own sockets are led as ever: nothing else is on their way.
+    for to in addresses_inside() {
+        meets_all(&node, to, |_| true)?;
+    }
     // To itself as well.
     let backend = &shop.backends[0];
     for to in [at(CLUSTER4, 80), at(CLUSTER6, 80)] {

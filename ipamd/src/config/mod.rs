@@ -106,7 +106,7 @@ pub struct Config {
     pub conntrack_size: u32,
     /// How much the policy tables hold.
     pub policy: PolicySizes,
-    /// Whether sockets are led to a service's backend when they connect.
+    /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
     pub socket_lb: bool,
     /// How connections from outside reach a service's backend on another node.
     pub external_services: ExternalServiceMode,

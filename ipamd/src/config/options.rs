@@ -74,7 +74,7 @@ pub(super) struct Options {
     /// Rules that are counted, of those that concern this node's endpoints [default: 16384]
     #[arg(long, value_name = "ENTRIES")]
     pub policy_rules: Option<PolicyRules>,
-    /// Whether sockets of the node and its pods are led to a service's backend when they connect: on or off [default: on]
+    /// Whether pods' sockets are led to a service's backend when they connect, or their packets translated: on or off [default: on]
     #[arg(long, value_name = "SWITCH")]
     #[serde(deserialize_with = "text")]
     pub socket_lb: Option<Switch>,

@@ -74,7 +74,7 @@ impl Reconciler {
             metrics,
             monitor: None,
             services: None,
-            cgroup: config.socket_lb.then(|| cgroup_root(config.cgroup.as_deref())).flatten(),
+            cgroup: cgroup_root(config.cgroup.as_deref()),
             node_port_addresses: config.node_port_addresses.clone(),
             socket: Socket::open()?,
             footprint,
