@@ -137,12 +137,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Has a line come back.
+    /// Has a short line come back.
     pub fn goes_on(&mut self) -> io::Result<()> {
-        self.stream.get_mut().write_all(b"still there\n")?;
+        self.carries(10)
+    }
+
+    /// Has a line of so many bytes come back.
+    pub fn carries(&mut self, length: usize) -> io::Result<()> {
+        let sent: String = ('a'..='z').cycle().take(length).chain(['\n']).collect();
+        self.stream.get_mut().write_all(sent.as_bytes())?;
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        if line == "still there\n" { Ok(()) } else { Err(io::Error::other(format!("{line:?} came back"))) }
+        if line == sent { Ok(()) } else { Err(io::Error::other(format!("{line:?} came back"))) }
     }
 
     /// Its socket.

@@ -33,7 +33,7 @@ pub use machine::{Flood, Machine, Pings};
 pub use monitor::Monitor;
 pub use neighbour::Neighbour;
 pub use netns::Netns;
-pub use node::{FAR4, FAR6, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Settings};
+pub use node::{FAR4, FAR6, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, OTHER4, OTHER6, Settings};
 pub use plugin::{Invocation, Refusal};
 pub use pod::{Pod, Sandbox};
 pub use probe::{Addressed, Case, Protocol, Service, allowed, case, cases, denied, hold, tcp, udp};

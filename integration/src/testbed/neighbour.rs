@@ -1,18 +1,20 @@
 //! The machine on the other end of a node's uplink.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::{Machine, Netns};
 
 /// A machine that shares the node's network, and is its way to everywhere else.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Neighbour {
-    netns: Netns,
+    netns: Arc<Netns>,
 }
 
 impl Neighbour {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { netns: Netns::new("neighbour")? })
+        Ok(Self { netns: Arc::new(Netns::new("neighbour")?) })
     }
 }
 

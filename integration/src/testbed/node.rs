@@ -26,6 +26,30 @@ pub const FAR4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// As [`FAR4`].
 pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xfa, 0, 0, 0, 0, 1);
 
+/// The address on its uplink of the node that [`Node::beside`] makes.
+pub const OTHER4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+/// As [`OTHER4`].
+pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+
+/// The network that a node shares with its neighbour.
+struct Lan {
+    link: &'static str,
+    node4: Ipv4Addr,
+    node6: Ipv6Addr,
+    neighbour4: Ipv4Addr,
+    neighbour6: Ipv6Addr,
+}
+
+const LAN: Lan =
+    Lan { link: "lan", node4: NODE4, node6: NODE6, neighbour4: NEIGHBOUR4, neighbour6: NEIGHBOUR6 };
+const OTHER_LAN: Lan = Lan {
+    link: "other-lan",
+    node4: OTHER4,
+    node6: OTHER6,
+    neighbour4: Ipv4Addr::new(198, 18, 0, 1),
+    neighbour6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1),
+};
+
 /// How a node's daemon is started.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -104,32 +128,52 @@ impl Node {
 
     /// A node without a daemon as yet.
     pub fn new(settings: Settings) -> Result<Self> {
+        let node = Self::make(settings, Neighbour::new()?, &LAN)?;
+        node.neighbour.netns().ip(&format!("address add {FAR4}/32 dev lo"))?;
+        node.neighbour.netns().ip(&format!("address add {FAR6}/128 dev lo nodad"))?;
+        Ok(node)
+    }
+
+    /// Another node, whose daemon runs. Their neighbour routes between the two, and knows the way to the pools of both.
+    pub fn beside(&self, settings: Settings) -> Result<Self> {
+        let router = self.neighbour.netns();
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        let node = Self::make(settings, self.neighbour.clone(), &OTHER_LAN)?;
+        for (pools, lan) in [(&self.settings.pools, LAN), (&node.settings.pools, OTHER_LAN)] {
+            for pool in pools {
+                let via = if pool.contains(':') { lan.node6.to_string() } else { lan.node4.to_string() };
+                router.ip(&format!("route add {pool} via {via}"))?;
+            }
+        }
+        node.start_daemon()?;
+        Ok(node)
+    }
+
+    fn make(settings: Settings, neighbour: Neighbour, lan: &Lan) -> Result<Self> {
         let binaries = Binaries::find()?;
         let netns = Netns::new("node")?;
-        let neighbour = Neighbour::new()?;
         let name = unique();
         let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
         let bpffs = Path::new(sweep::BPFFS).join(name);
         let node = Self { daemon: Mutex::new(None), settings, binaries, netns, neighbour, folder, bpffs };
-        node.connect()?;
+        node.connect(lan)?;
         Ok(node)
     }
 
-    fn connect(&self) -> Result<()> {
+    fn connect(&self, lan: &Lan) -> Result<()> {
         let (node, neighbour) = (self.netns(), self.neighbour.netns());
         let there = neighbour.path().display();
-        node.ip(&format!("link add uplink type veth peer name lan netns {there}"))?;
+        node.ip(&format!("link add uplink type veth peer name {} netns {there}", lan.link))?;
         for (netns, link, v4, v6) in
-            [(node, "uplink", NODE4, NODE6), (neighbour, "lan", NEIGHBOUR4, NEIGHBOUR6)]
+            [(node, "uplink", lan.node4, lan.node6), (neighbour, lan.link, lan.neighbour4, lan.neighbour6)]
         {
             netns.ip(&format!("address add {v4}/24 dev {link}"))?;
             netns.ip(&format!("address add {v6}/64 dev {link} nodad"))?;
             netns.ip(&format!("link set dev {link} up"))?;
         }
-        neighbour.ip(&format!("address add {FAR4}/32 dev lo"))?;
-        neighbour.ip(&format!("address add {FAR6}/128 dev lo nodad"))?;
-        node.ip(&format!("route add default via {NEIGHBOUR4}"))?;
-        node.ip(&format!("-6 route add default via {NEIGHBOUR6}"))?;
+        node.ip(&format!("route add default via {}", lan.neighbour4))?;
+        node.ip(&format!("-6 route add default via {}", lan.neighbour6))?;
         Ok(())
     }
 

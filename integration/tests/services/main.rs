@@ -6,4 +6,5 @@ mod host_ports;
 mod manifests;
 mod outside;
 mod shop;
+mod two_nodes;
 mod under_change;
