@@ -2,15 +2,18 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Asking, Conversation, NODE4, Node, Settings, ask_on, eventually},
+    testbed::{Asking, Conversation, NODE4, NODE6, Node, Settings, ask_on, eventually},
 };
 use nix::libc;
 use serde_json::json;
 
-use crate::shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop};
+use crate::{
+    manifests::{file, service},
+    shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop},
+};
 
 fn unready() -> serde_json::Value {
     json!({"conditions": {"ready": false}})
@@ -162,4 +165,48 @@ fn services_go_on_without_the_daemon_and_through_its_restart() -> Result<()> {
     ensure!(eventually(Duration::from_secs(5), || talks[0].goes_on().is_err()), "its sockets end");
     node.apply("web.yaml", &text)?;
     works(&mut Vec::new())
+}
+
+#[test]
+fn a_thousand_connections_outlive_changes_and_the_daemon() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    let stays = shop.backends[0].name();
+    shop.serve_each(&node, &json!({}), &[json!({})])?;
+    let mut talks = conversations(&shop.client, at(CLUSTER4, 80), 250)?;
+    talks.extend(conversations(&shop.client, at(CLUSTER6, 80), 250)?);
+    talks.extend(conversations(&node.neighbour, at(NODE4, NODE_PORT), 250)?);
+    talks.extend(conversations(&node.neighbour, at(NODE6, NODE_PORT), 250)?);
+    ensure!(talks.iter().all(|talk| talk.answer.name == stays));
+    let terminating = json!({"conditions": {"ready": false, "serving": true, "terminating": true}});
+    let local = json!({"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"});
+    let affine = json!({"sessionAffinity": "ClientIP"});
+    let moved = json!({"ports": [{"name": "tcp", "port": 81, "targetPort": 8080, "nodePort": 30_081}]});
+    let closed = json!({"type": "ClusterIP", "externalIPs": []});
+    for round in 0..3 {
+        for (spec, first) in [
+            (json!({}), json!({})),
+            (local.clone(), json!({})),
+            (affine.clone(), unready()),
+            (json!({}), terminating.clone()),
+            (moved.clone(), json!({})),
+            (closed.clone(), json!({})),
+        ] {
+            // The second backend comes and goes, and so do services that have nothing to do with it.
+            shop.serve_each(&node, &spec, &[first.clone(), json!({})])?;
+            let other = service("other", &json!({"clusterIP": "10.96.0.99", "clusterIPs": ["10.96.0.99"]}));
+            node.apply("other.yaml", &file(&[other]))?;
+            shop.serve_each(&node, &spec, &[first])?;
+            node.withdraw("other.yaml")?;
+            for talk in &mut talks {
+                talk.goes_on().with_context(|| format!("round {round}, {spec}"))?;
+            }
+        }
+        node.kill_daemon();
+        talks.iter_mut().try_for_each(Conversation::goes_on)?;
+        node.start_daemon()?;
+        talks.iter_mut().try_for_each(Conversation::goes_on)?;
+    }
+    Ok(())
 }

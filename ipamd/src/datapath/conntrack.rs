@@ -1,6 +1,6 @@
 //! The conntrack maps from user space: forgetting what is over, and showing what is not.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use bpf::layout::{
     CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes,
@@ -55,11 +55,13 @@ fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u3
     i64::from(lifetime(lifetimes, protocol, flags)) - age
 }
 
-/// Removes what has expired, calling `ended` with each connection; returns how many entries are left.
+/// Removes what has expired, calling `ended` with each connection; returns how many entries are left. Adds the ports at
+/// which services were met that these connections go to.
 pub fn sweep<K: CtKey, V: CtEntry>(
     map: &TypedMap<K, V>,
     lifetimes: &Lifetimes,
     ended: &mut Option<&mut dyn FnMut(&Connection)>,
+    ports: &mut HashSet<u16>,
 ) -> Result<u64, DatapathError> {
     let now = now();
     let mut left = 0;
@@ -67,6 +69,10 @@ pub fn sweep<K: CtKey, V: CtEntry>(
     map.each(|key, entry| {
         if remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0 {
             left += 1;
+            if entry.service() != 0 && entry.flags() & CT_FAR_VIEW == 0 {
+                let (_, port) = key.sides()[1 - entry.opener()];
+                ports.insert(port);
+            }
         } else if let Err(error) = map.remove(&key) {
             failure = Some(error);
         } else if let Some(ended) = ended

@@ -10,7 +10,7 @@ mod services;
 mod uplinks;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
@@ -50,6 +50,15 @@ use crate::policy::tables::Slot;
 const EVENT_RATE: u32 = 2_000;
 /// How many connections one page of a listing holds.
 const PAGE: usize = 500;
+
+/// What a sweep of the conntrack maps has left.
+#[derive(Debug)]
+pub struct Swept {
+    /// By family: `ipv4`, `ipv6`.
+    pub used: BTreeMap<String, MapUse>,
+    /// The ports at which connections to services were made.
+    pub service_ports: HashSet<u16>,
+}
 
 /// What the datapath is to be.
 #[derive(Clone, Debug)]
@@ -350,22 +359,23 @@ impl Datapath {
         ))
     }
 
-    /// Removes expired conntrack entries, returns what is left by family (`ipv4`, `ipv6`). Takes milliseconds. Calls
-    /// `ended`, if there is one, with each connection that was removed.
+    /// Removes expired conntrack entries. Takes milliseconds. Calls `ended`, if there is one, with each connection that
+    /// was removed.
     pub fn sweep_conntrack(
         &self,
         mut ended: Option<&mut dyn FnMut(&Connection)>,
-    ) -> Result<BTreeMap<String, MapUse>, DatapathError> {
+    ) -> Result<Swept, DatapathError> {
         let capacity = |map: &MapHandle| u64::from(map.max_entries());
+        let mut service_ports = HashSet::new();
         let ipv4 = MapUse {
-            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES, &mut ended)?,
+            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES, &mut ended, &mut service_ports)?,
             capacity: capacity(self.conntrack4.handle()),
         };
         let ipv6 = MapUse {
-            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES, &mut ended)?,
+            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES, &mut ended, &mut service_ports)?,
             capacity: capacity(self.conntrack6.handle()),
         };
-        Ok([("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into())
+        Ok(Swept { used: [("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into(), service_ports })
     }
 
     /// Calls `page` with the matching conntrack entries, a few hundred at a time, until it returns false.

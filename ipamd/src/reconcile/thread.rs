@@ -145,7 +145,12 @@ impl Reconciler {
             None => self.datapath.sweep_conntrack(None),
         };
         match swept {
-            Ok(left) => self.node.set_conntrack_use(left),
+            Ok(swept) => {
+                self.node.set_conntrack_use(swept.used);
+                if let Some(services) = &self.services {
+                    services.forget_ports(&swept.service_ports);
+                }
+            }
             Err(error) => tracing::warn!(%error, "expired connections could not be swept"),
         }
         if let (Some(monitor), Some(ends)) = (monitor, ends) {

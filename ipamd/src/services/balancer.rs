@@ -1,7 +1,7 @@
 //! Keeps the tables of services in step with the cluster.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -268,6 +268,16 @@ impl Balancer {
         self.lock().part(Instant::now())
     }
 
+    /// Has packets to a port be looked at no more, if no service is reached there and no connection to one, of those that
+    /// there are, was made there.
+    pub fn forget_ports(&self, of_connections: &HashSet<u16>) {
+        let mut state = self.lock();
+        if state.started {
+            let State { tables, served, .. } = &mut *state;
+            tables.keep_ports(PortRow::Served, &|port| served.has(port) || of_connections.contains(&port));
+        }
+    }
+
     /// Tries again what has failed, or did not fit.
     pub fn retry(&self) {
         let mut state = self.lock();
@@ -373,11 +383,8 @@ impl State {
             self.tables.set_host_backends(any)?;
             self.has_host_backends = any;
         }
-        let (served, of_backends) = (&self.served, &self.of_backends);
-        self.staged.unmarked.retain(|(row, port)| match row {
-            PortRow::Served => !served.has(*port),
-            PortRow::OfBackends => !of_backends.has(*port),
-        });
+        let of_backends = &self.of_backends;
+        self.staged.unmarked.retain(|port| !of_backends.has(*port));
         self.staged.commit(&mut *self.tables, &mut self.room)
     }
 

@@ -116,8 +116,7 @@ impl State {
             }
             self.leaving.push_back(Leaving::new(None, service, backend));
         }
-        let (served, of_backends) = (&self.served, &self.of_backends);
-        self.tables.keep_ports(PortRow::Served, &|port| served.has(port));
+        let of_backends = &self.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));
         let known: HashSet<_> = self
             .programmed

@@ -12,8 +12,7 @@ use super::{
     plan::{Front, Plan, Scope},
     staged::Ranges,
     tables::{
-        Backend, Choice, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber,
-        TableError,
+        Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
     },
 };
 
@@ -291,8 +290,9 @@ impl State {
         if front.reach.is_external() {
             if more {
                 self.served.add(front.key.port, &mut *self.tables);
-            } else if self.served.remove(front.key.port) {
-                self.staged.unmarked.push((PortRow::Served, front.key.port));
+            } else {
+                // Connections that were made there go on: the mark stays as long as they do.
+                self.served.remove(front.key.port);
             }
         } else {
             self.count_address(front.key.address, more);
@@ -307,7 +307,7 @@ impl State {
         if more {
             self.of_backends.add(backend.port, &mut *self.tables);
         } else if self.of_backends.remove(backend.port) {
-            self.staged.unmarked.push((PortRow::OfBackends, backend.port));
+            self.staged.unmarked.push(backend.port);
         }
     }
 }

@@ -28,7 +28,8 @@ pub(super) struct Staged {
     pub source_ranges: Vec<Ranges>,
     /// What is to be at each; `None`: nothing. Of what is staged for a key the last counts.
     pub frontends: BTreeMap<FrontendKey, Option<FrontendValue>>,
-    pub unmarked: Vec<(PortRow, u16)>,
+    /// Ports that no backend in the node's own namespace has any more.
+    pub unmarked: Vec<u16>,
     /// Sets whose places are out of force then: the first keep their numbers.
     pub emptied: Vec<(Family, Filled)>,
     pub released: Vec<(Family, Filled)>,
@@ -69,8 +70,8 @@ impl Staged {
         if !gone.is_empty() {
             tables.remove_frontends(&gone)?;
         }
-        for (row, port) in staged.unmarked {
-            tables.mark_port(row, port, false);
+        for port in staged.unmarked {
+            tables.mark_port(PortRow::OfBackends, port, false);
         }
         for (family, filled) in &staged.emptied {
             room.empty(*family, filled);
