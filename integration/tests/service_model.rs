@@ -3,15 +3,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use integration::oracle::{
-    product::{manifest_text, objects},
-    services::{
-        Client, Documents, Here, Served,
-        generate::{NODES, Scene, scene},
-    },
+use integration::oracle::services::{
+    Client, Documents, Served,
+    asked::{changes, here, objects_of, questions},
+    generate::{NODES, Scene, scene},
 };
 use ipamd::{
-    cluster::objects::{Change, ObjectId},
+    cluster::objects::Change,
     services::{
         Balancer, NodeAddresses, Site,
         memory::{From, Led, Memory},
@@ -24,37 +22,13 @@ use proptest::{
     test_runner::{TestCaseResult, TestRunner},
 };
 
-fn here() -> Here {
-    let addresses = ["192.0.2.7", "2001:db8::7", "127.0.0.1"];
-    Here {
-        name: NODES[0].to_owned(),
-        addresses: addresses.map(|it| it.parse().expect("an address")).to_vec(),
-    }
-}
-
 fn balancer(tables: &Memory, scene: &Scene) -> Balancer {
     let site = Site { node: NODES[0].into(), zone: None, pools: Vec::new() };
     let balancer = Balancer::new(Box::new(tables.clone()), site);
     let all: BTreeSet<IpAddr> = here().addresses.into_iter().collect();
-    let changes: Vec<_> = read(scene).into_iter().map(Change::Put).collect();
+    let changes: Vec<_> = objects_of(scene).into_iter().map(Change::Put).collect();
     balancer.start(NodeAddresses::new(all, &[]), [], &changes).expect("tables in memory take everything");
     balancer
-}
-
-fn read(scene: &Scene) -> Vec<ipamd::cluster::objects::Object> {
-    if scene.is_empty() {
-        Vec::new()
-    } else {
-        objects(&manifest_text(scene)).expect("documents that can be read")
-    }
-}
-
-/// From one scene to the next: what is gone, then what is there.
-fn changes(before: &Scene, after: &Scene) -> Vec<Change> {
-    let there = read(after);
-    let ids: BTreeSet<ObjectId> = there.iter().map(ipamd::cluster::objects::Object::id).collect();
-    let gone = read(before).into_iter().map(|object| object.id()).filter(|id| !ids.contains(id));
-    gone.map(Change::Remove).chain(there.into_iter().map(Change::Put)).collect()
 }
 
 fn clients() -> Vec<(Client, From)> {
@@ -67,30 +41,6 @@ fn clients() -> Vec<(Client, From)> {
         clients.push((Client::Outside(address), From::Outside(address)));
     }
     clients
-}
-
-/// Every address and port that a scene could have a service at, and some that it could not.
-fn questions() -> Vec<(IpAddr, u16)> {
-    let mut questions = Vec::new();
-    for number in 0..4 {
-        let of_service = [
-            format!("10.96.0.{number}"),
-            format!("fd00:96::{number}"),
-            format!("198.18.0.{number}"),
-            format!("203.0.113.{number}"),
-        ];
-        for address in of_service {
-            for port in [79, 80, 81, 82] {
-                questions.push((address.parse().expect("an address"), port));
-            }
-        }
-        for port in 0..4 {
-            for address in here().addresses {
-                questions.push((address, 30_000 + number * 10 + port));
-            }
-        }
-    }
-    questions
 }
 
 /// What was answered, so that a test that always hears the same is seen.

@@ -7,4 +7,6 @@ mod malformed;
 mod masquerade;
 mod packets;
 mod policy;
+mod random_services;
 mod services;
+mod stage;

@@ -1,6 +1,6 @@
 //! Random clusters, compiled into the kernel's maps: the programs do what the specifications say.
 
-use std::{cell::RefCell, fs, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
 use etherparse::{IpNumber, PacketBuilder};
 use integration::{
@@ -10,104 +10,62 @@ use integration::{
         product::Product,
         protocol,
     },
-    programs::{Bench, Knobs, Local},
+    programs::Local,
 };
-use ipamd::datapath::{Datapath, DatapathConfig, PolicySizes, PolicyTables};
+use ipamd::datapath::{PolicySizes, PolicyTables};
 use proptest::{
     prelude::*,
     sample::subsequence,
     test_runner::{TestCaseResult, TestRunner},
 };
 
+use crate::stage::Stage;
+
 /// Flows that are sent of each cluster, of those that could be.
 const SENT: usize = 400;
 
-/// A folder on the bpffs; removed with all pins in it.
-struct Pinned(PathBuf);
-
-impl Pinned {
-    fn new() -> Self {
-        let folder = PathBuf::from(format!("/sys/fs/bpf/cambric-test-programs-{}", std::process::id()));
-        fs::create_dir(&folder).expect("a bpffs at /sys/fs/bpf");
-        Self(folder)
-    }
+/// The policy tables of the stage, as a daemon opens them.
+fn tables(stage: &Stage) -> PolicyTables {
+    PolicyTables::open(Arc::clone(&stage.datapath), &stage.config.pins, PolicySizes::default()).unwrap()
 }
 
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The programs, and the daemon's way to their maps.
-struct Stage {
-    bench: Bench,
-    datapath: Arc<Datapath>,
-    config: DatapathConfig,
-    _pinned: Pinned,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let mut bench = Bench::new(&Knobs::default()).unwrap();
-        let pinned = Pinned::new();
-        let config = DatapathConfig {
-            pins: bpf::attach::Pins::new(&pinned.0),
-            attach_mode: None,
-            // As the programs were loaded, so that their maps are adopted.
-            conntrack_size: 131_072,
-            masquerade: true,
-            masquerade_ports: 10_000..=29_999,
-            policy_rules: PolicySizes::default().rules,
-        };
-        bench.pin_maps(&config.pins).unwrap();
-        let datapath = Arc::new(Datapath::open(&config).unwrap());
-        Self { bench, datapath, config, _pinned: pinned }
-    }
-
-    fn tables(&self) -> PolicyTables {
-        PolicyTables::open(Arc::clone(&self.datapath), &self.config.pins, PolicySizes::default()).unwrap()
-    }
-
-    /// All endpoints are behind one interface.
-    fn local(&self, pod: &Pod, slot: u32) -> Local {
-        let mut local = Local { ipv4: [0, 0, 0, 0].into(), ipv6: 0.into(), slot, ..self.bench.a };
-        for address in &pod.addresses {
-            match address {
-                IpAddr::V4(address) => local.ipv4 = *address,
-                IpAddr::V6(address) => local.ipv6 = *address,
-            }
+/// All endpoints are behind one interface.
+fn local(stage: &Stage, pod: &Pod, slot: u32) -> Local {
+    let mut local = Local { ipv4: [0, 0, 0, 0].into(), ipv6: 0.into(), slot, ..stage.bench.a };
+    for address in &pod.addresses {
+        match address {
+            IpAddr::V4(address) => local.ipv4 = *address,
+            IpAddr::V6(address) => local.ipv6 = *address,
         }
-        local
     }
+    local
+}
 
-    /// Sends the first packet of a flow. `None`: it was dropped for another reason than policy.
-    fn passes(&self, question: &Question) -> Option<bool> {
-        let Question { direction, own, peer, flow, .. } = *question;
-        let (source, destination) = match direction {
-            Direction::Egress => (own, peer),
-            Direction::Ingress => (peer, own),
-        };
-        let (program, ifindex, macs) = match direction {
-            Direction::Egress => {
-                ("from_endpoint", self.bench.a.ifindex, (self.bench.a.mac, self.bench.a.host_mac))
-            }
-            Direction::Ingress => {
-                ("from_network", self.bench.uplink, ([2, 0, 0, 0, 9, 9], self.bench.uplink_mac))
-            }
-        };
-        let packet = packet(macs, source, destination, flow);
-        self.bench.forget_flows().unwrap();
-        let before = self.bench.drops().unwrap();
-        self.bench.run(program, ifindex, &packet).unwrap();
-        let after = self.bench.drops().unwrap();
-        let dropped =
-            after.iter().find(|(reason, count)| before.get(*reason) != Some(*count)).map(|(it, _)| *it);
-        match dropped {
-            None => Some(true),
-            Some("policy_ingress" | "policy_egress") => Some(false),
-            Some(_) => None,
+/// Sends the first packet of a flow. `None`: it was dropped for another reason than policy.
+fn passes(stage: &Stage, question: &Question) -> Option<bool> {
+    let Question { direction, own, peer, flow, .. } = *question;
+    let (source, destination) = match direction {
+        Direction::Egress => (own, peer),
+        Direction::Ingress => (peer, own),
+    };
+    let (program, ifindex, macs) = match direction {
+        Direction::Egress => {
+            ("from_endpoint", stage.bench.a.ifindex, (stage.bench.a.mac, stage.bench.a.host_mac))
         }
+        Direction::Ingress => {
+            ("from_network", stage.bench.uplink, ([2, 0, 0, 0, 9, 9], stage.bench.uplink_mac))
+        }
+    };
+    let packet = packet(macs, source, destination, flow);
+    stage.bench.forget_flows().unwrap();
+    let before = stage.bench.drops().unwrap();
+    stage.bench.run(program, ifindex, &packet).unwrap();
+    let after = stage.bench.drops().unwrap();
+    let dropped = after.iter().find(|(reason, count)| before.get(*reason) != Some(*count)).map(|(it, _)| *it);
+    match dropped {
+        None => Some(true),
+        Some("policy_ingress" | "policy_egress") => Some(false),
+        Some(_) => None,
     }
 }
 
@@ -190,16 +148,16 @@ fn questions(scene: &Scene) -> Vec<Question> {
 
 fn check(stage: &Stage, scene: &Scene, chosen: &[Question], answers: &mut [u32; 3]) -> TestCaseResult {
     let product =
-        Product::start_on(Box::new(stage.tables()), &scene.documents, &scene.locals, &scene.node_addresses);
+        Product::start_on(Box::new(tables(stage)), &scene.documents, &scene.locals, &scene.node_addresses);
     let product = product.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
-    let locals = scene.locals.iter().map(|pod| stage.local(pod, product.slot(pod).map_or(0, |slot| slot.0)));
+    let locals = scene.locals.iter().map(|pod| local(stage, pod, product.slot(pod).map_or(0, |slot| slot.0)));
     let locals = locals.collect::<Vec<_>>();
     for local in &locals {
         stage.bench.place_endpoint(local).unwrap();
     }
     let mut outcome = Ok(());
     for question in chosen {
-        let passes = stage.passes(question);
+        let passes = passes(stage, question);
         answers[passes.map_or(2, usize::from)] += 1;
         if passes.is_some_and(|passes| passes != question.expected) {
             outcome = Err(TestCaseError::fail(format!("{question:?}: passes: {passes:?}")));

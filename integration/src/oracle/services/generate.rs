@@ -35,9 +35,9 @@ fn endpoint(v4: bool) -> impl Strategy<Value = Value> {
 }
 
 fn slice(service: usize, number: usize) -> impl Strategy<Value = Value> {
-    (any::<bool>(), vec((select(&["", "a", "b"][..]), select(&["TCP", "UDP"][..]), 8080_u16..8083), 0..3))
+    (any::<bool>(), vec((select(&["", "a", "b"][..]), select(&["TCP", "UDP"][..]), 8080_u16..8083), 0..7))
         .prop_flat_map(move |(v4, ports)| {
-            vec(endpoint(v4), 0..5).prop_map(move |endpoints| {
+            vec(endpoint(v4), 0..6).prop_map(move |endpoints| {
                 let ports: Vec<_> = ports
                     .iter()
                     .map(|(name, protocol, port)| json!({"name": name, "protocol": protocol, "port": port}))
@@ -57,8 +57,10 @@ fn slice(service: usize, number: usize) -> impl Strategy<Value = Value> {
 
 /// A service whose addresses and node ports nobody else has.
 fn service(number: usize) -> impl Strategy<Value = Value> {
-    let ports = vec((select(&["", "a", "b"][..]), select(&["TCP", "UDP"][..]), any::<bool>()), 1..4);
-    let sort = select(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"][..]);
+    let ports = vec((select(&["", "a", "b"][..]), select(&["TCP", "TCP", "UDP"][..]), any::<bool>()), 1..4);
+    let sort = prop_oneof![
+        2 => Just("ClusterIP"), 3 => Just("NodePort"), 4 => Just("LoadBalancer"), 1 => Just("ExternalName")
+    ];
     let policies = (any::<bool>(), any::<bool>());
     let ranges =
         prop_oneof![Just(vec![]), Just(vec!["198.51.100.0/24"]), Just(vec!["10.88.0.0/24", "192.0.2.0/24"])];
@@ -112,7 +114,7 @@ pub fn scene() -> impl Strategy<Value = Scene> {
         let one = |number: usize| {
             (
                 option::weighted(0.9, service(number)),
-                vec(any::<bool>(), 2),
+                vec(prop::bool::weighted(0.8), 2),
                 slice(number, 0),
                 slice(number, 1),
             )

@@ -1,5 +1,6 @@
 //! Where connections to services may go, as the Service API says it: documents in, answers out, naively.
 
+pub mod asked;
 pub mod generate;
 
 use std::{collections::BTreeSet, net::IpAddr};

@@ -1,0 +1,59 @@
+//! The programs with maps that a daemon's own code writes.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use integration::programs::{Bench, Knobs};
+use ipamd::datapath::{Datapath, DatapathConfig, PolicySizes};
+
+/// A folder on the bpffs; removed with all pins in it.
+struct Pinned(PathBuf);
+
+impl Pinned {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(format!("/sys/fs/bpf/cambric-test-programs-{process}-{number}"));
+        fs::create_dir(&folder).expect("a bpffs at /sys/fs/bpf");
+        Self(folder)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The programs, and the daemon's way to their maps.
+pub struct Stage {
+    pub bench: Bench,
+    pub datapath: Arc<Datapath>,
+    pub config: DatapathConfig,
+    _pinned: Pinned,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        let mut bench = Bench::new(&Knobs::default()).unwrap();
+        let pinned = Pinned::new();
+        let config = DatapathConfig {
+            pins: bpf::attach::Pins::new(&pinned.0),
+            attach_mode: None,
+            // As the programs were loaded, so that their maps are adopted.
+            conntrack_size: 131_072,
+            masquerade: true,
+            masquerade_ports: 10_000..=29_999,
+            policy_rules: PolicySizes::default().rules,
+        };
+        bench.pin_maps(&config.pins).unwrap();
+        let datapath = Arc::new(Datapath::open(&config).unwrap());
+        Self { bench, datapath, config, _pinned: pinned }
+    }
+}
