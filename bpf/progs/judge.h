@@ -58,6 +58,26 @@ static __always_inline int FN(hide)(CT_ENTRY *entry, __u32 side, const ADDRESS *
 	return PARSED;
 }
 
+/* Whether a packet gets an address of the node as its source here: the stack would not take it then, and no discipline of
+ * its endpoint sees it. */
+static __always_inline bool FN(leaves_as_node)(struct scratch *room, __u32 side, bool against, __u8 nat)
+{
+	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	struct frontend *of_address;
+
+	if (!(nat & NAT_SOURCE) || !(entry->service || entry->flags & CT_DSR))
+		return false;
+	if (!against)
+		return true;
+	key->address = entry->nat_address[side & 1];
+	key->port = 0;
+	key->protocol = 0;
+	key->pad = 0;
+	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
+	return of_address && of_address->flags & ADDRESS_OF_NODE;
+}
+
 /* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
  * in the entry. */
 static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
@@ -217,8 +237,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	}
 	if (reason)
 		return reason;
-	/* The stack takes no packet from outside that has an address of its own. */
-	if ((source->flags & ENDPOINT_SHAPED && !(entry->service && way->nat & NAT_SOURCE)) ||
+	if ((source->flags & ENDPOINT_SHAPED && !FN(leaves_as_node)(room, side, against, against ? nat : way->nat)) ||
 	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)

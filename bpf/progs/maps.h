@@ -217,11 +217,12 @@ struct scratch {
 	struct client6 client; /* or a client4 */
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
+	struct frontend_key6 frontend; /* or a frontend_key4 */
 	__be32 quote[16]; /* what an error quotes */
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;
 	bool marked;
-	__u8 end[5];
+	__u8 end[1];
 	struct event event;
 };
 

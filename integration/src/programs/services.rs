@@ -1,11 +1,11 @@
 //! Services in the bench's maps, one set of backends for each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use bpf::layout::{
-    BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Node, PORT_WORDS, PORTS_SERVED, Plain,
-    SET_BY_SCORE, ServiceFamily, V4, V6,
+    ADDRESS_OF_NODE, BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Node, PORT_WORDS,
+    PORTS_SERVED, Plain, SET_BY_SCORE, ServiceFamily, V4, V6,
 };
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -76,6 +76,12 @@ impl Bench {
         Ok(())
     }
 
+    /// Has an address be one of the node's that serves node ports.
+    pub fn serve_node_ports_at(&self, address: Ipv4Addr) -> Result<()> {
+        let value = Frontend { flags: ADDRESS_OF_NODE, ..Frontend::default() };
+        put(&self.skeleton.maps.frontends4, &V4::frontend(address, 0, 0), &value)
+    }
+
     /// Makes an endpoint one of a service's.
     pub fn join(&self, service: u32, backend: SocketAddr, value: u32) -> Result<()> {
         let maps = &self.skeleton.maps;
@@ -102,7 +108,7 @@ impl Bench {
     }
 
     /// Has backends elsewhere answer directly, and sets what an endpoint sees that meets itself.
-    pub fn set_external(&self, dsr: bool, hairpin: (std::net::Ipv4Addr, std::net::Ipv6Addr)) -> Result<()> {
+    pub fn set_external(&self, dsr: bool, hairpin: (Ipv4Addr, std::net::Ipv6Addr)) -> Result<()> {
         let node = &self.skeleton.maps.node;
         let bytes = node.lookup(0u32.as_bytes(), MapFlags::ANY)?.unwrap_or_default();
         let mut value = Node::from_bytes(&bytes).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bpf::layout::{CT_RESET, CtEntry};
+use bpf::layout::{CT_RESET, CtEntry, ENDPOINT_SHAPED};
 use etherparse::{PacketBuilder, PacketHeaders};
 use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
 
@@ -50,6 +50,31 @@ fn what_is_addressed_to_a_service_goes_to_its_backend_and_back() {
         Seen { source: cluster.ip(), destination: a.ipv4.into(), hops: 64, ports: (80, 40_000) }
     );
     changes(&bench, &before, &[], (2, 0));
+}
+
+#[test]
+fn a_discipline_sees_what_a_backend_answers_unless_the_stack_would_not_take_it() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    bench.add_endpoint(&b, ENDPOINT_SHAPED).unwrap();
+    bench.serve_node_ports_at(NODE4).unwrap();
+    let cluster: SocketAddr = CLUSTER.parse().unwrap();
+    let served = Served {
+        frontends: vec![cluster, at(NODE4, 30_080)],
+        ..Served::tcp(1, cluster, &[at(b.ipv4, 8080)])
+    };
+    bench.serve(&served).unwrap();
+    // To an endpoint by way of the stack, as the service.
+    bench.run("from_endpoint", a.ifindex, &tcp4(&a, v4(cluster.ip()), (40_000, 80), TCP_SYN)).unwrap();
+    let back = bench.run("from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (8080, 40_000), TCP_SYN_ACK)).unwrap();
+    assert_eq!(back.action, PASS);
+    assert_eq!((seen(&back.packet).source, seen(&back.packet).ports), (cluster.ip(), (80, 40_000)));
+    // To a client outside from the node's own address: by the uplink.
+    let there = network4(&bench, CLIENT4, NODE4, (40_000, 30_080), TCP_SYN);
+    bench.run("from_network", bench.uplink, &there).unwrap();
+    let back =
+        bench.run("from_endpoint", b.ifindex, &tcp4(&b, CLIENT4, (8080, 40_000), TCP_SYN_ACK)).unwrap();
+    assert_eq!(delivered(&back).source, IpAddr::from(NODE4));
 }
 
 #[test]
