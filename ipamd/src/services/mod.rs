@@ -22,6 +22,8 @@ pub mod plan;
 mod program;
 mod staged;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use self::{
