@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     ipvs,
-    look::{self, Leftovers, Ruleset, Variant, look},
+    look::{self, Ruleset, Variant, look},
     names,
     removal::{Reason, Removal},
     running, saved,
@@ -93,7 +93,8 @@ pub fn clean_up() -> io::Result<Cleanup> {
     if !cleanup.removed.is_empty() && cleanup.failed.is_empty() {
         thread::sleep(SETTLE);
         let back = look()?;
-        if came_back(&found, &back, &cleanup) {
+        // What was kept is there still.
+        if !back.is_empty() && cleanup.kept.is_empty() {
             let who = running::process().map_or_else(String::new, |process| format!(" (process {process})"));
             cleanup
                 .failed
@@ -103,15 +104,9 @@ pub fn clean_up() -> io::Result<Cleanup> {
     Ok(cleanup)
 }
 
-/// Whether what was removed is there again. What was kept is there still.
-fn came_back(before: &Leftovers, now: &Leftovers, cleanup: &Cleanup) -> bool {
-    let again = now.chains.iter().any(|(ruleset, count)| before.chains.get(ruleset) <= Some(count));
-    !now.is_empty() && (cleanup.kept.is_empty() || again)
-}
-
-/// `ipset`'s own numbers begin where the kernel's end.
+/// `ipset` has numbers of its own, beyond the kernel's others (`linux/netfilter/ipset/ip_set.h`).
 fn set_error(error: &io::Error) -> String {
-    const BUSY: i32 = 4097;
+    const BUSY: i32 = 4100;
     match error.raw_os_error() {
         Some(BUSY) => "a rule uses it".to_owned(),
         _ => error.to_string(),
