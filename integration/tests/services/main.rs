@@ -2,9 +2,11 @@
 
 mod addresses;
 mod backends;
+mod health;
 mod host_ports;
 mod manifests;
 mod outside;
 mod shop;
+mod told;
 mod two_nodes;
 mod under_change;
