@@ -173,6 +173,9 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			/* The answers are not seen here; that the client goes on shows that they come. */
 			entry->flags |= CT_REPLIED;
 		if (FN(is_marked_on)(&packet, entry, side)) {
+			if (!skb->gso_size && way->mtu && skb->len + sizeof(MARK) > (__u32)way->mtu + ETH_HLEN)
+				return FN(refuse_large)(skb, &packet, way->mtu - sizeof(MARK), false);
+
 			int reason = FN(put_mark)(skb, &packet);
 
 			if (reason)

@@ -117,6 +117,8 @@ pub trait ServiceFamily {
     fn of_member(key: &Self::Member) -> (u32, Self::Address, u16);
     /// The key of a prefix of `length` bits.
     fn source_range(service: u32, address: Self::Address, length: u8) -> Self::SourceRange;
+    /// Service, address and bits of the address that count.
+    fn of_source_range(range: &Self::SourceRange) -> (u32, Self::Address, u8);
 }
 
 /// IPv4.
@@ -163,6 +165,11 @@ macro_rules! family {
 
             fn source_range(service: u32, address: $address, length: u8) -> $range {
                 $range { length: 32 + u32::from(length), service, address: address.into() }
+            }
+
+            fn of_source_range(range: &$range) -> (u32, $address, u8) {
+                let length = u8::try_from(range.length.saturating_sub(32)).unwrap_or(u8::MAX);
+                (range.service, range.address.into(), length)
             }
         }
     };

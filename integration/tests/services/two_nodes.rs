@@ -11,7 +11,7 @@ use integration::{
     needs_root,
     testbed::{
         Answering, Asking, Conversation, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod,
-        Settings,
+        Settings, eventually,
     },
 };
 use serde_json::{Value, json};
@@ -156,6 +156,29 @@ fn with_direct_server_return_the_backend_sees_the_client_and_answers_it() -> Res
     // The front saw none of the answers.
     std::thread::sleep(Duration::from_millis(1500));
     talks.iter_mut().try_for_each(Conversation::goes_on)?;
+    Ok(())
+}
+
+#[test]
+fn a_datagram_that_leaves_no_room_for_its_mark_comes_in_pieces() -> Result<()> {
+    needs_root!();
+    let nodes = Nodes::start(&["--external-service-mode=dsr"])?;
+    let pod = nodes.back.add_pod_of("shop/far", &[])?;
+    let _server = Answering::start(&pod, "far", 8080)?;
+    nodes.serve(&pod, &json!({}))?;
+    for (family, node, _) in NODE_PORTS {
+        let to = at(node, NODE_PORT);
+        let socket = nodes.client.udp_socket(to)?;
+        Asking::connect(&nodes.client, &socket, to)?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        // As large as the link takes; the node says how much the way takes.
+        let datagram = vec![7; if node.is_ipv4() { 1_472 } else { 1_452 }];
+        let answered = eventually(Duration::from_secs(3), || {
+            socket.send(&datagram).is_ok() && socket.recv(&mut [0; 256]).is_ok()
+        });
+        ensure!(answered, "{family}: {}", nodes.front.ctl(&["status"])?["drops"]);
+        ensure!(nodes.front.drops("too_large")? > 0, "{family}");
+    }
     Ok(())
 }
 

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bpf::layout::{ADDRESS_LOOPBACK, ADDRESS_OF_NODE, ADDRESS_OF_SERVICE};
 use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
@@ -16,14 +15,12 @@ use super::{
     fill::Room,
     health::{HealthCheck, HealthPorts},
     inherit::Inherited,
+    leaving::{Gone, Leaving},
     marks::Marks,
-    plan::{self, Front, Plan, Reach, Scope, Site},
-    program::{PortKey, Programmed, Wanted},
+    plan::Site,
+    program::Programmed,
     staged::Staged,
-    tables::{
-        Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
-        Tables,
-    },
+    tables::{FrontendKey, PortRow, ServiceNumber, TableError, Tables},
     world::{ServiceId, World},
 };
 use crate::{
@@ -31,9 +28,6 @@ use crate::{
     node::HostPort,
 };
 
-/// How long an endpoint that its service no longer has keeps the connections that it has: so long a move from one
-/// EndpointSlice to another may take.
-const PARTING: Duration = Duration::from_secs(1);
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -80,15 +74,6 @@ impl NodeAddresses {
     }
 }
 
-/// An endpoint that a service no longer has. Its sockets are to be ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gone {
-    /// The service's port.
-    pub service: ServiceNumber,
-    /// The endpoint.
-    pub backend: Backend,
-}
-
 /// What a change came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Applied {
@@ -96,22 +81,6 @@ pub struct Applied {
     pub took: Duration,
     /// How many services it concerned.
     pub services: usize,
-}
-
-/// A member that has left, until it is forgotten.
-#[derive(Debug)]
-pub(super) struct Leaving {
-    until: Instant,
-    /// Whose it was; `None`: an earlier daemon's.
-    of: Option<(Owner, PortKey)>,
-    service: ServiceNumber,
-    backend: Backend,
-}
-
-impl Leaving {
-    pub fn new(of: Option<(Owner, PortKey)>, service: ServiceNumber, backend: Backend) -> Self {
-        Self { until: Instant::now() + PARTING, of, service, backend }
-    }
 }
 
 #[derive(Debug)]
@@ -122,12 +91,12 @@ pub(super) struct State {
     pub world: World,
     pub site: Site,
     pub node_addresses: BTreeSet<IpAddr>,
-    node_ports: BTreeSet<IpAddr>,
-    host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
+    pub node_ports: BTreeSet<IpAddr>,
+    pub host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
     pub programmed: BTreeMap<Owner, Vec<Programmed>>,
     pub owners: HashMap<FrontendKey, ServiceNumber>,
     /// How many services have a cluster address.
-    addresses: HashMap<IpAddr, u32>,
+    pub addresses: HashMap<IpAddr, u32>,
     pub served: Marks,
     pub of_backends: Marks,
     has_host_backends: bool,
@@ -136,14 +105,14 @@ pub(super) struct State {
     pub staged: Staged,
     pub inherited: Option<Inherited>,
     /// What health check ports are to answer, and who answers.
-    health_checks: BTreeMap<u16, HealthCheck>,
+    pub health_checks: BTreeMap<u16, HealthCheck>,
     pub health: Option<HealthPorts>,
     /// Who did not get all they want.
     pub unsatisfied: BTreeSet<Owner>,
     /// Something was given up that the unsatisfied may want.
     pub freed: bool,
     /// The tables could not be written.
-    failed: bool,
+    pub failed: bool,
     started: bool,
 }
 
@@ -241,7 +210,7 @@ impl Balancer {
         state.stand_at(addresses);
         if state.started {
             // Which backends are the node's own may be another matter now.
-            state.fail_safe(State::rebuild);
+            state.write(State::rebuild);
         }
     }
 
@@ -285,7 +254,7 @@ impl Balancer {
             return;
         }
         if state.failed {
-            state.fail_safe(State::rebuild);
+            state.write(State::rebuild);
         } else if !state.unsatisfied.is_empty() {
             let owners = state.unsatisfied.iter().cloned().collect();
             state.bring(owners);
@@ -324,9 +293,9 @@ impl State {
     /// Brings the tables to what the owners want now.
     fn bring(&mut self, owners: Vec<Owner>) {
         if self.failed {
-            return self.fail_safe(Self::rebuild);
+            return self.write(Self::rebuild);
         }
-        self.fail_safe(|state| {
+        self.write(|state| {
             for owner in owners {
                 state.settle_owner(&owner);
             }
@@ -339,14 +308,9 @@ impl State {
         });
     }
 
-    fn fail_safe(&mut self, write: impl FnOnce(&mut Self) -> Result<(), TableError>) {
-        self.failed = match write(self) {
-            Ok(()) => false,
-            Err(error) => {
-                tracing::error!(%error, "services could not be put in force; this is tried again");
-                true
-            }
-        };
+    fn write(&mut self, write: impl FnOnce(&mut Self) -> Result<(), TableError>) {
+        let written = write(self);
+        self.failed = has_failed(&written);
     }
 
     /// Settles everything anew, on what the tables have.
@@ -370,7 +334,7 @@ impl State {
             self.settle_owner(owner);
         }
         self.stage_node_addresses();
-        self.clear_inheritance()?;
+        self.clear_inheritance();
         self.commit()
     }
 
@@ -399,138 +363,16 @@ impl State {
         self.settle(owner, wanted);
     }
 
-    /// Counts the ready endpoints of this node behind a health check port.
-    fn note_health(&mut self, id: &ServiceId) {
-        self.health_checks.retain(|_, check| check.namespace != id.namespace || check.name != id.name);
-        let Some(service) = self.world.services.get(id) else { return };
-        let Some(number) = service.health_check_port else { return };
-        let endpoints = self.world.slices_of(id).flat_map(|slice| slice.endpoints.iter());
-        let ready: BTreeSet<_> =
-            endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
-        let of_family = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
-        let local_endpoints = of_family(Family::V4).max(of_family(Family::V6));
-        let check =
-            HealthCheck { namespace: Arc::clone(&id.namespace), name: Arc::clone(&id.name), local_endpoints };
-        self.health_checks.insert(number, check);
-    }
-
-    fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
-        let Some(service) = self.world.services.get(id) else { return Vec::new() };
-        let mut wanted = Vec::new();
-        for port in &service.ports {
-            for family in Family::ALL {
-                let Some(plan) = plan::plan(&self.site, service, port, family, self.world.slices_of(id))
-                else {
-                    continue;
-                };
-                let is_checked = plan.fronts.iter().any(|front| front.ranged);
-                let ranges = service
-                    .source_ranges
-                    .iter()
-                    .filter(|it| is_checked && Family::of(it.network()) == family);
-                let key = PortKey { name: Arc::clone(&port.name), protocol: port.protocol, family };
-                wanted.push(Wanted { key, plan, source_ranges: ranges.copied().collect() });
-            }
-        }
-        wanted
-    }
-
-    fn wanted_of_container(&self, container: &AttachmentKey) -> Vec<Wanted> {
-        let mut wanted = Vec::new();
-        for (mapping, backends) in self.host_ports.get(container).into_iter().flatten() {
-            for address in backends {
-                let family = Family::of(*address);
-                if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
-                    continue;
-                }
-                let backend = Backend { address: *address, port: mapping.container_port };
-                let at = mapping.host_ip.unwrap_or_else(|| family.unspecified());
-                let front = Front {
-                    key: FrontendKey { address: at, port: mapping.host_port, protocol: mapping.protocol },
-                    reach: Reach::HostPort,
-                    inside: Scope::Cluster,
-                    outside: Scope::Cluster,
-                    ranged: false,
-                };
-                let plan = Plan {
-                    fronts: vec![front],
-                    members: vec![Member { backend, in_cluster: true, in_local: true }],
-                    affinity: 0,
-                    problems: Vec::new(),
-                };
-                let name = Arc::from(format!("{at}:{}", mapping.host_port));
-                wanted.push(Wanted {
-                    key: PortKey { name, protocol: mapping.protocol, family },
-                    plan,
-                    source_ranges: Box::default(),
-                });
-            }
-        }
-        wanted
-    }
-
     pub(super) fn next_number(&mut self) -> ServiceNumber {
         self.last_number += 1;
         ServiceNumber(self.last_number)
     }
-
-    /// The first service at a cluster address has it marked, the last has the mark taken away.
-    pub(super) fn count_address(&mut self, address: IpAddr, more: bool) {
-        let count = self.addresses.entry(address).or_default();
-        let before = *count;
-        *count = if more { before + 1 } else { before - 1 };
-        match (before, more) {
-            (0, true) => self.stage_address(address, ADDRESS_OF_SERVICE),
-            (1, false) => {
-                self.addresses.remove(&address);
-                self.staged.frontends.insert(what_is(address), None);
-            }
-            _ => {}
-        }
-    }
-
-    fn stage_node_addresses(&mut self) {
-        for address in self.node_ports.clone() {
-            let loopback = if address.is_loopback() { ADDRESS_LOOPBACK } else { 0 };
-            self.stage_address(address, ADDRESS_OF_NODE | loopback);
-        }
-    }
-
-    fn stage_address(&mut self, address: IpAddr, flags: u32) {
-        let none = SetNumber::default();
-        let value =
-            FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
-        if !self.is_inherited(what_is(address), &value) {
-            self.staged.frontends.insert(what_is(address), Some(value));
-        }
-    }
-
-    fn part(&mut self, now: Instant) -> Vec<Gone> {
-        let mut gone = Vec::new();
-        while self.leaving.front().is_some_and(|it| it.until <= now) {
-            let Some(it) = self.leaving.pop_front() else { break };
-            let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
-                let ports = self.programmed.get(owner).into_iter().flatten();
-                ports.filter(|port| port.key == *key && port.number == it.service).any(|port| {
-                    port.plan.members.binary_search_by_key(&it.backend, |member| member.backend).is_ok()
-                })
-            });
-            if !is_back {
-                gone.push(Gone { service: it.service, backend: it.backend });
-            }
-        }
-        if !gone.is_empty() {
-            let members: Vec<_> = gone.iter().map(|it| (it.service, it.backend)).collect();
-            self.fail_safe(|state| {
-                state.tables.remove_members(&members)?;
-                state.tables.raise_epoch()
-            });
-        }
-        gone
-    }
 }
 
-/// The key under which the tables say what an address is.
-fn what_is(address: IpAddr) -> FrontendKey {
-    FrontendKey { address, port: 0, protocol: 0 }
+/// Says so, if the tables could not be written; [`Balancer::retry`] makes up for it.
+pub(super) fn has_failed(written: &Result<(), TableError>) -> bool {
+    if let Err(error) = written {
+        tracing::error!(%error, "services could not be put in force; this is tried again");
+    }
+    written.is_err()
 }

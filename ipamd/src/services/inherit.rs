@@ -1,13 +1,17 @@
 //! What an earlier daemon left in the tables is taken over where it is still right, so that a restart writes little and
 //! moves nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use ipnetwork::IpNetwork;
 
 use super::{
-    balancer::{Leaving, State},
+    balancer::State,
     fill::Filled,
+    leaving::Leaving,
     plan::{Plan, Scope},
     program::{Programmed, Wanted},
+    staged::Ranges,
     tables::{
         Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
         Tables,
@@ -19,6 +23,7 @@ use super::{
 pub(super) struct Inherited {
     frontends: HashMap<FrontendKey, FrontendValue>,
     members: HashMap<(ServiceNumber, Backend), Member>,
+    source_ranges: HashMap<ServiceNumber, BTreeSet<IpNetwork>>,
     /// Numbers that belong to somebody now.
     taken: HashSet<ServiceNumber>,
     kept: HashSet<FrontendKey>,
@@ -33,13 +38,18 @@ impl Inherited {
             let members = tables.members(family)?;
             inherited.members.extend(members.into_iter().map(|(service, it)| ((service, it.backend), it)));
         }
+        for (service, range) in tables.source_ranges()? {
+            inherited.source_ranges.entry(service).or_default().insert(range);
+        }
         Ok(inherited)
     }
 
     /// The highest number that is in use.
     pub fn highest(&self) -> u32 {
         let of_frontends = self.frontends.values().map(|it| it.service.0);
-        of_frontends.chain(self.members.keys().map(|(service, _)| service.0)).max().unwrap_or(0)
+        let of_members = self.members.keys().map(|(service, _)| service.0);
+        let of_ranges = self.source_ranges.keys().map(|service| service.0);
+        of_frontends.chain(of_members).chain(of_ranges).max().unwrap_or(0)
     }
 }
 
@@ -57,6 +67,7 @@ impl State {
         if number.0 == 0 || !inherited.taken.insert(number) {
             return None;
         }
+        let source_ranges = inherited.source_ranges.remove(&number).unwrap_or_default();
         let mut turns = [None, None];
         let mut outside = None;
         let family = wanted.key.family;
@@ -72,7 +83,7 @@ impl State {
             key: wanted.key.clone(),
             number,
             plan: Plan { fronts: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
-            source_ranges: Box::default(),
+            source_ranges: source_ranges.into_iter().collect(),
             fronts: Box::default(),
             turns,
             outside,
@@ -104,8 +115,8 @@ impl State {
     }
 
     /// Has what nobody took over go away.
-    pub(super) fn clear_inheritance(&mut self) -> Result<(), TableError> {
-        let Some(inherited) = self.inherited.take() else { return Ok(()) };
+    pub(super) fn clear_inheritance(&mut self) {
+        let Some(inherited) = self.inherited.take() else { return };
         let stale: Vec<_> =
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         self.staged.diverts |= !stale.is_empty();
@@ -118,13 +129,9 @@ impl State {
         }
         let of_backends = &self.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));
-        let known: HashSet<_> = self
-            .programmed
-            .values()
-            .flatten()
-            .filter(|port| !port.source_ranges.is_empty())
-            .map(|port| port.number)
-            .collect();
-        self.tables.keep_source_ranges(&|service| known.contains(&service))
+        for (service, ranges) in inherited.source_ranges {
+            let old = ranges.into_iter().collect();
+            self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
+        }
     }
 }

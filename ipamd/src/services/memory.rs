@@ -244,9 +244,8 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn keep_source_ranges(&mut self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), TableError> {
-        self.write()?.source_ranges.retain(|(number, _)| known(*number));
-        Ok(())
+    fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError> {
+        Ok(self.write()?.source_ranges.iter().copied().collect())
     }
 
     fn mark_port(&mut self, row: PortRow, port: u16, marked: bool) {

@@ -7,12 +7,14 @@
 //! What a service is to the programs is a few entries that say where it is reached (frontends), and sets of backends
 //! that they choose from. A change of endpoints writes a new place for the set and then one word.
 
+mod addresses;
 mod balancer;
 mod condition;
 pub mod consistent;
 mod fill;
 pub mod health;
 mod inherit;
+mod leaving;
 mod listing;
 mod marks;
 pub mod memory;
@@ -24,10 +26,12 @@ mod staged;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+mod wants;
 mod world;
 
 pub use self::{
-    balancer::{Applied, Balancer, Gone, NodeAddresses},
+    balancer::{Applied, Balancer, NodeAddresses},
+    leaving::Gone,
     listing::Listing,
     plan::Site,
 };

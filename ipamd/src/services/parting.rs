@@ -13,7 +13,7 @@ use std::{
 
 use bpf::attach::Pins;
 
-use super::balancer::Gone;
+use super::leaving::Gone;
 use crate::{
     datapath::{DatapathError, Tied, TiedSockets},
     netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError},

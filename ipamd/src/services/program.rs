@@ -6,9 +6,10 @@ use bpf::layout::{FRONTEND_INSIDE_LOCAL, FRONTEND_NODE_IN_RANGES, FRONTEND_OUTSI
 use ipnetwork::IpNetwork;
 
 use super::{
-    balancer::{Leaving, Owner, State},
+    balancer::{Owner, State},
     consistent,
     fill::{FillError, Filled},
+    leaving::Leaving,
     plan::{Front, Plan, Scope},
     staged::Ranges,
     tables::{

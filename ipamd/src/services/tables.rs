@@ -177,8 +177,8 @@ pub trait Tables: Send + fmt::Debug {
         old: &[IpNetwork],
         new: &[IpNetwork],
     ) -> Result<(), TableError>;
-    /// Removes the source ranges of services that are not among `known`.
-    fn keep_source_ranges(&mut self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), TableError>;
+    /// The source ranges of all services.
+    fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError>;
     /// Marks a port, or takes the mark away.
     fn mark_port(&mut self, row: PortRow, port: u16, marked: bool);
     /// Takes all marks away but those that are told.

@@ -192,6 +192,20 @@ fn a_served_port_is_looked_at_as_long_as_connections_were_made_there() {
 }
 
 #[test]
+fn a_parting_does_not_hide_that_a_change_has_failed() {
+    let tables = Memory::default();
+    let balancer = start(&tables, &[service(1, None), slice(1, [backend(1), backend(2)])]);
+    balancer.apply(&[slice(1, [backend(1)])]);
+    tables.fail(true);
+    balancer.apply(&[slice(1, [backend(1), backend(3)])]);
+    tables.fail(false);
+    thread::sleep(Duration::from_millis(1_100));
+    assert_eq!(balancer.part().len(), 1);
+    balancer.retry();
+    assert_eq!(from_inside(&tables, 1), [backend(1), backend(3)].into());
+}
+
+#[test]
 fn an_endpoint_that_is_gone_parts_unless_it_comes_back() {
     let tables = Memory::default();
     let balancer = start(&tables, &[service(1, None), slice(1, [backend(1), backend(2)])]);

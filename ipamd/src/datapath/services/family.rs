@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, net::IpAddr};
 
-use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, ServiceFamily, SourceRange4, SourceRange6};
+use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, ServiceFamily};
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 
@@ -47,27 +47,9 @@ impl Narrow for std::net::Ipv6Addr {
     }
 }
 
-/// The service that a source range belongs to.
-pub(super) trait Ranged {
-    fn service(&self) -> u32;
-}
-
-impl Ranged for SourceRange4 {
-    fn service(&self) -> u32 {
-        self.service
-    }
-}
-
-impl Ranged for SourceRange6 {
-    fn service(&self) -> u32 {
-        self.service
-    }
-}
-
 impl<F: ServiceFamily> OfFamily<F>
 where
     F::Address: Narrow,
-    F::SourceRange: Ranged,
 {
     pub fn open(pinned: &dyn Fn(&str) -> Result<MapHandle, DatapathError>) -> Result<Self, DatapathError> {
         let name = |name: &str| format!("{name}{}", F::FAMILY);
@@ -174,9 +156,11 @@ where
         Ok(())
     }
 
-    pub fn keep_source_ranges(&self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), DatapathError> {
-        let stale = self.source_ranges.keys().into_iter().filter(|key| !known(ServiceNumber(key.service())));
-        stale.into_iter().try_for_each(|key| self.source_ranges.remove(&key))
+    pub fn all_source_ranges(&self) -> impl Iterator<Item = (ServiceNumber, IpNetwork)> {
+        self.source_ranges.keys().into_iter().filter_map(|key| {
+            let (service, address, length) = F::of_source_range(&key);
+            Some((ServiceNumber(service), IpNetwork::new(address.into(), length).ok()?))
+        })
     }
 }
 

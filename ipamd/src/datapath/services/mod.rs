@@ -228,8 +228,8 @@ impl Tables for ServiceTables {
         v4.and_then(|()| self.v6.put_source_ranges(service, &old6, &new6)).map_err(failed)
     }
 
-    fn keep_source_ranges(&mut self, known: &dyn Fn(ServiceNumber) -> bool) -> Result<(), TableError> {
-        self.v4.keep_source_ranges(known).and_then(|()| self.v6.keep_source_ranges(known)).map_err(failed)
+    fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError> {
+        Ok(self.v4.all_source_ranges().chain(self.v6.all_source_ranges()).collect())
     }
 
     fn mark_port(&mut self, of: PortRow, port: u16, marked: bool) {
