@@ -4,32 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-/// The family of a set of backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// Of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The address that stands for every address of the node that serves node ports.
-    pub fn unspecified(self) -> IpAddr {
-        match self {
-            Self::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            Self::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        }
-    }
-}
+pub use crate::ipam::Family;
 
 /// Number of a service's port in one family: what flows, affinities and members are tied to. From 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bpf::{
     attach::Pins,
-    layout::{AS_BACKEND, Plain, SocketKey4, SocketKey6, SocketPeer4, SocketPeer6},
+    layout::{AS_BACKEND, SocketKey4, SocketKey6, SocketPeer4, SocketPeer6},
 };
 use libbpf_rs::MapHandle;
 
@@ -41,43 +41,29 @@ impl TiedSockets {
     /// # Errors
     /// They cannot be used.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
-        Ok(Self { v4: typed(pins, "sockets4")?, v6: typed(pins, "sockets6")? })
+        let pinned =
+            |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+        Ok(Self { v4: TypedMap::open("sockets4", pinned)?, v6: TypedMap::open("sockets6", pinned)? })
     }
 
     /// Those that `wanted` is true of. Some may have closed since.
     pub fn of(&self, wanted: &dyn Fn(ServiceNumber, Backend) -> bool) -> Result<Vec<Tied>, DatapathError> {
         let mut tied = Vec::new();
-        let mut take = |it: Tied, tied_as: u8| {
-            if tied_as == AS_BACKEND && wanted(it.service, it.backend) {
+        let mut take = |as_backend: bool, it: Tied| {
+            if as_backend && wanted(it.service, it.backend) {
                 tied.push(it);
             }
             true
         };
-        self.v4.each(|key, value| {
-            let address: IpAddr = Ipv4Addr::from(key.address).into();
-            take(
-                Tied {
-                    netns: value.netns,
-                    cookie: key.cookie,
-                    protocol: key.protocol,
-                    service: ServiceNumber(value.service),
-                    backend: Backend { address, port: u16::from_be(key.port) },
-                },
-                key.r#as,
-            )
+        self.v4.each(|SocketKey4 { cookie, address, port, protocol, r#as }, peer| {
+            let backend = Backend { address: Ipv4Addr::from(address).into(), port: u16::from_be(port) };
+            let (netns, service) = (peer.netns, ServiceNumber(peer.service));
+            take(r#as == AS_BACKEND, Tied { netns, cookie, protocol, service, backend })
         })?;
-        self.v6.each(|key, value| {
-            let address: IpAddr = Ipv6Addr::from(key.address).into();
-            take(
-                Tied {
-                    netns: value.netns,
-                    cookie: key.cookie,
-                    protocol: key.protocol,
-                    service: ServiceNumber(value.service),
-                    backend: Backend { address, port: u16::from_be(key.port) },
-                },
-                key.r#as,
-            )
+        self.v6.each(|SocketKey6 { cookie, address, port, protocol, r#as, pad: _ }, peer| {
+            let backend = Backend { address: Ipv6Addr::from(address).into(), port: u16::from_be(port) };
+            let (netns, service) = (peer.netns, ServiceNumber(peer.service));
+            take(r#as == AS_BACKEND, Tied { netns, cookie, protocol, service, backend })
         })?;
         Ok(tied)
     }
@@ -98,9 +84,4 @@ impl TiedSockets {
             }
         }
     }
-}
-
-fn typed<K: Plain, V: Plain>(pins: &Pins, name: &str) -> Result<TypedMap<K, V>, DatapathError> {
-    let map = MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name))?;
-    TypedMap::take(&mut [(name.to_owned(), map)].into(), name)
 }
