@@ -12,23 +12,24 @@ static __always_inline void hit(__u32 rule)
 		(*count)++;
 }
 
-/* The entry of a flow; 0: there is none. `source` is the opener's port; whether that made a difference is left behind. */
-static __always_inline struct policy_entry *entry_of(void *policy, struct policy_key *key, __u32 of, __be16 source,
-						     bool *by_source)
+/* The entry of the flow that scratch asks about; 0: there is none. Whether the opener's port made a difference is left behind. */
+static __always_inline struct policy_entry *entry_of(void *policy, struct scratch *room, bool *by_source)
 {
+	struct policy_key *key = &room->question;
+
 	key->length = 64;
-	key->of = bpf_htonl(of);
+	key->of = bpf_htonl(room->wanted.of);
 
 	struct policy_entry *entry = bpf_map_lookup_elem(policy, key);
 
 	if (!entry) {
-		key->of = bpf_htonl(of | CLASS_ANY);
+		key->of = bpf_htonl(room->wanted.of | CLASS_ANY);
 		entry = bpf_map_lookup_elem(policy, key);
 	}
 	*by_source = entry && unlikely(entry->outcome == POLICY_BY_SOURCE);
 	if (*by_source) {
 		key->of = bpf_htonl(POLICY_BRANCH << POLICY_OF_SHIFT | entry->rule);
-		key->port = source;
+		key->port = room->opener_port;
 		entry = bpf_map_lookup_elem(policy, key);
 	}
 	return entry;
@@ -43,35 +44,40 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 	if (!room)
 		return DROP_POLICY_UNKNOWN;
 
+	/* In scratch, for what is on the stack counts for all who call: Linux before 6.4 rounds each frame up to 32 bytes. */
+	struct decided *wanted = &room->wanted;
 	struct policy_key *key = &room->question;
 
 	key->zero = 0;
 	key->protocol = protocol;
 	key->port = has_ports(protocol) || is_icmp(protocol) ? ports >> 16 : 0;
+	wanted->posture = posture;
+	wanted->of = of;
+	wanted->epoch = epoch;
+	wanted->port = key->port;
+	wanted->protocol = protocol;
+	room->opener_port = ports;
 
 	/* Odd numbers of no pattern: neighbours go to different places. */
 	__u32 mixed = of * 0x9e3779b1 ^ (key->port << 8 | protocol) * 0x85a308d3 ^ (__u32)posture * 0x243f6a89;
-	__u32 map = posture, at = mixed >> (32 - DECIDED_BITS);
+	__u32 at = mixed >> (32 - DECIDED_BITS);
 	struct decided *known = bpf_map_lookup_elem(&lately, &at);
 
 	if (!known)
 		return DROP_POLICY_UNKNOWN;
-	if (known->posture != posture || known->of != of || known->epoch != epoch || known->port != key->port ||
-	    known->protocol != protocol) {
+	if (known->posture != wanted->posture || known->of != wanted->of || known->epoch != wanted->epoch ||
+	    known->port != wanted->port || known->protocol != wanted->protocol) {
 		bool by_source = false;
+		__u32 map = wanted->posture;
 		void *policy = bpf_map_lookup_elem(&policies, &map);
-		struct policy_entry *entry = policy ? entry_of(policy, key, of, ports, &by_source) : 0;
+		struct policy_entry *entry = policy ? entry_of(policy, room, &by_source) : 0;
 
 		if (!entry || entry->outcome > POLICY_ALLOW)
 			return DROP_POLICY_UNKNOWN;
 		room->answer = *entry;
 		if (!by_source) {
-			known->posture = posture;
-			known->of = of;
-			known->epoch = epoch;
-			known->port = key->port;
-			known->protocol = protocol;
-			known->entry = *entry;
+			wanted->entry = *entry;
+			*known = *wanted;
 		}
 	} else {
 		room->answer = known->entry;
@@ -81,5 +87,5 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 		hit(room->answer.log);
 	if (room->answer.outcome == POLICY_ALLOW)
 		return PARSED;
-	return of >> POLICY_OF_SHIFT == POLICY_EGRESS ? DROP_POLICY_EGRESS : DROP_POLICY_INGRESS;
+	return room->wanted.of >> POLICY_OF_SHIFT == POLICY_EGRESS ? DROP_POLICY_EGRESS : DROP_POLICY_INGRESS;
 }

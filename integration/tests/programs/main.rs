@@ -9,4 +9,5 @@ mod packets;
 mod policy;
 mod random_services;
 mod services;
+mod stack;
 mod stage;
