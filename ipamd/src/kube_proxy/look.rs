@@ -99,18 +99,9 @@ pub fn look() -> io::Result<Leftovers> {
         let ruleset = Ruleset { variant: Variant::Legacy, ipv6 };
         legacy::chains(family, |table, chain| found.count(ruleset, table, chain))?;
     }
-    let mut netfilter = Netfilter::open()?;
-    for (ipv6, family) in [(false, IPV4), (true, IPV6)] {
-        let ruleset = Ruleset { variant: Variant::Nft, ipv6 };
-        absent_is_fine(netfilter.chains(family, |table, chain| found.count(ruleset, table, chain)))?;
-        if absent_is_fine(netfilter.has_table(family, names::TABLE))? {
-            found.tables.push(ipv6);
-        }
-    }
-    // Asking for sets would load the module.
-    if Path::new("/sys/module/ip_set").exists() {
-        found.sets = absent_is_fine(netfilter.sets())?;
-        found.sets.retain(|name| names::is_set(name));
+    // A kernel without its netlink has none of what is reached by it.
+    if let Some(mut netfilter) = absent_is_fine(Netfilter::open().map(Some))? {
+        found.look_into(&mut netfilter)?;
     }
     found.interface = if_nametoindex(names::INTERFACE).ok();
     if found.interface.is_some() {
@@ -134,6 +125,22 @@ fn absent_is_fine<T: Default>(result: io::Result<T>) -> io::Result<T> {
 }
 
 impl Leftovers {
+    fn look_into(&mut self, netfilter: &mut Netfilter) -> io::Result<()> {
+        for (ipv6, family) in [(false, IPV4), (true, IPV6)] {
+            let ruleset = Ruleset { variant: Variant::Nft, ipv6 };
+            absent_is_fine(netfilter.chains(family, |table, chain| self.count(ruleset, table, chain)))?;
+            if absent_is_fine(netfilter.has_table(family, names::TABLE))? {
+                self.tables.push(ipv6);
+            }
+        }
+        // Asking for sets would load the module.
+        if Path::new("/sys/module/ip_set").exists() {
+            self.sets = absent_is_fine(netfilter.sets())?;
+            self.sets.retain(|name| names::is_set(name));
+        }
+        Ok(())
+    }
+
     fn count(&mut self, ruleset: Ruleset, table: &str, chain: &str) {
         // The tables of iptables; others of nftables may use the same names.
         if !matches!(table, "nat" | "filter" | "mangle" | "raw") || !names::is_chain(table, chain) {
