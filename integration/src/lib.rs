@@ -2,6 +2,7 @@
 //! services is made of, and the oracle that policy is checked with. The tests that use
 //! them are in `tests/`.
 
+pub mod apiserver;
 pub mod bench;
 pub mod oracle;
 pub mod programs;

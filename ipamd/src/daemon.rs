@@ -1,14 +1,21 @@
 //! The daemon from start to end: what is opened in which order, and closed again.
 
-use std::{fs, io, net::IpAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
 use tokio::{
     net::TcpListener,
     runtime::Handle,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::JoinSet,
 };
 
 use crate::{
@@ -22,6 +29,7 @@ use crate::{
     metrics::{self, Metrics},
     monitor::{Listening, Monitor},
     node::Node,
+    peers::Peers,
     policy::enforce::Enforcer,
     preflight,
     reaper::Reaper,
@@ -31,25 +39,41 @@ use crate::{
     server::{self, Limits},
     services::{Balancer, Site, health::HealthPorts, parting::Parting},
     store::Store,
+    waiting::{Door, Waiting},
 };
 
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// Why it could not start, or what went wrong at its end.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
     check_machine(&config)?;
 
     // The store's lock keeps a second daemon away from here on.
-    let state_dir = &config.state_dir;
-    make_private(state_dir)
+    let state_dir = config.state_dir.clone();
+    make_private(&state_dir)
         .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
     let (store, loaded) = Store::open(&state_dir.join("store"))?;
-    let footprint = FootprintFile::open(state_dir)
+    let footprint = FootprintFile::open(&state_dir)
         .with_context(|| format!("cannot read the notes in {}", state_dir.display()))?;
     let (listener, socket_file) = server::listen(&config.socket)?;
+    let waiting = Arc::new(Waiting::default());
+    let door = Arc::new(Door::new(config.node_name.clone(), Arc::clone(&waiting)));
+    let (stop, stopped) = watch::channel(false);
+    let serving =
+        tokio::spawn(server::serve(listener, Arc::clone(&door), Limits::default(), stopped.clone()));
+    let opening = Following::open(&config, waiting).await?;
+    if let Some(state) = opening.state() {
+        door.tell_of(state);
+    }
+    let cluster = tokio::select! {
+        cluster = opening.opened() => cluster?,
+        () = signals.wait() => return Ok(()),
+    };
+    if let Some(own) = &cluster.own {
+        config.take_pools(own)?;
+    }
 
     let pins = Pins::new(&config.bpffs);
     let datapath = Arc::new(open_datapath(&config, &pins)?);
@@ -80,14 +104,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
     let (parting, gone) = Parting::start(Arc::clone(&node), &pins)?;
+    let peers = Arc::new(Peers::new().context("cannot make a pipe")?);
     let followers = Followers {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
+        peers: Arc::clone(&peers),
         gone,
         metrics: Arc::clone(&metrics),
     };
-    let following = Following::start(&config, followers)?;
+    let following = cluster.follow(&config, followers).await?;
     node.find_namespaces();
     let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
@@ -97,37 +123,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .tend_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler)?;
 
-    let (stop, stopped) = watch::channel(false);
-    let service = NodeService::new(
-        Arc::clone(&node),
-        Arc::clone(&metrics),
-        expedite,
-        monitor,
-        services,
-        stopped.clone(),
-    );
-    let serving = tokio::spawn(server::serve(listener, Arc::new(service), Limits::default(), stopped));
-    let mut background = tokio::task::JoinSet::new();
-    if let Some(address) = config.metrics {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
-        background.spawn(metrics::serve(listener, metrics, Arc::clone(&node)));
-    }
-    background.spawn({
-        let node = Arc::clone(&node);
-        async move { released::watch(&released, &node).await }
-    });
+    let service =
+        NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite, monitor, services, stopped);
+    door.open(service.about(following.state.clone(), following.asking.clone()));
+    let mut background = background(&config, &node, metrics, released).await?;
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    signals.wait().await;
     tracing::info!("stopping; containers go on as they are");
     say(&[sd_notify::NotifyState::Stopping]);
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
+    drop(door);
     background.shutdown().await;
     drop(following);
     drop(parting);
@@ -141,6 +149,46 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::debug!("the store is closed by its last user");
     }
     Ok(())
+}
+
+/// What asks the daemon to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// What goes on beside the socket.
+async fn background(
+    config: &Config,
+    node: &Arc<Node>,
+    metrics: Arc<Metrics>,
+    released: PathBuf,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    if let Some(address) = config.metrics {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
+        tasks.spawn(metrics::serve(listener, metrics, Arc::clone(node)));
+    }
+    let node = Arc::clone(node);
+    tasks.spawn(async move { released::watch(&released, &node).await });
+    Ok(tasks)
 }
 
 fn say_serving(config: &Config, attachments: usize, datapath: &Datapath) {

@@ -4,10 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
-    sync::{
-        Arc,
-        mpsc::{SyncSender, sync_channel},
-    },
+    sync::{Arc, mpsc::SyncSender},
     thread::{self, JoinHandle},
     time::Instant,
 };
@@ -15,14 +12,24 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    cluster::{Source, Standalone, directory::Directory, objects::Batch},
+    cluster::{
+        Cluster, Source, SourceState, Standalone,
+        directory::Directory,
+        kube::{Access, Asking, Kube},
+        objects::{self, Batch, Change, Object},
+    },
     config::Config,
     memory,
     metrics::Metrics,
     node::Node,
+    peers::Peers,
     policy::enforce::Enforcer,
     services::{Balancer, Gone, NodeAddresses},
+    waiting::Waiting,
 };
+
+/// Where the copy of the cluster's last state is, in the state directory.
+const COPY: &str = "cluster";
 
 /// What the thread works with.
 #[derive(Clone, Debug)]
@@ -33,77 +40,222 @@ pub struct Followers {
     pub policy: Arc<Enforcer>,
     /// What balances.
     pub services: Arc<Balancer>,
+    /// The other nodes.
+    pub peers: Arc<Peers>,
     /// Whom the endpoints are told to that services no longer have.
     pub gone: SyncSender<Vec<Gone>>,
     /// What counts.
     pub metrics: Arc<Metrics>,
 }
 
+/// What is to follow, from the source's first words on.
+#[derive(Debug)]
+struct Start {
+    followers: Followers,
+    node_addresses: NodeAddresses,
+    begun: oneshot::Sender<anyhow::Result<()>>,
+}
+
+/// A source that is being read for the first time.
+#[derive(Debug)]
+pub struct Opening {
+    following: Following,
+    first: oneshot::Receiver<Option<objects::Node>>,
+}
+
+/// A source that has told everything once, of which nothing is in force yet.
+#[derive(Debug)]
+pub struct Opened {
+    following: Following,
+    /// This node's own object, if the cluster has one.
+    pub own: Option<objects::Node>,
+}
+
 /// The running thread. Dropping it waits until the batch under way is enforced.
 #[derive(Debug)]
 pub struct Following {
     stop: Option<oneshot::Sender<()>>,
+    start: Option<oneshot::Sender<Start>>,
     thread: Option<JoinHandle<()>>,
+    /// How up to date the source is.
+    pub state: Option<Arc<dyn SourceState>>,
+    /// Asks the source for a pod by its name, where there is somebody to ask.
+    pub asking: Option<Asking>,
 }
 
 impl Following {
-    /// Follows the source that is configured. When this returns, the cluster as the source told it first is enforced.
+    /// Opens the source that is configured, and begins to read it. `waiting` is told what that waits for.
     ///
     /// # Errors
-    /// Why the source cannot be read, or what it told could not be enforced.
-    pub fn start(config: &Config, followers: Followers) -> anyhow::Result<Self> {
-        let node_addresses = node_addresses(config)?;
-        let node_ports = NodeAddresses::new(node_addresses, &config.node_port_addresses);
+    /// Why the source cannot be read.
+    pub async fn open(config: &Config, waiting: Arc<Waiting>) -> anyhow::Result<Opening> {
+        let own = OwnNode { name: config.node_name.clone(), needs_pools: config.pools.is_empty(), waiting };
         match &config.cluster {
-            crate::cluster::Cluster::None => Self::follow(Standalone::default(), followers, node_ports),
-            crate::cluster::Cluster::Dir(path) => Self::follow(Directory::open(path)?, followers, node_ports),
+            Cluster::None => Self::spawn(own, || Ok((Standalone::default(), None))),
+            Cluster::Dir(path) => {
+                let source = Directory::open(path)?;
+                Self::spawn(own, || Ok((source, None)))
+            }
+            Cluster::Kube(kubeconfig) => {
+                let access =
+                    Access { kubeconfig: kubeconfig.clone(), server: config.kube_api_server.clone() };
+                let client = access.config().await?;
+                own.waiting
+                    .set(format!("the Kubernetes API at {} has not told everything yet", client.cluster_url));
+                let (copy, node) = (config.state_dir.join(COPY), config.node_name.clone());
+                Self::spawn(own, move || {
+                    let (source, asking) = Kube::open(&client, &node, &copy)?;
+                    Ok((source, Some(asking)))
+                })
+            }
         }
     }
 
-    fn follow(
-        mut source: impl Source + 'static,
-        followers: Followers,
-        node_addresses: NodeAddresses,
-    ) -> anyhow::Result<Self> {
+    fn spawn<S: Source + 'static>(
+        own: OwnNode,
+        open: impl FnOnce() -> anyhow::Result<(S, Option<Asking>)>,
+    ) -> anyhow::Result<Opening> {
         let (stop, stopped) = oneshot::channel();
-        let (begun, first) = sync_channel(1);
+        let (start, started) = oneshot::channel();
+        let (tell, first) = oneshot::channel();
         // Events of the source are waited for by this thread alone, so that a long change keeps nobody else waiting.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (source, asking) = {
+            let _guard = runtime.enter();
+            open()?
+        };
+        let state = source.state();
         let thread = thread::Builder::new().name("cluster".into()).spawn(move || {
             runtime.block_on(async {
-                let first = source.next().await;
-                let started = followers.begin(first, node_addresses);
-                // Reading the whole cluster takes several times what is kept of it.
-                memory::give_back();
-                let failed = started.is_err();
-                // Nobody waits for it if the daemon is on its way out.
-                let _ = begun.send(started);
-                if failed {
-                    return;
-                }
-                let endless = async {
-                    loop {
-                        tokio::select! {
-                            batch = source.next() => followers.apply(batch),
-                            () = until(followers.services.next_parting()) => followers.part(),
-                        }
-                    }
-                };
                 tokio::select! {
-                    () = endless => {}
+                    () = run(source, own, tell, started) => {}
                     _ = stopped => {}
                 }
             });
         })?;
-        let following = Self { stop: Some(stop), thread: Some(thread) };
-        first.recv().map_err(|_| io::Error::other("the source of the cluster has failed"))??;
-        Ok(following)
+        let following = Self { stop: Some(stop), start: Some(start), thread: Some(thread), state, asking };
+        Ok(Opening { following, first })
     }
 }
+
+impl Opening {
+    /// How up to date the source is.
+    pub fn state(&self) -> Option<Arc<dyn SourceState>> {
+        self.following.state.clone()
+    }
+
+    /// Waits until the source has told everything once.
+    ///
+    /// # Errors
+    /// It never will.
+    pub async fn opened(self) -> anyhow::Result<Opened> {
+        let own = self.first.await.map_err(|_| io::Error::other("the source of the cluster has failed"))?;
+        Ok(Opened { following: self.following, own })
+    }
+}
+
+impl Opened {
+    /// Puts in force what was told, and goes on with what is told from here on. When this returns, the cluster as the
+    /// source told it first is enforced.
+    ///
+    /// # Errors
+    /// What of it cannot be enforced.
+    pub async fn follow(mut self, config: &Config, followers: Followers) -> anyhow::Result<Following> {
+        let node_addresses = NodeAddresses::new(node_addresses(config)?, &config.node_port_addresses);
+        let failed = || io::Error::other("the source of the cluster has failed");
+        let (begun, beginning) = oneshot::channel();
+        let start = self.following.start.take().ok_or_else(failed)?;
+        start.send(Start { followers, node_addresses, begun }).map_err(|_| failed())?;
+        beginning.await.map_err(|_| failed())??;
+        Ok(self.following)
+    }
+}
+
+/// What must be known of this node before it can begin.
+struct OwnNode {
+    name: String,
+    /// Whether its Node must say which prefixes its pods have their addresses from.
+    needs_pools: bool,
+    waiting: Arc<Waiting>,
+}
+
+impl OwnNode {
+    /// This node's object among changes; the last one counts.
+    fn find(&self, batch: &Batch) -> Option<objects::Node> {
+        batch.changes.iter().rev().find_map(|change| match change {
+            Change::Put(Object::Node(node)) if *node.name == *self.name => Some(node.clone()),
+            _ => None,
+        })
+    }
+
+    fn is_enough(&self, node: Option<&objects::Node>) -> bool {
+        !self.needs_pools || node.is_some_and(|node| !node.pod_cidrs.is_empty())
+    }
+
+    fn wait_for(&self, node: Option<&objects::Node>) {
+        let name = &self.name;
+        let missing = match node {
+            None => format!(
+                "the cluster has no Node named {name:?} yet, which would say from which prefixes pods get their addresses (see --node-name and --pool)"
+            ),
+            Some(_) => format!(
+                "the Node {name:?} has no spec.podCIDRs yet, from which pods would get their addresses (see --pool)"
+            ),
+        };
+        tracing::warn!("waiting: {missing}");
+        self.waiting.set(missing);
+    }
+}
+
+async fn run<S: Source>(
+    mut source: S,
+    own: OwnNode,
+    tell: oneshot::Sender<Option<objects::Node>>,
+    start: oneshot::Receiver<Start>,
+) {
+    let mut first = source.next().await;
+    let mut node = own.find(&first);
+    while !own.is_enough(node.as_ref()) {
+        own.wait_for(node.as_ref());
+        let more = source.next().await;
+        first.changes.extend(more.changes);
+        first.refusals = more.refusals.or(first.refusals);
+        node = own.find(&first);
+    }
+    // Nobody waits for it if the daemon is on its way out.
+    let _ = tell.send(node);
+    let Ok(Start { followers, node_addresses, begun }) = start.await else { return };
+    let started = followers.begin(first, node_addresses);
+    source.in_force();
+    // Reading the whole cluster takes several times what is kept of it.
+    memory::give_back();
+    let failed = started.is_err();
+    let _ = begun.send(started);
+    if failed {
+        return;
+    }
+    loop {
+        tokio::select! {
+            batch = source.next() => {
+                let is_large = batch.changes.len() > LARGE;
+                followers.apply(batch);
+                source.in_force();
+                if is_large {
+                    memory::give_back();
+                }
+            }
+            () = until(followers.services.next_parting()) => followers.part(),
+        }
+    }
+}
+
+/// A batch of so many changes takes memory worth giving back.
+const LARGE: usize = 1000;
 
 impl Followers {
     fn begin(&self, first: Batch, node_addresses: NodeAddresses) -> anyhow::Result<()> {
         let own = node_addresses.all.clone();
+        self.peers.apply(&first.changes);
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services are in force");
@@ -113,6 +265,7 @@ impl Followers {
     }
 
     fn apply(&self, batch: Batch) {
+        self.peers.apply(&batch.changes);
         let applied = self.services.apply(&batch.changes);
         if applied.services > 0 {
             self.metrics.service_change(applied.took);

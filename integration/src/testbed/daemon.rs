@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -28,8 +28,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `command` and waits until it is ready; what it says is added to `log`.
-    pub(super) fn start(mut command: Command, socket: &std::path::Path, log: PathBuf) -> Result<Self> {
+    /// Starts `command`; what it says is added to `log`.
+    pub(super) fn start(mut command: Command, log: PathBuf) -> Result<Self> {
         let to: File = OpenOptions::new().create(true).append(true).open(&log)?;
         let child = command
             .stdin(Stdio::null())
@@ -37,15 +37,19 @@ impl Daemon {
             .stderr(to)
             .spawn()
             .context("start the daemon")?;
-        let mut daemon = Self { child, log };
+        Ok(Self { child, log })
+    }
+
+    /// Waits until it is ready.
+    pub fn wait_until_ready(&mut self, socket: &Path) -> Result<()> {
         let ready = eventually(PATIENCE, || {
             let asked = Client::connect(socket).and_then(|mut client| client.call(Request::Status));
-            matches!(asked, Ok(Reply::Status(status)) if status.ready) || !daemon.runs()
+            matches!(asked, Ok(Reply::Status(status)) if status.ready) || !self.runs()
         });
-        if !ready || !daemon.runs() {
-            bail!("the daemon did not become ready:\n{}", daemon.log());
+        if !ready || !self.runs() {
+            bail!("the daemon did not become ready:\n{}", self.log());
         }
-        Ok(daemon)
+        Ok(())
     }
 
     fn runs(&mut self) -> bool {

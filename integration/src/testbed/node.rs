@@ -184,6 +184,19 @@ impl Node {
 
     /// Starts the daemon with more flags than those of the node, and waits until it is ready.
     pub fn start_daemon_with(&self, flags: &[&str]) -> Result<()> {
+        let mut daemon = self.launch(flags)?;
+        daemon.wait_until_ready(&self.socket())?;
+        *self.daemon() = Some(daemon);
+        Ok(())
+    }
+
+    /// Starts the daemon and does not wait until it is ready.
+    pub fn launch_daemon(&self) -> Result<()> {
+        *self.daemon() = Some(self.launch(&[])?);
+        Ok(())
+    }
+
+    fn launch(&self, flags: &[&str]) -> Result<Daemon> {
         let mut command = self.netns.command(self.binaries.daemon())?;
         let config = self.folder.path().join("ipamd.toml");
         // There and empty: the machine's own must not be read.
@@ -198,9 +211,7 @@ impl Node {
             std::fs::create_dir_all(self.cluster())?;
             command.arg(format!("--cluster=dir:{}", self.cluster().display()));
         }
-        let daemon = Daemon::start(command, &self.socket(), self.folder.path().join("log"))?;
-        *self.daemon() = Some(daemon);
-        Ok(())
+        Daemon::start(command, self.folder.path().join("log"))
     }
 
     /// The daemon; `None` while none runs.
@@ -281,6 +292,11 @@ impl Node {
     /// A pod, `namespace/name`, with labels.
     pub fn add_pod_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Pod<'_>> {
         self.sandbox_of(pod, labels)?.add()
+    }
+
+    /// A sandbox of a pod, `namespace/name`, as the kubelet has it started.
+    pub fn kubelet_sandbox(&self, pod: &str, uid: &str) -> Result<Sandbox<'_>> {
+        Sandbox::of_kubelet(self, pod, uid)
     }
 
     /// Asks `cambricctl`.

@@ -40,6 +40,17 @@ impl<'n> Sandbox<'n> {
         Ok(sandbox)
     }
 
+    /// Of a pod as the kubelet has it started: its name and its UID are told, its labels are the API's affair.
+    pub(super) fn of_kubelet(node: &'n Node, pod: &str, uid: &str) -> Result<Self> {
+        let mut sandbox = Self::of(node, pod, &[])?;
+        if let Some(identity) = &mut sandbox.identity {
+            identity.args =
+                format!("{};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={uid}", identity.args, sandbox.name);
+            identity.labels = json!({});
+        }
+        Ok(sandbox)
+    }
+
     /// The container's id.
     pub fn name(&self) -> &str {
         &self.name

@@ -264,6 +264,24 @@ pub struct Status {
     /// Events that were beyond the programs' rate, since then.
     #[serde(default)]
     pub events_suppressed: u64,
+    /// Where policies and services come from; `None` for a source that is always up to date.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// How up to date a node's knowledge of its cluster is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The source.
+    pub source: String,
+    /// Whether the source tells of every change now.
+    pub live: bool,
+    /// How many seconds ago what is known was known to be all; `None` if it never was.
+    pub age_seconds: Option<u64>,
+    /// Resources that were not listed as a whole since the daemon started.
+    pub unlisted: Vec<String>,
+    /// Why the source does not tell of every change.
+    pub trouble: Option<String>,
 }
 
 /// How full a map is.

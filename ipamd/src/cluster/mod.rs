@@ -5,13 +5,17 @@
 
 pub mod directory;
 pub mod field;
+mod interned;
+pub mod kube;
 pub mod manifest;
 pub mod objects;
 pub mod place;
 pub mod services;
 pub mod v1;
 
-use std::{future::Future, path::PathBuf, str::FromStr};
+use std::{fmt, future::Future, path::PathBuf, str::FromStr, sync::Arc};
+
+use ipamd_api::wire::ClusterStatus;
 
 use self::objects::Batch;
 
@@ -22,6 +26,8 @@ pub enum Cluster {
     None,
     /// A directory of manifests.
     Dir(PathBuf),
+    /// The Kubernetes API, by a kubeconfig or as a pod of the cluster.
+    Kube(Option<PathBuf>),
 }
 
 impl FromStr for Cluster {
@@ -30,8 +36,10 @@ impl FromStr for Cluster {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
+            None if text == "kube" => Ok(Self::Kube(None)),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
-            _ => Err("cluster sources are none and dir:PATH"),
+            Some(("kube", path)) if !path.is_empty() => Ok(Self::Kube(Some(path.into()))),
+            _ => Err("cluster sources are none, dir:PATH, kube and kube:KUBECONFIG"),
         }
     }
 }
@@ -41,6 +49,20 @@ pub trait Source: Send {
     /// Waits for the next changes of the cluster; the first call gives the whole of it. Never returns while nothing
     /// changes. May be dropped and called again; nothing is lost.
     fn next(&mut self) -> impl Future<Output = Batch> + Send;
+
+    /// What [`Self::next`] gave last is in force.
+    fn in_force(&mut self) {}
+
+    /// Its state, for whoever asks; `None` where it has none worth telling.
+    fn state(&self) -> Option<Arc<dyn SourceState>> {
+        None
+    }
+}
+
+/// How up to date a source is.
+pub trait SourceState: fmt::Debug + Send + Sync {
+    /// What people are told.
+    fn status(&self) -> ClusterStatus;
 }
 
 /// The source of a node without a cluster: an empty one that never changes.
@@ -66,7 +88,9 @@ mod tests {
     fn sources_are_named_by_their_kind() {
         assert_eq!("none".parse(), Ok(Cluster::None));
         assert_eq!("dir:/etc/cambric/cluster".parse(), Ok(Cluster::Dir("/etc/cambric/cluster".into())));
-        for text in ["", "dir", "dir:", "none:x", "kubernetes"] {
+        assert_eq!("kube".parse(), Ok(Cluster::Kube(None)));
+        assert_eq!("kube:/root/.kube/config".parse(), Ok(Cluster::Kube(Some("/root/.kube/config".into()))));
+        for text in ["", "dir", "dir:", "kube:", "none:x", "kubernetes"] {
             assert!(text.parse::<Cluster>().is_err(), "{text}");
         }
     }

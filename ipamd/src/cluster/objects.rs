@@ -121,13 +121,14 @@ impl fmt::Display for ObjectId {
 pub struct Origin {
     /// The file, or what stands for it.
     pub file: Arc<Path>,
-    /// The line that the object begins on, from 1.
+    /// The line that the object begins on, from 1; 0 for what has no lines.
     pub line: u32,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
     }
 }
 
@@ -188,6 +189,10 @@ pub struct Node {
     pub labels: Labels,
     /// `status.addresses` of the types InternalIP and ExternalIP.
     pub addresses: Vec<IpAddr>,
+    /// Those of the type InternalIP, in their order: by which nodes reach each other.
+    pub internal: Vec<IpAddr>,
+    /// `spec.podCIDRs`: the prefixes that its pods have their addresses from.
+    pub pod_cidrs: Vec<IpNetwork>,
 }
 
 /// `projectcalico.org/v3` NetworkSet and GlobalNetworkSet.
@@ -258,7 +263,7 @@ impl Object {
 pub struct Refusal {
     /// The file it was read from.
     pub file: PathBuf,
-    /// The line of the field, from 1.
+    /// The line of the field, from 1; 0 for what has no lines.
     pub line: u32,
     /// Which object, as far as that could be read.
     pub object: Option<ObjectId>,
@@ -270,8 +275,12 @@ pub struct Refusal {
 
 impl Refusal {
     fn sentence(&self) -> String {
-        let mut sentence = format!("{}:{}: ", self.file.display(), self.line);
+        let mut sentence = self.file.display().to_string();
         // Writing into a String does not fail.
+        if self.line > 0 {
+            let _ = write!(sentence, ":{}", self.line);
+        }
+        sentence.push_str(": ");
         if let Some(object) = &self.object {
             let _ = write!(sentence, "{object}: ");
         }

@@ -16,7 +16,7 @@ use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 use ipnetwork::IpNetwork;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, objects},
     datapath::PolicySizes,
     ipam::{Pool, PoolError, check_disjoint},
 };
@@ -90,10 +90,13 @@ pub struct Config {
     pub node_name: String,
     /// Names of the uplinks; if empty, the interfaces of the default routes.
     pub uplinks: Vec<String>,
-    /// What addresses are handed out from: at least one, disjoint.
+    /// What addresses are handed out from, disjoint. If there is none, the cluster's source says it: the pod CIDRs of this
+    /// node's Node.
     pub pools: Vec<Pool>,
     /// Where policies and services come from.
     pub cluster: Cluster,
+    /// URL of the Kubernetes API server, in place of the one that the credentials come with.
+    pub kube_api_server: Option<String>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Whether what leaves the node by an uplink gets the uplink's address.
@@ -137,7 +140,8 @@ impl Config {
     fn check(options: Options) -> Result<Self, ConfigError> {
         let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
         check_disjoint(&pools)?;
-        if pools.is_empty() {
+        let cluster = options.cluster.unwrap_or(Cluster::None);
+        if pools.is_empty() && cluster == Cluster::None {
             return Err(ConfigError::NoPools);
         }
         let sizes = PolicySizes::default();
@@ -149,7 +153,8 @@ impl Config {
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
             uplinks: options.uplink,
             pools,
-            cluster: options.cluster.unwrap_or(Cluster::None),
+            cluster,
+            kube_api_server: options.kube_api_server,
             metrics: options.metrics,
             masquerade: options.masquerade.unwrap_or(true),
             no_masquerade: options.no_masquerade,
@@ -170,6 +175,21 @@ impl Config {
             log_level: options.log_level.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),
         })
+    }
+}
+
+impl Config {
+    /// Takes the prefixes of this node's Node for its pools, unless some are configured.
+    ///
+    /// # Errors
+    /// Why one of them cannot be a pool.
+    pub fn take_pools(&mut self, own: &objects::Node) -> Result<(), PoolError> {
+        if self.pools.is_empty() {
+            let pools = own.pod_cidrs.iter().map(|cidr| Pool::new(cidr.to_string(), *cidr));
+            self.pools = pools.collect::<Result<_, _>>()?;
+            check_disjoint(&self.pools)?;
+        }
+        Ok(())
     }
 }
 

@@ -38,13 +38,16 @@ pub(super) struct Options {
     /// Interface that leads out of the node; repeatable [default: those of the default routes]
     #[arg(long, value_name = "IFNAME")]
     pub uplink: Vec<String>,
-    /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable, at least one
+    /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable [default: the pod CIDRs of this node's Node]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<PoolEntry>,
-    /// Where policies and services come from: none, or dir:PATH [default: none]
+    /// Where policies, services and nodes come from: none, dir:PATH, kube (as a pod) or kube:KUBECONFIG [default: none]
     #[arg(long, value_name = "SOURCE")]
     #[serde(deserialize_with = "text")]
     pub cluster: Option<Cluster>,
+    /// URL of the Kubernetes API server, instead of the one that the pod's environment or the kubeconfig names
+    #[arg(long, value_name = "URL")]
+    pub kube_api_server: Option<String>,
     /// Address and port that Prometheus metrics are served on [default: not served]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "text")]
@@ -120,6 +123,7 @@ impl Options {
             uplink: either(self.uplink, other.uplink),
             pool: either(self.pool, other.pool),
             cluster: self.cluster.or(other.cluster),
+            kube_api_server: self.kube_api_server.or(other.kube_api_server),
             metrics: self.metrics.or(other.metrics),
             masquerade: self.masquerade.or(other.masquerade),
             no_masquerade: either(self.no_masquerade, other.no_masquerade),

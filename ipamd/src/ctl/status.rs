@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipamd_api::{
     Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, Status},
+    wire::{AttachMode, ClusterStatus, Status},
 };
 
 use super::{
@@ -36,6 +36,7 @@ fn text(status: &Status) -> String {
         ("Node", status.node_name.clone()),
         ("Version", status.version.clone()),
         ("Ready", if status.ready { "yes" } else { "no" }.to_owned()),
+        ("Cluster", cluster(status.cluster.as_ref())),
         ("Problems", none(status.problems.join("\n"))),
         ("Up for", duration(status.uptime_seconds)),
         ("Endpoints", status.endpoints.to_string()),
@@ -55,6 +56,15 @@ fn text(status: &Status) -> String {
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
+}
+
+fn cluster(cluster: Option<&ClusterStatus>) -> String {
+    let Some(ClusterStatus { source, live, age_seconds, .. }) = cluster else { return "none".into() };
+    match age_seconds {
+        _ if *live => format!("{source}, up to date"),
+        Some(age) => format!("{source}, as it was {} ago", duration(*age)),
+        None => format!("{source}, not known yet"),
+    }
 }
 
 fn policies(policy: &PolicyStatus) -> String {

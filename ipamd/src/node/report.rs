@@ -58,6 +58,7 @@ impl Node {
             policy: policy_status(self.policy.counts()),
             events_lost,
             events_suppressed,
+            cluster: None,
         }
     }
 

@@ -9,11 +9,18 @@ mod session;
 
 use std::{io, sync::Arc, time::Instant};
 
-use ipamd_api::{ApiError, ErrorKind, Reply, Request};
-use tokio::sync::{Semaphore, watch};
+use ipamd_api::{
+    ApiError, ErrorKind, Reply, Request,
+    wire::{ClusterStatus, Pod, Status},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 
 pub use self::session::Session;
 use crate::{
+    cluster::{SourceState, kube::Asking},
     expedite::Expedite,
     metrics::Metrics,
     monitor::Monitor,
@@ -35,6 +42,10 @@ pub struct NodeService {
     files: Arc<Semaphore>,
     /// A diff compiles all policies a second time: one at a time does.
     diffs: Semaphore,
+    /// How up to date what is known of the cluster is.
+    cluster: Option<Arc<dyn SourceState>>,
+    /// Whom to ask for pods that nobody has told of.
+    asking: Option<Asking>,
 }
 
 /// What became of a request: a reply, or `None` if its replies have been sent.
@@ -52,7 +63,34 @@ impl NodeService {
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let files = Arc::new(Semaphore::new(session::FILE_BLOCKS));
-        Self { node, metrics, expedite, monitor, services, stopped, files, diffs: Semaphore::new(1) }
+        Self {
+            node,
+            metrics,
+            expedite,
+            monitor,
+            services,
+            stopped,
+            files,
+            diffs: Semaphore::new(1),
+            cluster: None,
+            asking: None,
+        }
+    }
+
+    /// The same, which also tells how up to date `cluster` is, and asks for pods that nobody has told of.
+    #[must_use]
+    pub fn about(self, cluster: Option<Arc<dyn SourceState>>, asking: Option<Asking>) -> Self {
+        Self { cluster, asking, ..self }
+    }
+
+    fn status(&self, mut status: Status) -> Status {
+        status.cluster = self.cluster.as_ref().map(|cluster| cluster.status());
+        if let Some(cluster) = &status.cluster
+            && !cluster.live
+        {
+            status.problems.push(stale(cluster));
+        }
+        status
     }
 
     async fn carry_out(
@@ -68,6 +106,10 @@ impl NodeService {
             Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
+            Request::Commit(commit) => {
+                session.asked().await;
+                Ok(self.node.commit(&commit).await.map(|()| Some(Reply::Done)))
+            }
             Request::PolicyDiffFile(file) => {
                 Ok(session.add_file(file, &self.files).map(|()| Some(Reply::Done)))
             }
@@ -75,14 +117,23 @@ impl NodeService {
         }
     }
 
+    /// Asks for a pod that the cluster's source has not told of, while its container's interface is being made.
+    fn ask(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
+        let (asking, pod) = (self.asking.clone()?, pod?.clone());
+        if asking.knows(&pod) {
+            return None;
+        }
+        Some(tokio::spawn(async move {
+            if let Err(error) = asking.ask(&pod).await {
+                tracing::warn!("{error}; what is known of it already decides which policies select it");
+            }
+        }))
+    }
+
     async fn reply(&self, request: Request) -> Result<Reply, ApiError> {
         let node = &self.node;
         Ok(match request {
             Request::Reserve(reserve) => Reply::Reservation(Box::new(node.reserve(&reserve)?)),
-            Request::Commit(commit) => {
-                node.commit(&commit).await?;
-                Reply::Done
-            }
             Request::Release { key } => {
                 node.release(&key).await?;
                 Reply::Done
@@ -93,7 +144,7 @@ impl NodeService {
             }
             Request::Status => {
                 let node = Arc::clone(node);
-                Reply::Status(Box::new(aside(move || node.status()).await?))
+                Reply::Status(Box::new(self.status(aside(move || node.status()).await?)))
             }
             Request::Endpoints => Reply::Endpoints(node.endpoints()),
             Request::Pools => Reply::Pools(node.pools()),
@@ -110,6 +161,18 @@ impl NodeService {
                 ));
             }
         })
+    }
+}
+
+/// What a person is told of a cluster's state that may not be the latest.
+fn stale(cluster: &ClusterStatus) -> String {
+    let mut text = format!("the cluster ({}) does not tell of every change", cluster.source);
+    if let Some(trouble) = &cluster.trouble {
+        text = format!("{text}: {trouble}");
+    }
+    match cluster.age_seconds {
+        Some(age) => format!("{text}; what was known {age} s ago is in force"),
+        None => text,
     }
 }
 
@@ -130,8 +193,11 @@ impl Service for NodeService {
         replies: &mut Replies<'_>,
     ) -> io::Result<()> {
         let began = Instant::now();
-        match request {
-            Request::Reserve(_) => session.hold(self.expedite.hold()),
+        match &request {
+            Request::Reserve(reserve) => {
+                session.hold(self.expedite.hold());
+                session.ask(self.ask(reserve.pod.as_ref()));
+            }
             _ => session.let_go(),
         }
         let name = name(&request);

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use ipamd_api::{ApiError, ErrorKind, policy::ManifestText};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
 
 use crate::expedite::Hold;
 
@@ -20,6 +23,8 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: between them programs are attached.
     expedite: Option<Hold>,
+    /// Asks for the pod that is being added.
+    asked: Option<JoinHandle<()>>,
     files: Vec<ManifestText>,
     blocks: Option<OwnedSemaphorePermit>,
 }
@@ -28,6 +33,19 @@ impl Session {
     /// Keeps grace periods short.
     pub(super) fn hold(&mut self, hold: Hold) {
         self.expedite = Some(hold);
+    }
+
+    /// Keeps who asks for the pod that is being added.
+    pub(super) fn ask(&mut self, asked: Option<JoinHandle<()>>) {
+        self.asked = asked;
+    }
+
+    /// Waits until what is known of the pod that is being added is in force.
+    pub(super) async fn asked(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            // Why it was in vain was said.
+            let _ = asked.await;
+        }
     }
 
     /// Not any more.

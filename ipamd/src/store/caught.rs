@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// Runs `act`; a panic in it is not printed but returned, as its message and place.
-pub(super) fn caught<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn caught<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {
         let shown = panic::take_hook();

@@ -31,6 +31,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+pub(crate) use caught::caught;
 pub use error::StoreError;
 pub use format::Batch;
 

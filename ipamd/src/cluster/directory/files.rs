@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::interned::Interned;
+use crate::cluster::interned::Interned;
 use crate::cluster::{
     manifest::{Located, Manifest},
     objects::{Batch, Change, Object, ObjectId, Refusal},

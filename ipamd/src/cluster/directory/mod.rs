@@ -7,7 +7,6 @@
 mod files;
 #[cfg(test)]
 mod files_tests;
-mod interned;
 pub mod once;
 #[cfg(test)]
 mod tests;

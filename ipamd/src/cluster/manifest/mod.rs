@@ -219,7 +219,10 @@ fn type_of<'a>(node: &'a Node, list: Option<&'a Node>) -> Result<(&'a str, &'a s
 }
 
 /// Reads an object of a kind.
-fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Object, FieldError> {
+///
+/// # Errors
+/// The field that cannot be understood.
+pub(super) fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Object, FieldError> {
     let mut object = match kind {
         Kind::NetworkPolicy => kubernetes::read(document, Some(origin)),
         Kind::NetworkSet

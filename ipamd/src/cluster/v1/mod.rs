@@ -8,9 +8,13 @@ mod traffic;
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-pub use self::metadata::{id, labels};
+pub use self::{
+    metadata::{id, labels},
+    service::SOURCE_RANGES,
+};
 use super::{
     field::FieldError,
     objects::{Kind, Namespace, Node, Object, ServiceAccount},
@@ -47,19 +51,54 @@ fn service_account(root: &Place<'_>) -> Result<Object, FieldError> {
 
 fn node(root: &Place<'_>) -> Result<Object, FieldError> {
     let id = id(Kind::Node, root)?;
-    let mut addresses = Vec::new();
+    let (mut addresses, mut internal) = (Vec::new(), Vec::new());
     if let Some(status) = root.get("status")?
         && let Some(list) = status.get("addresses")?
     {
         for item in list.items()? {
-            if matches!(item.need("type")?.text()?, "InternalIP" | "ExternalIP") {
-                addresses.push(address(&item.need("address")?)?);
+            let kind = item.need("type")?.text()?;
+            if matches!(kind, "InternalIP" | "ExternalIP") {
+                let address = address(&item.need("address")?)?;
+                addresses.push(address);
+                internal.extend((kind == "InternalIP").then_some(address));
             }
         }
     }
     addresses.sort_unstable();
     addresses.dedup();
-    Ok(Object::Node(Node { name: id.name, labels: labels(root)?.unwrap_or_default(), addresses }))
+    Ok(Object::Node(Node {
+        name: id.name,
+        labels: labels(root)?.unwrap_or_default(),
+        addresses,
+        internal,
+        pod_cidrs: pod_cidrs(root)?,
+    }))
+}
+
+/// The prefixes that a node's pods have their addresses from.
+fn pod_cidrs(root: &Place<'_>) -> Result<Vec<IpNetwork>, FieldError> {
+    let mut cidrs = Vec::new();
+    let Some(spec) = root.get("spec")? else { return Ok(cidrs) };
+    if let Some(list) = spec.get("podCIDRs")? {
+        for item in list.items()? {
+            cidrs.push(prefix(&item)?);
+        }
+    }
+    // One that only fills in the older field.
+    if let Some(cidr) = spec.get("podCIDR")?
+        && cidrs.is_empty()
+        && cidr.value() != ""
+    {
+        cidrs.push(prefix(&cidr)?);
+    }
+    Ok(cidrs)
+}
+
+fn prefix(place: &Place<'_>) -> Result<IpNetwork, FieldError> {
+    let text = place.text()?;
+    let network: Option<IpNetwork> = text.contains('/').then(|| text.parse().ok()).flatten();
+    let network = network.and_then(|it| IpNetwork::new(it.network(), it.prefix()).ok());
+    network.ok_or_else(|| place.refuse(format!("{} is not a prefix", shown(text))))
 }
 
 /// An address; one of IPv4 in the form of IPv6 is one of IPv4.
@@ -88,8 +127,25 @@ mod tests {
                 name: "a".into(),
                 labels: [("zone", "x")].into_iter().collect(),
                 addresses: vec!["10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap()],
+                internal: vec!["10.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+                pod_cidrs: Vec::new(),
             })
         );
+    }
+
+    #[test]
+    fn a_node_has_the_prefixes_of_its_pods() {
+        let cidrs = |spec: Value| -> Result<Vec<String>, FieldError> {
+            match read(Kind::Node, &json!({"metadata": {"name": "a"}, "spec": spec}))? {
+                Object::Node(node) => Ok(node.pod_cidrs.iter().map(ToString::to_string).collect()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let both = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]});
+        assert_eq!(cidrs(both), Ok(vec!["10.1.0.0/24".to_owned(), "fd00:1::/64".to_owned()]));
+        assert_eq!(cidrs(json!({"podCIDR": "10.1.0.7/24"})), Ok(vec!["10.1.0.0/24".to_owned()]));
+        assert_eq!(cidrs(json!({"podCIDR": ""})), Ok(Vec::new()));
+        assert_eq!(cidrs(json!({"podCIDRs": ["10.1.0.0"]})).unwrap_err().field, "spec.podCIDRs[0]");
     }
 
     #[test]

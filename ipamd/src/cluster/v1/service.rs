@@ -17,7 +17,7 @@ pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// As [`HEADLESS`]: somebody else balances it.
 pub(super) const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// The annotation that `spec.loadBalancerSourceRanges` replaced.
-const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+pub const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Seconds that affinity holds unless the Service says otherwise, and at most.
 const AFFINITY: u32 = 10_800;
 const AFFINITY_MOST: i64 = 86_400;

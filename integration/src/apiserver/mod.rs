@@ -1,0 +1,193 @@
+//! An API server for tests: it speaks as much of the Kubernetes protocol as a client of lists, watches and single objects
+//! meets, over TLS, with bearer tokens; and it can misbehave in every way that a client has to survive.
+
+mod answers;
+mod objects;
+mod paths;
+mod selectors;
+mod serve;
+mod tls;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use self::objects::{Objects, Streaming};
+use self::tls::Credentials;
+use crate::testbed::Netns;
+
+/// What the clients authenticate with.
+const TOKEN: &str = "a-token-of-the-tests";
+
+/// How the server behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Behaviour {
+    /// How it answers to watches that ask for what there is first.
+    pub streaming: Streaming,
+    /// How long it takes for each answer.
+    pub delay: Duration,
+    /// It takes requests and never answers.
+    pub hangs: bool,
+    /// What watches get instead of JSON, once.
+    pub garbage: Option<&'static str>,
+    /// Watches end in the middle of an event.
+    pub cuts: bool,
+    /// Watches tell nothing, not even that time passes.
+    pub silent: bool,
+    /// Requests of this plural are refused with this code.
+    pub refuses: BTreeMap<&'static str, u16>,
+}
+
+/// What the server has been asked so far: method, path and query.
+pub type Requests = Vec<String>;
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    objects: Mutex<Objects>,
+    behaviour: Mutex<Behaviour>,
+    requests: Mutex<Requests>,
+    /// Counts changes, for whoever waits for one.
+    changes: watch::Sender<u64>,
+    /// Counts the times that all watches were ended.
+    ended: watch::Sender<u64>,
+}
+
+/// A running API server. It ends when it is dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    address: SocketAddr,
+    running: Mutex<Option<Running>>,
+    netns: PathBuf,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl ApiServer {
+    /// A server that listens at an address of a namespace.
+    pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let server = Self {
+            shared: Arc::new(Shared {
+                objects: Mutex::new(Objects::new()),
+                behaviour: Mutex::default(),
+                requests: Mutex::default(),
+                changes: watch::Sender::new(0),
+                ended: watch::Sender::new(0),
+            }),
+            credentials: Credentials::new(address.ip())?,
+            address,
+            running: Mutex::default(),
+            netns: netns.path().to_owned(),
+        };
+        server.resume(netns)?;
+        Ok(server)
+    }
+
+    /// Listens again.
+    pub fn resume(&self, netns: &Netns) -> Result<()> {
+        ensure!(netns.path() == self.netns, "the server stays where it is");
+        let address = self.address;
+        let listener = netns.inside(|| std::net::TcpListener::bind(address)).context("listen")?;
+        let (stop, stopped) = watch::channel(false);
+        let (shared, acceptor) = (Arc::clone(&self.shared), self.credentials.acceptor());
+        let thread = std::thread::Builder::new()
+            .name("apiserver".into())
+            .spawn(move || serve::run(listener, &shared, &acceptor, stopped))?;
+        *lock(&self.running) = Some(Running { stop, thread: Some(thread) });
+        Ok(())
+    }
+
+    /// Ends every connection and takes no new ones. What there is stays.
+    pub fn stop(&self) {
+        drop(lock(&self.running).take());
+    }
+
+    /// Writes a kubeconfig for it.
+    pub fn kubeconfig(&self, path: &Path) -> Result<()> {
+        let config = self.credentials.kubeconfig(&format!("https://{}", self.address));
+        std::fs::write(path, config).context("write the kubeconfig")
+    }
+
+    /// Creates or replaces an object, of a manifest's form.
+    pub fn put(&self, object: Value) {
+        self.change(|objects| objects.put(object));
+    }
+
+    /// Deletes an object: `plural.group`, and `namespace/name` or `name`.
+    pub fn delete(&self, resource: &str, key: &str) {
+        self.change(|objects| objects.delete(resource, key));
+    }
+
+    /// An object as it is now.
+    pub fn get(&self, resource: &str, key: &str) -> Option<Value> {
+        self.shared.objects().get(resource, key).cloned()
+    }
+
+    /// Has a resource exist, or not.
+    pub fn serve(&self, resource: &str, served: bool) {
+        self.change(|objects| objects.serve(resource, served));
+    }
+
+    /// Forgets its history: whoever follows from a version before now is told that it is gone.
+    pub fn compact(&self) {
+        self.shared.objects().compact();
+    }
+
+    /// Ends all watches.
+    pub fn end_watches(&self) {
+        self.shared.ended.send_modify(|count| *count += 1);
+    }
+
+    /// Changes how it behaves.
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.shared.behaviour());
+    }
+
+    /// What it was asked so far.
+    pub fn requests(&self) -> Requests {
+        lock(&self.shared.requests).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Objects)) {
+        change(&mut self.shared.objects());
+        self.shared.changes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Shared {
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.objects)
+    }
+
+    fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
+        lock(&self.behaviour)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,179 @@
+//! What there is, and what has become of it: objects by resource, and their history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+/// How watches are answered that ask for what there is first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streaming {
+    /// As Kubernetes 1.32 does.
+    #[default]
+    Whole,
+    /// As servers before do: the parameter is refused.
+    Refused,
+    /// As servers do that do not know it: no end of what there is is told.
+    Unknown,
+}
+
+/// The resources that are always there: plural and group, kind.
+const BUILT_IN: [(&str, &str); 9] = [
+    ("nodes", "Node"),
+    ("namespaces", "Namespace"),
+    ("serviceaccounts", "ServiceAccount"),
+    ("pods", "Pod"),
+    ("services", "Service"),
+    ("endpointslices.discovery.k8s.io", "EndpointSlice"),
+    ("networkpolicies.networking.k8s.io", "NetworkPolicy"),
+    ("customresourcedefinitions.apiextensions.k8s.io", "CustomResourceDefinition"),
+    ("leases.coordination.k8s.io", "Lease"),
+];
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The version that it led to.
+    pub version: u64,
+    /// `plural.group`.
+    pub resource: String,
+    /// What was there before.
+    pub before: Option<Value>,
+    /// What is there now; `None` if it is gone.
+    pub after: Option<Value>,
+}
+
+/// All objects, and their history.
+#[derive(Debug, Default)]
+pub struct Objects {
+    version: u64,
+    /// Versions before this one are forgotten.
+    oldest: u64,
+    served: BTreeSet<String>,
+    present: BTreeMap<String, BTreeMap<String, Value>>,
+    history: Vec<Event>,
+}
+
+impl Objects {
+    pub(super) fn new() -> Self {
+        let served = BUILT_IN.iter().map(|(resource, _)| (*resource).to_owned()).collect();
+        Self { version: 1, oldest: 1, served, ..Self::default() }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn is_served(&self, resource: &str) -> bool {
+        self.served.contains(resource)
+    }
+
+    pub(super) fn serve(&mut self, resource: &str, served: bool) {
+        if served {
+            self.served.insert(resource.into());
+        } else {
+            self.served.remove(resource);
+            self.present.remove(resource);
+        }
+    }
+
+    pub(super) fn get(&self, resource: &str, key: &str) -> Option<&Value> {
+        self.present.get(resource)?.get(key)
+    }
+
+    pub(super) fn all(&self, resource: &str) -> impl Iterator<Item = &Value> {
+        self.present.get(resource).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub(super) fn put(&mut self, mut object: Value) {
+        let resource = resource_of(&object);
+        let key = key_of(&object);
+        self.version += 1;
+        let metadata = &mut object["metadata"];
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        let before = self.present.entry(resource.clone()).or_default().get(&key).cloned();
+        if metadata.get("uid").is_none() {
+            let uid = before.as_ref().map(|it| it["metadata"]["uid"].clone());
+            metadata["uid"] = uid.unwrap_or_else(|| json!(format!("uid-{}", self.version)));
+        }
+        // What every object of a real server has, and no client wants.
+        metadata["managedFields"] = json!([{"manager": "tests", "fieldsV1": {"f:metadata": {}}}]);
+        self.present.entry(resource.clone()).or_default().insert(key, object.clone());
+        self.history.push(Event { version: self.version, resource, before, after: Some(object) });
+    }
+
+    pub(super) fn delete(&mut self, resource: &str, key: &str) {
+        let Some(before) = self.present.get_mut(resource).and_then(|objects| objects.remove(key)) else {
+            return;
+        };
+        self.version += 1;
+        self.history.push(Event {
+            version: self.version,
+            resource: resource.into(),
+            before: Some(before),
+            after: None,
+        });
+    }
+
+    /// Forgets the history.
+    pub(super) fn compact(&mut self) {
+        self.version += 1;
+        self.oldest = self.version;
+        self.history.clear();
+    }
+
+    /// What has become of a resource since a version; `None` if that is forgotten.
+    pub(super) fn since(&self, resource: &str, version: u64) -> Option<Vec<Event>> {
+        if version < self.oldest {
+            return None;
+        }
+        let first = self.history.partition_point(|event| event.version <= version);
+        Some(self.history[first..].iter().filter(|event| event.resource == resource).cloned().collect())
+    }
+}
+
+/// `plural.group` of an object, by the rule that English and Kubernetes share.
+fn resource_of(object: &Value) -> String {
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    let plural =
+        if let Some(stem) = kind.strip_suffix('y') { format!("{stem}ies") } else { format!("{kind}s") };
+    match object["apiVersion"].as_str().and_then(|version| version.split_once('/')) {
+        Some((group, _)) => format!("{plural}.{group}"),
+        None => plural,
+    }
+}
+
+pub(super) fn key_of(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
+    match metadata["namespace"].as_str() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_told_from_a_version_on_until_it_is_forgotten() {
+        let mut objects = Objects::new();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}});
+        objects.put(pod.clone());
+        let first = objects.version();
+        objects.put(pod);
+        objects.delete("pods", "ns/a");
+        assert_eq!(objects.since("pods", first).map(|it| it.len()), Some(2));
+        assert_eq!(objects.since("nodes", first).map(|it| it.len()), Some(0));
+        objects.compact();
+        assert!(objects.since("pods", first).is_none());
+        assert_eq!(objects.since("pods", objects.version()).map(|it| it.len()), Some(0));
+    }
+
+    #[test]
+    fn resources_have_the_plural_of_their_kind() {
+        let of = |version: &str, kind: &str| resource_of(&json!({"apiVersion": version, "kind": kind}));
+        assert_eq!(of("v1", "Pod"), "pods");
+        assert_eq!(of("networking.k8s.io/v1", "NetworkPolicy"), "networkpolicies.networking.k8s.io");
+    }
+}

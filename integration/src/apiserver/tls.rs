@@ -1,0 +1,82 @@
+//! Certificates that live as long as a test.
+
+use std::{net::IpAddr, sync::Arc};
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
+};
+
+/// An authority of its own, and a server's certificate of it.
+#[derive(Clone, Debug)]
+pub(super) struct Credentials {
+    authority: String,
+    server: Arc<ServerConfig>,
+}
+
+impl Credentials {
+    pub fn new(address: IpAddr) -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        let authority = params.self_signed(&key)?.pem();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![address.to_string()])?.signed_by(&key, &issuer)?;
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private)?;
+        Ok(Self { authority, server: Arc::new(server) })
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.server))
+    }
+
+    pub fn kubeconfig(&self, server: &str) -> String {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "tests",
+"clusters": [{{"name": "tests", "cluster": {{"server": "{server}", "certificate-authority-data": "{}"}}}}],
+"users": [{{"name": "tests", "user": {{"token": "{}"}}}}],
+"contexts": [{{"name": "tests", "context": {{"cluster": "tests", "user": "tests"}}}}]}}
+"#,
+            base64(self.authority.as_bytes()),
+            super::TOKEN
+        )
+    }
+}
+
+/// RFC 4648, for the one field that wants it.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut bits = 0u32;
+        for at in 0..3 {
+            bits = bits << 8 | u32::from(chunk.get(at).copied().unwrap_or(0));
+        }
+        for at in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * at) & 63) as usize];
+            text.push(if at <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_padded() {
+        assert_eq!(["", "f", "fo", "foo"].map(|it| base64(it.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v"]);
+    }
+}

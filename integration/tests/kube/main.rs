@@ -1,0 +1,7 @@
+//! A cluster by the Kubernetes API: what the server says is in force, and stays so whatever becomes of the server.
+
+mod outages;
+mod pods;
+mod protocol;
+mod scene;
+mod starts;

@@ -1,0 +1,127 @@
+//! What is known of the connection to the API server, for whoever asks how old the cluster's state is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use ipamd_api::wire::ClusterStatus;
+
+use super::resources::{RESOURCES, Resource};
+use crate::cluster::SourceState;
+
+/// The state of the connection.
+#[derive(Debug)]
+pub(super) struct Contact {
+    server: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Resources that have been listed as a whole since the start.
+    listed: BTreeSet<String>,
+    /// Resources that the server does not tell of now, since when, and why.
+    troubles: BTreeMap<String, (SystemTime, String)>,
+    /// When the last daemon heard of the server; while this one has not.
+    inherited: Option<SystemTime>,
+    /// Whether the copy of the last state is in use.
+    by_copy: bool,
+}
+
+impl Contact {
+    pub fn new(server: String, inherited: Option<SystemTime>) -> Self {
+        Self { server, state: Mutex::new(State { inherited, ..State::default() }) }
+    }
+
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A resource is told of; `whole` if everything of it is known now. Returns whether that ends a trouble.
+    pub fn heard(&self, resource: &Resource, whole: bool) -> bool {
+        let mut state = self.state();
+        let name = resource.to_string();
+        let ended = state.troubles.remove(&name).is_some();
+        if whole {
+            state.listed.insert(name);
+        }
+        ended
+    }
+
+    /// A resource is not told of. Returns whether that is news.
+    pub fn trouble(&self, resource: &Resource, why: String) -> bool {
+        let mut state = self.state();
+        let now = SystemTime::now();
+        let known = state.troubles.entry(resource.to_string()).or_insert((now, String::new()));
+        let is_news = known.1 != why;
+        known.1 = why;
+        is_news
+    }
+
+    /// The copy of the last state is in use until the server has told everything.
+    pub fn goes_by_copy(&self) {
+        self.state().by_copy = true;
+    }
+
+    /// Until when the state is known to be the server's: now if all is well.
+    pub fn known_until(&self) -> Option<SystemTime> {
+        let state = self.state();
+        if state.listed.len() < RESOURCES.len() {
+            return state.inherited.filter(|_| state.by_copy);
+        }
+        Some(state.troubles.values().map(|(since, _)| *since).min().unwrap_or_else(SystemTime::now))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SourceState for Contact {
+    fn status(&self) -> ClusterStatus {
+        let until = self.known_until();
+        let state = self.state();
+        let waiting = RESOURCES.iter().map(ToString::to_string).filter(|it| !state.listed.contains(it));
+        let age = until.map(|until| until.elapsed().map_or(0, |age| age.as_secs()));
+        ClusterStatus {
+            source: format!("kube {}", self.server),
+            live: state.troubles.is_empty() && state.listed.len() == RESOURCES.len(),
+            age_seconds: age,
+            unlisted: waiting.collect(),
+            trouble: state.troubles.values().min().map(|(_, why)| why.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::objects::Kind;
+
+    #[test]
+    fn the_age_is_that_of_the_oldest_trouble() {
+        let long_ago = SystemTime::now() - Duration::from_secs(100);
+        let contact = Contact::new("https://a".into(), Some(long_ago));
+        assert_eq!((contact.status().live, contact.status().age_seconds), (false, None));
+        contact.goes_by_copy();
+        assert!(contact.status().age_seconds.is_some_and(|age| (100..110).contains(&age)));
+        for resource in &RESOURCES {
+            assert!(!contact.heard(resource, true));
+        }
+        let status = contact.status();
+        assert_eq!((status.live, status.age_seconds, status.trouble), (true, Some(0), None));
+
+        let pods = Resource::of(Kind::Pod);
+        assert!(contact.trouble(pods, "refused".into()));
+        assert!(!contact.trouble(pods, "refused".into()));
+        assert!(contact.trouble(pods, "reset".into()));
+        let status = contact.status();
+        assert_eq!((status.live, status.trouble.as_deref()), (false, Some("reset")));
+        assert!(contact.heard(pods, false));
+        assert!(contact.status().live);
+    }
+}

@@ -1,0 +1,156 @@
+//! Which objects of a resource are known, and in which state: enough to see what a list changes.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use super::seen::Seen;
+
+/// Whether an object is in another state than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Changed,
+    Known,
+}
+
+/// The objects of one resource.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    known: HashMap<Box<str>, Known>,
+    /// Of the list that is told now, or was told last.
+    list: u32,
+    /// Whether a list was told to its end.
+    whole: bool,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    version: Version,
+    /// The list that had it last.
+    list: u32,
+    /// It was asked for: the watch may tell of older states still.
+    asked: bool,
+}
+
+/// A resource version. Numbers can be compared, which the API has promised since Kubernetes 1.35; other texts are told
+/// apart by a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Number(u64),
+    Hash(u64),
+}
+
+impl Version {
+    fn is_older_than(self, other: Self) -> bool {
+        matches!((self, other), (Self::Number(this), Self::Number(other)) if this < other)
+    }
+}
+
+impl Keys {
+    /// A list begins.
+    pub fn begin(&mut self) {
+        self.list = self.list.wrapping_add(1);
+    }
+
+    /// An object is in the list.
+    pub fn listed(&mut self, seen: &Seen) -> News {
+        self.note(seen, false)
+    }
+
+    /// An object is new or has changed.
+    pub fn seen(&mut self, seen: &Seen) -> News {
+        self.note(seen, false)
+    }
+
+    /// The state of an object was asked for.
+    pub fn asked_for(&mut self, seen: &Seen) -> News {
+        self.note(seen, true)
+    }
+
+    /// An object is gone.
+    pub fn gone(&mut self, key: &str) {
+        self.known.remove(key);
+    }
+
+    /// The list has ended. Returns which objects were not in it.
+    pub fn done(&mut self) -> Vec<Box<str>> {
+        self.whole = true;
+        let list = self.list;
+        let gone: Vec<_> = self.known.iter().filter(|it| it.1.list != list).map(|it| it.0.clone()).collect();
+        for key in &gone {
+            self.known.remove(key);
+        }
+        gone
+    }
+
+    /// Whether a list was told to its end.
+    pub fn are_whole(&self) -> bool {
+        self.whole
+    }
+
+    fn note(&mut self, seen: &Seen, asked: bool) -> News {
+        let version = self.version(seen.version());
+        let list = self.list;
+        let Some(known) = self.known.get_mut(&seen.key()) else {
+            self.known.insert(seen.key(), Known { version, list, asked });
+            return News::Changed;
+        };
+        known.list = list;
+        if known.asked && version.is_older_than(known.version) {
+            return News::Known;
+        }
+        known.asked = asked;
+        if known.version == version {
+            return News::Known;
+        }
+        known.version = version;
+        News::Changed
+    }
+
+    fn version(&self, text: &str) -> Version {
+        text.parse().map_or_else(|_| Version::Hash(self.hasher.hash_one(text)), Version::Number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(name: &str, version: &str) -> Seen {
+        Seen::of(json!({"metadata": {"name": name, "resourceVersion": version}}))
+    }
+
+    #[test]
+    fn a_list_tells_what_is_new_what_has_changed_and_what_is_gone() {
+        let mut keys = Keys::default();
+        keys.begin();
+        for name in ["a", "b", "c"] {
+            assert_eq!(keys.listed(&seen(name, "1")), News::Changed);
+        }
+        assert!(!keys.are_whole());
+        assert!(keys.done().is_empty());
+        assert!(keys.are_whole());
+        keys.begin();
+        assert_eq!(keys.listed(&seen("a", "1")), News::Known);
+        assert_eq!(keys.listed(&seen("b", "x")), News::Changed);
+        assert_eq!(&*keys.done(), ["c".into()]);
+        keys.gone("a");
+        assert_eq!(keys.seen(&seen("a", "1")), News::Changed);
+    }
+
+    #[test]
+    fn an_older_state_does_not_follow_one_that_was_asked_for() {
+        let mut keys = Keys::default();
+        keys.begin();
+        assert_eq!(keys.asked_for(&seen("a", "10")), News::Changed);
+        assert_eq!(keys.seen(&seen("a", "9")), News::Known);
+        assert_eq!(keys.seen(&seen("a", "10")), News::Known);
+        // A server that was restored from a backup counts from an earlier number.
+        assert_eq!(keys.seen(&seen("a", "5")), News::Changed);
+        assert!(keys.done().is_empty());
+    }
+}

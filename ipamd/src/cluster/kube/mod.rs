@@ -1,0 +1,411 @@
+//! The Kubernetes API as a cluster: each resource is listed once and watched from then on.
+//!
+//! Whatever becomes of the server, what it said last stays: in force, and in a copy on disk, from which a daemon goes on
+//! that starts while the server is away.
+
+mod asking;
+mod cache;
+mod client;
+mod contact;
+mod keys;
+mod reflector;
+mod resources;
+mod seen;
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{
+        Notify,
+        mpsc::{Receiver, channel},
+        oneshot,
+    },
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    asking::{Answer, LocalPods},
+    cache::Cache,
+    contact::Contact,
+    keys::{Keys, News},
+    reflector::{Reflector, Report, Told},
+    resources::{RESOURCES, Resource},
+    seen::Seen,
+};
+pub use self::{
+    asking::{AskError, Asking},
+    client::ClientError,
+};
+use super::{
+    Source, SourceState,
+    interned::Interned,
+    manifest,
+    objects::{Batch, Change, Kind, ObjectId, Origin, Refusal},
+    place::Place,
+    v1,
+};
+
+/// What stands for the file that an object was read from.
+const ORIGIN: &str = "the API server";
+/// Reports that wait to be taken in.
+const ROOM: usize = 512;
+/// Most reports that are taken together.
+const MOST_AT_ONCE: usize = 4096;
+/// How long a start waits for a server that says nothing before it goes on with the copy of its last state.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often is noted on disk that the server is there.
+const NOTE_HEARD: Duration = Duration::from_secs(30);
+
+/// How to reach a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// A kubeconfig; `None` in a pod of the cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL of the server, in place of the one that follows from that.
+    pub server: Option<String>,
+}
+
+impl Access {
+    /// The configuration of a client.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn config(&self) -> Result<kube::Config, ClientError> {
+        client::config(self.kubeconfig.as_deref(), self.server.as_deref()).await
+    }
+}
+
+/// A client of a cluster, for the runtime that this is called in.
+///
+/// # Errors
+/// The credentials cannot be used.
+pub fn client(config: &kube::Config) -> Result<kube::Client, ClientError> {
+    client::client(config, || {})
+}
+
+/// The API of a cluster.
+#[derive(Debug)]
+pub struct Kube {
+    reports: Receiver<Report>,
+    answers: Receiver<Answer>,
+    /// Those who wait until what they asked for is in force.
+    asked: Vec<oneshot::Sender<()>>,
+    mirror: Mirror,
+    local: LocalPods,
+    begun: bool,
+    note_heard: Instant,
+    /// Ends with this.
+    _tasks: JoinSet<()>,
+}
+
+impl Kube {
+    /// Begins to watch, on the runtime that this is called in, for the node of that name. The copy of the last state is
+    /// at `copy`.
+    ///
+    /// # Errors
+    /// The credentials cannot be used.
+    pub fn open(config: &kube::Config, node: &str, copy: &Path) -> Result<(Self, Asking), ClientError> {
+        let server = config.cluster_url.to_string();
+        let server = server.trim_end_matches('/');
+        let cache = Cache::open(copy, server);
+        let contact = Arc::new(Contact::new(server.into(), cache.heard()));
+        let (reporting, reports) = channel(ROOM);
+        let definitions = reflector::definitions();
+        let mut tasks = JoinSet::new();
+        for resource in &RESOURCES {
+            let defined = definitions.get(&resource.definition()).cloned();
+            let answered = Arc::new(Notify::new());
+            let client = client::client(config, {
+                let answered = Arc::clone(&answered);
+                move || answered.notify_one()
+            })?;
+            let reflector = Reflector::new(resource, client, answered, reporting.clone());
+            tasks.spawn(reflector.follow(defined));
+        }
+        tasks.spawn(reflector::watch_definitions(client(config)?, definitions));
+        let local = LocalPods::default();
+        let (asking, answers) = Asking::new(config.clone(), local.clone());
+        let kube = Self {
+            reports,
+            answers,
+            asked: Vec::new(),
+            mirror: Mirror::new(cache, contact, node),
+            local,
+            begun: false,
+            note_heard: Instant::now(),
+            _tasks: tasks,
+        };
+        Ok((kube, asking))
+    }
+
+    /// The whole cluster: as the server tells it, or if that says nothing for a while, as it was told last.
+    async fn begin(&mut self) -> Batch {
+        let has_copy = self.mirror.load();
+        let mut progress = Instant::now();
+        while !self.mirror.is_whole() {
+            tokio::select! {
+                report = self.reports.recv() => {
+                    let Some(report) = report else { break };
+                    if !matches!(report.told, Told::Trouble(_)) {
+                        progress = Instant::now();
+                    }
+                    self.mirror.take(report);
+                }
+                answer = self.answers.recv() => self.answered(answer),
+                () = sleep_until(progress + PATIENCE), if has_copy => {
+                    self.mirror.contact.goes_by_copy();
+                    tracing::warn!(server = self.mirror.contact.server(), "the API server tells nothing; going on with what it told last");
+                    break;
+                }
+            }
+        }
+        self.note_heard();
+        self.mirror.batch()
+    }
+
+    fn answered(&mut self, answer: Option<Answer>) {
+        let Some(answer) = answer else { return };
+        for (resource, seen) in &answer.objects {
+            self.mirror.asked_for(resource, seen);
+        }
+        self.asked.push(answer.in_force);
+    }
+
+    /// Takes what is there already, too: a list or a burst of changes is one batch.
+    fn take_waiting(&mut self) {
+        for _ in 0..MOST_AT_ONCE {
+            let Ok(report) = self.reports.try_recv() else { return };
+            self.mirror.take(report);
+        }
+    }
+
+    fn note_heard(&mut self) {
+        if Instant::now() < self.note_heard {
+            return;
+        }
+        self.note_heard = Instant::now() + NOTE_HEARD;
+        if let Some(at) = self.mirror.contact.known_until() {
+            self.mirror.cache.set_heard(at);
+        }
+    }
+}
+
+impl Source for Kube {
+    async fn next(&mut self) -> Batch {
+        if !self.begun {
+            let batch = self.begin().await;
+            self.begun = true;
+            return batch;
+        }
+        loop {
+            tokio::select! {
+                report = self.reports.recv() => {
+                    // The tasks end with this.
+                    let Some(report) = report else { return std::future::pending().await };
+                    self.mirror.take(report);
+                    self.take_waiting();
+                }
+                answer = self.answers.recv() => self.answered(answer),
+                () = sleep_until(self.note_heard) => {}
+            }
+            self.note_heard();
+            let batch = self.mirror.batch();
+            if !batch.changes.is_empty() || batch.refusals.is_some() {
+                return batch;
+            }
+            // What was asked for is known already.
+            self.in_force();
+        }
+    }
+
+    fn in_force(&mut self) {
+        for (key, uid) in self.mirror.local.drain(..) {
+            self.local.note(key, uid);
+        }
+        for asked in self.asked.drain(..) {
+            // Whoever asked may have given up.
+            let _ = asked.send(());
+        }
+    }
+
+    fn state(&self) -> Option<Arc<dyn SourceState>> {
+        Some(Arc::clone(&self.mirror.contact) as _)
+    }
+}
+
+/// What the server has told, as far as it takes to see what changes.
+#[derive(Debug)]
+struct Mirror {
+    /// In the order of the resources.
+    keys: Vec<Keys>,
+    cache: Cache,
+    contact: Arc<Contact>,
+    changes: Vec<Change>,
+    refusals: BTreeMap<(String, Box<str>), Refusal>,
+    refusals_changed: bool,
+    /// This node.
+    node: Box<str>,
+    /// Which of its pods have come, with their UIDs, and gone.
+    local: Vec<(Box<str>, Option<Box<str>>)>,
+    interned: Interned,
+}
+
+impl Mirror {
+    fn new(cache: Cache, contact: Arc<Contact>, node: &str) -> Self {
+        Self {
+            keys: RESOURCES.iter().map(|_| Keys::default()).collect(),
+            cache,
+            contact,
+            changes: Vec::new(),
+            refusals: BTreeMap::new(),
+            refusals_changed: true,
+            node: node.into(),
+            local: Vec::new(),
+            interned: Interned::default(),
+        }
+    }
+
+    /// Takes the copy of the last state, and returns whether it is whole.
+    fn load(&mut self) -> bool {
+        let is_whole = RESOURCES.iter().all(|it| self.cache.is_complete(it));
+        for resource in &RESOURCES {
+            for body in self.cache.load(resource) {
+                let seen = Seen::of(body);
+                self.keys(resource).seen(&seen);
+                self.read(resource, &seen);
+            }
+        }
+        is_whole
+    }
+
+    /// Whether everything was told since the start.
+    fn is_whole(&self) -> bool {
+        self.keys.iter().all(Keys::are_whole)
+    }
+
+    fn keys(&mut self, resource: &Resource) -> &mut Keys {
+        let at = RESOURCES.iter().position(|it| it == resource).unwrap_or(0);
+        &mut self.keys[at]
+    }
+
+    fn take(&mut self, Report { resource, told }: Report) {
+        if let Told::Trouble(why) = told {
+            if self.contact.trouble(resource, why.clone()) {
+                tracing::warn!(%resource, why, "the API server does not tell of this resource; what it told stays");
+            }
+            return;
+        }
+        let whole = matches!(told, Told::Done | Told::Missing);
+        if self.contact.heard(resource, whole) {
+            tracing::info!(%resource, "the API server tells of this resource again");
+        }
+        match told {
+            Told::Begin => self.keys(resource).begin(),
+            Told::Listed(seen) => {
+                if self.keys(resource).listed(&seen) == News::Changed {
+                    self.put(resource, &seen);
+                }
+            }
+            Told::Put(seen) => {
+                if self.keys(resource).seen(&seen) == News::Changed {
+                    self.put(resource, &seen);
+                }
+            }
+            Told::Gone(seen) => {
+                let key = seen.key();
+                self.keys(resource).gone(&key);
+                self.remove(resource, &key);
+            }
+            Told::Missing => {
+                self.keys(resource).begin();
+                self.done(resource);
+            }
+            Told::Done => self.done(resource),
+            Told::Answered | Told::Trouble(_) => {}
+        }
+    }
+
+    fn asked_for(&mut self, resource: &'static Resource, seen: &Seen) {
+        if self.keys(resource).asked_for(seen) == News::Changed {
+            self.put(resource, seen);
+        }
+    }
+
+    fn done(&mut self, resource: &Resource) {
+        for key in self.keys(resource).done() {
+            self.remove(resource, &key);
+        }
+        self.cache.set_complete(resource);
+    }
+
+    fn put(&mut self, resource: &Resource, seen: &Seen) {
+        self.read(resource, seen);
+        self.cache.put(resource, &seen.key(), &seen.body);
+    }
+
+    /// Reads an object. One that cannot be understood changes nothing.
+    fn read(&mut self, resource: &Resource, seen: &Seen) {
+        let refused = (resource.to_string(), seen.key());
+        let origin = Origin { file: Path::new(ORIGIN).into(), line: 0 };
+        match manifest::typed(resource.kind, &seen.body, origin) {
+            Ok(mut object) => {
+                self.interned.share(&mut object);
+                self.refusals_changed |= self.refusals.remove(&refused).is_some();
+                self.changes.push(Change::Put(object));
+                if resource.kind == Kind::Pod && seen.body["spec"]["nodeName"] == *self.node {
+                    self.local.push((seen.key(), Some(seen.uid().into())));
+                }
+            }
+            Err(error) => {
+                self.refusals_changed = true;
+                let refusal = Refusal {
+                    file: ORIGIN.into(),
+                    line: 0,
+                    object: v1::id(resource.kind, &Place::root(&seen.body)).ok(),
+                    field: error.field,
+                    reason: error.reason,
+                };
+                self.refusals.insert(refused, refusal);
+            }
+        }
+    }
+
+    fn remove(&mut self, resource: &Resource, key: &str) {
+        self.refusals_changed |= self.refusals.remove(&(resource.to_string(), key.into())).is_some();
+        self.changes.push(Change::Remove(id(resource.kind, key)));
+        if resource.kind == Kind::Pod {
+            self.local.push((key.into(), None));
+        }
+        self.cache.remove(resource, key);
+    }
+
+    /// What has changed since the last batch.
+    fn batch(&mut self) -> Batch {
+        let refusals =
+            mem::take(&mut self.refusals_changed).then(|| self.refusals.values().cloned().collect());
+        Batch { changes: mem::take(&mut self.changes), refusals }
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        if let Some(at) = self.contact.known_until() {
+            self.cache.set_heard(at.min(SystemTime::now()));
+        }
+    }
+}
+
+/// The id of an object that is gone. NetworkPolicies have theirs from their reader.
+fn id(kind: Kind, key: &str) -> ObjectId {
+    match key.split_once('/') {
+        Some((namespace, name)) => ObjectId::namespaced(kind, namespace, name),
+        None => ObjectId::global(kind, key),
+    }
+}

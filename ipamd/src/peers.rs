@@ -1,0 +1,116 @@
+//! The other nodes of the cluster, as its source tells of them, for whoever leads packets there.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, PipeReader, PipeWriter, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::cluster::objects::{Change, Kind, Node, Object};
+
+/// All nodes of the cluster by name, this one too.
+pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;
+
+/// The other nodes.
+#[derive(Debug)]
+pub struct Peers {
+    nodes: Mutex<Arc<Nodes>>,
+    wake: PipeWriter,
+    woken: Mutex<Option<PipeReader>>,
+}
+
+impl Peers {
+    /// None yet.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let (woken, wake) = io::pipe()?;
+        // A pipe that is full has woken already.
+        nix::fcntl::fcntl(&wake, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        Ok(Self { nodes: Mutex::default(), wake, woken: Mutex::new(Some(woken)) })
+    }
+
+    /// Takes changes of the cluster in, of which those of nodes matter.
+    pub fn apply(&self, changes: &[Change]) {
+        if !changes.iter().any(|change| matches!(change, Change::Put(Object::Node(_))) || is_removal(change))
+        {
+            return;
+        }
+        let mut nodes = self.nodes();
+        let mut moved = false;
+        for change in changes {
+            match change {
+                Change::Put(Object::Node(node))
+                    if nodes.get(&node.name).is_none_or(|it| !same_place(it, node)) =>
+                {
+                    Arc::make_mut(&mut nodes).insert(Arc::clone(&node.name), Arc::new(node.clone()));
+                    moved = true;
+                }
+                Change::Remove(id) if id.kind == Kind::Node => {
+                    moved |= Arc::make_mut(&mut nodes).remove(&id.name).is_some();
+                }
+                _ => {}
+            }
+        }
+        drop(nodes);
+        if moved {
+            // See above.
+            let _ = (&self.wake).write(&[0]);
+        }
+    }
+
+    /// All nodes now.
+    pub fn all(&self) -> Arc<Nodes> {
+        Arc::clone(&self.nodes())
+    }
+
+    /// What becomes readable when nodes change; for one listener.
+    pub fn woken(&self) -> Option<PipeReader> {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Arc<Nodes>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_removal(change: &Change) -> bool {
+    matches!(change, Change::Remove(id) if id.kind == Kind::Node)
+}
+
+/// Whether packets reach both in the same way.
+fn same_place(a: &Node, b: &Node) -> bool {
+    (&a.internal, &a.pod_cidrs) == (&b.internal, &b.pod_cidrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::cluster::objects::ObjectId;
+
+    fn node(name: &str, address: &str, label: &str) -> Change {
+        Change::Put(Object::Node(Node {
+            name: name.into(),
+            labels: [("l", label)].into_iter().collect(),
+            addresses: Vec::new(),
+            internal: vec![address.parse().unwrap()],
+            pod_cidrs: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn only_what_leads_packets_elsewhere_wakes() {
+        let peers = Peers::new().unwrap();
+        let mut woken = peers.woken().unwrap();
+        assert!(peers.woken().is_none());
+        peers.apply(&[node("a", "10.0.0.1", "x"), node("b", "10.0.0.2", "x")]);
+        assert_eq!(woken.read(&mut [0; 8]).unwrap(), 1);
+        peers.apply(&[node("a", "10.0.0.1", "y"), Change::Remove(ObjectId::global(Kind::Node, "c"))]);
+        peers.apply(&[Change::Remove(ObjectId::global(Kind::Node, "b"))]);
+        assert_eq!(woken.read(&mut [0; 8]).unwrap(), 1);
+        assert_eq!(peers.all().keys().map(|it| &**it).collect::<Vec<_>>(), ["a"]);
+    }
+}
