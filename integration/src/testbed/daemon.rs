@@ -66,10 +66,11 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its resident memory in KiB.
-    pub fn resident_kib(&self) -> Result<u64> {
+    /// The memory that is its own, in KiB: what is resident without the pages of its binary, which are as many as the
+    /// build has made them and which the kernel may drop.
+    pub fn own_memory_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).context("RssAnon")?;
         Ok(line.split_whitespace().nth(1).context("a number")?.parse()?)
     }
 
