@@ -117,10 +117,16 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     node.find_namespaces();
     let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
-    let reconciler =
-        Reconciler::new(&config, Arc::clone(&node), Arc::clone(&datapath), Arc::clone(&metrics), footprint)?
-            .tell_ends(Arc::clone(&monitor))
-            .tend_services(Arc::clone(&services));
+    let reconciler = Reconciler::new(
+        &config,
+        Arc::clone(&node),
+        Arc::clone(&datapath),
+        Arc::clone(&metrics),
+        footprint,
+        peers,
+    )?
+    .tell_ends(Arc::clone(&monitor))
+    .tend_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler)?;
 
     let service =
@@ -142,6 +148,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     drop(reconciliation);
     drop(listening);
     drop(socket_file);
+    close(node)
+}
+
+fn close(node: Arc<Node>) -> anyhow::Result<()> {
     if let Some(node) = Arc::into_inner(node) {
         node.close()?;
     } else {

@@ -46,6 +46,7 @@ pub fn uninstall(locations: &Locations) -> Removal {
     match Socket::open() {
         Ok(mut socket) => {
             remove_links(&mut socket, &mut removal);
+            remove_routes(&mut socket, &mut removal);
             remove_pools(&mut socket, &footprint, &mut removal);
         }
         Err(error) => removal.failed.push(error.to_string()),
@@ -69,8 +70,22 @@ fn remove_links(socket: &mut Socket, removal: &mut Removal) {
         Ok(links) => links,
         Err(error) => return removal.failed.push(error.to_string()),
     };
-    for Link { name, index, .. } in links.iter().filter(|link| link.veth && is_host_ifname(&link.name)) {
+    let ours = |link: &&Link| {
+        link.veth && is_host_ifname(&link.name) || link.vxlan.is_some() && link.name == plan::peers::OVERLAY
+    };
+    for Link { name, index, .. } in links.iter().filter(ours) {
         removal.note(format!("interface {name}"), gone_is_fine(socket.remove_link(*index)));
+    }
+}
+
+/// The routes to other nodes.
+fn remove_routes(socket: &mut Socket, removal: &mut Removal) {
+    let routes = match socket.routes() {
+        Ok(routes) => routes,
+        Err(error) => return removal.failed.push(error.to_string()),
+    };
+    for route in routes.iter().filter(|route| route.is_to_peer()) {
+        removal.note(format!("route to {}", route.destination), gone_is_fine(socket.remove_route(route)));
     }
 }
 

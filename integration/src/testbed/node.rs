@@ -1,6 +1,7 @@
 //! A node: its namespace, its uplink, its daemon and its pods.
 
 use std::{
+    borrow::Cow,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Output,
@@ -33,17 +34,27 @@ pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
 
 /// The network that a node shares with its neighbour.
 struct Lan {
-    link: &'static str,
+    /// The neighbour's end of the link.
+    link: Cow<'static, str>,
+    /// The neighbour's bridge that the link is a port of; without one it carries the neighbour's addresses itself.
+    bridge: Option<&'static str>,
     node4: Ipv4Addr,
     node6: Ipv6Addr,
     neighbour4: Ipv4Addr,
     neighbour6: Ipv6Addr,
 }
 
-const LAN: Lan =
-    Lan { link: "lan", node4: NODE4, node6: NODE6, neighbour4: NEIGHBOUR4, neighbour6: NEIGHBOUR6 };
-const OTHER_LAN: Lan = Lan {
-    link: "other-lan",
+static LAN: Lan = Lan {
+    link: Cow::Borrowed("lan"),
+    bridge: None,
+    node4: NODE4,
+    node6: NODE6,
+    neighbour4: NEIGHBOUR4,
+    neighbour6: NEIGHBOUR6,
+};
+static OTHER_LAN: Lan = Lan {
+    link: Cow::Borrowed("other-lan"),
+    bridge: None,
     node4: OTHER4,
     node6: OTHER6,
     neighbour4: Ipv4Addr::new(198, 18, 0, 1),
@@ -140,7 +151,7 @@ impl Node {
         router.sysctl("net/ipv4/ip_forward", "1")?;
         router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         let node = Self::make(settings, self.neighbour.clone(), &OTHER_LAN)?;
-        for (pools, lan) in [(&self.settings.pools, LAN), (&node.settings.pools, OTHER_LAN)] {
+        for (pools, lan) in [(&self.settings.pools, &LAN), (&node.settings.pools, &OTHER_LAN)] {
             for pool in pools {
                 let via = if pool.contains(':') { lan.node6.to_string() } else { lan.node4.to_string() };
                 router.ip(&format!("route add {pool} via {via}"))?;
@@ -148,6 +159,27 @@ impl Node {
         }
         node.start_daemon()?;
         Ok(node)
+    }
+
+    /// A node without a daemon on a router's bridge: the `host`th of the subnet of these addresses of the router's.
+    pub(super) fn on_bridge(
+        settings: Settings,
+        router: &Neighbour,
+        bridge: &'static str,
+        (router4, router6): (Ipv4Addr, Ipv6Addr),
+        host: u8,
+    ) -> Result<Self> {
+        let ([a, b, c, _], mut six) = (router4.octets(), router6.segments());
+        six[7] = host.into();
+        let lan = Lan {
+            link: format!("{bridge}-{host}").into(),
+            bridge: Some(bridge),
+            node4: [a, b, c, host].into(),
+            node6: six.into(),
+            neighbour4: router4,
+            neighbour6: router6,
+        };
+        Self::make(settings, router.clone(), &lan)
     }
 
     fn make(settings: Settings, neighbour: Neighbour, lan: &Lan) -> Result<Self> {
@@ -165,9 +197,14 @@ impl Node {
         let (node, neighbour) = (self.netns(), self.neighbour.netns());
         let there = neighbour.path().display();
         node.ip(&format!("link add uplink type veth peer name {} netns {there}", lan.link))?;
-        for (netns, link, v4, v6) in
-            [(node, "uplink", lan.node4, lan.node6), (neighbour, lan.link, lan.neighbour4, lan.neighbour6)]
-        {
+        let mut ends = vec![(node, "uplink", lan.node4, lan.node6)];
+        match lan.bridge {
+            Some(bridge) => {
+                neighbour.ip(&format!("link set dev {} up master {bridge}", lan.link))?;
+            }
+            None => ends.push((neighbour, &lan.link, lan.neighbour4, lan.neighbour6)),
+        }
+        for (netns, link, v4, v6) in ends {
             netns.ip(&format!("address add {v4}/24 dev {link}"))?;
             netns.ip(&format!("address add {v6}/64 dev {link} nodad"))?;
             netns.ip(&format!("link set dev {link} up"))?;

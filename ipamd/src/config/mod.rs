@@ -22,7 +22,7 @@ use crate::{
 };
 pub use locations::Locations;
 use options::Options;
-pub use values::{ExternalServiceMode, LogFormat, LogLevel};
+pub use values::{ExternalServiceMode, LogFormat, LogLevel, RoutingMode};
 
 /// Where the configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
@@ -32,6 +32,10 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cambric";
 
 const DEFAULT_CONNTRACK_SIZE: u32 = 131_072;
+/// Assigned to VXLAN by IANA.
+const DEFAULT_VXLAN_PORT: u16 = 4789;
+/// 0xca3a: no number that another network plugin uses by default.
+const DEFAULT_VXLAN_ID: u32 = 51_770;
 const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;
 
 /// Why there is no valid configuration.
@@ -115,6 +119,12 @@ pub struct Config {
     pub external_services: ExternalServiceMode,
     /// Prefixes of the node's addresses that serve node ports; if empty, all do.
     pub node_port_addresses: Vec<IpNetwork>,
+    /// How endpoints of other nodes are reached.
+    pub routing: RoutingMode,
+    /// UDP port of the overlay.
+    pub vxlan_port: u16,
+    /// Number of the overlay's network.
+    pub vxlan_id: u32,
     /// How programs are attached; tcx where the kernel has it if `None`.
     pub attach: Option<AttachMode>,
     /// Whether RCU grace periods are expedited while an ADD or DEL is under way.
@@ -169,6 +179,9 @@ impl Config {
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
             node_port_addresses: options.nodeport_addresses,
+            routing: options.routing.unwrap_or_default(),
+            vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
+            vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach: options.attach.and_then(|attach| attach.0),
             expedite_rcu: options.expedite_rcu.unwrap_or(true),
             mtu: options.mtu.map(|mtu| mtu.0),

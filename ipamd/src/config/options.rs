@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::values::{
     Attach, ConntrackSize, ExternalServiceMode, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses,
-    PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, Switch,
+    PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, RoutingMode, Switch, VxlanId,
 };
 use crate::{
     cluster::Cluster,
@@ -88,6 +88,17 @@ pub(super) struct Options {
     /// Prefix of the node's addresses that serve node ports; repeatable [default: all]
     #[arg(long, value_name = "CIDR")]
     pub nodeport_addresses: Vec<IpNetwork>,
+    /// How pods of other nodes are reached: none, direct, vxlan or auto (directly in the subnet, by VXLAN beyond) [default: auto]
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "text")]
+    pub routing: Option<RoutingMode>,
+    /// UDP port of the overlay, the same on all nodes [default: 4789]
+    #[arg(long, value_name = "PORT")]
+    pub vxlan_port: Option<u16>,
+    /// Number of the overlay's VXLAN network, the same on all nodes [default: 51770]
+    #[arg(long, value_name = "NUMBER")]
+    #[serde(deserialize_with = "text")]
+    pub vxlan_id: Option<VxlanId>,
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
@@ -129,6 +140,9 @@ impl Options {
             no_masquerade: either(self.no_masquerade, other.no_masquerade),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             conntrack_size: self.conntrack_size.or(other.conntrack_size),
+            routing: self.routing.or(other.routing),
+            vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            vxlan_id: self.vxlan_id.or(other.vxlan_id),
             policy_entries: self.policy_entries.or(other.policy_entries),
             policy_addresses: self.policy_addresses.or(other.policy_addresses),
             policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),

@@ -30,6 +30,47 @@ impl FromStr for ExternalServiceMode {
     }
 }
 
+/// How the endpoints of other nodes are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RoutingMode {
+    /// By whatever routes there are.
+    None,
+    /// By routes to the nodes of the same subnet; the network itself leads to the others.
+    Direct,
+    /// Through an overlay of VXLAN.
+    Vxlan,
+    /// Directly within the subnet, by VXLAN beyond.
+    #[default]
+    Auto,
+}
+
+impl FromStr for RoutingMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "direct" => Ok(Self::Direct),
+            "vxlan" => Ok(Self::Vxlan),
+            "auto" => Ok(Self::Auto),
+            _ => Err("routing modes are none, direct, vxlan and auto".to_owned()),
+        }
+    }
+}
+
+/// Number of a VXLAN network: 1 to 16777215.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct VxlanId(pub u32);
+
+impl FromStr for VxlanId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| (1..1 << 24).contains(number));
+        number.map(Self).ok_or_else(|| "a VXLAN network has a number from 1 to 16777215".to_owned())
+    }
+}
+
 /// Whether something is done: `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Switch(pub bool);

@@ -5,7 +5,9 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
-use super::{NetlinkError, Socket};
+use ipamd_api::MacAddr;
+
+use super::{NetlinkError, Socket, Vxlan};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,10 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Its Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// What it is as a VXLAN interface, if it is one.
+    pub vxlan: Option<Vxlan>,
 }
 
 impl Link {
@@ -36,8 +42,10 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
                 LinkAttribute::LinkInfo(infos) => {
                     link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    link.vxlan = infos.iter().find_map(Vxlan::from_info);
                 }
                 _ => {}
             }

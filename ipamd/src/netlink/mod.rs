@@ -15,6 +15,7 @@ mod qdisc;
 mod route;
 mod socket;
 mod sockets;
+mod vxlan;
 
 pub use address::Address;
 pub use events::Events;
@@ -25,3 +26,4 @@ pub use qdisc::Qdisc;
 pub use route::{PROTOCOL, Route, RouteKind};
 pub use socket::{NetlinkError, Socket};
 pub use sockets::{Found, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
+pub use vxlan::{Forwarding, Vxlan};

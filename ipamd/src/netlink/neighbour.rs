@@ -42,6 +42,28 @@ impl Neighbour {
     }
 }
 
+/// The message that names a neighbour.
+fn message(neighbour: &Neighbour) -> NeighbourMessage {
+    let Neighbour { ifindex, address, mac } = *neighbour;
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    let destination = match address {
+        IpAddr::V4(ip) => {
+            message.header.family = AddressFamily::Inet;
+            NeighbourAddress::Inet(ip)
+        }
+        IpAddr::V6(ip) => {
+            message.header.family = AddressFamily::Inet6;
+            NeighbourAddress::Inet6(ip)
+        }
+    };
+    message.attributes.push(NeighbourAttribute::Destination(destination));
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
+}
+
 impl Socket {
     /// All permanent neighbours.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
@@ -56,24 +78,18 @@ impl Socket {
     /// Adds a permanent neighbour, or corrects it.
     pub fn put_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), NetlinkError> {
         let Neighbour { ifindex, address, mac } = *neighbour;
-        let mut message = NeighbourMessage::default();
-        message.header.ifindex = ifindex;
-        message.header.state = NeighbourState::Permanent;
-        message.header.kind = RouteType::Unicast;
-        let destination = match address {
-            IpAddr::V4(ip) => {
-                message.header.family = AddressFamily::Inet;
-                NeighbourAddress::Inet(ip)
-            }
-            IpAddr::V6(ip) => {
-                message.header.family = AddressFamily::Inet6;
-                NeighbourAddress::Inet6(ip)
-            }
-        };
-        message.attributes.push(NeighbourAttribute::Destination(destination));
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
-            format!("set the neighbour {address} of interface {ifindex} to {mac}")
+        self.request(
+            RouteNetlinkMessage::NewNeighbour(message(neighbour)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("set the neighbour {address} of interface {ifindex} to {mac}"),
+        )
+    }
+
+    /// Removes a neighbour.
+    pub fn remove_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), NetlinkError> {
+        let Neighbour { ifindex, address, .. } = *neighbour;
+        self.request(RouteNetlinkMessage::DelNeighbour(message(neighbour)), 0, || {
+            format!("remove the neighbour {address} of interface {ifindex}")
         })
     }
 }

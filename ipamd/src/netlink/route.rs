@@ -24,8 +24,10 @@ pub enum RouteKind {
     Unicast {
         /// Indexes of the interfaces.
         ifindexes: Vec<u32>,
-        /// Whether there is a next hop, rather than the destination itself being on the link.
-        via_gateway: bool,
+        /// The next hop; `None` where the destination itself is on the link, or there are several.
+        gateway: Option<IpAddr>,
+        /// Whether the next hop is taken to be on the link though no route says so.
+        on_link: bool,
     },
     /// Answers that the destination is unreachable.
     Unreachable,
@@ -51,10 +53,27 @@ impl Route {
     pub fn to_endpoint(address: IpAddr, ifindex: u32, source: IpAddr) -> Self {
         Self {
             destination: address.into(),
-            kind: RouteKind::Unicast { ifindexes: vec![ifindex], via_gateway: false },
+            kind: RouteKind::Unicast { ifindexes: vec![ifindex], gateway: None, on_link: false },
             source: Some(source),
             ours: true,
         }
+    }
+
+    /// The route to the addresses of another node's endpoints.
+    pub fn to_peer(
+        destination: IpNetwork,
+        ifindex: u32,
+        gateway: IpAddr,
+        on_link: bool,
+        source: Option<IpAddr>,
+    ) -> Self {
+        let kind = RouteKind::Unicast { ifindexes: vec![ifindex], gateway: Some(gateway), on_link };
+        Self { destination, kind, source, ours: true }
+    }
+
+    /// Whether it leads to another node's endpoints.
+    pub fn is_to_peer(&self) -> bool {
+        self.ours && matches!(self.kind, RouteKind::Unicast { gateway: Some(_), .. })
     }
 
     /// The route that keeps a pool's unused addresses from leaving the node.
@@ -79,7 +98,8 @@ impl Route {
         let mut destination = unspecified;
         let mut source = None;
         let mut ifindexes = Vec::new();
-        let mut via_gateway = false;
+        let mut gateway = None;
+        let on_link = header.flags.contains(RouteFlags::Onlink);
         let kind = header.kind;
         for attribute in message.attributes {
             match attribute {
@@ -87,9 +107,8 @@ impl Route {
                 RouteAttribute::Destination(address) => destination = ip(&address)?,
                 RouteAttribute::PrefSource(address) => source = ip(&address),
                 RouteAttribute::Oif(index) => ifindexes.push(index),
-                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => via_gateway = true,
+                RouteAttribute::Gateway(address) => gateway = ip(&address),
                 RouteAttribute::MultiPath(hops) => {
-                    via_gateway = true;
                     ifindexes.extend(hops.iter().map(|hop| hop.interface_index));
                 }
                 _ => {}
@@ -99,7 +118,7 @@ impl Route {
             return None;
         }
         let kind = match kind {
-            RouteType::Unicast => RouteKind::Unicast { ifindexes, via_gateway },
+            RouteType::Unicast => RouteKind::Unicast { ifindexes, gateway, on_link },
             RouteType::Unreachable => RouteKind::Unreachable,
             _ => RouteKind::Other,
         };
@@ -118,10 +137,14 @@ impl Route {
         message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(attribute(source))));
         match &self.kind {
             RouteKind::Unreachable | RouteKind::Other => header.kind = RouteType::Unreachable,
-            RouteKind::Unicast { ifindexes, via_gateway } => {
+            RouteKind::Unicast { ifindexes, gateway, on_link } => {
                 header.kind = RouteType::Unicast;
-                if !via_gateway {
-                    header.scope = RouteScope::Link;
+                match gateway {
+                    None => header.scope = RouteScope::Link,
+                    Some(gateway) => message.attributes.push(RouteAttribute::Gateway(attribute(*gateway))),
+                }
+                if *on_link {
+                    header.flags |= RouteFlags::Onlink;
                 }
                 message.attributes.extend(ifindexes.iter().map(|index| RouteAttribute::Oif(*index)));
             }
@@ -198,6 +221,14 @@ mod tests {
             Route::unreachable("fd00:88::/64".parse().unwrap()),
             Route::to_endpoint("10.88.0.7".parse().unwrap(), 12, "10.88.0.1".parse().unwrap()),
             Route::to_endpoint("fd00:88::7".parse().unwrap(), 12, "fd00:88::1".parse().unwrap()),
+            Route::to_peer("10.1.0.0/24".parse().unwrap(), 3, "192.0.2.3".parse().unwrap(), false, None),
+            Route::to_peer(
+                "fd00:1::/64".parse().unwrap(),
+                3,
+                "fd00:1::1".parse().unwrap(),
+                true,
+                Some("fd00::1".parse().unwrap()),
+            ),
         ] {
             assert_eq!(Route::from_message(route.message()), Some(route));
         }

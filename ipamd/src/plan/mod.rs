@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod orphans;
+pub mod peers;
 mod pools;
 mod step;
 mod uplinks;
@@ -16,6 +17,7 @@ use ipamd_api::AttachmentKey;
 
 pub use endpoints::Shaping;
 pub use orphans::key_of_alias;
+pub use peers::{Overlay, Routing};
 pub use pools::{FORWARDING_V4, FORWARDING_V6, accept_ra};
 pub use step::Step;
 pub use uplinks::{Uplinks, uplinks};
@@ -23,8 +25,9 @@ pub use uplinks::{Uplinks, uplinks};
 use crate::{
     datapath::EndpointEntry,
     ipam::Pool,
-    netlink::{Address, Link, Neighbour, Qdisc, Route},
+    netlink::{Address, Forwarding, Link, Neighbour, Qdisc, Route},
     node::{Committed, Records},
+    peers::Nodes,
 };
 
 /// What the kernel has.
@@ -38,6 +41,8 @@ pub struct Observed {
     pub routes: Vec<Route>,
     /// The permanent neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// Where frames of VXLAN interfaces go.
+    pub forwarding: Vec<Forwarding>,
     /// Root and ingress queueing disciplines.
     pub qdiscs: Vec<Qdisc>,
     /// What the programs know.
@@ -63,14 +68,25 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Host ends whose programs are to be looked after: name and index.
     pub host_ends: Vec<(String, u32)>,
+    /// The overlay, if there is to be one.
+    pub overlay: Option<Overlay>,
     /// Sentences.
     pub problems: Vec<String>,
 }
 
 /// Compares.
-pub fn plan(pools: &[Pool], uplinks: &Uplinks, records: &Records, observed: &Observed) -> Plan {
+pub fn plan(
+    pools: &[Pool],
+    uplinks: &Uplinks,
+    routing: &Routing,
+    nodes: &Nodes,
+    records: &Records,
+    observed: &Observed,
+) -> Plan {
     let mut plan = Plan { problems: uplinks.problems.clone(), ..Plan::default() };
     pools::plan(pools, uplinks, observed, &mut plan);
+    plan.overlay = routing.overlay(nodes, uplinks, observed);
+    peers::plan(routing, nodes, plan.overlay, pools, uplinks, observed, &mut plan);
     for endpoint in &records.committed {
         endpoints::plan(pools, endpoint, observed, &mut plan);
     }

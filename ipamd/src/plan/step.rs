@@ -3,7 +3,9 @@
 use std::{fmt, net::IpAddr};
 
 use super::{Adoption, Restoration, Shaping};
-use crate::netlink::{Neighbour, Route, RouteKind};
+use ipamd_api::MacAddr;
+
+use crate::netlink::{Forwarding, Neighbour, Route, RouteKind, Vxlan};
 
 /// A change to the kernel or to the records. Shown as what it does to what.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +53,30 @@ pub enum Step {
     RemoveRoute(Route),
     /// Adds or corrects a permanent neighbour.
     PutNeighbour(Neighbour),
+    /// Removes a permanent neighbour: a node that is no more, or is reached otherwise.
+    RemoveNeighbour(Neighbour),
+    /// Makes the overlay's interface.
+    MakeOverlay {
+        /// Its name.
+        ifname: String,
+        /// Its Ethernet address.
+        mac: MacAddr,
+        /// Bytes.
+        mtu: u32,
+        /// What it is.
+        vxlan: Vxlan,
+    },
+    /// Removes the overlay's interface, which is out of use or was made otherwise.
+    RemoveOverlay {
+        /// Its name.
+        ifname: String,
+        /// Its index.
+        ifindex: u32,
+    },
+    /// Sends the overlay's frames of a node to it.
+    PutForwarding(Forwarding),
+    /// Sends them there no more.
+    RemoveForwarding(Forwarding),
     /// Tells the programs of an endpoint.
     Restore(Box<Restoration>),
     /// Makes a record of an endpoint that has none.
@@ -71,7 +97,17 @@ pub enum Step {
 impl Step {
     /// Whether it follows a change that somebody else made on purpose, rather than mending anything.
     pub fn follows(&self) -> bool {
-        matches!(self, Self::Restore(restoration) if restoration.shaping != Shaping::Unchanged)
+        match self {
+            Self::Restore(restoration) => restoration.shaping != Shaping::Unchanged,
+            // Nodes come and go.
+            Self::PutRoute(route) | Self::RemoveRoute(route) => route.is_to_peer(),
+            Self::RemoveNeighbour(_)
+            | Self::MakeOverlay { .. }
+            | Self::RemoveOverlay { .. }
+            | Self::PutForwarding(_)
+            | Self::RemoveForwarding(_) => true,
+            _ => false,
+        }
     }
 
     /// What sort of thing it mends: a label of the metrics.
@@ -81,7 +117,11 @@ impl Step {
             Self::SetUp { .. } | Self::SetMtu { .. } => "link",
             Self::GiveGateway { .. } | Self::TakeGateway { .. } => "address",
             Self::PutRoute(_) | Self::RemoveRoute(_) => "route",
-            Self::PutNeighbour(_) => "neighbour",
+            Self::PutNeighbour(_) | Self::RemoveNeighbour(_) => "neighbour",
+            Self::MakeOverlay { .. }
+            | Self::RemoveOverlay { .. }
+            | Self::PutForwarding(_)
+            | Self::RemoveForwarding(_) => "overlay",
             Self::Restore(_) | Self::Forget(_) => "endpoint",
             Self::Adopt(_) => "record",
             Self::RemoveLink { .. } => "orphan",
@@ -104,6 +144,15 @@ impl fmt::Display for Step {
             Self::PutRoute(route) => write!(f, "put the route to {} in place", route.destination),
             Self::RemoveRoute(route) => write!(f, "remove the route to {}", route.destination),
             Self::PutNeighbour(neighbour) => write!(f, "put the neighbour {} in place", neighbour.address),
+            Self::RemoveNeighbour(neighbour) => write!(f, "remove the neighbour {}", neighbour.address),
+            Self::MakeOverlay { ifname, .. } => write!(f, "make the overlay's interface {ifname}"),
+            Self::RemoveOverlay { ifname, .. } => write!(f, "remove the overlay's interface {ifname}"),
+            Self::PutForwarding(Forwarding { mac, machine, .. }) => {
+                write!(f, "send the overlay's frames of {mac} to {machine}")
+            }
+            Self::RemoveForwarding(Forwarding { mac, machine, .. }) => {
+                write!(f, "send no more of the overlay's frames of {mac} to {machine}")
+            }
             Self::Restore(restoration) => match restoration.shaping {
                 Shaping::Unchanged => {
                     write!(f, "tell the programs again of {}", restoration.endpoint.attachment.key)

@@ -112,7 +112,7 @@ mod tests {
         let destination = if source.is_some_and(|s| s.contains(':')) { "::/0" } else { "0.0.0.0/0" };
         Route {
             destination: destination.parse().unwrap(),
-            kind: RouteKind::Unicast { ifindexes: ifindexes.to_vec(), via_gateway: true },
+            kind: RouteKind::Unicast { ifindexes: ifindexes.to_vec(), gateway: None, on_link: false },
             source: source.map(|source| source.parse().unwrap()),
             ours: false,
         }

@@ -19,14 +19,15 @@ pub use thread::Reconciliation;
 
 use crate::{
     config::Config,
-    datapath::Datapath,
+    datapath::{Datapath, Uplink},
     footprint::FootprintFile,
     ipam::Pool,
     metrics::Metrics,
     monitor::Monitor,
     netlink::{NetlinkError, Socket},
     node::{FALLBACK_MTU, Findings, Node},
-    plan::{self, Plan, Uplinks},
+    peers::{Nodes, Peers},
+    plan::{self, Plan, Routing, Step, Uplinks, peers},
     preflight::cgroup_root,
     services::{Balancer, NodeAddresses},
 };
@@ -45,6 +46,8 @@ pub struct Reconciler {
     socket: Socket,
     footprint: FootprintFile,
     pools: Vec<Pool>,
+    peers: Arc<Peers>,
+    routing: Routing,
     named_uplinks: Vec<String>,
     no_masquerade: Vec<IpNetwork>,
     mtu: Option<u32>,
@@ -65,6 +68,7 @@ impl Reconciler {
         datapath: Arc<Datapath>,
         metrics: Arc<Metrics>,
         footprint: FootprintFile,
+        peers: Arc<Peers>,
     ) -> Result<Self, NetlinkError> {
         let mut no_masquerade = config.pools.iter().map(Pool::cidr).collect::<Vec<_>>();
         no_masquerade.extend(&config.no_masquerade);
@@ -79,6 +83,13 @@ impl Reconciler {
             socket: Socket::open()?,
             footprint,
             pools: config.pools.clone(),
+            peers,
+            routing: Routing {
+                mode: config.routing,
+                own: config.node_name.clone(),
+                vxlan_id: config.vxlan_id,
+                vxlan_port: config.vxlan_port,
+            },
             named_uplinks: config.uplinks.clone(),
             no_masquerade,
             mtu: config.mtu,
@@ -99,8 +110,9 @@ impl Reconciler {
         Self { services: Some(services), ..self }
     }
 
-    /// Compares once, and puts right what is amiss.
-    pub fn pass(&mut self) {
+    /// Compares once, and puts right what is amiss. Returns whether more is to be done now that this is.
+    pub fn pass(&mut self) -> bool {
+        let mut more = false;
         let mut failures = BTreeSet::new();
         match self.observe() {
             Err(failure) => {
@@ -111,7 +123,9 @@ impl Reconciler {
                 self.tend_addresses(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
-                let plan = plan::plan(&self.pools, &uplinks, &records, &observed);
+                let nodes = self.peers.all();
+                let plan = plan::plan(&self.pools, &uplinks, &self.routing, &nodes, &records, &observed);
+                more = plan.steps.iter().any(|step| matches!(step, Step::MakeOverlay { .. }));
                 for step in &plan.steps {
                     match self.perform(step, &observed) {
                         Ok(true) if step.follows() => tracing::info!(subject = step.subject(), "{step}"),
@@ -120,7 +134,8 @@ impl Reconciler {
                         Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
                     }
                 }
-                self.tend_programs(&uplinks, &plan, &mut failures);
+                let overlay = peers::overlay_uplink(&self.pools, &observed);
+                self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
                 let present = observed
                     .links
                     .into_iter()
@@ -135,16 +150,28 @@ impl Reconciler {
         }
         self.failing = failures;
         self.settled = true;
+        more
     }
 
     /// The programs of uplinks and host ends, and what they take from the configuration.
-    fn tend_programs(&mut self, uplinks: &Uplinks, plan: &Plan, failures: &mut BTreeSet<String>) {
-        if let Err(error) = self.datapath.set_no_masquerade(&self.no_masquerade) {
+    fn tend_programs(
+        &mut self,
+        uplinks: &Uplinks,
+        overlay: Option<Uplink>,
+        nodes: &Nodes,
+        plan: &Plan,
+        failures: &mut BTreeSet<String>,
+    ) {
+        // Endpoints of the cluster see each other's own addresses.
+        let of_cluster = nodes.values().flat_map(|node| &node.pod_cidrs);
+        let no_masquerade: Vec<_> = self.no_masquerade.iter().chain(of_cluster).copied().collect();
+        if let Err(error) = self.datapath.set_no_masquerade(&no_masquerade) {
             failures.insert(error.to_string());
         }
+        let ways_out: Vec<_> = uplinks.present.iter().cloned().chain(overlay).collect();
         for (subject, repairs) in [
             ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),
-            ("uplink", self.datapath.set_uplinks(&uplinks.present)),
+            ("uplink", self.datapath.set_uplinks(&ways_out)),
             ("program", self.datapath.heal_attachments(&plan.host_ends)),
         ] {
             match repairs {
@@ -168,7 +195,8 @@ impl Reconciler {
     }
 
     fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
-        let uplink_mtu = uplinks.mtu.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
+        let smallest = plan.overlay.map(|overlay| overlay.mtu).or(uplinks.mtu);
+        let uplink_mtu = smallest.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
         self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
         self.node.set_findings(Findings {
             uplinks: uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect(),

@@ -19,6 +19,7 @@ impl Reconciler {
             addresses: self.socket.addresses().map_err(said)?,
             routes: self.socket.routes().map_err(said)?,
             neighbours: self.socket.neighbours().map_err(said)?,
+            forwarding: self.socket.forwarding().map_err(said)?,
             qdiscs: self.socket.qdiscs().map_err(said)?,
             endpoints: self.datapath.endpoints().map_err(said)?,
             pinned: self.datapath.pinned_interfaces(),

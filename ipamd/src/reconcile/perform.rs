@@ -45,6 +45,13 @@ impl Reconciler {
             Step::SetUp { ifindex, .. } => done(self.socket.set_link_up(*ifindex)),
             Step::SetMtu { ifindex, mtu, .. } => done(self.socket.set_link_mtu(*ifindex, *mtu)),
             Step::PutNeighbour(neighbour) => done(self.socket.put_neighbour(neighbour)),
+            Step::RemoveNeighbour(neighbour) => done(self.socket.remove_neighbour(neighbour)),
+            Step::MakeOverlay { ifname, mac, mtu, vxlan } => {
+                done(self.socket.add_vxlan(ifname, *mac, *mtu, vxlan))
+            }
+            Step::RemoveOverlay { ifindex, .. } => done(self.socket.remove_link(*ifindex)),
+            Step::PutForwarding(forwarding) => done(self.socket.put_forwarding(forwarding)),
+            Step::RemoveForwarding(forwarding) => done(self.socket.remove_forwarding(forwarding)),
             Step::Restore(restoration) => {
                 said(self.node.restore_endpoint(&restoration.endpoint, &restoration.entry))
             }

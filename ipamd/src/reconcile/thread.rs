@@ -1,7 +1,7 @@
 //! When to reconcile, and what else is done from time to time.
 
 use std::{
-    io::{self, PipeReader, PipeWriter},
+    io::{self, PipeReader, PipeWriter, Read},
     os::fd::AsFd,
     sync::mpsc::sync_channel,
     thread::JoinHandle,
@@ -41,15 +41,19 @@ impl Reconciliation {
         let failed = |source| NetlinkError::new("start the reconciliation", source);
         let events = Events::open()?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
+        let woken = reconciler.peers.woken();
         let (passed, first_pass) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("reconcile".into())
             .spawn(move || {
                 reconciler.free_leaks();
-                reconciler.pass();
+                // A node is ready when it reaches the others.
+                if reconciler.pass() {
+                    reconciler.pass();
+                }
                 // Nobody waits for it if the daemon is on its way out.
                 let _ = passed.send(());
-                run(&mut reconciler, &events, &stopped);
+                run(&mut reconciler, &events, &stopped, woken.as_ref());
             })
             .map_err(failed)?;
         first_pass.recv().map_err(|_| failed(io::Error::other("the first pass has failed")))?;
@@ -67,16 +71,17 @@ impl Drop for Reconciliation {
     }
 }
 
-fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader) {
+fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader, nodes: Option<&PipeReader>) {
     let mut sweep = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
     loop {
-        match wait(Some(events), stopped, PASS_EVERY) {
+        match wait(Some(events), nodes, stopped, PASS_EVERY) {
             Heard::Stop => return,
             Heard::Nothing => {}
+            Heard::Nodes => drain(nodes),
             Heard::Change => {
                 reconciler.forget_routes();
-                match wait(None, stopped, SETTLE) {
+                match wait(None, None, stopped, SETTLE) {
                     Heard::Stop => return,
                     _ => events.drain(),
                 }
@@ -99,25 +104,37 @@ fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader) {
 
 enum Heard {
     Nothing,
+    /// The kernel has changed.
     Change,
+    /// The cluster's nodes have.
+    Nodes,
     Stop,
 }
 
-fn wait(events: Option<&Events>, stopped: &PipeReader, longest: Duration) -> Heard {
+fn wait(
+    events: Option<&Events>,
+    nodes: Option<&PipeReader>,
+    stopped: &PipeReader,
+    longest: Duration,
+) -> Heard {
     let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
-    let mut watched = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
-    watched.extend(events.map(|events| PollFd::new(events.as_fd(), PollFlags::POLLIN)));
+    let mut meanings = vec![(Heard::Stop, stopped.as_fd())];
+    meanings.extend(events.map(|it| (Heard::Change, it.as_fd())));
+    meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
+    let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
     if poll(&mut watched, timeout).is_err() {
         // Interrupted by a signal: a pass too many does no harm.
         return Heard::Nothing;
     }
-    let heard = |at: usize| watched.get(at).and_then(PollFd::any).unwrap_or(false);
-    if heard(0) {
-        Heard::Stop
-    } else if heard(1) {
-        Heard::Change
-    } else {
-        Heard::Nothing
+    let at = watched.iter().position(|it| it.any().unwrap_or(false));
+    at.map_or(Heard::Nothing, |at| meanings.swap_remove(at).0)
+}
+
+/// Takes note of all nodes that have changed so far.
+fn drain(nodes: Option<&PipeReader>) {
+    if let Some(mut nodes) = nodes {
+        // There is something to be read, and a pipe gives what it has.
+        let _ = nodes.read(&mut [0; 4096]);
     }
 }
 

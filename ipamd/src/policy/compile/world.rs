@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use super::resolve::Rank;
 use crate::{
     cluster::objects::{Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
+    ipam::Pool,
     policy::{
         labels::Labels,
         model::{ItemKinds, ItemSelector, Policy, Scope, Tier},
@@ -200,7 +201,11 @@ impl World {
             Kind::Pod => self.pod(id)?,
             Kind::Node => {
                 let node = self.nodes.get(id)?;
-                Item { facts: plain(&node.labels), nets: hosts(&node.addresses) }
+                let gateways = node.pod_cidrs.iter().filter_map(|cidr| Pool::new("node", *cidr).ok());
+                // What the node itself sends through the overlay comes from there.
+                let gateways = gateways.map(|pool| IpNetwork::from(pool.gateway()));
+                let nets = hosts(&node.addresses).into_iter().chain(gateways).collect();
+                Item { facts: plain(&node.labels), nets }
             }
             _ => {
                 let set = self.sets.get(id)?;

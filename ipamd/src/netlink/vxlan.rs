@@ -1,0 +1,167 @@
+//! VXLAN interfaces, and where they send frames to (RFC 7348).
+
+use std::net::IpAddr;
+
+use ipamd_api::MacAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+
+use super::{NetlinkError, Socket};
+
+/// What makes a VXLAN interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The network's number, 24 bits.
+    pub id: u32,
+    /// The UDP port that it is reached at.
+    pub port: u16,
+    /// The address that it sends from.
+    pub local: IpAddr,
+}
+
+impl Vxlan {
+    pub(super) fn from_info(info: &LinkInfo) -> Option<Self> {
+        let LinkInfo::Data(InfoData::Vxlan(attributes)) = info else { return None };
+        let (mut id, mut port, mut local) = (None, None, None);
+        for attribute in attributes {
+            match attribute {
+                InfoVxlan::Id(number) => id = Some(*number),
+                InfoVxlan::Port(number) => port = Some(*number),
+                InfoVxlan::Local(address) => local = Some((*address).into()),
+                InfoVxlan::Local6(address) => local = Some((*address).into()),
+                _ => {}
+            }
+        }
+        Some(Self { id: id?, port: port?, local: local? })
+    }
+}
+
+/// Which machine an Ethernet address is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Forwarding {
+    /// Index of the VXLAN interface.
+    pub ifindex: u32,
+    /// The Ethernet address.
+    pub mac: MacAddr,
+    /// The machine.
+    pub machine: IpAddr,
+}
+
+impl Forwarding {
+    fn from_message(message: NeighbourMessage) -> Option<Self> {
+        let (mut mac, mut machine) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok().map(MacAddr),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => machine = Some(ip.into()),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => machine = Some(ip.into()),
+                // Addresses of a family that the library does not look into are left as they are.
+                NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => machine = address(&bytes),
+                _ => {}
+            }
+        }
+        Some(Self { ifindex: message.header.ifindex, mac: mac?, machine: machine? })
+    }
+
+    fn message(&self) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = self.ifindex;
+        message.header.state = NeighbourState::Permanent;
+        message.header.flags = NeighbourFlags::Own;
+        let machine = match self.machine {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        };
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
+        message.attributes.push(NeighbourAttribute::Destination(machine));
+        message
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
+impl Socket {
+    /// Makes a VXLAN interface and sets it up. It learns nothing: it sends where it is told to.
+    pub fn add_vxlan(
+        &mut self,
+        name: &str,
+        mac: MacAddr,
+        mtu: u32,
+        vxlan: &Vxlan,
+    ) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        let (local, v6_sums) = match vxlan.local {
+            IpAddr::V4(ip) => (InfoVxlan::Local(ip), false),
+            IpAddr::V6(ip) => (InfoVxlan::Local6(ip), true),
+        };
+        let mut data =
+            vec![InfoVxlan::Id(vxlan.id), local, InfoVxlan::Port(vxlan.port), InfoVxlan::Learning(false)];
+        if v6_sums {
+            // As over IPv4, the frame inside has its own checksums.
+            data.extend([InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)]);
+        }
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(data)),
+            ]),
+        ];
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || {
+            format!("make the interface {name}")
+        })
+    }
+
+    /// Where the frames of VXLAN interfaces go.
+    pub fn forwarding(&mut self) -> Result<Vec<Forwarding>, NetlinkError> {
+        let mut query = NeighbourMessage::default();
+        query.header.family = AddressFamily::Bridge;
+        self.dump(&RouteNetlinkMessage::GetNeighbour(query), "forwarding entries", |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => Forwarding::from_message(message),
+            _ => None,
+        })
+    }
+
+    /// Sends the frames of an Ethernet address to a machine.
+    pub fn put_forwarding(&mut self, forwarding: &Forwarding) -> Result<(), NetlinkError> {
+        self.request(
+            RouteNetlinkMessage::NewNeighbour(forwarding.message()),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            || format!("send frames of {} to {}", forwarding.mac, forwarding.machine),
+        )
+    }
+
+    /// Sends them nowhere.
+    pub fn remove_forwarding(&mut self, forwarding: &Forwarding) -> Result<(), NetlinkError> {
+        self.request(RouteNetlinkMessage::DelNeighbour(forwarding.message()), 0, || {
+            format!("send no more frames of {} to {}", forwarding.mac, forwarding.machine)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_read_back_is_the_one_that_was_written() {
+        for machine in ["192.0.2.1", "2001:db8::1"] {
+            let entry = Forwarding { ifindex: 3, mac: MacAddr([2; 6]), machine: machine.parse().unwrap() };
+            assert_eq!(Forwarding::from_message(entry.message()), Some(entry));
+        }
+        assert_eq!(address(&[192, 0, 2, 1]), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(address(&[1]), None);
+    }
+}
