@@ -16,7 +16,7 @@ fn start() -> Result<Node> {
 fn everyone_reaches_everyone() -> Result<()> {
     needs_root!();
     let node = start()?;
-    assert_eq!(node.ctl(&["status"])?["attach_mode"], "clsact");
+    assert_eq!(node.status()?["attach_mode"], "clsact");
     let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
     for to in [IpAddr::V4(b.ipv4()), b.ipv6().into(), FAR4.into(), FAR6.into(), NODE4.into()] {
         assert!(a.reaches(to)?, "pod to {to}");

@@ -42,7 +42,7 @@ fn flood_through_restarts(settings: Settings) -> Result<()> {
             pings.received == pings.sent && pings.sent == PINGS,
             "{way}: {}\nof all that the programs dropped: {}",
             pings.text,
-            node.ctl(&["status"])?["drops"]
+            node.status()?["drops"]
         );
     }
     Ok(())

@@ -211,7 +211,7 @@ fn a_policy_that_does_not_fit_is_refused_as_a_whole_and_others_go_on() -> Result
     let _listeners = big.serve(big.addresses(), &[tcp(80), tcp(81)])?;
     node.apply("guard.yaml", GUARD)?;
     node.manifest("big.yaml", &too_large()?)?;
-    let problems = || -> Result<String> { Ok(node.ctl(&["status"])?["problems"].to_string()) };
+    let problems = || -> Result<String> { Ok(node.status()?["problems"].to_string()) };
     ensure!(
         eventually(PATIENCE, || problems().is_ok_and(|text| text.contains("shop/big"))),
         "status says nothing of it: {}",

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    cluster::kube::NetworkCondition,
     config::{Config, ExternalServiceMode},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
     expedite::{self, Expedite},
@@ -38,7 +39,7 @@ use crate::{
     requests::NodeService,
     server::{self, Limits},
     services::{Balancer, Site, health::HealthPorts, parting::Parting},
-    store::Store,
+    store::{Loaded, Store},
     waiting::{Door, Waiting},
 };
 
@@ -51,12 +52,12 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     check_machine(&config)?;
 
     // The store's lock keeps a second daemon away from here on.
-    let state_dir = config.state_dir.clone();
-    make_private(&state_dir)
-        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
-    let (store, loaded) = Store::open(&state_dir.join("store"))?;
-    let footprint = FootprintFile::open(&state_dir)
-        .with_context(|| format!("cannot read the notes in {}", state_dir.display()))?;
+    let (store, footprint) = open_records(&config.state_dir)?;
+    let pins = Pins::new(&config.bpffs);
+    if !pins.programs().exists() {
+        // The machine is new to this, or has booted: nobody is to count on this node before it can serve.
+        config.cni.withdraw()?;
+    }
     let (listener, socket_file) = server::listen(&config.socket)?;
     let waiting = Arc::new(Waiting::default());
     let door = Arc::new(Door::new(config.node_name.clone(), Arc::clone(&waiting)));
@@ -75,25 +76,24 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         config.take_pools(own)?;
     }
 
-    let pins = Pins::new(&config.bpffs);
     let datapath = Arc::new(open_datapath(&config, &pins)?);
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
     let services = Arc::new(balancer(&config, &datapath, &pins)?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
-    let expedite = Expedite::new(state_dir.join(expedite::MARKER), config.expedite_rcu);
+    let expedite = Expedite::new(config.state_dir.join(expedite::MARKER), config.expedite_rcu);
     let host = Host::new(
         Arc::clone(&datapath),
         pins.clone(),
         Reaper::start(Arc::clone(&expedite))?,
         config.socket_lb,
     );
-    let attachments = loaded.attachments.len();
+    let attachments = store.1.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
         config.pools.clone(),
-        (store, loaded),
+        store,
         Box::new(host),
         Arc::clone(&policy),
         Arc::clone(&services),
@@ -104,7 +104,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
     let (parting, gone) = Parting::start(Arc::clone(&node), &pins)?;
-    let peers = Arc::new(Peers::new().context("cannot make a pipe")?);
+    let peers = Arc::new(Peers::new(&config.node_name).context("cannot make a pipe")?);
     let followers = Followers {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
@@ -123,7 +123,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
         Arc::clone(&datapath),
         Arc::clone(&metrics),
         footprint,
-        peers,
+        Arc::clone(&peers),
     )?
     .tell_ends(Arc::clone(&monitor))
     .tend_services(Arc::clone(&services));
@@ -132,7 +132,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let service =
         NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite, monitor, services, stopped);
     door.open(service.about(following.state.clone(), following.asking.clone()));
+    config.cni.install()?;
     let mut background = background(&config, &node, metrics, released).await?;
+    if let Some(network) = following.network.clone() {
+        background.spawn(tell_of_network(network, peers));
+    }
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
 
@@ -149,6 +153,24 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     drop(listening);
     drop(socket_file);
     close(node)
+}
+
+/// The store with what it holds, and what was changed on this machine.
+fn open_records(state_dir: &Path) -> anyhow::Result<((Store, Loaded), FootprintFile)> {
+    let shown = state_dir.display();
+    make_private(state_dir).with_context(|| format!("cannot make the state directory {shown}"))?;
+    let store = Store::open(&state_dir.join("store"))?;
+    let footprint =
+        FootprintFile::open(state_dir).with_context(|| format!("cannot read the notes in {shown}"))?;
+    Ok((store, footprint))
+}
+
+/// Tells the cluster that this node has a network, as often as the node is made in it.
+async fn tell_of_network(network: NetworkCondition, peers: Arc<Peers>) {
+    loop {
+        peers.own_came().await;
+        network.clear().await;
+    }
 }
 
 fn close(node: Arc<Node>) -> anyhow::Result<()> {

@@ -13,6 +13,8 @@ use std::{
 
 use tracing::{debug, warn};
 
+use crate::kernel_files;
+
 const KNOB: &str = "/sys/kernel/rcu_expedited";
 
 /// Name of the marker in the state directory.
@@ -43,7 +45,7 @@ impl Expedite {
     /// whose content a reboot makes harmless; if it exists, an earlier daemon left the switch on, and it is turned off.
     /// Unless `wanted`, it is not turned on again.
     pub fn new(marker: PathBuf, wanted: bool) -> Arc<Self> {
-        Self::with_knob(KNOB.into(), marker, wanted)
+        Self::with_knob(kernel_files::of_node(KNOB), marker, wanted)
     }
 
     fn with_knob(knob: PathBuf, marker: PathBuf, wanted: bool) -> Arc<Self> {

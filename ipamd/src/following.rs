@@ -15,7 +15,7 @@ use crate::{
     cluster::{
         Cluster, Source, SourceState, Standalone,
         directory::Directory,
-        kube::{Access, Asking, Kube},
+        kube::{Access, Asking, Kube, NetworkCondition},
         objects::{self, Batch, Change, Object},
     },
     config::Config,
@@ -81,6 +81,8 @@ pub struct Following {
     pub state: Option<Arc<dyn SourceState>>,
     /// Asks the source for a pod by its name, where there is somebody to ask.
     pub asking: Option<Asking>,
+    /// Tells the cluster that this node has a network, where there is somebody to tell.
+    pub network: Option<NetworkCondition>,
 }
 
 impl Following {
@@ -91,10 +93,10 @@ impl Following {
     pub async fn open(config: &Config, waiting: Arc<Waiting>) -> anyhow::Result<Opening> {
         let own = OwnNode { name: config.node_name.clone(), needs_pools: config.pools.is_empty(), waiting };
         match &config.cluster {
-            Cluster::None => Self::spawn(own, || Ok((Standalone::default(), None))),
+            Cluster::None => Self::spawn(own, || Ok((Standalone::default(), None, None))),
             Cluster::Dir(path) => {
                 let source = Directory::open(path)?;
-                Self::spawn(own, || Ok((source, None)))
+                Self::spawn(own, || Ok((source, None, None)))
             }
             Cluster::Kube(kubeconfig) => {
                 let access =
@@ -104,8 +106,8 @@ impl Following {
                     .set(format!("the Kubernetes API at {} has not told everything yet", client.cluster_url));
                 let (copy, node) = (config.state_dir.join(COPY), config.node_name.clone());
                 Self::spawn(own, move || {
-                    let (source, asking) = Kube::open(&client, &node, &copy)?;
-                    Ok((source, Some(asking)))
+                    let (source, asking, network) = Kube::open(&client, &node, &copy)?;
+                    Ok((source, Some(asking), Some(network)))
                 })
             }
         }
@@ -113,14 +115,14 @@ impl Following {
 
     fn spawn<S: Source + 'static>(
         own: OwnNode,
-        open: impl FnOnce() -> anyhow::Result<(S, Option<Asking>)>,
+        open: impl FnOnce() -> anyhow::Result<(S, Option<Asking>, Option<NetworkCondition>)>,
     ) -> anyhow::Result<Opening> {
         let (stop, stopped) = oneshot::channel();
         let (start, started) = oneshot::channel();
         let (tell, first) = oneshot::channel();
         // Events of the source are waited for by this thread alone, so that a long change keeps nobody else waiting.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (source, asking) = {
+        let (source, asking, network) = {
             let _guard = runtime.enter();
             open()?
         };
@@ -133,7 +135,8 @@ impl Following {
                 }
             });
         })?;
-        let following = Self { stop: Some(stop), start: Some(start), thread: Some(thread), state, asking };
+        let following =
+            Self { stop: Some(stop), start: Some(start), thread: Some(thread), state, asking, network };
         Ok(Opening { following, first })
     }
 }

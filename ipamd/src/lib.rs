@@ -3,6 +3,7 @@
 pub mod attachment;
 pub mod chain;
 pub mod cluster;
+pub mod cni_files;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
@@ -13,6 +14,7 @@ pub mod footprint;
 pub mod host;
 pub mod http;
 pub mod ipam;
+pub mod kernel_files;
 pub mod kube_proxy;
 pub mod leaks;
 pub mod memory;

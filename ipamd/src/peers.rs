@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
+
 use crate::cluster::objects::{Change, Kind, Node, Object};
 
 /// All nodes of the cluster by name, this one too.
@@ -14,21 +16,29 @@ pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;
 /// The other nodes.
 #[derive(Debug)]
 pub struct Peers {
+    own: Box<str>,
+    own_came: Notify,
     nodes: Mutex<Arc<Nodes>>,
     wake: PipeWriter,
     woken: Mutex<Option<PipeReader>>,
 }
 
 impl Peers {
-    /// None yet.
+    /// None yet; `own` is this node.
     ///
     /// # Errors
     /// There are no descriptors left.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(own: &str) -> io::Result<Self> {
         let (woken, wake) = io::pipe()?;
         // A pipe that is full has woken already.
         nix::fcntl::fcntl(&wake, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { nodes: Mutex::default(), wake, woken: Mutex::new(Some(woken)) })
+        Ok(Self {
+            own: own.into(),
+            own_came: Notify::new(),
+            nodes: Mutex::default(),
+            wake,
+            woken: Mutex::new(Some(woken)),
+        })
     }
 
     /// Takes changes of the cluster in, of which those of nodes matter.
@@ -44,7 +54,11 @@ impl Peers {
                 Change::Put(Object::Node(node))
                     if nodes.get(&node.name).is_none_or(|it| !same_place(it, node)) =>
                 {
-                    Arc::make_mut(&mut nodes).insert(Arc::clone(&node.name), Arc::new(node.clone()));
+                    let before =
+                        Arc::make_mut(&mut nodes).insert(Arc::clone(&node.name), Arc::new(node.clone()));
+                    if before.is_none() && *node.name == *self.own {
+                        self.own_came.notify_one();
+                    }
                     moved = true;
                 }
                 Change::Remove(id) if id.kind == Kind::Node => {
@@ -63,6 +77,11 @@ impl Peers {
     /// All nodes now.
     pub fn all(&self) -> Arc<Nodes> {
         Arc::clone(&self.nodes())
+    }
+
+    /// Waits until this node has an object in the cluster that it had not before.
+    pub async fn own_came(&self) {
+        self.own_came.notified().await;
     }
 
     /// What becomes readable when nodes change; for one listener.
@@ -103,7 +122,7 @@ mod tests {
 
     #[test]
     fn only_what_leads_packets_elsewhere_wakes() {
-        let peers = Peers::new().unwrap();
+        let peers = Peers::new("a").unwrap();
         let mut woken = peers.woken().unwrap();
         assert!(peers.woken().is_none());
         peers.apply(&[node("a", "10.0.0.1", "x"), node("b", "10.0.0.2", "x")]);

@@ -2,8 +2,10 @@
 
 use std::{fs, io, path::PathBuf};
 
+use crate::kernel_files;
+
 fn file(path: &str) -> PathBuf {
-    PathBuf::from("/proc/sys").join(path)
+    kernel_files::of_node(PathBuf::from("/proc/sys").join(path))
 }
 
 /// Reads a setting; `None` if this kernel does not have it.

@@ -36,6 +36,10 @@ impl Removal {
 /// have stopped.
 pub fn uninstall(locations: &Locations) -> Removal {
     let mut removal = Removal::default();
+    // First, so that nobody calls for what is being removed.
+    for path in locations.cni.paths() {
+        remove_path(&path, |path| fs::remove_file(path), &mut removal);
+    }
     let footprint = match FootprintFile::open(&locations.state_dir) {
         Ok(file) => file.get().clone(),
         Err(error) => {

@@ -72,7 +72,8 @@ pub(super) async fn answer(
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));
     };
     let plural = target.resource.split('.').next().unwrap_or_default();
-    if let Some(code) = behaviour.refuses.get(plural) {
+    let named = target.subresource.as_ref().map_or(plural.to_owned(), |it| format!("{plural}/{it}"));
+    if let Some(code) = behaviour.refuses.get(&*named) {
         return Ok(status(*code, "Refused", "as the test wants it"));
     }
     if !shared.objects().is_served(&target.resource) {

@@ -344,6 +344,11 @@ impl Node {
         Ok(serde_json::from_slice(&out.stdout)?)
     }
 
+    /// What `cambricctl status` says, whether the node is ready or not.
+    pub fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.ctl_output(&["-o", "json", "status"])?.stdout)?)
+    }
+
     /// Runs `cambricctl` for what it prints and how it ends.
     pub fn ctl_output(&self, args: &[&str]) -> Result<Output> {
         let mut command = self.netns.command(self.binaries.ctl())?;
@@ -352,7 +357,7 @@ impl Node {
 
     /// How many packets were dropped for `reason`.
     pub fn drops(&self, reason: &str) -> Result<u64> {
-        Ok(self.ctl(&["status"])?["drops"][reason].as_u64().unwrap_or(0))
+        Ok(self.status()?["drops"][reason].as_u64().unwrap_or(0))
     }
 
     /// The links that belong to pods.

@@ -3,5 +3,6 @@
 mod outages;
 mod pods;
 mod protocol;
+mod ready;
 mod scene;
 mod starts;

@@ -57,7 +57,7 @@ impl Scene {
 
     /// What `cambricctl status` says of the cluster.
     pub fn cluster(&self) -> Result<Value> {
-        Ok(self.node.ctl(&["status"])?["cluster"].clone())
+        Ok(self.node.status()?["cluster"].clone())
     }
 
     /// Waits until the daemon says that it hears of every change, or not.

@@ -12,10 +12,10 @@ impl Scene {
     /// Whether the daemon says that it waits for this.
     fn waits_for(&self, what: &str) -> Result<()> {
         let says = || {
-            let status = self.node.ctl(&["status"]).unwrap_or_default();
+            let status = self.node.status().unwrap_or_default();
             status["ready"] == false && status["problems"].to_string().contains(what)
         };
-        ensure!(eventually(PATIENCE, says), "{:?}", self.node.ctl(&["status"]));
+        ensure!(eventually(PATIENCE, says), "{:?}", self.node.status());
         // What the runtime is told, by STATUS and by ADD.
         let refusal = self.node.cni("STATUS", "").refusal()?;
         ensure!(refusal.code == 50 && refusal.to_string().contains(what), "{refusal:?}");
@@ -27,8 +27,8 @@ impl Scene {
     }
 
     fn becomes_ready(&self) -> Result<()> {
-        let ready = || self.node.ctl(&["status"]).is_ok_and(|status| status["ready"] == true);
-        ensure!(eventually(PATIENCE, ready), "{:?}", self.node.ctl(&["status"]));
+        let ready = || self.node.status().is_ok_and(|status| status["ready"] == true);
+        ensure!(eventually(PATIENCE, ready), "{:?}", self.node.status());
         self.node.cni("STATUS", "").run()?;
         self.node.add_pod("pod").map(drop)
     }

@@ -176,7 +176,7 @@ fn a_datagram_that_leaves_no_room_for_its_mark_comes_in_pieces() -> Result<()> {
         let answered = eventually(Duration::from_secs(3), || {
             socket.send(&datagram).is_ok() && socket.recv(&mut [0; 256]).is_ok()
         });
-        ensure!(answered, "{family}: {}", nodes.front.ctl(&["status"])?["drops"]);
+        ensure!(answered, "{family}: {}", nodes.front.status()?["drops"]);
         ensure!(nodes.front.drops("too_large")? > 0, "{family}");
     }
     Ok(())

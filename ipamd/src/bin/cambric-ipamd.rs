@@ -6,7 +6,7 @@ use clap::Parser;
 use ipamd::{
     chain,
     config::{CommandLine, Config, LogFormat},
-    daemon, memory,
+    daemon, kernel_files, memory,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
 fn run(command_line: CommandLine) -> anyhow::Result<()> {
     let config = Config::load(command_line)?;
     log(&config);
+    kernel_files::set_root(&config.host_root);
     if let Err(error) = memory::keep_small() {
         tracing::debug!(%error, "memory is used as it comes");
     }

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 
-use super::{ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, read_or_default};
+use super::{
+    ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, Options, read_or_default,
+};
+use crate::cni_files::CniFiles;
 
 /// The part of the configuration that says where things are, and what the preflight checks depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +20,10 @@ pub struct Locations {
     pub bpffs: PathBuf,
     /// Root of the cgroup v2 hierarchy, if it is configured.
     pub cgroup: Option<PathBuf>,
+    /// Below which the node's `/proc/sys` and `/sys` are.
+    pub host_root: PathBuf,
+    /// What runtimes find of Cambric.
+    pub cni: CniFiles,
     /// How programs are to be attached, if it is configured.
     pub attach: Option<AttachMode>,
     /// Ports of masqueraded flows, if there is masquerading.
@@ -29,15 +36,28 @@ impl Locations {
     /// # Errors
     /// What is wrong with the file.
     pub fn load(config: Option<&Path>) -> Result<Self, ConfigError> {
-        let options = read_or_default(config)?;
-        let ports = options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0);
-        Ok(Self {
-            socket: options.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
-            state_dir: options.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            bpffs: options.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
-            cgroup: options.cgroup,
-            attach: options.attach.and_then(|attach| attach.0),
+        Ok(Self::of(&read_or_default(config)?))
+    }
+
+    pub(super) fn of(options: &Options) -> Self {
+        let Options { socket, state_dir, bpffs, cgroup, host_root, cni_conf_dir, .. } = options.clone();
+        let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let host_root = host_root.unwrap_or_else(|| "/".into());
+        let ports = options.masquerade_ports.clone().map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0);
+        Self {
+            state_dir: state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            bpffs: bpffs.unwrap_or_else(|| host_root.join(DEFAULT_BPFFS)),
+            cgroup,
+            host_root,
+            cni: CniFiles {
+                conf_dir: cni_conf_dir,
+                bin_dir: options.cni_bin_dir.clone(),
+                conflist: options.cni_conflist.clone(),
+                socket: socket.clone(),
+            },
+            socket,
+            attach: options.attach.as_ref().and_then(|attach| attach.0),
             masquerade_ports: options.masquerade.unwrap_or(true).then_some(ports),
-        })
+        }
     }
 }

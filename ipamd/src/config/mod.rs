@@ -12,11 +12,12 @@ use std::{
 };
 
 use clap::Parser;
-use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
+use ipamd_api::wire::AttachMode;
 use ipnetwork::IpNetwork;
 
 use crate::{
     cluster::{Cluster, objects},
+    cni_files::CniFiles,
     datapath::PolicySizes,
     ipam::{Pool, PoolError, check_disjoint},
 };
@@ -28,8 +29,8 @@ pub use values::{ExternalServiceMode, LogFormat, LogLevel, RoutingMode};
 pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
 /// Where the records are kept unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
-/// Where programs, maps and links are pinned unless the configuration says otherwise.
-pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cambric";
+/// Where programs, maps and links are pinned unless the configuration says otherwise, below the node's root.
+pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
 
 const DEFAULT_CONNTRACK_SIZE: u32 = 131_072;
 /// Assigned to VXLAN by IANA.
@@ -90,6 +91,10 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Root of the cgroup v2 hierarchy; looked for if `None`.
     pub cgroup: Option<PathBuf>,
+    /// Below which the node's `/proc/sys` and `/sys` are.
+    pub host_root: PathBuf,
+    /// What runtimes find of Cambric.
+    pub cni: CniFiles,
     /// The node's name.
     pub node_name: String,
     /// Names of the uplinks; if empty, the interfaces of the default routes.
@@ -148,6 +153,8 @@ impl Config {
     }
 
     fn check(options: Options) -> Result<Self, ConfigError> {
+        let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, .. } =
+            Locations::of(&options);
         let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
         check_disjoint(&pools)?;
         let cluster = options.cluster.unwrap_or(Cluster::None);
@@ -156,10 +163,12 @@ impl Config {
         }
         let sizes = PolicySizes::default();
         Ok(Self {
-            socket: options.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
-            state_dir: options.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
-            bpffs: options.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
-            cgroup: options.cgroup,
+            socket,
+            state_dir,
+            bpffs,
+            cgroup,
+            host_root,
+            cni,
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
             uplinks: options.uplink,
             pools,
@@ -182,7 +191,7 @@ impl Config {
             routing: options.routing.unwrap_or_default(),
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
-            attach: options.attach.and_then(|attach| attach.0),
+            attach,
             expedite_rcu: options.expedite_rcu.unwrap_or(true),
             mtu: options.mtu.map(|mtu| mtu.0),
             log_level: options.log_level.unwrap_or_default(),

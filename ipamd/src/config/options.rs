@@ -25,12 +25,24 @@ pub(super) struct Options {
     /// Directory of the records [default: /var/lib/cambric]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Directory on a bpffs where programs, maps and links are pinned [default: /sys/fs/bpf/cambric]
+    /// Directory on a bpffs where programs, maps and links are pinned [default: sys/fs/bpf/cambric below host-root]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
     /// Root of the cgroup v2 hierarchy [default: looked for]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Directory below which the node's /proc/sys and /sys are, as in a container [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
+    /// Directory that the network configuration is written to when the daemon can serve [default: not written]
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Directory that the CNI plugin is put in before that [default: not put anywhere]
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Network configuration to write there [default: that of Cambric alone]
+    #[arg(long, value_name = "FILE")]
+    pub cni_conflist: Option<PathBuf>,
     /// Name of this node [default: the machine's name]
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "text")]
@@ -97,7 +109,6 @@ pub(super) struct Options {
     pub vxlan_port: Option<u16>,
     /// Number of the overlay's VXLAN network, the same on all nodes [default: 51770]
     #[arg(long, value_name = "NUMBER")]
-    #[serde(deserialize_with = "text")]
     pub vxlan_id: Option<VxlanId>,
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, value_name = "MODE")]
@@ -130,6 +141,10 @@ impl Options {
             state_dir: self.state_dir.or(other.state_dir),
             bpffs: self.bpffs.or(other.bpffs),
             cgroup: self.cgroup.or(other.cgroup),
+            host_root: self.host_root.or(other.host_root),
+            cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
+            cni_bin_dir: self.cni_bin_dir.or(other.cni_bin_dir),
+            cni_conflist: self.cni_conflist.or(other.cni_conflist),
             node_name: self.node_name.or(other.node_name),
             uplink: either(self.uplink, other.uplink),
             pool: either(self.pool, other.pool),

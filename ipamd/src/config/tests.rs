@@ -1,3 +1,5 @@
+use ipamd_api::DEFAULT_SOCKET;
+
 use super::*;
 
 fn flags(flags: &[&str]) -> Result<Config, String> {
@@ -15,7 +17,7 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
     let config = file("pool = [\"10.88.0.0/16\"]").unwrap();
     assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
     assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
-    assert_eq!(config.bpffs, Path::new(DEFAULT_BPFFS));
+    assert_eq!(config.bpffs, Path::new("/sys/fs/bpf/cambric"));
     assert_eq!(config.pools[0].name(), "10.88.0.0/16");
     assert_eq!(config.masquerade_ports, 10_000..=29_999);
     assert_eq!(config.conntrack_size, 131_072);
@@ -54,6 +56,14 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--external-service-mode=dsr",
         "--nodeport-addresses=192.0.2.0/24",
         "--nodeport-addresses=2001:db8::1",
+        "--kube-api-server=https://192.0.2.1:6443",
+        "--host-root=/h",
+        "--cni-conf-dir=/n",
+        "--cni-bin-dir=/o",
+        "--cni-conflist=/l",
+        "--routing=vxlan",
+        "--vxlan-port=8472",
+        "--vxlan-id=7",
         "--attach=clsact",
         "--expedite-rcu=false",
         "--mtu=1400",
@@ -81,6 +91,14 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         socket-lb = "off"
         external-service-mode = "dsr"
         nodeport-addresses = ["192.0.2.0/24", "2001:db8::1"]
+        kube-api-server = "https://192.0.2.1:6443"
+        host-root = "/h"
+        cni-conf-dir = "/n"
+        cni-bin-dir = "/o"
+        cni-conflist = "/l"
+        routing = "vxlan"
+        vxlan-port = 8472
+        vxlan-id = 7
         attach = "clsact"
         expedite-rcu = false
         mtu = 1400

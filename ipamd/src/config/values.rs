@@ -58,19 +58,6 @@ impl FromStr for RoutingMode {
     }
 }
 
-/// Number of a VXLAN network: 1 to 16777215.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct VxlanId(pub u32);
-
-impl FromStr for VxlanId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.parse().ok().filter(|number| (1..1 << 24).contains(number));
-        number.map(Self).ok_or_else(|| "a VXLAN network has a number from 1 to 16777215".to_owned())
-    }
-}
-
 /// Whether something is done: `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Switch(pub bool);
@@ -239,6 +226,12 @@ bounded!(
     ConntrackSize,
     "conntrack-size",
     1024..=16_777_216
+);
+bounded!(
+    /// Number of a VXLAN network (RFC 7348, 24 bits; 0 is left out, for some networks filter it).
+    VxlanId,
+    "vxlan-id",
+    1..=0xff_ffff
 );
 bounded!(
     /// Entries of one policy map; they take memory as they are used.

@@ -9,6 +9,7 @@ use ipamd_api::Client;
 use super::output::{Output, clean, table};
 use crate::{
     config::Locations,
+    kernel_files,
     kube_proxy::{self, Cleanup, Removed},
     preflight::{self, Finding, Outcome, Subject},
     uninstall,
@@ -36,6 +37,9 @@ pub(super) struct Preflight {
     /// Instead of checking, removes the rules that kube-proxy has left here, and nothing of anybody else's
     #[arg(long)]
     cleanup_kube_proxy: bool,
+    /// First mounts a bpffs on the node if it has none; for a container that starts before the daemon's
+    #[arg(long, conflicts_with = "cleanup_kube_proxy")]
+    mount_bpffs: bool,
 }
 
 impl Configuration {
@@ -47,16 +51,21 @@ impl Configuration {
         if let Some(dir) = &self.bpffs {
             locations.bpffs.clone_from(dir);
         }
+        kernel_files::set_root(&locations.host_root);
         Ok(locations)
     }
 }
 
 pub(super) fn preflight(what: &Preflight, output: &Output) -> anyhow::Result<bool> {
-    let Preflight { configuration, cleanup_kube_proxy } = what;
+    let Preflight { configuration, cleanup_kube_proxy, mount_bpffs } = what;
     if *cleanup_kube_proxy {
         return clean_up(output);
     }
-    let findings = preflight::check(&Subject::from(&configuration.locations()?));
+    let locations = configuration.locations()?;
+    if *mount_bpffs {
+        preflight::mount_bpffs_of_node(&locations.bpffs)?;
+    }
+    let findings = preflight::check(&Subject::from(&locations));
     output.print(&findings[..], |findings| table(["", "CHECK", "FOUND"], findings.iter().map(row)))?;
     Ok(findings.iter().all(|finding| finding.outcome != Outcome::Failure))
 }

@@ -34,7 +34,7 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says how the node does: readiness, uplinks, endpoints, dropped packets
+    /// Says how the node does: readiness (fails unless it is), uplinks, endpoints, dropped packets
     Status,
     /// Checks what Cambric needs of this machine; needs no daemon
     Preflight(machine::Preflight),
@@ -96,7 +96,7 @@ enum CtCommand {
     List(connections::Filter),
 }
 
-/// Runs one command. Returns whether all is well, for `preflight` and `policy` may find that it is not.
+/// Runs one command. Returns whether all is well, for `status`, `preflight` and `policy` may find that it is not.
 ///
 /// # Errors
 /// Why the command could not be carried out.
@@ -110,7 +110,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
         command => {
             let mut daemon = Daemon::connect(socket)?;
             match command {
-                Command::Status => status::show(&mut daemon, &output)?,
+                Command::Status => return status::show(&mut daemon, &output),
                 Command::Endpoint(EndpointCommand::List) => endpoints::list(&mut daemon, &output)?,
                 Command::Endpoint(EndpointCommand::Show { which }) => {
                     endpoints::show(&mut daemon, &which, &output)?;

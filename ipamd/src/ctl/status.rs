@@ -13,12 +13,14 @@ use super::{
     output::{Output, fields},
 };
 
-pub(super) fn show(daemon: &mut Daemon, output: &Output) -> anyhow::Result<()> {
+/// Shows it, and returns whether the node is ready.
+pub(super) fn show(daemon: &mut Daemon, output: &Output) -> anyhow::Result<bool> {
     let status = daemon.ask(Request::Status, |reply| match reply {
         Reply::Status(status) => Some(*status),
         _ => None,
     })?;
-    output.print(&status, text)
+    output.print(&status, text)?;
+    Ok(status.ready)
 }
 
 fn text(status: &Status) -> String {

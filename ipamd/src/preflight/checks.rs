@@ -17,6 +17,7 @@ use nix::{
 };
 
 use super::Finding;
+use crate::kernel_files;
 
 /// The oldest kernel whose verifier and helpers the programs are written for.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -137,8 +138,11 @@ fn is_v2(path: &Path) -> bool {
 
 /// Where the root of the cgroup v2 hierarchy is: as configured, or where one is mounted.
 pub fn cgroup_root(configured: Option<&Path>) -> Option<PathBuf> {
-    let mounted = || CGROUPS.iter().map(PathBuf::from).find(|path| is_v2(path));
-    configured.map_or_else(mounted, |path| Some(path.to_owned()))
+    configured.map_or_else(|| mounted_cgroup(is_v2), |path| Some(path.to_owned()))
+}
+
+fn mounted_cgroup(is_v2: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    CGROUPS.iter().map(kernel_files::of_node).find(|path| is_v2(path))
 }
 
 fn judge_cgroup(configured: Option<&Path>, is_v2: impl Fn(&Path) -> bool) -> Finding {
@@ -153,7 +157,7 @@ fn judge_cgroup(configured: Option<&Path>, is_v2: impl Fn(&Path) -> bool) -> Fin
             )
         };
     }
-    match CGROUPS.iter().map(PathBuf::from).find(|path| is_v2(path)) {
+    match mounted_cgroup(is_v2) {
         Some(path) => Finding::ok("cgroup", format!("cgroup v2 at {}", path.display())),
         None => Finding::warning(
             "cgroup",
@@ -164,7 +168,7 @@ fn judge_cgroup(configured: Option<&Path>, is_v2: impl Fn(&Path) -> bool) -> Fin
 }
 
 pub(super) fn forwarding() -> Finding {
-    let path = Path::new("/proc/sys").join(crate::plan::FORWARDING_V4);
+    let path = kernel_files::of_node(Path::new("/proc/sys").join(crate::plan::FORWARDING_V4));
     let value = fs::read_to_string(&path).map(|value| value.trim().to_owned());
     judge_forwarding(value.ok().as_deref(), access(&path, AccessFlags::W_OK).is_ok())
 }

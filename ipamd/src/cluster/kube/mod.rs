@@ -6,6 +6,7 @@
 mod asking;
 mod cache;
 mod client;
+mod condition;
 mod contact;
 mod keys;
 mod reflector;
@@ -42,6 +43,7 @@ use self::{
 pub use self::{
     asking::{AskError, Asking},
     client::ClientError,
+    condition::NetworkCondition,
 };
 use super::{
     Source, SourceState,
@@ -111,7 +113,11 @@ impl Kube {
     ///
     /// # Errors
     /// The credentials cannot be used.
-    pub fn open(config: &kube::Config, node: &str, copy: &Path) -> Result<(Self, Asking), ClientError> {
+    pub fn open(
+        config: &kube::Config,
+        node: &str,
+        copy: &Path,
+    ) -> Result<(Self, Asking, NetworkCondition), ClientError> {
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/');
         let cache = Cache::open(copy, server);
@@ -142,7 +148,7 @@ impl Kube {
             note_heard: Instant::now(),
             _tasks: tasks,
         };
-        Ok((kube, asking))
+        Ok((kube, asking, NetworkCondition::new(config.clone(), node)))
     }
 
     /// The whole cluster: as the server tells it, or if that says nothing for a while, as it was told last.

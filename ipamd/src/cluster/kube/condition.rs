@@ -1,0 +1,72 @@
+//! Tells the cluster that the node has a network: where something has set the node's condition `NetworkUnavailable`, as
+//! the controllers of clouds do, nothing is scheduled there until it is cleared.
+
+use std::time::Duration;
+
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::reflector::words_of;
+
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long is waited after the first attempt that fails; twice as long each time, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// The condition of one node.
+#[derive(Clone, Debug)]
+pub struct NetworkCondition {
+    config: kube::Config,
+    node: String,
+}
+
+impl NetworkCondition {
+    pub(super) fn new(config: kube::Config, node: &str) -> Self {
+        Self { config, node: node.into() }
+    }
+
+    /// Says that the network is available, again and again until the server has taken it in.
+    pub async fn clear(&self) {
+        let mut pause = FIRST_PAUSE;
+        while let Err(why) = self.try_to_clear().await {
+            if pause == FIRST_PAUSE {
+                tracing::warn!(
+                    node = self.node,
+                    why,
+                    "the cluster cannot be told that this node has a network; this is tried again"
+                );
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        tracing::info!(node = self.node, "the cluster knows that this node has a network");
+    }
+
+    async fn try_to_clear(&self) -> Result<(), String> {
+        let client = super::client(&self.config).map_err(|error| error.to_string())?;
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        // Merged by the condition's type: others stay.
+        let patch = Patch::Strategic(json!({"status": {"conditions": [{
+            "type": "NetworkUnavailable",
+            "status": "False",
+            "reason": "CambricIsReady",
+            "message": "Cambric serves this node",
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        }]}}));
+        let nodes = Api::<Node>::all(client);
+        let params = PatchParams::default();
+        let patching = nodes.patch_status(&self.node, &params, &patch);
+        match timeout(PATIENCE, patching).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(words_of(&error)),
+            Err(_) => Err(format!("the server did not answer within {PATIENCE:?}")),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Where the node's kernel shows its settings: below `/`, or where a container sees them.
+//!
+//! A container's own `/proc/sys` and `/sys` can be read only, so that it is given the node's at another place.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says below which directory the node's `/proc/sys` and `/sys` are. To be called before anything is looked up; the first
+/// call counts.
+pub fn set_root(root: &Path) {
+    // There is one node.
+    let _ = ROOT.set(root.to_owned());
+}
+
+/// Whether the node's files are elsewhere than this process's own, as in a container.
+pub fn are_elsewhere() -> bool {
+    ROOT.get().is_some_and(|root| root != Path::new("/"))
+}
+
+/// Where a file is that the node has at `path`, which is absolute and below `/proc/sys` or `/sys`.
+pub fn of_node(path: impl AsRef<Path>) -> PathBuf {
+    below(ROOT.get().map_or(Path::new("/"), PathBuf::as_path), path.as_ref())
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_node_are_below_its_root() {
+        assert_eq!(below(Path::new("/"), Path::new("/sys/fs")), Path::new("/sys/fs"));
+        assert_eq!(below(Path::new("/host"), Path::new("/proc/sys/net")), Path::new("/host/proc/sys/net"));
+    }
+}
