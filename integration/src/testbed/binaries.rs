@@ -34,6 +34,16 @@ impl Binaries {
         let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).arg("build").arg("--quiet");
         build.args(["--workspace", "--bins", "--target-dir"]).arg(target);
+        // What cargo tells this test of its own package would make build scripts run anew that look at it, and with them
+        // everything that depends on theirs.
+        for (name, _) in env::vars_os() {
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+            {
+                build.env_remove(name);
+            }
+        }
         if folder.ends_with("release") {
             build.arg("--release");
         }
