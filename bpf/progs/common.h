@@ -280,6 +280,19 @@ static __always_inline void deliver_to(struct ct_way *way, const struct endpoint
 	copy_mac(way->source_mac, endpoint->host_mac);
 }
 
+/* Whether what the endpoint sends must go through the host's stack: to its queueing discipline, or the way that the plugin
+ * has that made its interface. */
+static __always_inline bool by_stack_from(const struct endpoint *source, const struct endpoint *destination)
+{
+	return source->flags & ENDPOINT_SHAPED || (source->flags & ENDPOINT_CHAINED && !destination);
+}
+
+/* Whether another plugin made the interface of one of them: that one leads what is not translated here. */
+static __always_inline bool of_other_plugin(const struct endpoint *one, const struct endpoint *other)
+{
+	return (one->flags | (other ? other->flags : 0)) & ENDPOINT_CHAINED;
+}
+
 /* The way of packets that a local endpoint sends, as far as the sender goes. */
 static __always_inline void sent_by(struct ct_way *way, const struct endpoint *endpoint)
 {

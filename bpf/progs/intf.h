@@ -46,6 +46,7 @@ struct node {
 #define EVENTS_DROPS 2 /* every drop; without it, only what policy refuses */
 
 #define ENDPOINT_SHAPED 1 /* a queueing discipline on the host end must see every packet */
+#define ENDPOINT_CHAINED 2 /* another plugin made its interface, and leads what is not translated here */
 
 /* Value of `endpoints4`, `endpoints6`; the key is the endpoint's address. */
 struct endpoint {

@@ -158,6 +158,12 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packe
 	return PARSED;
 }
 
+/* IPv4 asks for its neighbours by ARP: arp.h. */
+static __always_inline int discover_v4(struct __sk_buff *skb, const struct packet4 *packet)
+{
+	return drop(DROP_MALFORMED);
+}
+
 /* One hop less; the caller has seen that one is left. RFC 1624 for the checksum. */
 static __always_inline bool lower_hops_v4(struct __sk_buff *skb)
 {

@@ -213,6 +213,35 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packe
 	return PARSED;
 }
 
+/* Whether the endpoint behind the interface may speak as that address: its own, or one of the link alone. */
+static __always_inline bool may_speak_as_v6(struct __sk_buff *skb, const struct ip6 *address)
+{
+	struct endpoint *endpoint;
+
+	if ((address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return true;
+	endpoint = bpf_map_lookup_elem(&endpoints6, address);
+	return endpoint && endpoint->ifindex == skb->ifindex;
+}
+
+/* Neighbour discovery from an endpoint (RFC 4861): it may ask and tell of itself, and be nobody while it looks whether
+ * its address is free. */
+static __always_inline int discover_v6(struct __sk_buff *skb, const struct packet6 *packet)
+{
+	struct neighbour_message {
+		struct icmp_header icmp;
+		struct ip6 target;
+	} message;
+
+	if (bpf_skb_load_bytes(skb, packet->transport, &message, sizeof(message)))
+		return drop(DROP_MALFORMED);
+	if (!is_zero_v6(&packet->source) && !may_speak_as_v6(skb, &packet->source))
+		return drop(DROP_FOREIGN_SOURCE);
+	if (message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT && !may_speak_as_v6(skb, &message.target))
+		return drop(DROP_FOREIGN_SOURCE);
+	return PASS;
+}
+
 /* One hop less; the caller has seen that one is left. */
 static __always_inline bool lower_hops_v6(struct __sk_buff *skb)
 {

@@ -233,19 +233,23 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 			reason = FN(hide)(entry, side, &state->MAP(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
 		reason = FN(route)(skb, seen, side, room,
-				   !against && state->masquerade ? MASQUERADE : KEEP_SOURCE, at_uplink);
+				   !against && state->masquerade && !of_other_plugin(source, NULL) ? MASQUERADE :
+												     KEEP_SOURCE,
+				   at_uplink);
 	}
 	if (reason)
 		return reason;
-	if ((source->flags & ENDPOINT_SHAPED && !FN(leaves_as_node)(room, side, against, against ? nat : way->nat)) ||
+	if (against)
+		way->nat = nat;
+	if ((by_stack_from(source, destination) && !FN(leaves_as_node)(room, side, against, way->nat)) ||
 	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)
 		back->via = VIA_STACK;
+	if (!entry->service && way->nat == NAT_NONE && of_other_plugin(source, destination))
+		way->via = back->via = VIA_STACK;
 	if (!old)
 		FN(tell_flow)(seen, state, skb->ifindex);
-	if (against)
-		way->nat = nat;
 	return PARSED;
 }
 
@@ -329,6 +333,8 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	if (destination) {
 		deliver_to(way, destination);
 		sent_by(back, destination);
+		if (!entry->service && !room->marked && nat == NAT_NONE && of_other_plugin(destination, NULL))
+			way->via = VIA_STACK;
 	} else {
 		bool direct = state->external & EXTERNAL_DSR &&
 			      (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP);

@@ -27,7 +27,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	int parsed = FN(parse)(skb, &packet);
 
 	if (unlikely(parsed))
-		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? PASS : drop(parsed);
+		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? FN(discover)(skb, &packet) : drop(parsed);
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 	if (unlikely(packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source)))

@@ -77,6 +77,8 @@ pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
+/// Another plugin made its interface, and leads what the programs do not translate.
+pub const ENDPOINT_CHAINED: u8 = 2;
 
 /// [`CtWay::nat`], a bit: the source is replaced.
 pub const NAT_SOURCE: u8 = 1;
@@ -322,6 +324,7 @@ mod tests {
     #[test]
     fn numbers_are_those_of_the_programs() {
         assert_eq!(u32::from(ENDPOINT_SHAPED), defined("ENDPOINT_SHAPED"));
+        assert_eq!(u32::from(ENDPOINT_CHAINED), defined("ENDPOINT_CHAINED"));
         assert_eq!(CT_REPLIED, defined("CT_REPLIED"));
         assert_eq!(CT_FIN_OPENER, defined("CT_FIN_OPENER"));
         assert_eq!(CT_FIN_REPLIER, defined("CT_FIN_REPLIER"));

@@ -97,17 +97,41 @@ pub struct AddConfig {
     pub port_mappings: Vec<PortMapping>,
     /// `dns`, passed through into the result.
     pub dns: Dns,
+    /// `prevResult`, if other plugins come before this one in the chain.
+    pub previous: Option<Previous>,
+}
+
+/// What the plugins before this one have made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Previous {
+    /// As it is read.
+    pub result: PrevResult,
+    /// As it was given: the result of this plugin too.
+    pub given: Value,
 }
 
 impl AddConfig {
     /// The configuration, or what is wrong with it.
     pub fn parse(document: &Document) -> Result<Self, CniError> {
         let config = Self::parse_for(document, Command::Add)?;
-        let previous = document.field("prevResult");
-        if previous.is_blank() {
+        let field = document.field("prevResult");
+        if field.is_blank() {
             return Ok(config);
         }
-        Err(previous.unsupported("Cambric makes the container's interface and must come first in its chain"))
+        for of_interface in [
+            document.field("mtu"),
+            runtime::capability(document, "ips"),
+            runtime::capability(document, "mac"),
+        ] {
+            if !of_interface.is_blank() {
+                return Err(of_interface.unsupported(
+                    "the plugins before Cambric in the chain make the interface; give it to them",
+                ));
+            }
+        }
+        let result = PrevResult::parse(&field)?;
+        let given = field.value().cloned().unwrap_or_default();
+        Ok(Self { previous: Some(Previous { result, given }), ..config })
     }
 
     fn parse_for(document: &Document, command: Command) -> Result<Self, CniError> {
@@ -125,6 +149,7 @@ impl AddConfig {
             mac: runtime::mac(document)?,
             port_mappings: port_mappings::parse(document)?,
             dns: dns(&document.field("dns"))?,
+            previous: None,
         })
     }
 }
@@ -320,7 +345,11 @@ mod tests {
                 json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
                 "runtimeConfig.bandwidth = {\"ingressRate\":1}",
             ),
-            (json!({"prevResult": {"cniVersion": "1.0.0"}}), "prevResult = {\"cniVersion\":\"1.0.0\"}"),
+            (json!({"prevResult": {"cniVersion": "1.0.0"}, "mtu": 1400}), "mtu = 1400"),
+            (
+                json!({"prevResult": {"cniVersion": "1.0.0"}, "runtimeConfig": {"ips": ["10.0.0.1"]}}),
+                "runtimeConfig.ips = [\"10.0.0.1\"]",
+            ),
         ] {
             let error = add_error(&extra);
             assert_eq!(error.code(), 2, "{error}");

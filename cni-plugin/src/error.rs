@@ -69,6 +69,9 @@ pub enum CniError {
         /// What it is, as JSON.
         value: String,
     },
+    /// 7: the configuration's chain is not the one that the daemon is configured for.
+    #[error("{0}")]
+    WrongPlace(String),
     /// 11: the daemon is away, or cannot serve this now.
     #[error("{0}")]
     TryAgainLater(String),
@@ -121,7 +124,7 @@ impl CniError {
             Self::Environment(_) => 4,
             Self::Io { .. } => 5,
             Self::Undecodable(_) => 6,
-            Self::InvalidConfig { .. } => 7,
+            Self::InvalidConfig { .. } | Self::WrongPlace(_) => 7,
             Self::TryAgainLater(_) => 11,
             Self::NotAvailable(_) => 50,
             Self::PoolExhausted(_) => 101,
@@ -159,6 +162,7 @@ impl From<ClientError> for CniError {
             ClientError::Refused(ApiError { kind, message }) => match kind {
                 ErrorKind::PoolExhausted => Self::PoolExhausted(message),
                 ErrorKind::AddressUnavailable => Self::AddressUnavailable(message),
+                ErrorKind::WrongPlace => Self::WrongPlace(message),
                 ErrorKind::InUse => Self::AddressInUse(message),
                 ErrorKind::PortInUse => Self::PortInUse(message),
                 ErrorKind::TryAgainLater => Self::TryAgainLater(message),

@@ -253,6 +253,7 @@ pub mod tests {
             to_endpoint_link: "/b/links/e".into(),
             committed: true,
             port_mappings: Vec::new(),
+            chained: false,
         }
     }
 
@@ -265,6 +266,9 @@ pub mod tests {
         let reservation = reservation();
         let of = |index, peer, mac, routes, neighbours| End {
             index,
+            name: String::new(),
+            alias: String::new(),
+            veth: true,
             up: true,
             mac: Some(mac),
             mtu: 1500,

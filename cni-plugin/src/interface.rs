@@ -6,24 +6,28 @@ use ipamd_api::{
     AttachmentKey, MacAddr,
     wire::{Assigned, Reservation},
 };
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage,
+        LinkInfo, LinkMessage, Prop,
     },
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use nix::{errno::Errno, net::if_::if_nametoindex};
+use nix::{
+    errno::Errno,
+    net::if_::{if_indextoname, if_nametoindex},
+};
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{
     error::CniError,
     netlink::{Batch, Netlink, NetlinkError},
     netns::Netns,
+    observe::End,
     text::cut,
 };
 
@@ -35,6 +39,56 @@ const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 /// The index of the interface of that name in the calling thread's namespace.
 pub fn index_of(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
+}
+
+/// Whether there is an interface in the calling thread's namespace that has that name for its first one: Cambric made it,
+/// and may remove it.
+pub fn is_own(name: &str) -> bool {
+    let first = index_of(name).and_then(|index| if_indextoname(index).ok());
+    first.is_some_and(|first| first.to_bytes() == name.as_bytes())
+}
+
+/// Gives the interface of that index, which another plugin made, Cambric's name for a second one, and unless it has an alias
+/// one that tells whose it is.
+pub fn name_host_end(
+    host: &mut Netlink,
+    key: &AttachmentKey,
+    reservation: &Reservation,
+    end: &End,
+) -> Result<(), NetlinkError> {
+    let (name, first) = (&reservation.host_ifname, &end.name);
+    if index_of(name) == Some(end.index) {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    let mut link = LinkMessage::default();
+    link.header.index = end.index;
+    if end.alias.is_empty() {
+        link.attributes.push(LinkAttribute::IfAlias(alias_of(key)));
+        batch.ask(format!("set the alias of {first}"), 0, RouteNetlinkMessage::SetLink(link.clone()));
+        link.attributes.clear();
+    }
+    link.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]));
+    let create = NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;
+    batch.ask(format!("give {first} the name {name} too"), create, RouteNetlinkMessage::NewLinkProp(link));
+    host.run(&mut batch)
+}
+
+/// Takes Cambric's name from an interface that another plugin made; none is fine.
+pub fn unname_host_end(host: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
+    let Some(index) = index_of(name) else { return Ok(()) };
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
+    let mut batch = Batch::default();
+    batch.ask(format!("take the name {name} away"), 0, RouteNetlinkMessage::DelLinkProp(link));
+    host.run(&mut batch)
+}
+
+fn alias_of(key: &AttachmentKey) -> String {
+    let mut alias = format!("cambric {key}");
+    cut(&mut alias, MAX_ALIAS);
+    alias
 }
 
 /// Makes the pair, the container's end right in its namespace, and returns the host end's index. What an ADD that was
@@ -110,11 +164,9 @@ pub fn configure_host_end(
     index: u32,
 ) -> Result<(), CniError> {
     let name = &reservation.host_ifname;
-    let mut alias = format!("cambric {key}");
-    cut(&mut alias, MAX_ALIAS);
     let mut link = up(index);
     link.attributes = vec![
-        LinkAttribute::IfAlias(alias),
+        LinkAttribute::IfAlias(alias_of(key)),
         LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
             In6AddrGenMode::None,
         )])]),

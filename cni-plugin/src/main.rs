@@ -2,6 +2,7 @@
 //! the environment and the network's configuration on the standard input; it answers with JSON on the standard
 //! output.
 
+mod chained;
 mod cni_args;
 mod commands;
 mod config;

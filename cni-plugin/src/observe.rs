@@ -6,7 +6,7 @@ use ipamd_api::MacAddr;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
@@ -19,6 +19,12 @@ use crate::{error::CniError, netlink::Netlink};
 pub struct End {
     /// Its index.
     pub index: u32,
+    /// Its first name.
+    pub name: String,
+    /// What it is called besides, for people.
+    pub alias: String,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
     /// Whether it is set up.
     pub up: bool,
     /// Its Ethernet address.
@@ -57,29 +63,41 @@ pub struct Neighbour {
     pub permanent: bool,
 }
 
-/// Looks at the interface of that name in the socket's namespace; none if there is none.
+/// Looks at the interface that has that name, for its first or a second one, in the socket's namespace; none if there is
+/// none.
 pub fn end(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
-    let Some(mut end) = link(netlink, name)? else { return Ok(None) };
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let Some(mut end) = link(netlink, &format!("look at the interface {name}"), request)? else {
+        return Ok(None);
+    };
     end.addresses = addresses(netlink, name, end.index)?;
     end.routes = routes(netlink, name, end.index)?;
     end.neighbours = neighbours(netlink, name, end.index)?;
     Ok(Some(end))
 }
 
-fn link(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
+/// Looks at the interface of that index alone, not at what hangs on it.
+pub fn link_at(netlink: &mut Netlink, index: u32) -> Result<Option<End>, CniError> {
     let mut request = LinkMessage::default();
-    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let link =
-        match netlink.get(&format!("look at the interface {name}"), RouteNetlinkMessage::GetLink(request)) {
-            Ok(Some(RouteNetlinkMessage::NewLink(link))) => link,
-            Ok(_) => return Ok(None),
-            Err(error) if error.errno() == Errno::ENODEV => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+    request.header.index = index;
+    link(netlink, &format!("look at the interface of index {index}"), request)
+}
+
+fn link(netlink: &mut Netlink, what: &str, request: LinkMessage) -> Result<Option<End>, CniError> {
+    let link = match netlink.get(what, RouteNetlinkMessage::GetLink(request)) {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => link,
+        Ok(_) => return Ok(None),
+        Err(error) if error.errno() == Errno::ENODEV => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let mut end =
         End { index: link.header.index, up: link.header.flags.contains(LinkFlags::Up), ..End::default() };
     for attribute in link.attributes {
         match attribute {
+            LinkAttribute::IfName(name) => end.name = name,
+            LinkAttribute::IfAlias(alias) => end.alias = alias,
+            LinkAttribute::LinkInfo(infos) => end.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
             LinkAttribute::Address(bytes) => end.mac = mac(&bytes),
             LinkAttribute::Mtu(mtu) => end.mtu = mtu,
             LinkAttribute::Link(index) => end.peer_index = Some(index),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Attachment {
     /// What identifies it.
     pub key: AttachmentKey,
-    /// Its addresses with their gateways, at most one of each family, IPv4 first.
+    /// Its addresses with their gateways: at most one of each family, IPv4 first; all that another plugin assigned.
     pub addresses: Vec<Assigned>,
     /// Ethernet address of the container end.
     pub container_mac: MacAddr,
@@ -35,11 +35,20 @@ pub struct Attachment {
     /// The node's ports that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
+    /// Whether another plugin made its interface and assigned its addresses. Cambric's name for the host end is a second one
+    /// then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chained: bool,
     /// When it was reserved, in seconds since the Unix epoch.
     pub created: u64,
 }
 
 impl Attachment {
+    /// The first of its addresses of each family.
+    pub fn first_ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        [true, false].into_iter().filter_map(|v4| self.ips().find(|ip| ip.is_ipv4() == v4))
+    }
+
     /// Its bare addresses.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().map(|assigned| assigned.address)

@@ -20,16 +20,16 @@ use tokio::{
 
 use crate::{
     cluster::kube::NetworkCondition,
-    config::{Config, ExternalServiceMode},
+    config::{Config, ExternalServiceMode, Maker},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
     expedite::{self, Expedite},
-    following::{Followers, Following},
+    following::{self, Followers, Following},
     footprint::FootprintFile,
     host::Host,
     ipam::Pool,
     metrics::{self, Metrics},
     monitor::{Listening, Monitor},
-    node::Node,
+    node::{Making, Node},
     peers::Peers,
     policy::enforce::Enforcer,
     preflight,
@@ -92,7 +92,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let attachments = store.1.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
-        config.pools.clone(),
+        making(&config),
         store,
         Box::new(host),
         Arc::clone(&policy),
@@ -240,7 +240,7 @@ fn make_private(directory: &Path) -> io::Result<()> {
 }
 
 /// The programs, loaded, with what they take from the configuration.
-fn open_datapath(config: &Config, pins: &Pins) -> Result<Datapath, DatapathError> {
+fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     let datapath = Datapath::open(&DatapathConfig {
         pins: pins.clone(),
         attach_mode: config.attach,
@@ -249,7 +249,8 @@ fn open_datapath(config: &Config, pins: &Pins) -> Result<Datapath, DatapathError
         masquerade_ports: config.masquerade_ports.clone(),
         policy_rules: config.policy.rules,
     })?;
-    datapath.set_external(external(config))?;
+    let external = external(config).context("cannot list the node's addresses")?;
+    datapath.set_external(external)?;
     Ok(datapath)
 }
 
@@ -259,6 +260,14 @@ fn balancer(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> Result<Ba
     let balancer = Balancer::new(Box::new(tables), site(config));
     balancer.answer_health_checks(HealthPorts::new(&Handle::current(), None));
     Ok(balancer)
+}
+
+/// Who makes the containers' interfaces.
+fn making(config: &Config) -> Making {
+    match config.maker {
+        Maker::Cambric => Making::Own(config.pools.clone()),
+        Maker::PluginsBefore => Making::Chained,
+    }
 }
 
 /// Where this node stands.
@@ -271,16 +280,23 @@ fn site(config: &Config) -> Site {
 }
 
 /// How services treat what comes from outside.
-fn external(config: &Config) -> ExternalSettings {
+fn external(config: &Config) -> io::Result<ExternalSettings> {
     let mut settings =
         ExternalSettings { dsr: config.external_services == ExternalServiceMode::Dsr, ..Default::default() };
-    for pool in &config.pools {
-        match pool.gateway() {
-            IpAddr::V4(gateway) => settings.hairpin4 = settings.hairpin4.or(Some(gateway)),
-            IpAddr::V6(gateway) => settings.hairpin6 = settings.hairpin6.or(Some(gateway)),
+    // The gateways before other addresses, which matter where there are no pools.
+    let gateways = config.pools.iter().map(Pool::gateway);
+    for address in gateways.chain(following::node_addresses(config)?) {
+        match address {
+            IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_link_local() => {
+                settings.hairpin4 = settings.hairpin4.or(Some(ip));
+            }
+            IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
+                settings.hairpin6 = settings.hairpin6.or(Some(ip));
+            }
+            _ => {}
         }
     }
-    settings
+    Ok(settings)
 }
 
 /// Refuses to start where the datapath could not work, with a line for each reason.

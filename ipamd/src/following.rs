@@ -91,7 +91,7 @@ impl Following {
     /// # Errors
     /// Why the source cannot be read.
     pub async fn open(config: &Config, waiting: Arc<Waiting>) -> anyhow::Result<Opening> {
-        let own = OwnNode { name: config.node_name.clone(), needs_pools: config.pools.is_empty(), waiting };
+        let own = OwnNode { name: config.node_name.clone(), needs_pools: config.needs_pools(), waiting };
         match &config.cluster {
             Cluster::None => Self::spawn(own, || Ok((Standalone::default(), None, None))),
             Cluster::Dir(path) => {
@@ -314,7 +314,7 @@ impl Drop for Following {
 
 /// The node's own addresses, by which it always reaches its endpoints: those it has, and the pools' gateways, which it
 /// is about to have.
-fn node_addresses(config: &Config) -> io::Result<BTreeSet<IpAddr>> {
+pub fn node_addresses(config: &Config) -> io::Result<BTreeSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;

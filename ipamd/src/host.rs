@@ -97,6 +97,13 @@ impl Kernel for Host {
         nix::net::if_::if_nametoindex(ifname).ok()
     }
 
+    fn own_link_index(&self, ifname: &str) -> Option<u32> {
+        let index = self.link_index(ifname)?;
+        nix::net::if_::if_indextoname(index)
+            .is_ok_and(|first| first.to_bytes() == ifname.as_bytes())
+            .then_some(index)
+    }
+
     fn remove_link(&self, _ifname: &str, ifindex: u32) {
         self.reaper.remove(ifindex);
     }

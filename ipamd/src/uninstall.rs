@@ -80,6 +80,13 @@ fn remove_links(socket: &mut Socket, removal: &mut Removal) {
     for Link { name, index, .. } in links.iter().filter(ours) {
         removal.note(format!("interface {name}"), gone_is_fine(socket.remove_link(*index)));
     }
+    // Those of other plugins, behind which Cambric stands in the chain, stay.
+    for link in links.iter().filter(|link| link.veth) {
+        for name in link.second_names.iter().filter(|name| is_host_ifname(name)) {
+            let removed = socket.remove_second_name(link.index, name);
+            removal.note(format!("name {name} of interface {}", link.name), gone_is_fine(removed));
+        }
+    }
 }
 
 /// The routes to other nodes.

@@ -70,6 +70,7 @@ fn attachment(container_id: String, allocator: &mut Allocator) -> Option<Attachm
         pod: None,
         labels: BTreeMap::new(),
         port_mappings: Vec::new(),
+        chained: false,
         created: 1,
     })
 }

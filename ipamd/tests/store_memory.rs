@@ -49,6 +49,7 @@ fn attachment(number: u8) -> Attachment {
         }),
         labels: BTreeMap::from([("app".into(), "web".into()), ("tier".into(), "front".into())]),
         port_mappings: Vec::new(),
+        chained: false,
         created: 1_700_000_000,
     }
 }

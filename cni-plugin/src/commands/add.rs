@@ -4,9 +4,10 @@ use std::path::Path;
 
 use ipamd_api::{
     AttachmentKey, Client, ClientError, Reply, Request,
-    wire::{Commit, Reservation, Reserve},
+    wire::{Chained, Commit, Reservation, Reserve},
 };
 
+use super::add_chained::add_chained;
 use crate::{
     config::AddConfig,
     daemon::{self, unexpected},
@@ -24,23 +25,15 @@ const MIN_IPV6_MTU: u32 = 1280;
 
 /// Makes the attachment, or finds it made, and returns the result. What fails leaves nothing behind.
 pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
+    if let Some(previous) = &config.previous {
+        return add_chained(sandbox, config, previous);
+    }
     let network = &config.network;
     let key = invocation::key(network, &sandbox.target);
     let netns = Netns::open(sandbox)?;
     let mut client = Client::connect(&network.socket).map_err(CniError::from)?;
     daemon::forget_released(&network.socket, &key);
-    let request = Request::Reserve(Reserve {
-        key: key.clone(),
-        netns: netns.path().to_owned(),
-        netns_id: netns.id(),
-        addresses: config.addresses.clone(),
-        mac: config.mac,
-        mtu: config.mtu,
-        pod: sandbox.pod.clone(),
-        labels: config.labels.clone(),
-        port_mappings: config.port_mappings.clone(),
-    });
-    client.send(request).map_err(CniError::from)?;
+    client.send(reserve(&key, &netns, sandbox, config, None)).map_err(CniError::from)?;
     // Opened while the daemon reserves; it stays in the host's namespace when this thread leaves that.
     let host = Netlink::open();
     let reserved = client.receive().and_then(|reply| match reply {
@@ -56,7 +49,7 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         (Err(error), _) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
         (_, Err(error)) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
     };
-    match attempt.holds_ports(config).and_then(|()| attempt.make(&netns)) {
+    match holds_ports(&attempt.reservation, config).and_then(|()| attempt.make(&netns)) {
         Ok(()) => result::print(
             network.version,
             &attempt.reservation,
@@ -66,6 +59,38 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         )
         .map_err(|error| CniError::io("write the result")(error.into()).into()),
         Err(error) => Err(attempt.undo(error)),
+    }
+}
+
+/// What the daemon is asked for first.
+pub(super) fn reserve(
+    key: &AttachmentKey,
+    netns: &Netns,
+    sandbox: &Sandbox,
+    config: &AddConfig,
+    chained: Option<Chained>,
+) -> Request {
+    Request::Reserve(Box::new(Reserve {
+        key: key.clone(),
+        netns: netns.path().to_owned(),
+        netns_id: netns.id(),
+        addresses: config.addresses.clone(),
+        mac: config.mac,
+        mtu: config.mtu,
+        pod: sandbox.pod.clone(),
+        labels: config.labels.clone(),
+        port_mappings: config.port_mappings.clone(),
+        chained,
+    }))
+}
+
+/// A daemon that does not know of mappings yet passes over them; nobody should believe a port mapped that is not.
+pub(super) fn holds_ports(reservation: &Reservation, config: &AddConfig) -> Result<(), CniError> {
+    match record::port_faults(Some(reservation), &config.port_mappings).into_iter().next() {
+        None => Ok(()),
+        Some(fault) => {
+            Err(CniError::Daemon(format!("{fault}: the daemon is older than the plugin; restart it")))
+        }
     }
 }
 
@@ -79,16 +104,6 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// A daemon that does not know of mappings yet passes over them; nobody should believe a port mapped that is not.
-    fn holds_ports(&self, config: &AddConfig) -> Result<(), CniError> {
-        match record::port_faults(Some(&self.reservation), &config.port_mappings).into_iter().next() {
-            None => Ok(()),
-            Some(fault) => {
-                Err(CniError::Daemon(format!("{fault}: the daemon is older than the plugin; restart it")))
-            }
-        }
-    }
-
     fn make(&mut self, netns: &Netns) -> Result<(), CniError> {
         let ifname = &self.key.ifname;
         if self.reservation.mtu < MIN_IPV6_MTU
@@ -152,7 +167,12 @@ impl Attempt<'_> {
 }
 
 /// Gives the reservation back, or leaves the daemon a note to do so.
-fn undo_reservation(client: &mut Client, socket: &Path, key: &AttachmentKey, error: CniError) -> Failure {
+pub(super) fn undo_reservation(
+    client: &mut Client,
+    socket: &Path,
+    key: &AttachmentKey,
+    error: CniError,
+) -> Failure {
     tracing::error!(%key, %error, "add failed");
     let mut failure = Failure::from(error);
     // The connection may be what broke; a new one may work.

@@ -3,8 +3,8 @@
 use ipamd_api::{Client, Reply, Request};
 
 use crate::{
-    config::CheckConfig, daemon::unexpected, environment::Sandbox, error::CniError, expectation::Expectation,
-    invocation, netlink::Netlink, netns::Netns, observe, programs, record,
+    chained, config::CheckConfig, daemon::unexpected, environment::Sandbox, error::CniError,
+    expectation::Expectation, invocation, netlink::Netlink, netns::Netns, observe, programs, record,
 };
 
 /// Fails with every single thing that is not as it should be.
@@ -25,11 +25,17 @@ pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
         return Err(CniError::ContainerUnknown { attachment: key.to_string() });
     }
 
-    let mut faults = expected.faults(host.as_ref(), container.as_ref());
+    let chained = reservation.filter(|reservation| reservation.chained);
+    let mut faults = match chained {
+        Some(record) => chained::faults(record, &key.ifname, host.as_ref(), container.as_ref()),
+        None => expected.faults(host.as_ref(), container.as_ref()),
+    };
     if let (Some(reservation), Some(host)) = (reservation, &host) {
         faults.extend(programs::faults(reservation, host.index));
     }
-    faults.extend(record::faults(&key, reservation, &config.prev_result));
+    if chained.is_none() {
+        faults.extend(record::faults(&key, reservation, &config.prev_result));
+    }
     faults.extend(record::port_faults(reservation, &config.port_mappings));
     faults.extend(checked.faults);
     if faults.is_empty() {

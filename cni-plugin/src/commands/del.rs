@@ -16,7 +16,7 @@ pub fn del(target: &Target, network: &Network) {
     }
     // The daemon removes the interface of what it knows; this is for what it does not, or when it is away.
     let name = key.host_ifname();
-    if interface::index_of(&name).is_some()
+    if interface::is_own(&name)
         && let Err(error) = Netlink::open().and_then(|mut host| interface::remove(&mut host, &name))
     {
         tracing::error!(%key, %error, "the interface stays until the daemon removes it");

@@ -58,6 +58,11 @@ pub struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// What is given, as it is.
+    pub fn value(&self) -> Option<&'a Value> {
+        self.value
+    }
+
     /// Whether nothing is given.
     pub fn is_absent(&self) -> bool {
         self.value.is_none()

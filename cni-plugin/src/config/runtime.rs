@@ -24,6 +24,11 @@ pub fn refuse_unsupported(document: &Document) -> Result<(), CniError> {
     Ok(())
 }
 
+/// A capability's field.
+pub fn capability<'a>(document: &'a Document, name: &str) -> Field<'a> {
+    document.field("runtimeConfig").field(name)
+}
+
 /// The `ips` capability: addresses with or without a prefix length, at most one of each family, IPv4 first.
 pub fn addresses(document: &Document) -> Result<Vec<IpAddr>, CniError> {
     let list = document.field("runtimeConfig").field("ips");

@@ -4,6 +4,7 @@
 //! dropped, and what a killed run left goes when the next one begins.
 
 mod answering;
+mod behind;
 mod binaries;
 mod cluster;
 mod daemon;
@@ -25,6 +26,7 @@ mod tcp;
 mod udp;
 
 pub use answering::{Answer, Answering, Asking, Conversation, ask_from, ask_on};
+pub use behind::First;
 pub use binaries::Binaries;
 pub use daemon::Daemon;
 pub use fleet::{Fleet, Place, Subnet};

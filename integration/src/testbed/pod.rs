@@ -98,6 +98,11 @@ pub struct Pod<'n> {
 }
 
 impl<'n> Pod<'n> {
+    /// What it was made in.
+    pub fn sandbox(&self) -> &Sandbox<'n> {
+        &self.sandbox
+    }
+
     /// Its addresses.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses

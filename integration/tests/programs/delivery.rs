@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER};
+use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, ENDPOINT_CHAINED};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, IpNumber, Ipv4Header, PacketBuilder};
-use integration::programs::{DROP, Local, NODE4, PASS, REDIRECT, Tally};
+use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Tally};
 
 use crate::packets::*;
 
@@ -234,7 +234,7 @@ fn neighbour_discovery_passes_and_router_discovery_does_not() {
         PacketBuilder::ethernet2(a.mac, [0x33, 0x33, 0, 0, 0, 1])
             .ipv6(a.ipv6.octets(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets(), 255)
             .icmpv6_raw(kind, 0, [0; 4])
-            .write(&mut packet, &[0; 16])
+            .write(&mut packet, &a.ipv6.octets())
             .unwrap();
         packet
     };
@@ -247,6 +247,83 @@ fn neighbour_discovery_passes_and_router_discovery_does_not() {
         assert_eq!(bench.run("from_endpoint", a.ifindex, &message(kind)).unwrap().action, DROP);
     }
     changes(&bench, &before, &[("link_scope", 4)], (0, 0));
+}
+
+#[test]
+fn an_endpoint_tells_neighbours_of_itself_only() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
+    let (solicitation, advertisement) = (135, 136);
+    let message = |kind: u8, source: Ipv6Addr, target: Ipv6Addr| {
+        let mut packet = Vec::new();
+        PacketBuilder::ethernet2(a.mac, [0x33, 0x33, 0, 0, 0, 1])
+            .ipv6(source.octets(), b.ipv6.octets(), 255)
+            .icmpv6_raw(kind, 0, [0; 4])
+            .write(&mut packet, &target.octets())
+            .unwrap();
+        packet
+    };
+    let before = bench.tally().unwrap();
+    for (kind, source, target) in [
+        (solicitation, a.ipv6, b.ipv6),
+        (solicitation, Ipv6Addr::UNSPECIFIED, a.ipv6),
+        (solicitation, link_local, b.ipv6),
+        (advertisement, a.ipv6, a.ipv6),
+        (advertisement, link_local, link_local),
+    ] {
+        let ran = bench.run("from_endpoint", a.ifindex, &message(kind, source, target)).unwrap();
+        assert_eq!(ran.action, PASS, "{kind} {source} {target}");
+    }
+    changes(&bench, &before, &[], (0, 0));
+    for (kind, source, target) in [
+        (solicitation, b.ipv6, b.ipv6),
+        (advertisement, b.ipv6, b.ipv6),
+        (advertisement, a.ipv6, b.ipv6),
+        (advertisement, link_local, b.ipv6),
+    ] {
+        let ran = bench.run("from_endpoint", a.ifindex, &message(kind, source, target)).unwrap();
+        assert_eq!(ran.action, DROP, "{kind} {source} {target}");
+    }
+    changes(&bench, &before, &[("foreign_source", 4)], (0, 0));
+    let cut = &message(advertisement, a.ipv6, a.ipv6)[..14 + 40 + 8];
+    assert_eq!(bench.run("from_endpoint", a.ifindex, cut).unwrap().action, DROP);
+    changes(&bench, &before, &[("malformed", 1), ("foreign_source", 4)], (0, 0));
+}
+
+#[test]
+fn what_another_plugin_leads_goes_through_the_stack_untouched() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    for local in [&a, &b] {
+        bench.add_endpoint(local, ENDPOINT_CHAINED).unwrap();
+    }
+    let before = bench.tally().unwrap();
+    let untouched = |program: &str, ifindex: u32, packet: &[u8]| {
+        let ran = bench.run(program, ifindex, packet).unwrap();
+        assert_eq!((ran.action, &*ran.packet), (PASS, packet), "{program}");
+    };
+    // Both ends are judged where it is sent; the one entry is found where it arrives.
+    let there = tcp4(&a, b.ipv4, (40_000, 80), TCP_SYN);
+    untouched("from_endpoint", a.ifindex, &there);
+    untouched("to_endpoint", b.ifindex, &there);
+    let back = tcp4(&b, a.ipv4, (80, 40_000), TCP_SYN_ACK);
+    untouched("from_endpoint", b.ifindex, &back);
+    untouched("to_endpoint", a.ifindex, &back);
+    changes(&bench, &before, &[], (1, 0));
+    // To the network without masquerade, and from there.
+    let out = tcp4(&a, FAR4, (40_000, 443), TCP_SYN);
+    untouched("from_endpoint", a.ifindex, &out);
+    untouched("to_network", bench.uplink, &out);
+    let inward = network4(&bench, FAR4, b.ipv4, (40_000, 80), TCP_SYN);
+    untouched("from_network", bench.uplink, &inward);
+    untouched("to_endpoint", b.ifindex, &inward);
+    changes(&bench, &before, &[], (3, 0));
+    // It still speaks for itself only.
+    let forged = Local { ipv4: b.ipv4, ..a };
+    let ran = bench.run("from_endpoint", a.ifindex, &tcp4(&forged, b.ipv4, (1, 2), TCP_SYN)).unwrap();
+    assert_eq!(ran.action, DROP);
+    changes(&bench, &before, &[("foreign_source", 1)], (3, 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bpf::layout::{CT_RESET, CtEntry, ENDPOINT_SHAPED};
+use bpf::layout::{CT_RESET, CtEntry, ENDPOINT_CHAINED, ENDPOINT_SHAPED};
 use etherparse::{PacketBuilder, PacketHeaders};
 use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
 
@@ -50,6 +50,39 @@ fn what_is_addressed_to_a_service_goes_to_its_backend_and_back() {
         Seen { source: cluster.ip(), destination: a.ipv4.into(), hops: 64, ports: (80, 40_000) }
     );
     changes(&bench, &before, &[], (2, 0));
+}
+
+#[test]
+fn what_is_translated_for_an_endpoint_of_another_plugin_is_delivered_too() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    for local in [&a, &b] {
+        bench.add_endpoint(local, ENDPOINT_CHAINED).unwrap();
+    }
+    bench.serve_node_ports_at(NODE4).unwrap();
+    let cluster: SocketAddr = CLUSTER.parse().unwrap();
+    let served = Served {
+        frontends: vec![cluster, at(NODE4, 30_080)],
+        ..Served::tcp(1, cluster, &[at(b.ipv4, 8080)])
+    };
+    bench.serve(&served).unwrap();
+    // Between endpoints the stack would take neither the service's address nor the node's for a pod's.
+    let there =
+        bench.run("from_endpoint", a.ifindex, &tcp4(&a, v4(cluster.ip()), (40_000, 80), TCP_SYN)).unwrap();
+    assert_eq!((there.action, macs(&there.packet)), (REDIRECT, (b.host_mac, b.mac)));
+    let back = bench.run("from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (8080, 40_000), TCP_SYN_ACK)).unwrap();
+    assert_eq!((back.action, delivered(&back).source), (REDIRECT, cluster.ip()));
+    // Its own backend.
+    let there =
+        bench.run("from_endpoint", b.ifindex, &tcp4(&b, v4(cluster.ip()), (40_001, 80), TCP_SYN)).unwrap();
+    assert_eq!((there.action, macs(&there.packet)), (REDIRECT, (b.host_mac, b.mac)));
+    // From outside.
+    let there = network4(&bench, CLIENT4, NODE4, (40_000, 30_080), TCP_SYN);
+    let there = bench.run("from_network", bench.uplink, &there).unwrap();
+    assert_eq!((there.action, delivered(&there).destination), (REDIRECT, b.ipv4.into()));
+    let back =
+        bench.run("from_endpoint", b.ifindex, &tcp4(&b, CLIENT4, (8080, 40_000), TCP_SYN_ACK)).unwrap();
+    assert_eq!(delivered(&back).source, IpAddr::from(NODE4));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod backends;
+mod chained;
 mod health;
 mod host_ports;
 mod manifests;

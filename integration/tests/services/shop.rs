@@ -28,10 +28,15 @@ pub struct Shop<'n> {
 
 /// Two backends and a client, and a service of every sort of address.
 pub fn shop(node: &Node) -> Result<Shop<'_>> {
-    let backends = vec![node.add_pod_of("shop/b1", &[])?, node.add_pod_of("shop/b2", &[])?];
+    shop_of(node, |name| node.add_pod_of(name, &[]))
+}
+
+/// The same, of pods that are made otherwise.
+pub fn shop_of<'n>(node: &'n Node, make: impl Fn(&str) -> Result<Pod<'n>>) -> Result<Shop<'n>> {
+    let backends = vec![make("shop/b1")?, make("shop/b2")?];
     let servers =
         backends.iter().map(|pod| Answering::start(pod, pod.name(), 8080)).collect::<Result<_>>()?;
-    let shop = Shop { client: node.add_pod_of("shop/client", &[])?, backends, servers };
+    let shop = Shop { client: make("shop/client")?, backends, servers };
     shop.serve(node, &json!({}), &json!({}))?;
     Ok(shop)
 }

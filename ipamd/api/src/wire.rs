@@ -35,7 +35,7 @@ impl From<Request> for Envelope {
 pub enum Request {
     /// The first half of ADD: addresses and names for an attachment. Asked again for the same key it gives the
     /// same answer. Reply: [`Reply::Reservation`].
-    Reserve(Reserve),
+    Reserve(Box<Reserve>),
     /// The second half of ADD: the interface stands; enforce and forward. Returns when the record is durable and
     /// the programs know the endpoint. Reply: [`Reply::Done`].
     Commit(Commit),
@@ -127,6 +127,23 @@ pub struct Reserve {
     /// The `portMappings` capability. Refused with [`ErrorKind::PortInUse`] if another attachment has one of them.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// The interface, where a plugin before Cambric in the chain has made it. Then there is nothing to assign, and
+    /// `addresses`, `mac` and `mtu` are left out. Only a daemon that is configured so takes it, and takes nothing else.
+    #[serde(default)]
+    pub chained: Option<Chained>,
+}
+
+/// An interface that a plugin before Cambric in the chain has made: a veth pair with one end on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chained {
+    /// The container's addresses on it.
+    pub addresses: Vec<IpAddr>,
+    /// Ethernet address of the container end.
+    pub container_mac: MacAddr,
+    /// Ethernet address of the host end.
+    pub host_mac: MacAddr,
+    /// Bytes, of the container end.
+    pub mtu: u32,
 }
 
 /// A network namespace's identity while it lives: the device and inode of its file.
@@ -209,6 +226,9 @@ pub struct Reservation {
     /// The node's ports that lead to it.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// Whether another plugin makes the interface: `host_ifname` is a second name of its host end then.
+    #[serde(default)]
+    pub chained: bool,
 }
 
 /// An address of an attachment and the gateway it is reached by.
@@ -216,7 +236,8 @@ pub struct Reservation {
 pub struct Assigned {
     /// The container's own: a host address (/32 or /128).
     pub address: IpAddr,
-    /// The node's address in the same pool: the next hop of the container's default route.
+    /// The node's address in the same pool: the next hop of the container's default route. The address itself where another
+    /// plugin assigned it.
     pub gateway: IpAddr,
 }
 
@@ -319,6 +340,9 @@ pub struct Endpoint {
     /// The node's ports that lead to it.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// Whether another plugin made its interface and assigned its addresses.
+    #[serde(default)]
+    pub chained: bool,
     /// `reserved` (ADD under way), `ready`, or `broken` (the interface is gone).
     pub state: EndpointState,
     /// When it was reserved, in seconds since the Unix epoch.
@@ -464,6 +488,8 @@ pub enum ErrorKind {
     InvalidRequest,
     /// No pool of a family has an address left.
     PoolExhausted,
+    /// Cambric stands at another place of its chain than the daemon is configured for.
+    WrongPlace,
     /// The requested address lies in no pool, or is reserved in it.
     AddressUnavailable,
     /// The requested address belongs to another attachment, or what was to be released is in use.

@@ -23,7 +23,7 @@ use crate::{
 };
 pub use locations::Locations;
 use options::Options;
-pub use values::{ExternalServiceMode, LogFormat, LogLevel, RoutingMode};
+pub use values::{ExternalServiceMode, LogFormat, LogLevel, Maker, RoutingMode};
 
 /// Where the configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
@@ -67,6 +67,14 @@ pub enum ConfigError {
         "no address pool is configured; name at least one, such as --pool 10.88.0.0/16 or pool = [\"10.88.0.0/16\"]"
     )]
     NoPools,
+    /// There is something to hand out, and nobody to hand it to.
+    #[error(
+        "chained is true, and there is the pool {pool}: other plugins assign the addresses then; remove the pools, or chained"
+    )]
+    ChainedPools {
+        /// The first of the pools.
+        pool: IpNetwork,
+    },
 }
 
 /// The daemon's command line.
@@ -102,6 +110,8 @@ pub struct Config {
     /// What addresses are handed out from, disjoint. If there is none, the cluster's source says it: the pod CIDRs of this
     /// node's Node.
     pub pools: Vec<Pool>,
+    /// Who makes the containers' interfaces and assigns their addresses.
+    pub maker: Maker,
     /// Where policies and services come from.
     pub cluster: Cluster,
     /// URL of the Kubernetes API server, in place of the one that the credentials come with.
@@ -158,8 +168,11 @@ impl Config {
         let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
         check_disjoint(&pools)?;
         let cluster = options.cluster.unwrap_or(Cluster::None);
-        if pools.is_empty() && cluster == Cluster::None {
-            return Err(ConfigError::NoPools);
+        let chained = options.chained.unwrap_or(false);
+        match pools.first() {
+            Some(pool) if chained => return Err(ConfigError::ChainedPools { pool: pool.cidr() }),
+            None if !chained && cluster == Cluster::None => return Err(ConfigError::NoPools),
+            _ => {}
         }
         let sizes = PolicySizes::default();
         Ok(Self {
@@ -172,10 +185,11 @@ impl Config {
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
             uplinks: options.uplink,
             pools,
+            maker: if chained { Maker::PluginsBefore } else { Maker::Cambric },
             cluster,
             kube_api_server: options.kube_api_server,
             metrics: options.metrics,
-            masquerade: options.masquerade.unwrap_or(true),
+            masquerade: options.masquerade.unwrap_or(true) && !chained,
             no_masquerade: options.no_masquerade,
             masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
             conntrack_size: options.conntrack_size.map_or(DEFAULT_CONNTRACK_SIZE, |size| size.0),
@@ -188,7 +202,7 @@ impl Config {
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
             node_port_addresses: options.nodeport_addresses,
-            routing: options.routing.unwrap_or_default(),
+            routing: if chained { RoutingMode::None } else { options.routing.unwrap_or_default() },
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach,
@@ -201,12 +215,17 @@ impl Config {
 }
 
 impl Config {
+    /// Whether the cluster's source must say what addresses are handed out from.
+    pub fn needs_pools(&self) -> bool {
+        self.pools.is_empty() && self.maker == Maker::Cambric
+    }
+
     /// Takes the prefixes of this node's Node for its pools, unless some are configured.
     ///
     /// # Errors
     /// Why one of them cannot be a pool.
     pub fn take_pools(&mut self, own: &objects::Node) -> Result<(), PoolError> {
-        if self.pools.is_empty() {
+        if self.needs_pools() {
             let pools = own.pod_cidrs.iter().map(|cidr| Pool::new(cidr.to_string(), *cidr));
             self.pools = pools.collect::<Result<_, _>>()?;
             check_disjoint(&self.pools)?;

@@ -53,6 +53,9 @@ pub(super) struct Options {
     /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable [default: the pod CIDRs of this node's Node]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<PoolEntry>,
+    /// Whether other plugins, before Cambric in the chain, make the interfaces and assign the addresses [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub chained: Option<bool>,
     /// Where policies, services and nodes come from: none, dir:PATH, kube (as a pod) or kube:KUBECONFIG [default: none]
     #[arg(long, value_name = "SOURCE")]
     #[serde(deserialize_with = "text")]
@@ -148,6 +151,7 @@ impl Options {
             node_name: self.node_name.or(other.node_name),
             uplink: either(self.uplink, other.uplink),
             pool: either(self.pool, other.pool),
+            chained: self.chained.or(other.chained),
             cluster: self.cluster.or(other.cluster),
             kube_api_server: self.kube_api_server.or(other.kube_api_server),
             metrics: self.metrics.or(other.metrics),

@@ -31,6 +31,15 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn behind_other_plugins_there_is_nothing_to_assign() {
+    let config = flags(&["--chained=true", "--routing=vxlan"]).unwrap();
+    assert_eq!((config.maker, config.routing), (Maker::PluginsBefore, RoutingMode::None));
+    assert!(!config.masquerade && !config.needs_pools());
+    assert!(file("chained = true\npool = [\"10.88.0.0/16\"]").unwrap_err().contains("the pool 10.88.0.0/16"));
+    assert_eq!(flags(&["--pool=10.88.0.0/16", "--chained=false"]).unwrap().maker, Maker::Cambric);
+}
+
+#[test]
 fn every_key_is_a_flag_and_both_mean_the_same() {
     let from_flags = flags(&[
         "--socket=/s",

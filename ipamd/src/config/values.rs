@@ -153,6 +153,16 @@ impl FromStr for Attach {
     }
 }
 
+/// Who makes the containers' interfaces, and assigns their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// Cambric.
+    Cambric,
+    /// The plugins before it in the chain. Then there are no pools, nothing is masqueraded and no other node is routed to:
+    /// policy and services are all there is.
+    PluginsBefore,
+}
+
 /// A node's name.
 #[derive(Clone, Debug)]
 pub(super) struct NodeName(pub String);

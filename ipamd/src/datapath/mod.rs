@@ -23,8 +23,8 @@ use bpf::{
     attach::{self, AttachError, Direction, Pins, program_id},
     layout::{
         COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED, CtEntry4, CtEntry6, CtKey4,
-        CtKey6, DROP_REASONS, ENDPOINT_SHAPED, EVENTS_DROPS, EVENTS_FLOWS, Endpoint, Ip4, Ip6, LIFETIMES,
-        Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
+        CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS, EVENTS_FLOWS, Endpoint, Ip4,
+        Ip6, LIFETIMES, Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -143,6 +143,8 @@ pub struct EndpointEntry {
     /// A queueing discipline sits on the host end (the `bandwidth` plugin): packets must pass through it rather than
     /// be handed straight into the container's namespace.
     pub shaped: bool,
+    /// Another plugin made the interface, and leads what is not translated here.
+    pub chained: bool,
     /// Its place in the policy tables.
     pub slot: Slot,
 }
@@ -154,7 +156,10 @@ impl From<&EndpointEntry> for Endpoint {
             container_mac: entry.container_mac.0,
             host_mac: entry.host_mac.0,
             mtu: entry.mtu,
-            flags: if entry.shaped { ENDPOINT_SHAPED } else { 0 },
+            flags: [(entry.shaped, ENDPOINT_SHAPED), (entry.chained, ENDPOINT_CHAINED)]
+                .into_iter()
+                .filter_map(|(is, flag)| is.then_some(flag))
+                .fold(0, |flags, flag| flags | flag),
             pad: 0,
             slot: entry.slot.0,
         }
@@ -169,6 +174,7 @@ impl From<Endpoint> for EndpointEntry {
             host_mac: MacAddr(value.host_mac),
             mtu: value.mtu,
             shaped: value.flags & ENDPOINT_SHAPED != 0,
+            chained: value.flags & ENDPOINT_CHAINED != 0,
             slot: Slot(value.slot),
         }
     }

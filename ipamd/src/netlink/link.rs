@@ -2,7 +2,7 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
 };
 
 use ipamd_api::MacAddr;
@@ -16,6 +16,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its further names.
+    pub second_names: Vec<String>,
     /// Its alias, empty if it has none.
     pub alias: String,
     /// Whether it is set up.
@@ -31,6 +33,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether that is one of its names.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.second_names.iter().any(|second| second == name)
+    }
+
     fn from_message(message: LinkMessage) -> Self {
         let mut link = Self {
             index: message.header.index,
@@ -40,6 +47,15 @@ impl Link {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::PropList(properties) => {
+                    link.second_names = properties
+                        .into_iter()
+                        .filter_map(|property| match property {
+                            Prop::AltIfName(name) => Some(name),
+                            _ => None,
+                        })
+                        .collect();
+                }
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
@@ -88,6 +104,15 @@ impl Socket {
         message.attributes.push(LinkAttribute::Mtu(mtu));
         self.request(RouteNetlinkMessage::SetLink(message), 0, || {
             format!("set the MTU of interface {index} to {mtu}")
+        })
+    }
+
+    /// Takes a second name from an interface.
+    pub fn remove_second_name(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let mut message = about(index);
+        message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
+        self.request(RouteNetlinkMessage::DelLinkProp(message), 0, || {
+            format!("take the name {name} from interface {index}")
         })
     }
 

@@ -41,6 +41,7 @@ impl Node {
             pod: None,
             labels: BTreeMap::new(),
             port_mappings: Vec::new(),
+            chained: entry.chained,
             created: now(),
         };
         let slot = self.policy.admit(local_endpoint(&attachment)).map_err(internal)?;

@@ -47,7 +47,7 @@ impl Node {
             let state = self.state();
             let Some(record) = state.records.get(key) else { return Err(unknown(key)) };
             let attachment = &record.attachment;
-            (attachment.port_mappings.clone(), attachment.ips().collect::<Vec<_>>())
+            (attachment.port_mappings.clone(), attachment.first_ips().collect::<Vec<_>>())
         };
         if mappings.is_empty() {
             return Ok(());

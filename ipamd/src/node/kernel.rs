@@ -43,8 +43,10 @@ pub trait Kernel: Debug + Send + Sync {
         filter: &ConntrackFilter,
         page: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError>;
-    /// Index of the interface of that name.
+    /// Index of the interface that has that name for one of its own: the first, or a second one.
     fn link_index(&self, ifname: &str) -> Option<u32>;
+    /// Index of the interface that has that name for its first one: Cambric's own, not one of another plugin.
+    fn own_link_index(&self, ifname: &str) -> Option<u32>;
     /// Has a host end removed soon; returns at once.
     fn remove_link(&self, ifname: &str, ifindex: u32);
     /// Has the sockets of a namespace be led to services' backends.

@@ -4,6 +4,7 @@
 //! programs' maps, never while waiting; so a record and what the programs know of it change together.
 
 mod adopt;
+mod chained;
 mod check;
 mod commit;
 mod kernel;
@@ -87,10 +88,20 @@ pub struct Findings {
     pub problems: Vec<String>,
 }
 
+/// Who makes the interfaces of this node's containers, and assigns their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// Cambric, from these pools.
+    Own(Vec<Pool>),
+    /// The plugins before it in the chain.
+    Chained,
+}
+
 /// The node. Shared by the server, the reconciliation and the metrics.
 #[derive(Debug)]
 pub struct Node {
     name: String,
+    is_chained: bool,
     kernel: Box<dyn Kernel>,
     policy: Arc<Enforcer>,
     services: Arc<Balancer>,
@@ -108,13 +119,17 @@ impl Node {
     /// A node that goes on where the store and the programs' maps say that the last daemon stopped.
     pub fn new(
         name: String,
-        pools: Vec<Pool>,
+        making: Making,
         (store, loaded): (Store, Loaded),
         kernel: Box<dyn Kernel>,
         policy: Arc<Enforcer>,
         services: Arc<Balancer>,
     ) -> Result<Self, ApiError> {
         let entries = kernel.endpoints().map_err(internal)?;
+        let (is_chained, pools) = match making {
+            Making::Own(pools) => (false, pools),
+            Making::Chained => (true, Vec::new()),
+        };
         let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
         let resume = |attachment: Attachment| {
             let committed = attachment
@@ -128,6 +143,7 @@ impl Node {
         let state = State { allocator, records, cursors: loaded.cursors, leaving: BTreeSet::new() };
         Ok(Self {
             name,
+            is_chained,
             kernel,
             policy,
             services,
@@ -215,6 +231,7 @@ impl Node {
             host_ifname,
             committed,
             port_mappings: attachment.port_mappings.clone(),
+            chained: attachment.chained,
         }
     }
 }
@@ -227,6 +244,7 @@ fn entry(attachment: &Attachment, at: Placed, shaped: bool) -> EndpointEntry {
         host_mac: attachment.host_mac,
         mtu: u16::try_from(attachment.mtu).unwrap_or(u16::MAX),
         shaped,
+        chained: attachment.chained,
         slot: at.slot,
     }
 }

@@ -38,7 +38,7 @@ fn host_ports(attachment: &Attachment) -> impl Iterator<Item = HostPort> + '_ {
         key: attachment.key.clone(),
         pod: attachment.pod.clone(),
         mapping: *mapping,
-        backends: attachment.ips().collect(),
+        backends: attachment.first_ips().collect(),
     })
 }
 

@@ -123,7 +123,8 @@ impl Node {
             removed = Some(ticket);
         }
         let host_ifname = key.host_ifname();
-        let link = self.kernel.link_index(&host_ifname).map(|ifindex| (host_ifname, ifindex));
+        // One that another plugin made is that plugin's to remove. Its programs stay, and drop all that comes.
+        let link = self.kernel.own_link_index(&host_ifname).map(|ifindex| (host_ifname, ifindex));
         if let Some((host_ifname, ifindex)) = &link {
             state.leaving.insert(*ifindex);
             self.kernel.remove_link(host_ifname, *ifindex);

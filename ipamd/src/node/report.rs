@@ -98,6 +98,7 @@ impl Node {
             pod: attachment.pod.clone(),
             labels: attachment.labels.clone(),
             port_mappings: attachment.port_mappings.clone(),
+            chained: attachment.chained,
             state: match (record.committed, present) {
                 (None, _) => EndpointState::Reserved,
                 (Some(_), Some(_)) => EndpointState::Ready,

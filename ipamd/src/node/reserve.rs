@@ -5,11 +5,11 @@ use ipamd_api::{
     wire::{Reservation, Reserve},
 };
 
-use super::{Leak, Node, Record, State, lock, now, ports};
+use super::{Leak, Node, Record, State, chained, lock, now, ports};
 use crate::{attachment::Attachment, store::Batch};
 
 /// What an interface's MTU can be: IPv6 needs 1280 bytes; more than 65535 does not fit an IP packet.
-const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
+pub(super) const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
 impl Node {
     /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
@@ -20,6 +20,7 @@ impl Node {
     pub fn reserve(&self, request: &Reserve) -> Result<Reservation, ApiError> {
         check_key(&request.key)?;
         check_request(request)?;
+        chained::check(request, self.is_chained)?;
         match self.reserve_checked(request) {
             // A container that is gone without a DEL, as after a restart of the machine, must not keep its ports.
             Err(error) if error.kind == ErrorKind::PortInUse => {
@@ -37,16 +38,19 @@ impl Node {
         let state = &mut *self.state();
         ports::check_free(state, request)?;
         match state.records.get_mut(&request.key) {
-            Some(record) if record.attachment.netns_id == request.netns_id => {
+            Some(record) if chained::is_same(&record.attachment, request) => {
                 agrees(&record.attachment, request)?;
                 record.touched = now();
                 return Ok(self.reservation(record));
             }
-            // The runtime made a new container of the same id: the old one, and its interface with it, is gone.
+            // The runtime made a new container of the same id, or another plugin a new interface: the old one is gone.
             Some(_) => drop(self.detach(state, &request.key)?),
             None => {}
         }
-        let attachment = self.allocate(state, request)?;
+        let attachment = match &request.chained {
+            None => self.allocate(state, request)?,
+            Some(made) => self.take_over(state, request, made)?,
+        };
         let stored = match self.store_new(state, &attachment) {
             Ok(ticket) => ticket,
             Err(error) => {
@@ -83,6 +87,7 @@ impl Node {
             pod: request.pod.clone(),
             labels: request.labels.clone(),
             port_mappings: request.port_mappings.clone(),
+            chained: false,
             created: now(),
         })
     }

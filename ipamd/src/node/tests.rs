@@ -1,3 +1,4 @@
+mod chained;
 mod ports;
 
 use std::{
@@ -17,6 +18,8 @@ use crate::{cluster::objects, datapath::DatapathError, leaks, policy::enforce::m
 #[derive(Debug, Default)]
 struct Fake {
     links: BTreeMap<String, u32>,
+    /// Names of those that another plugin made.
+    second_names: BTreeSet<String>,
     endpoints: BTreeMap<IpAddr, EndpointEntry>,
     netns: BTreeMap<PathBuf, NetnsId>,
     /// Cookies of those whose sockets are led.
@@ -96,6 +99,10 @@ impl Kernel for FakeKernel {
     fn link_index(&self, ifname: &str) -> Option<u32> {
         self.lock().links.get(ifname).copied()
     }
+    fn own_link_index(&self, ifname: &str) -> Option<u32> {
+        let is_second = self.lock().second_names.contains(ifname);
+        self.link_index(ifname).filter(|_| !is_second)
+    }
     fn remove_link(&self, ifname: &str, ifindex: u32) {
         let mut fake = self.lock();
         if !fake.lingering && fake.links.get(ifname) == Some(&ifindex) {
@@ -120,6 +127,7 @@ impl Kernel for FakeKernel {
 
 struct Bench {
     node: Option<Node>,
+    chained: bool,
     kernel: FakeKernel,
     dir: tempfile::TempDir,
 }
@@ -127,7 +135,17 @@ struct Bench {
 impl Bench {
     /// A node with room for two containers.
     fn new() -> Self {
-        let mut bench = Self { node: None, kernel: FakeKernel::default(), dir: tempfile::tempdir().unwrap() };
+        Self::start(false)
+    }
+
+    /// A node whose containers' interfaces are another plugin's.
+    fn chained() -> Self {
+        Self::start(true)
+    }
+
+    fn start(chained: bool) -> Self {
+        let (kernel, dir) = (FakeKernel::default(), tempfile::tempdir().unwrap());
+        let mut bench = Self { node: None, chained, kernel, dir };
         bench.restart();
         bench
     }
@@ -137,13 +155,14 @@ impl Bench {
         let pools = [("four", "10.0.0.0/30"), ("six", "fd00::/126")];
         let mut pools = pools.map(|(name, cidr)| Pool::new(name, cidr.parse().unwrap()).unwrap()).to_vec();
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
+        let making = if self.chained { Making::Chained } else { Making::Own(pools) };
         let opened = Store::open(self.dir.path()).unwrap();
         let policy = Enforcer::new(Box::new(Memory::default()));
         let services =
             Balancer::new(Box::new(services::memory::Memory::default()), services::Site::default());
         let kernel = Box::new(self.kernel.clone());
         let node =
-            Node::new("n".into(), pools, opened, kernel, Arc::new(policy), Arc::new(services)).unwrap();
+            Node::new("n".into(), making, opened, kernel, Arc::new(policy), Arc::new(services)).unwrap();
         let slots =
             node.policy.start(node.local_endpoints(), BTreeSet::new(), objects::Batch::default()).unwrap();
         node.set_slots(slots);
@@ -189,6 +208,7 @@ fn request(id: &str) -> Reserve {
         pod: None,
         labels: BTreeMap::new(),
         port_mappings: Vec::new(),
+        chained: None,
     }
 }
 

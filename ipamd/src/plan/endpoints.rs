@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::{Observed, Plan, Restoration, Step};
 use crate::{
     ipam::Pool,
-    netlink::{Neighbour, Qdisc, Route},
-    node::Committed,
+    netlink::{Link, Neighbour, Qdisc, Route},
+    node::{Committed, Placed},
 };
 
 /// What has become of the queueing on a host end.
@@ -24,8 +24,17 @@ pub(super) fn plan(pools: &[Pool], endpoint: &Committed, observed: &Observed, pl
     let Committed { attachment, host_ifname, at } = endpoint;
     let ifindex = &at.ifindex;
     // Without its interface there is nothing to mend: it is broken until it is deleted.
-    let Some(link) = observed.link(*ifindex).filter(|link| link.name == *host_ifname) else { return };
+    let Some(link) = observed.link(*ifindex).filter(|link| link.is_named(host_ifname)) else { return };
     plan.host_ends.push((host_ifname.clone(), *ifindex));
+    if !attachment.chained {
+        plan_interface(pools, endpoint, link, observed, plan);
+    }
+    plan.steps.extend(restore(endpoint, observed));
+}
+
+/// What Cambric has made of an endpoint's interface.
+fn plan_interface(pools: &[Pool], endpoint: &Committed, link: &Link, observed: &Observed, plan: &mut Plan) {
+    let Committed { attachment, at: Placed { ifindex, .. }, .. } = endpoint;
     if link.mtu != attachment.mtu {
         plan.steps.push(Step::SetMtu { ifname: link.name.clone(), ifindex: *ifindex, mtu: attachment.mtu });
     }
@@ -45,7 +54,6 @@ pub(super) fn plan(pools: &[Pool], endpoint: &Committed, observed: &Observed, pl
             plan.steps.push(Step::PutNeighbour(neighbour));
         }
     }
-    plan.steps.extend(restore(endpoint, observed));
 }
 
 fn leads_to(route: &Route, address: IpAddr, ifindex: u32, source: Option<IpAddr>) -> bool {
@@ -82,7 +90,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{attachment::Attachment, netlink::Link, node::Placed, policy::tables::Slot};
+    use crate::{attachment::Attachment, policy::tables::Slot};
 
     fn pools() -> Vec<Pool> {
         vec![Pool::new("p", "10.88.0.0/16".parse().unwrap()).unwrap()]
@@ -109,6 +117,7 @@ mod tests {
                 pod: None,
                 labels: BTreeMap::new(),
                 port_mappings: Vec::new(),
+                chained: false,
                 created: 0,
             },
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipamd_api::{AttachmentKey, key::is_host_ifname};
 
 use super::{Adoption, Observed, Plan, Step};
-use crate::node::Records;
+use crate::{netlink::Link, node::Records};
 
 /// What the alias of a host end starts with.
 const ALIAS_PREFIX: &str = "cambric ";
@@ -17,6 +17,24 @@ pub fn key_of_alias(alias: &str) -> Option<AttachmentKey> {
     parts.next().is_none().then_some(key)
 }
 
+/// Who made a host end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Cambric,
+    OtherPlugin,
+}
+
+/// Cambric's name for a host end, if the interface is one: its first name, or a second one if another plugin made it.
+fn name_of_host_end(link: &Link) -> Option<(&str, Whose)> {
+    if !link.veth {
+        return None;
+    }
+    if is_host_ifname(&link.name) {
+        return Some((&link.name, Whose::Cambric));
+    }
+    link.second_names.iter().find(|name| is_host_ifname(name)).map(|name| (name.as_str(), Whose::OtherPlugin))
+}
+
 pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
     let held =
         records.committed.iter().flat_map(|endpoint| endpoint.attachment.ips()).collect::<BTreeSet<_>>();
@@ -25,14 +43,14 @@ pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
         unheld.entry(entry.ifindex).or_default().insert(*ip, *entry);
     }
     for link in &observed.links {
-        let ours = link.veth && is_host_ifname(&link.name);
-        let wanted = records.host_ifnames.contains(&link.name) || records.leaving.contains(&link.index);
-        if !ours || wanted {
+        let Some((name, whose)) = name_of_host_end(link) else { continue };
+        if records.host_ifnames.contains(name) || records.leaving.contains(&link.index) {
             continue;
         }
         match (unheld.get(&link.index), key_of_alias(&link.alias)) {
+            (None, _) if whose == Whose::OtherPlugin => {}
             (None, _) => plan.steps.push(Step::RemoveLink { ifname: link.name.clone(), ifindex: link.index }),
-            (Some(entries), Some(key)) if key.host_ifname() == link.name => {
+            (Some(entries), Some(key)) if key.host_ifname() == name => {
                 plan.steps.push(Step::Adopt(Adoption { key, entries: entries.clone() }));
             }
             (Some(_), _) => plan.problems.push(format!(
@@ -47,7 +65,7 @@ pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
             plan.steps.extend(entries.keys().map(|ip| Step::Forget(*ip)));
         }
     }
-    let exists = |ifname: &String| observed.links.iter().any(|link| link.name == *ifname);
+    let exists = |ifname: &String| observed.links.iter().any(|link| link.is_named(ifname));
     for ifname in &observed.pinned {
         // Uplinks have pinned links too; whoever attaches them looks after those.
         if is_host_ifname(ifname) && !records.host_ifnames.contains(ifname) && !exists(ifname) {
@@ -79,7 +97,15 @@ mod tests {
 
     fn entry(ifindex: u32) -> EndpointEntry {
         let mac = MacAddr([2; 6]);
-        EndpointEntry { ifindex, container_mac: mac, host_mac: mac, mtu: 1500, shaped: false, slot: Slot(1) }
+        EndpointEntry {
+            ifindex,
+            container_mac: mac,
+            host_mac: mac,
+            mtu: 1500,
+            shaped: false,
+            chained: false,
+            slot: Slot(1),
+        }
     }
 
     fn planned(records: &Records, observed: &Observed) -> Plan {

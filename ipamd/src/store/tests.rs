@@ -21,6 +21,7 @@ pub(super) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         pod: None,
         labels: [("app".to_owned(), "web".to_owned())].into(),
         port_mappings: Vec::new(),
+        chained: false,
         created: 1_700_000_000,
     }
 }

@@ -40,6 +40,7 @@ fn attachment(id: &str, addresses: &[&str]) -> Attachment {
         pod: None,
         labels: BTreeMap::new(),
         port_mappings: Vec::new(),
+        chained: false,
         created: 0,
     }
 }
