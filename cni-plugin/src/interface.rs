@@ -16,6 +16,7 @@ use netlink_packet_route::{
     },
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::{
     errno::Errno,
@@ -33,6 +34,10 @@ use crate::{
 
 /// The most bytes that Linux takes for an alias, without the zero at its end.
 const MAX_ALIAS: usize = 254;
+/// Index of a namespace's first interface behind the loopback, which has 1.
+const FIRST_INDEX: u32 = 2;
+/// Behind the rules of others, before the main table's (32766).
+const RULE_PRIORITY: u32 = 32_000;
 /// Everything may stand already: an ADD that was broken off left it.
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
@@ -188,6 +193,7 @@ pub fn configure_host_end(
 /// gateways, default routes.
 pub fn configure_container_end(
     container: &mut Netlink,
+    key: &AttachmentKey,
     reservation: &Reservation,
     ifname: &str,
 ) -> Result<(), CniError> {
@@ -205,7 +211,55 @@ pub fn configure_container_end(
         );
         batch.ask(format!("route by {gateway} in the container"), PUT, default_route(*gateway, index));
     }
-    run_with_ipv6(container, &mut batch, ifname)
+    run_with_ipv6(container, &mut batch, ifname)?;
+    if index > FIRST_INDEX {
+        answer_by(container, key, reservation, index);
+    }
+    Ok(())
+}
+
+/// Has what the container sends from the interface's addresses leave by it, although its default route is another's: who is
+/// asked at an address answers from there. A kernel without policy routing does without.
+fn answer_by(container: &mut Netlink, key: &AttachmentKey, reservation: &Reservation, index: u32) {
+    let table = key.route_table();
+    for Assigned { address, gateway } in &reservation.addresses {
+        let mut rule = RuleMessage::default();
+        rule.header.family = family(*address);
+        rule.header.src_len = host_prefix(*address);
+        rule.header.action = RuleAction::ToTable;
+        rule.attributes = vec![
+            RuleAttribute::Source(*address),
+            RuleAttribute::Table(table),
+            RuleAttribute::Priority(RULE_PRIORITY),
+        ];
+        let mut route = route(family(*gateway));
+        route.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        route.header.flags = RouteFlags::Onlink;
+        route.attributes = vec![
+            RouteAttribute::Table(table),
+            RouteAttribute::Gateway((*gateway).into()),
+            RouteAttribute::Oif(index),
+        ];
+        let (to_route, to_rule) = (RouteNetlinkMessage::NewRoute(route), RouteNetlinkMessage::NewRule(rule));
+        for (what, flags, message) in [
+            (format!("route what comes from {address} by {gateway} in the container"), PUT, to_route),
+            (
+                format!("have a rule for what comes from {address} in the container"),
+                NLM_F_CREATE | NLM_F_EXCL,
+                to_rule,
+            ),
+        ] {
+            let mut batch = Batch::default();
+            batch.ask(what, flags, message);
+            match container.run(&mut batch) {
+                // An ADD before this one has made it.
+                Err(error) if error.errno() != Errno::EEXIST => {
+                    tracing::warn!(%key, %error, "answers may leave by another interface");
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Runs the batch; where IPv6 turns out to be switched off on the interface, switches it on and runs it again. The
@@ -295,10 +349,8 @@ fn host_route(address: IpAddr, gateway: IpAddr, index: u32) -> RouteNetlinkMessa
 /// The metric of the default route: the kernel's own for a container's first interface, and more for each later one,
 /// so that its route stands behind theirs and replaces none.
 fn default_metric(gateway: IpAddr, index: u32) -> u32 {
-    // The loopback has index 1.
-    const FIRST: u32 = 2;
     let usual = if gateway.is_ipv4() { 0 } else { 1024 };
-    usual + index.saturating_sub(FIRST)
+    usual + index.saturating_sub(FIRST_INDEX)
 }
 
 fn default_route(gateway: IpAddr, index: u32) -> RouteNetlinkMessage {

@@ -128,7 +128,7 @@ impl Attempt<'_> {
         programs::attach(&self.reservation, host_ifindex)?;
         interface::configure_host_end(&mut self.host, self.key, &self.reservation, host_ifindex)?;
         netns.enter()?;
-        interface::configure_container_end(&mut Netlink::open()?, &self.reservation, ifname)?;
+        interface::configure_container_end(&mut Netlink::open()?, self.key, &self.reservation, ifname)?;
         // Linux before 5.14 tells none; then the container's packets are led to services one by one.
         let netns_cookie = ipamd_api::netns::cookie().ok();
         let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };

@@ -45,6 +45,13 @@ impl AttachmentKey {
         HOST_IFNAME_PREFIX.chars().chain(suffix).collect()
     }
 
+    /// The number of the routing table, in the container's namespace, by which what has the attachment's addresses leaves
+    /// where the interface is not the container's first: above the kernel's own and those that people write down.
+    pub fn route_table(&self) -> u32 {
+        let digest = self.digest();
+        u32::from_be_bytes([0xca, digest[20], digest[21], digest[22]])
+    }
+
     /// The Ethernet addresses of the two ends, (host, container): locally administered, unicast, and the same
     /// each time for the same key.
     pub fn macs(&self) -> (MacAddr, MacAddr) {
