@@ -240,8 +240,7 @@ mod tests {
             assert!(error.contains(reason) && error.contains("mine is no network configuration"), "{error}");
         }
         assert!(!dir.path().join("net.d").exists());
-        let chained =
-            r#"{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "ptp"}, {"type": "cambric"}]}"#;
+        let chained = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/chained.conflist"));
         fs::write(&path, chained).unwrap();
         files.install().unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("net.d").join(CONFLIST)).unwrap(), chained);
