@@ -15,6 +15,7 @@ use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::{
     datapath::{Datapath, DatapathError, EndpointEntry},
+    kernel_files,
     netlink::netns_cookie,
     node::Kernel,
     reaper::Reaper,
@@ -42,11 +43,12 @@ impl Kernel for Host {
     }
 
     fn program_path(&self, name: &str) -> PathBuf {
-        self.datapath.program_path(name)
+        kernel_files::on_node(self.datapath.program_path(name))
     }
 
     fn link_pins(&self, ifname: &str) -> [PathBuf; 2] {
-        [Direction::Ingress, Direction::Egress].map(|direction| self.pins.link(ifname, direction))
+        [Direction::Ingress, Direction::Egress]
+            .map(|direction| kernel_files::on_node(self.pins.link(ifname, direction)))
     }
 
     fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError> {

@@ -26,6 +26,15 @@ pub fn of_node(path: impl AsRef<Path>) -> PathBuf {
     below(ROOT.get().map_or(Path::new("/"), PathBuf::as_path), path.as_ref())
 }
 
+/// The node's own name of a file that this process sees there, for who runs on the node itself.
+pub fn on_node(path: PathBuf) -> PathBuf {
+    ROOT.get().and_then(|root| above(root, &path)).unwrap_or(path)
+}
+
+fn above(root: &Path, path: &Path) -> Option<PathBuf> {
+    path.strip_prefix(root).ok().map(|rest| Path::new("/").join(rest))
+}
+
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -38,5 +47,9 @@ mod tests {
     fn files_of_the_node_are_below_its_root() {
         assert_eq!(below(Path::new("/"), Path::new("/sys/fs")), Path::new("/sys/fs"));
         assert_eq!(below(Path::new("/host"), Path::new("/proc/sys/net")), Path::new("/host/proc/sys/net"));
+        let pin = |root: &str, path: &str| above(Path::new(root), Path::new(path));
+        assert_eq!(pin("/host", "/host/sys/fs/bpf"), Some("/sys/fs/bpf".into()));
+        assert_eq!(pin("/", "/sys/fs/bpf"), Some("/sys/fs/bpf".into()));
+        assert_eq!(pin("/host", "/run/bpf"), None);
     }
 }
