@@ -11,7 +11,7 @@ use crate::{
     expedite::{self, Expedite},
     footprint::{Footprint, FootprintFile},
     netlink::{Link, NetlinkError, Route, Socket},
-    plan, released, sysctl,
+    plan, preflight, released, sysctl,
 };
 
 /// What was removed, and what could not be: a sentence each.
@@ -62,6 +62,16 @@ pub fn uninstall(locations: &Locations) -> Removal {
     if locations.bpffs.exists() {
         let shown = locations.bpffs.display();
         removal.note(format!("programs, maps and links below {shown}"), Datapath::remove_all(&pins));
+    }
+    match preflight::unmount_bpffs_of_node(&locations.bpffs) {
+        Ok(None) => {}
+        Ok(Some(point)) => {
+            removal.done.push(format!("bpffs mounted at {}", point.display()));
+            if point == locations.bpffs {
+                remove_path(&point, |path| fs::remove_dir(path), &mut removal);
+            }
+        }
+        Err(error) => removal.failed.push(error.to_string()),
     }
     // A daemon that was killed may have left grace periods expedited; this sets them back.
     drop(Expedite::new(locations.state_dir.join(expedite::MARKER), false));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use ipamd_api::Client;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::output::{Output, clean, table};
 use crate::{
@@ -40,6 +41,16 @@ pub(super) struct Preflight {
     /// First mounts a bpffs on the node if it has none; for a container that starts before the daemon's
     #[arg(long, conflicts_with = "cleanup_kube_proxy")]
     mount_bpffs: bool,
+}
+
+/// What to remove.
+#[derive(Debug, Args)]
+pub(super) struct Uninstall {
+    #[command(flatten)]
+    configuration: Configuration,
+    /// When everything is removed, waits to be told to stop; for a container that would be started again
+    #[arg(long)]
+    stay: bool,
 }
 
 impl Configuration {
@@ -102,12 +113,8 @@ fn clean_up(output: &Output) -> anyhow::Result<bool> {
     Ok(cleanup.failed.is_empty())
 }
 
-pub(super) fn uninstall(
-    configuration: &Configuration,
-    socket: Option<PathBuf>,
-    output: &Output,
-) -> anyhow::Result<()> {
-    let mut locations = configuration.locations()?;
+pub(super) fn uninstall(what: &Uninstall, socket: Option<PathBuf>, output: &Output) -> anyhow::Result<()> {
+    let mut locations = what.configuration.locations()?;
     if let Some(socket) = socket {
         locations.socket = socket;
     }
@@ -116,10 +123,21 @@ pub(super) fn uninstall(
     }
     let removal = uninstall::uninstall(&locations);
     output.print(&removal.done[..], |done| done.iter().map(|line| line.clone() + "\n").collect())?;
-    if removal.failed.is_empty() {
-        return Ok(());
+    if !removal.failed.is_empty() {
+        bail!("not everything could be removed:\n{}", removal.failed.join("\n"));
     }
-    bail!("not everything could be removed:\n{}", removal.failed.join("\n"))
+    if what.stay {
+        wait_for_the_end().context("cannot wait for a signal")?;
+    }
+    Ok(())
+}
+
+fn wait_for_the_end() -> nix::Result<()> {
+    let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    // A signal that comes before is kept until it is waited for.
+    ends.thread_block()?;
+    ends.wait()?;
+    Ok(())
 }
 
 fn answers(socket: &Path) -> bool {

@@ -56,7 +56,7 @@ enum Command {
     /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
     Monitor(monitor::Filter),
     /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
-    Uninstall(machine::Configuration),
+    Uninstall(machine::Uninstall),
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,7 +105,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
     let output = Output::new(output);
     match command {
         Command::Preflight(what) => return machine::preflight(&what, &output),
-        Command::Uninstall(configuration) => machine::uninstall(&configuration, socket, &output)?,
+        Command::Uninstall(what) => machine::uninstall(&what, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),
         command => {
             let mut daemon = Daemon::connect(socket)?;

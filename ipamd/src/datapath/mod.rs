@@ -432,6 +432,8 @@ impl Datapath {
             }
         }
         match fs::remove_dir_all(pins.root()) {
+            // It is the bpffs itself, and empty now.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(DatapathError::pin(pins.root())(error))
             }

@@ -9,7 +9,7 @@ use std::{fmt, ops::RangeInclusive, path::PathBuf};
 use ipamd_api::wire::AttachMode;
 use serde::Serialize;
 
-pub use bpffs::{MountError, mount_bpffs, mount_bpffs_of_node};
+pub use bpffs::{MountError, mount_bpffs, mount_bpffs_of_node, unmount_bpffs_of_node};
 pub use checks::cgroup_root;
 
 use crate::config::{Config, Locations};
