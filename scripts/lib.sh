@@ -36,12 +36,12 @@ systemd_runs() { [[ -d /run/systemd/system ]]; }
 # shellcheck disable=SC2034
 parse_places() {
     bin_dir=/usr/local/bin cni_bin_dir=/opt/cni/bin cni_conf_dir=/etc/cni/net.d conf_dir=/etc/cambric
-    unit_dir=/etc/systemd/system destdir='' start=true
+    unit_dir=/etc/systemd/system destdir='' start=true binaries=''
     while (($#)); do
         case $1 in
             -h | --help) usage && exit ;;
             --no-start) start=false && shift && continue ;;
-            --bin-dir | --cni-bin-dir | --cni-conf-dir | --conf-dir | --unit-dir | --destdir) ;;
+            --bin-dir | --cni-bin-dir | --cni-conf-dir | --conf-dir | --unit-dir | --destdir | --binaries) ;;
             *) die "unknown argument $1; see --help" ;;
         esac
         [[ ${2-} == /* ]] || die "$1 needs an absolute path"
