@@ -21,6 +21,7 @@ use super::{
     Shared, TOKEN,
     objects::{Event, Streaming},
     paths::Target,
+    rbac::Right,
     selectors::Selector,
 };
 
@@ -71,6 +72,11 @@ pub(super) async fn answer(
     let Some(target) = Target::of(uri.path()) else {
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));
     };
+    let right = Right::needed(request.method(), &target, uri.query().unwrap_or_default());
+    super::lock(&shared.used).insert(right.clone());
+    if behaviour.rights.is_some_and(|rights| !rights.contains(&right)) {
+        return Ok(status(403, "Forbidden", &format!("no role allows to {right:?}")));
+    }
     let plural = target.resource.split('.').next().unwrap_or_default();
     let named = target.subresource.as_ref().map_or(plural.to_owned(), |it| format!("{plural}/{it}"));
     if let Some(code) = behaviour.refuses.get(&*named) {

@@ -4,12 +4,13 @@
 mod answers;
 mod objects;
 mod paths;
+mod rbac;
 mod selectors;
 mod serve;
 mod tls;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,8 +22,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use self::objects::{Objects, Streaming};
 use self::tls::Credentials;
+pub use self::{
+    objects::{Objects, Streaming},
+    rbac::Right,
+};
 use crate::testbed::Netns;
 
 /// What the clients authenticate with.
@@ -45,6 +49,8 @@ pub struct Behaviour {
     pub silent: bool,
     /// Requests of this plural are refused with this code.
     pub refuses: BTreeMap<&'static str, u16>,
+    /// What clients may do; everything, if nothing is said.
+    pub rights: Option<BTreeSet<Right>>,
 }
 
 /// What the server has been asked so far: method, path and query.
@@ -56,6 +62,8 @@ struct Shared {
     objects: Mutex<Objects>,
     behaviour: Mutex<Behaviour>,
     requests: Mutex<Requests>,
+    /// What these took.
+    used: Mutex<BTreeSet<Right>>,
     /// Counts changes, for whoever waits for one.
     changes: watch::Sender<u64>,
     /// Counts the times that all watches were ended.
@@ -95,6 +103,7 @@ impl ApiServer {
                 objects: Mutex::new(Objects::new()),
                 behaviour: Mutex::default(),
                 requests: Mutex::default(),
+                used: Mutex::default(),
                 changes: watch::Sender::new(0),
                 ended: watch::Sender::new(0),
             }),
@@ -130,6 +139,18 @@ impl ApiServer {
     pub fn kubeconfig(&self, path: &Path) -> Result<()> {
         let config = self.credentials.kubeconfig(&format!("https://{}", self.address));
         std::fs::write(path, config).context("write the kubeconfig")
+    }
+
+    /// Writes what the kubelet mounts into a pod of a service account of that namespace.
+    pub fn service_account(&self, folder: &Path, namespace: &str) -> Result<()> {
+        let files = [("token", TOKEN), ("ca.crt", self.credentials.authority()), ("namespace", namespace)];
+        files.into_iter().try_for_each(|(name, content)| std::fs::write(folder.join(name), content))?;
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Creates or replaces an object, of a manifest's form.
@@ -170,6 +191,11 @@ impl ApiServer {
     /// What it was asked so far.
     pub fn requests(&self) -> Requests {
         lock(&self.shared.requests).clone()
+    }
+
+    /// What all requests so far took, whether they were answered or refused.
+    pub fn used_rights(&self) -> BTreeSet<Right> {
+        lock(&self.shared.used).clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Objects)) {

@@ -41,6 +41,11 @@ impl Credentials {
         TlsAcceptor::from(Arc::clone(&self.server))
     }
 
+    /// The certificate of the authority.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     pub fn kubeconfig(&self, server: &str) -> String {
         format!(
             r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "tests",

@@ -4,5 +4,6 @@ mod outages;
 mod pods;
 mod protocol;
 mod ready;
+mod rights;
 mod scene;
 mod starts;
