@@ -20,6 +20,7 @@ mod node;
 mod plugin;
 mod pod;
 mod probe;
+mod snapshot;
 mod sweep;
 mod tap;
 mod tcp;
@@ -41,6 +42,7 @@ pub use node::{FAR4, FAR6, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, OTHER4, O
 pub use plugin::{Invocation, Refusal};
 pub use pod::{Pod, Sandbox};
 pub use probe::{Addressed, Case, Protocol, Service, allowed, case, cases, denied, hold, tcp, udp};
+pub use snapshot::Snapshot;
 pub use tap::{Marked, Spray, Tap};
 pub use tcp::{TcpEcho, TcpStreamCheck, pattern};
 pub use udp::UdpEcho;

@@ -19,11 +19,12 @@ use super::{sweep, unique};
 /// Where `ip netns` looks for names.
 pub(super) const NAMED: &str = "/run/netns";
 
-/// A network namespace with a name and its loopback up. It goes when this is dropped.
+/// A network namespace with a name and its loopback up. It goes when this is dropped, if it was made by this.
 #[derive(Debug)]
 pub struct Netns {
     path: PathBuf,
     file: File,
+    made: bool,
 }
 
 impl Netns {
@@ -43,9 +44,16 @@ impl Netns {
             mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         });
         made.join().expect("the thread ran").context("make a network namespace")?;
-        let netns = Self { file: File::open(&path)?, path };
+        let netns = Self { file: File::open(&path)?, path, made: true };
         netns.run("ip", &["link", "set", "lo", "up"])?;
         Ok(netns)
+    }
+
+    /// One that others have made.
+    pub fn of_others(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self { path, file, made: false })
     }
 
     /// The path that it can be opened by.
@@ -112,7 +120,9 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        remove(&self.path);
+        if self.made {
+            remove(&self.path);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pods run by containerd, asked by the CRI as a kubelet would.
 
 mod cri;
+mod daemonset;
 mod runtime;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Mutex, thread};

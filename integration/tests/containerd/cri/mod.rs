@@ -1,5 +1,7 @@
-//! The CRI's runtime service, as far as sandboxes go, asked by curl: a gRPC call is a POST of HTTP/2 whose body and
-//! answer are each a Protocol Buffers message behind five bytes. The numbers are those of the CRI's `api.proto`, v1.
+//! The CRI's runtime service, asked by curl: a gRPC call is a POST of HTTP/2 whose body and answer are each a Protocol
+//! Buffers message behind five bytes. The numbers are those of the CRI's `api.proto`, v1.
+
+pub mod message;
 
 use std::{
     io::Write,
@@ -10,8 +12,16 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A length-delimited field of a message.
-const DELIMITED: u64 = 2;
+use self::message::{count, field, fields, number_of, only, only_text, text};
+
+/// What has become of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has not begun, or it runs.
+    Runs,
+    /// It has ended with this code.
+    Ended(u64),
+}
 
 /// The runtime service behind a socket.
 #[derive(Debug)]
@@ -30,13 +40,30 @@ impl Cri {
         self.call("Version", &[]).is_ok()
     }
 
-    /// `RunPodSandbox` for a pod of that name; returns the sandbox's id. Its cgroups are made below `cgroup`.
-    pub fn run_sandbox(&self, pod: &str, cgroup: &str) -> Result<String> {
-        let metadata = [text(1, pod), text(2, &format!("uid-of-{pod}")), text(3, "default")].concat();
-        let linux = text(1, cgroup);
-        let config = [field(1, &metadata), field(8, &linux)].concat();
-        let answer = self.call("RunPodSandbox", &field(1, &config))?;
-        only_text(&answer, 1)
+    /// `RunPodSandbox`; returns the sandbox's id.
+    pub fn run_sandbox(&self, config: &[u8]) -> Result<String> {
+        only_text(&self.call("RunPodSandbox", &field(1, config))?, 1)
+    }
+
+    /// `CreateContainer` and `StartContainer`; returns the container's id.
+    pub fn run_container(&self, sandbox: &str, config: &[u8], of_sandbox: &[u8]) -> Result<String> {
+        let create = [text(1, sandbox), field(2, config), field(3, of_sandbox)].concat();
+        let container = only_text(&self.call("CreateContainer", &create)?, 1)?;
+        self.call("StartContainer", &text(1, &container))?;
+        Ok(container)
+    }
+
+    /// `ContainerStatus`, in short.
+    pub fn state(&self, container: &str) -> Result<State> {
+        const EXITED: u64 = 2;
+        let status = only(&self.call("ContainerStatus", &text(1, container))?, 1)?;
+        Ok(if number_of(&status, 3)? == EXITED { State::Ended(number_of(&status, 7)?) } else { State::Runs })
+    }
+
+    /// `StopContainer`: SIGTERM, and SIGKILL after so many seconds.
+    pub fn stop_container(&self, container: &str, grace: u64) -> Result<()> {
+        self.call("StopContainer", &[text(1, container), count(2, grace)].concat())?;
+        Ok(())
     }
 
     /// `PodSandboxStatus`: the sandbox's addresses.
@@ -96,66 +123,4 @@ impl Cri {
         );
         Ok(out.stdout[5..].to_vec())
     }
-}
-
-fn number(mut value: u64, into: &mut Vec<u8>) {
-    while value >= 0x80 {
-        into.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    into.push(value.to_le_bytes()[0]);
-}
-
-fn field(tag: u64, value: &[u8]) -> Vec<u8> {
-    let mut message = Vec::new();
-    number(tag << 3 | DELIMITED, &mut message);
-    number(value.len() as u64, &mut message);
-    message.extend_from_slice(value);
-    message
-}
-
-fn text(tag: u64, value: &str) -> Vec<u8> {
-    field(tag, value.as_bytes())
-}
-
-fn take_number(message: &mut &[u8]) -> Result<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first().context("a message cut short")?;
-        *message = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    bail!("a number of more than 64 bits")
-}
-
-/// The length-delimited fields with this tag.
-fn fields(mut message: &[u8], tag: u64) -> Result<Vec<Vec<u8>>> {
-    let mut found = Vec::new();
-    while !message.is_empty() {
-        let key = take_number(&mut message)?;
-        match key & 7 {
-            0 => drop(take_number(&mut message)?),
-            DELIMITED => {
-                let length = usize::try_from(take_number(&mut message)?)?;
-                let (value, rest) = message.split_at_checked(length).context("a message cut short")?;
-                if key >> 3 == tag {
-                    found.push(value.to_vec());
-                }
-                message = rest;
-            }
-            other => bail!("a field of the wire type {other}"),
-        }
-    }
-    Ok(found)
-}
-
-fn only(message: &[u8], tag: u64) -> Result<Vec<u8>> {
-    fields(message, tag)?.pop().with_context(|| format!("the message has no field {tag}"))
-}
-
-fn only_text(message: &[u8], tag: u64) -> Result<String> {
-    Ok(String::from_utf8(only(message, tag)?)?)
 }
