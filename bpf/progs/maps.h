@@ -14,7 +14,8 @@
 #define ENDPOINT_ENTRIES 4096
 #define FRAGMENT_ENTRIES 4096
 #define UPLINK_ENTRIES 64
-#define PREFIX_ENTRIES 1024
+/* Prefixes that are not masqueraded: those of each node, and configured ones. They take memory as they are used. */
+#define PREFIX_ENTRIES 65536
 /* Slots of one set of postures: one for each endpoint, which two addresses make. */
 #define POSTURE_SLOTS 4096
 /* Policy maps: one for each endpoint, and those that wait to be used or are not used any more. */

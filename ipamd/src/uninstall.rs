@@ -85,7 +85,7 @@ fn remove_links(socket: &mut Socket, removal: &mut Removal) {
         Err(error) => return removal.failed.push(error.to_string()),
     };
     let ours = |link: &&Link| {
-        link.veth && is_host_ifname(&link.name) || link.vxlan.is_some() && link.name == plan::peers::OVERLAY
+        link.veth && is_host_ifname(&link.name) || link.vxlan.is_some() && link.name == plan::overlay::OVERLAY
     };
     for Link { name, index, .. } in links.iter().filter(ours) {
         removal.note(format!("interface {name}"), gone_is_fine(socket.remove_link(*index)));

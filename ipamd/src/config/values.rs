@@ -44,6 +44,13 @@ pub enum RoutingMode {
     Auto,
 }
 
+impl RoutingMode {
+    /// Whether some nodes may be reached through an overlay.
+    pub fn may_need_overlay(self) -> bool {
+        matches!(self, Self::Vxlan | Self::Auto)
+    }
+}
+
 impl FromStr for RoutingMode {
     type Err = String;
 

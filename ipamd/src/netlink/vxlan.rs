@@ -124,6 +124,27 @@ impl Socket {
         })
     }
 
+    /// Has a VXLAN interface send from another address of the same family, and have another Ethernet address. What else it
+    /// is stays.
+    pub fn move_vxlan(&mut self, ifindex: u32, mac: MacAddr, vxlan: &Vxlan) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        let local = match vxlan.local {
+            IpAddr::V4(ip) => InfoVxlan::Local(ip),
+            IpAddr::V6(ip) => InfoVxlan::Local6(ip),
+        };
+        message.attributes = vec![
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Id(vxlan.id), local])),
+            ]),
+        ];
+        self.request(RouteNetlinkMessage::NewLink(message), 0, || {
+            format!("have interface {ifindex} send from {}", vxlan.local)
+        })
+    }
+
     /// Where the frames of VXLAN interfaces go.
     pub fn forwarding(&mut self) -> Result<Vec<Forwarding>, NetlinkError> {
         let mut query = NeighbourMessage::default();

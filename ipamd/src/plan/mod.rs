@@ -1,8 +1,10 @@
 //! What has to be done so that the kernel is as the records and the configuration say: a function from what was
 //! observed to a list of steps. [`crate::reconcile`] observes and performs.
 
+mod claims;
 mod endpoints;
 mod orphans;
+pub mod overlay;
 pub mod peers;
 mod pools;
 mod step;
@@ -17,7 +19,8 @@ use ipamd_api::AttachmentKey;
 
 pub use endpoints::Shaping;
 pub use orphans::key_of_alias;
-pub use peers::{Overlay, Routing};
+pub use overlay::Overlay;
+pub use peers::Routing;
 pub use pools::{FORWARDING_V4, FORWARDING_V6, accept_ra};
 pub use step::Step;
 pub use uplinks::{Uplinks, uplinks};

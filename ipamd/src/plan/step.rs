@@ -53,6 +53,8 @@ pub enum Step {
     RemoveRoute(Route),
     /// Adds or corrects a permanent neighbour.
     PutNeighbour(Neighbour),
+    /// The same of another node in the overlay.
+    PutPeer(Neighbour),
     /// Removes a permanent neighbour: a node that is no more, or is reached otherwise.
     RemoveNeighbour(Neighbour),
     /// Makes the overlay's interface.
@@ -64,6 +66,17 @@ pub enum Step {
         /// Bytes.
         mtu: u32,
         /// What it is.
+        vxlan: Vxlan,
+    },
+    /// Has the overlay's interface follow the node's address.
+    MoveOverlay {
+        /// Its name.
+        ifname: String,
+        /// Its index.
+        ifindex: u32,
+        /// Its new Ethernet address.
+        mac: MacAddr,
+        /// What it is to be.
         vxlan: Vxlan,
     },
     /// Removes the overlay's interface, which is out of use or was made otherwise.
@@ -101,8 +114,10 @@ impl Step {
             Self::Restore(restoration) => restoration.shaping != Shaping::Unchanged,
             // Nodes come and go.
             Self::PutRoute(route) | Self::RemoveRoute(route) => route.is_to_peer(),
-            Self::RemoveNeighbour(_)
+            Self::PutPeer(_)
+            | Self::RemoveNeighbour(_)
             | Self::MakeOverlay { .. }
+            | Self::MoveOverlay { .. }
             | Self::RemoveOverlay { .. }
             | Self::PutForwarding(_)
             | Self::RemoveForwarding(_) => true,
@@ -117,8 +132,9 @@ impl Step {
             Self::SetUp { .. } | Self::SetMtu { .. } => "link",
             Self::GiveGateway { .. } | Self::TakeGateway { .. } => "address",
             Self::PutRoute(_) | Self::RemoveRoute(_) => "route",
-            Self::PutNeighbour(_) | Self::RemoveNeighbour(_) => "neighbour",
+            Self::PutNeighbour(_) | Self::PutPeer(_) | Self::RemoveNeighbour(_) => "neighbour",
             Self::MakeOverlay { .. }
+            | Self::MoveOverlay { .. }
             | Self::RemoveOverlay { .. }
             | Self::PutForwarding(_)
             | Self::RemoveForwarding(_) => "overlay",
@@ -143,9 +159,14 @@ impl fmt::Display for Step {
             }
             Self::PutRoute(route) => write!(f, "put the route to {} in place", route.destination),
             Self::RemoveRoute(route) => write!(f, "remove the route to {}", route.destination),
-            Self::PutNeighbour(neighbour) => write!(f, "put the neighbour {} in place", neighbour.address),
+            Self::PutNeighbour(neighbour) | Self::PutPeer(neighbour) => {
+                write!(f, "put the neighbour {} in place", neighbour.address)
+            }
             Self::RemoveNeighbour(neighbour) => write!(f, "remove the neighbour {}", neighbour.address),
             Self::MakeOverlay { ifname, .. } => write!(f, "make the overlay's interface {ifname}"),
+            Self::MoveOverlay { vxlan, .. } => {
+                write!(f, "have the overlay's frames sent from {}", vxlan.local)
+            }
             Self::RemoveOverlay { ifname, .. } => write!(f, "remove the overlay's interface {ifname}"),
             Self::PutForwarding(Forwarding { mac, machine, .. }) => {
                 write!(f, "send the overlay's frames of {mac} to {machine}")

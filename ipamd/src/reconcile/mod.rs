@@ -27,7 +27,7 @@ use crate::{
     netlink::{NetlinkError, Socket},
     node::{FALLBACK_MTU, Findings, Node},
     peers::{Nodes, Peers},
-    plan::{self, Plan, Routing, Step, Uplinks, peers},
+    plan::{self, Plan, Routing, Step, Uplinks, overlay},
     preflight::cgroup_root,
     services::{Balancer, NodeAddresses},
 };
@@ -134,7 +134,7 @@ impl Reconciler {
                         Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
                     }
                 }
-                let overlay = peers::overlay_uplink(&self.pools, &observed);
+                let overlay = overlay::overlay_uplink(&self.pools, &observed);
                 self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
                 let present = observed
                     .links
@@ -149,7 +149,8 @@ impl Reconciler {
             tracing::warn!("{failure}");
         }
         self.failing = failures;
-        self.settled = true;
+        // What a pass adds to an interface that the one before has made is no repair either.
+        self.settled = !more;
         more
     }
 
@@ -195,7 +196,7 @@ impl Reconciler {
     }
 
     fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
-        let smallest = plan.overlay.map(|overlay| overlay.mtu).or(uplinks.mtu);
+        let smallest = plan.overlay.map(|overlay| overlay.mtu).into_iter().chain(uplinks.mtu).min();
         let uplink_mtu = smallest.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
         self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
         self.node.set_findings(Findings {

@@ -44,10 +44,15 @@ impl Reconciler {
             }
             Step::SetUp { ifindex, .. } => done(self.socket.set_link_up(*ifindex)),
             Step::SetMtu { ifindex, mtu, .. } => done(self.socket.set_link_mtu(*ifindex, *mtu)),
-            Step::PutNeighbour(neighbour) => done(self.socket.put_neighbour(neighbour)),
+            Step::PutNeighbour(neighbour) | Step::PutPeer(neighbour) => {
+                done(self.socket.put_neighbour(neighbour))
+            }
             Step::RemoveNeighbour(neighbour) => done(self.socket.remove_neighbour(neighbour)),
             Step::MakeOverlay { ifname, mac, mtu, vxlan } => {
                 done(self.socket.add_vxlan(ifname, *mac, *mtu, vxlan))
+            }
+            Step::MoveOverlay { ifindex, mac, vxlan, .. } => {
+                done(self.socket.move_vxlan(*ifindex, *mac, vxlan))
             }
             Step::RemoveOverlay { ifindex, .. } => done(self.socket.remove_link(*ifindex)),
             Step::PutForwarding(forwarding) => done(self.socket.put_forwarding(forwarding)),

@@ -48,9 +48,7 @@ impl Reconciliation {
             .spawn(move || {
                 reconciler.free_leaks();
                 // A node is ready when it reaches the others.
-                if reconciler.pass() {
-                    reconciler.pass();
-                }
+                reconciler.settle();
                 // Nobody waits for it if the daemon is on its way out.
                 let _ = passed.send(());
                 run(&mut reconciler, &events, &stopped, woken.as_ref());
@@ -94,7 +92,7 @@ fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader, nodes
             reconciler.free_leaks();
             leaks = now + LEAKS_EVERY;
         }
-        reconciler.pass();
+        reconciler.settle();
         if now >= sweep {
             reconciler.sweep_conntrack();
             sweep = now + SWEEP_EVERY;
@@ -139,6 +137,13 @@ fn drain(nodes: Option<&PipeReader>) {
 }
 
 impl Reconciler {
+    /// Passes until nothing is left that waits for what a pass has done.
+    fn settle(&mut self) {
+        if self.pass() {
+            self.pass();
+        }
+    }
+
     fn free_leaks(&self) {
         for leak in self.node.repair_leaks() {
             self.metrics.repair("leak");
