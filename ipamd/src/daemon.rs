@@ -43,11 +43,20 @@ use crate::{
     waiting::{Door, Waiting},
 };
 
-/// Runs the daemon until it is told to stop.
+/// Why the daemon has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// The cluster has given this node other prefixes, and a daemon that starts takes them.
+    OtherPrefixes,
+}
+
+/// Runs the daemon until it is told to stop, or has to start anew.
 ///
 /// # Errors
 /// Why it could not start, or what went wrong at its end.
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let mut signals = Signals::listen()?;
     check_machine(&config)?;
 
@@ -70,8 +79,9 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     }
     let cluster = tokio::select! {
         cluster = opening.opened() => cluster?,
-        () = signals.wait() => return Ok(()),
+        () = signals.wait() => return Ok(Ending::Stopped),
     };
+    let of_the_node = config.needs_pools();
     if let Some(own) = &cluster.own {
         config.take_pools(own)?;
     }
@@ -135,14 +145,12 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     config.cni.install()?;
     let mut background = background(&config, &node, metrics, released).await?;
     if let Some(network) = following.network.clone() {
-        background.spawn(tell_of_network(network, peers));
+        background.spawn(tell_of_network(network, Arc::clone(&peers)));
     }
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
 
-    signals.wait().await;
-    tracing::info!("stopping; containers go on as they are");
-    say(&[sd_notify::NotifyState::Stopping]);
+    let ending = signals.ending(&config, of_the_node.then_some(&*peers)).await;
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
     drop(door);
@@ -152,7 +160,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     drop(reconciliation);
     drop(listening);
     drop(socket_file);
-    close(node)
+    close(node)?;
+    Ok(ending)
 }
 
 /// The store with what it holds, and what was changed on this machine.
@@ -201,6 +210,31 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `peers` says which
+    /// it names now.
+    async fn ending(&mut self, config: &Config, peers: Option<&Peers>) -> Ending {
+        let other_prefixes = async {
+            match peers {
+                Some(peers) => peers.own_cidrs_differ(&config.pools.iter().map(Pool::cidr).collect()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.wait() => {
+                tracing::info!("stopping; containers go on as they are");
+                say(&[sd_notify::NotifyState::Stopping]);
+                Ending::Stopped
+            }
+            () = other_prefixes => {
+                tracing::warn!(
+                    "starting anew, for the Node has other pod CIDRs now; containers keep their addresses, which other nodes \
+                     do not lead packets to any more: restart their pods"
+                );
+                Ending::OtherPrefixes
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The other nodes of the cluster, as its source tells of them, for whoever leads packets there.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, PipeReader, PipeWriter, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use ipnetwork::IpNetwork;
 use tokio::sync::Notify;
 
 use crate::cluster::objects::{Change, Kind, Node, Object};
@@ -18,6 +19,7 @@ pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;
 pub struct Peers {
     own: Box<str>,
     own_came: Notify,
+    own_moved: Notify,
     nodes: Mutex<Arc<Nodes>>,
     wake: PipeWriter,
     woken: Mutex<Option<PipeReader>>,
@@ -35,6 +37,7 @@ impl Peers {
         Ok(Self {
             own: own.into(),
             own_came: Notify::new(),
+            own_moved: Notify::new(),
             nodes: Mutex::default(),
             wake,
             woken: Mutex::new(Some(woken)),
@@ -56,8 +59,11 @@ impl Peers {
                 {
                     let before =
                         Arc::make_mut(&mut nodes).insert(Arc::clone(&node.name), Arc::new(node.clone()));
-                    if before.is_none() && *node.name == *self.own {
-                        self.own_came.notify_one();
+                    if *node.name == *self.own {
+                        self.own_moved.notify_one();
+                        if before.is_none() {
+                            self.own_came.notify_one();
+                        }
                     }
                     moved = true;
                 }
@@ -82,6 +88,21 @@ impl Peers {
     /// Waits until this node has an object in the cluster that it had not before.
     pub async fn own_came(&self) {
         self.own_came.notified().await;
+    }
+
+    /// Waits until this node's object says that its pods have their addresses from other prefixes than these. Without an
+    /// object, and without prefixes in it, nothing is said.
+    pub async fn own_cidrs_differ(&self, cidrs: &BTreeSet<IpNetwork>) {
+        loop {
+            // Told from here on, whatever is said while the object is looked at.
+            let moved = self.own_moved.notified();
+            let own = self.all().get(&*self.own).map(Arc::clone);
+            let said = own.map(|node| node.pod_cidrs.iter().copied().collect::<BTreeSet<_>>());
+            if said.is_some_and(|said| !said.is_empty() && said != *cidrs) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// What becomes readable when nodes change; for one listener.
@@ -118,6 +139,33 @@ mod tests {
             internal: vec![address.parse().unwrap()],
             pod_cidrs: Vec::new(),
         }))
+    }
+
+    #[tokio::test]
+    async fn other_prefixes_of_this_node_are_waited_for() {
+        let with = |cidrs: &[&str]| match node("a", "10.0.0.1", "x") {
+            Change::Put(Object::Node(node)) => {
+                let pod_cidrs = cidrs.iter().map(|it| it.parse().unwrap()).collect();
+                Change::Put(Object::Node(Node { pod_cidrs, ..node }))
+            }
+            other => other,
+        };
+        let peers = Peers::new("a").unwrap();
+        let now = BTreeSet::from(["10.1.0.0/24".parse().unwrap()]);
+        let differ = async |peers: &Peers| {
+            tokio::time::timeout(std::time::Duration::from_millis(20), peers.own_cidrs_differ(&now))
+                .await
+                .is_ok()
+        };
+        for (change, expected) in [
+            (with(&["10.1.0.0/24"]), false),
+            (with(&[]), false),
+            (Change::Remove(ObjectId::global(Kind::Node, "a")), false),
+            (with(&["10.2.0.0/24"]), true),
+        ] {
+            peers.apply(&[change]);
+            assert_eq!(differ(&peers).await, expected);
+        }
     }
 
     #[test]

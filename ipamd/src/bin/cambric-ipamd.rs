@@ -1,17 +1,26 @@
 //! Cambric's node daemon.
 
-use std::process::ExitCode;
+use std::{
+    env, io,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 use clap::Parser;
 use ipamd::{
     chain,
     config::{CommandLine, Config, LogFormat},
-    daemon, kernel_files, memory,
+    daemon::{self, Ending},
+    kernel_files, memory,
 };
 
 fn main() -> ExitCode {
     match run(CommandLine::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Stopped) => ExitCode::SUCCESS,
+        Ok(Ending::OtherPrefixes) => {
+            eprintln!("cambric-ipamd: cannot start anew: {}", start_anew());
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("cambric-ipamd: {}", chain::sentence(&error));
             ExitCode::FAILURE
@@ -19,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command_line: CommandLine) -> anyhow::Result<()> {
+fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
     let config = Config::load(command_line)?;
     log(&config);
     kernel_files::set_root(&config.host_root);
@@ -32,11 +41,18 @@ fn run(command_line: CommandLine) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(config))
 }
 
+/// Becomes a daemon that starts, in the same process, so that nobody takes it for one that has failed. Returns only why it
+/// cannot.
+fn start_anew() -> io::Error {
+    // Not by its name: the file may have been replaced.
+    Command::new("/proc/self/exe").args(env::args_os().skip(1)).exec()
+}
+
 /// Logs go to standard error, where systemd and Kubernetes pick them up.
 fn log(config: &Config) {
     use tracing_subscriber::{EnvFilter, fmt};
     let subscriber = fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_env_filter(EnvFilter::new(format!("warn,ipamd={0},bpf={0}", config.log_level.name())))
         .with_target(false);
     match config.log_format {
