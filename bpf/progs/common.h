@@ -36,6 +36,9 @@ const volatile struct lifetimes lifetimes = {};
  * range that the host's own sockets draw from, so the host's packets need no look-up. */
 const volatile __u16 masquerade_port_first = 10000;
 const volatile __u16 masquerade_port_count = 20000;
+/* The overlay: its UDP port, zero if there is none, and the number of its network. */
+const volatile __be16 overlay_port = 0;
+const volatile __u32 overlay_id = 0;
 /* What bpf_fib_lookup may be asked: newer kernels need not look the neighbour up. */
 const volatile __u32 fib_lookup_flags = 0;
 
@@ -62,6 +65,11 @@ struct udp_header {
 	__be16 destination;
 	__be16 length;
 	__be16 checksum;
+};
+
+struct vxlan_header {
+	__be32 flags;
+	__be32 id; /* in its upper three bytes */
 };
 
 struct icmp_header {

@@ -277,6 +277,8 @@ enum drop_reason {
 	DROP_PORT_TAKEN, /* a translated flow has the same addresses and ports */
 	DROP_TOO_LARGE, /* larger than the way to the backend takes; the sender is told */
 	DROP_HOPS, /* no hop is left to the backend's node */
+	DROP_ENDPOINT_FRAME, /* an endpoint sent what a node could take for a frame of the overlay */
+	DROP_FOREIGN_FRAME, /* a frame of the overlay that no node of the cluster has sent */
 	DROP_REASONS /* their number */
 };
 

@@ -210,6 +210,10 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	}
 
 	struct endpoint *destination = FN(find_endpoint)(room, &seen->destination);
+
+	if (unlikely(FN(is_frame)(seen)) && !destination)
+		return DROP_ENDPOINT_FRAME;
+
 	__u32 from = source->slot, to = destination ? destination->slot : 0;
 
 	/* An endpoint always reaches itself. */

@@ -75,6 +75,23 @@ struct {
 	__type(value, __u8);
 } no_masquerade6 SEC(".maps");
 
+/* The addresses that frames of the overlay come from: the nodes'. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip4);
+	__type(value, __u8);
+} machines4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip6);
+	__type(value, __u8);
+} machines6 SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CONNTRACK_ENTRIES);

@@ -140,7 +140,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	    FN(equal)(&packet.destination, &uplink->MAP(ipv)) &&
 	    (__u16)(bpf_ntohs(packet.destination_port) - masquerade_port_first) >= masquerade_port_count &&
 	    !has_port(PORTS_SERVED, packet.destination_port))
-		return PASS;
+		return FN(to_host)(skb, &packet, room);
 
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
@@ -151,7 +151,8 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			     FN(settle)(skb, &packet, &key, side);
 
 		if (reason)
-			return reason == NOT_FOR_ENDPOINT ? PASS : FN(turn_away)(skb, &packet, reason, false);
+			return reason == NOT_FOR_ENDPOINT ? FN(to_host)(skb, &packet, room) :
+							    FN(turn_away)(skb, &packet, reason, false);
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);

@@ -123,7 +123,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 23] = [
+pub const DROP_REASONS: [&str; 25] = [
     "none",
     "malformed",
     "not_ip",
@@ -147,6 +147,8 @@ pub const DROP_REASONS: [&str; 23] = [
     "port_taken",
     "too_large",
     "hops",
+    "endpoint_frame",
+    "foreign_frame",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::kube::NetworkCondition,
+    cluster::{Cluster, kube::NetworkCondition},
     config::{Config, ExternalServiceMode, Maker},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
     expedite::{self, Expedite},
@@ -282,6 +282,8 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
         masquerade: config.masquerade,
         masquerade_ports: config.masquerade_ports.clone(),
         policy_rules: config.policy.rules,
+        overlay: (config.cluster != Cluster::None && config.routing.may_need_overlay())
+            .then_some((config.vxlan_port, config.vxlan_id)),
     })?;
     let external = external(config).context("cannot list the node's addresses")?;
     datapath.set_external(external)?;

@@ -51,6 +51,7 @@ impl Stage {
             masquerade: true,
             masquerade_ports: 10_000..=29_999,
             policy_rules: PolicySizes::default().rules,
+            overlay: None,
         };
         bench.pin_maps(&config.pins).unwrap();
         let datapath = Arc::new(Datapath::open(&config).unwrap());

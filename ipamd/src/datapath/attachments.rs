@@ -140,13 +140,15 @@ impl Datapath {
         for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
-        let typed: [(&str, &MapHandle); 10] = [
+        let typed: [(&str, &MapHandle); 12] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
             (self.endpoints6.name(), self.endpoints6.handle()),
             (self.no_masquerade4.name(), self.no_masquerade4.handle()),
             (self.no_masquerade6.name(), self.no_masquerade6.handle()),
+            (self.machines4.name(), self.machines4.handle()),
+            (self.machines6.name(), self.machines6.handle()),
             (self.conntrack4.name(), self.conntrack4.handle()),
             (self.conntrack6.name(), self.conntrack6.handle()),
             ("drops", &self.drops),

@@ -107,6 +107,8 @@ fn configure(
         rodata.masquerade_port_count =
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
         rodata.fib_lookup_flags = fib_flags;
+        (rodata.overlay_port, rodata.overlay_id) =
+            config.overlay.map_or((0, 0), |(port, id)| (port.to_be(), id));
     }
     for map in [&mut open.maps.conntrack4, &mut open.maps.conntrack6] {
         map.set_max_entries(config.conntrack_size).map_err(DatapathError::Load)?;

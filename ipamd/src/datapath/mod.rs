@@ -75,6 +75,8 @@ pub struct DatapathConfig {
     pub masquerade_ports: RangeInclusive<u16>,
     /// Rules that are counted apart.
     pub policy_rules: u32,
+    /// The overlay's UDP port and the number of its network, where there may be one.
+    pub overlay: Option<(u16, u32)>,
 }
 
 /// Why the datapath could not be made or changed.
@@ -196,6 +198,8 @@ pub struct Datapath {
     endpoints6: TypedMap<Ip6, Endpoint>,
     no_masquerade4: TypedMap<Prefix4, u8>,
     no_masquerade6: TypedMap<Prefix6, u8>,
+    machines4: TypedMap<Ip4, u8>,
+    machines6: TypedMap<Ip6, u8>,
     conntrack4: TypedMap<CtKey4, CtEntry4>,
     conntrack6: TypedMap<CtKey6, CtEntry6>,
     drops: MapHandle,
@@ -232,6 +236,8 @@ impl Datapath {
             endpoints6: TypedMap::take(&mut maps, "endpoints6")?,
             no_masquerade4: TypedMap::take(&mut maps, "no_masquerade4")?,
             no_masquerade6: TypedMap::take(&mut maps, "no_masquerade6")?,
+            machines4: TypedMap::take(&mut maps, "machines4")?,
+            machines6: TypedMap::take(&mut maps, "machines6")?,
             conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
             conntrack6: TypedMap::take(&mut maps, "conntrack6")?,
             drops: untyped(&mut maps, "drops")?,
@@ -343,6 +349,19 @@ impl Datapath {
         let changed4 = sync_keys(&self.no_masquerade4, &wanted4)?;
         let changed6 = sync_keys(&self.no_masquerade6, &wanted6)?;
         if changed4 || changed6 { self.bump_epoch() } else { Ok(()) }
+    }
+
+    /// Sets the addresses that frames of the overlay are taken from.
+    pub fn set_machines(&self, machines: impl Iterator<Item = IpAddr>) -> Result<(), DatapathError> {
+        let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
+        for machine in machines {
+            match machine {
+                IpAddr::V4(ip) => wanted4.push(ip.into()),
+                IpAddr::V6(ip) => wanted6.push(ip.into()),
+            }
+        }
+        sync_keys(&self.machines4, &wanted4)?;
+        sync_keys(&self.machines6, &wanted6).map(drop)
     }
 
     /// Packets dropped since the maps were made, by reason.

@@ -169,6 +169,10 @@ impl Reconciler {
         if let Err(error) = self.datapath.set_no_masquerade(&no_masquerade) {
             failures.insert(error.to_string());
         }
+        let machines = nodes.values().flat_map(|node| node.internal.iter().copied());
+        if let Err(error) = self.datapath.set_machines(machines) {
+            failures.insert(error.to_string());
+        }
         let ways_out: Vec<_> = uplinks.present.iter().cloned().chain(overlay).collect();
         for (subject, repairs) in [
             ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),

@@ -83,6 +83,7 @@ fn datapath_config(pins: &PinFolder) -> DatapathConfig {
         masquerade: true,
         masquerade_ports: 20_000..=39_999,
         policy_rules: PolicySizes::default().rules,
+        overlay: None,
     }
 }
 
