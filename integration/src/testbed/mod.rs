@@ -30,7 +30,7 @@ pub use answering::{Answer, Answering, Asking, Conversation, ask_from, ask_on};
 pub use behind::First;
 pub use binaries::Binaries;
 pub use daemon::Daemon;
-pub use fleet::{Fleet, Place, Subnet};
+pub use fleet::{Families, Fleet, Place, Placed, Subnet, node_object};
 pub use flow::{Flow, FlowReport, Flowing};
 pub use grid::Grid;
 pub use listeners::Listeners;

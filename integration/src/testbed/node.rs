@@ -273,6 +273,12 @@ impl Node {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// The name that its daemon goes by.
+    pub fn name(&self) -> String {
+        let named = self.settings.flags.iter().find_map(|flag| flag.strip_prefix("--node-name="));
+        named.unwrap_or_default().to_owned()
+    }
+
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("run/ipamd.sock")
