@@ -6,15 +6,18 @@ use serde::Serialize;
 
 use super::{
     ipvs,
-    look::{self, Ruleset, Variant, look},
+    look::{self, look},
     names,
     removal::{Reason, Removal},
     running, saved,
     tools::{self, ToolError},
 };
-use crate::netlink::{
-    self,
-    netfilter::{IPV4, IPV6, Netfilter},
+use crate::{
+    netfilter::{Ruleset, Variant},
+    netlink::{
+        self,
+        netfilter::{IPV4, IPV6, Netfilter},
+    },
 };
 
 /// How long to wait before looking whether somebody has put it back.

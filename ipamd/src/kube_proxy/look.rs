@@ -1,40 +1,11 @@
 //! What is there, counted.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt, fs, io};
 
 use nix::net::if_::if_nametoindex;
 
-use super::{ipvs, legacy, names};
-use crate::netlink::netfilter::{IPV4, IPV6, Netfilter};
-
-/// Where the kernel keeps rules of iptables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Variant {
-    /// In tables of its own.
-    Legacy,
-    /// In tables of nftables.
-    Nft,
-}
-
-/// Rules that one pair of programs reads and writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ruleset {
-    /// Where they are.
-    pub variant: Variant,
-    /// IPv6 or IPv4.
-    pub ipv6: bool,
-}
-
-impl fmt::Display for Ruleset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = if self.ipv6 { "ip6tables" } else { "iptables" };
-        let variant = match self.variant {
-            Variant::Legacy => "legacy",
-            Variant::Nft => "nft",
-        };
-        write!(f, "{family}-{variant}")
-    }
-}
+use super::{ipvs, names};
+use crate::netfilter::{self, Family, Name, Ruleset};
 
 /// How much of kube-proxy there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,14 +66,7 @@ pub(super) fn table(ipv6: bool) -> String {
 /// Looks at all of it, in the network namespace of the caller. What this kernel does not have is not there.
 pub fn look() -> io::Result<Leftovers> {
     let mut found = Leftovers::default();
-    for (ipv6, family) in [(false, legacy::IPV4), (true, legacy::IPV6)] {
-        let ruleset = Ruleset { variant: Variant::Legacy, ipv6 };
-        legacy::chains(family, |table, chain| found.count(ruleset, table, chain))?;
-    }
-    // A kernel without its netlink has none of what is reached by it.
-    if let Some(mut netfilter) = absent_is_fine(Netfilter::open().map(Some))? {
-        found.look_into(&mut netfilter)?;
-    }
+    netfilter::names(|name| found.count(name))?;
     found.interface = if_nametoindex(names::INTERFACE).ok();
     if found.interface.is_some() {
         let services = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
@@ -111,49 +75,26 @@ pub fn look() -> io::Result<Leftovers> {
     Ok(found)
 }
 
-/// A kernel without the subsystem has nothing of it. It says so in one of these ways, by its version.
-fn absent_is_fine<T: Default>(result: io::Result<T>) -> io::Result<T> {
-    use nix::libc::{EINVAL, ENOENT, EOPNOTSUPP, EPROTONOSUPPORT};
-    match result {
-        Err(error)
-            if matches!(error.raw_os_error(), Some(EINVAL | ENOENT | EOPNOTSUPP | EPROTONOSUPPORT)) =>
-        {
-            Ok(T::default())
-        }
-        result => result,
-    }
-}
-
 impl Leftovers {
-    fn look_into(&mut self, netfilter: &mut Netfilter) -> io::Result<()> {
-        for (ipv6, family) in [(false, IPV4), (true, IPV6)] {
-            let ruleset = Ruleset { variant: Variant::Nft, ipv6 };
-            absent_is_fine(netfilter.chains(family, |table, chain| self.count(ruleset, table, chain)))?;
-            if absent_is_fine(netfilter.has_table(family, names::TABLE))? {
-                self.tables.push(ipv6);
+    fn count(&mut self, name: Name<'_>) {
+        match name {
+            Name::Chain { ruleset, table, chain } if names::is_chain(table, chain) => {
+                let shared = names::is_shared(table, chain);
+                let counts = if shared { &mut self.shared } else { &mut self.chains };
+                *counts.entry(ruleset).or_default() += 1;
             }
+            Name::Table { family: Family::Ip, table: names::TABLE } => self.tables.push(false),
+            Name::Table { family: Family::Ip6, table: names::TABLE } => self.tables.push(true),
+            Name::Set(set) if names::is_set(set) => self.sets.push(set.to_owned()),
+            _ => {}
         }
-        // Asking for sets would load the module.
-        if Path::new("/sys/module/ip_set").exists() {
-            self.sets = absent_is_fine(netfilter.sets())?;
-            self.sets.retain(|name| names::is_set(name));
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, ruleset: Ruleset, table: &str, chain: &str) {
-        // The tables of iptables; others of nftables may use the same names.
-        if !matches!(table, "nat" | "filter" | "mangle" | "raw") || !names::is_chain(table, chain) {
-            return;
-        }
-        let counts = if names::is_shared(table, chain) { &mut self.shared } else { &mut self.chains };
-        *counts.entry(ruleset).or_default() += 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netfilter::Variant;
 
     #[test]
     fn what_is_found_is_told_in_one_sentence() {
@@ -163,29 +104,25 @@ mod tests {
             Ruleset { variant: Variant::Legacy, ipv6: false },
             Ruleset { variant: Variant::Nft, ipv6: true },
         );
-        found.count(nft, "nat", "KUBE-MARK-MASQ");
-        found.count(nft, "filter", "KUBE-FIREWALL");
-        found.count(nft, "kube", "KUBE-SERVICES");
+        let chain = |ruleset, table, chain| Name::Chain { ruleset, table, chain };
+        found.count(chain(nft, "nat", "KUBE-MARK-MASQ"));
+        found.count(chain(nft, "filter", "KUBE-FIREWALL"));
+        found.count(Name::Table { family: Family::Inet, table: "kube-proxy" });
+        found.count(Name::Set("KUBE-SRC-ABCDEFGH"));
         assert!(found.is_empty(), "{found:?}");
-        found.count(legacy, "nat", "KUBE-SERVICES");
+        found.count(chain(legacy, "nat", "KUBE-SERVICES"));
         assert_eq!(found.to_string(), "1 chain of iptables-legacy");
-        found.count(nft, "nat", "KUBE-SERVICES");
-        found.count(nft, "filter", "KUBE-SERVICES");
-        found.tables = vec![false, true];
-        found.sets = vec!["KUBE-CLUSTER-IP".to_owned()];
+        found.count(chain(nft, "nat", "KUBE-SERVICES"));
+        found.count(chain(nft, "filter", "KUBE-SERVICES"));
+        for family in [Family::Ip, Family::Ip6] {
+            found.count(Name::Table { family, table: "kube-proxy" });
+        }
+        found.count(Name::Set("KUBE-CLUSTER-IP"));
         (found.interface, found.services) = (Some(7), 3);
         assert_eq!(
             found.to_string(),
             "1 chain of iptables-legacy, 2 chains of ip6tables-nft, the nftables table ip kube-proxy, the nftables table \
              ip6 kube-proxy, 1 ipset and the interface kube-ipvs0 with 3 IPVS services"
         );
-    }
-
-    #[test]
-    fn looking_needs_no_program_and_does_not_fail() {
-        // Without privileges the kernel refuses; nothing else may go wrong.
-        if let Err(error) = look() {
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
-        }
     }
 }

@@ -5,7 +5,6 @@
 
 mod cleanup;
 mod ipvs;
-mod legacy;
 mod look;
 mod names;
 mod removal;
@@ -14,5 +13,5 @@ mod saved;
 mod tools;
 
 pub use cleanup::{Cleanup, Removed, clean_up};
-pub use look::{Leftovers, Ruleset, Variant, look};
+pub use look::{Leftovers, look};
 pub use running::process;

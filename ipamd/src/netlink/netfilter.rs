@@ -52,6 +52,8 @@ const BATCH_END: u16 = 0x11;
 pub const IPV4: u8 = 2;
 /// IPv6 in netfilter's words.
 pub const IPV6: u8 = 10;
+/// Both families, in tables of nftables.
+pub const INET: u8 = 1;
 
 /// Netfilter in the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -84,13 +86,13 @@ impl Netfilter {
         })
     }
 
-    /// Whether nftables has this table.
-    pub fn has_table(&mut self, family: u8, name: &str) -> io::Result<bool> {
-        let mut found = false;
+    /// Gives the name of each table of nftables in this family to `each`.
+    pub fn tables(&mut self, family: u8, mut each: impl FnMut(&str)) -> io::Result<()> {
         self.request(&[message(NFT_GETTABLE, NLM_F_DUMP, family, 0, &[])], |attributes| {
-            found |= text(attributes, NFTA_TABLE) == Some(name);
-        })?;
-        Ok(found)
+            if let Some(table) = text(attributes, NFTA_TABLE) {
+                each(table);
+            }
+        })
     }
 
     /// Removes a table of nftables with all that is in it, in one transaction. False if there was none.
