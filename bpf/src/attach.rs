@@ -152,22 +152,43 @@ pub fn program_id(program: BorrowedFd<'_>) -> Result<u32, AttachError> {
     Ok(info.id)
 }
 
+/// The name of a loaded program, of at most fifteen bytes, by its number. None if it is gone.
+pub fn program_name(id: u32) -> Option<String> {
+    // SAFETY: the call takes a number and returns a new descriptor or an error.
+    let program = owned(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) }).ok()?;
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    // SAFETY: `info` is as long as `length` says, outlives the call, and asks for no arrays.
+    checked(unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(program.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
+    })
+    .ok()?;
+    let name = info.name.iter().flat_map(|letter| letter.to_ne_bytes()).take_while(|letter| *letter != 0);
+    Some(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
+}
+
 /// The numbers of the programs attached to a hook of an interface by tcx, in the order they run (at most 64).
 pub fn tcx_programs(ifindex: u32, direction: Direction) -> Result<Vec<u32>, AttachError> {
-    let mut ids = [0u32; 64];
+    Ok(tcx_attachments(ifindex, direction)?.into_iter().map(|(program, _)| program).collect())
+}
+
+/// As [`tcx_programs`], each with the number of its link; 0 if it is attached without one.
+pub fn tcx_attachments(ifindex: u32, direction: Direction) -> Result<Vec<(u32, u32)>, AttachError> {
+    let (mut programs, mut links) = ([0u32; 64], [0u32; 64]);
     let mut query = libbpf_sys::bpf_prog_query_opts {
         sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as libbpf_sys::size_t,
-        prog_ids: ids.as_mut_ptr(),
+        prog_ids: programs.as_mut_ptr(),
+        link_ids: links.as_mut_ptr(),
         ..Default::default()
     };
     query.__bindgen_anon_1.count = 64;
     let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
-    // SAFETY: `query` points to an array of the 64 entries it promises, and both outlive the call.
+    // SAFETY: `query` points to arrays of the 64 entries it promises, and all outlive the call.
     checked(unsafe { libbpf_sys::bpf_prog_query_opts(target, direction.tcx(), &raw mut query) })
         .map_err(failed(format!("list the programs at the {direction:?} of interface {ifindex}")))?;
     // SAFETY: `count` is the one name of this union that the call fills; the other is an alias of it.
     let count = unsafe { query.__bindgen_anon_1.count } as usize;
-    Ok(ids[..count.min(ids.len())].to_vec())
+    Ok(programs.into_iter().zip(links).take(count).collect())
 }
 
 /// Attaches `program` to a hook of an interface by a clsact filter, in the place of Cambric's own filter where there
@@ -257,6 +278,28 @@ pub fn attach_cgroup(
         libbpf_sys::bpf_link_create(program.as_raw_fd(), cgroup.as_raw_fd(), hook, std::ptr::null())
     })
     .map_err(failed("attach a program to a cgroup".to_owned()))
+}
+
+/// The numbers of the programs at a hook of a cgroup itself, in the order they run (at most 64).
+pub fn cgroup_programs(
+    cgroup: BorrowedFd<'_>,
+    hook: libbpf_sys::bpf_attach_type,
+) -> Result<Vec<u32>, AttachError> {
+    let mut ids = [0u32; 64];
+    let mut count = 64;
+    // SAFETY: `ids` has the entries that `count` promises, and all pointers outlive the call.
+    checked(unsafe {
+        libbpf_sys::bpf_prog_query(
+            cgroup.as_raw_fd(),
+            hook,
+            0,
+            std::ptr::null_mut(),
+            ids.as_mut_ptr(),
+            &raw mut count,
+        )
+    })
+    .map_err(failed("list the programs at a hook of a cgroup".to_owned()))?;
+    Ok(ids[..(count as usize).min(ids.len())].to_vec())
 }
 
 /// The cgroup that a link is attached to, by its number (its directory's inode), and the program that it runs. The number

@@ -2,12 +2,12 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop},
 };
 
 use ipamd_api::MacAddr;
 
-use super::{NetlinkError, Socket, Vxlan};
+use super::{NetlinkError, Socket, Vxlan, VxlanPort};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,14 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// What it is as a VXLAN interface, if it is one.
     pub vxlan: Option<Vxlan>,
+    /// The UDP port that it takes, if it is a VXLAN interface, and how.
+    pub vxlan_port: Option<VxlanPort>,
+    /// What it is, such as `bridge`; empty for a device.
+    pub kind: String,
+    /// Index of the bridge that it is a port of.
+    pub bridge: Option<u32>,
+    /// The number of its XDP program.
+    pub xdp: Option<u32>,
 }
 
 impl Link {
@@ -59,9 +67,22 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddr),
+                LinkAttribute::Controller(index) => link.bridge = Some(index),
                 LinkAttribute::LinkInfo(infos) => {
                     link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
                     link.vxlan = infos.iter().find_map(Vxlan::from_info);
+                    link.vxlan_port = infos.iter().find_map(VxlanPort::from_info);
+                    let kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                    link.kind = kind.unwrap_or_default();
+                }
+                LinkAttribute::Xdp(xdp) => {
+                    link.xdp = xdp.iter().find_map(|xdp| match xdp {
+                        LinkXdp::ProgId(number) => Some(*number),
+                        _ => None,
+                    });
                 }
                 _ => {}
             }

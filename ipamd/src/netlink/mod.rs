@@ -7,6 +7,7 @@
 
 mod address;
 mod events;
+mod filter;
 mod link;
 mod neighbour;
 pub mod netfilter;
@@ -19,6 +20,7 @@ mod vxlan;
 
 pub use address::Address;
 pub use events::Events;
+pub use filter::{Filter, Hook};
 pub use link::Link;
 pub use neighbour::Neighbour;
 pub use netns::netns_cookie;
@@ -26,4 +28,4 @@ pub use qdisc::Qdisc;
 pub use route::{PROTOCOL, Route, RouteKind};
 pub use socket::{NetlinkError, Socket};
 pub use sockets::{Found, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
-pub use vxlan::{Forwarding, Vxlan};
+pub use vxlan::{Forwarding, Vxlan, VxlanPort};

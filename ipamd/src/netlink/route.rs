@@ -31,6 +31,8 @@ pub enum RouteKind {
     },
     /// Answers that the destination is unreachable.
     Unreachable,
+    /// Swallows packets without an answer.
+    Blackhole,
     /// Anything else.
     Other,
 }
@@ -46,6 +48,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Whether Cambric's daemon made it.
     pub ours: bool,
+    /// The number of the routing protocol that it is said to come from, by convention: of who made it.
+    pub protocol: u8,
 }
 
 impl Route {
@@ -56,6 +60,7 @@ impl Route {
             kind: RouteKind::Unicast { ifindexes: vec![ifindex], gateway: None, on_link: false },
             source: Some(source),
             ours: true,
+            protocol: PROTOCOL,
         }
     }
 
@@ -68,7 +73,7 @@ impl Route {
         source: Option<IpAddr>,
     ) -> Self {
         let kind = RouteKind::Unicast { ifindexes: vec![ifindex], gateway: Some(gateway), on_link };
-        Self { destination, kind, source, ours: true }
+        Self { destination, kind, source, ours: true, protocol: PROTOCOL }
     }
 
     /// Whether it leads to another node's endpoints.
@@ -78,7 +83,8 @@ impl Route {
 
     /// The route that keeps a pool's unused addresses from leaving the node.
     pub fn unreachable(pool: IpNetwork) -> Self {
-        Self { destination: pool, kind: RouteKind::Unreachable, source: None, ours: true }
+        let kind = RouteKind::Unreachable;
+        Self { destination: pool, kind, source: None, ours: true, protocol: PROTOCOL }
     }
 
     fn from_message(message: RouteMessage) -> Option<Self> {
@@ -92,7 +98,7 @@ impl Route {
         if header.flags.contains(RouteFlags::Cloned) {
             return None;
         }
-        let ours = header.protocol == RouteProtocol::Other(PROTOCOL);
+        let protocol = u8::from(header.protocol);
         let prefix = header.destination_prefix_length;
         let mut table = u32::from(header.table);
         let mut destination = unspecified;
@@ -120,9 +126,11 @@ impl Route {
         let kind = match kind {
             RouteType::Unicast => RouteKind::Unicast { ifindexes, gateway, on_link },
             RouteType::Unreachable => RouteKind::Unreachable,
+            RouteType::BlackHole => RouteKind::Blackhole,
             _ => RouteKind::Other,
         };
-        Some(Self { destination: IpNetwork::new(destination, prefix).ok()?, kind, source, ours })
+        let destination = IpNetwork::new(destination, prefix).ok()?;
+        Some(Self { destination, kind, source, ours: protocol == PROTOCOL, protocol })
     }
 
     fn message(&self) -> RouteMessage {
@@ -136,7 +144,9 @@ impl Route {
         message.attributes.push(RouteAttribute::Destination(attribute(self.destination.ip())));
         message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(attribute(source))));
         match &self.kind {
-            RouteKind::Unreachable | RouteKind::Other => header.kind = RouteType::Unreachable,
+            RouteKind::Unreachable | RouteKind::Blackhole | RouteKind::Other => {
+                header.kind = RouteType::Unreachable;
+            }
             RouteKind::Unicast { ifindexes, gateway, on_link } => {
                 header.kind = RouteType::Unicast;
                 match gateway {

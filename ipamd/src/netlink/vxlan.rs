@@ -40,6 +40,60 @@ impl Vxlan {
     }
 }
 
+/// The UDP port of a VXLAN interface, and what of the interface decides who else may have the port.
+///
+/// Interfaces of one port share a socket only if it treats packets alike; the second of others cannot be set up. And of
+/// two with one number, the second cannot be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VxlanPort {
+    /// The port.
+    pub port: u16,
+    /// The network's number. Without one it takes packets of any.
+    pub id: Option<u32>,
+    /// Whether machines reach it by IPv6.
+    pub ipv6: bool,
+    /// Ways to treat packets that a VXLAN interface does not have by itself, in the words of `ip link`.
+    pub treatment: Vec<&'static str>,
+}
+
+impl VxlanPort {
+    /// Packets over IPv6 may lack a checksum.
+    pub const ZERO_SUMS: &'static str = "udp6zerocsumrx";
+
+    pub(super) fn from_info(info: &LinkInfo) -> Option<Self> {
+        let LinkInfo::Data(InfoData::Vxlan(attributes)) = info else { return None };
+        let mut found = Self::default();
+        for attribute in attributes {
+            let treatment = match attribute {
+                InfoVxlan::CollectMetadata(true) => "external",
+                InfoVxlan::Vnifilter(true) => "vnifilter",
+                InfoVxlan::UDPZeroCsumRX(true) => Self::ZERO_SUMS,
+                InfoVxlan::RemCsumRX(true) => "remcsumrx",
+                InfoVxlan::Gbp => "gbp",
+                InfoVxlan::Gpe => "gpe",
+                InfoVxlan::Id(number) => {
+                    found.id = Some(*number);
+                    continue;
+                }
+                InfoVxlan::Port(number) => {
+                    found.port = *number;
+                    continue;
+                }
+                InfoVxlan::Local6(_) | InfoVxlan::Group6(_) => {
+                    found.ipv6 = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            found.treatment.push(treatment);
+        }
+        if found.treatment.contains(&"external") {
+            found.id = None;
+        }
+        Some(found)
+    }
+}
+
 /// Which machine an Ethernet address is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Forwarding {

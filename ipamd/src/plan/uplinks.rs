@@ -115,6 +115,7 @@ mod tests {
             kind: RouteKind::Unicast { ifindexes: ifindexes.to_vec(), gateway: None, on_link: false },
             source: source.map(|source| source.parse().unwrap()),
             ours: false,
+            protocol: 3,
         }
     }
 
