@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 
 use super::{
-    ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, Options, read_or_default,
+    ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, DEFAULT_VXLAN_ID,
+    DEFAULT_VXLAN_PORT, Options, RoutingMode, read_or_default,
 };
 use crate::cni_files::CniFiles;
 
@@ -28,6 +29,14 @@ pub struct Locations {
     pub attach: Option<AttachMode>,
     /// Ports of masqueraded flows, if there is masquerading.
     pub masquerade_ports: Option<std::ops::RangeInclusive<u16>>,
+    /// The uplinks, if they are configured.
+    pub uplinks: Vec<String>,
+    /// How other nodes' endpoints are reached.
+    pub routing: RoutingMode,
+    /// UDP port of the overlay.
+    pub vxlan_port: u16,
+    /// Number of the overlay's network.
+    pub vxlan_id: u32,
 }
 
 impl Locations {
@@ -58,6 +67,10 @@ impl Locations {
             socket,
             attach: options.attach.as_ref().and_then(|attach| attach.0),
             masquerade_ports: options.masquerade.unwrap_or(true).then_some(ports),
+            uplinks: options.uplink.clone(),
+            routing: options.routing.unwrap_or_default(),
+            vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
+            vxlan_id: options.vxlan_id.as_ref().map_or(DEFAULT_VXLAN_ID, |id| id.0),
         }
     }
 }

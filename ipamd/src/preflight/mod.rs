@@ -2,6 +2,7 @@
 
 mod bpffs;
 mod checks;
+mod former;
 mod kube_proxy;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf};
@@ -12,7 +13,7 @@ use serde::Serialize;
 pub use bpffs::{MountError, mount_bpffs, mount_bpffs_of_node, unmount_bpffs_of_node};
 pub use checks::cgroup_root;
 
-use crate::config::{Config, Locations};
+use crate::config::{Config, Locations, RoutingMode};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +61,21 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Where the overlay takes packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayPort {
+    /// `vxlan-port`.
+    pub port: u16,
+    /// `vxlan-id`.
+    pub id: u32,
+}
+
+impl OverlayPort {
+    fn of(routing: RoutingMode, port: u16, id: u32) -> Option<Self> {
+        matches!(routing, RoutingMode::Vxlan | RoutingMode::Auto).then_some(Self { port, id })
+    }
+}
+
 /// What of the configuration the checks depend on.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -71,7 +87,16 @@ pub struct Subject {
     pub attach: Option<AttachMode>,
     /// `masquerade-ports`, if there is masquerading.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
+    /// `cni-conf-dir`, or the customary one.
+    pub cni_conf_dir: PathBuf,
+    /// `uplink`.
+    pub uplinks: Vec<String>,
+    /// The overlay, if routing may need it.
+    pub overlay: Option<OverlayPort>,
 }
+
+/// Where runtimes look for network configurations by custom.
+const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 
 impl From<&Config> for Subject {
     fn from(config: &Config) -> Self {
@@ -80,14 +105,25 @@ impl From<&Config> for Subject {
             cgroup: config.cgroup.clone(),
             attach: config.attach,
             masquerade_ports: config.masquerade.then(|| config.masquerade_ports.clone()),
+            cni_conf_dir: config.cni.conf_dir.clone().unwrap_or_else(|| CNI_CONF_DIR.into()),
+            uplinks: config.uplinks.clone(),
+            overlay: OverlayPort::of(config.routing, config.vxlan_port, config.vxlan_id),
         }
     }
 }
 
 impl From<&Locations> for Subject {
     fn from(locations: &Locations) -> Self {
-        let Locations { bpffs, cgroup, attach, masquerade_ports, .. } = locations.clone();
-        Self { bpffs, cgroup, attach, masquerade_ports }
+        let Locations { bpffs, cgroup, attach, masquerade_ports, cni, uplinks, .. } = locations.clone();
+        Self {
+            bpffs,
+            cgroup,
+            attach,
+            masquerade_ports,
+            cni_conf_dir: cni.conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into()),
+            uplinks,
+            overlay: OverlayPort::of(locations.routing, locations.vxlan_port, locations.vxlan_id),
+        }
     }
 }
 
@@ -105,5 +141,6 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
         kube_proxy::check(),
     ];
     findings.extend(subject.masquerade_ports.as_ref().map(checks::masquerade_ports));
+    findings.extend(former::check(subject));
     findings
 }

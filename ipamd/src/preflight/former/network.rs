@@ -1,0 +1,35 @@
+//! Interfaces and routes, read once for all checks.
+
+use crate::{
+    netlink::{Link, NetlinkError, Route, RouteKind, Socket},
+    plan::{self, Observed},
+};
+
+/// What of the network the checks judge.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Network {
+    pub(super) links: Vec<Link>,
+    pub(super) routes: Vec<Route>,
+}
+
+impl Network {
+    pub(super) fn read(socket: &mut Socket) -> Result<Self, NetlinkError> {
+        Ok(Self { links: socket.links()?, routes: socket.routes()? })
+    }
+
+    /// How many routes lead through an interface.
+    pub(super) fn routes_through(&self, ifindex: u32) -> usize {
+        self.routes.iter().filter(|route| leads_through(route, ifindex)).count()
+    }
+
+    /// The names of the interfaces that lead out of the node.
+    pub(super) fn uplinks(&self, named: &[String]) -> Vec<String> {
+        let observed =
+            Observed { links: self.links.clone(), routes: self.routes.clone(), ..Observed::default() };
+        plan::uplinks(named, &observed).present.into_iter().map(|uplink| uplink.ifname).collect()
+    }
+}
+
+pub(super) fn leads_through(route: &Route, ifindex: u32) -> bool {
+    matches!(&route.kind, RouteKind::Unicast { ifindexes, .. } if ifindexes.contains(&ifindex))
+}
