@@ -29,6 +29,8 @@ pub struct Locations {
     pub attach: Option<AttachMode>,
     /// Ports of masqueraded flows, if there is masquerading.
     pub masquerade_ports: Option<std::ops::RangeInclusive<u16>>,
+    /// Whether some destinations outside of the cluster see containers by their own addresses.
+    pub keeps_sources: bool,
     /// The uplinks, if they are configured.
     pub uplinks: Vec<String>,
     /// How other nodes' endpoints are reached.
@@ -67,6 +69,7 @@ impl Locations {
             socket,
             attach: options.attach.as_ref().and_then(|attach| attach.0),
             masquerade_ports: options.masquerade.unwrap_or(true).then_some(ports),
+            keeps_sources: !options.masquerade.unwrap_or(true) || !options.no_masquerade.is_empty(),
             uplinks: options.uplink.clone(),
             routing: options.routing.unwrap_or_default(),
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),

@@ -87,6 +87,9 @@ pub struct Subject {
     pub attach: Option<AttachMode>,
     /// `masquerade-ports`, if there is masquerading.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
+    /// Whether some destinations outside of the cluster see containers by their own addresses: `masquerade`,
+    /// `no-masquerade`.
+    pub keeps_sources: bool,
     /// `cni-conf-dir`, or the customary one.
     pub cni_conf_dir: PathBuf,
     /// `uplink`.
@@ -105,6 +108,7 @@ impl From<&Config> for Subject {
             cgroup: config.cgroup.clone(),
             attach: config.attach,
             masquerade_ports: config.masquerade.then(|| config.masquerade_ports.clone()),
+            keeps_sources: !config.masquerade || !config.no_masquerade.is_empty(),
             cni_conf_dir: config.cni.conf_dir.clone().unwrap_or_else(|| CNI_CONF_DIR.into()),
             uplinks: config.uplinks.clone(),
             overlay: OverlayPort::of(config.routing, config.vxlan_port, config.vxlan_id),
@@ -114,12 +118,14 @@ impl From<&Config> for Subject {
 
 impl From<&Locations> for Subject {
     fn from(locations: &Locations) -> Self {
-        let Locations { bpffs, cgroup, attach, masquerade_ports, cni, uplinks, .. } = locations.clone();
+        let Locations { bpffs, cgroup, attach, masquerade_ports, keeps_sources, cni, uplinks, .. } =
+            locations.clone();
         Self {
             bpffs,
             cgroup,
             attach,
             masquerade_ports,
+            keeps_sources,
             cni_conf_dir: cni.conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into()),
             uplinks,
             overlay: OverlayPort::of(locations.routing, locations.vxlan_port, locations.vxlan_id),

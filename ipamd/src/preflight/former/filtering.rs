@@ -1,5 +1,7 @@
-//! Strict filtering of packets by their way back (RFC 3704), which Calico's iptables mode needs and the overlay does not
-//! bear.
+//! Strict filtering of packets by their way back (RFC 3704), which Calico's iptables mode asks for.
+//!
+//! Cambric bears it but in one case: a pod beyond this subnet is reached by the overlay, and what it sends to this node's
+//! own address comes by the uplink. That has another node's address as its source, unless it is not masqueraded.
 
 use super::network::Network;
 use crate::{
@@ -18,24 +20,24 @@ pub(super) fn check(subject: &Subject, network: &Network) -> Finding {
     };
     let uplinks = network.uplinks(&subject.uplinks);
     let uplinks = uplinks.into_iter().map(|uplink| (read(&uplink), uplink)).collect::<Vec<_>>();
-    judge(subject.overlay.is_some(), read(ALL), &uplinks)
+    judge(subject.overlay.is_some() && subject.keeps_sources, read(ALL), &uplinks)
 }
 
-/// `uplinks` with their own values.
-fn judge(overlay: bool, all: u8, uplinks: &[(u8, String)]) -> Finding {
+/// `two_ways` is whether pods may send to this node another way than they are reached; `uplinks` have their own values.
+fn judge(two_ways: bool, all: u8, uplinks: &[(u8, String)]) -> Finding {
     let strict = uplinks.iter().filter(|(own, _)| all.max(*own) == 1).collect::<Vec<_>>();
     let names = strict.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
-    if !overlay || strict.is_empty() {
-        return Finding::ok(NAME, "replies may take another way than what they answer");
+    if !two_ways || strict.is_empty() {
+        return Finding::ok(NAME, "nothing that Cambric sends is dropped for the way that it comes by");
     }
-    // Loose for all is looser than strict for one.
     Finding::warning(
         NAME,
         format!(
-            "{names} takes packets only by the way that leads back to their source, and a pod beyond this subnet is reached \
-             by the overlay: what such a pod sends to this node's own address is dropped"
+            "{names} takes packets only by the way that leads back to their source: what a pod beyond this subnet, which the \
+             overlay leads to, sends to this node without being masqueraded is dropped"
         ),
-        "sysctl net.ipv4.conf.all.rp_filter=2, and so in /etc/sysctl.d",
+        // Loose for all is looser than strict for one.
+        "sysctl net.ipv4.conf.all.rp_filter=2, and so in /etc/sysctl.d; or leave the nodes out of no-masquerade",
     )
 }
 
@@ -46,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_larger_value_counts_and_only_strict_is_in_the_way() {
-        let judged = |overlay, all, own| judge(overlay, all, &[(own, "eth0".to_owned())]).outcome;
+        let judged = |two_ways, all, own| judge(two_ways, all, &[(own, "eth0".to_owned())]).outcome;
         for (all, own, outcome) in [
             (0, 0, Outcome::Ok),
             (0, 1, Outcome::Warning),

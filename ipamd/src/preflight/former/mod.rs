@@ -16,34 +16,42 @@ mod routes;
 mod rules;
 mod running;
 
+use std::thread;
+
 use plugin::Plugin;
 
 use super::{Finding, Subject};
-use crate::netlink::Socket;
+use crate::netlink::{NetlinkError, Socket};
 use network::Network;
 
 /// Looks at everything, in the network namespace of the caller.
 pub(super) fn check(subject: &Subject) -> Vec<Finding> {
     let mut findings = configurations::check(&subject.cni_conf_dir);
     findings.extend(rules::check());
-    let read =
-        Socket::open().and_then(|mut socket| Network::read(&mut socket).map(|network| (socket, network)));
-    match read {
-        Ok((mut socket, network)) => {
-            findings.extend(running::check(&network));
-            findings.extend(interfaces::check(&network));
-            findings.extend(programs::check(&mut socket, &network, subject.cgroup.as_deref()));
-            findings.extend(routes::check(&network));
-            findings.extend(overlay::check(subject.overlay, &network));
-            findings.push(filtering::check(subject, &network));
-        }
-        Err(error) => findings.push(Finding::warning(
-            "interfaces",
-            format!("those of other network plugins cannot be looked for: {error}"),
-            "",
-        )),
-    }
+    // The socket waits in a runtime of its own, and the daemon's thread is in one already.
+    let of_network = thread::scope(|scope| scope.spawn(|| check_network(subject)).join());
+    findings.extend(match of_network {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(error)) => vec![unseen(&error.to_string())],
+        Err(_) => vec![unseen("the thread that looks has panicked")],
+    });
     findings
+}
+
+fn check_network(subject: &Subject) -> Result<Vec<Finding>, NetlinkError> {
+    let mut socket = Socket::open()?;
+    let network = Network::read(&mut socket)?;
+    let mut findings = running::check(&network);
+    findings.extend(interfaces::check(&network));
+    findings.extend(programs::check(&mut socket, &network, subject.cgroup.as_deref()));
+    findings.extend(routes::check(&network));
+    findings.extend(overlay::check(subject.overlay, &network));
+    findings.push(filtering::check(subject, &network));
+    Ok(findings)
+}
+
+fn unseen(why: &str) -> Finding {
+    Finding::warning("interfaces", format!("those of other network plugins cannot be looked for: {why}"), "")
 }
 
 /// A remedy: commands for when the plugin is gone, which would else put back what they remove.

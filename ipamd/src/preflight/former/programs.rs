@@ -70,7 +70,10 @@ impl Place {
             Self::Filter { ifname, hook, preference, handle } => {
                 format!("tc filter delete dev {ifname} {hook} pref {preference} handle {handle:#x} bpf")
             }
-            Self::Xdp { ifname } => format!("ip link set dev {ifname} xdp off"),
+            // The one turns off what runs in the driver, the other what runs behind it.
+            Self::Xdp { ifname } => {
+                format!("ip link set dev {ifname} xdp off && ip link set dev {ifname} xdpgeneric off")
+            }
             // If a link holds it, it goes with the link's pin.
             Self::Cgroup { path, hook, program } => {
                 format!("bpftool cgroup detach {} {hook} id {program} || true", path.display())
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(
             findings[0].remedy,
             "once Calico is gone from this node: bpftool link detach id 12; bpftool net detach tcx_egress dev eth0; tc filter \
-             delete dev lo egress pref 49152 handle 0x1 bpf; ip link set dev eth0 xdp off; bpftool cgroup detach \
+             delete dev lo egress pref 49152 handle 0x1 bpf; ip link set dev eth0 xdp off && ip link set dev eth0 xdpgeneric off; bpftool cgroup detach \
              /sys/fs/cgroup connect4 id 7 || true"
         );
     }
