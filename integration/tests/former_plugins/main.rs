@@ -126,6 +126,30 @@ fn a_vxlan_interface_is_told_of_exactly_if_the_kernel_refuses_the_overlay_beside
 }
 
 #[test]
+fn what_belongs_to_a_plugin_that_cambric_is_chained_with_is_not_left() -> Result<()> {
+    needs_root!();
+    let machine = Machine::new("chained")?;
+    machine.make_foreign_things()?;
+    machine.shell(FLANNEL.script)?;
+    let chain =
+        r#"{"name": "cbr0", "cniVersion": "1.0.0", "plugins": [{"type": "flannel"}, {"type": "cambric"}]}"#;
+    machine.write("chained.conflist", chain)?;
+    let warnings = || -> Result<usize> {
+        Ok(machine.preflight(&CHECKS)?.iter().filter(|finding| finding.outcome != "ok").count())
+    };
+    ensure!(warnings()? == 5, "{}", told(&machine.preflight(&CHECKS)?));
+    machine.configure(&format!("cni-conflist = \"{}/chained.conflist\"\n", machine.shown()))?;
+    let findings = machine.preflight(&CHECKS)?;
+    ensure!(findings.iter().all(|finding| finding.outcome == "ok"), "{}", told(&findings));
+    let rules = findings.iter().find(|finding| finding.name == "rules").context("rules")?;
+    ensure!(
+        rules.detail == "only of Flannel and the reference plugins, which Cambric is chained with",
+        "{rules:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_plugin_that_runs_is_named_with_its_process() -> Result<()> {
     needs_root!();
     let machine = Machine::new("runs")?;

@@ -92,6 +92,8 @@ pub struct Subject {
     pub keeps_sources: bool,
     /// `cni-conf-dir`, or the customary one.
     pub cni_conf_dir: PathBuf,
+    /// `cni-conflist`.
+    pub cni_conflist: Option<PathBuf>,
     /// `uplink`.
     pub uplinks: Vec<String>,
     /// The overlay, if routing may need it.
@@ -110,6 +112,7 @@ impl From<&Config> for Subject {
             masquerade_ports: config.masquerade.then(|| config.masquerade_ports.clone()),
             keeps_sources: !config.masquerade || !config.no_masquerade.is_empty(),
             cni_conf_dir: config.cni.conf_dir.clone().unwrap_or_else(|| CNI_CONF_DIR.into()),
+            cni_conflist: config.cni.conflist.clone(),
             uplinks: config.uplinks.clone(),
             overlay: OverlayPort::of(config.routing, config.vxlan_port, config.vxlan_id),
         }
@@ -127,6 +130,7 @@ impl From<&Locations> for Subject {
             masquerade_ports,
             keeps_sources,
             cni_conf_dir: cni.conf_dir.unwrap_or_else(|| CNI_CONF_DIR.into()),
+            cni_conflist: cni.conflist,
             uplinks,
             overlay: OverlayPort::of(locations.routing, locations.vxlan_port, locations.vxlan_id),
         }

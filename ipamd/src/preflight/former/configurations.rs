@@ -1,6 +1,11 @@
 //! Network configurations beside Cambric's. Runtimes take the first by name.
 
-use std::{collections::BTreeMap, ffi::OsStr, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    fs, io,
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -20,6 +25,14 @@ pub(super) fn check(dir: &Path) -> Vec<Finding> {
             vec![Finding::warning(NAME, detail, "")]
         }
     }
+}
+
+/// The plugins that Cambric is chained with: in a configuration that is in place, or in the one that is to be.
+pub(super) fn chained(dir: &Path, conflist: Option<&Path>) -> BTreeSet<Plugin> {
+    let mut configurations = read(dir).unwrap_or_default().into_values().collect::<Vec<_>>();
+    configurations.extend(conflist.map(|path| types(&fs::read_to_string(path).unwrap_or_default())));
+    configurations.retain(|types| types.iter().any(|kind| kind == PLUGIN));
+    configurations.iter().flatten().flat_map(|kind| Plugin::in_a_chain(kind)).copied().collect()
 }
 
 /// The configurations by their file names, each with the types of its plugins.
@@ -147,6 +160,21 @@ mod tests {
         );
         assert_eq!(files(&[]), nothing);
         assert_eq!(check(Path::new("/nowhere/net.d"))[0].outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn plugins_in_one_configuration_with_ours_are_chained_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let conflist = dir.path().join("chained");
+        fs::write(&conflist, r#"{"plugins": [{"type": "flannel"}, {"type": "cambric"}]}"#).unwrap();
+        let net_d = dir.path().join("net.d");
+        fs::create_dir(&net_d).unwrap();
+        fs::write(net_d.join("10-calico.conflist"), CALICO).unwrap();
+        assert_eq!(chained(&net_d, None), BTreeSet::new());
+        let of_flannel = BTreeSet::from([Plugin::Flannel, Plugin::Reference]);
+        assert_eq!(chained(&net_d, Some(&conflist)), of_flannel);
+        fs::copy(&conflist, net_d.join("10-cambric.conflist")).unwrap();
+        assert_eq!(chained(&net_d, None), of_flannel);
     }
 
     #[test]

@@ -5,23 +5,20 @@ use std::collections::BTreeMap;
 use super::{Plugin, counted, network::Network, once_gone};
 use crate::{netlink::Link, preflight::Finding};
 
-const NAME: &str = "interfaces";
+pub(super) const NAME: &str = "interfaces";
 
-pub(super) fn check(network: &Network) -> Vec<Finding> {
+pub(super) fn check(network: &Network) -> Vec<(Plugin, Finding)> {
     let mut found: BTreeMap<Plugin, Vec<&Link>> = BTreeMap::new();
     for link in &network.links {
         if let Some(plugin) = owner(link) {
             found.entry(plugin).or_default().push(link);
         }
     }
-    if found.is_empty() {
-        return vec![Finding::ok(NAME, "none of another network plugin")];
-    }
     let finding = |(plugin, links): (&Plugin, &Vec<&Link>)| {
         let shown = links.iter().map(|link| shown(link, network)).collect::<Vec<_>>();
         let removals = links.iter().map(|link| removal(link)).collect::<Vec<_>>();
         let detail = format!("{} {}", plugin.has_left(), shown.join(", "));
-        Finding::warning(NAME, detail, once_gone(*plugin, &removals))
+        (*plugin, Finding::warning(NAME, detail, once_gone(*plugin, &removals)))
     };
     found.iter().map(finding).collect()
 }
@@ -55,7 +52,7 @@ fn removal(link: &Link) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{netlink::Route, preflight::Outcome};
+    use crate::netlink::Route;
 
     fn link(index: u32, name: &str, kind: &str) -> Link {
         Link { index, name: name.into(), kind: kind.into(), veth: kind == "veth", ..Link::default() }
@@ -77,7 +74,7 @@ mod tests {
             routes: vec![route("10.244.1.0/24"), route("10.244.2.0/24")],
         };
         let findings = check(&network);
-        let said = findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let said = findings.iter().map(|(_, finding)| finding.to_string()).collect::<Vec<_>>();
         assert_eq!(
             said,
             [
@@ -94,8 +91,8 @@ mod tests {
     #[test]
     fn a_tunnel_that_only_the_module_made_is_nobodys() {
         let mut network = Network { links: vec![link(5, "tunl0", "ipip")], ..Network::default() };
-        assert_eq!(check(&network)[0].outcome, Outcome::Ok);
+        assert_eq!(check(&network), []);
         network.links[0].up = true;
-        assert!(check(&network)[0].remedy.ends_with("ip address flush dev tunl0; ip link set tunl0 down"));
+        assert!(check(&network)[0].1.remedy.ends_with("ip address flush dev tunl0; ip link set tunl0 down"));
     }
 }

@@ -65,6 +65,18 @@ impl Plugin {
         })
     }
 
+    /// Whose things are in use where a chain has a plugin of this type.
+    pub(super) fn in_a_chain(kind: &str) -> &'static [Self] {
+        match kind {
+            "flannel" => &[Self::Flannel, Self::Reference],
+            "calico" => &[Self::Calico],
+            "cilium-cni" => &[Self::Cilium],
+            "weave-net" => &[Self::Weave],
+            "bridge" | "ptp" | "ipvlan" | "macvlan" | "portmap" | "firewall" => &[Self::Reference],
+            _ => &[],
+        }
+    }
+
     /// Whose process it is, by its name.
     pub(super) fn of_process(name: &str) -> Option<Self> {
         Some(match name {

@@ -24,7 +24,7 @@ use crate::{
     preflight::{Finding, cgroup_root},
 };
 
-const NAME: &str = "programs";
+pub(super) const NAME: &str = "programs";
 /// Where a node has its bpffs by custom.
 const BPFFS: &str = "/sys/fs/bpf";
 /// How many are named.
@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-pub(super) fn check(socket: &mut Socket, network: &Network, cgroup: Option<&Path>) -> Vec<Finding> {
+pub(super) fn check(socket: &mut Socket, network: &Network, cgroup: Option<&Path>) -> Vec<(Plugin, Finding)> {
     let mut programs = Vec::new();
     of_interfaces(socket, network, &mut programs);
     of_cgroup(cgroup_root(cgroup).as_deref(), &mut programs);
@@ -147,7 +147,7 @@ impl Names {
     }
 }
 
-fn judge(programs: Vec<Program>, mut pinned: BTreeMap<Plugin, Pins>) -> Vec<Finding> {
+fn judge(programs: Vec<Program>, mut pinned: BTreeMap<Plugin, Pins>) -> Vec<(Plugin, Finding)> {
     let mut attached: BTreeMap<Plugin, Vec<Program>> = BTreeMap::new();
     for program in programs {
         if let Some(plugin) = Plugin::of_program(&program.name) {
@@ -172,10 +172,7 @@ fn judge(programs: Vec<Program>, mut pinned: BTreeMap<Plugin, Pins>) -> Vec<Find
         let mut removals = programs.iter().map(|program| program.at.removal()).collect::<Vec<_>>();
         removals.extend(pins.removals(Path::new(BPFFS)));
         let detail = format!("{} {}", plugin.has_left(), in_words(&parts));
-        findings.push(Finding::warning(NAME, detail, once_gone(plugin, &removals)));
-    }
-    if findings.is_empty() {
-        findings.push(Finding::ok(NAME, "none of another network plugin"));
+        findings.push((plugin, Finding::warning(NAME, detail, once_gone(plugin, &removals))));
     }
     findings
 }
@@ -183,7 +180,6 @@ fn judge(programs: Vec<Program>, mut pinned: BTreeMap<Plugin, Pins>) -> Vec<Find
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
 
     fn program(name: &str, at: Place) -> Program {
         Program { name: name.into(), at }
@@ -208,13 +204,13 @@ mod tests {
         let findings = judge(programs, BTreeMap::new());
         assert_eq!(findings.len(), 1);
         assert_eq!(
-            findings[0].detail,
+            findings[0].1.detail,
             "Calico has left cali_tc_preambl at the ingress of eth0 (tcx), cali_tc_preambl at the egress of eth0 (tcx), \
              cali_tc_preambl at the egress of lo (clsact), xdp_cali_entry at eth0 (XDP) and calico_connect_ at connect4 of \
              /sys/fs/cgroup"
         );
         assert_eq!(
-            findings[0].remedy,
+            findings[0].1.remedy,
             "once Calico is gone from this node: bpftool link detach id 12; bpftool net detach tcx_egress dev eth0; tc filter \
              delete dev lo egress pref 49152 handle 0x1 bpf; ip link set dev eth0 xdp off && ip link set dev eth0 xdpgeneric off; bpftool cgroup detach \
              /sys/fs/cgroup connect4 id 7 || true"
@@ -228,10 +224,10 @@ mod tests {
         let pins = Pins { count: 1, folders: ["tcx".to_owned()].into(), ..Pins::default() };
         let findings = judge(programs, BTreeMap::from([(Plugin::Calico, pins)]));
         assert_eq!(
-            findings[0].to_string(),
+            findings[0].1.to_string(),
             "programs: Calico has left 1 pin below /sys/fs/bpf; once Calico is gone from this node: rm -rf /sys/fs/bpf/tcx"
         );
-        assert!(findings[1].detail.ends_with("and 3 programs more"), "{}", findings[1]);
-        assert_eq!(judge(Vec::new(), BTreeMap::new())[0].outcome, Outcome::Ok);
+        assert!(findings[1].1.detail.ends_with("and 3 programs more"), "{}", findings[1].1);
+        assert_eq!(judge(Vec::new(), BTreeMap::new()), []);
     }
 }

@@ -12,9 +12,9 @@ use crate::{
     preflight::Finding,
 };
 
-const NAME: &str = "routes";
+pub(super) const NAME: &str = "routes";
 
-pub(super) fn check(network: &Network) -> Vec<Finding> {
+pub(super) fn check(network: &Network) -> Vec<(Plugin, Finding)> {
     let foreign = network.links.iter().filter(|link| {
         interfaces::owner(link).or(Plugin::of_pod_interface(&link.name, &link.kind)).is_some()
     });
@@ -28,10 +28,9 @@ pub(super) fn check(network: &Network) -> Vec<Finding> {
     }
     let findings = found.iter().filter_map(|(protocol, routes)| {
         let (word, plugin) = Plugin::of_protocol(*protocol)?;
-        Some(judge(word, plugin, routes))
+        Some((plugin, judge(word, plugin, routes)))
     });
-    let findings = findings.collect::<Vec<_>>();
-    if findings.is_empty() { vec![Finding::ok(NAME, "none of another network plugin")] } else { findings }
+    findings.collect()
 }
 
 fn judge(protocol: &str, plugin: Plugin, routes: &[&Route]) -> Finding {
@@ -56,7 +55,7 @@ fn judge(protocol: &str, plugin: Plugin, routes: &[&Route]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{netlink::Link, preflight::Outcome};
+    use crate::netlink::Link;
 
     fn route(destination: &str, kind: RouteKind, protocol: u8) -> Route {
         Route { destination: destination.parse().unwrap(), kind, source: None, ours: false, protocol }
@@ -90,7 +89,7 @@ mod tests {
             ],
         };
         let findings = check(&network);
-        let said = findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let said = findings.iter().map(|(_, finding)| finding.to_string()).collect::<Vec<_>>();
         assert_eq!(
             said,
             [
@@ -107,7 +106,6 @@ mod tests {
     #[test]
     fn other_routes_are_nothing_to_tell_of() {
         let routes = vec![route("0.0.0.0/0", through(2), 16), route("10.0.0.0/8", RouteKind::Blackhole, 4)];
-        let findings = check(&Network { links: Vec::new(), routes });
-        assert_eq!(findings[0].outcome, Outcome::Ok);
+        assert_eq!(check(&Network { links: Vec::new(), routes }), []);
     }
 }

@@ -1,6 +1,6 @@
 //! Chains of iptables, tables of nftables and sets of ipset that another network plugin has left.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use super::{Plugin, counted, in_words, once_gone};
 use crate::{
@@ -8,17 +8,12 @@ use crate::{
     preflight::Finding,
 };
 
-const NAME: &str = "rules";
+pub(super) const NAME: &str = "rules";
 
-pub(super) fn check() -> Vec<Finding> {
+pub(super) fn check() -> io::Result<Vec<(Plugin, Finding)>> {
     let mut found = Rules::default();
-    match netfilter::names(|name| found.count(name)) {
-        Ok(()) => judge(&found),
-        Err(error) => {
-            let detail = format!("rules of other network plugins cannot be looked for: {error}");
-            vec![Finding::warning(NAME, detail, "")]
-        }
-    }
+    netfilter::names(|name| found.count(name))?;
+    Ok(judge(&found))
 }
 
 /// How much there is of whom.
@@ -49,10 +44,7 @@ impl Rules {
     }
 }
 
-fn judge(found: &Rules) -> Vec<Finding> {
-    if found.0.is_empty() {
-        return vec![Finding::ok(NAME, "none of another network plugin")];
-    }
+fn judge(found: &Rules) -> Vec<(Plugin, Finding)> {
     let finding = |(plugin, OfPlugin { chains, tables, sets }): (&Plugin, &OfPlugin)| {
         let (mut parts, mut removals) = (Vec::new(), Vec::new());
         for (ruleset, count) in chains {
@@ -71,7 +63,7 @@ fn judge(found: &Rules) -> Vec<Finding> {
             removals.extend(plugin.set_pattern().map(command));
         }
         let detail = format!("{} {}", plugin.has_left(), in_words(&parts));
-        Finding::warning(NAME, detail, once_gone(*plugin, &removals))
+        (*plugin, Finding::warning(NAME, detail, once_gone(*plugin, &removals)))
     };
     found.0.iter().map(finding).collect()
 }
@@ -79,7 +71,7 @@ fn judge(found: &Rules) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{netfilter::Variant, preflight::Outcome};
+    use crate::netfilter::Variant;
 
     const LEGACY: Ruleset = Ruleset { variant: Variant::Legacy, ipv6: false };
     const NFT6: Ruleset = Ruleset { variant: Variant::Nft, ipv6: true };
@@ -105,7 +97,7 @@ mod tests {
         ] {
             found.count(name);
         }
-        let said = judge(&found).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let said = judge(&found).iter().map(|(_, finding)| finding.to_string()).collect::<Vec<_>>();
         assert_eq!(
             said,
             [
@@ -125,7 +117,6 @@ mod tests {
         for name in [chain(LEGACY, "DOCKER"), chain(NFT6, "KUBE-KUBELET-CANARY"), Name::Set("mine")] {
             found.count(name);
         }
-        assert_eq!(judge(&found), [Finding::ok("rules", "none of another network plugin")]);
-        assert_eq!(judge(&found)[0].outcome, Outcome::Ok);
+        assert_eq!(judge(&found), []);
     }
 }

@@ -9,13 +9,13 @@ use crate::{
     processes::{self, Process},
 };
 
-const NAME: &str = "other-plugins";
+pub(super) const NAME: &str = "other-plugins";
 
-pub(super) fn check(network: &Network) -> Vec<Finding> {
+pub(super) fn check(network: &Network) -> Vec<(Plugin, Finding)> {
     judge(&processes::named(|name| Plugin::of_process(name).is_some()), &network.links)
 }
 
-fn judge(processes: &[Process], links: &[Link]) -> Vec<Finding> {
+fn judge(processes: &[Process], links: &[Link]) -> Vec<(Plugin, Finding)> {
     let mut running: BTreeMap<Plugin, Vec<String>> = BTreeMap::new();
     for Process { name, number } in processes {
         if let Some(plugin) = Plugin::of_process(name) {
@@ -36,7 +36,7 @@ fn judge(processes: &[Process], links: &[Link]) -> Vec<Finding> {
             format!("{} of pods, such as {example}", counted(names.len(), "interface"))
         });
         let drain = "kubectl drain NODE --ignore-daemonsets --delete-emptydir-data";
-        findings.extend(match (processes, pods) {
+        let finding = match (processes, pods) {
             (Some(processes), pods) => Some(Finding::warning(
                 NAME,
                 format!(
@@ -51,13 +51,13 @@ fn judge(processes: &[Process], links: &[Link]) -> Vec<Finding> {
             (None, Some(pods)) => Some(Finding::warning(
                 NAME,
                 format!("{} {pods}", plugin.has_left()),
-                format!("Cambric neither polices these pods nor leads them to services until they are made anew: {drain}"),
+                format!(
+                    "Cambric neither polices these pods nor leads them to services until they are made anew: {drain}"
+                ),
             )),
             (None, None) => None,
-        });
-    }
-    if findings.is_empty() {
-        findings.push(Finding::ok(NAME, "no other network plugin runs or has pods here"));
+        };
+        findings.extend(finding.map(|finding| (plugin, finding)));
     }
     findings
 }
@@ -97,8 +97,8 @@ mod tests {
             veth(9, "cali0123456789a", None),
         ];
         let findings = judge(&[], &links);
-        assert!(findings.iter().all(|finding| finding.outcome == Outcome::Warning));
-        let details = findings.iter().map(|finding| &*finding.detail).collect::<Vec<_>>();
+        assert!(findings.iter().all(|(_, finding)| finding.outcome == Outcome::Warning));
+        let details = findings.iter().map(|(_, finding)| &*finding.detail).collect::<Vec<_>>();
         assert_eq!(
             details,
             [
@@ -113,7 +113,7 @@ mod tests {
         let process = |name: &str, number| Process { name: name.into(), number };
         let findings =
             judge(&[process("calico-node", 7), process("flanneld", 8)], &[veth(9, "cali0123456789a", None)]);
-        let details = findings.iter().map(|finding| &*finding.detail).collect::<Vec<_>>();
+        let details = findings.iter().map(|(_, finding)| &*finding.detail).collect::<Vec<_>>();
         assert_eq!(
             details,
             [
@@ -121,13 +121,11 @@ mod tests {
                 "Calico runs here: calico-node (process 7); it has 1 interface of pods, such as cali0123456789a",
             ]
         );
-        assert!(findings[0].remedy.starts_with("two network plugins must not both have pods on a node: "));
+        assert!(findings[0].1.remedy.starts_with("two network plugins must not both have pods on a node: "));
     }
 
     #[test]
     fn a_node_of_nobody_elses_is_well() {
-        let findings = judge(&[], &[bridge(3, "docker0"), veth(7, "veth3", Some(3))]);
-        assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].outcome, Outcome::Ok);
+        assert_eq!(judge(&[], &[bridge(3, "docker0"), veth(7, "veth3", Some(3))]), []);
     }
 }
