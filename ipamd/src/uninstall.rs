@@ -10,7 +10,7 @@ use crate::{
     datapath::Datapath,
     expedite::{self, Expedite},
     footprint::{Footprint, FootprintFile},
-    netlink::{Link, NetlinkError, Route, Socket},
+    netlink::{Link, NetlinkError, Route, Routes, Socket},
     plan, preflight, released, sysctl,
 };
 
@@ -101,7 +101,7 @@ fn remove_links(socket: &mut Socket, removal: &mut Removal) {
 
 /// The routes to other nodes.
 fn remove_routes(socket: &mut Socket, removal: &mut Removal) {
-    let routes = match socket.routes() {
+    let routes = match socket.routes(Routes::ToPeers) {
         Ok(routes) => routes,
         Err(error) => return removal.failed.push(error.to_string()),
     };

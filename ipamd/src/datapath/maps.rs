@@ -5,11 +5,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
-use super::DatapathError;
-
-/// How many entries one system call reads. A hash map is read a bucket at a time, so this must exceed the fullest
-/// bucket; 1,000 entries of the largest map are 140 KiB.
-const BATCH: u32 = 1_000;
+use super::{DatapathError, batch::each_entry};
 
 /// A map with its key and value.
 #[derive(Debug)]
@@ -102,18 +98,11 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// Calls `visit` with each entry of a hash map until it returns false.
     pub fn each(&self, mut visit: impl FnMut(K, V) -> bool) -> Result<(), DatapathError> {
-        let batches = self
-            .handle
-            .lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
-            .map_err(DatapathError::map(&self.name))?;
-        for (key, value) in batches {
-            if let (Some(key), Some(value)) = (K::from_bytes(&key), V::from_bytes(&value))
-                && !visit(key, value)
-            {
-                break;
-            }
-        }
-        Ok(())
+        let visited = each_entry(&self.handle, |key, value| {
+            let (Some(key), Some(value)) = (K::from_bytes(key), V::from_bytes(value)) else { return true };
+            visit(key, value)
+        });
+        visited.map_err(|error| DatapathError::map(&self.name)(error.into()))
     }
 }
 
@@ -132,9 +121,10 @@ pub fn sum(array: &MapHandle, index: u32) -> Result<u64, DatapathError> {
 
 /// Copies what fits of one map into another of the same layout.
 pub fn copy_entries(from: &MapHandle, to: &MapHandle) -> Result<(), libbpf_rs::Error> {
-    for (key, value) in from.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY)? {
+    each_entry(from, |key, value| {
         // A smaller map keeps what it has room for.
-        let _ = to.update(&key, &value, MapFlags::ANY);
-    }
+        let _ = to.update(key, value, MapFlags::ANY);
+        true
+    })?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! this is where it is made, looked at, and put right.
 
 mod attachments;
+mod batch;
 mod conntrack;
 mod load;
 mod maps;
@@ -200,6 +201,8 @@ pub struct Datapath {
     no_masquerade6: TypedMap<Prefix6, u8>,
     machines4: TypedMap<Ip4, u8>,
     machines6: TypedMap<Ip6, u8>,
+    /// What both hold, once this daemon has written them: nobody else does.
+    not_masqueraded: Mutex<Option<Box<[IpNetwork]>>>,
     conntrack4: TypedMap<CtKey4, CtEntry4>,
     conntrack6: TypedMap<CtKey6, CtEntry6>,
     drops: MapHandle,
@@ -238,6 +241,7 @@ impl Datapath {
             no_masquerade6: TypedMap::take(&mut maps, "no_masquerade6")?,
             machines4: TypedMap::take(&mut maps, "machines4")?,
             machines6: TypedMap::take(&mut maps, "machines6")?,
+            not_masqueraded: Mutex::default(),
             conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
             conntrack6: TypedMap::take(&mut maps, "conntrack6")?,
             drops: untyped(&mut maps, "drops")?,
@@ -334,6 +338,11 @@ impl Datapath {
 
     /// Destinations that are not masqueraded: the pools, and `--no-masquerade`. Raises the epoch on a change.
     pub fn set_no_masquerade(&self, networks: &[IpNetwork]) -> Result<(), DatapathError> {
+        let mut known = self.not_masqueraded.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() == Some(networks) {
+            return Ok(());
+        }
+        *known = None;
         let mut wanted4 = Vec::new();
         let mut wanted6 = Vec::new();
         for network in networks {
@@ -348,7 +357,11 @@ impl Datapath {
         }
         let changed4 = sync_keys(&self.no_masquerade4, &wanted4)?;
         let changed6 = sync_keys(&self.no_masquerade6, &wanted6)?;
-        if changed4 || changed6 { self.bump_epoch() } else { Ok(()) }
+        if changed4 || changed6 {
+            self.bump_epoch()?;
+        }
+        *known = Some(networks.into());
+        Ok(())
     }
 
     /// Sets the addresses that frames of the overlay are taken from.
@@ -471,13 +484,14 @@ const HOOKS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 /// Makes the map's keys those that are wanted; whether anything changed.
 fn sync_keys<K: Plain>(map: &TypedMap<K, u8>, wanted: &[K]) -> Result<bool, DatapathError> {
     let present = map.keys();
-    let same = |a: &K, b: &K| a.as_bytes() == b.as_bytes();
+    let known: HashSet<_> = present.iter().map(K::as_bytes).collect();
+    let all: HashSet<_> = wanted.iter().map(K::as_bytes).collect();
     let mut changed = false;
-    for key in wanted.iter().filter(|key| !present.iter().any(|other| same(key, other))) {
+    for key in wanted.iter().filter(|key| !known.contains(key.as_bytes())) {
         map.put(key, &1)?;
         changed = true;
     }
-    for key in present.iter().filter(|key| !wanted.iter().any(|other| same(key, other))) {
+    for key in present.iter().filter(|key| !all.contains(key.as_bytes())) {
         map.remove(key)?;
         changed = true;
     }

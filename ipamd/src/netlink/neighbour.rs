@@ -65,13 +65,17 @@ fn message(neighbour: &Neighbour) -> NeighbourMessage {
 }
 
 impl Socket {
-    /// All permanent neighbours.
-    pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        self.dump(&RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "neighbours", |message| {
-            match message {
-                RouteNetlinkMessage::NewNeighbour(message) => Neighbour::from_message(message),
-                _ => None,
-            }
+    /// The permanent neighbours on interfaces that `concerns` says yes to: an overlay has very many.
+    pub fn neighbours(&mut self, concerns: impl Fn(u32) -> bool) -> Result<Vec<Neighbour>, NetlinkError> {
+        let query = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        // `struct ndmsg` begins with a family and three bytes of nothing.
+        let on = |neighbour: &[u8]| {
+            let ifindex = neighbour.get(4..8).and_then(|bytes| bytes.try_into().ok());
+            ifindex.is_none_or(|bytes| concerns(u32::from_ne_bytes(bytes)))
+        };
+        self.dump_some(&query, "neighbours", on, |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message) => Neighbour::from_message(message),
+            _ => None,
         })
     }
 

@@ -17,6 +17,24 @@ use super::{NetlinkError, Socket};
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).
 pub const PROTOCOL: u8 = 0xca;
 
+/// How a route begins that leads to another node's endpoints (`struct rtmsg`): Cambric's, unicast and not to one address.
+/// Those are many, and mostly not wanted; so they are told before they are looked into.
+fn is_to_peer(route: &[u8]) -> bool {
+    const UNICAST: u8 = 1;
+    let [family, length, _, _, _, PROTOCOL, _, UNICAST, ..] = route else { return false };
+    let whole = if i32::from(*family) == nix::libc::AF_INET { 32 } else { 128 };
+    *length != whole
+}
+
+/// Which routes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Those to other nodes' endpoints.
+    ToPeers,
+    /// All others.
+    Others,
+}
+
 /// What a route does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteKind {
@@ -183,18 +201,19 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 impl Socket {
-    /// The routes of the main table, both families.
-    pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+    /// Routes of the main table, both families.
+    pub fn routes(&mut self, which: Routes) -> Result<Vec<Route>, NetlinkError> {
+        let concerns = |route: &[u8]| is_to_peer(route) == (which == Routes::ToPeers);
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut query = RouteMessage::default();
             query.header.address_family = family;
             query.header.table = RouteHeader::RT_TABLE_MAIN;
-            let dumped =
-                self.dump(&RouteNetlinkMessage::GetRoute(query), "routes", |message| match message {
-                    RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
-                    _ => None,
-                });
+            let query = RouteNetlinkMessage::GetRoute(query);
+            let dumped = self.dump_some(&query, "routes", concerns, |message| match message {
+                RouteNetlinkMessage::NewRoute(message) => Route::from_message(message),
+                _ => None,
+            });
             match dumped {
                 Ok(table) => routes.extend(table),
                 // A namespace in which no route of the family was ever made has no such table yet.
@@ -241,6 +260,26 @@ mod tests {
             ),
         ] {
             assert_eq!(Route::from_message(route.message()), Some(route));
+        }
+    }
+
+    #[test]
+    fn routes_to_peers_are_told_by_how_they_begin() {
+        use netlink_packet_core::Emitable;
+        let begins = |route: &Route| {
+            let message = route.message();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.emit(&mut bytes);
+            is_to_peer(&bytes)
+        };
+        let gateway: IpAddr = "10.88.0.1".parse().unwrap();
+        let cidrs = ["10.1.0.0/24", "fd00:1::/64"].map(|it| it.parse().unwrap());
+        for cidr in cidrs {
+            assert!(begins(&Route::to_peer(cidr, 3, gateway, false, None)));
+            assert!(!begins(&Route::unreachable(cidr)));
+        }
+        for address in ["10.88.0.7", "fd00:88::7"] {
+            assert!(!begins(&Route::to_endpoint(address.parse().unwrap(), 12, gateway)));
         }
     }
 

@@ -10,6 +10,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, sys::AsyncSocket};
 use tokio::runtime::Runtime;
 
+use super::sieve::Sieve;
+
 /// How often a dump is begun anew when the table changed meanwhile. After that many the last one is taken as it is.
 const DUMP_ATTEMPTS: usize = 3;
 
@@ -43,6 +45,7 @@ pub struct Socket {
     /// Always there, but for the drop.
     runtime: Option<Runtime>,
     handle: Handle,
+    sieve: Sieve,
 }
 
 impl std::fmt::Debug for Socket {
@@ -63,7 +66,7 @@ impl Socket {
             // Dumps may then be narrowed by what the request says. Kernels without it give more, which is filtered here.
             let _ = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true);
             runtime.spawn(connection);
-            Ok(Self { runtime: Some(runtime), handle })
+            Ok(Self { runtime: Some(runtime), handle, sieve: Sieve::open()? })
         };
         open().map_err(|source| NetlinkError::new("open a netlink socket", source))
     }
@@ -93,6 +96,28 @@ impl Socket {
             table.clear();
             let consistent = self
                 .exchange(query.clone(), NLM_F_DUMP, &mut |message| table.extend(entry(message)))
+                .map_err(|source| NetlinkError::new(format!("read the kernel's {what}"), source))?;
+            if consistent {
+                break;
+            }
+        }
+        Ok(table)
+    }
+
+    /// The same of those entries only that `concerns` says yes to, by the bytes of the kernel's message.
+    pub(super) fn dump_some<T>(
+        &mut self,
+        query: &RouteNetlinkMessage,
+        what: &str,
+        concerns: impl Fn(&[u8]) -> bool,
+        entry: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let mut table = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            table.clear();
+            let consistent = self
+                .sieve
+                .dump(query.clone(), &concerns, &mut |message| table.extend(entry(message)))
                 .map_err(|source| NetlinkError::new(format!("read the kernel's {what}"), source))?;
             if consistent {
                 break;

@@ -40,12 +40,12 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// Their addresses.
     pub addresses: Vec<Address>,
-    /// The main table's routes.
+    /// The main table's routes, but for those to other nodes' endpoints.
     pub routes: Vec<Route>,
-    /// The permanent neighbours.
+    /// The permanent neighbours, but for those on the overlay.
     pub neighbours: Vec<Neighbour>,
-    /// Where frames of VXLAN interfaces go.
-    pub forwarding: Vec<Forwarding>,
+    /// The ways to other nodes, if they were looked at.
+    pub ways: Option<Ways>,
     /// Root and ingress queueing disciplines.
     pub qdiscs: Vec<Qdisc>,
     /// What the programs know.
@@ -56,6 +56,17 @@ pub struct Observed {
     pub sysctls: BTreeMap<String, String>,
     /// Gateway addresses that were given to `lo`, now or under an earlier configuration.
     pub given: BTreeSet<IpAddr>,
+}
+
+/// The ways to other nodes that the kernel has.
+#[derive(Clone, Debug, Default)]
+pub struct Ways {
+    /// The routes to their endpoints.
+    pub routes: Vec<Route>,
+    /// The permanent neighbours on the overlay.
+    pub neighbours: Vec<Neighbour>,
+    /// Where frames of VXLAN interfaces go.
+    pub forwarding: Vec<Forwarding>,
 }
 
 impl Observed {
@@ -75,6 +86,8 @@ pub struct Plan {
     pub overlay: Option<Overlay>,
     /// Sentences.
     pub problems: Vec<String>,
+    /// Sentences about the ways to other nodes, if these were looked at.
+    pub problems_of_ways: Option<Vec<String>>,
 }
 
 /// Compares.

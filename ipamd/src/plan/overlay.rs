@@ -61,9 +61,14 @@ pub(super) fn is_overlay(link: &Link) -> bool {
     link.name == OVERLAY && link.vxlan.is_some()
 }
 
+/// The overlay's interface, if there is one.
+pub fn overlay_link(observed: &Observed) -> Option<&Link> {
+    observed.links.iter().find(|link| is_overlay(link))
+}
+
 /// The overlay's interface as an uplink, if it is there: what leaves by it as the node has the gateway's address.
 pub fn overlay_uplink(pools: &[Pool], observed: &Observed) -> Option<Uplink> {
-    let link = observed.links.iter().find(|link| is_overlay(link) && link.up)?;
+    let link = overlay_link(observed).filter(|link| link.up)?;
     let mut uplink = Uplink { ifindex: link.index, ifname: link.name.clone(), ..Uplink::default() };
     for pool in pools {
         match pool.gateway() {
@@ -85,7 +90,7 @@ impl Routing {
         if !self.wants_overlay(nodes) {
             return None;
         }
-        let present = observed.links.iter().find(|link| is_overlay(link));
+        let present = overlay_link(observed);
         let is_here = |address: IpAddr| observed.addresses.iter().any(|it| it.address == address);
         let of_uplinks = |v4: bool| {
             let mut addresses = uplinks.present.iter().map(|it| (it.ipv4, it.ipv6));
@@ -116,7 +121,7 @@ impl Routing {
 
 /// The overlay's interface, as it is to be. Returns its index if it is.
 pub(super) fn keep(overlay: Option<Overlay>, observed: &Observed, plan: &mut Plan) -> Option<u32> {
-    let link = observed.links.iter().find(|link| is_overlay(link));
+    let link = overlay_link(observed);
     let Some(Overlay { mac, mtu, vxlan }) = overlay else {
         plan.steps.extend(link.map(removal));
         return None;

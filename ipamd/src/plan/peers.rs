@@ -13,7 +13,7 @@ use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
 
 use super::{
-    Observed, Overlay, Plan, Step, Uplinks,
+    Observed, Overlay, Plan, Step, Uplinks, Ways,
     claims::Claims,
     overlay::{self, link_local_of, mac_of, machine_of},
 };
@@ -68,6 +68,7 @@ pub(super) fn plan(
             routing.own
         ));
     }
+    let Some(ways) = &observed.ways else { return };
     let mut wanted = Wanted::default();
     if routing.mode != RoutingMode::None {
         let site = Site { overlay: overlay.zip(link), uplinks, observed };
@@ -76,18 +77,18 @@ pub(super) fn plan(
     }
     // First where frames go, then what sends them there; and the other way round with what is not wanted any more.
     if let Some(ifindex) = link {
-        put_neighbours(ifindex, &wanted, observed, plan);
+        put_neighbours(ifindex, &wanted, ways, plan);
     }
-    keep_routes(&mut wanted, observed, plan);
+    keep_routes(&mut wanted, observed, ways, plan);
     if let Some(ifindex) = link {
-        remove_neighbours(ifindex, &wanted, observed, plan);
+        remove_neighbours(ifindex, &wanted, ways, plan);
     }
-    plan.problems.extend(wanted.problems);
+    plan.problems_of_ways = Some(wanted.problems.into_iter().collect());
 }
 
-fn keep_routes(wanted: &mut Wanted, observed: &Observed, plan: &mut Plan) {
+fn keep_routes(wanted: &mut Wanted, observed: &Observed, ways: &Ways, plan: &mut Plan) {
     let by_destination = |ours| {
-        let routes = observed.routes.iter().filter(move |route| route.ours == ours);
+        let routes = observed.routes.iter().chain(&ways.routes).filter(move |route| route.ours == ours);
         routes.map(|route| (route.destination, route)).collect::<HashMap<_, _>>()
     };
     let (ours, others) = (by_destination(true), by_destination(false));
@@ -103,22 +104,22 @@ fn keep_routes(wanted: &mut Wanted, observed: &Observed, plan: &mut Plan) {
             _ => plan.steps.push(Step::PutRoute(route.clone())),
         }
     }
-    for route in observed.routes.iter().filter(|route| route.is_to_peer()) {
+    for route in ways.routes.iter().filter(|route| route.is_to_peer()) {
         if !wanted.routes.contains_key(&route.destination) {
             plan.steps.push(Step::RemoveRoute(route.clone()));
         }
     }
 }
 
-fn put_neighbours(ifindex: u32, wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    let forwarding: HashSet<_> = observed.forwarding.iter().filter(|it| it.ifindex == ifindex).collect();
+fn put_neighbours(ifindex: u32, wanted: &Wanted, ways: &Ways, plan: &mut Plan) {
+    let forwarding: HashSet<_> = ways.forwarding.iter().filter(|it| it.ifindex == ifindex).collect();
     for (mac, machine) in &wanted.forwarding {
         let entry = Forwarding { ifindex, mac: *mac, machine: *machine };
         if !forwarding.contains(&entry) {
             plan.steps.push(Step::PutForwarding(entry));
         }
     }
-    let here = observed.neighbours.iter().filter(|it| it.ifindex == ifindex);
+    let here = ways.neighbours.iter().filter(|it| it.ifindex == ifindex);
     let neighbours: HashMap<_, _> = here.map(|it| (it.address, it)).collect();
     for (address, neighbour) in &wanted.neighbours {
         if neighbours.get(address).is_none_or(|it| *it != neighbour) {
@@ -127,14 +128,14 @@ fn put_neighbours(ifindex: u32, wanted: &Wanted, observed: &Observed, plan: &mut
     }
 }
 
-fn remove_neighbours(ifindex: u32, wanted: &Wanted, observed: &Observed, plan: &mut Plan) {
-    for neighbour in observed.neighbours.iter().filter(|it| it.ifindex == ifindex) {
+fn remove_neighbours(ifindex: u32, wanted: &Wanted, ways: &Ways, plan: &mut Plan) {
+    for neighbour in ways.neighbours.iter().filter(|it| it.ifindex == ifindex) {
         if !wanted.neighbours.contains_key(&neighbour.address) {
             plan.steps.push(Step::RemoveNeighbour(*neighbour));
         }
     }
     // What was put for an Ethernet address has taken the place of what was there; one more would get copies.
-    for entry in observed.forwarding.iter().filter(|it| it.ifindex == ifindex) {
+    for entry in ways.forwarding.iter().filter(|it| it.ifindex == ifindex) {
         if wanted.forwarding.get(&entry.mac) != Some(&entry.machine) {
             plan.steps.push(Step::RemoveForwarding(*entry));
         }
@@ -312,7 +313,7 @@ mod tests {
 
     fn machine() -> Observed {
         let address = Address { ifindex: 2, address: "192.0.2.1".parse().unwrap(), prefix: 24, usable: true };
-        Observed { addresses: vec![address], ..Observed::default() }
+        Observed { addresses: vec![address], ways: Some(Ways::default()), ..Observed::default() }
     }
 
     fn planned(mode: RoutingMode, observed: &Observed) -> (Vec<String>, Vec<Step>) {
@@ -346,14 +347,15 @@ mod tests {
 
     /// Carries the steps out.
     fn perform(observed: &mut Observed, steps: Vec<Step>) {
+        let ways = observed.ways.as_mut().unwrap();
         for step in steps {
             match step {
-                Step::PutRoute(route) => observed.routes.push(route),
-                Step::RemoveRoute(route) => observed.routes.retain(|it| *it != route),
-                Step::PutPeer(neighbour) => observed.neighbours.push(neighbour),
-                Step::RemoveNeighbour(neighbour) => observed.neighbours.retain(|it| *it != neighbour),
-                Step::PutForwarding(forwarding) => observed.forwarding.push(forwarding),
-                Step::RemoveForwarding(forwarding) => observed.forwarding.retain(|it| *it != forwarding),
+                Step::PutRoute(route) => ways.routes.push(route),
+                Step::RemoveRoute(route) => ways.routes.retain(|it| *it != route),
+                Step::PutPeer(neighbour) => ways.neighbours.push(neighbour),
+                Step::RemoveNeighbour(neighbour) => ways.neighbours.retain(|it| *it != neighbour),
+                Step::PutForwarding(forwarding) => ways.forwarding.push(forwarding),
+                Step::RemoveForwarding(forwarding) => ways.forwarding.retain(|it| *it != forwarding),
                 other => panic!("{other}"),
             }
         }
@@ -447,7 +449,7 @@ mod tests {
             }) => Some(format!("{destination} via {it}")),
             _ => None,
         });
-        (result.problems, routes.collect())
+        (result.problems_of_ways.unwrap_or_default(), routes.collect())
     }
 
     #[test]
@@ -504,5 +506,14 @@ mod tests {
         let (problems, _) = problems(RoutingMode::Direct, &[own], &machine());
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains("this node's addresses in fd00:1::/64"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_was_not_looked_at_stays_but_for_the_overlay() {
+        let observed = Observed { ways: None, ..machine() };
+        let (said, _) = planned(RoutingMode::Auto, &observed);
+        assert_eq!(said, ["make the overlay's interface cambric-overlay"]);
+        let observed = Observed { ways: None, ..with_overlay(RoutingMode::Auto) };
+        assert!(planned(RoutingMode::Auto, &observed).0.is_empty());
     }
 }

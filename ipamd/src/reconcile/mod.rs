@@ -4,6 +4,7 @@
 //! This runs on a thread of its own, for its netlink requests wait while the kernel removes interfaces.
 
 mod observe;
+mod pace;
 mod perform;
 mod thread;
 
@@ -11,11 +12,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    time::Instant,
 };
 
 use ipnetwork::IpNetwork;
 
-pub use thread::Reconciliation;
+use self::pace::Pace;
+pub use self::thread::Reconciliation;
 
 use crate::{
     config::Config,
@@ -24,13 +27,19 @@ use crate::{
     ipam::Pool,
     metrics::Metrics,
     monitor::Monitor,
-    netlink::{NetlinkError, Socket},
+    netlink::{Address, Link, NetlinkError, Socket},
     node::{FALLBACK_MTU, Findings, Node},
     peers::{Nodes, Peers},
-    plan::{self, Plan, Routing, Step, Uplinks, overlay},
+    plan::{
+        self, Plan, Routing, Step, Uplinks,
+        overlay::{self, overlay_link},
+    },
     preflight::cgroup_root,
     services::{Balancer, NodeAddresses},
 };
+
+/// What the ways to other nodes follow from besides these.
+type Place = (Vec<Uplink>, Vec<Address>, Option<Link>);
 
 /// What is to be reconciled with what.
 #[derive(Debug)]
@@ -51,6 +60,12 @@ pub struct Reconciler {
     named_uplinks: Vec<String>,
     no_masquerade: Vec<IpNetwork>,
     mtu: Option<u32>,
+    /// When to look at the ways to other nodes.
+    pace: Pace,
+    /// Where this node was when they were looked at last: its uplinks, its addresses and its overlay.
+    place: Option<Place>,
+    /// What is wrong with them.
+    problems_of_ways: Vec<String>,
     /// What failed in the last pass, so that it is said once and not every few seconds.
     failing: BTreeSet<String>,
     /// Whether a pass has been made: what the first one does is no repair.
@@ -93,6 +108,9 @@ impl Reconciler {
             named_uplinks: config.uplinks.clone(),
             no_masquerade,
             mtu: config.mtu,
+            pace: Pace::new(Instant::now()),
+            place: None,
+            problems_of_ways: Vec::new(),
             failing: BTreeSet::new(),
             settled: false,
         })
@@ -110,8 +128,24 @@ impl Reconciler {
         Self { services: Some(services), ..self }
     }
 
+    /// Nodes of the cluster have changed.
+    pub fn nodes_changed(&mut self) {
+        self.pace.ask();
+    }
+
+    /// Whether there is nothing to be done about that yet.
+    fn rests(&self) -> bool {
+        !self.pace.is_due(Instant::now())
+    }
+
+    /// How long there is nothing to do, if nothing is heard.
+    fn pause(&self) -> std::time::Duration {
+        self.pace.pause(Instant::now())
+    }
+
     /// Compares once, and puts right what is amiss. Returns whether more is to be done now that this is.
     pub fn pass(&mut self) -> bool {
+        let began = Instant::now();
         let mut more = false;
         let mut failures = BTreeSet::new();
         match self.observe() {
@@ -124,7 +158,17 @@ impl Reconciler {
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
                 let nodes = self.peers.all();
-                let plan = plan::plan(&self.pools, &uplinks, &self.routing, &nodes, &records, &observed);
+                let place =
+                    (uplinks.present.clone(), observed.addresses.clone(), overlay_link(&observed).cloned());
+                let looks = self.pace.is_due(began) || self.place.as_ref() != Some(&place);
+                if looks {
+                    match self.observe_ways(&observed) {
+                        Ok(ways) => observed.ways = Some(ways),
+                        Err(failure) => drop(failures.insert(failure)),
+                    }
+                    self.place = Some(place);
+                }
+                let mut plan = plan::plan(&self.pools, &uplinks, &self.routing, &nodes, &records, &observed);
                 more = plan.steps.iter().any(|step| matches!(step, Step::MakeOverlay { .. }));
                 for step in &plan.steps {
                     match self.perform(step, &observed) {
@@ -133,6 +177,15 @@ impl Reconciler {
                         Ok(false) => {}
                         Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
                     }
+                }
+                if looks {
+                    self.pace.looked(Instant::now(), began.elapsed(), !failures.is_empty());
+                }
+                if more && failures.is_empty() {
+                    self.pace.hurry(began);
+                }
+                if let Some(problems) = plan.problems_of_ways.take() {
+                    self.problems_of_ways = problems;
                 }
                 let overlay = overlay::overlay_uplink(&self.pools, &observed);
                 self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
@@ -205,7 +258,12 @@ impl Reconciler {
         self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
         self.node.set_findings(Findings {
             uplinks: uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect(),
-            problems: plan.problems.into_iter().chain(failures.iter().cloned()).collect(),
+            problems: plan
+                .problems
+                .into_iter()
+                .chain(self.problems_of_ways.iter().cloned())
+                .chain(failures.iter().cloned())
+                .collect(),
         });
     }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How often is compared though nothing was heard: pins and maps make no events.
-const PASS_EVERY: Duration = Duration::from_secs(3);
+pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
 /// How long is waited after word of a change, for the rest of it: an ADD makes a dozen events.
 const SETTLE: Duration = Duration::from_millis(400);
 /// How often expired connections are swept out of the maps.
@@ -73,10 +73,17 @@ fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader, nodes
     let mut sweep = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
     loop {
-        match wait(Some(events), nodes, stopped, PASS_EVERY) {
+        let pause = reconciler.pause();
+        match wait(Some(events), nodes, stopped, pause) {
             Heard::Stop => return,
             Heard::Nothing => {}
-            Heard::Nodes => drain(nodes),
+            Heard::Nodes => {
+                drain(nodes);
+                reconciler.nodes_changed();
+                if reconciler.rests() {
+                    continue;
+                }
+            }
             Heard::Change => {
                 reconciler.forget_routes();
                 match wait(None, None, stopped, SETTLE) {

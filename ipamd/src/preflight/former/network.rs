@@ -1,7 +1,7 @@
 //! Interfaces and routes, read once for all checks.
 
 use crate::{
-    netlink::{Link, NetlinkError, Route, RouteKind, Socket},
+    netlink::{Link, NetlinkError, Route, RouteKind, Routes, Socket},
     plan::{self, Observed},
 };
 
@@ -14,7 +14,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn read(socket: &mut Socket) -> Result<Self, NetlinkError> {
-        Ok(Self { links: socket.links()?, routes: socket.routes()? })
+        Ok(Self { links: socket.links()?, routes: socket.routes(Routes::Others)? })
     }
 
     /// How many routes lead through an interface.

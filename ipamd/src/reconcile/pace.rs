@@ -1,0 +1,92 @@
+//! How often the ways to other nodes are looked at. There are as many as nodes, twice with two families, so a look takes
+//! long in a large cluster: the more it takes, the rarer it is.
+
+use std::time::{Duration, Instant};
+
+use super::thread::PASS_EVERY;
+
+/// Of the time, a look that nobody asked for may take one part in so many.
+const UNASKED: u32 = 100;
+/// The same of looks because nodes have changed: those that come one after the other are taken together.
+const ASKED: u32 = 20;
+
+/// When to look next.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Nodes have changed since the last look.
+    asked: bool,
+    /// Not before, even if asked.
+    rested: Instant,
+    /// Then, even if nobody asks.
+    due: Instant,
+}
+
+impl Pace {
+    /// Looks at once.
+    pub fn new(now: Instant) -> Self {
+        Self { asked: true, rested: now, due: now }
+    }
+
+    /// Nodes have changed.
+    pub fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    /// There is more to be done, now.
+    pub fn hurry(&mut self, now: Instant) {
+        self.asked = true;
+        self.rested = now;
+    }
+
+    /// Whether to look.
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.due || (self.asked && now >= self.rested)
+    }
+
+    /// How long there is nothing to do, if nobody asks.
+    pub fn pause(&self, now: Instant) -> Duration {
+        let next = if self.asked { self.rested.min(self.due) } else { self.due };
+        next.saturating_duration_since(now).min(PASS_EVERY)
+    }
+
+    /// A look took so long. One that failed is repeated sooner.
+    pub fn looked(&mut self, now: Instant, took: Duration, failed: bool) {
+        self.asked = false;
+        self.rested = now + took * ASKED;
+        let part = if failed { ASKED } else { UNASKED };
+        self.due = now + PASS_EVERY.max(took * part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_look_is_rare_and_a_short_one_is_not() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert!(pace.is_due(now));
+        pace.looked(now, Duration::from_millis(1), false);
+        assert!(!pace.is_due(now + PASS_EVERY / 2) && pace.is_due(now + PASS_EVERY));
+        pace.looked(now, Duration::from_millis(200), false);
+        assert!(!pace.is_due(now + Duration::from_secs(19)) && pace.is_due(now + Duration::from_secs(20)));
+        pace.looked(now, Duration::from_millis(200), true);
+        assert!(pace.is_due(now + Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn nodes_that_change_are_looked_at_soon_and_together() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.looked(now, Duration::from_millis(100), false);
+        pace.ask();
+        assert!(!pace.is_due(now + Duration::from_secs(1)));
+        assert_eq!(pace.pause(now + Duration::from_secs(1)), Duration::from_secs(1));
+        assert!(pace.is_due(now + Duration::from_secs(2)));
+        pace.looked(now, Duration::from_millis(100), false);
+        assert_eq!(pace.pause(now), PASS_EVERY);
+        pace.hurry(now);
+        assert!(pace.is_due(now));
+    }
+}
