@@ -3,7 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use crate::{
-    cluster::{objects::Object, services::Hints},
+    cluster::{
+        objects::{NamedPort, Object},
+        services::Hints,
+    },
     policy::labels::Labels,
 };
 
@@ -17,6 +20,7 @@ pub(super) struct Interned {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
     hints: HashSet<Arc<Hints>>,
+    ports: HashSet<Arc<[NamedPort]>>,
 }
 
 impl Interned {
@@ -29,9 +33,7 @@ impl Interned {
                 if let Some(labels) = &mut pod.labels {
                     self.labels(labels);
                 }
-                for port in &mut pod.ports {
-                    self.text(&mut port.name);
-                }
+                pod.ports = shared(&mut self.ports, &pod.ports);
             }
             Object::ServiceAccount(account) => {
                 self.text(&mut account.namespace);
@@ -102,7 +104,7 @@ mod tests {
             labels: Some([("a", "b")].into_iter().collect()),
             service_account: "default".into(),
             addresses: vec![],
-            ports: vec![],
+            ports: [NamedPort { name: "web".into(), protocol: 6, port: 80 }].into(),
         };
         let mut interned = Interned::default();
         let mut objects = [
@@ -117,6 +119,7 @@ mod tests {
         assert!(Arc::ptr_eq(&ns.name, &a.namespace) && Arc::ptr_eq(&a.namespace, &b.namespace));
         assert!(Arc::ptr_eq(&a.service_account, &b.service_account));
         assert_eq!(a.labels, b.labels);
+        assert!(Arc::ptr_eq(&a.ports, &b.ports));
     }
 
     #[test]

@@ -154,8 +154,8 @@ pub struct Pod {
     pub service_account: Arc<str>,
     /// `status.podIPs`; empty before it has any and once it has ended.
     pub addresses: Vec<IpAddr>,
-    /// The named ports of its containers.
-    pub ports: Vec<NamedPort>,
+    /// The named ports of its containers, ordered.
+    pub ports: Arc<[NamedPort]>,
 }
 
 /// A named port of a container.

@@ -12,6 +12,7 @@ use ipamd_api::wire::Pod;
 use kube::{Api, Client};
 use tokio::{
     sync::{
+        Semaphore,
         mpsc::{Receiver, Sender, channel},
         oneshot,
     },
@@ -27,6 +28,8 @@ use crate::cluster::objects::Kind;
 
 /// How long an ADD may wait for the server.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How many are asked for at a time: a node that starts all its pods at once is one of thousands that may.
+const AT_ONCE: usize = 8;
 /// Answers that wait to be taken in.
 const ROOM: usize = 256;
 
@@ -44,6 +47,7 @@ pub struct Asking {
     config: kube::Config,
     answers: Sender<Answer>,
     local: LocalPods,
+    turns: Arc<Semaphore>,
 }
 
 /// The pods of this node whose state is in force: their UIDs, by namespace and name.
@@ -77,7 +81,7 @@ pub struct AskError {
 impl Asking {
     pub(super) fn new(config: kube::Config, local: LocalPods) -> (Self, Receiver<Answer>) {
         let (answers, receiver) = channel(ROOM);
-        (Self { config, answers, local }, receiver)
+        (Self { config, answers, local, turns: Arc::new(Semaphore::new(AT_ONCE)) }, receiver)
     }
 
     /// Whether what the pod is was told already, and is in force.
@@ -95,7 +99,11 @@ impl Asking {
         // Connections belong to the runtime that made them, so this one is not the source's.
         let client = super::client(&self.config).map_err(|error| failed(words(&error)))?;
         let asked = timeout(PATIENCE, async {
-            let objects = objects(&client, namespace, name).await.map_err(|error| words_of(&error))?;
+            let objects = {
+                // Never closed.
+                let _turn = self.turns.acquire().await;
+                objects(&client, namespace, name).await.map_err(|error| words_of(&error))?
+            };
             let (in_force, told) = oneshot::channel();
             let gone = || "the daemon does not follow the cluster any more".to_owned();
             self.answers.send(Answer { objects, in_force }).await.map_err(|_| gone())?;

@@ -17,7 +17,7 @@ use super::resources::{RESOURCES, Resource};
 use crate::store::caught;
 
 /// Raised when what is kept of objects changes, so that another version's copy is not taken for ours.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// sled's page cache, in bytes: it is read once.
 const PAGES: u64 = 1 << 20;
 /// See the store.

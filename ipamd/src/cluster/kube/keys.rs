@@ -7,7 +7,7 @@ use std::{
 
 use super::seen::Seen;
 
-/// Whether an object is in another state than it was.
+/// Whether an object is in another state than it was, as far as Cambric looks at it: a node's heartbeat is no news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     Changed,
@@ -28,6 +28,8 @@ pub(super) struct Keys {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     version: Version,
+    /// A hash of what is kept of it.
+    content: u64,
     /// The list that had it last.
     list: u32,
     /// It was asked for: the watch may tell of older states still.
@@ -92,9 +94,10 @@ impl Keys {
 
     fn note(&mut self, seen: &Seen, asked: bool) -> News {
         let version = self.version(seen.version());
+        let content = self.hasher.hash_one(&seen.body);
         let list = self.list;
         let Some(known) = self.known.get_mut(&seen.key()) else {
-            self.known.insert(seen.key(), Known { version, list, asked });
+            self.known.insert(seen.key(), Known { version, content, list, asked });
             return News::Changed;
         };
         known.list = list;
@@ -102,10 +105,11 @@ impl Keys {
             return News::Known;
         }
         known.asked = asked;
-        if known.version == version {
+        known.version = version;
+        if known.content == content {
             return News::Known;
         }
-        known.version = version;
+        known.content = content;
         News::Changed
     }
 
@@ -121,7 +125,13 @@ mod tests {
     use super::*;
 
     fn seen(name: &str, version: &str) -> Seen {
-        Seen::of(json!({"metadata": {"name": name, "resourceVersion": version}}))
+        of_content(name, version, version)
+    }
+
+    fn of_content(name: &str, version: &str, content: &str) -> Seen {
+        Seen::of(
+            json!({"metadata": {"name": name, "resourceVersion": version, "labels": {"content": content}}}),
+        )
     }
 
     #[test]
@@ -140,6 +150,18 @@ mod tests {
         assert_eq!(&*keys.done(), ["c".into()]);
         keys.gone("a");
         assert_eq!(keys.seen(&seen("a", "1")), News::Changed);
+    }
+
+    #[test]
+    fn another_version_of_the_same_is_no_news() {
+        let mut keys = Keys::default();
+        keys.begin();
+        assert_eq!(keys.listed(&of_content("a", "1", "x")), News::Changed);
+        assert_eq!(keys.seen(&of_content("a", "2", "x")), News::Known);
+        assert_eq!(keys.seen(&of_content("a", "3", "y")), News::Changed);
+        // What was asked for may be older than what the watch told already, and is the same.
+        assert_eq!(keys.asked_for(&of_content("a", "3", "y")), News::Known);
+        assert_eq!(keys.seen(&of_content("a", "2", "x")), News::Known);
     }
 
     #[test]

@@ -101,12 +101,15 @@ impl Seen {
                 *labels = Value::Object(Map::new());
             }
         }
+        // Every heartbeat has another one; what is kept is the same.
+        let metadata = body.get_mut("metadata").and_then(Value::as_object_mut);
+        let resource_version = metadata.and_then(|it| it.remove("resourceVersion"));
         let text = |key: &str| body["metadata"][key].as_str().map(ToOwned::to_owned);
         let meta = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
             uid: text("uid"),
-            resource_version: text("resourceVersion"),
+            resource_version: resource_version.and_then(|it| it.as_str().map(ToOwned::to_owned)),
             ..ObjectMeta::default()
         };
         Self { meta, body }
@@ -283,8 +286,7 @@ mod tests {
             seen.body,
             json!({
                 "metadata": {
-                    "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "7", "labels": {"k": "v"},
-                    "annotations": {},
+                    "name": "a", "namespace": "ns", "uid": "u", "labels": {"k": "v"}, "annotations": {},
                 },
                 "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 80}]}]},
                 "status": {"phase": "Running", "podIP": "10.0.0.1"},
@@ -295,7 +297,7 @@ mod tests {
     #[test]
     fn a_policy_is_kept_as_it_is() {
         let policy = json!({
-            "metadata": {"name": "a", "resourceVersion": "7", "labels": {}},
+            "metadata": {"name": "a", "labels": {}},
             "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], "novel": 1.5},
         });
         let seen: Seen = serde_json::from_value(policy.clone()).unwrap();

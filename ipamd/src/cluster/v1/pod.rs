@@ -22,7 +22,7 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         labels: super::labels(root)?,
         service_account: DEFAULT_ACCOUNT.into(),
         addresses: Vec::new(),
-        ports: Vec::new(),
+        ports: Arc::new([]),
     };
     let mut shares_the_hosts_network = false;
     if let Some(spec) = root.get("spec")? {
@@ -72,7 +72,7 @@ fn addresses(status: &Place<'_>) -> Result<Vec<IpAddr>, FieldError> {
 }
 
 /// The named ports of the containers that run as long as the pod does.
-fn ports(spec: &Place<'_>) -> Result<Vec<NamedPort>, FieldError> {
+fn ports(spec: &Place<'_>) -> Result<Arc<[NamedPort]>, FieldError> {
     let mut ports = Vec::new();
     for (list, are_init) in [("initContainers", true), ("containers", false)] {
         let Some(containers) = spec.get(list)? else { continue };
@@ -89,8 +89,8 @@ fn ports(spec: &Place<'_>) -> Result<Vec<NamedPort>, FieldError> {
     // Of a name that is there twice, the first container's counts.
     let mut seen = std::collections::HashSet::new();
     ports.retain(|port| seen.insert((Arc::clone(&port.name), port.protocol)));
-    ports.shrink_to_fit();
-    Ok(ports)
+    ports.sort_unstable();
+    Ok(ports.into())
 }
 
 fn named_port(port: &Place<'_>) -> Result<Option<NamedPort>, FieldError> {
@@ -151,7 +151,7 @@ mod tests {
                 labels: Some([("k", "v")].into_iter().collect()),
                 service_account: "robot".into(),
                 addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-                ports: vec![port("sidecar", 6, 2), port("web", 6, 80), port("dns", 17, 53)],
+                ports: [port("dns", 17, 53), port("sidecar", 6, 2), port("web", 6, 80)].into(),
             })
         );
     }

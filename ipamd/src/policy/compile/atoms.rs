@@ -40,7 +40,7 @@ struct Group {
     facts: Facts,
     /// The predicates that hold for its items, ordered.
     atoms: Vec<AtomId>,
-    items: BTreeSet<ObjectId>,
+    items: BTreeSet<Arc<ObjectId>>,
 }
 
 /// A group's place in the list.
@@ -70,7 +70,7 @@ impl AtomIndex {
     }
 
     /// The number of a selector; and if it is new, the items that it selects.
-    pub fn items(&mut self, world: &World, selector: &ItemSelector) -> (AtomId, Vec<ObjectId>) {
+    pub fn items(&mut self, world: &World, selector: &ItemSelector) -> (AtomId, Vec<Arc<ObjectId>>) {
         let (id, new) = self.intern(Atom::Items(selector.clone()));
         let mut selected = Vec::new();
         if new {
@@ -91,7 +91,7 @@ impl AtomIndex {
     }
 
     /// Has the ports of a name told apart from now on; if it is new, returns the items that have one.
-    pub fn port_name(&mut self, name: &Arc<str>, protocol: u8) -> Vec<ObjectId> {
+    pub fn port_name(&mut self, name: &Arc<str>, protocol: u8) -> Vec<Arc<ObjectId>> {
         let mut having = Vec::new();
         if self.names.insert((Arc::clone(name), protocol)) {
             for at in 0..self.groups.len() {
@@ -146,11 +146,11 @@ impl AtomIndex {
 
     /// Puts an item among those of its facts. Whether a port name in use has a number that it had not: then rules that
     /// use names are to be resolved anew.
-    pub fn enter(&mut self, world: &World, id: &ObjectId, facts: &Facts) -> (GroupId, bool) {
+    pub fn enter(&mut self, world: &World, id: &Arc<ObjectId>, facts: &Facts) -> (GroupId, bool) {
         let before = self.numbers.values().map(BTreeSet::len).sum::<usize>();
         let at = self.by_facts.get(facts).copied().unwrap_or_else(|| self.add_group(world, facts));
         if let Some(group) = self.groups.get_mut(at) {
-            group.items.insert(id.clone());
+            group.items.insert(Arc::clone(id));
         }
         (at, before != self.numbers.values().map(BTreeSet::len).sum::<usize>())
     }
@@ -179,7 +179,7 @@ impl AtomIndex {
 
     /// Evaluates the groups anew whose facts are meant, after namespaces or service accounts changed; returns the items
     /// for which something changed.
-    pub fn refresh(&mut self, world: &World, meant: impl Fn(&Facts) -> bool) -> Vec<ObjectId> {
+    pub fn refresh(&mut self, world: &World, meant: impl Fn(&Facts) -> bool) -> Vec<Arc<ObjectId>> {
         let mut changed = Vec::new();
         for at in 0..self.groups.len() {
             let Some(group) = self.groups.get(at) else { continue };

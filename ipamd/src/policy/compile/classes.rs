@@ -3,7 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     net::IpAddr,
+    slice,
     sync::Arc,
 };
 
@@ -24,15 +26,68 @@ use crate::{
 struct Own {
     /// The predicate of lying in it.
     net: Option<AtomId>,
-    /// The items that it belongs to.
-    items: Vec<ObjectId>,
+    /// The items that it belongs to, ordered.
+    items: Holders,
+}
+
+/// Items that have an address. Nearly always that is one, and there are as many of these as addresses.
+#[derive(Debug, Default)]
+enum Holders {
+    #[default]
+    None,
+    One(Arc<ObjectId>),
+    #[expect(clippy::box_collection, reason = "rare, and there is one of these for each address")]
+    Several(Box<Vec<Arc<ObjectId>>>),
+}
+
+impl Holders {
+    fn as_slice(&self) -> &[Arc<ObjectId>] {
+        match self {
+            Self::None => &[],
+            Self::One(id) => slice::from_ref(id),
+            Self::Several(ids) => ids,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &ObjectId> + Clone {
+        self.as_slice().iter().map(|id| &**id)
+    }
+
+    fn insert(&mut self, id: &Arc<ObjectId>) {
+        if self.as_slice().contains(id) {
+            return;
+        }
+        *self = match mem::take(self) {
+            Self::None => Self::One(Arc::clone(id)),
+            held => {
+                let mut ids = held.as_slice().to_vec();
+                ids.push(Arc::clone(id));
+                ids.sort_unstable();
+                Self::Several(ids.into())
+            }
+        };
+    }
+
+    fn remove(&mut self, id: &ObjectId) {
+        *self = match mem::take(self) {
+            Self::One(held) if *held == *id => Self::None,
+            Self::Several(mut ids) => {
+                ids.retain(|held| **held != *id);
+                match ids.as_slice() {
+                    [one] => Self::One(Arc::clone(one)),
+                    _ => Self::Several(ids),
+                }
+            }
+            held => held,
+        };
+    }
 }
 
 /// An item as it was entered.
 #[derive(Debug)]
 struct Entered {
     group: GroupId,
-    nets: Vec<IpNetwork>,
+    nets: Box<[IpNetwork]>,
     ports: Arc<[NamedPort]>,
     local: bool,
 }
@@ -41,7 +96,7 @@ struct Entered {
 #[derive(Debug)]
 pub struct Classes {
     atoms: AtomIndex,
-    items: BTreeMap<ObjectId, Entered>,
+    items: BTreeMap<Arc<ObjectId>, Entered>,
     own: BTreeMap<IpNetwork, Own>,
     /// How many prefixes there are of each length, of IPv4 and IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
@@ -96,38 +151,64 @@ impl Classes {
         self.atoms.ports(name, protocol)
     }
 
+    /// Enters all items of these ids where none is known yet, as [`Self::put`] would one by one, into trees that are full.
+    pub fn fill(&mut self, world: &World, ids: Vec<ObjectId>) {
+        let mut items = Vec::with_capacity(ids.len());
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(Item { facts, nets }) = world.item(&id) else { continue };
+            let local = world.locals_of(&id).next().is_some();
+            let id = Arc::new(id);
+            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let (group, _) = self.atoms.enter(world, &id, &facts);
+            held.extend(nets.iter().map(|net| (*net, Arc::clone(&id))));
+            items.push((id, Entered { group, nets, ports: facts.ports, local }));
+        }
+        self.items = items.into_iter().collect();
+        held.sort_unstable();
+        let mut own: Vec<(IpNetwork, Own)> = Vec::with_capacity(held.len());
+        for (net, id) in held {
+            match own.last_mut() {
+                Some((last, it)) if *last == net => it.items.insert(&id),
+                _ => {
+                    *self.lengths[usize::from(net.is_ipv6())].entry(net.prefix()).or_default() += 1;
+                    own.push((net, Own { net: None, items: Holders::One(id) }));
+                }
+            }
+        }
+        self.own = own.into_iter().collect();
+        self.touched = self.own.keys().copied().collect();
+    }
+
     /// Enters an item, or its new state; `None`: it is gone. Whether a port name in use has a new number.
     pub fn put(&mut self, world: &World, id: &ObjectId, item: Option<Item>) -> bool {
         let local = world.locals_of(id).next().is_some();
-        let old = self.items.remove(id);
+        let (id, old) = match self.items.remove_entry(id) {
+            Some((id, old)) => (id, Some(old)),
+            None => (Arc::new(id.clone()), None),
+        };
         let mut new_number = false;
         if let Some(Item { facts, nets }) = item {
-            let nets = nets.into_iter().map(masked).collect::<Vec<_>>();
-            let (group, new) = self.atoms.enter(world, id, &facts);
+            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let (group, new) = self.atoms.enter(world, &id, &facts);
             new_number = new;
             for net in &nets {
-                let items = &mut self.own_mut(*net).items;
-                if !items.contains(id) {
-                    // Nearly always there is one.
-                    items.reserve_exact(1);
-                    items.push(id.clone());
-                    items.sort_unstable();
-                }
+                self.own_mut(*net).items.insert(&id);
             }
             self.touch_nets(&nets);
-            self.items.insert(id.clone(), Entered { group, nets, ports: facts.ports, local });
+            self.items.insert(Arc::clone(&id), Entered { group, nets, ports: facts.ports, local });
         }
         if let Some(old) = old {
-            let kept = self.items.get(id);
+            let kept = self.items.get(&id);
             if kept.is_none_or(|kept| kept.group != old.group) {
-                self.atoms.leave(id, old.group);
+                self.atoms.leave(&id, old.group);
             }
             let gone = old.nets.iter().copied();
             let gone =
                 gone.filter(|net| kept.is_none_or(|kept| !kept.nets.contains(net))).collect::<Vec<_>>();
             for net in &gone {
                 if let Some(own) = self.own.get_mut(net) {
-                    own.items.retain(|other| other != id);
+                    own.items.remove(&id);
                 }
             }
             self.touch_nets(&gone);
@@ -150,8 +231,8 @@ impl Classes {
     }
 
     /// The items that an address belongs to.
-    pub fn owners(&self, address: IpAddr) -> &[ObjectId] {
-        self.own.get(&IpNetwork::from(address)).map_or(&[], |own| &own.items)
+    pub fn owners(&self, address: IpAddr) -> impl Iterator<Item = &ObjectId> {
+        self.own.get(&IpNetwork::from(address)).into_iter().flat_map(|own| own.items.iter())
     }
 
     /// The pod that an address belongs to.
@@ -239,7 +320,7 @@ impl Classes {
 
     /// Addresses and prefixes whose class may be another since this was asked last.
     pub fn take_touched(&mut self) -> BTreeSet<IpNetwork> {
-        std::mem::take(&mut self.touched)
+        mem::take(&mut self.touched)
     }
 
     fn own_mut(&mut self, net: IpNetwork) -> &mut Own {
@@ -251,7 +332,7 @@ impl Classes {
     }
 
     fn forget_empty(&mut self, net: IpNetwork) {
-        if self.own.get(&net).is_some_and(|own| own.net.is_none() && own.items.is_empty()) {
+        if self.own.get(&net).is_some_and(|own| own.net.is_none() && own.items.as_slice().is_empty()) {
             self.own.remove(&net);
             let lengths = &mut self.lengths[usize::from(net.is_ipv6())];
             if let Some(count) = lengths.get_mut(&net.prefix()) {
@@ -263,7 +344,7 @@ impl Classes {
         }
     }
 
-    fn touch_items(&mut self, ids: &[ObjectId]) {
+    fn touch_items(&mut self, ids: &[Arc<ObjectId>]) {
         for id in ids {
             let nets = self.items.get(id).map(|item| item.nets.clone()).unwrap_or_default();
             self.touch_nets(&nets);

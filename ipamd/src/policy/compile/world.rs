@@ -11,7 +11,9 @@ use ipnetwork::IpNetwork;
 
 use super::resolve::Rank;
 use crate::{
-    cluster::objects::{Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
+    cluster::objects::{
+        Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount,
+    },
     ipam::Pool,
     policy::{
         labels::Labels,
@@ -90,6 +92,30 @@ pub struct World {
 }
 
 impl World {
+    /// Takes the whole of a cluster in, where nothing is known yet. Pods are many: a tree that is filled one by one in order
+    /// is half empty, and leaves holes in memory if it is made anew.
+    pub fn fill(&mut self, changes: Vec<Change>) {
+        let mut pods = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(Object::Pod(pod)) => pods.push((pod_id(&pod), Some(pod))),
+                Change::Remove(id) if id.kind == Kind::Pod => pods.push((id, None)),
+                Change::Put(object) => drop(self.put(object)),
+                Change::Remove(id) => drop(self.remove(&id)),
+            }
+        }
+        // The last word about each counts.
+        pods.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut last = Vec::with_capacity(pods.len());
+        let mut pods = pods.into_iter().peekable();
+        while let Some((id, pod)) = pods.next() {
+            if pods.peek().is_none_or(|next| next.0 != id) {
+                last.extend(pod.map(|pod| (id, pod)));
+            }
+        }
+        self.pods = last.into_iter().collect();
+    }
+
     /// Takes an object in; returns what was there under its id.
     pub fn put(&mut self, object: Object) -> Option<Object> {
         let id = object.id();
@@ -181,10 +207,13 @@ impl World {
         placed.collect()
     }
 
-    /// Ids of all items.
-    pub fn item_ids(&self) -> BTreeSet<ObjectId> {
+    /// Ids of all items, ordered.
+    pub fn item_ids(&self) -> Vec<ObjectId> {
         let pods = self.pods.keys().chain(self.by_item.keys());
-        pods.chain(self.nodes.keys()).chain(self.sets.keys()).cloned().collect()
+        let mut ids: Vec<_> = pods.chain(self.nodes.keys()).chain(self.sets.keys()).cloned().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// The item of that id, as it is now.
@@ -227,9 +256,7 @@ impl World {
             .and_then(|pod| pod.labels.clone())
             .or_else(|| local.map(|endpoint| Labels::from(&endpoint.labels)))
             .unwrap_or_default();
-        let mut ports = object.map(|pod| pod.ports.clone()).unwrap_or_default();
-        ports.sort_unstable();
-        ports.dedup();
+        let ports = object.map(|pod| Arc::clone(&pod.ports)).unwrap_or_default();
         // What is told of a pod of this node may be out of date.
         let addresses = match local {
             Some(_) => self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).collect::<Vec<_>>(),
@@ -246,7 +273,7 @@ impl World {
                         |pod| Arc::clone(&pod.service_account),
                     ),
                 ),
-                ports: ports.into(),
+                ports,
             },
             nets: addresses.into_iter().map(IpNetwork::from).collect(),
         })
@@ -290,6 +317,11 @@ impl World {
                 labels.matches(&AccountLabels { name: account, labels: found })
             })
     }
+}
+
+fn pod_id(pod: &Pod) -> ObjectId {
+    let (namespace, name) = (Some(Arc::clone(&pod.namespace)), Arc::clone(&pod.name));
+    ObjectId { kind: Kind::Pod, namespace, name }
 }
 
 fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
@@ -340,5 +372,40 @@ impl Subject for AccountLabels<'_> {
             "projectcalico.org/name" => Some(self.name),
             _ => self.labels?.get(key),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_whole_cluster_the_last_word_counts() {
+        let pod = |name: &str, account: &str| {
+            Change::Put(Object::Pod(Pod {
+                namespace: "ns".into(),
+                name: name.into(),
+                labels: None,
+                service_account: account.into(),
+                addresses: Vec::new(),
+                ports: Arc::new([]),
+            }))
+        };
+        let gone = |name: &str| Change::Remove(ObjectId::namespaced(Kind::Pod, "ns", name));
+        let space =
+            Change::Put(Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default() }));
+        let changes =
+            vec![pod("b", "x"), pod("a", "x"), gone("a"), space, pod("c", "x"), pod("b", "y"), gone("d")];
+        let (mut filled, mut one_by_one) = (World::default(), World::default());
+        filled.fill(changes.clone());
+        for change in changes {
+            match change {
+                Change::Put(object) => drop(one_by_one.put(object)),
+                Change::Remove(id) => drop(one_by_one.remove(&id)),
+            }
+        }
+        assert_eq!((&filled.pods, &filled.namespaces), (&one_by_one.pods, &one_by_one.namespaces));
+        let accounts: Vec<_> = filled.pods.values().map(|pod| (&*pod.name, &*pod.service_account)).collect();
+        assert_eq!(accounts, [("b", "y"), ("c", "x")]);
     }
 }

@@ -147,7 +147,7 @@ impl State {
     pub fn party(&self, address: IpAddr, port: u16) -> Party {
         let owners = self.derived.classes.owners(address);
         let pod = self.derived.classes.pod_at(address).map(pod_name);
-        let others = owners.iter().filter(|id| id.kind != Kind::Pod).map(ToString::to_string);
+        let others = owners.filter(|id| id.kind != Kind::Pod).map(ToString::to_string);
         let node = self.node_addresses.contains(&address).then(|| "this node".to_owned());
         Party { address, port, pod, others: node.into_iter().chain(others).collect() }
     }

@@ -24,7 +24,7 @@ use ipamd_api::AttachmentKey;
 
 pub use self::{apply::EnforceError, explain::SeenFlow, listing::Counts, settle::Writes};
 use self::{settle::Unsettled, state::State};
-use crate::cluster::objects::{Batch, Change};
+use crate::cluster::objects::Batch;
 pub use crate::policy::compile::world::LocalEndpoint;
 use crate::policy::tables::{self, Slot, TableError, Tables};
 
@@ -65,12 +65,7 @@ impl Enforcer {
         let mut state = self.lock();
         state.node_addresses = node_addresses;
         state.refusals = first.refusals.unwrap_or_default();
-        for change in first.changes {
-            match change {
-                Change::Put(object) => state.world.put(object),
-                Change::Remove(id) => state.world.remove(&id),
-            };
-        }
+        state.world.fill(first.changes);
         let most = state.tables.limits().slots;
         for (endpoint, slot) in endpoints {
             state.place(endpoint, slot).ok_or(EnforceError::Slots(most))?;

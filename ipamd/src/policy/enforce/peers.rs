@@ -51,6 +51,11 @@ impl Peers {
         self.counts.change(net, before, false);
     }
 
+    /// Takes no more room than is needed.
+    pub fn pack(&mut self) {
+        self.known = std::mem::take(&mut self.known).into_iter().collect();
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (IpNetwork, Peer)> {
         self.known.iter().map(|(net, peer)| (*net, *peer))
     }

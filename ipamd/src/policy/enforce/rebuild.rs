@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ipamd_api::AttachmentKey;
@@ -21,6 +22,9 @@ use crate::{
 /// So much may be out of use before it is cleared away.
 const SLACK: usize = 1024;
 
+/// When is looked again, if nothing new was told apart: policies may have gone.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+
 /// What endpoints had in the set before.
 type Before = BTreeMap<AttachmentKey, (Option<Arc<EndpointRules>>, Option<Posture>)>;
 
@@ -36,6 +40,7 @@ impl State {
         let outcome = self.fill().and_then(|()| Ok(self.tables.switch()?));
         match outcome {
             Ok(()) => {
+                self.derived.peers.pack();
                 for map in derived.maps.values().filter_map(|compiled| compiled.map) {
                     self.tables.retire_map(map);
                 }
@@ -82,6 +87,11 @@ impl State {
     /// Clears away what is out of use, if it is much.
     pub fn compact(&mut self) -> Result<(), Unsettled> {
         self.forget_rules();
+        let (all_classes, all_atoms) = (self.derived.classes.count(), self.derived.classes.atoms());
+        if all_classes.max(all_atoms) <= SLACK || self.has_looked(all_classes, all_atoms) {
+            return Ok(());
+        }
+        self.looked_at = Some((all_classes, all_atoms, Instant::now()));
         let peers = self.derived.peers.iter().map(|(_, peer)| peer.class);
         let classes = peers.chain([ClassId::WORLD]).collect::<BTreeSet<_>>().len();
         let maps = self.derived.maps.keys();
@@ -90,11 +100,18 @@ impl State {
         });
         let atoms = mentioned.collect::<BTreeSet<_>>().len();
         let too_many = |all: usize, used: usize| all > 2 * used + SLACK;
-        if too_many(self.derived.classes.count(), classes) || too_many(self.derived.classes.atoms(), atoms) {
+        if too_many(all_classes, classes) || too_many(all_atoms, atoms) {
             tracing::debug!(classes, atoms, "clearing away what no policy uses any more");
             self.rebuild()?;
         }
         Ok(())
+    }
+
+    /// Whether it was looked a moment ago what is in use of so many. In a large cluster that takes a while.
+    fn has_looked(&self, classes: usize, atoms: usize) -> bool {
+        self.looked_at.is_some_and(|(of_classes, of_atoms, at)| {
+            (of_classes, of_atoms) == (classes, atoms) && at.elapsed() < LOOK_AGAIN
+        })
     }
 
     /// Frees the numbers of rules that no endpoint has any more.

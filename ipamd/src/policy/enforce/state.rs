@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Instant,
 };
 
 use ipamd_api::AttachmentKey;
@@ -79,6 +80,8 @@ pub(super) struct State {
     pub started: bool,
     /// Why the tables are not as they should be.
     pub failure: Option<String>,
+    /// How many classes and predicates there were when it was looked last what of them is in use, and when that was.
+    pub looked_at: Option<(usize, usize, Instant)>,
 }
 
 impl State {
@@ -97,6 +100,7 @@ impl State {
             last_slot: 0,
             started: false,
             failure: None,
+            looked_at: None,
         }
     }
 
@@ -192,9 +196,7 @@ impl State {
     /// Derives everything anew from the world; returns the endpoints. The tables are not touched.
     pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
         self.derived = Derived::default();
-        for id in self.world.item_ids() {
-            self.derived.classes.put(&self.world, &id, self.world.item(&id));
-        }
+        self.derived.classes.fill(&self.world, self.world.item_ids());
         self.ranks = self.world.ranks();
         let keys = self.endpoints.keys().cloned().collect::<BTreeSet<_>>();
         for key in &keys {
