@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use super::{
     Shared, TOKEN,
-    objects::{Event, Streaming},
+    objects::{Event, Stored, Streaming},
     paths::Target,
     rbac::Right,
     selectors::Selector,
@@ -27,8 +27,8 @@ use super::{
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// How often a watch gets a bookmark; a real server sends one a minute.
-const BOOKMARKS: Duration = Duration::from_secs(1);
+/// What is told at once, in bytes, when there is much to tell.
+const CHUNK: usize = 64 << 10;
 
 /// What is asked for.
 struct Asked {
@@ -44,13 +44,16 @@ impl Asked {
         self.query.get(key).map(String::as_str).unwrap_or_default()
     }
 
-    fn shown(&self, object: &Value) -> Value {
+    /// An object as it is wanted, as JSON.
+    fn shown(&self, object: &Stored) -> Bytes {
         if !self.metadata {
-            return object.clone();
+            return object.text.clone();
         }
-        json!({
-            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"],
-        })
+        let partial = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": object.value()["metadata"],
+        });
+        partial.to_string().into()
     }
 }
 
@@ -109,7 +112,7 @@ pub(super) async fn answer(
 
 fn get(shared: &Shared, asked: &Asked, key: &str) -> Response<Body> {
     match shared.objects().get(&asked.target.resource, key) {
-        Some(object) => whole(200, &asked.shown(object)),
+        Some(object) => said(200, asked.shown(object)),
         None => status(404, "NotFound", &format!("{} {key} not found", asked.target.resource)),
     }
 }
@@ -122,7 +125,8 @@ async fn patch(shared: &Shared, asked: &Asked, key: &str, request: Request<Incom
     let Ok(patch) = serde_json::from_slice::<Value>(&body.to_bytes()) else {
         return status(400, "BadRequest", "no JSON");
     };
-    let Some(mut object) = shared.objects().get(&asked.target.resource, key).cloned() else {
+    let known = shared.objects().get(&asked.target.resource, key).map(|it| it.value());
+    let Some(mut object) = known else {
         return status(404, "NotFound", "no such object");
     };
     if let Some(conditions) = patch["status"]["conditions"].as_array() {
@@ -147,7 +151,7 @@ fn list(shared: &Shared, asked: &Asked) -> Response<Body> {
     let limit = asked.get("limit").parse().unwrap_or(usize::MAX);
     let selected: Vec<_> =
         objects.all(&asked.target.resource).filter(|it| asked.selector.selects(it)).collect();
-    let page: Vec<_> = selected.iter().skip(from).take(limit).map(|it| asked.shown(it)).collect();
+    let page: Vec<_> = selected.iter().skip(from).take(limit).collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if from + page.len() < selected.len() {
         metadata["continue"] = json!(format!("{}:{version}", from + page.len()));
@@ -157,7 +161,16 @@ fn list(shared: &Shared, asked: &Asked) -> Response<Body> {
     } else {
         (&*asked.target.api_version, "List")
     };
-    whole(200, &json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": page}))
+    let mut text =
+        format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}","metadata":{metadata},"items":["#);
+    for (at, object) in page.into_iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(&String::from_utf8_lossy(&asked.shown(object)));
+    }
+    text.push_str("]}");
+    said(200, text.into())
 }
 
 fn version_of(text: &str) -> u64 {
@@ -209,16 +222,20 @@ async fn follow(
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut version = from;
     if begins {
-        let (events, now) = {
+        let (present, now) = {
             let objects = shared.objects();
             let selected = objects.all(resource).filter(|it| asked.selector.selects(it));
-            let events: Vec<_> = selected.map(|it| line("ADDED", &asked.shown(it))).collect();
-            (events, objects.version())
+            (selected.cloned().collect::<Vec<_>>(), objects.version())
         };
         version = now;
-        for event in events {
-            sender.send(event).await.ok()?;
+        let mut lines = Vec::with_capacity(CHUNK);
+        for object in present {
+            lines.extend_from_slice(&line("ADDED", &asked.shown(&object)));
+            if lines.len() >= CHUNK {
+                sender.send(std::mem::take(&mut lines).into()).await.ok()?;
+            }
         }
+        sender.send(lines.into()).await.ok()?;
         if marks_end {
             sender.send(bookmark(asked, version, true)).await.ok()?;
         }
@@ -237,7 +254,7 @@ async fn follow(
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
                 "message": "too old resource version", "code": 410,
             });
-            sender.send(line("ERROR", &gone)).await.ok()?;
+            sender.send(line("ERROR", gone.to_string().as_bytes())).await.ok()?;
             return None;
         };
         version = now;
@@ -253,12 +270,13 @@ async fn follow(
         if let Some(garbage) = garbage {
             sender.send(Bytes::from(format!("{garbage}\n"))).await.ok()?;
         }
+        let bookmarks = shared.behaviour().bookmarks;
         tokio::select! {
             _ = changes.changed() => {}
             _ = ended.changed() => return None,
             () = sender.closed() => return None,
             () = tokio::time::sleep_until(end.into()) => return None,
-            () = tokio::time::sleep(BOOKMARKS) => {
+            () = tokio::time::sleep(bookmarks) => {
                 if asked.get("allowWatchBookmarks") == "true" {
                     sender.send(bookmark(asked, version, false)).await.ok()?;
                 }
@@ -269,15 +287,16 @@ async fn follow(
 
 /// An event as this watch sees it: what a selector begins or ceases to select comes and goes.
 fn told(asked: &Asked, event: &Event) -> Option<Bytes> {
-    let selected = |object: &Option<Value>| object.as_ref().filter(|it| asked.selector.selects(it)).cloned();
+    let selected = |object: &Option<Arc<Stored>>| object.clone().filter(|it| asked.selector.selects(it));
     let (before, after) = (selected(&event.before), selected(&event.after));
     Some(match (before, after) {
         (None, None) => return None,
         (None, Some(after)) => line("ADDED", &asked.shown(&after)),
         (Some(_), Some(after)) => line("MODIFIED", &asked.shown(&after)),
-        (Some(mut before), None) => {
+        (Some(before), None) => {
+            let mut before = before.value();
             before["metadata"]["resourceVersion"] = json!(event.version.to_string());
-            line("DELETED", &asked.shown(&before))
+            line("DELETED", &asked.shown(&Stored::of(&before)))
         }
     })
 }
@@ -288,11 +307,12 @@ fn bookmark(asked: &Asked, version: u64, ends_list: bool) -> Bytes {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
     let kind = json!({"kind": "Bookmark", "apiVersion": asked.target.api_version, "metadata": metadata});
-    line("BOOKMARK", &kind)
+    line("BOOKMARK", kind.to_string().as_bytes())
 }
 
-fn line(kind: &str, object: &Value) -> Bytes {
-    Bytes::from(format!("{}\n", json!({"type": kind, "object": object})))
+/// An event of a watch: its kind, and the object as JSON.
+fn line(kind: &str, object: &[u8]) -> Bytes {
+    [format!(r#"{{"type":"{kind}","object":"#).as_bytes(), object, b"}\n"].concat().into()
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
@@ -304,8 +324,11 @@ fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
 }
 
 fn whole(code: u16, value: &Value) -> Response<Body> {
-    let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed();
-    response(code, body)
+    said(code, value.to_string().into())
+}
+
+fn said(code: u16, text: Bytes) -> Response<Body> {
+    response(code, Full::new(text).map_err(|never| match never {}).boxed())
 }
 
 fn response(code: u16, body: Body) -> Response<Body> {

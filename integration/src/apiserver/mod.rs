@@ -33,7 +33,7 @@ use crate::testbed::Netns;
 const TOKEN: &str = "a-token-of-the-tests";
 
 /// How the server behaves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Behaviour {
     /// How it answers to watches that ask for what there is first.
     pub streaming: Streaming,
@@ -51,6 +51,25 @@ pub struct Behaviour {
     pub refuses: BTreeMap<&'static str, u16>,
     /// What clients may do; everything, if nothing is said.
     pub rights: Option<BTreeSet<Right>>,
+    /// How often a watch gets a bookmark in which nothing has changed.
+    pub bookmarks: Duration,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            streaming: Streaming::default(),
+            delay: Duration::ZERO,
+            hangs: false,
+            garbage: None,
+            cuts: false,
+            silent: false,
+            refuses: BTreeMap::new(),
+            rights: None,
+            // A real server sends one a minute.
+            bookmarks: Duration::from_secs(1),
+        }
+    }
 }
 
 /// What the server has been asked so far: method, path and query.
@@ -165,7 +184,7 @@ impl ApiServer {
 
     /// An object as it is now.
     pub fn get(&self, resource: &str, key: &str) -> Option<Value> {
-        self.shared.objects().get(resource, key).cloned()
+        self.shared.objects().get(resource, key).map(|it| it.value())
     }
 
     /// Has a resource exist, or not.

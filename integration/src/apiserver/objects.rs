@@ -1,7 +1,12 @@
-//! What there is, and what has become of it: objects by resource, and their history.
+//! What there is, and what has become of it: objects by resource, and their history. An object is put into words once,
+//! however many ask for it, so that a cluster of a hundred thousand pods is served from one process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 /// How watches are answered that ask for what there is first.
@@ -29,17 +34,51 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("leases.coordination.k8s.io", "Lease"),
 ];
 
+/// An object in one of its states.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// As JSON.
+    pub text: Bytes,
+    pub namespace: Option<Box<str>>,
+    /// Keys of its labels.
+    pub labels: Box<[Box<str>]>,
+    /// `status.phase`.
+    pub phase: Option<Box<str>>,
+    uid: Value,
+}
+
+impl Stored {
+    pub fn of(object: &Value) -> Self {
+        let text = |value: &Value| value.as_str().map(Box::from);
+        let metadata = &object["metadata"];
+        let labels = metadata["labels"].as_object();
+        Self {
+            text: object.to_string().into(),
+            namespace: text(&metadata["namespace"]),
+            labels: labels.into_iter().flat_map(|it| it.keys()).map(|key| key.as_str().into()).collect(),
+            phase: text(&object["status"]["phase"]),
+            uid: metadata["uid"].clone(),
+        }
+    }
+
+    /// The object itself.
+    pub fn value(&self) -> Value {
+        // It was made of one.
+        serde_json::from_slice(&self.text).unwrap_or_default()
+    }
+}
+
 /// One change.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub(super) struct Event {
     /// The version that it led to.
     pub version: u64,
     /// `plural.group`.
-    pub resource: String,
+    pub resource: Arc<str>,
     /// What was there before.
-    pub before: Option<Value>,
+    pub before: Option<Arc<Stored>>,
     /// What is there now; `None` if it is gone.
-    pub after: Option<Value>,
+    pub after: Option<Arc<Stored>>,
 }
 
 /// All objects, and their history.
@@ -49,7 +88,7 @@ pub struct Objects {
     /// Versions before this one are forgotten.
     oldest: u64,
     served: BTreeSet<String>,
-    present: BTreeMap<String, BTreeMap<String, Value>>,
+    present: BTreeMap<Arc<str>, BTreeMap<String, Arc<Stored>>>,
     history: Vec<Event>,
 }
 
@@ -76,11 +115,11 @@ impl Objects {
         }
     }
 
-    pub(super) fn get(&self, resource: &str, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, resource: &str, key: &str) -> Option<&Arc<Stored>> {
         self.present.get(resource)?.get(key)
     }
 
-    pub(super) fn all(&self, resource: &str) -> impl Iterator<Item = &Value> {
+    pub(super) fn all(&self, resource: &str) -> impl Iterator<Item = &Arc<Stored>> {
         self.present.get(resource).into_iter().flat_map(BTreeMap::values)
     }
 
@@ -88,37 +127,44 @@ impl Objects {
         let resource = resource_of(&object);
         let key = key_of(&object);
         self.version += 1;
+        let resource = match self.present.get_key_value(&*resource) {
+            Some((known, _)) => Arc::clone(known),
+            None => resource.into(),
+        };
+        let present = self.present.entry(Arc::clone(&resource)).or_default();
+        let before = present.get(&key).cloned();
         let metadata = &mut object["metadata"];
         metadata["resourceVersion"] = json!(self.version.to_string());
-        let before = self.present.entry(resource.clone()).or_default().get(&key).cloned();
         if metadata.get("uid").is_none() {
-            let uid = before.as_ref().map(|it| it["metadata"]["uid"].clone());
+            let uid = before.as_ref().map(|it| it.uid.clone());
             metadata["uid"] = uid.unwrap_or_else(|| json!(format!("uid-{}", self.version)));
         }
-        // What every object of a real server has, and no client wants.
-        metadata["managedFields"] = json!([{"manager": "tests", "fieldsV1": {"f:metadata": {}}}]);
-        self.present.entry(resource.clone()).or_default().insert(key, object.clone());
-        self.history.push(Event { version: self.version, resource, before, after: Some(object) });
+        if metadata.get("managedFields").is_none() {
+            // What every object of a real server has, and no client wants.
+            metadata["managedFields"] = json!([{"manager": "tests", "fieldsV1": {"f:metadata": {}}}]);
+        }
+        let stored = Arc::new(Stored::of(&object));
+        present.insert(key, Arc::clone(&stored));
+        self.history.push(Event { version: self.version, resource, before, after: Some(stored) });
     }
 
     pub(super) fn delete(&mut self, resource: &str, key: &str) {
-        let Some(before) = self.present.get_mut(resource).and_then(|objects| objects.remove(key)) else {
+        let Some((resource, before)) =
+            self.present.get_key_value(resource).map(|it| Arc::clone(it.0)).and_then(|resource| {
+                Some((Arc::clone(&resource), self.present.get_mut(&resource)?.remove(key)?))
+            })
+        else {
             return;
         };
         self.version += 1;
-        self.history.push(Event {
-            version: self.version,
-            resource: resource.into(),
-            before: Some(before),
-            after: None,
-        });
+        self.history.push(Event { version: self.version, resource, before: Some(before), after: None });
     }
 
     /// Forgets the history.
     pub(super) fn compact(&mut self) {
         self.version += 1;
         self.oldest = self.version;
-        self.history.clear();
+        self.history = Vec::new();
     }
 
     /// What has become of a resource since a version; `None` if that is forgotten.
@@ -127,7 +173,7 @@ impl Objects {
             return None;
         }
         let first = self.history.partition_point(|event| event.version <= version);
-        Some(self.history[first..].iter().filter(|event| event.resource == resource).cloned().collect())
+        Some(self.history[first..].iter().filter(|event| *event.resource == *resource).cloned().collect())
     }
 }
 
@@ -168,6 +214,19 @@ mod tests {
         objects.compact();
         assert!(objects.since("pods", first).is_none());
         assert_eq!(objects.since("pods", objects.version()).map(|it| it.len()), Some(0));
+    }
+
+    #[test]
+    fn an_object_keeps_its_uid_and_gets_a_new_version() {
+        let mut objects = Objects::new();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}});
+        let mut states = Vec::new();
+        for _ in 0..2 {
+            objects.put(pod.clone());
+            states.push(objects.get("pods", "ns/a").unwrap().value());
+        }
+        assert_eq!(states[0]["metadata"]["uid"], states[1]["metadata"]["uid"]);
+        assert_ne!(states[0]["metadata"]["resourceVersion"], states[1]["metadata"]["resourceVersion"]);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The selectors of requests, as far as clients of nodes use them.
 
-use serde_json::Value;
+use super::objects::Stored;
 
 /// What a request asks for, of a resource.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selector {
     /// Labels that must not be there.
     without_labels: Vec<String>,
-    /// Fields that must, or must not, have a value.
-    fields: Vec<(String, String, bool)>,
+    /// What `status.phase` must be, or must not be: the field that clients of nodes select by.
+    phases: Vec<(String, bool)>,
     namespace: Option<String>,
 }
 
@@ -27,17 +27,19 @@ impl Selector {
                 Some((field, value)) => (field, value, false),
                 None => part.split_once('=').map(|(field, value)| (field, value, true))?,
             };
-            selector.fields.push((format!("/{}", field.replace('.', "/")), value.to_owned(), equal));
+            if field != "status.phase" {
+                return None;
+            }
+            selector.phases.push((value.to_owned(), equal));
         }
         Some(selector)
     }
 
-    pub fn selects(&self, object: &Value) -> bool {
-        let metadata = &object["metadata"];
-        let field = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        self.without_labels.iter().all(|label| metadata["labels"].get(label).is_none())
-            && self.fields.iter().all(|(path, value, equal)| (field(path) == value) == *equal)
-            && self.namespace.as_ref().is_none_or(|it| metadata["namespace"] == **it)
+    pub fn selects(&self, object: &Stored) -> bool {
+        let phase = object.phase.as_deref().unwrap_or_default();
+        self.without_labels.iter().all(|label| !object.labels.iter().any(|key| **key == **label))
+            && self.phases.iter().all(|(value, equal)| (phase == value) == *equal)
+            && self.namespace.as_ref().is_none_or(|it| object.namespace.as_deref() == Some(&**it))
     }
 }
 
@@ -50,9 +52,11 @@ mod tests {
     #[test]
     fn labels_that_are_there_and_phases_that_are_over_are_left_out() {
         let selector = Selector::of("!a/b", "status.phase!=Failed", None).unwrap();
-        assert!(selector.selects(&json!({"metadata": {}})));
-        assert!(!selector.selects(&json!({"metadata": {"labels": {"a/b": "x"}}})));
-        assert!(!selector.selects(&json!({"metadata": {}, "status": {"phase": "Failed"}})));
+        let selects = |object| selector.selects(&Stored::of(&object));
+        assert!(selects(json!({"metadata": {}})));
+        assert!(!selects(json!({"metadata": {"labels": {"a/b": "x"}}})));
+        assert!(!selects(json!({"metadata": {}, "status": {"phase": "Failed"}})));
         assert!(Selector::of("a in (b)", "", None).is_none());
+        assert!(Selector::of("", "spec.x=y", None).is_none());
     }
 }
