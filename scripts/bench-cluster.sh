@@ -77,7 +77,7 @@ bench_node_to_node() {
     "$tools/cambric-load" path "${load_options[@]}" \
         --path "VXLAN of the kernel,$prefix-kernel-vxlan-1-pod,$prefix-kernel-vxlan-2-pod,10.9.2.2" \
         --path "cambric,$prefix-vxlan-1-pod,$prefix-vxlan-2-pod,${pod_of[vxlan-2]}" \
-        --path "without VXLAN, routed by the kernel,$prefix-routed-1-pod,$prefix-routed-2-pod,10.9.2.2"
+        --path "no VXLAN: routed by the kernel,$prefix-routed-1-pod,$prefix-routed-2-pod,10.9.2.2"
 }
 
 bench_cluster() {
@@ -87,6 +87,10 @@ bench_cluster() {
         options=(--nodes 500 --pods 10000 --services 1000 --seconds 10) load_options=(--rounds 2 --millis 100)
     fi
     say "### A large cluster"
+    say
+    CAMBRIC_BIN_DIR=$binaries "$binaries/cambric-bench-cluster" --single "${options[@]}" || status=1
+    say
+    say "### The same with both families"
     say
     CAMBRIC_BIN_DIR=$binaries "$binaries/cambric-bench-cluster" "${options[@]}" || status=1
     say

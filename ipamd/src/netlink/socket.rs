@@ -91,17 +91,9 @@ impl Socket {
         what: &str,
         entry: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let mut table = Vec::new();
-        for _ in 0..DUMP_ATTEMPTS {
-            table.clear();
-            let consistent = self
-                .exchange(query.clone(), NLM_F_DUMP, &mut |message| table.extend(entry(message)))
-                .map_err(|source| NetlinkError::new(format!("read the kernel's {what}"), source))?;
-            if consistent {
-                break;
-            }
-        }
-        Ok(table)
+        whole(what, |table| {
+            self.exchange(query.clone(), NLM_F_DUMP, &mut |message| table.extend(entry(message)))
+        })
     }
 
     /// The same of those entries only that `concerns` says yes to, by the bytes of the kernel's message.
@@ -112,18 +104,9 @@ impl Socket {
         concerns: impl Fn(&[u8]) -> bool,
         entry: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
-        let mut table = Vec::new();
-        for _ in 0..DUMP_ATTEMPTS {
-            table.clear();
-            let consistent = self
-                .sieve
-                .dump(query.clone(), &concerns, &mut |message| table.extend(entry(message)))
-                .map_err(|source| NetlinkError::new(format!("read the kernel's {what}"), source))?;
-            if consistent {
-                break;
-            }
-        }
-        Ok(table)
+        whole(what, |table| {
+            self.sieve.dump(query.clone(), &concerns, &mut |message| table.extend(entry(message)))
+        })
     }
 
     /// Sends `message` and gives what is answered to `each`, up to the acknowledgement or the end of the dump.
@@ -151,6 +134,23 @@ impl Socket {
             Ok(consistent)
         })
     }
+}
+
+/// Reads a table until it is of one moment; `read` returns whether it was.
+fn whole<T>(
+    what: &str,
+    mut read: impl FnMut(&mut Vec<T>) -> io::Result<bool>,
+) -> Result<Vec<T>, NetlinkError> {
+    let mut table = Vec::new();
+    for _ in 0..DUMP_ATTEMPTS {
+        table.clear();
+        let consistent = read(&mut table)
+            .map_err(|source| NetlinkError::new(format!("read the kernel's {what}"), source))?;
+        if consistent {
+            break;
+        }
+    }
+    Ok(table)
 }
 
 impl Drop for Socket {
