@@ -27,7 +27,12 @@ fn all() -> Result<Vec<String>> {
     fn look(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         for entry in fs::read_dir(path)? {
             let path = entry?.path();
-            if path.is_dir() { look(&path, found)? } else { found.push(path) }
+            if path.is_dir() {
+                look(&path, found)?;
+            } else if path.extension().is_some_and(|it| it == "yaml") {
+                // The guide lies beside them.
+                found.push(path);
+            }
         }
         Ok(())
     }

@@ -49,8 +49,11 @@ impl Process {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.0))? {
             let id = entry?.file_name().to_string_lossy().into_owned();
-            let name = self.read(&format!("task/{id}/comm"))?;
-            threads.push((name.trim().to_owned(), self.cpu_of(&format!("task/{id}/stat"))?));
+            let name = self.read(&format!("task/{id}/comm"));
+            // One that has ended meanwhile uses nothing any more.
+            if let (Ok(name), Ok(cpu)) = (name, self.cpu_of(&format!("task/{id}/stat"))) {
+                threads.push((name.trim().to_owned(), cpu));
+            }
         }
         Ok(threads)
     }
