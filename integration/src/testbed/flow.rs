@@ -154,6 +154,8 @@ impl Flow {
     /// Sends no more, waits for what is under way, and reports.
     pub fn end(mut self) -> FlowReport {
         self.shared.quiet.store(true, Ordering::Relaxed);
+        // The first thread is the one that sends: it may be about to send one more.
+        eventually(PATIENCE, || self.threads[0].is_finished());
         eventually(PATIENCE, || {
             let tally = self.shared.tally();
             tally.answered.len() as u64 == tally.sent && tally.arrived.len() as u64 == tally.sent
