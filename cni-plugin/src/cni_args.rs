@@ -1,10 +1,33 @@
 //! `CNI_ARGS`: pairs such as `IgnoreUnknown=1;K8S_POD_NAME=web-0`.
 
-use ipamd_api::wire::Pod;
+use std::net::IpAddr;
 
-/// Reads the pairs. The pod is known when its namespace and its name are; whatever is wrong is added to `faults`.
-pub fn parse(args: &str, faults: &mut Vec<String>) -> Option<Pod> {
+use ipamd_api::{MacAddr, wire::Pod};
+
+use crate::config::container_address;
+
+/// What the pairs say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CniArgs {
+    /// `K8S_POD_NAMESPACE`, `K8S_POD_NAME` and `K8S_POD_UID`: the pod is known when its namespace and its name are.
+    pub pod: Option<Pod>,
+    /// `IP` and `MAC`.
+    pub requested: Requested,
+}
+
+/// What the container is to have, by the names that the reference plugins gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requested {
+    /// `IP`: addresses joined by ',', each with or without a prefix length.
+    pub addresses: Vec<IpAddr>,
+    /// `MAC`.
+    pub mac: Option<MacAddr>,
+}
+
+/// Reads the pairs; whatever is wrong is added to `faults`.
+pub fn parse(args: &str, faults: &mut Vec<String>) -> CniArgs {
     let (mut namespace, mut name, mut uid) = ("", "", "");
+    let mut requested = Requested::default();
     let mut ignore_unknown = false;
     let mut unknown = Vec::new();
     for pair in args.split(';').filter(|_| !args.is_empty()) {
@@ -22,6 +45,19 @@ pub fn parse(args: &str, faults: &mut Vec<String>) -> Option<Pod> {
             "K8S_POD_UID" => uid = value,
             // Kubernetes' runtimes send it; the container id says the same.
             "K8S_POD_INFRA_CONTAINER_ID" => {}
+            "IP" => match addresses(value) {
+                Some(addresses) => requested.addresses = addresses,
+                None => faults.push(format!(
+                    "CNI_ARGS: IP must be an IP address that a container can have, or one of each family joined by ',', not {value:?}"
+                )),
+            },
+            "MAC" if value.is_empty() => {}
+            "MAC" => match value.parse::<MacAddr>().ok().filter(|mac| mac.is_unicast()) {
+                Some(mac) => requested.mac = Some(mac),
+                None => faults.push(format!(
+                    "CNI_ARGS: MAC must be a unicast Ethernet address such as 02:00:00:00:00:01, not {value:?}"
+                )),
+            },
             _ => unknown.push(pair),
         }
     }
@@ -30,11 +66,20 @@ pub fn parse(args: &str, faults: &mut Vec<String>) -> Option<Pod> {
             format!("CNI_ARGS: {pair:?} is not known to Cambric (IgnoreUnknown=1 makes it pass over such)")
         }));
     }
-    (!namespace.is_empty() && !name.is_empty()).then(|| Pod {
+    let pod = (!namespace.is_empty() && !name.is_empty()).then(|| Pod {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         uid: uid.to_owned(),
-    })
+    });
+    CniArgs { pod, requested }
+}
+
+/// At most one address of each family.
+fn addresses(text: &str) -> Option<Vec<IpAddr>> {
+    let texts = text.split(',').filter(|_| !text.is_empty());
+    let addresses = texts.map(|text| container_address(text.trim())).collect::<Option<Vec<_>>>()?;
+    let of_family = |v4| addresses.iter().filter(|address| address.is_ipv4() == v4).count();
+    (of_family(true) <= 1 && of_family(false) <= 1).then_some(addresses)
 }
 
 fn truth(value: &str) -> Option<bool> {
@@ -51,8 +96,8 @@ mod tests {
 
     fn read(args: &str) -> (Option<Pod>, Vec<String>) {
         let mut faults = Vec::new();
-        let pod = parse(args, &mut faults);
-        (pod, faults)
+        let args = parse(args, &mut faults);
+        (args.pod, faults)
     }
 
     #[test]
@@ -84,6 +129,30 @@ mod tests {
             ("IgnoreUnknown=maybe", "\"maybe\""),
         ] {
             assert!(read(args).1[0].contains(quoted), "{args}: {:?}", read(args).1);
+        }
+    }
+
+    #[test]
+    fn an_address_and_an_ethernet_address_can_be_asked_for() {
+        let asked = |args: &str| {
+            let mut faults = Vec::new();
+            (parse(args, &mut faults).requested, faults)
+        };
+        let (requested, faults) = asked("IP=10.0.0.5/24,fd00::5;MAC=02:00:00:00:00:05");
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!(requested.addresses, ["10.0.0.5".parse::<IpAddr>().unwrap(), "fd00::5".parse().unwrap()]);
+        assert_eq!(requested.mac, Some(MacAddr([2, 0, 0, 0, 0, 5])));
+        assert_eq!(asked("IP=;MAC="), (Requested::default(), vec![]));
+        for (args, key) in [
+            ("IP=x", "IP"),
+            ("IP=10.0.0.1,10.0.0.2", "IP"),
+            ("IP=127.0.0.1", "IP"),
+            ("IP=10.0.0.1,", "IP"),
+            ("IgnoreUnknown=1;MAC=01:00:00:00:00:00", "MAC"),
+            ("MAC=x", "MAC"),
+        ] {
+            let (_, faults) = asked(args);
+            assert!(faults[0].contains(&format!("CNI_ARGS: {key} must be ")), "{args}: {faults:?}");
         }
     }
 }

@@ -2,27 +2,36 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use ipamd_api::{DEFAULT_SOCKET, MacAddr, PortMapping, wire::ValidAttachment};
-use serde_json::Value;
+use ipamd_api::{DEFAULT_SOCKET, MTU, MacAddr, PortMapping};
+use serde_json::{Map, Value};
 
+pub mod del;
+pub mod dns;
 pub mod document;
+pub mod gc;
+#[cfg(test)]
+mod go;
+mod json;
 mod labels;
 mod port_mappings;
 mod runtime;
 
+pub use runtime::container_address;
+
 use crate::{
-    environment::{Command, is_identifier},
+    cni_args::Requested,
+    environment::{Command, IDENTIFIER, is_identifier},
     error::CniError,
     logging::Logging,
     prev_result::PrevResult,
     result::Dns,
     version::CniVersion,
 };
-use document::{Document, Field};
+use document::Document;
 
-/// The largest configuration that is read, in bytes. A long list of valid attachments in a GC is about 100 bytes
-/// each.
-pub const MAX_CONFIG: u64 = 1 << 20;
+/// The largest configuration that is read, in bytes. A GC lists every attachment of a node, and libcni writes the list twice:
+/// some 200 bytes each.
+pub const MAX_CONFIG: u64 = 16 << 20;
 
 /// What every command takes from the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,28 +49,6 @@ pub struct Network {
 impl Network {
     /// The network, or what is wrong with its configuration.
     pub fn parse(document: &Document, command: Command) -> Result<Self, CniError> {
-        let (version, name) = Self::identity(document, command)?;
-        let socket = match document.field("socket").text()? {
-            Some(path) if path.starts_with('/') => path.into(),
-            Some(_) => return Err(document.field("socket").must("must be an absolute path")),
-            None => DEFAULT_SOCKET.into(),
-        };
-        Ok(Self { version, name, socket, logging: Logging::parse(document)? })
-    }
-
-    /// The network for a DEL, which passes over every mistake that does not keep it from removing the interface.
-    pub fn parse_leniently(document: &Document, command: Command) -> Result<Self, CniError> {
-        let (version, name) = Self::identity(document, command)?;
-        let socket = document.field("socket").text().ok().flatten().filter(|path| path.starts_with('/'));
-        Ok(Self {
-            version,
-            name,
-            socket: socket.unwrap_or(DEFAULT_SOCKET).into(),
-            logging: Logging::parse(document).unwrap_or_default(),
-        })
-    }
-
-    fn identity(document: &Document, command: Command) -> Result<(CniVersion, String), CniError> {
         let version = document.version()?;
         if version < command.since() {
             return Err(CniError::CommandTooNew {
@@ -71,12 +58,17 @@ impl Network {
             });
         }
         let name = document.field("name");
-        match name.text()? {
-            Some(text) if is_identifier(text) => Ok((version, text.to_owned())),
-            Some(_) => Err(name
-                .must("must start with a letter or digit and go on with letters, digits, '_', '.' and '-'")),
-            None => Err(name.must("must be the network's name")),
-        }
+        let name = match name.text()? {
+            Some(text) if is_identifier(text) => text.to_owned(),
+            Some(_) => return Err(name.must(IDENTIFIER)),
+            None => return Err(name.must("must be the network's name")),
+        };
+        let socket = match document.field("socket").text()? {
+            Some(path) if path.starts_with('/') => path.into(),
+            Some(_) => return Err(document.field("socket").must("must be an absolute path")),
+            None => DEFAULT_SOCKET.into(),
+        };
+        Ok(Self { version, name, socket, logging: Logging::parse(document)? })
     }
 }
 
@@ -89,13 +81,13 @@ pub struct AddConfig {
     pub mtu: Option<u32>,
     /// `args.cni.labels`.
     pub labels: BTreeMap<String, String>,
-    /// The `ips` capability: at most one address of each family.
+    /// The addresses that the runtime asks for: at most one of each family, IPv4 first.
     pub addresses: Vec<IpAddr>,
-    /// The `mac` capability.
+    /// The Ethernet address that the runtime asks for.
     pub mac: Option<MacAddr>,
     /// The `portMappings` capability.
     pub port_mappings: Vec<PortMapping>,
-    /// `dns`, passed through into the result.
+    /// `dns` and the capability of that name, passed through into the result.
     pub dns: Dns,
     /// `prevResult`, if other plugins come before this one in the chain.
     pub previous: Option<Previous>,
@@ -111,13 +103,17 @@ pub struct Previous {
 }
 
 impl AddConfig {
-    /// The configuration, or what is wrong with it.
-    pub fn parse(document: &Document) -> Result<Self, CniError> {
+    /// The configuration, with what `CNI_ARGS` asks for; or what is wrong with it.
+    pub fn parse(document: &Document, requested: &Requested) -> Result<Self, CniError> {
         let config = Self::parse_for(document, Command::Add)?;
-        let field = document.field("prevResult");
-        if field.is_blank() {
-            return Ok(config);
-        }
+        let Some(given) = previous(document)? else {
+            return Ok(Self {
+                addresses: runtime::addresses(document, &requested.addresses)?,
+                mac: runtime::mac(document, requested.mac)?,
+                ..config
+            });
+        };
+        // What `CNI_ARGS` and `args` ask for goes to every plugin of the chain, and those before have heard it.
         for of_interface in [
             document.field("mtu"),
             runtime::capability(document, "ips"),
@@ -129,9 +125,8 @@ impl AddConfig {
                 ));
             }
         }
-        let result = PrevResult::parse(&field)?;
-        let given = field.value().cloned().unwrap_or_default();
-        Ok(Self { previous: Some(Previous { result, given }), ..config })
+        let result = PrevResult::parse(&given, config.network.version)?;
+        Ok(Self { previous: Some(Previous { result, given: given.into() }), ..config })
     }
 
     fn parse_for(document: &Document, command: Command) -> Result<Self, CniError> {
@@ -140,18 +135,33 @@ impl AddConfig {
         if !ipam.is_blank() {
             return Err(ipam.unsupported("Cambric's daemon assigns the addresses itself; remove the section"));
         }
+        let masquerade = document.field("ipMasq");
+        if !masquerade.is_absent() {
+            return Err(masquerade.unsupported("masquerade is the daemon's to decide; remove the field"));
+        }
         runtime::refuse_unsupported(document)?;
         Ok(Self {
             network,
-            mtu: document.field("mtu").number_in(68..=65535)?,
+            mtu: document.field("mtu").number_in(MTU)?,
             labels: labels::parse(document)?,
-            addresses: runtime::addresses(document)?,
-            mac: runtime::mac(document)?,
+            addresses: runtime::addresses(document, &[])?,
+            mac: runtime::mac(document, None)?,
             port_mappings: port_mappings::parse(document)?,
-            dns: dns(&document.field("dns"))?,
+            dns: runtime::dns(document, dns::parse(&document.field("dns"))?)?,
             previous: None,
         })
     }
+}
+
+/// `prevResult`, unless it says nothing. Go's plugins decode it into a map first, and what they read is that map, written
+/// again.
+fn previous(document: &Document) -> Result<Option<Map<String, Value>>, CniError> {
+    let field = document.field("prevResult");
+    if field.is_blank() {
+        field.object()?;
+        return Ok(None);
+    }
+    field.map()
 }
 
 /// The configuration of a CHECK.
@@ -169,79 +179,10 @@ impl CheckConfig {
     /// The configuration, or what is wrong with it. It must be one that ADD takes, and have a `prevResult`.
     pub fn parse(document: &Document) -> Result<Self, CniError> {
         let AddConfig { network, port_mappings, .. } = AddConfig::parse_for(document, Command::Check)?;
-        let prev_result = PrevResult::parse(&document.field("prevResult"))?;
+        let field = document.field("prevResult");
+        let given = field.map()?.ok_or_else(|| field.must("must be the result of the attachment's ADD"))?;
+        let prev_result = PrevResult::parse(&given, network.version)?;
         Ok(Self { network, port_mappings, prev_result })
-    }
-}
-
-/// The configuration of a GC.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GcConfig {
-    /// What every command takes.
-    pub network: Network,
-    /// `cni.dev/valid-attachments`: what stays.
-    pub valid: Vec<ValidAttachment>,
-}
-
-impl GcConfig {
-    /// The configuration, or what is wrong with it. A missing list is an error rather than an empty one, which would
-    /// remove every container's interface.
-    pub fn parse(document: &Document) -> Result<Self, CniError> {
-        let network = Network::parse(document, Command::Gc)?;
-        let mut list = document.field("cni.dev/valid-attachments");
-        if list.is_absent() {
-            // The name that an earlier text of the specification gave it.
-            list = document.field("cni.dev/attachments");
-        }
-        let Some(entries) = list.array()? else {
-            return Err(document
-                .field("cni.dev/valid-attachments")
-                .must("must list the attachments that stay"));
-        };
-        let valid = entries
-            .map(|entry| {
-                let text = |name| {
-                    let field = entry.field(name);
-                    match field.text()? {
-                        Some(text) if !text.is_empty() => Ok(text.to_owned()),
-                        _ => Err(field.must("must be a string that is not empty")),
-                    }
-                };
-                entry.object()?;
-                Ok(ValidAttachment { container_id: text("containerID")?, ifname: text("ifname")? })
-            })
-            .collect::<Result<_, CniError>>()?;
-        Ok(Self { network, valid })
-    }
-}
-
-/// Reads a `dns` section, of a configuration or a result.
-pub fn dns(section: &Field) -> Result<Dns, CniError> {
-    section.object()?;
-    let texts = |name| -> Result<Vec<String>, CniError> {
-        let list = section.field(name);
-        let Some(entries) = list.array()? else { return Ok(Vec::new()) };
-        entries
-            .map(|entry| entry.text()?.map(str::to_owned).ok_or_else(|| entry.must("must be a string")))
-            .collect()
-    };
-    Ok(Dns {
-        nameservers: texts("nameservers")?,
-        domain: section.field("domain").text()?.unwrap_or_default().to_owned(),
-        search: texts("search")?,
-        options: texts("options")?,
-    })
-}
-
-/// Whether a value says nothing: absent, null, empty, zero, or made of such values only.
-fn is_blank(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Bool(true) => false,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.values().all(is_blank),
     }
 }
 
@@ -261,13 +202,17 @@ mod tests {
         document(&config)
     }
 
+    fn add(document: &Document) -> Result<AddConfig, CniError> {
+        AddConfig::parse(document, &Requested::default())
+    }
+
     fn add_error(extra: &Value) -> CniError {
-        AddConfig::parse(&with(extra)).unwrap_err()
+        AddConfig::parse(&with(extra), &Requested::default()).unwrap_err()
     }
 
     #[test]
     fn a_full_configuration_is_read() {
-        let config = AddConfig::parse(&with(&json!({
+        let config = add(&with(&json!({
             "socket": "/run/x.sock", "mtu": 1400, "logLevel": "debug", "unknown": {"is": "ignored"},
             "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}},
             "runtimeConfig": {"ips": ["10.0.0.7/16", "fd00::7"], "mac": "02:00:00:00:00:07", "bandwidth": {"ingressRate": 0},
@@ -291,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_small_configuration_has_defaults() {
-        let config = AddConfig::parse(&with(&json!({"mtu": null}))).unwrap();
+        let config = add(&with(&json!({"mtu": null}))).unwrap();
         assert_eq!(config.network.socket, PathBuf::from(DEFAULT_SOCKET));
         assert_eq!((config.mtu, config.mac, config.addresses.len(), config.labels.len()), (None, None, 0, 0));
         assert_eq!(config.dns, Dns::default());
@@ -303,10 +248,10 @@ mod tests {
             (json!({"name": ""}), "name", "\"\""),
             (json!({"name": "../x"}), "name", "\"../x\""),
             (json!({"name": 7}), "name", "7"),
-            (json!({"name": null}), "name", "nothing"),
             (json!({"socket": "relative"}), "socket", "\"relative\""),
             (json!({"socket": ["/x"]}), "socket", "[\"/x\"]"),
-            (json!({"mtu": 67}), "mtu", "67"),
+            (json!({"name": "x".repeat(256)}), "name", &format!("\"{}…", "x".repeat(199))),
+            (json!({"mtu": 1279}), "mtu", "1279"),
             (json!({"mtu": 65536}), "mtu", "65536"),
             (json!({"mtu": -1}), "mtu", "-1"),
             (json!({"mtu": 1500.5}), "mtu", "1500.5"),
@@ -341,6 +286,8 @@ mod tests {
     fn what_cambric_does_not_do_is_refused_with_key_and_value() {
         for (extra, key) in [
             (json!({"ipam": {"type": "host-local"}}), "ipam = {\"type\":\"host-local\"}"),
+            (json!({"ipMasq": false}), "ipMasq = false"),
+            (json!({"IPMasq": true}), "ipMasq = true"),
             (
                 json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
                 "runtimeConfig.bandwidth = {\"ingressRate\":1}",
@@ -360,12 +307,16 @@ mod tests {
     #[test]
     fn versions_and_commands_must_fit() {
         for (version, code) in
-            [(json!("0.1.0"), 1), (json!("2.0.0"), 1), (json!(""), 1), (Value::Null, 1), (json!(1.1), 6)]
+            [(json!("0.3.2"), 1), (json!("2.0.0"), 1), (json!("v1.0.0"), 1), (json!(1.1), 6), (json!([]), 6)]
         {
             assert_eq!(add_error(&json!({"cniVersion": version})).code(), code, "{version}");
         }
-        let missing = AddConfig::parse(&document(&json!({"name": "net"}))).unwrap_err();
-        assert!(missing.code() == 1 && missing.to_string().contains("0.1.0"), "{missing}");
+        let missing = add(&document(&json!({"name": "x", "cniVersion": "0.9.0"}))).unwrap_err();
+        assert!(
+            missing.code() == 1
+                && missing.to_string().contains("supports 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
+            "{missing}"
+        );
         let too_new = |version, command| {
             Network::parse(&with(&json!({"cniVersion": version})), command).map_err(|e| e.code())
         };
@@ -377,40 +328,17 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_passes_over_what_does_not_matter() {
-        let network = Network::parse_leniently(
-            &with(&json!({"socket": 7, "logLevel": [], "mtu": "x", "prevResult": "junk", "ipam": 1})),
-            Command::Del,
-        );
-        assert_eq!(network.unwrap().socket, PathBuf::from(DEFAULT_SOCKET));
-        assert_eq!(
-            Network::parse_leniently(&with(&json!({"name": null})), Command::Del).unwrap_err().code(),
-            7
-        );
-    }
-
-    #[test]
-    fn a_gc_needs_its_list() {
-        let parse = |extra| GcConfig::parse(&with(&extra)).map(|config| config.valid);
-        assert_eq!(parse(json!({})).unwrap_err().code(), 7);
-        assert_eq!(parse(json!({"cni.dev/valid-attachments": []})).unwrap(), []);
-        let one = ValidAttachment { container_id: "c".into(), ifname: "eth0".into() };
-        for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-            assert_eq!(
-                parse(json!({name: [{"containerID": "c", "ifname": "eth0"}]})).unwrap(),
-                std::slice::from_ref(&one)
-            );
-        }
-        for list in [
-            json!({}),
-            json!(["c"]),
-            json!([{}]),
-            json!([{"containerID": "c"}]),
-            json!([{"containerID": 1, "ifname": "e"}]),
+    fn a_configuration_without_a_version_is_of_the_oldest() {
+        for config in [
+            json!({"name": "net"}),
+            json!({"name": "net", "cniVersion": ""}),
+            json!({"name": "net", "cniVersion": null}),
         ] {
-            let error = parse(json!({"cni.dev/valid-attachments": list})).unwrap_err();
-            assert!(error.code() == 7 && error.to_string().contains("cni.dev/valid-attachments"), "{error}");
+            assert_eq!(add(&document(&config)).unwrap().network.version, CniVersion::V0_1_0);
         }
+        let missing = add(&document(&json!({"cniVersion": "1.0.0"}))).unwrap_err();
+        let text = "invalid network configuration: name is missing; it must be the network's name";
+        assert_eq!((missing.code(), missing.to_string().as_str()), (7, text));
     }
 
     #[test]

@@ -5,9 +5,14 @@ use std::{
     path::PathBuf,
 };
 
-use ipamd_api::wire::Pod;
+use ipamd_api::{MAX_NAME, wire::Pod};
 
-use crate::{cni_args, error::CniError, version::CniVersion};
+use crate::{
+    cni_args::{self, CniArgs, Requested},
+    error::CniError,
+    text::cut,
+    version::CniVersion,
+};
 
 /// How the variables are looked up: `std::env::var_os` in the plugin, a table in the tests.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -47,7 +52,7 @@ impl Command {
     /// The first version of the specification that has it.
     pub fn since(self) -> CniVersion {
         match self {
-            Self::Add | Self::Del | Self::Version => CniVersion::V0_3_1,
+            Self::Add | Self::Del | Self::Version => CniVersion::V0_1_0,
             Self::Check => CniVersion::V0_4_0,
             Self::Gc | Self::Status => CniVersion::V1_1_0,
         }
@@ -87,6 +92,8 @@ pub struct Sandbox {
     pub may_be_own_netns: bool,
     /// The pod that `CNI_ARGS` names.
     pub pod: Option<Pod>,
+    /// What `CNI_ARGS` asks for.
+    pub requested: Requested,
 }
 
 impl Target {
@@ -101,9 +108,9 @@ impl Target {
         let container_id = required(lookup, "CNI_CONTAINERID", faults).filter(|id| {
             let good = is_identifier(id);
             if !good {
-                faults.push(format!(
-                    "CNI_CONTAINERID must start with a letter or digit and go on with letters, digits, '_', '.' and '-', not {id:?}"
-                ));
+                let mut id = id.clone();
+                cut(&mut id, 2 * MAX_NAME);
+                faults.push(format!("CNI_CONTAINERID {IDENTIFIER}, not {id:?}"));
             }
             good
         });
@@ -111,7 +118,7 @@ impl Target {
             let good = is_interface_name(name);
             if !good {
                 faults.push(format!(
-                    "CNI_IFNAME must be 1 to 15 bytes without '/', ':', '%' or white space, and neither \".\" nor \"..\", not {name:?}"
+                    "CNI_IFNAME must be 1 to 15 bytes without '/', ':', '%' or white space, and none of \".\", \"..\", \"all\" and \"default\", not {name:?}"
                 ));
             }
             good
@@ -136,18 +143,19 @@ impl Sandbox {
                 None
             }
         };
-        let pod = lookup("CNI_ARGS").and_then(|args| match args.into_string() {
+        let args = match lookup("CNI_ARGS").unwrap_or_default().into_string() {
             Ok(args) => cni_args::parse(&args, &mut faults),
             Err(args) => {
                 faults.push(format!("CNI_ARGS must be UTF-8, not {}", quoted(&args)));
-                None
+                CniArgs::default()
             }
-        });
+        };
         let may_be_own_netns = lookup("CNI_NETNS_OVERRIDE")
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
         match (target, netns) {
             (Some(target), Some(netns)) if faults.is_empty() => {
-                Ok(Self { target, netns, may_be_own_netns, pod })
+                let CniArgs { pod, requested } = args;
+                Ok(Self { target, netns, may_be_own_netns, pod, requested })
             }
             _ => Err(CniError::Environment(faults)),
         }
@@ -172,16 +180,22 @@ fn quoted(value: &OsStr) -> String {
     format!("{:?}", value.to_string_lossy())
 }
 
-/// The specification's alphabet for container ids and network names.
+/// What container ids and network names must be: of the specification's alphabet, and no longer than the daemon records.
+pub const IDENTIFIER: &str = "must start with a letter or digit, go on with letters, digits, '_', '.' and '-', and have at most 255 bytes";
+
+/// Whether it is [`IDENTIFIER`].
 pub fn is_identifier(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+    text.len() <= MAX_NAME
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 fn is_interface_name(name: &str) -> bool {
     // Linux reads a '%' as a pattern for a name of its own choice.
     let forbidden = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
-    (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
+    // `all` and `default` are folders of the kernel's beside those of its interfaces.
+    let taken = matches!(name, "." | ".." | "all" | "default");
+    (1..=15).contains(&name.len()) && !taken && !name.contains(forbidden)
 }
 
 #[cfg(test)]
@@ -212,6 +226,7 @@ mod tests {
                 netns: "/run/netns/a".into(),
                 may_be_own_netns: true,
                 pod: Some(Pod { namespace: "default".into(), name: "web-0".into(), uid: String::new() }),
+                requested: Requested::default(),
             }
         );
     }
@@ -245,13 +260,17 @@ mod tests {
         for id in ["a", "0", "a_b.c-d", "Z9"] {
             assert!(is_identifier(id), "{id}");
         }
+        assert!(is_identifier(&"x".repeat(MAX_NAME)) && !is_identifier(&"x".repeat(MAX_NAME + 1)));
+        assert!(IDENTIFIER.contains(&MAX_NAME.to_string()));
         for id in ["", "_a", ".a", "-a", "a b", "a/b", "ä", "a\n"] {
             assert!(!is_identifier(id), "{id}");
         }
         for name in ["eth0", "a", "exactly15bytes.", "net-1_x"] {
             assert!(is_interface_name(name), "{name}");
         }
-        for name in ["", ".", "..", "sixteenbyteslong", "a/b", "a:b", "a b", "a\tb", "eth%d", "a\0"] {
+        for name in
+            ["", ".", "..", "sixteenbyteslong", "a/b", "a:b", "a b", "a\tb", "eth%d", "a\0", "all", "default"]
+        {
             assert!(!is_interface_name(name), "{name:?}");
         }
     }

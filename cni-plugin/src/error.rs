@@ -12,7 +12,7 @@ use crate::{netlink::NetlinkError, version::CniVersion};
 #[non_exhaustive]
 pub enum CniError {
     /// 1: the configuration's version is not one of ours.
-    #[error("cniVersion {found:?} is not supported; Cambric supports 0.3.1, 0.4.0, 1.0.0 and 1.1.0")]
+    #[error("cniVersion {found:?} is not supported; Cambric supports {}", CniVersion::ALL.map(CniVersion::as_str).join(", "))]
     IncompatibleVersion {
         /// As configured; 0.1.0 where nothing is.
         found: String,
@@ -59,7 +59,7 @@ pub enum CniError {
     /// 6: the standard input is not a network configuration in JSON.
     #[error("cannot decode the network configuration on the standard input: {0}")]
     Undecodable(String),
-    /// 7: a field of the configuration that is missing or wrong.
+    /// 7: a field of the configuration that is wrong.
     #[error("invalid network configuration: {field} {wanted}, not {value}")]
     InvalidConfig {
         /// The field, with the path to it.
@@ -68,6 +68,14 @@ pub enum CniError {
         wanted: String,
         /// What it is, as JSON.
         value: String,
+    },
+    /// 7: a field of the configuration that is missing.
+    #[error("invalid network configuration: {field} is missing; it {wanted}")]
+    MissingConfig {
+        /// The field, with the path to it.
+        field: String,
+        /// What it must be: a phrase that starts with "must".
+        wanted: String,
     },
     /// 7: the configuration's chain is not the one that the daemon is configured for.
     #[error("{0}")]
@@ -124,7 +132,7 @@ impl CniError {
             Self::Environment(_) => 4,
             Self::Io { .. } => 5,
             Self::Undecodable(_) => 6,
-            Self::InvalidConfig { .. } | Self::WrongPlace(_) => 7,
+            Self::InvalidConfig { .. } | Self::MissingConfig { .. } | Self::WrongPlace(_) => 7,
             Self::TryAgainLater(_) => 11,
             Self::NotAvailable(_) => 50,
             Self::PoolExhausted(_) => 101,

@@ -96,6 +96,28 @@ fn alias_of(key: &AttachmentKey) -> String {
     alias
 }
 
+/// The attachments whose ends on the host are there, by the aliases of these.
+pub fn keys(host: &mut Netlink) -> Result<Vec<AttachmentKey>, NetlinkError> {
+    let links = host.dump("list the interfaces", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let key = |link: RouteNetlinkMessage| {
+        let RouteNetlinkMessage::NewLink(link) = link else { return None };
+        let alias = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfAlias(alias) => Some(alias.as_str()),
+            _ => None,
+        });
+        // Somebody else may have given the alias, or the kernel's limit have cut it: the name tells.
+        key_of(alias?).filter(|key| index_of(&key.host_ifname()) == Some(link.header.index))
+    };
+    Ok(links.into_iter().filter_map(key).collect())
+}
+
+/// The attachment whose alias that is.
+fn key_of(alias: &str) -> Option<AttachmentKey> {
+    let mut parts = alias.strip_prefix("cambric ")?.split('/').map(str::to_owned);
+    let key = AttachmentKey { network: parts.next()?, container_id: parts.next()?, ifname: parts.next()? };
+    parts.next().is_none().then_some(key)
+}
+
 /// Makes the pair, the container's end right in its namespace, and returns the host end's index. What an ADD that was
 /// broken off left under the same name is removed first.
 pub fn create(

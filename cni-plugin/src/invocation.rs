@@ -3,9 +3,10 @@
 use ipamd_api::AttachmentKey;
 
 use crate::{
-    config::{AddConfig, CheckConfig, GcConfig, Network, document::Document},
+    config::{AddConfig, CheckConfig, Network, del::DelConfig, document::Document, gc::GcConfig},
     environment::{Command, Lookup, Sandbox, Target},
     error::{CniError, Failure},
+    logging::Logging,
     version::CniVersion,
 };
 
@@ -15,7 +16,7 @@ pub enum Invocation {
     /// ADD
     Add(Sandbox, Box<AddConfig>),
     /// DEL
-    Del(Target, Network),
+    Del(Target, DelConfig),
     /// CHECK
     Check(Sandbox, CheckConfig),
     /// GC
@@ -27,28 +28,35 @@ pub enum Invocation {
 }
 
 impl Invocation {
-    /// Reads the environment and the configuration. Faults of the environment are told first.
-    pub fn parse(command: Command, lookup: Lookup, stdin: &[u8]) -> Result<Self, Failure> {
-        let document = Document::decode(stdin);
+    /// Reads the environment and the configuration, which may itself not have been to be read. Faults of the environment are
+    /// told first.
+    pub fn parse(
+        command: Command,
+        lookup: Lookup,
+        stdin: Result<Vec<u8>, CniError>,
+    ) -> Result<Self, Failure> {
+        let is_blank = stdin.as_ref().is_ok_and(|stdin| stdin.iter().all(u8::is_ascii_whitespace));
+        let document = stdin.and_then(|stdin| Document::decode(&stdin));
         let version = document.as_ref().ok().and_then(|document| document.version().ok());
-        Self::parse_decoded(command, lookup, stdin, document)
+        Self::parse_decoded(command, lookup, is_blank, document)
             .map_err(|error| Failure::from(error).in_version(version))
     }
 
     fn parse_decoded(
         command: Command,
         lookup: Lookup,
-        stdin: &[u8],
+        is_blank: bool,
         document: Result<Document, CniError>,
     ) -> Result<Self, CniError> {
         match command {
             Command::Add => {
                 let sandbox = Sandbox::from_environment(lookup)?;
-                Ok(Self::Add(sandbox, Box::new(AddConfig::parse(&document?)?)))
+                let config = AddConfig::parse(&document?, &sandbox.requested)?;
+                Ok(Self::Add(sandbox, Box::new(config)))
             }
             Command::Del => {
                 let target = Target::from_environment(lookup)?;
-                Ok(Self::Del(target, Network::parse_leniently(&document?, command)?))
+                Ok(Self::Del(target, DelConfig::read(document.as_ref().ok())))
             }
             Command::Check => {
                 let sandbox = Sandbox::from_environment(lookup)?;
@@ -57,9 +65,7 @@ impl Invocation {
             Command::Gc => Ok(Self::Gc(GcConfig::parse(&document?)?)),
             Command::Status => Ok(Self::Status(Network::parse(&document?, command)?)),
             // The oldest runtimes ask without any input.
-            Command::Version if stdin.iter().all(u8::is_ascii_whitespace) => {
-                Ok(Self::Version(CniVersion::NEWEST.as_str().to_owned()))
-            }
+            Command::Version if is_blank => Ok(Self::Version(CniVersion::NEWEST.as_str().to_owned())),
             Command::Version => {
                 let document = document?;
                 if let Err(error @ CniError::Undecodable(_)) = document.version() {
@@ -75,29 +81,31 @@ impl Invocation {
     pub fn version(&self) -> Option<CniVersion> {
         match self {
             Self::Add(_, config) => Some(config.network.version),
-            Self::Del(_, network) | Self::Status(network) => Some(network.version),
+            Self::Del(_, config) => config.version,
+            Self::Status(network) => Some(network.version),
             Self::Check(_, config) => Some(config.network.version),
             Self::Gc(config) => Some(config.network.version),
             Self::Version(_) => None,
         }
     }
 
-    /// The network, unless the command has none.
-    pub fn network(&self) -> Option<&Network> {
+    /// What is logged, and where, unless the command has no network.
+    pub fn logging(&self) -> Option<&Logging> {
         match self {
-            Self::Add(_, config) => Some(&config.network),
-            Self::Del(_, network) | Self::Status(network) => Some(network),
-            Self::Check(_, config) => Some(&config.network),
-            Self::Gc(config) => Some(&config.network),
+            Self::Add(_, config) => Some(&config.network.logging),
+            Self::Del(_, config) => Some(&config.logging),
+            Self::Status(network) => Some(&network.logging),
+            Self::Check(_, config) => Some(&config.network.logging),
+            Self::Gc(config) => Some(&config.network.logging),
             Self::Version(_) => None,
         }
     }
 }
 
-/// What identifies the attachment of `target` to `network`.
-pub fn key(network: &Network, target: &Target) -> AttachmentKey {
+/// What identifies the attachment of `target` to the network of that name.
+pub fn key(network: &str, target: &Target) -> AttachmentKey {
     AttachmentKey {
-        network: network.name.clone(),
+        network: network.to_owned(),
         container_id: target.container_id.clone(),
         ifname: target.ifname.clone(),
     }
@@ -117,7 +125,7 @@ mod tests {
         variables: &HashMap<&str, OsString>,
         stdin: &[u8],
     ) -> Result<Invocation, Failure> {
-        Invocation::parse(command, &|name| variables.get(name).cloned(), stdin)
+        Invocation::parse(command, &|name| variables.get(name).cloned(), Ok(stdin.to_vec()))
     }
 
     fn good_environment() -> HashMap<&'static str, OsString> {

@@ -48,9 +48,9 @@ fn main() -> ExitCode {
 fn run() -> Result<Vec<u8>, Failure> {
     let lookup = |name: &str| std::env::var_os(name);
     let command = Command::from_environment(&lookup)?;
-    let invocation = Invocation::parse(command, &lookup, &read_config()?)?;
-    if let Some(network) = invocation.network() {
-        network.logging.start();
+    let invocation = Invocation::parse(command, &lookup, read_config())?;
+    if let Some(logging) = invocation.logging() {
+        logging.start();
     }
     let version = invocation.version();
     perform(invocation).map_err(|failure| failure.in_version(version))
@@ -60,8 +60,8 @@ fn perform(invocation: Invocation) -> Result<Vec<u8>, Failure> {
     let nothing = |()| Vec::new();
     match invocation {
         Invocation::Add(sandbox, config) => add(&sandbox, &config),
-        Invocation::Del(target, network) => {
-            del(&target, &network);
+        Invocation::Del(target, config) => {
+            del(&target, &config);
             Ok(Vec::new())
         }
         Invocation::Check(sandbox, config) => Ok(check(&sandbox, &config).map(nothing)?),

@@ -102,11 +102,18 @@ fn identity(file: &File) -> io::Result<NetnsId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::Target;
+    use crate::{cni_args::Requested, environment::Target};
 
     fn open(path: &str, may_be_own_netns: bool) -> Result<Netns, String> {
         let target = Target { container_id: "c".into(), ifname: "eth0".into() };
-        Netns::open(&Sandbox { target, netns: path.into(), may_be_own_netns, pod: None }).map_err(|error| {
+        Netns::open(&Sandbox {
+            target,
+            netns: path.into(),
+            may_be_own_netns,
+            pod: None,
+            requested: Requested::default(),
+        })
+        .map_err(|error| {
             assert_eq!(error.code(), 4);
             error.to_string()
         })

@@ -1,12 +1,17 @@
-//! `prevResult`: the result of the chain's ADD, as later plugins may have changed it. One reader takes all forms: they
-//! differ in fields that CHECK does not need.
+//! `prevResult`: the result of the chain's ADD, as later plugins may have changed it. From 0.3.0 on one reader takes all forms:
+//! they differ in fields that CHECK does not need.
 
 use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
+use serde_json::{Map, Value};
 
-use crate::{config::document::Field, error::CniError};
+use crate::{
+    config::document::{Document, Field},
+    error::CniError,
+    version::CniVersion,
+};
 
 /// What CHECK needs of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,23 +58,23 @@ pub struct Route {
 }
 
 impl PrevResult {
-    /// Reads it, or says what is wrong with it.
-    pub fn parse(field: &Field) -> Result<Self, CniError> {
-        if field.object()?.is_none() {
-            return Err(field.must("must be the result of the attachment's ADD"));
+    /// Reads it, or says what is wrong with it. The configuration's version says which form it has.
+    pub fn parse(given: &Map<String, Value>, version: CniVersion) -> Result<Self, CniError> {
+        let document = Document::of_map("prevResult", given.clone());
+        if version < CniVersion::V0_3_0 {
+            return of_one_interface(&document);
         }
         let result = Self {
-            interfaces: each(&field.field("interfaces"), interface)?,
-            ips: each(&field.field("ips"), ip)?,
-            routes: each(&field.field("routes"), route)?,
+            interfaces: each(&document.field("interfaces"), interface)?,
+            ips: each(&document.field("ips"), ip)?,
+            routes: each(&document.field("routes"), route)?,
         };
-        for (index, ip) in result.ips.iter().enumerate() {
+        let entries = document.field("ips").list()?.unwrap_or_default();
+        for (ip, entry) in result.ips.iter().zip(entries) {
             if ip.interface.is_some_and(|interface| interface >= result.interfaces.len()) {
-                return Err(field.field(&format!("ips[{index}]")).must(&format!(
-                    "must have an `interface` below {}, the number of interfaces (it has {:?})",
-                    result.interfaces.len(),
-                    ip.interface.unwrap_or_default()
-                )));
+                return Err(entry
+                    .field("interface")
+                    .must(&format!("must be below {}, the number of interfaces", result.interfaces.len())));
             }
         }
         Ok(result)
@@ -84,16 +89,30 @@ impl PrevResult {
     }
 }
 
-fn each<T>(list: &Field, read: impl Fn(&Field) -> Result<T, CniError>) -> Result<Vec<T>, CniError> {
-    match list.array()? {
-        None => Ok(Vec::new()),
-        Some(entries) => entries
-            .map(|entry| {
-                entry.object()?;
-                read(&entry)
-            })
-            .collect(),
+/// The form before 0.3.0, of one interface that has no name: an address of each family, each with its routes.
+fn of_one_interface(document: &Document) -> Result<PrevResult, CniError> {
+    let mut result = PrevResult::default();
+    for name in ["ip4", "ip6"] {
+        let family = document.field(name);
+        if !family.object()? {
+            continue;
+        }
+        let gateway = address(&family.field("gateway"))?;
+        result.ips.push(Ip { address: prefix(&family.field("ip"))?, gateway, interface: None });
+        result.routes.extend(each(&family.field("routes"), route)?);
     }
+    Ok(result)
+}
+
+fn each<T>(list: &Field, read: impl Fn(&Field) -> Result<T, CniError>) -> Result<Vec<T>, CniError> {
+    let entries = list.list()?.unwrap_or_default();
+    entries
+        .iter()
+        .map(|entry| {
+            entry.object()?;
+            read(entry)
+        })
+        .collect()
 }
 
 fn interface(entry: &Field) -> Result<Interface, CniError> {
@@ -116,7 +135,7 @@ fn ip(entry: &Field) -> Result<Ip, CniError> {
     Ok(Ip {
         address: prefix(&entry.field("address"))?,
         gateway: address(&entry.field("gateway"))?,
-        interface: entry.field("interface").number_in(0..=u32::MAX)?.map(|index| index as usize),
+        interface: entry.field("interface").pointer().number_in(0..=u32::MAX)?.map(|index| index as usize),
     })
 }
 
@@ -138,14 +157,52 @@ fn address(field: &Field) -> Result<Option<IpAddr>, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::config::document::Document;
+
+    fn read_in(version: CniVersion, prev_result: &Value) -> Result<PrevResult, CniError> {
+        PrevResult::parse(prev_result.as_object().unwrap(), version)
+    }
 
     fn read(prev_result: &Value) -> Result<PrevResult, CniError> {
-        let document = Document::decode(json!({"prevResult": prev_result}).to_string().as_bytes()).unwrap();
-        PrevResult::parse(&document.field("prevResult"))
+        read_in(CniVersion::V1_1_0, prev_result)
+    }
+
+    #[test]
+    fn the_oldest_form_has_an_address_of_each_family() {
+        let result = read_in(CniVersion::V0_2_0, &json!({
+            "cniVersion": "0.2.0",
+            "ip4": {"ip": "10.0.0.5/24", "gateway": "10.0.0.1", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.0.0.9"}]},
+            "IP6": {"IP": "fd00::5/64"},
+            "dns": {},
+        })).unwrap();
+        let ip = |address: &str, gateway: Option<&str>| Ip {
+            address: address.parse().unwrap(),
+            gateway: gateway.map(|text| text.parse().unwrap()),
+            interface: None,
+        };
+        assert_eq!(result.ips, [ip("10.0.0.5/24", Some("10.0.0.1")), ip("fd00::5/64", None)]);
+        assert_eq!((result.routes.len(), result.interfaces.len()), (2, 0));
+        let newer = read(&json!({"ip4": {"ip": "10.0.0.5/24"}})).unwrap();
+        assert_eq!(newer, PrevResult::default(), "the version says which form counts");
+        let error = read_in(CniVersion::V0_1_0, &json!({"ip4": {}})).unwrap_err().to_string();
+        assert!(error.contains("prevResult.ip4.ip is missing; it must be an IP address"), "{error}");
+    }
+
+    #[test]
+    fn keys_may_have_any_case() {
+        let result = read(&json!({
+            "Interfaces": [{"Name": "eth0", "Mac": "02:00:00:00:00:02", "Sandbox": "/n"}],
+            "IPs": [{"Interface": 0, "Address": "10.0.0.5/32", "Gateway": "10.0.0.1"}],
+            "Routes": [{"Dst": "0.0.0.0/0", "GW": "10.0.0.1"}],
+        }))
+        .unwrap();
+        assert!(result.container_end("eth0").is_some());
+        assert_eq!(
+            (result.ips[0].interface, result.routes[0].gateway),
+            (Some(0), Some("10.0.0.1".parse().unwrap()))
+        );
     }
 
     #[test]
@@ -185,11 +242,9 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         for (result, part) in [
-            (json!("x"), "prevResult must be an object, not \"x\""),
-            (Value::Null, "prevResult must be the result"),
             (json!({"ips": {}}), "prevResult.ips must be a list"),
             (json!({"interfaces": [1]}), "prevResult.interfaces[0] must be an object"),
-            (json!({"interfaces": [{}]}), "prevResult.interfaces[0].name must be"),
+            (json!({"interfaces": [{}]}), "prevResult.interfaces[0].name is missing; it must be"),
             (json!({"ips": [{"address": "10.0.0.1"}]}), "prevResult.ips[0].address must be"),
             (
                 json!({"ips": [{"address": "10.0.0.1/32", "interface": -1}]}),
@@ -197,7 +252,7 @@ mod tests {
             ),
             (
                 json!({"ips": [{"address": "10.0.0.1/32", "interface": 3}]}),
-                "prevResult.ips[0] must have an `interface` below 0",
+                "prevResult.ips[0].interface must be below 0, the number of interfaces, not 3",
             ),
             (
                 json!({"ips": [{"address": "10.0.0.1/32", "gateway": "x"}]}),

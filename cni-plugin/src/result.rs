@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipamd_api::wire::Reservation;
+use ipamd_api::wire::{Assigned, Reservation};
 use serde::Serialize;
 
 use crate::version::CniVersion;
@@ -32,6 +32,25 @@ struct Output<'a> {
     ips: Vec<Ip>,
     routes: Vec<Route>,
     dns: &'a Dns,
+}
+
+/// The form before 0.3.0, which knows one interface and does not name it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OldOutput<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<OldIp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<OldIp>,
+    dns: &'a Dns,
+}
+
+#[derive(Serialize)]
+struct OldIp {
+    ip: String,
+    gateway: IpAddr,
+    routes: [Route; 1],
 }
 
 #[derive(Serialize)]
@@ -70,7 +89,20 @@ pub fn print(
     netns: &str,
     dns: &Dns,
 ) -> serde_json::Result<Vec<u8>> {
+    if version < CniVersion::V0_3_0 {
+        let of_family = |v4: bool| {
+            let assigned = reservation.addresses.iter().find(|assigned| assigned.address.is_ipv4() == v4)?;
+            Some(OldIp {
+                ip: with_prefix(assigned.address),
+                gateway: assigned.gateway,
+                routes: [default_route(assigned)],
+            })
+        };
+        let (ip4, ip6) = (of_family(true), of_family(false));
+        return serde_json::to_vec(&OldOutput { cni_version: version.as_str(), ip4, ip6, dns });
+    }
     let mtu = (version >= CniVersion::V1_1_0).then_some(reservation.mtu);
+    let family = |address: IpAddr| if address.is_ipv4() { "4" } else { "6" };
     let assigned = || reservation.addresses.iter();
     serde_json::to_vec(&Output {
         cni_version: version.as_str(),
@@ -85,28 +117,24 @@ pub fn print(
         ],
         ips: assigned()
             .map(|assigned| Ip {
-                version: (version < CniVersion::V1_0_0).then_some(if assigned.address.is_ipv4() {
-                    "4"
-                } else {
-                    "6"
-                }),
-                address: format!(
-                    "{}/{}",
-                    assigned.address,
-                    if assigned.address.is_ipv4() { 32 } else { 128 }
-                ),
+                version: (version < CniVersion::V1_0_0).then(|| family(assigned.address)),
+                address: with_prefix(assigned.address),
                 gateway: assigned.gateway,
                 interface: CONTAINER_END,
             })
             .collect(),
-        routes: assigned()
-            .map(|assigned| Route {
-                dst: if assigned.address.is_ipv4() { "0.0.0.0/0" } else { "::/0" },
-                gw: assigned.gateway,
-            })
-            .collect(),
+        routes: assigned().map(default_route).collect(),
         dns,
     })
+}
+
+/// The address alone, as a prefix.
+fn with_prefix(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+}
+
+fn default_route(assigned: &Assigned) -> Route {
+    Route { dst: if assigned.address.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, gw: assigned.gateway }
 }
 
 #[cfg(test)]
@@ -158,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_old_forms_name_the_family() {
-        for version in [CniVersion::V0_3_1, CniVersion::V0_4_0] {
+        for version in [CniVersion::V0_3_0, CniVersion::V0_3_1, CniVersion::V0_4_0] {
             let result = printed(version);
             assert_eq!(result["cniVersion"], version.as_str());
             assert_eq!(
@@ -173,6 +201,23 @@ mod tests {
                 ])
             );
         }
+    }
+
+    #[test]
+    fn the_oldest_forms_have_an_address_of_each_family() {
+        for version in [CniVersion::V0_1_0, CniVersion::V0_2_0] {
+            let expected = json!({
+                "cniVersion": version.as_str(),
+                "ip4": {"ip": "10.88.0.5/32", "gateway": "10.88.0.1", "routes": [{"dst": "0.0.0.0/0", "gw": "10.88.0.1"}]},
+                "ip6": {"ip": "fd00:88::5/128", "gateway": "fd00:88::1", "routes": [{"dst": "::/0", "gw": "fd00:88::1"}]},
+                "dns": {"nameservers": ["10.88.0.2"]},
+            });
+            assert_eq!(printed(version), expected);
+        }
+        let mut one = reservation();
+        one.addresses.truncate(1);
+        let result = print(CniVersion::V0_2_0, &one, "eth0", "/x", &Dns::default()).unwrap();
+        assert!(!String::from_utf8(result).unwrap().contains("ip6"));
     }
 
     #[test]

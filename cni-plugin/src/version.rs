@@ -5,6 +5,12 @@ use std::fmt;
 /// A version of the specification; newer ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
+    /// 0.1.0, which a configuration without `cniVersion` is of.
+    V0_1_0,
+    /// 0.2.0: VERSION.
+    V0_2_0,
+    /// 0.3.0: results with interfaces and any number of addresses, and chains.
+    V0_3_0,
     /// 0.3.1
     V0_3_1,
     /// 0.4.0: CHECK.
@@ -17,7 +23,8 @@ pub enum CniVersion {
 
 impl CniVersion {
     /// All of them, oldest first.
-    pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     /// The newest.
     pub const NEWEST: Self = Self::V1_1_0;
 
@@ -29,6 +36,9 @@ impl CniVersion {
     /// As it is written in `cniVersion`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
+            Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
             Self::V1_0_0 => "1.0.0",
@@ -52,7 +62,7 @@ mod tests {
         for version in CniVersion::ALL {
             assert_eq!(CniVersion::parse(version.as_str()), Some(version));
         }
-        for text in ["", "0.1.0", "0.3.0", "1.2.0", "1.1", "1.1.0 ", "v1.1.0"] {
+        for text in ["", "0.0.9", "0.1", "0.3.2", "1.2.0", "1.1", "1.1.0 ", "v1.1.0"] {
             assert_eq!(CniVersion::parse(text), None, "{text}");
         }
         assert!(CniVersion::ALL.is_sorted());

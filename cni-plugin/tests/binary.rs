@@ -112,7 +112,7 @@ fn version_lists_what_is_supported() {
         assert!(output.status.success() && output.stderr.is_empty());
         assert_eq!(
             serde_json::from_slice::<Value>(&output.stdout).unwrap(),
-            json!({"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
+            json!({"cniVersion": version, "supportedVersions": ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
         );
     }
 }
@@ -149,22 +149,23 @@ fn a_malformed_input_is_error_6() {
         b"\xff\xfe",
         b"{\"name\":\"\xff\"}",
         "[".repeat(200_000).as_bytes(),
-        " ".repeat(2 << 20).as_bytes(),
+        " ".repeat(17 << 20).as_bytes(),
     ] {
-        for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        for command in ["ADD", "CHECK", "GC", "STATUS"] {
             let error = Call::new(command, &json!({})).attachment().stdin(stdin).fails();
             assert_eq!(error["code"], 6, "{command} {:?}: {error}", &stdin[..stdin.len().min(20)]);
         }
+        Call::new("DEL", &json!({})).attachment().stdin(stdin).succeeds_silently();
     }
 }
 
 #[test]
 fn an_unsupported_version_is_error_1() {
     let away = Away::new("versions");
-    for version in ["0.1.0", "0.2.0", "0.3.0", "2.0.0"] {
+    for version in ["0.0.1", "0.3.2", "1.2.0", "2.0.0"] {
         assert_eq!(Call::new("ADD", &away.config(version)).attachment().fails()["code"], 1, "{version}");
     }
-    assert_eq!(Call::new("ADD", &json!({"name": "net"})).attachment().fails()["code"], 1);
+    assert_eq!(Call::new("CHECK", &json!({"name": "net"})).attachment().fails()["code"], 1);
     assert_eq!(Call::new("CHECK", &away.config("0.3.1")).attachment().fails()["code"], 1);
     for command in ["GC", "STATUS"] {
         let error = Call::new(command, &away.config("1.0.0")).fails();
@@ -215,6 +216,26 @@ fn a_delete_succeeds_whatever_is_missing_and_leaves_the_daemon_a_note() {
     let mut call = Call::new("DEL", &config).attachment();
     call.command.env_remove("CNI_NETNS");
     call.succeeds_silently();
+}
+
+#[test]
+fn a_delete_succeeds_whatever_is_wrong_with_the_configuration() {
+    let away = Away::new("delete-wrong");
+    let key = json!({"network": "net", "container_id": "c1", "ifname": "eth0"});
+    for version in [json!("9.9.9"), json!(""), json!(null), json!(7)] {
+        let mut config = away.config("");
+        config["cniVersion"] = version;
+        Call::new("DEL", &config).attachment().succeeds_silently();
+        assert_eq!(away.released(), std::slice::from_ref(&key), "{config}");
+        fs::remove_dir_all(away.folder.join("released")).unwrap();
+    }
+    // No attachment of any network is this container's, and so there is nothing to release.
+    for name in [json!("../x"), json!("x".repeat(256)), json!(null), json!({})] {
+        let mut config = away.config("1.0.0");
+        config["name"] = name;
+        Call::new("DEL", &config).attachment().succeeds_silently();
+        assert_eq!(away.released(), Vec::<Value>::new(), "{config}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         return add_chained(sandbox, config, previous);
     }
     let network = &config.network;
-    let key = invocation::key(network, &sandbox.target);
+    let key = invocation::key(&network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
     let mut client = Client::connect(&network.socket).map_err(CniError::from)?;
     daemon::forget_released(&network.socket, &key);

@@ -26,7 +26,7 @@ pub(super) fn add_chained(
     previous: &Previous,
 ) -> Result<Vec<u8>, Failure> {
     let network = &config.network;
-    let key = invocation::key(network, &sandbox.target);
+    let key = invocation::key(&network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
     let mut host = Netlink::open().map_err(CniError::from)?;
     let found = chained::find(&mut host, &netns, &key.ifname, &previous.result)?;

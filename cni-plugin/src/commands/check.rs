@@ -9,7 +9,7 @@ use crate::{
 
 /// Fails with every single thing that is not as it should be.
 pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
-    let key = invocation::key(&config.network, &sandbox.target);
+    let key = invocation::key(&config.network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
     let mut client = Client::connect(&config.network.socket)?;
     let checked = match client.call(Request::Check { key: key.clone() })? {

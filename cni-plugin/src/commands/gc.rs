@@ -2,7 +2,7 @@
 
 use ipamd_api::{Client, Reply, Request};
 
-use crate::{config::GcConfig, daemon::unexpected, error::CniError};
+use crate::{config::gc::GcConfig, daemon::unexpected, error::CniError};
 
 /// Has the daemon release what is not listed.
 pub fn gc(config: GcConfig) -> Result<(), CniError> {

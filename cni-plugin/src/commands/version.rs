@@ -10,7 +10,7 @@ pub fn print(asked: &str) -> serde_json::Result<Vec<u8>> {
     #[serde(rename_all = "camelCase")]
     struct Output<'a> {
         cni_version: &'a str,
-        supported_versions: [&'a str; 4],
+        supported_versions: [&'a str; CniVersion::ALL.len()],
     }
     serde_json::to_vec(&Output {
         cni_version: asked,

@@ -1,17 +1,34 @@
 //! JSON whose every field knows its path, so that each complaint names field and value.
+//!
+//! Runtimes are written in Go and marshal structs of their own, some without tags, and Go's plugins read that by
+//! `encoding/json`. So this reads as that does, in one place for everything that a runtime writes:
+//!
+//! - a key is a field's whatever its case;
+//! - members are decoded in the order of the text, each into the same variable. So of two for one number or string the last
+//!   counts, two objects are one with the members of both, and of two lists the last counts, its entries joined with those
+//!   of the first, for Go decodes them in place;
+//! - `null` leaves numbers, strings and objects as they are, empties a list, and takes back what a pointer leads to;
+//! - a number with a fraction or an exponent is none for an integer, and a string is none either.
+//!
+//! What no Go program writes is refused rather than mended: invalid UTF-8, halves of surrogate pairs.
 
 use std::{borrow::Cow, ops::RangeInclusive};
 
 use serde_json::{Map, Value};
 
+use super::json::{Json, is_key_of};
 use crate::{error::CniError, text::cut, version::CniVersion};
 
 /// The most of a value that an error quotes, in bytes.
 const MAX_QUOTE: usize = 200;
 
-/// A decoded configuration.
+/// A decoded configuration, or an object inside one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Document(Value);
+pub struct Document {
+    /// Where it stands: empty for the whole.
+    path: String,
+    root: Json,
+}
 
 impl Document {
     /// Decodes a JSON object.
@@ -20,7 +37,7 @@ impl Document {
             return Err(CniError::Undecodable("it is empty".to_owned()));
         }
         match serde_json::from_slice(bytes) {
-            Ok(object @ Value::Object(_)) => Ok(Self(object)),
+            Ok(root @ Json::Object(_)) => Ok(Self { path: String::new(), root }),
             Ok(other) => {
                 Err(CniError::Undecodable(format!("it must be a JSON object, not {}", quote(&other))))
             }
@@ -28,23 +45,28 @@ impl Document {
         }
     }
 
+    /// The object that Go writes of a map, which stands at `path`.
+    pub fn of_map(path: &str, map: Map<String, Value>) -> Self {
+        Self { path: path.to_owned(), root: Value::Object(map).into() }
+    }
+
+    /// The whole as a field.
+    pub fn root(&self) -> Field<'_> {
+        Field { path: Cow::Borrowed(&self.path), values: vec![&self.root] }
+    }
+
     /// The field of that name.
-    pub fn field<'a>(&'a self, name: &'a str) -> Field<'a> {
-        Field { path: Cow::Borrowed(name), value: self.0.get(name).filter(|value| !value.is_null()) }
+    pub fn field(&self, name: &str) -> Field<'_> {
+        self.root().field(name)
     }
 
     /// `cniVersion`: the configuration's, if it is one of ours. A configuration without one is of version 0.1.0.
     pub fn version(&self) -> Result<CniVersion, CniError> {
-        let text = match self.field("cniVersion").value {
-            None => "0.1.0",
-            Some(Value::String(text)) => text,
-            Some(other) => {
-                return Err(CniError::Undecodable(format!(
-                    "cniVersion must be a string, not {}",
-                    quote(other)
-                )));
-            }
-        };
+        let field = self.field("cniVersion");
+        let text = field.text().map_err(|_| {
+            CniError::Undecodable(format!("cniVersion must be a string, not {}", field.quoted()))
+        })?;
+        let text = text.filter(|text| !text.is_empty()).unwrap_or("0.1.0");
         CniVersion::parse(text)
             .ok_or_else(|| CniError::IncompatibleVersion { found: shorten(text.to_owned()) })
     }
@@ -54,83 +76,135 @@ impl Document {
 #[derive(Clone, Debug)]
 pub struct Field<'a> {
     path: Cow<'a, str>,
-    value: Option<&'a Value>,
+    /// Every value that is given for it, in the order of the text.
+    values: Vec<&'a Json>,
 }
 
 impl<'a> Field<'a> {
-    /// What is given, as it is.
-    pub fn value(&self) -> Option<&'a Value> {
-        self.value
-    }
-
     /// Whether nothing is given.
     pub fn is_absent(&self) -> bool {
-        self.value.is_none()
+        self.values.iter().all(|value| value.is_null())
+    }
+
+    /// Whether the key is there, even if it is with null: Go writes null for a list without entries.
+    pub fn is_given(&self) -> bool {
+        !self.values.is_empty()
     }
 
     /// Whether what is given says nothing.
     pub fn is_blank(&self) -> bool {
-        self.value.is_none_or(super::is_blank)
+        self.values.iter().all(|value| value.is_blank())
+    }
+
+    /// The path to it.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The field of that name inside this one; absent if this is no object.
     pub fn field(&self, name: &str) -> Field<'a> {
-        let value = self.value.and_then(|value| value.get(name)).filter(|value| !value.is_null());
-        Field { path: Cow::Owned(format!("{}.{name}", self.path)), value }
+        let members = self.values.iter().filter_map(|value| match value {
+            Json::Object(members) => Some(members),
+            _ => None,
+        });
+        let values = members.flatten().filter(|(key, _)| is_key_of(name, key)).map(|(_, value)| value);
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        Field { path: Cow::Owned(path), values: values.collect() }
     }
 
-    /// The fields, which must be an object's.
-    pub fn object(&self) -> Result<Option<&'a Map<String, Value>>, CniError> {
-        match self.value {
-            None => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(fields)),
-            Some(_) => Err(self.must("must be an object")),
+    /// The field as Go reads it by way of a pointer: null takes back what came before.
+    pub fn pointer(&self) -> Field<'a> {
+        let after = self.values.iter().rposition(|value| value.is_null()).map_or(0, |null| null + 1);
+        Field { path: self.path.clone(), values: self.values[after..].to_vec() }
+    }
+
+    /// Every member inside this one, by its key.
+    pub fn members(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
+        let members = self.values.iter().filter_map(|value| match value {
+            Json::Object(members) => Some(members),
+            _ => None,
+        });
+        members.flatten().map(|(key, value)| {
+            (key.as_str(), Field { path: Cow::Owned(format!("{}.{key}", self.path)), values: vec![value] })
+        })
+    }
+
+    /// Whether it is an object, which it must be if it is anything.
+    pub fn object(&self) -> Result<bool, CniError> {
+        let is_object = |value: &Json| matches!(value, Json::Object(_)).then_some(());
+        Ok(self.last("must be an object", |value| is_object(value))?.is_some())
+    }
+
+    /// As Go decodes it into a map: of members with the same key the last stays.
+    pub fn map(&self) -> Result<Option<Map<String, Value>>, CniError> {
+        let mut map = None;
+        for value in &self.values {
+            match value.to_value() {
+                Value::Null => map = None,
+                Value::Object(members) => map.get_or_insert_with(Map::new).extend(members),
+                _ => return Err(self.with(value).must("must be an object")),
+            }
         }
+        Ok(map)
     }
 
     /// The string.
     pub fn text(&self) -> Result<Option<&'a str>, CniError> {
-        match self.value {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.must("must be a string")),
-        }
+        self.last("must be a string", |value| match value {
+            Json::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
     }
 
     /// The whole number, which must lie in `range`.
     pub fn number_in(&self, range: RangeInclusive<u32>) -> Result<Option<u32>, CniError> {
-        let Some(value) = self.value else { return Ok(None) };
-        match value
-            .as_u64()
-            .and_then(|number| u32::try_from(number).ok())
-            .filter(|number| range.contains(number))
-        {
+        let wanted = format!("must be a whole number from {} to {}", range.start(), range.end());
+        let number = self.last(&wanted, |value| match value {
+            Json::Number(number) => number.as_i64(),
+            _ => None,
+        })?;
+        let Some(number) = number else { return Ok(None) };
+        match u32::try_from(number).ok().filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
-            None => {
-                Err(self.must(&format!("must be a whole number from {} to {}", range.start(), range.end())))
-            }
+            None => Err(self.must(&wanted)),
         }
     }
 
-    /// The entries of the list.
-    pub fn array(&self) -> Result<Option<impl Iterator<Item = Field<'a>> + use<'_, 'a>>, CniError> {
-        match self.value {
-            None => Ok(None),
-            Some(Value::Array(values)) => Ok(Some(values.iter().enumerate().map(|(index, value)| Field {
-                path: Cow::Owned(format!("{}[{index}]", self.path)),
-                value: Some(value).filter(|value| !value.is_null()),
-            }))),
-            Some(_) => Err(self.must("must be a list")),
+    /// The entries of the list. Null is no list.
+    pub fn list(&self) -> Result<Option<Vec<Field<'a>>>, CniError> {
+        let mut entries: Option<Vec<Vec<&'a Json>>> = None;
+        let mut length = 0;
+        for value in &self.values {
+            match value {
+                Json::Null => entries = None,
+                Json::List(list) => {
+                    let entries = entries.get_or_insert_with(Vec::new);
+                    if list.is_empty() {
+                        entries.clear();
+                    }
+                    entries.resize(entries.len().max(list.len()), Vec::new());
+                    for (values, value) in entries.iter_mut().zip(list) {
+                        values.push(value);
+                    }
+                    length = list.len();
+                }
+                _ => return Err(self.with(value).must("must be a list")),
+            }
         }
+        Ok(entries.map(|entries| {
+            let numbered = entries.into_iter().take(length).enumerate();
+            let path = |index| Cow::Owned(format!("{}[{index}]", self.path));
+            numbered.map(|(index, values)| Field { path: path(index), values }).collect()
+        }))
     }
 
     /// The complaint that this field is not what it must be.
     pub fn must(&self, wanted: &str) -> CniError {
-        CniError::InvalidConfig {
-            field: self.path.clone().into_owned(),
-            wanted: wanted.to_owned(),
-            value: self.quoted(),
+        let (field, wanted) = (self.path.clone().into_owned(), wanted.to_owned());
+        if self.is_absent() {
+            return CniError::MissingConfig { field, wanted };
         }
+        CniError::InvalidConfig { field, wanted, value: self.quoted() }
     }
 
     /// The complaint that Cambric does not do what this field asks for.
@@ -138,13 +212,29 @@ impl<'a> Field<'a> {
         CniError::UnsupportedField { key: self.path.clone().into_owned(), value: self.quoted(), reason }
     }
 
+    /// What `read` makes of the last value; it must make something of each.
+    fn last<T>(&self, wanted: &str, read: impl Fn(&'a Json) -> Option<T>) -> Result<Option<T>, CniError> {
+        let mut last = None;
+        for value in self.values.iter().filter(|value| !value.is_null()) {
+            last = Some(read(value).ok_or_else(|| self.with(value).must(wanted))?);
+        }
+        Ok(last)
+    }
+
+    /// The field with one of its values only.
+    fn with(&self, value: &'a Json) -> Self {
+        Field { path: self.path.clone(), values: vec![value] }
+    }
+
     fn quoted(&self) -> String {
-        self.value.map_or_else(|| "nothing".to_owned(), quote)
+        let last = self.values.iter().rfind(|value| !value.is_null());
+        last.map_or_else(|| "null".to_owned(), |value| quote(value))
     }
 }
 
-fn quote(value: &Value) -> String {
-    shorten(value.to_string())
+fn quote(value: &Json) -> String {
+    // Strings and numbers always serialize.
+    shorten(serde_json::to_string(value).unwrap_or_default())
 }
 
 fn shorten(mut text: String) -> String {
@@ -183,5 +273,59 @@ mod tests {
             Document::decode(format!("{{\"name\": [\"{}\"]}}", "ä".repeat(500)).as_bytes()).unwrap();
         let text = document.field("name").text().unwrap_err().to_string();
         assert!(text.len() < 300 && text.ends_with('…'), "{text}");
+    }
+
+    fn decode(text: &str) -> Document {
+        Document::decode(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn of_two_members_for_one_field_the_later_counts() {
+        let text = |document: &str| decode(document).field("name").text().unwrap().map(str::to_owned);
+        assert_eq!(text(r#"{"name": "a", "NAME": "b"}"#).as_deref(), Some("b"));
+        assert_eq!(text(r#"{"NAME": "b", "name": "a"}"#).as_deref(), Some("a"));
+        assert_eq!(text(r#"{"name": "a", "Name": null}"#).as_deref(), Some("a"));
+        assert_eq!(text(r#"{"Name": null}"#), None);
+        assert!(decode(r#"{"name": "a", "Name": 1}"#).field("name").text().is_err());
+        assert!(decode(r#"{"name": 1, "Name": "a"}"#).field("name").text().is_err());
+    }
+
+    #[test]
+    fn two_objects_are_one_and_the_later_list_lies_over_the_earlier() {
+        let document = decode(
+            r#"{"o": {"a": 1, "b": 2}, "O": {"B": 3}, "l": [{"a": 1, "b": 2}, {"a": 4}], "L": [{"a": 3}]}"#,
+        );
+        let number = |field: Field, name: &str| field.field(name).number_in(0..=9).unwrap();
+        assert_eq!(number(document.field("o"), "a"), Some(1));
+        assert_eq!(number(document.field("o"), "b"), Some(3));
+        let list = document.field("l").list().unwrap().unwrap();
+        assert_eq!(list.len(), 1);
+        assert_eq!((number(list[0].clone(), "a"), number(list[0].clone(), "b")), (Some(3), Some(2)));
+    }
+
+    #[test]
+    fn null_empties_a_list_and_is_still_given() {
+        let document = decode(r#"{"l": [1], "L": null, "m": null, "e": [1], "E": []}"#);
+        assert!(document.field("l").list().unwrap().is_none() && document.field("l").is_given());
+        assert!(document.field("m").list().unwrap().is_none() && document.field("m").is_given());
+        assert_eq!(document.field("e").list().unwrap().unwrap().len(), 0);
+        assert!(!document.field("n").is_given());
+    }
+
+    #[test]
+    fn an_integer_is_written_as_one() {
+        for text in ["1.0", "1e3", "\"1\"", "true", "[]", "{}"] {
+            let document = decode(&format!("{{\"mtu\": {text}}}"));
+            let error = document.field("mtu").number_in(0..=2000).unwrap_err().to_string();
+            assert!(error.contains("mtu must be a whole number from 0 to 2000, not "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_to_be_missing() {
+        for text in ["{}", r#"{"name": null}"#] {
+            let error = decode(text).field("name").must("must be a name").to_string();
+            assert!(error.ends_with("name is missing; it must be a name"), "{error}");
+        }
     }
 }

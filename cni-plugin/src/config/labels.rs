@@ -13,8 +13,7 @@ pub fn parse(document: &Document) -> Result<BTreeMap<String, String>, CniError> 
     cni.object()?;
     let mut labels = BTreeMap::new();
     let list = cni.field("labels");
-    let Some(entries) = list.array()? else { return Ok(labels) };
-    for entry in entries {
+    for entry in list.list()?.unwrap_or_default() {
         entry.object()?;
         let (key, value) = (entry.field("key"), entry.field("value"));
         let key_text = key.text()?.filter(|text| is_key(text)).ok_or_else(|| {

@@ -14,8 +14,7 @@ const TCP: u8 = 6;
 pub fn parse(document: &Document) -> Result<Vec<PortMapping>, CniError> {
     let list = document.field("runtimeConfig").field("portMappings");
     let mut mappings: Vec<PortMapping> = Vec::new();
-    let Some(entries) = list.array()? else { return Ok(mappings) };
-    for entry in entries {
+    for entry in list.list()?.unwrap_or_default() {
         let Some(mapping) = mapping(&entry)? else { continue };
         if let Some(earlier) = mappings.iter().find(|earlier| earlier.overlaps(&mapping)) {
             return Err(entry.must(&format!("must not overlap with the mapping {earlier} of the same list")));
@@ -29,7 +28,7 @@ pub fn parse(document: &Document) -> Result<Vec<PortMapping>, CniError> {
 }
 
 fn mapping(entry: &Field) -> Result<Option<PortMapping>, CniError> {
-    if entry.object()?.is_none() {
+    if !entry.object()? {
         return Err(entry.must("must be an object"));
     }
     let host_port = port(&entry.field("hostPort"), 0)?.unwrap_or(0);
@@ -81,6 +80,7 @@ mod tests {
             {"hostPort": 53, "containerPort": 53, "protocol": "tcp", "hostIP": "0.0.0.0"},
             {"hostPort": 53, "containerPort": 54, "protocol": "", "hostIP": "::"},
             {"hostPort": 1, "containerPort": 1, "hostIP": "::ffff:10.0.0.1", "unknown": {}},
+            {"HostPort": 54323, "ContainerPort": 8080, "Protocol": "TCP", "HostIP": ""},
         ]));
         assert_eq!(
             mappings.unwrap(),
@@ -91,6 +91,7 @@ mod tests {
                 "0.0.0.0:53/tcp to 53",
                 "[::]:53/tcp to 54",
                 "10.0.0.1:1/tcp to 1",
+                "54323/tcp to 8080",
             ]
         );
     }
@@ -143,8 +144,8 @@ mod tests {
         for (list, path) in [
             (json!({}), "runtimeConfig.portMappings must be a list, not {}"),
             (json!([7]), "runtimeConfig.portMappings[0] must be an object, not 7"),
-            (json!([null]), "runtimeConfig.portMappings[0] must be an object, not nothing"),
-            (json!([{"hostPort": 80}]), "portMappings[0].containerPort must be the port"),
+            (json!([null]), "runtimeConfig.portMappings[0] is missing; it must be an object"),
+            (json!([{"hostPort": 80}]), "portMappings[0].containerPort is missing; it must be the port"),
         ] {
             let error = read(&list).unwrap_err();
             assert!(error.code() == 7 && error.to_string().contains(path), "{error}");

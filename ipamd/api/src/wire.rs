@@ -55,7 +55,7 @@ pub enum Request {
     Gc {
         /// The network whose attachments are meant; others are left alone.
         network: String,
-        /// (container id, interface name) of each attachment that stays.
+        /// Each attachment that stays.
         valid: Vec<ValidAttachment>,
     },
     /// The daemon's state, for STATUS and for `cambricctl status`. Reply: [`Reply::Status`].
@@ -179,13 +179,22 @@ pub struct Commit {
     pub netns_cookie: Option<u64>,
 }
 
-/// One entry of `cni.dev/valid-attachments`.
+/// One entry of `cni.dev/valid-attachments`. A part that could not be read is left out, and every attachment that agrees in
+/// the other stays.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ValidAttachment {
     /// `containerID`.
-    pub container_id: String,
+    pub container_id: Option<String>,
     /// `ifname`.
-    pub ifname: String,
+    pub ifname: Option<String>,
+}
+
+impl ValidAttachment {
+    /// Whether it may mean the attachment.
+    pub fn may_be(&self, key: &AttachmentKey) -> bool {
+        let agrees = |part: &Option<String>, other: &str| part.as_deref().is_none_or(|part| part == other);
+        agrees(&self.container_id, &key.container_id) && agrees(&self.ifname, &key.ifname)
+    }
 }
 
 /// How programs are attached to an interface.

@@ -278,7 +278,7 @@ bounded!(
     /// Bytes: at least what IPv6 asks of every link.
     Mtu,
     "mtu",
-    1280..=65_535
+    ipamd_api::MTU
 );
 
 /// A number beyond its bounds.

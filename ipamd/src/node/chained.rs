@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipamd_api::{
-    ApiError, ErrorKind,
+    ApiError, ErrorKind, MTU,
     wire::{Assigned, Chained, Reserve},
 };
 
-use super::{Node, State, now, reserve::MTU};
+use super::{Node, State, now};
 use crate::attachment::Attachment;
 
 /// More addresses than any plugin assigns to one interface.

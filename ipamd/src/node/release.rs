@@ -33,15 +33,19 @@ impl Node {
         self.await_gone(key, leaving).await
     }
 
-    /// Releases every attachment of `network` that is not in `valid`; returns how many.
+    /// Releases every attachment of `network` that nothing in `valid` may mean; returns how many.
     ///
     /// # Errors
     /// The first that could not be released; the others are tried all the same.
     pub async fn collect(&self, network: &str, valid: &[ValidAttachment]) -> Result<u64, ApiError> {
-        let valid =
-            valid.iter().map(|v| (v.container_id.as_str(), v.ifname.as_str())).collect::<HashSet<_>>();
+        let is_whole = |it: &&ValidAttachment| it.container_id.is_some() && it.ifname.is_some();
+        let whole = valid.iter().filter(is_whole).collect::<HashSet<_>>();
+        let in_part = valid.iter().filter(|it| !is_whole(it)).collect::<Vec<_>>();
         let is_stale = |key: &AttachmentKey| {
-            key.network == network && !valid.contains(&(key.container_id.as_str(), key.ifname.as_str()))
+            let (container_id, ifname) = (Some(key.container_id.clone()), Some(key.ifname.clone()));
+            key.network == network
+                && !whole.contains(&ValidAttachment { container_id, ifname })
+                && !in_part.iter().any(|it| it.may_be(key))
         };
         let stale = self.state().records.keys().filter(|key| is_stale(key)).cloned().collect::<Vec<_>>();
         let mut failed = None;

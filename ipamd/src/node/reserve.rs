@@ -1,15 +1,12 @@
 //! The first half of ADD: addresses and names.
 
 use ipamd_api::{
-    ApiError, AttachmentKey, ErrorKind,
+    ApiError, AttachmentKey, ErrorKind, MAX_NAME, MTU,
     wire::{Reservation, Reserve},
 };
 
 use super::{Leak, Node, Record, State, chained, lock, now, ports};
 use crate::{attachment::Attachment, store::Batch};
-
-/// What an interface's MTU can be: IPv6 needs 1280 bytes; more than 65535 does not fit an IP packet.
-pub(super) const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
 impl Node {
     /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
@@ -118,8 +115,8 @@ impl Node {
 /// Whether the parts of a key are what the specification allows, as far as names and paths depend on it.
 pub(super) fn check_key(key: &AttachmentKey) -> Result<(), ApiError> {
     let parts = [
-        ("network", &key.network, 255),
-        ("container id", &key.container_id, 255),
+        ("network", &key.network, MAX_NAME),
+        ("container id", &key.container_id, MAX_NAME),
         ("interface name", &key.ifname, 15),
     ];
     for (what, value, longest) in parts {

@@ -326,10 +326,35 @@ async fn garbage_collection_spares_the_valid_and_other_networks() {
     let bench = Bench::new();
     bench.add("a").await;
     bench.add("bb").await;
-    let valid = [ValidAttachment { container_id: "bb".into(), ifname: "eth0".into() }];
+    let valid = [ValidAttachment { container_id: Some("bb".into()), ifname: Some("eth0".into()) }];
     assert_eq!(bench.node().collect("other", &[]).await, Ok(0));
     assert_eq!(bench.node().collect("net", &valid).await, Ok(1));
     assert_eq!(bench.node().endpoints().iter().map(|e| e.key.clone()).collect::<Vec<_>>(), [key("bb")]);
+}
+
+#[tokio::test]
+async fn garbage_collection_spares_what_an_entry_that_is_read_in_part_may_mean() {
+    let entry = |container_id: Option<&str>, ifname: Option<&str>| ValidAttachment {
+        container_id: container_id.map(Into::into),
+        ifname: ifname.map(Into::into),
+    };
+    for (valid, left) in [
+        (entry(Some("a"), None), vec!["a"]),
+        (entry(None, Some("eth0")), vec!["a", "bb"]),
+        (entry(None, Some("eth1")), vec![]),
+        (entry(None, None), vec!["a", "bb"]),
+    ] {
+        let bench = Bench::new();
+        bench.add("a").await;
+        bench.add("bb").await;
+        bench.node().collect("net", std::slice::from_ref(&valid)).await.unwrap();
+        let endpoints = bench.node().endpoints();
+        assert_eq!(
+            endpoints.iter().map(|it| it.key.container_id.as_str()).collect::<Vec<_>>(),
+            left,
+            "{valid:?}"
+        );
+    }
 }
 
 #[tokio::test]
