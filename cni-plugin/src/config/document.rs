@@ -132,7 +132,7 @@ impl<'a> Field<'a> {
     /// Whether it is an object, which it must be if it is anything.
     pub fn object(&self) -> Result<bool, CniError> {
         let is_object = |value: &Json| matches!(value, Json::Object(_)).then_some(());
-        Ok(self.last("must be an object", |value| is_object(value))?.is_some())
+        Ok(self.last("must be an object", is_object)?.is_some())
     }
 
     /// As Go decodes it into a map: of members with the same key the last stays.
