@@ -49,6 +49,17 @@
 #include "arp.h"
 #include "socket_hooks.h"
 
+/* The number of a VLAN in its tag. */
+#define VLAN_NUMBER 0x0fff
+
+/* Whether a frame at an uplink belongs to a VLAN above it. The kernel has put its tag aside and left the packet's own
+ * protocol: it is judged at the VLAN's interface, if that is an uplink, and was on its way out. Without a number the tag
+ * is a priority only (802.1p). */
+static __always_inline bool is_of_vlan(const struct __sk_buff *skb)
+{
+	return unlikely(skb->vlan_present) && skb->vlan_tci & VLAN_NUMBER;
+}
+
 /* Ingress of an endpoint's host end. */
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
@@ -83,7 +94,7 @@ int to_endpoint(struct __sk_buff *skb)
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
-	if (skb->pkt_type != PACKET_HOST)
+	if (skb->pkt_type != PACKET_HOST || is_of_vlan(skb))
 		return PASS;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
@@ -98,6 +109,8 @@ int from_network(struct __sk_buff *skb)
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
+	if (is_of_vlan(skb))
+		return PASS;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return to_network_v4(skb);

@@ -121,7 +121,7 @@ fn is_removal(change: &Change) -> bool {
 
 /// Whether packets reach both in the same way.
 fn same_place(a: &Node, b: &Node) -> bool {
-    (&a.internal, &a.pod_cidrs) == (&b.internal, &b.pod_cidrs)
+    (&a.addresses, &a.internal, &a.pod_cidrs) == (&b.addresses, &b.internal, &b.pod_cidrs)
 }
 
 #[cfg(test)]

@@ -7,5 +7,8 @@ mod mtu;
 mod policy;
 mod reach;
 mod scene;
+mod second;
 mod services;
 mod strangers;
+mod uplinks;
+mod uplinks_followed;

@@ -274,8 +274,8 @@ pub struct Status {
     pub endpoints: u64,
     /// How programs are attached.
     pub attach_mode: AttachMode,
-    /// The uplinks by name.
-    pub uplinks: Vec<String>,
+    /// The uplinks.
+    pub uplinks: Vec<Uplink>,
     /// Seconds since the daemon started.
     pub uptime_seconds: u64,
     /// Entries in the conntrack maps and their capacity, by family (`ipv4`, `ipv6`).
@@ -297,6 +297,17 @@ pub struct Status {
     /// Where policies and services come from; `None` for a source that is always up to date.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
+}
+
+/// An interface that leads out of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Why it is one, a phrase each.
+    pub reasons: Vec<String>,
+    /// The addresses that masqueraded packets leave it with, IPv4 first.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How up to date a node's knowledge of its cluster is.

@@ -6,7 +6,7 @@ use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 
 use super::{
     ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, DEFAULT_VXLAN_ID,
-    DEFAULT_VXLAN_PORT, Options, RoutingMode, read_or_default,
+    DEFAULT_VXLAN_PORT, Options, RoutingMode, UplinkRule, read_or_default,
 };
 use crate::cni_files::CniFiles;
 
@@ -31,8 +31,8 @@ pub struct Locations {
     pub masquerade_ports: Option<std::ops::RangeInclusive<u16>>,
     /// Whether some destinations outside of the cluster see containers by their own addresses.
     pub keeps_sources: bool,
-    /// The uplinks, if they are configured.
-    pub uplinks: Vec<String>,
+    /// Which interfaces are uplinks.
+    pub uplinks: UplinkRule,
     /// How other nodes' endpoints are reached.
     pub routing: RoutingMode,
     /// UDP port of the overlay.
@@ -70,7 +70,7 @@ impl Locations {
             attach: options.attach.as_ref().and_then(|attach| attach.0),
             masquerade_ports: options.masquerade.unwrap_or(true).then_some(ports),
             keeps_sources: !options.masquerade.unwrap_or(true) || !options.no_masquerade.is_empty(),
-            uplinks: options.uplink.clone(),
+            uplinks: UplinkRule { named: options.uplink.clone(), excluded: options.uplink_exclude.clone() },
             routing: options.routing.unwrap_or_default(),
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.as_ref().map_or(DEFAULT_VXLAN_ID, |id| id.0),

@@ -2,6 +2,7 @@
 
 mod locations;
 mod options;
+mod uplinks;
 mod values;
 
 use std::{
@@ -23,6 +24,7 @@ use crate::{
 };
 pub use locations::Locations;
 use options::Options;
+pub use uplinks::{IfnamePattern, UplinkRule};
 pub use values::{ExternalServiceMode, LogFormat, LogLevel, Maker, RoutingMode};
 
 /// Where the configuration is looked for unless `--config` says otherwise.
@@ -75,6 +77,11 @@ pub enum ConfigError {
         /// The first of the pools.
         pool: IpNetwork,
     },
+    /// What are uplinks is said twice.
+    #[error(
+        "uplink names the uplinks, so uplink-exclude leaves none out: give one of the two (in the file or by flags)"
+    )]
+    UplinksNamedAndExcluded,
 }
 
 /// The daemon's command line.
@@ -105,8 +112,8 @@ pub struct Config {
     pub cni: CniFiles,
     /// The node's name.
     pub node_name: String,
-    /// Names of the uplinks; if empty, the interfaces of the default routes.
-    pub uplinks: Vec<String>,
+    /// Which interfaces are uplinks.
+    pub uplinks: UplinkRule,
     /// What addresses are handed out from, disjoint. If there is none, the cluster's source says it: the pod CIDRs of this
     /// node's Node.
     pub pools: Vec<Pool>,
@@ -163,8 +170,11 @@ impl Config {
     }
 
     fn check(options: Options) -> Result<Self, ConfigError> {
-        let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, .. } =
+        let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, uplinks, .. } =
             Locations::of(&options);
+        if !uplinks.named.is_empty() && !uplinks.excluded.is_empty() {
+            return Err(ConfigError::UplinksNamedAndExcluded);
+        }
         let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
         check_disjoint(&pools)?;
         let cluster = options.cluster.unwrap_or(Cluster::None);
@@ -183,7 +193,7 @@ impl Config {
             host_root,
             cni,
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
-            uplinks: options.uplink,
+            uplinks,
             pools,
             maker: if chained { Maker::PluginsBefore } else { Maker::Cambric },
             cluster,

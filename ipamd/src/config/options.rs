@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
+use super::IfnamePattern;
 use super::values::{
     Attach, ConntrackSize, ExternalServiceMode, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses,
     PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, RoutingMode, Switch, VxlanId,
@@ -47,9 +48,13 @@ pub(super) struct Options {
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "text")]
     pub node_name: Option<NodeName>,
-    /// Interface that leads out of the node; repeatable [default: those of the default routes]
+    /// Interface that leads out of the node; repeatable [default: those that carry an address of this node's Node, a
+    /// default route, or the way to another node]
     #[arg(long, value_name = "IFNAME")]
     pub uplink: Vec<String>,
+    /// Interface that is no uplink by the default rule, or how the names of several begin, as docker*; repeatable
+    #[arg(long, value_name = "IFNAME")]
+    pub uplink_exclude: Vec<IfnamePattern>,
     /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable [default: the pod CIDRs of this node's Node]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<PoolEntry>,
@@ -150,6 +155,7 @@ impl Options {
             cni_conflist: self.cni_conflist.or(other.cni_conflist),
             node_name: self.node_name.or(other.node_name),
             uplink: either(self.uplink, other.uplink),
+            uplink_exclude: either(self.uplink_exclude, other.uplink_exclude),
             pool: either(self.pool, other.pool),
             chained: self.chained.or(other.chained),
             cluster: self.cluster.or(other.cluster),

@@ -22,7 +22,10 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.masquerade_ports, 10_000..=29_999);
     assert_eq!(config.conntrack_size, 131_072);
     assert!(
-        config.masquerade && config.uplinks.is_empty() && config.attach.is_none() && config.mtu.is_none()
+        config.masquerade
+            && config.uplinks == UplinkRule::default()
+            && config.attach.is_none()
+            && config.mtu.is_none()
     );
     assert_eq!(config.cluster, Cluster::None);
     assert!(config.socket_lb && config.node_port_addresses.is_empty());
@@ -210,16 +213,34 @@ fn the_example_is_what_the_defaults_are() {
     // Every key stands in it behind one `#`; without it the file must be valid too.
     let example = include_str!("../../../conf/ipamd.toml");
     let bare = file(example).unwrap();
-    let uncommented = example
-        .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
-        .filter(|line| !line.starts_with("pool ="))
-        .collect::<Vec<_>>()
-        .join("\n");
-    let full = file(&uncommented).unwrap();
-    assert_eq!(
-        (bare.socket, bare.conntrack_size, bare.masquerade_ports),
-        (full.socket, full.conntrack_size, full.masquerade_ports)
-    );
-    assert_eq!((bare.socket_lb, bare.external_services), (full.socket_lb, full.external_services));
+    // Of these two there may be one only.
+    for left_out in ["uplink =", "uplink-exclude ="] {
+        let uncommented = example
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .filter(|line| !line.starts_with("pool =") && !line.starts_with(left_out))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let full = file(&uncommented).unwrap();
+        assert_eq!(
+            (&bare.socket, bare.conntrack_size, &bare.masquerade_ports),
+            (&full.socket, full.conntrack_size, &full.masquerade_ports)
+        );
+        assert_eq!((bare.socket_lb, bare.external_services), (full.socket_lb, full.external_services));
+    }
+}
+
+#[test]
+fn uplinks_are_named_or_some_are_excluded() {
+    let pool = "pool = [\"10.88.0.0/16\"]\n";
+    let from_file = file(&format!("{pool}uplink-exclude = [\"eth9\", \"docker*\"]")).unwrap();
+    let from_flags =
+        flags(&["--pool=10.88.0.0/16", "--uplink-exclude=eth9", "--uplink-exclude=docker*"]).unwrap();
+    assert_eq!(from_file.uplinks, from_flags.uplinks);
+    let excludes = |name| from_file.uplinks.excluded.iter().any(|it| it.is_of(name));
+    assert!(excludes("eth9") && excludes("docker0") && !excludes("eth0"));
+    let error = file(&format!("{pool}uplink-exclude = [\"*\"]")).unwrap_err();
+    assert!(error.contains("\"*\" is neither the name of an interface"), "{error}");
+    let error = flags(&["--pool=10.88.0.0/16", "--uplink=eth0", "--uplink-exclude=eth9"]).unwrap_err();
+    assert!(error.contains("uplink-exclude"), "{error}");
 }

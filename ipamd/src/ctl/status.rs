@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipamd_api::{
     Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, ClusterStatus, Status},
+    wire::{AttachMode, ClusterStatus, Status, Uplink},
 };
 
 use super::{
@@ -42,7 +42,7 @@ fn text(status: &Status) -> String {
         ("Problems", none(status.problems.join("\n"))),
         ("Up for", duration(status.uptime_seconds)),
         ("Endpoints", status.endpoints.to_string()),
-        ("Uplinks", none(status.uplinks.join(", "))),
+        ("Uplinks", none(uplinks(&status.uplinks))),
         (
             "Attached by",
             match status.attach_mode {
@@ -58,6 +58,16 @@ fn text(status: &Status) -> String {
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
+}
+
+/// A line for each, with why it is one and what masqueraded packets leave it with.
+fn uplinks(uplinks: &[Uplink]) -> String {
+    let lines = uplinks.iter().map(|Uplink { name, reasons, addresses }| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
+        format!("{name} ({addresses}): {}", reasons.join(", "))
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn cluster(cluster: Option<&ClusterStatus>) -> String {
@@ -108,6 +118,20 @@ mod tests {
         assert_eq!(policies(&policy), "3 enforced");
         let refused = policies(&PolicyStatus { refused: 2, ..policy });
         assert_eq!(refused, "3 enforced, 2 refused (see cambricctl policy list)");
+    }
+
+    #[test]
+    fn an_uplink_is_shown_with_why_it_is_one() {
+        let uplink = |name: &str, addresses: &[&str]| Uplink {
+            name: name.into(),
+            reasons: vec!["default route IPv4".into(), "way to the node b (10.0.0.2)".into()],
+            addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+        };
+        assert_eq!(
+            uplinks(&[uplink("eth0", &["10.0.0.1", "2001:db8::1"]), uplink("eth1", &[])]),
+            "eth0 (10.0.0.1, 2001:db8::1): default route IPv4, way to the node b (10.0.0.2)\n\
+             eth1 (no address): default route IPv4, way to the node b (10.0.0.2)"
+        );
     }
 
     #[test]

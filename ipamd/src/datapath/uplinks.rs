@@ -35,19 +35,11 @@ impl From<&Uplink> for UplinkValue {
 impl Datapath {
     /// Attaches the uplinks' programs and tells the programs their addresses; detaches from those no longer listed.
     /// Changes nothing where all is as wished, so it is called from every reconciliation. Raises the epoch when
-    /// something changed.
+    /// something changed. One uplink that fails, for it may be going, leaves the others none the worse; the first failure
+    /// is returned. What is done as uplinks come and go is no repair.
     pub fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<Repairs, DatapathError> {
-        let mut repairs = Vec::new();
         let mut changed = false;
-        for uplink in uplinks {
-            let value = UplinkValue::from(uplink);
-            let known = self.uplinks.get(&uplink.ifindex)?;
-            if known.is_none_or(|known| known.as_bytes() != value.as_bytes()) {
-                self.uplinks.put(&uplink.ifindex, &value)?;
-                changed = true;
-            }
-            repairs.extend(self.heal_interface(&uplink.ifname, uplink.ifindex)?);
-        }
+        // First those that go: they leave room in the map, and perhaps their name to another interface.
         for ifindex in self.uplinks.keys() {
             if !uplinks.iter().any(|uplink| uplink.ifindex == ifindex) {
                 self.uplinks.remove(&ifindex)?;
@@ -58,11 +50,33 @@ impl Datapath {
         for ifname in self.pinned_interfaces() {
             if !is_host_ifname(&ifname) && !uplinks.iter().any(|uplink| uplink.ifname == ifname) {
                 self.unpin_links(&ifname);
-                repairs.push(format!("detached the programs from {ifname}, which is no uplink any more"));
+                tracing::debug!(interface = ifname, "the programs are detached: it is no uplink any more");
+            }
+        }
+        let (mut repairs, mut failed) = (Vec::new(), None);
+        for uplink in uplinks {
+            match self.set_uplink(uplink, &mut changed) {
+                Ok(healed) => repairs.extend(healed),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         if changed {
             self.bump_epoch()?;
+        }
+        failed.map_or(Ok(repairs), Err)
+    }
+
+    fn set_uplink(&self, uplink: &Uplink, changed: &mut bool) -> Result<Repairs, DatapathError> {
+        let value = UplinkValue::from(uplink);
+        let known = self.uplinks.get(&uplink.ifindex)?;
+        let is_new = known.is_none();
+        if known.is_none_or(|known| known.as_bytes() != value.as_bytes()) {
+            self.uplinks.put(&uplink.ifindex, &value)?;
+            *changed = true;
+        }
+        let mut repairs = self.heal_interface(&uplink.ifname, uplink.ifindex)?;
+        if is_new {
+            repairs.clear();
         }
         Ok(repairs)
     }

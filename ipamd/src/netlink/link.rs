@@ -2,7 +2,7 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop},
 };
 
 use ipamd_api::MacAddr;
@@ -34,8 +34,10 @@ pub struct Link {
     pub vxlan_port: Option<VxlanPort>,
     /// What it is, such as `bridge`; empty for a device.
     pub kind: String,
-    /// Index of the bridge that it is a port of.
+    /// Index of the bridge, bond or VRF that it is a port of.
     pub bridge: Option<u32>,
+    /// Whether its packets have no Ethernet header, as those of many tunnels.
+    pub headless: bool,
     /// The number of its XDP program.
     pub xdp: Option<u32>,
 }
@@ -50,6 +52,10 @@ impl Link {
         let mut link = Self {
             index: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
+            headless: !matches!(
+                message.header.link_layer_type,
+                LinkLayerType::Ether | LinkLayerType::Loopback
+            ),
             ..Self::default()
         };
         for attribute in message.attributes {

@@ -68,6 +68,13 @@ pub struct Route {
     pub ours: bool,
     /// The number of the routing protocol that it is said to come from, by convention: of who made it.
     pub protocol: u8,
+    /// Of routes to one destination the kernel takes that with the lowest.
+    pub metric: u32,
+}
+
+/// The metric of a route that is made without one.
+fn default_metric(destination: IpNetwork) -> u32 {
+    if destination.is_ipv4() { 0 } else { 1024 }
 }
 
 impl Route {
@@ -79,6 +86,7 @@ impl Route {
             source: Some(source),
             ours: true,
             protocol: PROTOCOL,
+            metric: default_metric(address.into()),
         }
     }
 
@@ -91,7 +99,8 @@ impl Route {
         source: Option<IpAddr>,
     ) -> Self {
         let kind = RouteKind::Unicast { ifindexes: vec![ifindex], gateway: Some(gateway), on_link };
-        Self { destination, kind, source, ours: true, protocol: PROTOCOL }
+        let metric = default_metric(destination);
+        Self { destination, kind, source, ours: true, protocol: PROTOCOL, metric }
     }
 
     /// Whether it leads to another node's endpoints.
@@ -102,7 +111,8 @@ impl Route {
     /// The route that keeps a pool's unused addresses from leaving the node.
     pub fn unreachable(pool: IpNetwork) -> Self {
         let kind = RouteKind::Unreachable;
-        Self { destination: pool, kind, source: None, ours: true, protocol: PROTOCOL }
+        let metric = default_metric(pool);
+        Self { destination: pool, kind, source: None, ours: true, protocol: PROTOCOL, metric }
     }
 
     fn from_message(message: RouteMessage) -> Option<Self> {
@@ -123,6 +133,7 @@ impl Route {
         let mut source = None;
         let mut ifindexes = Vec::new();
         let mut gateway = None;
+        let mut metric = None;
         let on_link = header.flags.contains(RouteFlags::Onlink);
         let kind = header.kind;
         for attribute in message.attributes {
@@ -131,6 +142,7 @@ impl Route {
                 RouteAttribute::Destination(address) => destination = ip(&address)?,
                 RouteAttribute::PrefSource(address) => source = ip(&address),
                 RouteAttribute::Oif(index) => ifindexes.push(index),
+                RouteAttribute::Priority(number) => metric = Some(number),
                 RouteAttribute::Gateway(address) => gateway = ip(&address),
                 RouteAttribute::MultiPath(hops) => {
                     ifindexes.extend(hops.iter().map(|hop| hop.interface_index));
@@ -148,7 +160,8 @@ impl Route {
             _ => RouteKind::Other,
         };
         let destination = IpNetwork::new(destination, prefix).ok()?;
-        Some(Self { destination, kind, source, ours: protocol == PROTOCOL, protocol })
+        let metric = metric.unwrap_or_else(|| default_metric(destination));
+        Some(Self { destination, kind, source, ours: protocol == PROTOCOL, protocol, metric })
     }
 
     fn message(&self) -> RouteMessage {

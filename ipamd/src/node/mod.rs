@@ -25,7 +25,7 @@ use std::{
 
 use ipamd_api::{
     ApiError, AttachmentKey, ErrorKind,
-    wire::{MapUse, Reservation},
+    wire::{self, MapUse, Reservation},
 };
 
 pub use kernel::Kernel;
@@ -82,8 +82,8 @@ struct State {
 /// What the reconciliation found out that others ask for.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    /// Names of the uplinks.
-    pub uplinks: Vec<String>,
+    /// The uplinks.
+    pub uplinks: Vec<wire::Uplink>,
     /// What needs a person, a sentence each.
     pub problems: Vec<String>,
 }

@@ -23,7 +23,7 @@ pub use overlay::Overlay;
 pub use peers::Routing;
 pub use pools::{FORWARDING_V4, FORWARDING_V6, accept_ra};
 pub use step::Step;
-pub use uplinks::{Uplinks, uplinks};
+pub use uplinks::{Reason, Uplinks, uplinks};
 
 use crate::{
     datapath::EndpointEntry,

@@ -215,7 +215,7 @@ mod tests {
         };
         let addresses = vec![address("192.0.2.1"), address("2001:db8::1")];
         (
-            Uplinks { present: vec![uplink], mtu: Some(1500), problems: Vec::new() },
+            Uplinks { present: vec![uplink], mtu: Some(1500), ..Uplinks::default() },
             Observed { links: vec![eth0], addresses, ..Observed::default() },
         )
     }

@@ -304,7 +304,7 @@ mod tests {
 
     fn uplinks() -> Uplinks {
         let uplink = Uplink { ifindex: 2, ifname: "eth0".into(), ipv4: "192.0.2.1".parse().ok(), ipv6: None };
-        Uplinks { present: vec![uplink], mtu: Some(1500), problems: Vec::new() }
+        Uplinks { present: vec![uplink], mtu: Some(1500), ..Uplinks::default() }
     }
 
     fn routing(mode: RoutingMode) -> Routing {

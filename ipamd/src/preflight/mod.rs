@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use bpffs::{MountError, mount_bpffs, mount_bpffs_of_node, unmount_bpffs_of_node};
 pub use checks::cgroup_root;
 
-use crate::config::{Config, Locations, RoutingMode};
+use crate::config::{Config, Locations, RoutingMode, UplinkRule};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -94,8 +94,8 @@ pub struct Subject {
     pub cni_conf_dir: PathBuf,
     /// `cni-conflist`.
     pub cni_conflist: Option<PathBuf>,
-    /// `uplink`.
-    pub uplinks: Vec<String>,
+    /// `uplink`, `uplink-exclude`.
+    pub uplinks: UplinkRule,
     /// The overlay, if routing may need it.
     pub overlay: Option<OverlayPort>,
 }

@@ -10,18 +10,20 @@ mod thread;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Instant,
 };
 
+use ipamd_api::wire;
 use ipnetwork::IpNetwork;
 
 use self::pace::Pace;
 pub use self::thread::Reconciliation;
 
 use crate::{
-    config::Config,
+    config::{Config, UplinkRule},
     datapath::{Datapath, Uplink},
     footprint::FootprintFile,
     ipam::Pool,
@@ -57,7 +59,9 @@ pub struct Reconciler {
     pools: Vec<Pool>,
     peers: Arc<Peers>,
     routing: Routing,
-    named_uplinks: Vec<String>,
+    uplink_rule: UplinkRule,
+    /// The uplinks of the last pass by name, so that changes are told.
+    known_uplinks: BTreeSet<String>,
     no_masquerade: Vec<IpNetwork>,
     mtu: Option<u32>,
     /// When to look at the ways to other nodes.
@@ -105,7 +109,8 @@ impl Reconciler {
                 vxlan_id: config.vxlan_id,
                 vxlan_port: config.vxlan_port,
             },
-            named_uplinks: config.uplinks.clone(),
+            uplink_rule: config.uplinks.clone(),
+            known_uplinks: BTreeSet::new(),
             no_masquerade,
             mtu: config.mtu,
             pace: Pace::new(Instant::now()),
@@ -130,12 +135,12 @@ impl Reconciler {
 
     /// Nodes of the cluster have changed.
     pub fn nodes_changed(&mut self) {
-        self.pace.ask();
+        self.pace.ask(Instant::now());
     }
 
     /// Whether there is nothing to be done about that yet.
     fn rests(&self) -> bool {
-        !self.pace.is_due(Instant::now())
+        self.pace.rests(Instant::now())
     }
 
     /// How long there is nothing to do, if nothing is heard.
@@ -153,11 +158,12 @@ impl Reconciler {
                 failures.insert(failure);
             }
             Ok(mut observed) => {
-                let uplinks = plan::uplinks(&self.named_uplinks, &observed);
+                let nodes = self.peers.all();
+                let uplinks = plan::uplinks(&self.uplink_rule, &self.routing.own, &nodes, &observed);
+                self.tell_uplinks(&uplinks);
                 self.tend_addresses(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
-                let nodes = self.peers.all();
                 let place =
                     (uplinks.present.clone(), observed.addresses.clone(), overlay_link(&observed).cloned());
                 let looks = self.pace.is_due(began) || self.place.as_ref() != Some(&place);
@@ -202,9 +208,23 @@ impl Reconciler {
             tracing::warn!("{failure}");
         }
         self.failing = failures;
+        self.pace.passed(Instant::now());
         // What a pass adds to an interface that the one before has made is no repair either.
         self.settled = !more;
         more
+    }
+
+    /// Tells of interfaces that have become uplinks, and of those that are none any more.
+    fn tell_uplinks(&mut self, uplinks: &Uplinks) {
+        let names: BTreeSet<_> = uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect();
+        for uplink in uplinks.present.iter().filter(|uplink| !self.known_uplinks.contains(&uplink.ifname)) {
+            let reasons = uplinks.reasons(uplink.ifindex).collect::<Vec<_>>().join(", ");
+            tracing::info!(interface = uplink.ifname, "an uplink: {reasons}");
+        }
+        for name in self.known_uplinks.difference(&names) {
+            tracing::info!(interface = name, "no uplink any more");
+        }
+        self.known_uplinks = names;
     }
 
     /// The programs of uplinks and host ends, and what they take from the configuration.
@@ -257,7 +277,17 @@ impl Reconciler {
         let uplink_mtu = smallest.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
         self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
         self.node.set_findings(Findings {
-            uplinks: uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect(),
+            uplinks: uplinks
+                .present
+                .iter()
+                .map(|uplink| wire::Uplink {
+                    name: uplink.ifname.clone(),
+                    reasons: uplinks.reasons(uplink.ifindex).collect(),
+                    addresses: (uplink.ipv4.map(IpAddr::V4).into_iter())
+                        .chain(uplink.ipv6.map(IpAddr::V6))
+                        .collect(),
+                })
+                .collect(),
             problems: plan
                 .problems
                 .into_iter()

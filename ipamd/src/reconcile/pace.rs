@@ -10,6 +10,9 @@ const UNASKED: u32 = 100;
 /// The same of looks because nodes have changed: those that come one after the other are taken together.
 const ASKED: u32 = 20;
 
+/// How often a change of nodes has the uplinks found anew, though the ways to nodes are not looked at yet.
+const PASS_ASKED_EVERY: Duration = Duration::from_millis(500);
+
 /// When to look next.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -19,17 +22,22 @@ pub(super) struct Pace {
     rested: Instant,
     /// Then, even if nobody asks.
     due: Instant,
+    /// When the last pass was, with or without a look.
+    passed: Instant,
+    /// When nodes have changed that no pass has seen.
+    pass: Option<Instant>,
 }
 
 impl Pace {
     /// Looks at once.
     pub fn new(now: Instant) -> Self {
-        Self { asked: true, rested: now, due: now }
+        Self { asked: true, rested: now, due: now, passed: now, pass: None }
     }
 
     /// Nodes have changed.
-    pub fn ask(&mut self) {
+    pub fn ask(&mut self, now: Instant) {
         self.asked = true;
+        self.pass.get_or_insert(now.max(self.passed + PASS_ASKED_EVERY));
     }
 
     /// There is more to be done, now.
@@ -43,9 +51,21 @@ impl Pace {
         now >= self.due || (self.asked && now >= self.rested)
     }
 
+    /// Whether there is no need of a pass, if nobody else asks: uplinks follow from nodes as ways do, and sooner.
+    pub fn rests(&self, now: Instant) -> bool {
+        !self.is_due(now) && self.pass.is_none_or(|at| now < at)
+    }
+
+    /// A pass is over.
+    pub fn passed(&mut self, now: Instant) {
+        self.passed = now;
+        self.pass = None;
+    }
+
     /// How long there is nothing to do, if nobody asks.
     pub fn pause(&self, now: Instant) -> Duration {
         let next = if self.asked { self.rested.min(self.due) } else { self.due };
+        let next = self.pass.map_or(next, |at| next.min(at));
         next.saturating_duration_since(now).min(PASS_EVERY)
     }
 
@@ -80,7 +100,17 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::new(now);
         pace.looked(now, Duration::from_millis(100), false);
-        pace.ask();
+        pace.passed(now);
+        pace.ask(now);
+        // The uplinks are found at once, or soon after the pass before; the ways are looked at later.
+        let soon = now + PASS_ASKED_EVERY;
+        assert!(pace.rests(now) && !pace.rests(soon) && !pace.is_due(soon));
+        assert_eq!(pace.pause(now), PASS_ASKED_EVERY);
+        pace.passed(soon);
+        assert!(pace.rests(soon));
+        pace.ask(now + Duration::from_secs(1));
+        assert!(!pace.rests(now + Duration::from_secs(1)), "the last pass is long ago");
+        pace.passed(now + Duration::from_secs(1));
         assert!(!pace.is_due(now + Duration::from_secs(1)));
         assert_eq!(pace.pause(now + Duration::from_secs(1)), Duration::from_secs(1));
         assert!(pace.is_due(now + Duration::from_secs(2)));

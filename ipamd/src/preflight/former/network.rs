@@ -1,7 +1,9 @@
 //! Interfaces and routes, read once for all checks.
 
 use crate::{
+    config::UplinkRule,
     netlink::{Link, NetlinkError, Route, RouteKind, Routes, Socket},
+    peers::Nodes,
     plan::{self, Observed},
 };
 
@@ -22,11 +24,12 @@ impl Network {
         self.routes.iter().filter(|route| leads_through(route, ifindex)).count()
     }
 
-    /// The names of the interfaces that lead out of the node.
-    pub(super) fn uplinks(&self, named: &[String]) -> Vec<String> {
+    /// The names of the interfaces that lead out of the node, as far as is known without the cluster's Nodes.
+    pub(super) fn uplinks(&self, rule: &UplinkRule) -> Vec<String> {
         let observed =
             Observed { links: self.links.clone(), routes: self.routes.clone(), ..Observed::default() };
-        plan::uplinks(named, &observed).present.into_iter().map(|uplink| uplink.ifname).collect()
+        let uplinks = plan::uplinks(rule, "", &Nodes::new(), &observed);
+        uplinks.present.into_iter().map(|uplink| uplink.ifname).collect()
     }
 }
 

@@ -58,7 +58,14 @@ mod tests {
     use crate::netlink::Link;
 
     fn route(destination: &str, kind: RouteKind, protocol: u8) -> Route {
-        Route { destination: destination.parse().unwrap(), kind, source: None, ours: false, protocol }
+        Route {
+            destination: destination.parse().unwrap(),
+            kind,
+            source: None,
+            ours: false,
+            protocol,
+            metric: 0,
+        }
     }
 
     fn through(ifindex: u32) -> RouteKind {
