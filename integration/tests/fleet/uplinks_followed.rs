@@ -10,13 +10,12 @@ use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use integration::{
     needs_root,
-    testbed::{Answering, Fleet, Machine, Marked, Netns, Node, Place, eventually, node_object},
+    testbed::{Answering, Asking, Fleet, Machine, Marked, Netns, Node, eventually, node_object},
 };
 use nix::{
     libc,
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket},
 };
-use serde_json::json;
 
 use crate::{
     scene::{ONE, PATIENCE, PORT, Serving, TWO, in_time, is_seen_as, tells},
@@ -33,9 +32,8 @@ fn leaves_by(pod: &Serving<'_>, network: &str, own: [IpAddr; 2]) -> Result<()> {
     in_time(&format!("the way by {network}"), || {
         for (far, own) in FAR.into_iter().zip(own) {
             let to = SocketAddr::new(far, PORT);
-            is_seen_as(&pod.pod, to, &[own])?;
-            let answer = integration::testbed::Asking::ask_tcp(&pod.pod, to)?;
-            ensure!(answer.name == network, "{answer:?}");
+            let answer = pod.pod.ask_tcp(to).with_context(|| format!("tcp to {to}"))?;
+            ensure!(answer.name == network && answer.client.ip() == own, "{answer:?}");
         }
         Ok(())
     })
@@ -62,6 +60,10 @@ fn a_default_route_that_moves_is_followed_and_of_two_each_has_an_uplink() -> Res
     let one = node(&fleet, &second, ("one", ONE), &ONE.addresses(), &[])?;
     are(&one, &[("uplink", BY_ALL)])?;
     ensure!(has_programs(&one, "uplink")? && !has_programs(&one, SECOND)?);
+    // One that another may win over.
+    let (router4, router6) = ONE.subnet.router();
+    remove_default(&one, "uplink")?;
+    put_default(&one, [router4.into(), router6.into()], "uplink", 2048)?;
     let a = Serving::on(&fleet, &one, "a")?;
     let mut servers = Vec::new();
     for (netns, name) in [(fleet.router.netns(), "router"), (second.netns(), "second")] {
@@ -77,8 +79,7 @@ fn a_default_route_that_moves_is_followed_and_of_two_each_has_an_uplink() -> Res
     }
     leaves_by(&a, "router", ONE.addresses())?;
 
-    // A second default route, which wins, then one alone, on the other network.
-    let (router4, router6) = ONE.subnet.router();
+    // A second default route, which wins, then one alone again.
     for round in 0..3 {
         put_default(&one, Second::OWN, SECOND, 1)?;
         become_soon(&one, &[("uplink", BY_ALL), (SECOND, BY_ROUTES)])

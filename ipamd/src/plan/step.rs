@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::{Adoption, Restoration, Shaping};
+use super::{Adoption, Restoration, Shaping, accept_ra};
 use ipamd_api::MacAddr;
 
 use crate::netlink::{Forwarding, Neighbour, Route, RouteKind, Vxlan};
@@ -108,6 +108,11 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether it is a setting of one of these uplinks.
+    pub fn is_of_uplink(&self, ifnames: &[String]) -> bool {
+        matches!(self, Self::Sysctl { path, .. } if ifnames.iter().any(|ifname| *path == accept_ra(ifname)))
+    }
+
     /// Whether it follows a change that somebody else made on purpose, rather than mending anything.
     pub fn follows(&self) -> bool {
         match self {

@@ -160,7 +160,7 @@ impl Reconciler {
             Ok(mut observed) => {
                 let nodes = self.peers.all();
                 let uplinks = plan::uplinks(&self.uplink_rule, &self.routing.own, &nodes, &observed);
-                self.tell_uplinks(&uplinks);
+                let new_uplinks = self.tell_uplinks(&uplinks);
                 self.tend_addresses(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
@@ -178,7 +178,9 @@ impl Reconciler {
                 more = plan.steps.iter().any(|step| matches!(step, Step::MakeOverlay { .. }));
                 for step in &plan.steps {
                     match self.perform(step, &observed) {
-                        Ok(true) if step.follows() => tracing::info!(subject = step.subject(), "{step}"),
+                        Ok(true) if step.follows() || step.is_of_uplink(&new_uplinks) => {
+                            tracing::info!(subject = step.subject(), "{step}")
+                        }
                         Ok(true) => self.report(step.subject(), &step.to_string()),
                         Ok(false) => {}
                         Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
@@ -214,9 +216,10 @@ impl Reconciler {
         more
     }
 
-    /// Tells of interfaces that have become uplinks, and of those that are none any more.
-    fn tell_uplinks(&mut self, uplinks: &Uplinks) {
+    /// Tells of interfaces that have become uplinks, and of those that are none any more. Returns the names of the former.
+    fn tell_uplinks(&mut self, uplinks: &Uplinks) -> Vec<String> {
         let names: BTreeSet<_> = uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect();
+        let new = names.difference(&self.known_uplinks).cloned().collect();
         for uplink in uplinks.present.iter().filter(|uplink| !self.known_uplinks.contains(&uplink.ifname)) {
             let reasons = uplinks.reasons(uplink.ifindex).collect::<Vec<_>>().join(", ");
             tracing::info!(interface = uplink.ifname, "an uplink: {reasons}");
@@ -225,6 +228,7 @@ impl Reconciler {
             tracing::info!(interface = name, "no uplink any more");
         }
         self.known_uplinks = names;
+        new
     }
 
     /// The programs of uplinks and host ends, and what they take from the configuration.
