@@ -179,7 +179,7 @@ impl Reconciler {
                 for step in &plan.steps {
                     match self.perform(step, &observed) {
                         Ok(true) if step.follows() || step.is_of_uplink(&new_uplinks) => {
-                            tracing::info!(subject = step.subject(), "{step}")
+                            tracing::info!(subject = step.subject(), "{step}");
                         }
                         Ok(true) => self.report(step.subject(), &step.to_string()),
                         Ok(false) => {}

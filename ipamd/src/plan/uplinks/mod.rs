@@ -97,7 +97,9 @@ fn find<'a>(
     for (ifindex, reasons) in reasons(own, nodes, observed) {
         let Some(link) = observed.link(ifindex).map(|link| upper(link, observed)) else { continue };
         if may_lead_out(link, observed) && !rule.excluded.iter().any(|pattern| pattern.is_of(&link.name)) {
-            reasons.into_iter().for_each(|reason| add(&mut found, link.index, reason));
+            for reason in reasons {
+                add(&mut found, link.index, reason);
+            }
         }
     }
     let mut links = Vec::new();
