@@ -34,8 +34,19 @@ pub enum MountError {
         /// Why.
         source: io::Error,
     },
+    /// It cannot be seen whether there is something to unmount.
+    #[error("cannot see whether Cambric has mounted the bpffs at {}: {source}", path.display())]
+    Look {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel refuses the opposite.
-    #[error("cannot unmount the bpffs at {}: {source}", path.display())]
+    #[error(
+        "cannot unmount the bpffs at {}, which Cambric has mounted: {source}; on the node: umount {}",
+        path.display(), path.display()
+    )]
     Unmount {
         /// Where.
         path: PathBuf,
@@ -94,18 +105,36 @@ pub fn mount_bpffs_of_node(path: &Path) -> Result<(), MountError> {
     mounted.unwrap_or_else(|source| Err(MountError::Refused { path: point.to_owned(), source }))
 }
 
-/// Unmounts what one of the above has mounted, unless somebody has something else there. Returns where it was.
+/// Unmounts what one of the above has mounted, unless somebody has something else there. Returns where it was. The mounts
+/// of the node are entered only if there is something of Cambric's to unmount: a container sees what is mounted there
+/// without that, and may not be allowed to.
 ///
 /// # Errors
 /// Why it cannot be unmounted.
 pub fn unmount_bpffs_of_node(path: &Path) -> Result<Option<PathBuf>, MountError> {
     let elsewhere = kernel_files::are_elsewhere();
-    let point = if elsewhere { CUSTOMARY.into() } else { mount_point(path) };
-    let unmounted = if elsewhere { in_mounts_of_node(|| unmount_at(&point)) } else { Ok(unmount_at(&point)) };
-    match unmounted.and_then(|unmounted| unmounted) {
-        Ok(unmounted) => Ok(unmounted.then_some(point)),
-        Err(source) => Err(MountError::Unmount { path: point, source }),
+    let (seen, point) = if elsewhere {
+        (kernel_files::of_node(CUSTOMARY), PathBuf::from(CUSTOMARY))
+    } else {
+        (mount_point(path), mount_point(path))
+    };
+    unmount_if(is_unused_own(&seen), &point, |point| {
+        if elsewhere { in_mounts_of_node(|| unmount_at(point)).flatten() } else { unmount_at(point) }
+    })
+}
+
+/// Calls `unmount` if it was seen that there is something to unmount.
+fn unmount_if(
+    seen: io::Result<bool>,
+    point: &Path,
+    unmount: impl FnOnce(&Path) -> io::Result<bool>,
+) -> Result<Option<PathBuf>, MountError> {
+    let path = || point.to_owned();
+    if !seen.map_err(|source| MountError::Look { path: path(), source })? {
+        return Ok(None);
     }
+    let unmounted = unmount(point).map_err(|source| MountError::Unmount { path: path(), source })?;
+    Ok(unmounted.then(path))
 }
 
 /// Calls `f` on a thread in the mount namespace of the node's first process.
@@ -121,14 +150,19 @@ fn in_mounts_of_node<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
     done.unwrap_or_else(|_| Err(io::Error::other("a thread has panicked")))
 }
 
-/// Returns whether there was something to unmount.
-fn unmount_at(point: &Path) -> io::Result<bool> {
+/// Whether a bpffs that was mounted here is at `point`, as this process sees it, and nobody has pinned anything there.
+fn is_unused_own(point: &Path) -> io::Result<bool> {
     // What the kernel itself has there.
     let of_kernel = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
-    let is_used = || -> io::Result<bool> {
-        Ok(fs::read_dir(point)?.flatten().any(|entry| !of_kernel(&entry.file_name())))
-    };
-    if !is_own(&fs::read_to_string("/proc/thread-self/mountinfo")?, point) || is_used()? {
+    if !is_own(&fs::read_to_string("/proc/thread-self/mountinfo")?, point) {
+        return Ok(false);
+    }
+    Ok(!fs::read_dir(point)?.flatten().any(|entry| !of_kernel(&entry.file_name())))
+}
+
+/// Returns whether there was something to unmount, in the mounts of this thread.
+fn unmount_at(point: &Path) -> io::Result<bool> {
+    if !is_unused_own(point)? {
         return Ok(false);
     }
     match umount2(point, MntFlags::empty()) {
@@ -192,6 +226,23 @@ mod tests {
         assert!(!is_own(&(line("cambric") + &line("bpf")), point));
         assert!(!is_own(&line("cambric"), Path::new("/sys")));
         assert!(!is_own("nonsense", point));
+    }
+
+    #[test]
+    fn the_nodes_mounts_are_entered_only_to_undo_what_is_ones_own() {
+        let point = Path::new("/sys/fs/bpf");
+        let denied = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(unmount_if(Ok(false), point, denied).unwrap().is_none());
+        let refused = unmount_if(Ok(true), point, denied).unwrap_err().to_string();
+        assert!(
+            refused.contains("which Cambric has mounted: permission denied; on the node: umount /sys"),
+            "{refused}"
+        );
+        assert_eq!(unmount_if(Ok(true), point, |_| Ok(true)).unwrap().as_deref(), Some(point));
+        assert!(unmount_if(Ok(true), point, |_| Ok(false)).unwrap().is_none());
+        let unseen = unmount_if(Err(io::ErrorKind::NotFound.into()), point, |_| panic!("it is not known"))
+            .unwrap_err();
+        assert!(matches!(unseen, MountError::Look { .. }));
     }
 
     #[test]

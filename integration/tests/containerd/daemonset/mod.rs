@@ -5,16 +5,17 @@ mod cluster;
 mod config;
 mod kubelet;
 
-use std::{fs, os::unix::fs::chown, time::Duration};
+use std::{fs, os::unix::fs::chown, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
     testbed::{Addressed, FAR4, FAR6, Flood, Machine, Snapshot, allowed, denied, eventually, hold, tcp},
 };
+use k8s_openapi::api::apps::v1::DaemonSet;
 
 use self::cluster::{Cluster, IMAGE, PATIENCE, Workload, daemon_set, install};
-use crate::runtime::{Containerd, node_files};
+use crate::runtime::{Containerd, node_files, run};
 
 /// The image of an upgrade, whose plugin ends with this.
 const NEXT: &str = "localhost/cambric:next";
@@ -169,5 +170,46 @@ fn uninstalling_by_the_manifest_leaves_the_node_as_it_was() -> Result<()> {
     // Other tests have it on for a moment, too.
     let normal = || fs::read_to_string("/sys/kernel/rcu_expedited").is_ok_and(|it| it.trim() == "0");
     ensure!(eventually(PATIENCE, normal), "grace periods are still expedited");
+    Ok(())
+}
+
+#[test]
+fn uninstalling_finishes_where_it_may_not_enter_the_mounts_of_the_node() -> Result<()> {
+    needs_root!();
+    let cluster = Cluster::new()?;
+    let containerd = cluster.containerd()?;
+    let kubelet = cluster.kubelet(&containerd);
+    // The node has a bpffs of its own, as under systemd.
+    let mount = |args: &[&str]| {
+        let namespace = format!("--mount=/proc/{}/ns/mnt", containerd.process());
+        run(Command::new("nsenter").arg(namespace).args(args))
+    };
+    mount(&["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])?;
+    let daemon = install(&kubelet, IMAGE)?;
+    cluster.run_pod(&containerd, "pod")?;
+    daemon.stop()?;
+
+    let mut uninstall = daemon_set("uninstall.yaml", IMAGE)?;
+    deny_entering(&mut uninstall)?;
+    let uninstalled = kubelet.run(&uninstall)?;
+    uninstalled.wait_until_ready()?;
+    let log = uninstalled.log("uninstall");
+    ensure!(log.contains("programs, maps and links below"), "nothing was there: {log}");
+    uninstalled.stop()?;
+    ensure!(!mount(&["ls", "/sys/fs/bpf"])?.contains("cambric"), "something is still pinned");
+    ensure!(mount(&["findmnt", "/sys/fs/bpf"])?.contains("bpf"), "a bpffs that was not Cambric's is gone");
+    Ok(())
+}
+
+/// Takes away what a container needs to change over into other mounts, as a policy of the node may do.
+fn deny_entering(set: &mut DaemonSet) -> Result<()> {
+    let pod = set.spec.template.spec.as_mut().context("a pod")?;
+    for container in pod.init_containers.iter_mut().flatten().chain(&mut pod.containers) {
+        let context = container.security_context.as_mut().context("a security context")?;
+        let added = context.capabilities.as_mut().and_then(|it| it.add.as_mut()).context("capabilities")?;
+        let all = added.len();
+        added.retain(|it| it != "SYS_CHROOT" && it != "SYS_PTRACE");
+        ensure!(added.len() < all, "it could not enter before: {added:?}");
+    }
     Ok(())
 }
