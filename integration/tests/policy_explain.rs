@@ -252,6 +252,65 @@ fn rules_count_what_they_decide() -> Result<()> {
     Ok(())
 }
 
+const SERVICE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: { namespace: shop, name: web }
+spec:
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1]
+  ports: [ { name: web, port: 8080, targetPort: 81 } ]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { namespace: shop, name: web-1, labels: { kubernetes.io/service-name: web } }
+addressType: IPv4
+ports: [ { name: web, port: 81 } ]
+endpoints: [ ENDPOINTS ]
+";
+
+#[test]
+fn a_trace_follows_a_service_to_each_of_its_backends() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let scene = Scene::new(&node)?;
+    let endpoint = |pod: &Pod<'_>| {
+        format!("{{ addresses: [{}], nodeName: node, conditions: {{ ready: true }} }}", pod.ipv4())
+    };
+    let endpoints = format!("{}, {}", endpoint(&scene.guarded), endpoint(&scene.stranger));
+    node.apply("service.yaml", &SERVICE.replace("ENDPOINTS", &endpoints))?;
+    let (vip, port) = ("10.96.0.1", tcp(8080));
+    let is_led = || scene.trace("shop/friend", vip, port).is_ok_and(|trace| trace["paths"][1].is_object());
+    ensure!(eventually(PATIENCE, is_led), "{:#?}", scene.trace("shop/friend", vip, port));
+    let trace = scene.trace("shop/friend", vip, port)?;
+    ensure!(trace["verdict"] == "mixed", "{trace:#}");
+    for path in trace["paths"].as_array().context("paths")? {
+        ensure!(path["service"] == "shop/web" && path["destination"]["port"] == 81, "{path:#}");
+        // What is said of a backend is what happens to a connection to it.
+        let (name, to) = if path["destination"]["pod"] == "shop/guarded" {
+            ("guarded", &scene.guarded)
+        } else {
+            ("stranger", &scene.stranger)
+        };
+        let is_allowed = path["verdict"] == "allow";
+        ensure!(is_allowed == (name == "stranger"), "{path:#}");
+        hold([integration::testbed::case(
+            &scene.friend,
+            IpAddr::from(to.ipv4()),
+            tcp(81),
+            is_allowed,
+            name,
+        )])?;
+    }
+    let bare =
+        node.ctl_output(&["policy", "trace", "--from", "shop/friend", "--to", vip, "--port", "8080"])?;
+    let bare = String::from_utf8_lossy(&bare.stderr).into_owned();
+    ensure!(bare.contains("say tcp/8080 or ip/8080"), "{bare}");
+    let source = node.status()?["cluster"]["source"].clone();
+    ensure!(source.as_str().is_some_and(|it| it.starts_with("dir ")), "{source}");
+    Ok(())
+}
+
 #[test]
 fn a_diff_names_the_live_flows_that_would_be_cut() -> Result<()> {
     needs_root!();
@@ -268,13 +327,23 @@ fn a_diff_names_the_live_flows_that_would_be_cut() -> Result<()> {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { namespace: shop, name: new }\n\
          spec: { podSelector: { matchLabels: { app: stranger } }, ingress: [ { ports: [ { port: 8081 } ] } ] }\n",
     )?;
-    let diff = node.ctl(&["policy", "diff", file.to_str().context("a path")?])?;
+    let file = file.to_str().context("a path")?;
+    let said = node.ctl_output(&["-o", "json", "policy", "diff", file])?;
+    ensure!(said.status.code() == Some(1), "something changes: {said:?}");
+    let diff: Value = serde_json::from_slice(&said.stdout)?;
+    ensure!(diff["changed"] == 1 && diff["changes"][0]["flows"] == 1, "{diff:#}");
     let cut = text(&diff);
     ensure!(cut.contains("8080") && !cut.contains("8081"), "{diff:#}");
     ensure!(cut.contains("shop/friend") || (cut.contains("friend") && cut.contains("stranger")), "{diff:#}");
     // It was only asked.
     ensure!(flow.goes_on() && other.goes_on());
     ensure!(node.policy("shop", "new")?.is_none());
+    fs::write(node.folder().join("same.yaml"), POLICIES)?;
+    let same = node.folder().join("same.yaml");
+    let ending =
+        |file: &str| Ok::<_, anyhow::Error>(node.ctl_output(&["policy", "diff", file])?.status.code());
+    ensure!(ending(same.to_str().context("a path")?)? == Some(0), "nothing changes");
+    ensure!(ending("/nowhere.yaml")? == Some(2), "it is not known whether anything changes");
     let tap = scene.stranger.tap("nothing-of-it")?;
     ensure!(tap.end() == 0);
     Ok(())

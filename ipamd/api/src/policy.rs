@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What tells one object of the cluster from others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
-    /// Its kind; Calico's NetworkPolicy is `CalicoNetworkPolicy`.
+    /// Its kind; of the two kinds of the name NetworkPolicy, Calico's is `NetworkPolicy.projectcalico.org`.
     pub kind: String,
     /// Its namespace; `None` for what the cluster has only one of.
     pub namespace: Option<String>,
@@ -105,16 +105,19 @@ pub struct PolicySummary {
 /// An object that is not in force as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RefusedObject {
-    /// The file.
-    pub file: PathBuf,
-    /// The line of the field, from 1.
-    pub line: u32,
+    /// The file, or what stands for it; `None` for what is not known to be from one.
+    pub file: Option<PathBuf>,
+    /// The line of the field, from 1; `None` for what has no lines.
+    pub line: Option<u32>,
     /// Which object, as far as that could be read.
     pub object: Option<ObjectName>,
     /// The field; empty for the document as a whole.
     pub field: String,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether something of that kind and name is in force all the same: an earlier version, or what another file says.
+    #[serde(default)]
+    pub in_force: bool,
 }
 
 /// A part of the list of policies.
@@ -192,7 +195,7 @@ pub struct TraceQuery {
 pub struct Party {
     /// Its address.
     pub address: IpAddr,
-    /// Its port; the identifier of an ICMP echo; 0 where the protocol has none.
+    /// Its port; of the opener of an ICMP echo, the identifier; 0 where the protocol has none.
     pub port: u16,
     /// The pod that has the address, as NAMESPACE/NAME.
     pub pod: Option<String>,
@@ -201,13 +204,48 @@ pub struct Party {
     pub others: Vec<String>,
 }
 
+/// An ICMP message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IcmpMessage {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+}
+
+/// What becomes of a flow on all of its paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceVerdict {
+    /// It passes on each.
+    Allow,
+    /// It is dropped on each.
+    Deny,
+    /// It depends on the family, or on the backend that a service chooses.
+    Mixed,
+}
+
+impl fmt::Display for TraceVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Mixed => "mixed",
+        })
+    }
+}
+
 /// What becomes of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
-    /// Whether it passes; denied if it is in one of the families that both sides have.
-    pub verdict: Verdict,
-    /// For each family that both sides have.
+    /// Whether it passes.
+    pub verdict: TraceVerdict,
+    /// One for each family that both sides have, and for each backend that a service may choose.
     pub paths: Vec<TracePath>,
+    /// How many more there are than there is room to tell of.
+    #[serde(default)]
+    pub left_out: u64,
     /// Whether the compiler and the maps in the kernel say the same.
     pub agree: bool,
 }
@@ -217,12 +255,21 @@ pub struct Trace {
 pub struct TracePath {
     /// Who opens it.
     pub source: Party,
-    /// Whom it is opened to.
+    /// Whom it is opened to; of a service, the backend.
     pub destination: Party,
+    /// The ICMP message that opens it.
+    #[serde(default)]
+    pub icmp: Option<IcmpMessage>,
+    /// The service that leads to the destination, as NAMESPACE/NAME; `None` where the flow is opened to it directly.
+    #[serde(default)]
+    pub service: Option<String>,
     /// Whether it passes.
     pub verdict: Verdict,
-    /// What is asked on this node, in order; up to the first that denies. Empty if neither side is policed here.
+    /// What is asked on this node, in order; up to the first that denies. Where it is empty, the note says why.
     pub steps: Vec<TraceStep>,
+    /// In words, why nobody is asked.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// What an endpoint's policy says.
@@ -263,15 +310,21 @@ pub struct ManifestText {
     pub text: String,
 }
 
-/// A flow that would be judged otherwise.
+/// Flows that would be judged otherwise: those between the same two pods (or addresses, where there is no pod) to the same
+/// port, whatever port they are opened from, of which the same is said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowChange {
     /// IP protocol by name (`tcp`), or its number.
     pub protocol: String,
-    /// Who opened it.
+    /// How many there are.
+    pub flows: u64,
+    /// Who opened them: an address of the pod, if it has several. The port is 0.
     pub source: Party,
-    /// Whom it was opened to.
+    /// Whom they were opened to: an address of the pod, if it has several.
     pub destination: Party,
+    /// The ICMP message that opened them.
+    #[serde(default)]
+    pub icmp: Option<IcmpMessage>,
     /// What is in force says so.
     pub before: Verdict,
     /// Why.
@@ -285,8 +338,11 @@ pub struct FlowChange {
 /// A part of what a change of policies would change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiffPage {
-    /// Flows seen lately that would be judged otherwise.
+    /// Flows seen lately that would be judged otherwise, in groups.
     pub changes: Vec<FlowChange>,
+    /// How many flows would be judged otherwise, those included that there is no room to tell of.
+    #[serde(default)]
+    pub changed: u64,
     /// What of the files is refused; if there is any, nothing else is said.
     pub refused: Vec<RefusedObject>,
     /// How many flows were looked at: those that are tracked, and those that were refused lately.
@@ -342,6 +398,9 @@ pub struct Event {
     pub source: Party,
     /// Whom it was opened to.
     pub destination: Party,
+    /// The ICMP message that opened it.
+    #[serde(default)]
+    pub icmp: Option<IcmpMessage>,
     /// Why it was dropped, as in the drop counters.
     pub reason: Option<String>,
     /// Which rule decided.

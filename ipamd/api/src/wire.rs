@@ -294,7 +294,7 @@ pub struct Status {
     /// Events that were beyond the programs' rate, since then.
     #[serde(default)]
     pub events_suppressed: u64,
-    /// Where policies and services come from; `None` for a source that is always up to date.
+    /// Where policies and services come from; `None` without a cluster.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
 }

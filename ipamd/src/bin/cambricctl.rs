@@ -9,12 +9,13 @@ use ipamd::{
 };
 
 fn main() -> ExitCode {
-    match run(CommandLine::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let command_line = CommandLine::parse();
+    let failure = command_line.failure();
+    match run(command_line) {
+        Ok(ending) => ending.status().into(),
         Err(error) => {
             eprintln!("cambricctl: {}", chain::sentence(&error));
-            ExitCode::FAILURE
+            failure.into()
         }
     }
 }

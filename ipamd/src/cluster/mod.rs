@@ -53,7 +53,7 @@ pub trait Source: Send {
     /// What [`Self::next`] gave last is in force.
     fn in_force(&mut self) {}
 
-    /// Its state, for whoever asks; `None` where it has none worth telling.
+    /// Its state, for whoever asks; `None` where there is no cluster.
     fn state(&self) -> Option<Arc<dyn SourceState>> {
         None
     }

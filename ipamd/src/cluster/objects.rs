@@ -48,7 +48,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name that people know it by; the two kinds of the name NetworkPolicy are told apart by Calico's.
+    /// The name that people know it by; of the two kinds of the name NetworkPolicy, Calico's is named
+    /// with its group, as `kubectl` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Namespace => "Namespace",
@@ -59,7 +60,7 @@ impl Kind {
             Self::GlobalNetworkSet => "GlobalNetworkSet",
             Self::Tier => "Tier",
             Self::NetworkPolicy => "NetworkPolicy",
-            Self::CalicoNetworkPolicy => "CalicoNetworkPolicy",
+            Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::Service => "Service",

@@ -96,21 +96,54 @@ enum CtCommand {
     List(connections::Filter),
 }
 
-/// Runs one command. Returns whether all is well, for `status`, `preflight` and `policy` may find that it is not.
+/// How a command ended that could be carried out, as its exit status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All is well, or nothing changes.
+    Well,
+    /// Something is not as it should be, or changes.
+    Otherwise,
+    /// What was asked could not be answered; why is printed.
+    Unanswered,
+}
+
+impl Ending {
+    fn of(well: bool) -> Self {
+        if well { Self::Well } else { Self::Otherwise }
+    }
+
+    /// The exit status.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Well => 0,
+            Self::Otherwise => 1,
+            Self::Unanswered => 2,
+        }
+    }
+}
+
+impl CommandLine {
+    /// The exit status of a command that cannot be carried out: where 1 is an answer, it is another.
+    pub fn failure(&self) -> u8 {
+        if matches!(self.command, Command::Policy(policy::Command::Diff { .. })) { 2 } else { 1 }
+    }
+}
+
+/// Runs one command.
 ///
 /// # Errors
 /// Why the command could not be carried out.
-pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
+pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
     let CommandLine { socket, output, command } = command_line;
     let output = Output::new(output);
     match command {
-        Command::Preflight(what) => return machine::preflight(&what, &output),
+        Command::Preflight(what) => return machine::preflight(&what, &output).map(Ending::of),
         Command::Uninstall(what) => machine::uninstall(&what, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),
         command => {
             let mut daemon = Daemon::connect(socket)?;
             match command {
-                Command::Status => return status::show(&mut daemon, &output),
+                Command::Status => return status::show(&mut daemon, &output).map(Ending::of),
                 Command::Endpoint(EndpointCommand::List) => endpoints::list(&mut daemon, &output)?,
                 Command::Endpoint(EndpointCommand::Show { which }) => {
                     endpoints::show(&mut daemon, &which, &output)?;
@@ -127,7 +160,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<bool> {
             }
         }
     }
-    Ok(true)
+    Ok(Ending::Well)
 }
 
 /// The daemon, over its socket.
@@ -157,6 +190,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_diff_keeps_1_for_what_changes() {
+        let failure = |args: &[&str]| CommandLine::try_parse_from(args).unwrap().failure();
+        assert_eq!(failure(&["cambricctl", "policy", "diff", "a.yaml"]), 2);
+        assert_eq!(failure(&["cambricctl", "policy", "list"]), 1);
+        assert_eq!([Ending::Well, Ending::Otherwise, Ending::Unanswered].map(Ending::status), [0, 1, 2]);
     }
 
     #[test]

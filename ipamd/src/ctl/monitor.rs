@@ -112,6 +112,7 @@ mod tests {
             protocol: "tcp".into(),
             source: party("10.0.0.2", 4242, "shop/a"),
             destination: party("10.0.0.3", 81, "shop/b"),
+            icmp: None,
             reason: Some("policy_ingress".into()),
             rule: Some(DecidingRule {
                 text: format!("{policy} ingress[0]"),

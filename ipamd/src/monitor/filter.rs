@@ -166,6 +166,7 @@ mod tests {
             protocol: "tcp".into(),
             source: party(Some("shop/friend")),
             destination: party(None),
+            icmp: None,
             reason: None,
             rule: None,
             lost: 0,

@@ -9,7 +9,7 @@ use ipamd_api::policy::{DecidingRule, Event, EventKind, Party, Verdict};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Names, decode::Told};
-use crate::policy::tables::RuleId;
+use crate::policy::{enforce::Numbers, tables::RuleId};
 
 /// How many names an event has of one sort: a tier's default may hold because of a thousand policies.
 const NAMES: usize = 8;
@@ -19,6 +19,7 @@ const TEXT: usize = 512;
 /// The event with its names.
 pub fn named(told: &Told, names: &dyn Names) -> Event {
     let flow = &told.flow;
+    let Numbers { source, destination, icmp } = flow.numbers();
     let party = |address: IpAddr, port| {
         let mut party = if address.is_unspecified() { nobody() } else { names.party(address, port) };
         party.others.truncate(NAMES);
@@ -33,8 +34,9 @@ pub fn named(told: &Told, names: &dyn Names) -> Event {
         kind: told.kind,
         verdict: told.verdict(),
         protocol: told.protocol(),
-        source: party(flow.source, flow.source_port),
-        destination: party(flow.destination, flow.destination_port),
+        source: party(flow.source, source),
+        destination: party(flow.destination, destination),
+        icmp,
         reason: told.reason(),
         rule,
         lost: 0,
@@ -50,6 +52,7 @@ pub fn lost(lost: u64) -> Event {
         protocol: String::new(),
         source: nobody(),
         destination: nobody(),
+        icmp: None,
         reason: None,
         rule: None,
         lost,

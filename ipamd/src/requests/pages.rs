@@ -138,6 +138,7 @@ impl Shorten for Event {
 }
 
 impl Shorten for Trace {
+    /// A service may have thousands of backends: those that a frame has no room for are counted.
     fn shorten(&mut self) {
         for path in &mut self.paths {
             party(&mut path.source);
@@ -147,6 +148,9 @@ impl Shorten for Trace {
                 step.note.iter_mut().for_each(text);
             }
         }
+        let fit = fitting(&self.paths, PAGE);
+        self.left_out += (self.paths.len() - fit) as u64;
+        self.paths.truncate(fit);
     }
 }
 
@@ -195,11 +199,12 @@ mod tests {
 
     fn refused(reason: &str) -> RefusedObject {
         RefusedObject {
-            file: "a.yaml".into(),
-            line: 1,
+            file: Some("a.yaml".into()),
+            line: Some(1),
             object: None,
             field: "spec".into(),
             reason: reason.to_owned(),
+            in_force: false,
         }
     }
 

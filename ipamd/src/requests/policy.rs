@@ -16,7 +16,7 @@ use super::{
 use crate::{
     monitor::{Monitor, flow_of},
     node::Node,
-    policy::enforce::SeenFlow,
+    policy::enforce::{Led, SeenFlow},
     server::Replies,
 };
 
@@ -56,7 +56,13 @@ impl NodeService {
     /// What would become of a flow.
     pub(super) async fn policy_trace(&self, query: TraceQuery) -> Result<Reply, ApiError> {
         let node = Arc::clone(&self.node);
-        let traced = aside(move || node.policy().trace(&query)).await?;
+        let services = Arc::clone(&self.services);
+        let led = move |flow: &SeenFlow, inside: bool| {
+            let to = (flow.destination, flow.destination_port).into();
+            let (service, backends) = services.led(flow.protocol, to, inside)?;
+            Some(Led { service, backends })
+        };
+        let traced = aside(move || node.policy().trace(&query, led)).await?;
         let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;
         Ok(Reply::Trace(Box::new(trace.fitting())))
     }
@@ -77,7 +83,7 @@ impl NodeService {
             drop(memory);
             Ok(page)
         });
-        let DiffPage { changes, refused, examined, .. } = match compared.await.flatten() {
+        let DiffPage { changes, changed, refused, examined, .. } = match compared.await.flatten() {
             Ok(compared) => compared,
             Err(error) => return Ok(Err(error)),
         };
@@ -87,7 +93,7 @@ impl NodeService {
         for refused in pages::cut(refused) {
             replies.send(&Reply::PolicyDiff(DiffPage { refused, ..DiffPage::default() })).await?;
         }
-        Ok(Ok(Some(Reply::PolicyDiff(DiffPage { examined, last: true, ..DiffPage::default() }))))
+        Ok(Ok(Some(Reply::PolicyDiff(DiffPage { changed, examined, last: true, ..DiffPage::default() }))))
     }
 }
 

@@ -1,6 +1,10 @@
 //! What is told of services to whoever asks.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipamd_api::services::{
     BackendCount, BackendState, BackendUse, FrontendScope, PortDetail, ServiceBackend, ServiceDetail,
@@ -11,7 +15,7 @@ use super::{
     balancer::{Balancer, Owner, State},
     plan::{self, Candidate, Reach, Scope},
     program::Programmed,
-    tables::{Backend, Family},
+    tables::{Backend, Family, FrontendKey},
     world::ServiceId,
 };
 use crate::{
@@ -26,6 +30,10 @@ pub trait Listing: fmt::Debug + Send + Sync {
 
     /// Everything of one; `None` if there is none of the name.
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail>;
+
+    /// The service that is reached at an address and port, as NAMESPACE/NAME (or whose host port it is), and the backends
+    /// that a connection from inside, or from outside, may be led to. `None` if it is nobody's.
+    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)>;
 }
 
 impl Listing for Balancer {
@@ -51,9 +59,29 @@ impl Listing for Balancer {
             problems: state.problems(&id, service),
         })
     }
+
+    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)> {
+        self.lock().led(protocol, to, inside)
+    }
 }
 
 impl State {
+    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)> {
+        let key = |address: IpAddr| FrontendKey { address, port: to.port(), protocol };
+        // Node ports are at all addresses of the node that serve them.
+        let of_node = self.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
+        [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
+            self.programmed.iter().find_map(|(owner, ports)| {
+                ports.iter().find_map(|port| {
+                    let (front, _) = port.fronts.iter().find(|(front, _)| front.key == wanted)?;
+                    let backends = port.plan.backends(if inside { front.inside } else { front.outside });
+                    let backends = backends.iter().map(|it| SocketAddr::new(it.address, it.port)).collect();
+                    Some((owner.to_string(), backends))
+                })
+            })
+        })
+    }
+
     fn ports_of<'a>(&'a self, id: &ServiceId) -> impl Iterator<Item = &'a Programmed> {
         self.programmed.get(&Owner::Service(id.clone())).into_iter().flatten()
     }

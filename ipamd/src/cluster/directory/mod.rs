@@ -19,8 +19,11 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
+
+use ipamd_api::wire::ClusterStatus;
 
 use nix::{
     libc,
@@ -35,7 +38,7 @@ use self::{
     watches::Watches,
 };
 use super::{
-    Source,
+    Source, SourceState,
     manifest::{self, Manifest},
     objects::Batch,
 };
@@ -52,10 +55,56 @@ pub struct OpenError {
     source: io::Error,
 }
 
+/// How much of the directory is known, for whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It was not read yet.
+    NotYet,
+    /// What it says.
+    Now,
+    /// What it said until it was gone.
+    Until(SystemTime),
+}
+
+/// The state of the directory.
+#[derive(Debug)]
+struct Sight {
+    root: PathBuf,
+    known: Mutex<Known>,
+}
+
+impl Sight {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SourceState for Sight {
+    fn status(&self) -> ClusterStatus {
+        let known = *self.known();
+        let (age_seconds, trouble) = match known {
+            Known::NotYet => (None, None),
+            Known::Now => (Some(0), None),
+            Known::Until(when) => (
+                Some(when.elapsed().map_or(0, |age| age.as_secs())),
+                Some("the directory is gone".to_owned()),
+            ),
+        };
+        ClusterStatus {
+            source: format!("dir {}", self.root.display()),
+            live: known == Known::Now,
+            age_seconds,
+            unlisted: Vec::new(),
+            trouble,
+        }
+    }
+}
+
 /// A directory of manifests.
 #[derive(Debug)]
 pub struct Directory {
     root: PathBuf,
+    sight: Arc<Sight>,
     /// Whether the first batch is given.
     begun: bool,
     /// What stood at the path when it was last read; `None` while there is nothing.
@@ -79,6 +128,7 @@ impl Directory {
             return Err(OpenError { path: root, source });
         }
         Ok(Self {
+            sight: Arc::new(Sight { root: root.clone(), known: Mutex::new(Known::NotYet) }),
             root,
             begun: false,
             identity: None,
@@ -98,6 +148,7 @@ impl Directory {
         if self.identity.is_none() {
             return self.lose();
         }
+        *self.sight.known() = Known::Now;
         self.watches = match Watches::new() {
             Ok(watches) => Some(watches),
             Err(error) => {
@@ -113,6 +164,12 @@ impl Directory {
     fn lose(&mut self) {
         self.watches = None;
         self.identity = None;
+        {
+            let mut known = self.sight.known();
+            if !matches!(*known, Known::Until(_)) {
+                *known = Known::Until(SystemTime::now());
+            }
+        }
         let root = self.root.clone();
         self.files.set_trouble(&root, Some("this directory is gone; what it said stays in force".into()));
     }
@@ -284,6 +341,10 @@ fn leads_nowhere(error: &io::Error) -> bool {
 }
 
 impl Source for Directory {
+    fn state(&self) -> Option<Arc<dyn SourceState>> {
+        Some(Arc::clone(&self.sight) as _)
+    }
+
     async fn next(&mut self) -> Batch {
         if !self.begun {
             self.begun = true;

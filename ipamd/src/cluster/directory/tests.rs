@@ -261,6 +261,9 @@ async fn a_directory_that_goes_takes_nothing_with_it_and_is_noticed_when_it_is_b
     fs::rename(it.path(""), it.beside("away")).unwrap();
     it.until("a=1", 1).await;
     assert!(it.refusals[0].contains("is gone"), "{:?}", it.refusals);
+    let status = it.directory.state().unwrap().status();
+    assert_eq!((status.live, status.trouble.as_deref()), (false, Some("the directory is gone")));
+    assert!(status.age_seconds.is_some());
     fs::write(it.beside("away/a.yaml"), namespace("a", "2")).unwrap();
     it.quiet().await;
     fs::rename(it.beside("away"), it.path("")).unwrap();

@@ -27,7 +27,7 @@ struct Findings {
 }
 
 /// Returns whether nothing is refused.
-pub(super) fn check(paths: &[PathBuf], output: &Output) -> anyhow::Result<bool> {
+pub(super) fn check(paths: &[PathBuf], tiers: &[String], output: &Output) -> anyhow::Result<bool> {
     let mut together = Once::default();
     sources::each(paths, |file, text| {
         match text {
@@ -36,14 +36,16 @@ pub(super) fn check(paths: &[PathBuf], output: &Output) -> anyhow::Result<bool> 
         }
         Ok(())
     })?;
-    let findings = findings(together.finish());
+    let findings = findings(together.finish(), tiers);
     output.print(&findings, text)?;
     Ok(findings.refused.is_empty())
 }
 
-fn findings(batch: Batch) -> Findings {
+/// What is to be said of manifests, where there are these tiers besides those in them.
+fn findings(batch: Batch, elsewhere: &[String]) -> Findings {
     let mut findings = Findings::default();
     let mut tiers = BTreeSet::from(Tier::built_in().map(|tier| tier.name));
+    tiers.extend(elsewhere.iter().map(|name| Arc::from(name.as_str())));
     let mut policies = Vec::new();
     for change in batch.changes {
         let Change::Put(object) = change else { continue };
@@ -57,24 +59,27 @@ fn findings(batch: Batch) -> Findings {
         }
     }
     findings.refused = batch.refusals.unwrap_or_default().iter().map(RefusedObject::from).collect();
-    let mut warnings: Vec<_> = policies.iter().filter_map(|policy| tier_elsewhere(policy, &tiers)).collect();
-    warnings.sort_unstable();
-    findings.warnings = warnings;
+    findings.refused.extend(policies.iter().filter_map(|policy| absent_tier(policy, &tiers)));
+    findings.refused.sort_unstable();
     findings
 }
 
-/// What is to be said of a policy whose tier is none of these.
-fn tier_elsewhere(policy: &Policy, tiers: &BTreeSet<Arc<str>>) -> Option<RefusedObject> {
+/// What is to be said of a policy whose tier is none of these: the daemon would not enforce it.
+fn absent_tier(policy: &Policy, tiers: &BTreeSet<Arc<str>>) -> Option<RefusedObject> {
     if tiers.contains(&policy.tier) {
         return None;
     }
     let origin = policy.origin.as_ref();
     Some(RefusedObject {
-        file: origin.map(|it| it.file.to_string_lossy().into_owned().into()).unwrap_or_default(),
-        line: origin.map_or(1, |it| it.line),
+        file: origin.map(|it| it.file.to_string_lossy().into_owned().into()),
+        line: origin.map(|it| it.line),
         object: Some((&policy.id).into()),
         field: "spec.tier".into(),
-        reason: format!("tier {} is not in these files; without it this policy is refused", policy.tier),
+        reason: format!(
+            "the tier {0} is not in these files; if it is elsewhere, say --tier {0}",
+            policy.tier
+        ),
+        in_force: false,
     })
 }
 
@@ -118,7 +123,7 @@ mod tests {
         for (file, text) in texts {
             together.put(Path::new(file), text);
         }
-        findings(together.finish())
+        findings(together.finish(), &[])
     }
 
     #[test]
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_that_is_nowhere_is_warned_of() {
+    fn a_tier_that_is_nowhere_is_a_refusal() {
         let policy = |tier: &str| {
             Change::Put(Object::Policy(Arc::new(Policy {
                 id: ObjectId::global(crate::cluster::objects::Kind::GlobalNetworkPolicy, "block"),
@@ -160,18 +165,17 @@ mod tests {
                 egress: None,
             })))
         };
-        let warned = |changes: Vec<Change>| findings(Batch { changes, refusals: None });
-        assert!(warned(vec![policy("default")]).warnings.is_empty());
+        let found = |changes: Vec<Change>| findings(Batch { changes, refusals: None }, &[]);
+        assert!(found(vec![policy("default")]).refused.is_empty());
         let tier = Tier { name: "security".into(), ..Tier::built_in()[1].clone() };
-        assert!(warned(vec![policy("security"), Change::Put(Object::Tier(tier))]).warnings.is_empty());
-        let found = warned(vec![policy("security")]);
-        assert!(found.refused.is_empty());
-        let text = text(&found);
-        assert!(
-            text.starts_with(
-                "a.yaml:3: warning: GlobalNetworkPolicy block: spec.tier: tier security is not in these files"
-            ),
-            "{text}"
+        assert!(found(vec![policy("security"), Change::Put(Object::Tier(tier))]).refused.is_empty());
+        let absent = Batch { changes: vec![policy("security")], refusals: None };
+        assert!(findings(absent.clone(), &["security".into()]).refused.is_empty());
+        let text = text(&findings(absent, &["another".into()]));
+        assert_eq!(
+            text,
+            "a.yaml:3: GlobalNetworkPolicy block: spec.tier: the tier security is not in these files; if it is \
+             elsewhere, say --tier security\n1 object is understood; there is 1 refusal\n"
         );
     }
 }

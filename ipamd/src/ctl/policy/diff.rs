@@ -1,6 +1,7 @@
 //! `cambricctl policy diff`.
 
 use std::{
+    fmt::Write as _,
     io,
     path::{Path, PathBuf},
 };
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::{counted, refusal_line, sources};
 use crate::ctl::{
-    Daemon, flow,
+    Daemon, Ending, flow,
     output::{Output, clean},
 };
 
@@ -23,6 +24,7 @@ use crate::ctl::{
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Difference {
     changes: Vec<FlowChange>,
+    changed: u64,
     examined: u64,
     refused: Vec<RefusedObject>,
 }
@@ -31,13 +33,18 @@ impl Difference {
     fn take(&mut self, page: DiffPage) {
         self.changes.extend(page.changes);
         self.refused.extend(page.refused);
-        // Not every page says it.
+        // Not every page says these.
+        self.changed = self.changed.max(page.changed);
         self.examined = self.examined.max(page.examined);
+    }
+
+    /// As a pipeline wants to know: whether anything would change, or whether that is not known.
+    fn ending(&self) -> Ending {
+        if self.refused.is_empty() { Ending::of(self.changed == 0) } else { Ending::Unanswered }
     }
 }
 
-/// Returns whether nothing is refused.
-pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> anyhow::Result<bool> {
+pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> anyhow::Result<Ending> {
     let client = &mut daemon.client;
     sources::each(paths, |file, text| match text {
         Ok(text) => hand_over(client, file, text),
@@ -56,7 +63,7 @@ pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> a
         }
     }
     output.print(&difference, text)?;
-    Ok(difference.refused.is_empty())
+    Ok(difference.ending())
 }
 
 /// Gives the daemon a file.
@@ -76,13 +83,18 @@ fn hand_over(client: &mut Client, file: &Path, text: String) -> anyhow::Result<(
 }
 
 fn text(difference: &Difference) -> String {
-    let Difference { changes, examined, refused } = difference;
+    let Difference { changes, changed, examined, refused } = difference;
     let mut text: String = refused.iter().map(refusal_line).collect();
     if !refused.is_empty() && changes.is_empty() {
         return text + "something is refused, so what the rest would change is not known\n";
     }
     text.extend(changes.iter().map(|change| line(change) + "\n"));
-    let would = match changes.len() {
+    let told = changes.iter().map(|change| change.flows).sum::<u64>();
+    if let more @ 1.. = changed.saturating_sub(told) {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "and {} that there is no room to tell of", counted(more, "flow"));
+    }
+    let would = match changed {
         0 => "none".to_owned(),
         count => count.to_string(),
     };
@@ -90,14 +102,16 @@ fn text(difference: &Difference) -> String {
     text + &format!("{} examined, {would} would be judged otherwise{without}\n", counted(*examined, "flow"))
 }
 
-/// A change on a line.
+/// What changes for some flows, on a line.
 fn line(change: &FlowChange) -> String {
-    let FlowChange { protocol, source, destination, before, before_rule, after, after_rule } = change;
+    let FlowChange { protocol, flows, source, destination, icmp, before, before_rule, after, after_rule } =
+        change;
     let mut line = format!(
-        "{} {} -> {}: {before} -> {after}",
-        clean(protocol),
-        flow::address_and_names(source, protocol),
-        flow::address_and_names(destination, protocol),
+        "{} {} -> {} ({}): {before} -> {after}",
+        flow::protocol(protocol, *icmp),
+        flow::pod_or_address(source, protocol),
+        flow::pod_or_address(destination, protocol),
+        counted(*flows, "flow"),
     );
     match (after, after_rule, before_rule) {
         (_, Some(rule), _) => line = format!("{line},{}", flow::by(Some(rule))),
@@ -111,7 +125,7 @@ fn line(change: &FlowChange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ipamd_api::policy::{DecidingRule, Party};
+    use ipamd_api::policy::{DecidingRule, IcmpMessage, Party};
 
     use super::*;
 
@@ -124,8 +138,10 @@ mod tests {
         };
         FlowChange {
             protocol: "tcp".into(),
-            source: party("10.0.0.2", 43_210, "shop/friend"),
+            flows: 3,
+            source: party("10.0.0.2", 0, "shop/friend"),
             destination: party("10.0.0.3", 8_080, "shop/stranger"),
+            icmp: None,
             before: Verdict::Allow,
             before_rule: None,
             after: Verdict::Deny,
@@ -141,8 +157,19 @@ mod tests {
     fn a_change_is_a_line_with_both_verdicts_and_the_rule() {
         assert_eq!(
             line(&cut()),
-            "tcp 10.0.0.2:43210 (shop/friend) -> 10.0.0.3:8080 (shop/stranger): allow -> deny, \
-             by NetworkPolicy shop/new"
+            "tcp shop/friend -> shop/stranger:8080 (3 flows): allow -> deny, by NetworkPolicy shop/new"
+        );
+        let ping = FlowChange {
+            protocol: "icmp".into(),
+            flows: 1,
+            icmp: Some(IcmpMessage { kind: 8, code: 0 }),
+            destination: Party { port: 0, ..cut().destination },
+            ..cut()
+        };
+        assert!(
+            line(&ping).starts_with("icmp/8/0 shop/friend -> shop/stranger (1 flow): "),
+            "{}",
+            line(&ping)
         );
         let freed = FlowChange {
             before: Verdict::Deny,
@@ -159,21 +186,29 @@ mod tests {
         let mut difference = Difference::default();
         assert_eq!(text(&difference), "0 flows examined, none would be judged otherwise\n");
         difference.take(DiffPage { changes: vec![cut()], examined: 40, ..DiffPage::default() });
-        difference.take(DiffPage { changes: vec![cut()], examined: 41, last: true, ..DiffPage::default() });
-        assert!(text(&difference).ends_with("\n41 flows examined, 2 would be judged otherwise\n"));
+        assert_eq!(difference.ending(), Ending::Well);
+        let last =
+            DiffPage { changes: vec![cut()], changed: 7, examined: 41, last: true, ..DiffPage::default() };
+        difference.take(last);
+        let text = text(&difference);
+        assert!(text.ends_with("\n41 flows examined, 7 would be judged otherwise\n"), "{text}");
+        assert!(text.contains("and 1 flow that there is no room to tell of"), "{text}");
+        assert_eq!(difference.ending(), Ending::Otherwise);
     }
 
     #[test]
     fn what_is_refused_is_said_first_and_that_nothing_follows() {
         let refused = RefusedObject {
-            file: "a.yaml".into(),
-            line: 9,
+            file: Some("a.yaml".into()),
+            line: Some(9),
             object: None,
             field: "spec.ingres".into(),
             reason: "is not known".into(),
+            in_force: false,
         };
         let mut difference = Difference::default();
         difference.take(DiffPage { refused: vec![refused], examined: 40, last: true, ..DiffPage::default() });
+        assert_eq!(difference.ending(), Ending::Unanswered);
         let text = text(&difference);
         assert!(text.starts_with("a.yaml:9: spec.ingres: is not known\nsomething is refused"), "{text}");
     }

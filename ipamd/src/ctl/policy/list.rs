@@ -40,7 +40,7 @@ fn text(listing: &Listing) -> String {
     let titles = ["POLICY", "TIER", "ORDER", "DIRECTIONS", "RULES", "ENDPOINTS", "ORIGIN"];
     let mut text = table(titles, listing.policies.iter().map(row));
     if !listing.refused.is_empty() {
-        text.push_str("\nREFUSED; what was in force before stays\n");
+        text.push_str("\nREFUSED\n");
         text.extend(listing.refused.iter().map(refusal_line));
     }
     text
@@ -99,11 +99,12 @@ mod tests {
             },
         ];
         let refused = vec![RefusedObject {
-            file: "b.yaml".into(),
-            line: 9,
+            file: Some("b.yaml".into()),
+            line: Some(9),
             object: Some(guard),
             field: "spec.ingres".into(),
             reason: "is not known".into(),
+            in_force: false,
         }];
         let text = text(&Listing { policies, refused });
         let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();

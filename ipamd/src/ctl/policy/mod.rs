@@ -13,7 +13,7 @@ use clap::Subcommand;
 use ipamd_api::policy::RefusedObject;
 
 use super::{
-    Daemon,
+    Daemon, Ending,
     output::{Output, clean},
 };
 
@@ -35,11 +35,15 @@ pub(super) enum Command {
     Trace(trace::Flow),
     /// Says what is wrong with manifests, without applying them; needs no daemon
     Check {
+        /// A tier that exists elsewhere; may be given several times
+        #[arg(long = "tier", value_name = "NAME")]
+        tiers: Vec<String>,
         /// Files, directories of *.yaml, *.yml and *.json, or - for the standard input
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
-    /// Says which of the flows seen lately would be judged otherwise if manifests were applied
+    /// Says which of the flows seen lately would be judged otherwise if manifests were applied. Exit status: 0 if none
+    /// would, 1 if some would, 2 if that is not known, as something is refused or the daemon does not answer
     Diff {
         /// Files, directories of *.yaml, *.yml and *.json, or - for the standard input
         #[arg(value_name = "FILE", required = true)]
@@ -47,28 +51,30 @@ pub(super) enum Command {
     },
 }
 
-/// Runs one command. Returns whether all is well with what it was asked about.
-pub(super) fn run(command: Command, socket: Option<PathBuf>, output: &Output) -> anyhow::Result<bool> {
+/// Runs one command.
+pub(super) fn run(command: Command, socket: Option<PathBuf>, output: &Output) -> anyhow::Result<Ending> {
     match command {
-        Command::List => list::list(&mut Daemon::connect(socket)?, output).map(|()| true),
+        Command::List => list::list(&mut Daemon::connect(socket)?, output).map(|()| Ending::Well),
         Command::Show { kind, policy } => {
-            show::show(&mut Daemon::connect(socket)?, kind, policy, output).map(|()| true)
+            show::show(&mut Daemon::connect(socket)?, kind, policy, output).map(|()| Ending::Well)
         }
-        Command::Trace(flow) => trace::trace(&mut Daemon::connect(socket)?, flow, output),
-        Command::Check { files } => check::check(&files, output),
+        Command::Trace(flow) => trace::trace(&mut Daemon::connect(socket)?, flow, output).map(Ending::of),
+        Command::Check { tiers, files } => check::check(&files, &tiers, output).map(Ending::of),
         Command::Diff { files } => diff::diff(&mut Daemon::connect(socket)?, &files, output),
     }
 }
 
 /// A refusal on a line: `FILE:LINE: OBJECT: FIELD: REASON`, as far as each is known.
 fn refusal_line(refused: &RefusedObject) -> String {
-    format!("{}{}\n", place(refused), complaint(refused))
+    let stays = if refused.in_force { "; what is in force of that name stays" } else { "" };
+    format!("{}{}{stays}\n", place(refused), complaint(refused))
 }
 
-/// `FILE:LINE: `; nothing for what no file is the cause of.
+/// `FILE:LINE: `, as far as each is known.
 fn place(refused: &RefusedObject) -> String {
-    let file = clean(&refused.file.to_string_lossy());
-    if file.is_empty() { file } else { format!("{file}:{}: ", refused.line) }
+    let Some(file) = &refused.file else { return String::new() };
+    let file = clean(&file.to_string_lossy());
+    refused.line.map_or_else(|| format!("{file}: "), |line| format!("{file}:{line}: "))
 }
 
 /// `OBJECT: FIELD: REASON`.
@@ -94,22 +100,27 @@ mod tests {
         let guard =
             ObjectName { kind: "NetworkPolicy".into(), namespace: Some("shop".into()), name: "guard".into() };
         let refused = RefusedObject {
-            file: "a.yaml".into(),
-            line: 9,
+            file: Some("a.yaml".into()),
+            line: Some(9),
             object: Some(guard),
             field: "spec.ingres".into(),
             reason: "is not known".into(),
+            in_force: false,
         };
         assert_eq!(refusal_line(&refused), "a.yaml:9: NetworkPolicy shop/guard: spec.ingres: is not known\n");
+        let earlier = RefusedObject { in_force: true, ..refused.clone() };
+        assert!(refusal_line(&earlier).ends_with("is not known; what is in force of that name stays\n"));
         let bare = RefusedObject {
             object: None,
             field: String::new(),
-            file: "\u{1b}c".into(),
+            file: Some("\u{1b}c".into()),
             reason: "odd\nline".into(),
             ..refused
         };
         assert_eq!(refusal_line(&bare), "\\u{1b}c:9: odd\\nline\n");
-        let nowhere = RefusedObject { file: PathBuf::new(), line: 0, ..bare };
+        let from_the_api = RefusedObject { line: None, ..bare.clone() };
+        assert_eq!(refusal_line(&from_the_api), "\\u{1b}c: odd\\nline\n");
+        let nowhere = RefusedObject { file: None, line: None, ..bare };
         assert_eq!(refusal_line(&nowhere), "odd\\nline\n");
     }
 

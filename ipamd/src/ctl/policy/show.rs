@@ -52,26 +52,53 @@ pub(super) fn show(
     output: &Output,
 ) -> anyhow::Result<()> {
     let which = namespace.iter().chain([&name]).cloned().collect::<Vec<_>>().join("/");
-    let client = &mut daemon.client;
-    client.send(Request::Policy(PolicyQuery { kind, namespace, name }))?;
-    let mut found = Vec::new();
-    loop {
-        match client.receive()? {
-            Reply::Policy(detail) => found.push(*detail),
-            Reply::Done => break,
-            _ => return Err(client.confused("the answer is of another sort".into()).into()),
-        }
-    }
+    let query = PolicyQuery { kind, namespace, name };
+    let found = ask(daemon, query.clone())?;
     match &found[..] {
-        [] => bail!("there is no policy {which} in force; cambricctl policy list names those that are"),
+        [] => {
+            let of_any_kind = if query.kind.is_some() {
+                ask(daemon, PolicyQuery { kind: None, ..query.clone() })?
+            } else {
+                Vec::new()
+            };
+            bail!("{}", absent(&which, query.kind.as_deref(), &of_any_kind))
+        }
         [detail] => output.print(detail, text),
         several => bail!("{}", choice(&which, several)),
     }
 }
 
+fn ask(daemon: &mut Daemon, query: PolicyQuery) -> anyhow::Result<Vec<PolicyDetail>> {
+    let client = &mut daemon.client;
+    client.send(Request::Policy(query))?;
+    let mut found = Vec::new();
+    loop {
+        match client.receive()? {
+            Reply::Policy(detail) => found.push(*detail),
+            Reply::Done => return Ok(found),
+            _ => return Err(client.confused("the answer is of another sort".into()).into()),
+        }
+    }
+}
+
+fn names(policies: &[PolicyDetail]) -> Vec<String> {
+    policies.iter().map(|it| clean(&it.summary.policy.to_string())).collect()
+}
+
+/// That there is no policy of a name and kind; of other kinds there are these.
+fn absent(which: &str, kind: Option<&str>, others: &[PolicyDetail]) -> String {
+    let kind = kind.unwrap_or("policy");
+    let there_is = if others.is_empty() {
+        "cambricctl policy list names the policies that are".to_owned()
+    } else {
+        format!("there is {}", names(others).join(" and "))
+    };
+    format!("there is no {kind} {which} in force; {there_is}")
+}
+
 /// What several policies of a name are told apart by.
 fn choice(which: &str, several: &[PolicyDetail]) -> String {
-    let names: Vec<_> = several.iter().map(|it| clean(&it.summary.policy.to_string())).collect();
+    let names = names(several);
     let apart_by_kind = several.iter().enumerate().all(|(at, it)| {
         several[..at].iter().all(|other| other.summary.policy.kind != it.summary.policy.kind)
     });
@@ -156,6 +183,7 @@ mod tests {
     fn kinds_are_those_of_policies_in_any_case() {
         assert_eq!(kind("networkpolicy").unwrap(), "NetworkPolicy");
         assert!(KINDS.iter().all(|kind| kind.is_policy()));
+        assert_eq!(kind("networkpolicy.projectcalico.org").unwrap(), Kind::CalicoNetworkPolicy.name());
         assert!(kind("Pod").unwrap_err().contains("ClusterNetworkPolicy"));
     }
 
@@ -168,11 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_another_kind_is_not_denied() {
+        assert_eq!(
+            absent("guard", Some("GlobalNetworkPolicy"), &[guard("NetworkPolicy", "shop")]),
+            "there is no GlobalNetworkPolicy guard in force; there is NetworkPolicy shop/guard"
+        );
+        assert_eq!(
+            absent("guard", None, &[]),
+            "there is no policy guard in force; cambricctl policy list names the policies that are"
+        );
+    }
+
+    #[test]
     fn several_of_a_name_are_told_apart_by_what_differs() {
-        let kinds = [guard("NetworkPolicy", "shop"), guard("CalicoNetworkPolicy", "shop")];
+        let kinds = [guard("NetworkPolicy", "shop"), guard(Kind::CalicoNetworkPolicy.name(), "shop")];
         assert_eq!(
             choice("shop/guard", &kinds),
-            "shop/guard can be NetworkPolicy shop/guard or CalicoNetworkPolicy shop/guard; say which with --kind"
+            "shop/guard can be NetworkPolicy shop/guard or NetworkPolicy.projectcalico.org shop/guard; \
+             say which with --kind"
         );
         let namespaces = [guard("NetworkPolicy", "a"), guard("NetworkPolicy", "b")];
         assert!(choice("guard", &namespaces).ends_with("say which as NAMESPACE/NAME"));

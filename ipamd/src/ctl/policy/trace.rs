@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use ipamd_api::{
     Reply, Request,
-    policy::{KernelSays, Trace, TracePath, TraceQuery, TraceStep},
+    policy::{KernelSays, Trace, TracePath, TraceQuery, TraceStep, TraceVerdict, Verdict},
 };
 
 use crate::{
@@ -31,11 +31,11 @@ pub(in crate::ctl) struct Flow {
     /// Who opens it
     #[arg(long, value_name = "[NAMESPACE/]POD|IP")]
     from: String,
-    /// Whom it is opened to
+    /// Whom it is opened to; what is opened to an address and port of a service is followed to each of its backends
     #[arg(long, value_name = "[NAMESPACE/]POD|IP")]
     to: String,
-    /// tcp/80, udp/53, sctp/9; icmp (an echo request), icmp/TYPE, icmp/TYPE/CODE, icmpv6 likewise; or the number of a
-    /// protocol without ports
+    /// tcp/80, udp/53, sctp/9; icmp (an echo request), icmp/TYPE, icmp/TYPE/CODE, icmpv6 likewise; or ip/47, the number
+    /// of a protocol without ports
     #[arg(long, value_name = "PROTOCOL[/PORT]", value_parser = service)]
     port: Service,
     /// The port that it is opened from; any if it is not given
@@ -53,6 +53,10 @@ struct Service {
 }
 
 fn service(text: &str) -> Result<Service, String> {
+    if text.parse::<u16>().is_ok() {
+        return Err(format!("{text} alone may be a port or a protocol: say tcp/{text} or ip/{text}"));
+    }
+    let text = text.strip_prefix("ip/").unwrap_or(text);
     let (name, rest) = match text.split_once('/') {
         Some((name, rest)) => (name, Some(rest)),
         None => (text, None),
@@ -108,25 +112,33 @@ fn asked(query: &TraceQuery) -> String {
         let [kind, code] = query.port.to_be_bytes();
         format!("{name}/{kind}/{code}")
     } else {
-        format!("protocol {name}")
+        format!("ip/{name}")
     };
     format!("{what} from {} to {}", clean(&query.from), clean(&query.to))
 }
 
 fn text(trace: &Trace, query: &TraceQuery) -> String {
-    let mut text = format!("{}: {}\n", trace.verdict, asked(query));
+    let mut text = trace.verdict.to_string();
+    if trace.verdict == TraceVerdict::Mixed {
+        let allowed = trace.paths.iter().filter(|path| path.verdict == Verdict::Allow).count();
+        // Writing to a String does not fail.
+        let _ = write!(text, " ({allowed} of {} allowed)", trace.paths.len());
+    }
+    let _ = writeln!(text, ": {}", asked(query));
     if trace.paths.is_empty() {
         text.push_str("\nThere is no family of addresses that both sides have.\n");
     }
     for path in &trace.paths {
-        // Writing to a String does not fail.
         let _ = writeln!(text, "\n{}: {}", sides(path, query.protocol), path.verdict);
-        if path.steps.is_empty() {
-            text.push_str("  neither side is policed on this node\n");
+        if let Some(note) = &path.note {
+            let _ = writeln!(text, "  {}", clean(note));
         }
         for step in &path.steps {
             text.push_str(&self::step(step));
         }
+    }
+    if trace.left_out > 0 {
+        let _ = writeln!(text, "\n{} more there is no room to tell of", trace.left_out);
     }
     text
 }
@@ -134,7 +146,9 @@ fn text(trace: &Trace, query: &TraceQuery) -> String {
 fn sides(path: &TracePath, protocol: u8) -> String {
     let name = protocol_name(protocol);
     let side = |party| flow::address_and_names(party, &name);
-    format!("{} -> {}", side(&path.source), side(&path.destination))
+    let by =
+        path.service.as_deref().map(|service| format!(" by service {}", clean(service))).unwrap_or_default();
+    format!("{} -> {}{by}", side(&path.source), side(&path.destination))
 }
 
 /// What an endpoint's policy says, on a few lines.
@@ -186,7 +200,7 @@ fn disagreement(trace: &Trace, protocol: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ipamd_api::policy::{DecidingRule, Party, Verdict};
+    use ipamd_api::policy::{DecidingRule, Party};
 
     use super::*;
 
@@ -203,7 +217,8 @@ mod tests {
             ("icmp/3/4", 1, 0x0304),
             ("icmpv6", 58, 0x8000),
             ("icmpv6/129", 58, 0x8100),
-            ("47", 47, 0),
+            ("ip/47", 47, 0),
+            ("ip/6/80", 6, 80),
         ] {
             assert_eq!(service(text), Ok(Service { protocol, port }), "{text}");
         }
@@ -217,6 +232,10 @@ mod tests {
             "icmp/256",
             "icmp/8/",
             "icmp/8/0/1",
+            "80",
+            "ip/80/1",
+            "ip/6",
+            "ip/",
             "47/1",
             "256",
         ] {
@@ -257,11 +276,15 @@ mod tests {
             index: None,
         };
         Trace {
-            verdict: Verdict::Deny,
+            verdict: TraceVerdict::Deny,
+            left_out: 0,
             agree: kernel == KernelSays::Same,
             paths: vec![TracePath {
                 source: party("10.0.0.2", 40_000, "shop/stranger"),
                 destination: party("10.0.0.3", 81, "shop/guarded"),
+                icmp: None,
+                service: None,
+                note: None,
                 verdict: Verdict::Deny,
                 steps: vec![
                     step("shop/stranger", "egress", Verdict::Allow, None, KernelSays::Same),
@@ -298,14 +321,34 @@ mod tests {
     fn a_flow_is_repeated_as_it_was_asked_for() {
         let asked = |protocol, port| asked(&TraceQuery { protocol, port, ..query() });
         assert!(asked(1, 0x0800).starts_with("icmp/8/0 from"));
-        assert!(asked(47, 0).starts_with("protocol 47 from"));
+        assert!(asked(47, 0).starts_with("ip/47 from"));
+    }
+
+    #[test]
+    fn of_a_service_each_backend_is_told() {
+        let mut trace = denied(KernelSays::Same);
+        trace.paths[0].service = Some("shop/web".into());
+        let mut other = trace.paths[0].clone();
+        (other.verdict, other.steps) = (Verdict::Allow, Vec::new());
+        trace.paths.push(other);
+        trace.verdict = TraceVerdict::Mixed;
+        trace.left_out = 3;
+        let text = text(&trace, &query());
+        assert!(text.starts_with("mixed (1 of 2 allowed): tcp/81 from shop/stranger"), "{text}");
+        assert!(text.contains("-> 10.0.0.3:81 (shop/guarded) by service shop/web: allow\n"), "{text}");
+        assert!(text.ends_with("\n3 more there is no room to tell of\n"), "{text}");
     }
 
     #[test]
     fn nothing_in_common_and_nothing_policed_are_said() {
+        assert_eq!(
+            service("80"),
+            Err("80 alone may be a port or a protocol: say tcp/80 or ip/80".to_owned())
+        );
         let mut trace = denied(KernelSays::Same);
         trace.paths[0].steps.clear();
-        assert!(text(&trace, &query()).contains("neither side is policed"));
+        trace.paths[0].note = Some("it is itself".into());
+        assert!(text(&trace, &query()).ends_with("deny\n  it is itself\n"));
         trace.paths.clear();
         assert!(text(&trace, &query()).contains("no family"));
     }

@@ -164,6 +164,25 @@ impl World {
         }
     }
 
+    /// Whether an object of that id was told of. Those that say where services lead are not kept here.
+    pub fn has(&self, id: &ObjectId) -> bool {
+        match id.kind {
+            Kind::Namespace => self.namespaces.contains_key(&id.name),
+            Kind::ServiceAccount => id.namespace.as_ref().is_some_and(|namespace| {
+                self.accounts.contains_key(&(Arc::clone(namespace), Arc::clone(&id.name)))
+            }),
+            Kind::Pod => self.pods.contains_key(id),
+            Kind::Node => self.nodes.contains_key(id),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.contains_key(id),
+            Kind::Tier => self.tiers.contains_key(&id.name),
+            Kind::NetworkPolicy
+            | Kind::CalicoNetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::ClusterNetworkPolicy => self.policies.contains_key(id),
+            Kind::Service | Kind::EndpointSlice => false,
+        }
+    }
+
     /// Takes a local endpoint in; returns what was there under its key.
     pub fn put_local(&mut self, endpoint: LocalEndpoint) -> Option<LocalEndpoint> {
         let old = self.remove_local(&endpoint.key);

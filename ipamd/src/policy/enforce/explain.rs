@@ -1,10 +1,13 @@
 //! What would become of a flow, and why: by the rules, and by the tables.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipamd_api::{
     AttachmentKey,
-    policy::{DecidingRule, KernelSays, Party, Trace, TracePath, TraceQuery, TraceStep, Verdict},
+    policy::{
+        DecidingRule, IcmpMessage, KernelSays, Party, Trace, TracePath, TraceQuery, TraceStep, TraceVerdict,
+        Verdict,
+    },
 };
 use ipnetwork::IpNetwork;
 
@@ -17,7 +20,10 @@ use crate::{
     cluster::objects::{Kind, ObjectId},
     policy::{
         compile::{rules::Decision, world::BARE_NAMESPACE},
-        model::{Direction, protocol::has_ports},
+        model::{
+            Direction,
+            protocol::{has_ports, is_icmp},
+        },
     },
 };
 
@@ -37,6 +43,25 @@ pub struct SeenFlow {
     pub destination: IpAddr,
     /// Its port; for ICMP `type << 8 | code`.
     pub destination_port: u16,
+}
+
+/// Where a service leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The service, as NAMESPACE/NAME.
+    pub service: String,
+    /// The backends that take a new connection.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// How a flow that is traced comes to its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    /// By this service, which chose the destination.
+    By(String),
+    /// To this service, which has nobody to choose.
+    Nowhere(String),
 }
 
 /// What an endpoint's rules say of a flow.
@@ -70,7 +95,30 @@ fn verdict(allow: bool) -> Verdict {
     if allow { Verdict::Allow } else { Verdict::Deny }
 }
 
+/// What the numbers of a flow are to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The opener's port, or the identifier of an ICMP echo; 0 where there is none.
+    pub source: u16,
+    /// The other side's port; 0 where there is none.
+    pub destination: u16,
+    /// The ICMP message.
+    pub icmp: Option<IcmpMessage>,
+}
+
 impl SeenFlow {
+    /// Its numbers apart: an ICMP type is no port.
+    pub fn numbers(&self) -> Numbers {
+        if is_icmp(self.protocol) {
+            let [kind, code] = self.destination_port.to_be_bytes();
+            Numbers { source: self.source_port, destination: 0, icmp: Some(IcmpMessage { kind, code }) }
+        } else {
+            let (source, destination) =
+                if has_ports(self.protocol) { (self.source_port, self.destination_port) } else { (0, 0) };
+            Numbers { source, destination, icmp: None }
+        }
+    }
+
     /// The other side, as the endpoint sees it.
     fn peer(&self, direction: Direction) -> IpAddr {
         match direction {
@@ -185,23 +233,49 @@ impl State {
         }
     }
 
-    fn path(&self, flow: &SeenFlow) -> TracePath {
+    fn path(&self, flow: &SeenFlow, way: Way) -> TracePath {
+        let Numbers { source, destination, icmp } = flow.numbers();
         let mut path = TracePath {
-            source: self.party(flow.source, flow.source_port),
-            destination: self.party(flow.destination, flow.destination_port),
+            source: self.party(flow.source, source),
+            destination: self.party(flow.destination, destination),
+            icmp,
+            service: None,
             verdict: Verdict::Allow,
             steps: Vec::new(),
+            note: None,
         };
+        let by_itself = match way {
+            Way::Nowhere(service) => {
+                let note = "the service has no backend that takes new connections: they are refused";
+                return TracePath {
+                    service: Some(service),
+                    verdict: Verdict::Deny,
+                    note: Some(note.into()),
+                    ..path
+                };
+            }
+            Way::By(service) => {
+                path.service = Some(service);
+                "a pod reaches itself through a service, whatever its policies say"
+            }
+            Way::Direct => "what a pod sends to its own address does not leave it, so no policy is asked",
+        };
+        if flow.source == flow.destination {
+            path.note = Some(by_itself.into());
+            return path;
+        }
         for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
         {
             if path.verdict == Verdict::Allow
-                && flow.source != flow.destination
                 && let Some(key) = self.endpoint_at(address)
             {
                 let step = self.step(key, direction, flow);
                 path.verdict = step.verdict;
                 path.steps.push(step);
             }
+        }
+        if path.steps.is_empty() {
+            path.note = Some("neither side is an endpoint of this node: others ask their policies".into());
         }
         path
     }
@@ -223,47 +297,91 @@ impl State {
         Ok(addresses)
     }
 
-    fn trace(&self, query: &TraceQuery) -> Result<Trace, String> {
+    /// The flows that a question means, each with whether its opener is one that services know from inside.
+    fn flows(&self, query: &TraceQuery) -> Result<Vec<(SeenFlow, bool)>, String> {
         let sources = self.addresses(&query.from, "from")?;
         let destinations = self.addresses(&query.to, "to")?;
-        let mut paths = Vec::new();
-        for source in &sources {
-            let same = destinations.iter().filter(|it| it.is_ipv4() == source.is_ipv4());
-            for destination in same {
+        let mut flows = Vec::new();
+        for source in sources {
+            let inside =
+                self.derived.classes.pod_at(source).is_some() || self.node_addresses.contains(&source);
+            for destination in destinations.iter().filter(|it| it.is_ipv4() == source.is_ipv4()) {
                 let flow = SeenFlow {
                     protocol: query.protocol,
-                    source: *source,
-                    source_port: query.source_port.unwrap_or(SOME_PORT),
+                    source,
+                    // Of an echo, the identifier, which no policy speaks of.
+                    source_port: query.source_port.unwrap_or(if has_ports(query.protocol) {
+                        SOME_PORT
+                    } else {
+                        0
+                    }),
                     destination: *destination,
                     destination_port: query.port,
                 };
-                paths.push(self.path(&flow));
+                flows.push((flow, inside));
             }
         }
-        if paths.is_empty() {
+        if flows.is_empty() {
             return Err(format!("{} and {} have no family of addresses in common", query.from, query.to));
         }
+        Ok(flows)
+    }
+
+    fn trace(&self, query: &TraceQuery, asked: Vec<(SeenFlow, Way)>) -> Result<Trace, String> {
         let is_local = |address| self.endpoint_at(address).is_some();
-        if !sources.iter().chain(&destinations).any(|address| is_local(*address)) {
-            return Err(format!("neither {} nor {} is an endpoint of this node", query.from, query.to));
+        if !asked.iter().any(|(flow, _)| is_local(flow.source) || is_local(flow.destination)) {
+            return Err(match asked.as_slice() {
+                [(_, Way::Direct), ..] | [] => {
+                    format!("neither {} nor {} is an endpoint of this node", query.from, query.to)
+                }
+                [(_, Way::By(service) | Way::Nowhere(service)), ..] => format!(
+                    "neither {} nor a backend of the service {service} is an endpoint of this node",
+                    query.from
+                ),
+            });
         }
-        let denied = paths.iter().any(|path| path.verdict == Verdict::Deny);
-        let steps = paths.iter().flat_map(|path| &path.steps);
-        let agree = steps.into_iter().all(|step| step.kernel == KernelSays::Same);
+        let paths = asked.into_iter().map(|(flow, way)| self.path(&flow, way)).collect::<Vec<_>>();
+        let allowed = paths.iter().filter(|path| path.verdict == Verdict::Allow).count();
+        let verdict = match allowed {
+            0 => TraceVerdict::Deny,
+            all if all == paths.len() => TraceVerdict::Allow,
+            _ => TraceVerdict::Mixed,
+        };
+        let mut steps = paths.iter().flat_map(|path| &path.steps);
+        let agree = steps.all(|step| step.kernel == KernelSays::Same);
         if !agree {
             tracing::error!(from = query.from, to = query.to, "the tables say something else than the rules");
         }
-        Ok(Trace { verdict: verdict(!denied), paths, agree })
+        Ok(Trace { verdict, paths, left_out: 0, agree })
     }
 }
 
 impl Enforcer {
-    /// What would become of a flow, and why.
+    /// What would become of a flow, and why. `led` says where a service leads what is opened to its address, from inside
+    /// or not; `None` where the address and port are no service's.
     ///
     /// # Errors
     /// What of the question makes no sense, in a sentence.
-    pub fn trace(&self, query: &TraceQuery) -> Result<Trace, String> {
-        self.lock().trace(query)
+    pub fn trace(
+        &self,
+        query: &TraceQuery,
+        led: impl Fn(&SeenFlow, bool) -> Option<Led>,
+    ) -> Result<Trace, String> {
+        let flows = self.lock().flows(query)?;
+        let mut asked = Vec::new();
+        for (flow, inside) in flows {
+            match led(&flow, inside).filter(|_| has_ports(flow.protocol)) {
+                None => asked.push((flow, Way::Direct)),
+                Some(Led { service, backends }) if backends.is_empty() => {
+                    asked.push((flow, Way::Nowhere(service)));
+                }
+                Some(Led { service, backends }) => asked.extend(backends.into_iter().map(|backend| {
+                    let to = SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
+                    (to, Way::By(service.clone()))
+                })),
+            }
+        }
+        self.lock().trace(query, asked)
     }
 
     /// Who has an address.

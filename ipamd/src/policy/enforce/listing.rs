@@ -71,11 +71,12 @@ impl From<&Refusal> for RefusedObject {
     fn from(refusal: &Refusal) -> Self {
         Self {
             // A name that is no text would not get into JSON.
-            file: refusal.file.to_string_lossy().into_owned().into(),
-            line: refusal.line,
+            file: Some(refusal.file.to_string_lossy().into_owned().into()),
+            line: Some(refusal.line).filter(|line| *line > 0),
             object: refusal.object.as_ref().map(Into::into),
             field: refusal.field.clone(),
             reason: refusal.reason.clone(),
+            in_force: false,
         }
     }
 }
@@ -131,6 +132,17 @@ impl State {
         number.and_then(|number| self.tables.hits(number).ok()).unwrap_or_default()
     }
 
+    /// Whether something of that kind and name is in force.
+    fn is_in_force(&self, id: &ObjectId) -> bool {
+        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.world.has(id) }
+    }
+
+    /// An object that could not be understood.
+    fn refused(&self, refusal: &Refusal) -> RefusedObject {
+        let in_force = refusal.object.as_ref().is_some_and(|id| self.is_in_force(id));
+        RefusedObject { in_force, ..refusal.into() }
+    }
+
     /// Objects that are understood and not in force.
     pub fn left_out(&self) -> Vec<RefusedObject> {
         let of = |object: &Object, field: &str, reason: String| {
@@ -139,11 +151,12 @@ impl State {
                 _ => None,
             };
             RefusedObject {
-                file: origin.map(|origin| origin.file.to_path_buf()).unwrap_or_default(),
-                line: origin.map_or(0, |origin| origin.line),
+                file: origin.map(|origin| origin.file.to_string_lossy().into_owned().into()),
+                line: origin.map(|origin| origin.line).filter(|line| *line > 0),
                 object: Some((&object.id()).into()),
                 field: field.to_owned(),
                 reason,
+                in_force: self.is_in_force(&object.id()),
             }
         };
         let unfit = self.unfit.values().map(|unfit| of(&unfit.object, "", unfit.reason.clone()));
@@ -164,7 +177,7 @@ impl Enforcer {
         ranked.sort_by_key(|(_, rank)| *rank);
         let policies = ranked.into_iter().filter_map(|(id, _)| state.world.policies.get(id));
         let policies = policies.map(|policy| state.summary(policy)).collect();
-        let refused = state.refusals.iter().map(Into::into).chain(state.left_out()).collect();
+        let refused = state.refusals.iter().map(|it| state.refused(it)).chain(state.left_out()).collect();
         (policies, refused)
     }
 

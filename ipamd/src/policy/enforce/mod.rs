@@ -22,7 +22,12 @@ use std::{
 
 use ipamd_api::AttachmentKey;
 
-pub use self::{apply::EnforceError, explain::SeenFlow, listing::Counts, settle::Writes};
+pub use self::{
+    apply::EnforceError,
+    explain::{Led, Numbers, SeenFlow},
+    listing::Counts,
+    settle::Writes,
+};
 use self::{settle::Unsettled, state::State};
 use crate::cluster::objects::Batch;
 pub use crate::policy::compile::world::LocalEndpoint;

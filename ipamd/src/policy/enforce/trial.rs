@@ -1,9 +1,8 @@
 //! Policies tried out on the flows that were seen, beside those in force.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use ipamd_api::{
@@ -13,22 +12,32 @@ use ipamd_api::{
 
 use super::{
     Enforcer,
-    explain::{Said, SeenFlow},
+    explain::{Numbers, Said, SeenFlow},
     memory::Memory,
     settle::Unsettled,
     state::State,
     tables::RuleId,
 };
 use crate::{
-    cluster::manifest,
+    cluster::{manifest, objects::ObjectId},
     policy::model::{Direction, protocol},
 };
 
-/// Changes that are told at most.
+/// Groups of flows that are told at most.
 const MOST_CHANGES: usize = 10_000;
 
 /// What became of a flow, and by which rule.
 type Judged = (Verdict, RuleId);
+
+/// A side of a flow, to people: which of its addresses a pod used does not matter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Pod(ObjectId),
+    Other(IpAddr),
+}
+
+/// What flows have in common that are told together.
+type Group = (u8, Who, Who, u16, Judged, Judged);
 
 impl State {
     /// The same cluster on tables of its own.
@@ -42,6 +51,10 @@ impl State {
     fn by_address(&self) -> HashMap<IpAddr, AttachmentKey> {
         let each = self.endpoints.iter();
         each.flat_map(|(key, it)| it.addresses.iter().map(|address| (*address, key.clone()))).collect()
+    }
+
+    fn who(&self, address: IpAddr) -> Who {
+        self.derived.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
     }
 
     /// What becomes of a flow; `None`: neither side is an endpoint of this node.
@@ -63,6 +76,7 @@ impl State {
 impl Enforcer {
     /// Which of the flows would be judged otherwise if the files' objects were applied.
     pub fn diff(&self, files: Vec<ManifestText>, flows: &[SeenFlow]) -> DiffPage {
+        let flows = flows.iter().copied().collect::<BTreeSet<_>>();
         let mut page = DiffPage { examined: flows.len() as u64, last: true, ..DiffPage::default() };
         let mut objects = Vec::new();
         for ManifestText { file, text } in files {
@@ -73,7 +87,6 @@ impl Enforcer {
         if !page.refused.is_empty() {
             return page;
         }
-        let flows = flows.iter().copied().collect::<BTreeSet<_>>();
         let (before, left_out, mut trial) = {
             let state = self.lock();
             let endpoints = state.by_address();
@@ -93,28 +106,41 @@ impl Enforcer {
                 Unsettled::Table(error) => error.to_string(),
             };
             page.refused.push(RefusedObject {
-                file: PathBuf::new(),
-                line: 0,
+                file: None,
+                line: None,
                 object: None,
                 field: String::new(),
                 reason,
+                in_force: false,
             });
             return page;
         }
         // What is left out today already is no news.
         page.refused.extend(trial.left_out().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
-        for (flow, (was, was_rule)) in before {
-            let Some((is, is_rule)) = trial.judge(&flow, &endpoints) else { continue };
-            if was != is && page.changes.len() < MOST_CHANGES {
+        let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
+        for (flow, was) in before {
+            let Some(is) = trial.judge(&flow, &endpoints).filter(|is| is.0 != was.0) else { continue };
+            page.changed += 1;
+            let (source, destination) = (trial.who(flow.source), trial.who(flow.destination));
+            let group = (flow.protocol, source, destination, flow.destination_port, was, is);
+            if let Some(at) = groups.get(&group) {
+                if let Some(change) = page.changes.get_mut(*at) {
+                    change.flows += 1;
+                }
+            } else if page.changes.len() < MOST_CHANGES {
+                groups.insert(group, page.changes.len());
+                let Numbers { destination, icmp, .. } = flow.numbers();
                 page.changes.push(FlowChange {
                     protocol: protocol::name(flow.protocol),
-                    source: trial.party(flow.source, flow.source_port),
-                    destination: trial.party(flow.destination, flow.destination_port),
-                    before: was,
-                    before_rule: self.rule(was_rule),
-                    after: is,
-                    after_rule: trial.deciding(is_rule),
+                    flows: 1,
+                    source: trial.party(flow.source, 0),
+                    destination: trial.party(flow.destination, destination),
+                    icmp,
+                    before: was.0,
+                    before_rule: self.rule(was.1),
+                    after: is.0,
+                    after_rule: trial.deciding(is.1),
                 });
             }
         }

@@ -6,7 +6,7 @@ use crate::policy::model::{Action, DEFAULT_TIER, Order, Traffic};
 #[test]
 fn a_policy_without_anything_denies_ingress_to_all_pods_that_it_can_be_for() {
     let (namespaced, global) = (namespaced(&json!({})).unwrap(), global(&json!({})).unwrap());
-    assert_eq!(namespaced.id.to_string(), "CalicoNetworkPolicy ns/p");
+    assert_eq!(namespaced.id.to_string(), "NetworkPolicy.projectcalico.org ns/p");
     assert_eq!(global.id.to_string(), "GlobalNetworkPolicy p");
     assert_eq!(namespaced.subject, pods(within("ns"), "all()"));
     assert_eq!(global.subject, pods(Scope::Any, "all()"));

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use ipamd_api::{
     AttachmentKey,
-    policy::{KernelSays, Trace, TraceQuery, Verdict},
+    policy::{KernelSays, Trace, TraceQuery, TraceVerdict, Verdict},
     wire,
 };
 
@@ -114,7 +114,7 @@ impl Bench {
     fn trace(&self, from: &str, to: &str, port: u16) -> Trace {
         let query =
             TraceQuery { from: from.into(), to: to.into(), protocol: protocol::TCP, port, source_port: None };
-        let trace = self.enforcer.trace(&query).unwrap();
+        let trace = self.enforcer.trace(&query, |_, _| None).unwrap();
         let steps = trace.paths.iter().flat_map(|path| &path.steps);
         assert!(steps.into_iter().all(|step| step.kernel == KernelSays::Same), "{trace:#?}");
         trace
@@ -122,6 +122,6 @@ impl Bench {
 
     /// Whether a TCP flow passes, by the rules and the tables.
     fn passes(&self, from: &str, to: &str, port: u16) -> bool {
-        self.trace(from, to, port).verdict == Verdict::Allow
+        self.trace(from, to, port).verdict == TraceVerdict::Allow
     }
 }
