@@ -112,9 +112,10 @@ impl Node {
             if let Some(cookie) = cookie.filter(|_| !is_shared()) {
                 self.kernel.remove_namespace(cookie).map_err(internal)?;
             }
+            // Also of an ADD that failed at its commit, policy may know the addresses, with this pod's labels.
+            self.policy.dismiss(key);
             if record.committed.is_some() {
                 self.kernel.bump_epoch().map_err(internal)?;
-                self.policy.dismiss(key);
                 if !record.attachment.port_mappings.is_empty() {
                     self.services.set_host_ports(key, &[], &[]);
                 }

@@ -12,7 +12,13 @@ use ipamd_api::wire::{
 };
 
 use super::*;
-use crate::{cluster::objects, datapath::DatapathError, leaks, policy::enforce::memory::Memory, services};
+use crate::{
+    cluster::{manifest, objects},
+    datapath::DatapathError,
+    leaks,
+    policy::enforce::memory::Memory,
+    services,
+};
 
 /// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
 #[derive(Debug, Default)]
@@ -298,6 +304,48 @@ async fn a_commit_without_its_interface_or_its_map_lets_nothing_through() {
     assert!(bench.kernel.lock().endpoints.is_empty());
     bench.kernel.lock().refuses = None;
     bench.node().commit(&commit).await.unwrap();
+}
+
+/// Who may reach a guarded pod.
+const GUARD: &str = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
+    metadata: {namespace: default, name: guard}, spec: {podSelector: {matchLabels: {app: guarded}}, \
+    ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]}}";
+
+#[tokio::test]
+async fn an_add_that_fails_at_its_commit_leaves_nothing_in_the_policy_tables() {
+    let labelled =
+        |id: &str, app: &str| Reserve { labels: [("app".into(), app.into())].into(), ..request(id) };
+    for fails_at_the_map in [false, true] {
+        let bench = Bench::new();
+        let policy = bench.node().policy();
+        let read = manifest::read(Path::new("guard.yaml"), GUARD);
+        let changes = read.objects.into_iter().map(|it| objects::Change::Put(it.object)).collect();
+        assert!(read.refusals.is_empty(), "{:?}", read.refusals);
+        policy.apply(objects::Batch { changes, refusals: None });
+        let before = policy.counts();
+
+        let reservation = bench.node().reserve(&labelled("a", "friend")).unwrap();
+        let mut commit = Commit { key: key("a"), host_ifindex: 1, netns_cookie: None };
+        if fails_at_the_map {
+            commit.host_ifindex = bench.link("a");
+            bench.kernel.lock().refuses = Some(reservation.addresses[1].address);
+        }
+        bench.node().commit(&commit).await.unwrap_err();
+        bench.kernel.lock().refuses = None;
+        bench.node().release(&key("a")).await.unwrap();
+        for address in &reservation.addresses {
+            assert_eq!(policy.party(address.address, 0).pod, None);
+        }
+        assert_eq!(policy.counts().peers, before.peers);
+
+        // Whoever has the address next is himself, and nobody else beside.
+        let next = bench.node().reserve(&labelled("bb", "stranger")).unwrap();
+        assert_eq!(next.addresses[0].address, reservation.addresses[0].address, "one address, given again");
+        let host_ifindex = bench.link("bb");
+        bench.node().commit(&Commit { key: key("bb"), host_ifindex, netns_cookie: None }).await.unwrap();
+        assert_eq!(policy.counts().peers, before.peers, "no policy speaks of a stranger");
+        assert_eq!(policy.party(next.addresses[0].address, 0).pod.as_deref(), Some("default/bb"));
+    }
 }
 
 #[tokio::test]
