@@ -133,7 +133,16 @@ impl Rule {
 
     fn matches(&self, packet: &Packet<'_>, own: Option<&str>) -> bool {
         let version = if packet.source.address.is_ipv4() { 4 } else { 6 };
-        self.version.is_none_or(|it| it == version)
+        // A rule that names networks of one family, also those that something must not be in, is none for the other.
+        let sides = [&self.source, &self.destination];
+        let named = |of: fn(&Entity) -> &Vec<Net>| {
+            sides.iter().all(|side| {
+                of(side).is_empty() || of(side).iter().any(|net| net.is_of(packet.source.address))
+            })
+        };
+        named(|side| &side.nets)
+            && named(|side| &side.not_nets)
+            && self.version.is_none_or(|it| it == version)
             && self.protocol.is_none_or(|it| it == packet.protocol)
             && self.not_protocol.is_none_or(|it| it != packet.protocol)
             && (self.icmp.kind.is_none() || self.icmp.is_of(packet))

@@ -40,6 +40,8 @@ enum Peer {
     Pods(Pods),
     Nodes(Selector),
     Networks(Vec<Net>),
+    /// Of a kind that nobody knows.
+    Unknown,
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,7 @@ impl ClusterNetworkPolicy {
                     peer.items.iter().any(is_meant)
                 }
                 Peer::Networks(nets) => nets.iter().any(|net| net.has(peer.address)),
+                Peer::Unknown => true,
             };
             rule.peers.iter().any(is_peer)
                 && (rule.traffic.is_empty() || rule.traffic.iter().any(|it| it.is_of(packet)))
@@ -126,6 +129,18 @@ impl Rule {
             peers: list(document, peers).iter().map(Peer::read).collect(),
             traffic: list(document, "protocols").iter().map(Traffic::read).collect(),
         }
+        .closed()
+    }
+
+    /// With a peer of a kind that nobody knows, a rule that accepts is as good as none, and any other denies all.
+    fn closed(self) -> Self {
+        if !self.peers.iter().any(|peer| matches!(peer, Peer::Unknown)) {
+            return self;
+        }
+        match self.decision {
+            Decision::Allow => Self { peers: Vec::new(), ..self },
+            _ => Self { decision: Decision::Deny, peers: vec![Peer::Unknown], traffic: Vec::new() },
+        }
     }
 }
 
@@ -136,7 +151,10 @@ impl Peer {
         }
         match field(document, "nodes") {
             Some(nodes) => Self::Nodes(label_selector(nodes)),
-            None => Self::Networks(texts(document, "networks").into_iter().filter_map(Net::read).collect()),
+            None if field(document, "networks").is_some() => {
+                Self::Networks(texts(document, "networks").into_iter().filter_map(Net::read).collect())
+            }
+            None => Self::Unknown,
         }
     }
 }

@@ -26,11 +26,16 @@ impl Net {
 
     /// Whether an address lies in it.
     pub fn has(self, address: IpAddr) -> bool {
-        if width(self.address) != width(address) {
+        if !self.is_of(address) {
             return false;
         }
         let low = u32::from(width(address) - self.bits);
         number(self.address).checked_shr(low) == number(address).checked_shr(low)
+    }
+
+    /// Whether an address is of its family.
+    pub fn is_of(self, address: IpAddr) -> bool {
+        width(self.address) == width(address)
     }
 
     /// The addresses at its ends and beside them, as far as there are any.

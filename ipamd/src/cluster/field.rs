@@ -1,7 +1,7 @@
 //! What is wrong with a field of an object.
 
 /// A field that cannot be understood, and so its object.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(serde::Serialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct FieldError {
     /// The field, such as `spec.ingress[0].ports[1].port`; empty for the object as a whole.

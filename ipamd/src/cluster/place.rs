@@ -135,7 +135,8 @@ pub fn shown(text: &str) -> String {
     format!("{:?}", clipped(text))
 }
 
-fn clipped(text: &str) -> String {
+/// A text for a message, not long.
+pub fn clipped(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -11,7 +11,10 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 pub use crate::cluster::objects::ObjectId as PolicyId;
-use crate::{cluster::objects::Origin, policy::selector::Selector};
+use crate::{
+    cluster::{field::FieldError, objects::Origin},
+    policy::selector::Selector,
+};
 
 /// The tier of NetworkPolicies and of Calico policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -96,6 +99,9 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for what the subjects send; `None`: it says nothing of that direction.
     pub egress: Option<Vec<Rule>>,
+    /// What in its rules is of a kind that this version does not know, so that they are closed: which field, and what
+    /// becomes of the rule.
+    pub closed: Vec<FieldError>,
 }
 
 /// A direction, as the endpoint sees it.
@@ -266,6 +272,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Whether it speaks of ports.
+    pub fn has_ports(&self) -> bool {
+        let sides = [
+            &self.source_ports,
+            &self.not_source_ports,
+            &self.destination_ports,
+            &self.not_destination_ports,
+        ];
+        sides.iter().any(|side| side.is_some())
+    }
+
     /// Matches everything.
     pub const ANY: Self = Self {
         protocol: None,

@@ -55,8 +55,12 @@ fn rule(peers: &'static str) -> BoxedStrategy<Value> {
         label_selector(&KEYS).prop_map(|it| json!({"nodes": it})),
         networks.prop_map(|it| json!({"networks": it})),
     ];
+    // What the API server leaves of a kind that it does not know, and what a file may say.
+    let unknown =
+        select(vec![json!({}), json!({"planets": {"earth": "first"}}), json!({"domainNames": ["a.test"]})]);
+    let pods_or_unknown = prop_oneof![19 => pods(), 1 => unknown];
     // Ports have no names where peers may be something else than pods.
-    let by_pods = (vec(pods(), 1..=2), prop::option::of(vec(protocol(true), 1..=2)));
+    let by_pods = (vec(pods_or_unknown, 1..=2), prop::option::of(vec(protocol(true), 1..=2)));
     let by_any = (vec(prop_oneof![pods(), beyond], 1..=2), prop::option::of(vec(protocol(false), 1..=2)));
     let traffic = if peers == "to" { prop_oneof![by_pods, by_any].boxed() } else { by_pods.boxed() };
     (select(&["Accept", "Accept", "Deny", "Pass"][..]), traffic)

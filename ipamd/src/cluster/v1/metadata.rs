@@ -21,6 +21,15 @@ pub fn id(kind: Kind, root: &Place<'_>) -> Result<ObjectId, FieldError> {
     let metadata = root.need("metadata")?;
     let name = name(&metadata.need("name")?)?;
     if !is_namespaced(kind) {
+        // Whoever writes one of these into a namespace believes that it ends there.
+        if (kind.is_policy() || matches!(kind, Kind::GlobalNetworkSet | Kind::Tier))
+            && let Some(namespace) = metadata.get("namespace")?
+            && namespace.value() != ""
+        {
+            return Err(
+                namespace.refuse(format!("a {} is of the whole cluster, and in no namespace", kind.name()))
+            );
+        }
         return Ok(ObjectId::global(kind, name));
     }
     Ok(match metadata.get("namespace")? {
@@ -94,9 +103,16 @@ mod tests {
         let said = |metadata| of(Kind::Pod, metadata).unwrap_err().to_string();
         assert_eq!(of(Kind::Pod, json!({"name": "a"})), Ok(ObjectId::namespaced(Kind::Pod, "default", "a")));
         assert_eq!(
-            of(Kind::Tier, json!({"name": "a", "namespace": "b"})),
+            of(Kind::Tier, json!({"name": "a", "namespace": ""})),
             Ok(ObjectId::global(Kind::Tier, "a"))
         );
+        for kind in
+            [Kind::GlobalNetworkPolicy, Kind::GlobalNetworkSet, Kind::Tier, Kind::ClusterNetworkPolicy]
+        {
+            let refused = of(kind, json!({"name": "a", "namespace": "b"})).unwrap_err().to_string();
+            let wrong = format!("a {} is of the whole cluster, and in no namespace", kind.name());
+            assert_eq!(refused, format!("metadata.namespace: {wrong}"));
+        }
         assert_eq!(said(json!({})), "metadata.name: is missing");
         assert_eq!(said(json!({"name": 5})), "metadata.name: 5 is not a string; quotes make it one");
         assert_eq!(said(json!({"name": ""})), "metadata.name: a name must not be empty");

@@ -9,10 +9,11 @@ use super::{complaint, counted, place, refusal_line, sources};
 use crate::{
     cluster::{
         directory::once::Once,
-        objects::{Batch, Change, Object},
+        field::FieldError,
+        objects::{Batch, Change, Kind, Object},
     },
     ctl::output::Output,
-    policy::model::{Policy, Tier},
+    policy::model::{Direction, Policy, Rule, Tier},
 };
 
 /// What is in manifests.
@@ -61,7 +62,35 @@ fn findings(batch: Batch, elsewhere: &[String]) -> Findings {
     findings.refused = batch.refusals.unwrap_or_default().iter().map(RefusedObject::from).collect();
     findings.refused.extend(policies.iter().filter_map(|policy| absent_tier(policy, &tiers)));
     findings.refused.sort_unstable();
+    findings.warnings = policies.iter().flat_map(|policy| warnings(policy)).collect();
+    findings.warnings.sort_unstable();
     findings
+}
+
+/// What is enforced, and perhaps not as it was meant.
+fn warnings(policy: &Policy) -> Vec<RefusedObject> {
+    let of = |field: String, reason: String| RefusedObject {
+        file: policy.origin.as_ref().map(|it| it.file.to_string_lossy().into_owned().into()),
+        line: policy.origin.as_ref().map(|it| it.line),
+        object: Some((&policy.id).into()),
+        field,
+        reason,
+        in_force: false,
+    };
+    let mut warnings: Vec<_> =
+        policy.closed.iter().map(|FieldError { field, reason }| of(field.clone(), reason.clone())).collect();
+    if matches!(policy.id.kind, Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy) {
+        for direction in Direction::BOTH {
+            let rules = policy.rules(direction).unwrap_or_default().iter();
+            let field = |rule: &Rule| format!("spec.{direction}[{}]", rule.index);
+            let without =
+                rules.filter(|rule| rule.traffic.iter().any(|it| it.protocol.is_none() && it.has_ports()));
+            let reason =
+                "ports without a protocol are those of TCP, UDP, SCTP and UDPLite; Calico refuses them";
+            warnings.extend(without.map(|rule| of(field(rule), reason.to_owned())));
+        }
+    }
+    warnings
 }
 
 /// What is to be said of a policy whose tier is none of these: the daemon would not enforce it.
@@ -147,6 +176,25 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_meant_is_warned_of() {
+        let calico = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: { name: a }\n\
+                      spec:\n  ingress:\n  - { action: Allow, protocol: TCP, destination: { ports: [80] } }\n  \
+                      - { action: Allow, destination: { ports: [80] } }\n";
+        let cluster = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+                       metadata: { name: b }\nspec:\n  tier: Admin\n  priority: 1\n  \
+                       subject: { namespaces: {} }\n  egress: [ { action: Deny, to: [ { planets: {} } ] } ]\n";
+        let found = check_texts(&[("a.yaml", calico), ("b.yaml", cluster)]);
+        assert_eq!(
+            text(&found),
+            "a.yaml:1: warning: GlobalNetworkPolicy a: spec.ingress[1]: ports without a protocol are those of TCP, \
+             UDP, SCTP and UDPLite; Calico refuses them\n\
+             b.yaml:1: warning: ClusterNetworkPolicy b: spec.egress[0].to[0].planets: is a peer of a kind that this \
+             version does not know, so the rule denies everything\n\
+             2 objects are understood, nothing is refused\n"
+        );
+    }
+
+    #[test]
     fn a_tier_that_is_nowhere_is_a_refusal() {
         let policy = |tier: &str| {
             Change::Put(Object::Policy(Arc::new(Policy {
@@ -163,6 +211,7 @@ mod tests {
                 },
                 ingress: None,
                 egress: None,
+                closed: Vec::new(),
             })))
         };
         let found = |changes: Vec<Change>| findings(Batch { changes, refusals: None }, &[]);

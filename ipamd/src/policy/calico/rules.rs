@@ -45,12 +45,15 @@ fn rule(place: &Place<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result
         return Err(http.refuse("Cambric does not look into HTTP"));
     }
     let action = action(&place.need("action")?)?;
-    let family = ip_version(place)?;
+    let version = ip_version(place)?;
     let traffic = traffic::read(place)?;
     let source = side(place, "source", namespace)?;
     let destination = side(place, "destination", namespace)?;
-    check_icmp(place, family, &traffic)?;
-    check_nets(place, family, [("source", &source), ("destination", &destination)])?;
+    check_icmp(place, version, &traffic)?;
+    let of_nets = check_nets(place, version, [("source", &source), ("destination", &destination)])?;
+    // What is not in a network of one family is not all of the other: of that the rule says nothing, as with Calico.
+    let family =
+        version.or(of_nets.filter(|_| !source.not_nets.is_empty() || !destination.not_nets.is_empty()));
     Ok(Rule {
         index,
         name: None,
@@ -102,12 +105,12 @@ fn check_icmp(rule: &Place<'_>, family: Option<Family>, traffic: &Traffic) -> Re
     Ok(())
 }
 
-/// All networks of a rule are of one family, that of its `ipVersion` if it has one.
+/// All networks of a rule are of one family, that of its `ipVersion` if it has one. Returns it.
 fn check_nets(
     rule: &Place<'_>,
     version: Option<Family>,
     sides: [(&str, &Entity); 2],
-) -> Result<(), FieldError> {
+) -> Result<Option<Family>, FieldError> {
     let mut family = version;
     for (side, entity) in sides {
         for (key, nets) in [("nets", entity.nets.as_deref()), ("notNets", Some(&*entity.not_nets))] {
@@ -124,5 +127,5 @@ fn check_nets(
             }
         }
     }
-    Ok(())
+    Ok(family)
 }

@@ -30,9 +30,24 @@ fn parsed<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<(Place<'a>, S
         return Ok(None);
     }
     match text.parse::<Selector>() {
-        Ok(selector) => Ok(Some((field, selector))),
+        Ok(selector) => match selector.keys().find_map(derived) {
+            Some(reason) => Err(field.refuse(reason)),
+            None => Ok(Some((field, selector))),
+        },
         Err(error) => Err(field.refuse(error.to_string())),
     }
+}
+
+/// Labels that Calico itself gives to endpoints, and Cambric does not: what to say instead.
+fn derived(key: &str) -> Option<String> {
+    let (from, instead) = if key.starts_with("pcns.") {
+        ("the namespace", "namespaceSelector")
+    } else if key.starts_with("pcsa.") {
+        ("the service account", "serviceAccountSelector or serviceAccounts")
+    } else {
+        return None;
+    };
+    Some(format!("{key} is a label that Calico derives from {from}: say it with {instead}"))
 }
 
 /// Whether `global()` is anywhere in it. The parser bounds how deep it is.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{optional_text, order, rules, selectors};
+use super::{check_tier_name, optional_text, order, rules, selectors};
 use crate::{
     cluster::{
         field::FieldError,
@@ -34,14 +34,25 @@ pub(super) fn read(kind: Kind, root: &Place<'_>, origin: Option<Origin>) -> Resu
     }
     check_hints(&spec)?;
     let subject = subject(&spec, &id)?;
-    let tier = optional_text(&spec, "tier")?.unwrap_or(DEFAULT_TIER).into();
+    let tier = optional_text(&spec, "tier")?.unwrap_or(DEFAULT_TIER);
+    check_tier_name(tier).map_err(|reason| FieldError { field: "spec.tier".into(), reason })?;
+    let tier = tier.into();
     let order = Order(order(&spec)?);
     // Rules of a direction that the policy turns out not to speak of are checked all the same.
     let ingress = rules::read(&spec, Direction::Ingress, id.namespace.as_ref())?;
     let egress = rules::read(&spec, Direction::Egress, id.namespace.as_ref())?;
     let (of_ingress, of_egress) = directions(&spec, &ingress, &egress)?;
     let (ingress, egress) = (of_ingress.then_some(ingress), of_egress.then_some(egress));
-    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress })))
+    Ok(Object::Policy(Arc::new(Policy {
+        id,
+        origin,
+        tier,
+        order,
+        subject,
+        ingress,
+        egress,
+        closed: Vec::new(),
+    })))
 }
 
 /// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the

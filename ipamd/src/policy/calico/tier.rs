@@ -1,6 +1,6 @@
 //! Tiers.
 
-use super::{optional_text, order};
+use super::{check_tier_name, optional_text, order};
 use crate::{
     cluster::{
         field::FieldError,
@@ -14,6 +14,7 @@ use crate::{
 /// Reads a Tier. Those that are there without being declared may be declared, as what they are.
 pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
     let id = v1::id(Kind::Tier, root)?;
+    check_tier_name(&id.name).map_err(|reason| FieldError { field: "metadata.name".into(), reason })?;
     let (mut order_given, mut default) = (None, TierDefault::Deny);
     if let Some(spec) = root.get("spec")? {
         spec.only(&["order", "defaultAction"])?;

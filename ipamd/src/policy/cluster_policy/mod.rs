@@ -1,6 +1,9 @@
 //! ClusterNetworkPolicies of sig-network, `policy.networking.k8s.io/v1alpha2`: what the administrator of a cluster says
-//! before and after all NetworkPolicies, with the API server's checks. A field that the API does not have is refused,
-//! and so are names of the DNS, which Cambric does not match.
+//! before and after all NetworkPolicies, with the API server's checks. A field that the API does not have is refused.
+//!
+//! A peer or a protocol of a kind that is not known here, perhaps one of a later version, closes its rule, as the API wants
+//! it: a rule that accepts matches nothing, one that denies or passes denies everything. So do names of the DNS, which
+//! Cambric does not match.
 
 mod peers;
 mod protocols;
@@ -16,7 +19,7 @@ use super::model::{ADMIN_TIER, Action, BASELINE_TIER, Direction, Entity, Order, 
 use crate::cluster::{
     field::FieldError,
     objects::{Kind, Object, Origin},
-    place::{Place, shown},
+    place::{Place, clipped, shown},
     v1,
 };
 
@@ -37,9 +40,26 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
     let tier = tier(&spec.need("tier")?)?.into();
     let order = Order(Some(priority(&spec.need("priority")?)?));
     let subject = subject::read(&spec.need("subject")?)?;
-    let ingress = rules(&spec, Direction::Ingress)?;
-    let egress = rules(&spec, Direction::Egress)?;
-    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress })))
+    let mut closed = Vec::new();
+    let ingress = rules(&spec, Direction::Ingress, &mut closed)?;
+    let egress = rules(&spec, Direction::Egress, &mut closed)?;
+    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, closed })))
+}
+
+/// A part of a rule.
+enum Part<T> {
+    Known(T),
+    /// It is of a kind that is not known: which field, and what it is.
+    Unknown(FieldError),
+}
+
+/// The parts of a list if all of them are known; else the first that is not.
+fn known<T>(parts: Vec<Part<T>>) -> Result<Vec<T>, FieldError> {
+    let each = parts.into_iter().map(|part| match part {
+        Part::Known(part) => Ok(part),
+        Part::Unknown(error) => Err(error),
+    });
+    each.collect()
 }
 
 fn tier(place: &Place<'_>) -> Result<&'static str, FieldError> {
@@ -56,17 +76,27 @@ fn priority(place: &Place<'_>) -> Result<f64, FieldError> {
 }
 
 /// The rules for a direction; a policy without any says nothing of it.
-fn rules(spec: &Place<'_>, direction: Direction) -> Result<Option<Vec<Rule>>, FieldError> {
+fn rules(
+    spec: &Place<'_>,
+    direction: Direction,
+    closed: &mut Vec<FieldError>,
+) -> Result<Option<Vec<Rule>>, FieldError> {
     let list = match direction {
         Direction::Ingress => spec.get("ingress")?,
         Direction::Egress => spec.get("egress")?,
     };
     let Some(list) = list else { return Ok(None) };
-    let rules = at_most(&list, list.items()?.enumerate().map(|(index, it)| rule(&it, index, direction)))?;
+    let rules =
+        at_most(&list, list.items()?.enumerate().map(|(index, it)| rule(&it, index, direction, closed)))?;
     Ok(Some(rules).filter(|it| !it.is_empty()))
 }
 
-fn rule(place: &Place<'_>, index: usize, direction: Direction) -> Result<Rule, FieldError> {
+fn rule(
+    place: &Place<'_>,
+    index: usize,
+    direction: Direction,
+    closed: &mut Vec<FieldError>,
+) -> Result<Rule, FieldError> {
     let peers_field = match direction {
         Direction::Ingress => "from",
         Direction::Egress => "to",
@@ -75,20 +105,45 @@ fn rule(place: &Place<'_>, index: usize, direction: Direction) -> Result<Rule, F
     let name = place.get("name")?.map(|it| name(&it)).transpose()?.filter(|it| !it.is_empty());
     let action = action(&place.need("action")?)?;
     let list = place.need(peers_field)?;
-    let peers: Vec<Entity> = some(&list, list.items()?.map(|it| peers::read(&it, direction)))?;
+    let peers = known(some(&list, list.items()?.map(|it| peers::read(&it, direction)))?);
     let traffic = match place.get("protocols")? {
         Some(list) => {
-            let traffic = some(&list, list.items()?.map(|it| protocols::read(&it)))?;
-            check_named_ports(&list, &traffic, &peers)?;
+            let traffic = known(some(&list, list.items()?.map(|it| protocols::read(&it)))?);
+            if let (Ok(traffic), Ok(peers)) = (&traffic, &peers) {
+                check_named_ports(&list, traffic, peers)?;
+            }
             traffic
         }
-        None => vec![Traffic::ANY],
+        None => Ok(vec![Traffic::ANY]),
+    };
+    let (action, peers, traffic) = match (peers, traffic) {
+        (Ok(peers), Ok(traffic)) => (action, peers, traffic),
+        (Err(FieldError { field, reason }), _) | (_, Err(FieldError { field, reason })) => {
+            let (peers, becomes) = match action {
+                Action::Allow => (Vec::new(), "the rule accepts nothing"),
+                _ => (vec![Entity::ANY], "the rule denies everything"),
+            };
+            closed.push(FieldError { field, reason: format!("{reason}, so {becomes}") });
+            (if action == Action::Allow { action } else { Action::Deny }, peers, vec![Traffic::ANY])
+        }
     };
     let (sources, destinations) = match direction {
         Direction::Ingress => (peers, vec![Entity::ANY]),
         Direction::Egress => (vec![Entity::ANY], peers),
     };
     Ok(Rule { index, name, action, family: None, sources, destinations, traffic })
+}
+
+/// A part that has none of the fields that are known: it is empty, for the API server drops what it does not know, or has
+/// another one.
+fn unknown(place: &Place<'_>, what: &str, kinds: &[&str]) -> Option<FieldError> {
+    let fields = place.value().as_object()?;
+    if fields.keys().any(|key| kinds.contains(&key.as_str())) {
+        return None;
+    }
+    let field =
+        fields.keys().next().map_or_else(|| place.path(), |key| format!("{}.{}", place.path(), clipped(key)));
+    Some(FieldError { field, reason: format!("is {what} of a kind that this version does not know") })
 }
 
 fn name(place: &Place<'_>) -> Result<String, FieldError> {

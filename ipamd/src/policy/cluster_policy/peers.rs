@@ -1,6 +1,6 @@
 //! The entries of `from` and `to`.
 
-use super::{some, subject};
+use super::{Part, some, subject, unknown};
 use crate::{
     cluster::{field::FieldError, place::Place},
     policy::{
@@ -15,11 +15,14 @@ const KINDS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainName
 const OF_INGRESS: usize = 2;
 
 /// Reads a peer.
-pub(super) fn read(place: &Place<'_>, direction: Direction) -> Result<Entity, FieldError> {
+pub(super) fn read(place: &Place<'_>, direction: Direction) -> Result<Part<Entity>, FieldError> {
     let kinds = match direction {
         Direction::Ingress => &KINDS[..OF_INGRESS],
         Direction::Egress => &KINDS[..],
     };
+    if let Some(unknown) = unknown(place, "a peer", kinds) {
+        return Ok(Part::Unknown(unknown));
+    }
     place.only(kinds)?;
     let mut found = None;
     for kind in kinds {
@@ -32,13 +35,14 @@ pub(super) fn read(place: &Place<'_>, direction: Direction) -> Result<Entity, Fi
         return Err(place.refuse(format!("says of nobody: it has none of {}", kinds.join(", "))));
     };
     let items = |items| Entity { items: Some(items), ..Entity::ANY };
-    match kind {
+    let peer = match kind {
         "namespaces" => subject::in_namespaces(&peer).map(items),
         "pods" => subject::in_namespaces_by_labels(&peer).map(items),
         "nodes" => nodes(&peer).map(items),
         "networks" => networks(&peer),
-        _ => Err(peer.refuse("Cambric does not match names of the DNS")),
-    }
+        _ => return Ok(Part::Unknown(peer.refuse("Cambric does not match names of the DNS"))),
+    };
+    peer.map(Part::Known)
 }
 
 /// Whether a peer consists of pods.

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::{Part, unknown};
 use crate::{
     cluster::{field::FieldError, place::Place},
     policy::{
@@ -11,14 +12,18 @@ use crate::{
 };
 
 /// Reads a protocol and its ports, or a port by its name, which says the protocol too.
-pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
+pub(super) fn read(place: &Place<'_>) -> Result<Part<Traffic>, FieldError> {
     const KINDS: [(&str, Option<u8>); 4] = [
         ("tcp", Some(protocol::TCP)),
         ("udp", Some(protocol::UDP)),
         ("sctp", Some(protocol::SCTP)),
         ("destinationNamedPort", None),
     ];
-    place.only(&KINDS.map(|(kind, _)| kind))?;
+    let kinds = KINDS.map(|(kind, _)| kind);
+    if let Some(unknown) = unknown(place, "a protocol", &kinds) {
+        return Ok(Part::Unknown(unknown));
+    }
+    place.only(&kinds)?;
     let mut found = None;
     for (kind, protocol) in KINDS {
         let Some(it) = place.get(kind)? else { continue };
@@ -35,7 +40,7 @@ pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
     } else {
         Ports { ranges: Vec::new(), names: vec![name(&it)?.into()] }
     };
-    Ok(Traffic { protocol, destination_ports: Some(ports), ..Traffic::ANY })
+    Ok(Part::Known(Traffic { protocol, destination_ports: Some(ports), ..Traffic::ANY }))
 }
 
 fn port(place: &Place<'_>) -> Result<RangeInclusive<u16>, FieldError> {

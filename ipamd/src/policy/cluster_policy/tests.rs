@@ -182,12 +182,12 @@ fn a_spec_that_cannot_be_understood_is_refused_by_field() {
         (json!({"rules": []}), "spec.rules: is not known"),
         (json!({"ingress": vec![rule.clone(); 26]}), "spec.ingress: there are more than 25"),
         (
-            json!({"ingress": [{"action": "Deny", "from": [{"networks": ["10.0.0.0/8"]}]}]}),
+            json!({"ingress": [{"action": "Deny", "from": [{"namespaces": {}, "networks": []}]}]}),
             "spec.ingress[0].from[0].networks: is not known",
         ),
         (
-            json!({"ingress": [{"action": "Deny", "from": [{}]}]}),
-            "spec.ingress[0].from[0]: says of nobody: it has none of namespaces, pods",
+            json!({"ingress": [{"action": "Deny", "from": [7]}]}),
+            "spec.ingress[0].from[0]: 7 is not a mapping",
         ),
         (json!({"ingress": [{"action": "Deny", "to": []}]}), "spec.ingress[0].to: is not known"),
     ] {
@@ -195,6 +195,64 @@ fn a_spec_that_cannot_be_understood_is_refused_by_field() {
     }
     assert!(policy(&json!({"ingress": vec![rule; 25]})).is_ok());
     assert_eq!(read(&document(&json!(null)), None).unwrap_err().to_string(), "spec: is missing");
+}
+
+#[test]
+fn a_part_of_a_kind_that_is_not_known_closes_its_rule() {
+    let closed_by = |action: &str, field: &str, part: &Value| {
+        let mut rule = json!({"action": action, "name": "r", "to": [{"namespaces": {}}]});
+        let known = rule[field].as_array().cloned().unwrap_or_default();
+        rule[field] = known.into_iter().chain([part.clone()]).collect();
+        let policy = policy(&json!({"egress": [rule, {"action": "Accept", "to": [{"nodes": {}}]}]})).unwrap();
+        let [closed] = &policy.closed[..] else { panic!("{:?}", policy.closed) };
+        let mut rules = policy.egress.unwrap();
+        assert_eq!((rules.len(), rules[1].destinations.len()), (2, 1));
+        (rules.remove(0), closed.to_string())
+    };
+    for (field, part, what) in [
+        ("to", json!({}), "spec.egress[0].to[1]: is a peer of a kind that this version does not know"),
+        (
+            "to",
+            json!({"planets": {"a": 1}}),
+            "spec.egress[0].to[1].planets: is a peer of a kind that this version",
+        ),
+        (
+            "to",
+            json!({"domainNames": ["a.b"]}),
+            "spec.egress[0].to[1].domainNames: Cambric does not match names",
+        ),
+        ("protocols", json!({}), "spec.egress[0].protocols[0]: is a protocol of a kind that this version"),
+        (
+            "protocols",
+            json!({"icmp": {}}),
+            "spec.egress[0].protocols[0].icmp: is a protocol of a kind that this",
+        ),
+    ] {
+        for (action, is, to, becomes) in [
+            ("Accept", Action::Allow, vec![], "so the rule accepts nothing"),
+            ("Deny", Action::Deny, vec![Entity::ANY], "so the rule denies everything"),
+            ("Pass", Action::Deny, vec![Entity::ANY], "so the rule denies everything"),
+        ] {
+            let (rule, said) = closed_by(action, field, &part);
+            assert_eq!(
+                (rule.action, &rule.destinations, &rule.traffic),
+                (is, &to, &vec![Traffic::ANY]),
+                "{part}"
+            );
+            assert_eq!((rule.index, rule.name.as_deref()), (0, Some("r")));
+            assert!(said.starts_with(what) && said.ends_with(becomes), "{said}");
+        }
+    }
+    let ingress =
+        policy(&json!({"ingress": [{"action": "Deny", "from": [{"networks": ["10.0.0.0/8"]}]}]})).unwrap();
+    assert_eq!(ingress.ingress.unwrap()[0].sources, [Entity::ANY]);
+    assert_eq!(ingress.closed.len(), 1);
+    assert!(
+        policy(&json!({"ingress": [{"action": "Deny", "from": [{"pods": {"podSelector": {}}}]}]}))
+            .unwrap()
+            .closed
+            .is_empty()
+    );
 }
 
 #[test]
@@ -214,14 +272,9 @@ fn a_rule_that_cannot_be_understood_is_refused_by_field() {
             "name: a name has at most 100 characters",
         ),
         (json!({"action": "Deny", "to": [{"nodes": {}}], "ports": []}), "ports: is not known"),
-        (to(json!({"domainNames": ["a.b"]})), "to[0].domainNames: Cambric does not match names of the DNS"),
         (
             to(json!({"nodes": {}, "networks": ["10.0.0.0/8"]})),
             "to[0].networks: is not possible together with nodes",
-        ),
-        (
-            to(json!({})),
-            "to[0]: says of nobody: it has none of namespaces, pods, nodes, networks, domainNames",
         ),
         (to(json!({"networks": []})), "to[0].networks: there is none"),
         (to(json!({"networks": vec!["10.0.0.0/8"; 26]})), "to[0].networks: there are more than 25"),

@@ -232,6 +232,9 @@ impl Enforcer {
             let pods = pods.into_iter().map(pod_name).collect::<Vec<_>>().join(" and ");
             format!("the address {address} belongs to several pods: {pods}")
         });
-        failed.into_iter().chain(refused).chain(left_out).chain(contested).take(100).collect()
+        let enforced = state.ranks.keys().filter_map(|id| state.world.policies.get(id));
+        let closed =
+            enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
+        failed.into_iter().chain(refused).chain(left_out).chain(closed).chain(contested).take(100).collect()
     }
 }

@@ -43,6 +43,7 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         subject: pods(Scope::Namespace(namespace), spec.pods),
         ingress: spec.ingress,
         egress: spec.egress,
+        closed: Vec::new(),
     })))
 }
 

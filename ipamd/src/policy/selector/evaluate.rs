@@ -50,6 +50,23 @@ impl Selector {
         }
     }
 
+    /// The keys of all labels that are looked at.
+    pub fn keys(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::All | Self::Global => Box::new(std::iter::empty()),
+            Self::Has(key)
+            | Self::Equals(key, _)
+            | Self::NotEquals(key, _)
+            | Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Contains(key, _)
+            | Self::StartsWith(key, _)
+            | Self::EndsWith(key, _) => Box::new(std::iter::once(&**key)),
+            Self::Not(inner) => inner.keys(),
+            Self::And(all) | Self::Or(all) => Box::new(all.iter().flat_map(Self::keys)),
+        }
+    }
+
     /// A label, with its value, without which nothing is selected: the first that is found, if one is.
     pub fn needs(&self) -> Option<(&str, &str)> {
         match self {

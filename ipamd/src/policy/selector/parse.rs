@@ -1,5 +1,5 @@
 //! Reading a selector. `||` binds less than `&&`, and that less than `!`. What Calico reads is read alike, and what it
-//! refuses is refused, but that line breaks may stand wherever blanks may.
+//! refuses is refused; so are control characters in strings, which are in no label.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
 
     fn skip_blanks(&mut self) {
         let rest = self.rest();
-        self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
+        self.at += rest.len() - rest.trim_start_matches([' ', '\t']).len();
     }
 
     /// Passes over the token of this length that is next, and the blanks behind it.
@@ -98,6 +98,7 @@ impl<'a> Reader<'a> {
     fn expected(&self, what: &str) -> SelectorError {
         let found = match self.rest().chars().next() {
             None => "the end".to_owned(),
+            Some('\n' | '\r') => "a line break: a selector is one line".to_owned(),
             Some('\'' | '"') => "a string".to_owned(),
             Some(_) if !self.word().is_empty() => shown(self.word()),
             Some(other) => format!("{other:?}"),
@@ -244,8 +245,12 @@ impl<'a> Reader<'a> {
         let Some(end) = inside.find(quote) else {
             return Err(self.error("the string does not end"));
         };
+        let text = inside.get(..end).unwrap_or_default();
+        if text.contains(char::is_control) {
+            return Err(self.error("there is a control character in the string, and in no label"));
+        }
         self.pass(end + 2)?;
-        Ok(inside.get(..end).unwrap_or_default().into())
+        Ok(text.into())
     }
 
     /// A set of strings; a comma may stand behind the last.

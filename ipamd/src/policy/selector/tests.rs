@@ -28,7 +28,7 @@ fn read(text: &str) -> Selector {
 fn the_whole_grammar_is_read() {
     for (text, canonical) in [
         ("", "all()"),
-        (" \t\n", "all()"),
+        (" \t", "all()"),
         ("all()", "all()"),
         ("all( )", "all()"),
         ("global()", "global()"),
@@ -52,7 +52,7 @@ fn the_whole_grammar_is_read() {
         ("a endswith'b'", "a ends with 'b'"),
         ("a == '\"'", "a == '\"'"),
         ("a in {\"'\", '\"', 'b'}", "a in {'\"', \"'\", 'b'}"),
-        ("a == ' b\n&& '", "a == ' b\n&& '"),
+        ("a == ' b&& '", "a == ' b&& '"),
         ("a == 'ä→'", "a == 'ä→'"),
         ("! has(a)", "!has(a)"),
         ("!!has(a)", "has(a)"),
@@ -60,7 +60,7 @@ fn the_whole_grammar_is_read() {
         ("! !! has(a)", "!has(a)"),
         ("!(!(has(a)))", "has(a)"),
         ("!a == 'b' && c != 'd'", "!a == 'b' && c != 'd'"),
-        (" \t(\n!has(a)\r\n||\tb\n in\n{\n'c'\n,\n}\n)\n", "!has(a) || b in {'c'}"),
+        (" \t( !has(a)\t||\tb  in { 'c'\t, } ) ", "!has(a) || b in {'c'}"),
         ("a == 'b' && has(c) || has(d)", "a == 'b' && has(c) || has(d)"),
         ("a == 'b' && (has(c) || has(d))", "a == 'b' && (has(c) || has(d))"),
         ("!(has(a) && has(b))", "!(has(a) && has(b))"),
@@ -125,6 +125,9 @@ fn what_is_no_selector_is_refused_with_the_place() {
         ("!", 2, &format!("{operand} the end")),
         ("'a' == 'b'", 1, &format!("{operand} a string")),
         ("ä == 'b'", 1, &format!("{operand} 'ä'")),
+        ("all()\n", 6, "expected '&&' or '||', found a line break: a selector is one line"),
+        ("has(a) &&\nhas(b)", 10, &format!("{operand} a line break: a selector is one line")),
+        ("a == 'b\n'", 6, "there is a control character in the string, and in no label"),
         ("\u{a0}all()", 1, &format!("{operand} '\\u{{a0}}'")),
     ] {
         let error = SelectorError { column, reason: reason.to_owned() };
@@ -160,7 +163,7 @@ fn what_a_selector_may_have_has_an_end() {
     assert_eq!(read(&negated(MOST_TOKENS - 4)), read("has(a)"));
     assert_eq!(refusal(&negated(MOST_TOKENS - 3)), (10_003, "there are more than 10000 tokens".to_owned()));
 
-    let long = |length: usize| format!(" \n a == '{}' ", "v".repeat(length - "a==''".len()));
+    let long = |length: usize| format!(" \t a == '{}' ", "v".repeat(length - "a==''".len()));
     read(&long(LONGEST));
     let reason = "there are more than 65536 bytes, even without blanks".to_owned();
     assert_eq!(refusal(&long(LONGEST + 1)), (9, reason));

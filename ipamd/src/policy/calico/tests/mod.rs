@@ -17,12 +17,16 @@ use crate::policy::{
 
 /// A document with the name `p`, in the namespace `ns` if its kind has one.
 fn document(kind: Kind, spec: &Value) -> Value {
-    let name = kind.name().trim_start_matches("Calico");
-    json!({
+    let name = kind.name().trim_end_matches(".projectcalico.org");
+    let mut document = json!({
         "apiVersion": "projectcalico.org/v3", "kind": name,
-        "metadata": {"name": "p", "namespace": "ns", "annotations": {"a": "b"}, "labels": {"l": "m"}},
+        "metadata": {"name": "p", "annotations": {"a": "b"}, "labels": {"l": "m"}},
         "spec": spec, "status": {"whatever": 1},
-    })
+    });
+    if matches!(kind, Kind::CalicoNetworkPolicy | Kind::NetworkSet) {
+        document["metadata"]["namespace"] = json!("ns");
+    }
+    document
 }
 
 fn policy(kind: Kind, spec: &Value) -> Result<Policy, FieldError> {

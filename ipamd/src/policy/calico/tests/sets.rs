@@ -74,6 +74,10 @@ fn a_tier_has_an_order_and_a_default() {
     ] {
         assert_eq!(tier("security", &spec).unwrap_err().to_string(), wrong);
     }
+    assert!(tier(&"t".repeat(63), &json!({})).is_ok());
+    for name in ["a.b", "A", "-a", "a-", &"t".repeat(64)] {
+        assert_eq!(tier(name, &json!({})).unwrap_err().field, "metadata.name", "{name}");
+    }
 }
 
 #[test]

@@ -107,6 +107,19 @@ fn a_rule_is_for_both_families_or_for_one() {
     for it in [json!(5), json!("4"), json!(4.5), json!([4])] {
         assert_eq!(family(it).unwrap_err().field, "spec.ingress[0].ipVersion");
     }
+    // Networks that something is not in are of one family, and so is the rule.
+    for (rule, expected) in [
+        (json!({"source": {"notNets": ["0.0.0.0/0"]}}), Some(Family::V4)),
+        (json!({"source": {"selector": "has(a)", "notNets": ["10.0.0.0/8"]}}), Some(Family::V4)),
+        (json!({"destination": {"notNets": ["fd00::1"]}}), Some(Family::V6)),
+        (json!({"ipVersion": 6, "destination": {"notNets": ["fd00::1"]}}), Some(Family::V6)),
+        (json!({"source": {"nets": ["10.0.0.0/8"]}}), None),
+        (json!({"source": {"notNets": []}}), None),
+    ] {
+        let mut rule = rule;
+        rule["action"] = json!("Deny");
+        assert_eq!(self::rule(&rule).unwrap().family, expected, "{rule}");
+    }
     for it in [
         json!({"ipVersion": 4, "protocol": "ICMP", "source": {"nets": ["10.0.0.0/8"]}}),
         json!({"ipVersion": 6, "protocol": "ICMPv6", "source": {"nets": ["fd00::/8"]}}),
