@@ -314,10 +314,9 @@ impl Datapath {
         Ok(self.node.get(&0)?.unwrap_or_default().set & 1)
     }
 
-    /// Puts the other set in force, then raises the epoch: a verdict by the old set must not carry the new epoch.
-    fn set_peer_set(&self, set: u32) -> Result<(), DatapathError> {
-        self.change_node(|node| node.set = set)?;
-        self.bump_epoch()
+    /// Puts the other set in force, by one write. The epoch is to be raised behind it.
+    fn put_peer_set(&self, set: u32) -> Result<(), DatapathError> {
+        self.change_node(|node| node.set = set)
     }
 
     /// Sets what the programs tell through the ring of events, and of how many flows one is told.

@@ -122,6 +122,19 @@ pub struct Limits {
 #[error("cannot write the policy tables: {0}")]
 pub struct TableError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
+/// What a switch to a new set came to. There is no third: an error alone would not say which set is in force.
+#[derive(Debug)]
+#[must_use]
+pub enum Switch {
+    /// The old set is in force, as if nothing had been asked. The new one is still begun.
+    Not(TableError),
+    /// The new set is in force.
+    Done,
+    /// The new set is in force, but something that belongs to it failed, such as raising the epoch: it is to be filled and
+    /// switched to once more.
+    Unfinished(TableError),
+}
+
 /// The programs' tables. Single writes are atomic; the programs see them at once, in the order they were made.
 ///
 /// Peers and postures come in sets, of which one is in force. Writes go to the set in force, but between
@@ -132,7 +145,7 @@ pub trait Tables: Debug + Send {
     /// Starts a new, empty set of peers and postures beside the one in force. One begun before is thrown away.
     fn begin(&mut self) -> Result<(), TableError>;
     /// Puts the new set in force, whole and at once, raises the epoch, and drops the old one.
-    fn switch(&mut self) -> Result<(), TableError>;
+    fn switch(&mut self) -> Switch;
     /// Throws a set away that was begun. Its maps are retired by whoever made them.
     fn abandon(&mut self);
     /// Sets what is known of an address (a prefix of full length) or a prefix.
@@ -143,9 +156,9 @@ pub trait Tables: Debug + Send {
     fn put_posture(&mut self, slot: Slot, posture: Posture) -> Result<(), TableError>;
     /// Forgets a slot: what its endpoint sends and gets is dropped.
     fn clear_posture(&mut self, slot: Slot) -> Result<(), TableError>;
-    /// Makes a policy map of these entries, which no posture names yet.
+    /// Makes a policy map of these entries, which no posture names yet. If that fails there is none.
     fn add_map(&mut self, entries: &[(EntryKey, EntryValue)]) -> Result<PolicyMap, TableError>;
-    /// Adds entries to a map that may be in force.
+    /// Adds entries to a map that may be in force. No peer in force is of a class that these are of.
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError>;
     /// Gives a map up that no posture names any more. The programs that are looking at it may finish.
     fn retire_map(&mut self, map: PolicyMap);

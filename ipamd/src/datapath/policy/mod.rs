@@ -27,7 +27,7 @@ use self::{
 };
 use super::{Datapath, DatapathError, maps};
 use crate::policy::tables::{
-    EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, TableError, Tables,
+    EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, Switch, TableError, Tables,
 };
 
 /// How much the tables hold, where that is configured.
@@ -144,13 +144,24 @@ impl PolicyTables {
         Ok(())
     }
 
-    fn switch_set(&mut self) -> Result<(), DatapathError> {
-        let Some(begun) = self.begun.take() else { return Ok(()) };
-        if let Err(error) = self.datapath.set_peer_set(begun.number) {
+    fn switch_set(&mut self) -> Switch {
+        let Some(begun) = self.begun.take() else { return Switch::Done };
+        if let Err(error) = self.datapath.put_peer_set(begun.number) {
             self.begun = Some(begun);
-            return Err(error);
+            return Switch::Not(error.into());
         }
+        // From here on the new set is in force, whatever fails.
         self.current = begun;
+        match self.leave_old_set() {
+            Ok(()) => Switch::Done,
+            Err(error) => Switch::Unfinished(error.into()),
+        }
+    }
+
+    /// What follows a switch.
+    fn leave_old_set(&mut self) -> Result<(), DatapathError> {
+        // After the switch: a verdict by the old set must not carry the new epoch.
+        self.datapath.bump_epoch()?;
         self.stock.retire_left_behind(std::mem::take(&mut self.left_behind));
         // Waits for the programs that still look at the old set.
         self.outer.put(&self.current)?;
@@ -187,8 +198,8 @@ impl Tables for PolicyTables {
         Ok(self.begin_set()?)
     }
 
-    fn switch(&mut self) -> Result<(), TableError> {
-        Ok(self.switch_set()?)
+    fn switch(&mut self) -> Switch {
+        self.switch_set()
     }
 
     fn abandon(&mut self) {

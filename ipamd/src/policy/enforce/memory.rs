@@ -1,4 +1,4 @@
-//! Tables in memory: what is tried out needs no kernel.
+//! Tables in memory: what is tried out needs no kernel. In tests they hold whoever writes them to what the trait says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use super::tables::{
-    EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, TableError, Tables,
+    EntryKey, EntryOf, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, Switch, TableError, Tables,
 };
 
 /// Tables in memory; clones share them.
@@ -37,6 +37,26 @@ struct Set {
 impl Contents {
     fn written(&mut self) -> &mut Set {
         self.begun.as_mut().unwrap_or(&mut self.current)
+    }
+
+    /// What is given up must not be in force any more, nor about to be.
+    fn check_retirement(&self, map: PolicyMap) {
+        for set in [Some(&self.current), self.begun.as_ref()].into_iter().flatten() {
+            for (slot, posture) in &set.postures {
+                assert!(posture.map != Some(map), "{map:?} is given up, and {slot:?} is judged by it");
+            }
+        }
+    }
+
+    /// Nobody must see one entry of several.
+    fn check_extension(&self, entries: &[(EntryKey, EntryValue)]) {
+        let set = self.begun.as_ref().unwrap_or(&self.current);
+        let in_force = set.peers.values().map(|peer| peer.class).collect::<BTreeSet<_>>();
+        for (key, _) in entries {
+            if let EntryOf::Class(_, class) = key.of {
+                assert!(!in_force.contains(&class), "{key:?} is added, and there are peers of {class:?}");
+            }
+        }
     }
 }
 
@@ -104,13 +124,13 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn switch(&mut self) -> Result<(), TableError> {
+    fn switch(&mut self) -> Switch {
         let mut contents = self.contents();
         if let Some(begun) = contents.begun.take() {
             contents.current = begun;
             contents.epoch += 1;
         }
-        Ok(())
+        Switch::Done
     }
 
     fn abandon(&mut self) {
@@ -128,7 +148,12 @@ impl Tables for Memory {
     }
 
     fn put_posture(&mut self, slot: Slot, posture: Posture) -> Result<(), TableError> {
-        self.contents().written().postures.insert(slot, posture);
+        let mut contents = self.contents();
+        if cfg!(test) {
+            let names_one = posture.map.is_none_or(|map| contents.maps.contains_key(&map));
+            assert!(names_one, "{posture:?} names a map that there is not");
+        }
+        contents.written().postures.insert(slot, posture);
         Ok(())
     }
 
@@ -147,13 +172,20 @@ impl Tables for Memory {
 
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError> {
         let mut contents = self.contents();
+        if cfg!(test) {
+            contents.check_extension(entries);
+        }
         let known = contents.maps.get_mut(&map).ok_or_else(|| TableError(Box::new(NoMap(map))))?;
         known.extend(entries.iter().copied());
         Ok(())
     }
 
     fn retire_map(&mut self, map: PolicyMap) {
-        self.contents().maps.remove(&map);
+        let mut contents = self.contents();
+        if cfg!(test) {
+            contents.check_retirement(map);
+        }
+        contents.maps.remove(&map);
     }
 
     fn raise_epoch(&mut self) -> Result<(), TableError> {

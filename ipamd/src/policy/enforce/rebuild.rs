@@ -12,7 +12,7 @@ use ipamd_api::AttachmentKey;
 use super::{
     settle::Unsettled,
     state::State,
-    tables::{ClassId, Posture, TableError},
+    tables::{ClassId, Posture, Switch, TableError},
 };
 use crate::{
     cluster::objects::{Change, Object},
@@ -37,10 +37,18 @@ impl State {
         let endpoints = self.endpoints.iter_mut();
         let before = endpoints.map(|(key, it)| (key.clone(), (it.rules.take(), it.posture.take())));
         let before = before.collect::<Before>();
-        let outcome = self.fill().and_then(|()| Ok(self.tables.switch()?));
-        match outcome {
-            Ok(()) => {
+        let switched = self.fill().and_then(|()| match self.tables.switch() {
+            Switch::Not(error) => Err(Unsettled::Table(error)),
+            Switch::Done => Ok(None),
+            Switch::Unfinished(error) => Ok(Some(error)),
+        });
+        match switched {
+            Ok(unfinished) => {
                 self.derived.peers.pack();
+                if let Some(error) = unfinished {
+                    // What is in force is known; it is only not all that it should be.
+                    self.failed(&error);
+                }
                 for map in derived.maps.values().filter_map(|compiled| compiled.map) {
                     self.tables.retire_map(map);
                 }

@@ -10,7 +10,9 @@ use ipnetwork::IpNetwork;
 use super::*;
 use crate::policy::{
     model::Direction,
-    tables::{ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, TableError},
+    tables::{
+        ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, Switch, TableError,
+    },
 };
 
 type Look = Box<dyn Fn(&Memory) + Send>;
@@ -21,6 +23,8 @@ struct Watched {
     look: Arc<Mutex<Option<Look>>>,
     /// So many writes from now on, the next fails; then all go well again.
     fails_after: Arc<AtomicUsize>,
+    /// What fails was written all the same, as far as that can be.
+    half_done: bool,
 }
 
 impl std::fmt::Debug for Watched {
@@ -33,26 +37,50 @@ const NEVER: usize = usize::MAX;
 
 impl Watched {
     fn new(inner: &Memory) -> Self {
-        Self { inner: inner.clone(), look: Arc::default(), fails_after: Arc::new(AtomicUsize::new(NEVER)) }
+        Self {
+            inner: inner.clone(),
+            look: Arc::default(),
+            fails_after: Arc::new(AtomicUsize::new(NEVER)),
+            half_done: false,
+        }
+    }
+
+    /// Whether it is the turn of a write to fail.
+    fn fails(&self) -> bool {
+        match self.fails_after.load(Ordering::Relaxed) {
+            NEVER => false,
+            0 => {
+                self.fails_after.store(NEVER, Ordering::Relaxed);
+                true
+            }
+            left => {
+                self.fails_after.store(left - 1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    fn error() -> TableError {
+        TableError("no memory".into())
+    }
+
+    fn seen(&self) {
+        if let Some(look) = &*self.look.lock().unwrap() {
+            look(&self.inner);
+        }
     }
 
     fn write<T>(
         &mut self,
         write: impl FnOnce(&mut Memory) -> Result<T, TableError>,
     ) -> Result<T, TableError> {
-        match self.fails_after.load(Ordering::Relaxed) {
-            NEVER => {}
-            0 => {
-                self.fails_after.store(NEVER, Ordering::Relaxed);
-                return Err(TableError("no memory".into()));
-            }
-            left => self.fails_after.store(left - 1, Ordering::Relaxed),
+        let fails = self.fails();
+        if fails && !self.half_done {
+            return Err(Self::error());
         }
         let written = write(&mut self.inner)?;
-        if let Some(look) = &*self.look.lock().unwrap() {
-            look(&self.inner);
-        }
-        Ok(written)
+        self.seen();
+        if fails { Err(Self::error()) } else { Ok(written) }
     }
 }
 
@@ -63,8 +91,14 @@ impl Tables for Watched {
     fn begin(&mut self) -> Result<(), TableError> {
         self.write(Tables::begin)
     }
-    fn switch(&mut self) -> Result<(), TableError> {
-        self.write(Tables::switch)
+    fn switch(&mut self) -> Switch {
+        let fails = self.fails();
+        if fails && !self.half_done {
+            return Switch::Not(Self::error());
+        }
+        let switched = self.inner.switch();
+        self.seen();
+        if fails { Switch::Unfinished(Self::error()) } else { switched }
     }
     fn abandon(&mut self) {
         self.inner.abandon();
@@ -82,7 +116,13 @@ impl Tables for Watched {
         self.write(|inner| inner.clear_posture(slot))
     }
     fn add_map(&mut self, entries: &[(EntryKey, EntryValue)]) -> Result<PolicyMap, TableError> {
-        self.write(|inner| inner.add_map(entries))
+        // One that fails leaves none, at whatever entry that is.
+        if self.fails() {
+            return Err(Self::error());
+        }
+        let map = self.inner.add_map(entries);
+        self.seen();
+        map
     }
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError> {
         // The programs may look between any two entries.
@@ -218,9 +258,9 @@ fn a_write_that_fails_is_made_good_whichever_it_is() {
         table(&bench.tables, slot)
     };
     let mut failed = 0;
-    for after in 0..40 {
+    for (after, half_done) in (0..40).flat_map(|after| [(after, false), (after, true)]) {
         let tables = Memory::new(ROOM);
-        let watched = Watched::new(&tables);
+        let watched = Watched { half_done, ..Watched::new(&tables) };
         let fails_after = Arc::clone(&watched.fails_after);
         let enforcer = Enforcer::new(Box::new(watched));
         let slots = enforcer.start([(local(1, "guarded"), None)], BTreeSet::new(), batch(&cluster)).unwrap();
@@ -232,6 +272,38 @@ fn a_write_that_fails_is_made_good_whichever_it_is() {
         assert!(enforcer.problems().is_empty(), "{:?}", enforcer.problems());
         assert_eq!(table(&tables, slots[0].1), wanted, "after {after} writes");
         assert_eq!(tables.maps().len(), 1, "after {after} writes");
+    }
+    assert!(failed > 10, "{failed}");
+}
+
+#[test]
+fn a_rebuild_that_fails_at_any_write_leaves_what_is_in_force_in_force() {
+    let cluster = guard("g", "80") + BLOCK + &remote(1, "friend");
+    let mut failed = 0;
+    for (after, half_done) in (0..40).flat_map(|after| [(after, false), (after, true)]) {
+        let tables = Memory::new(ROOM);
+        let watched = Watched { half_done, ..Watched::new(&tables) };
+        let (fails_after, look) = (Arc::clone(&watched.fails_after), Arc::clone(&watched.look));
+        let enforcer = Enforcer::new(Box::new(watched));
+        let pods = [(local(1, "guarded"), None), (local(2, "guarded"), None)];
+        let slots = enforcer.start(pods, BTreeSet::new(), batch(&cluster)).unwrap();
+        let before = slots.iter().map(|(_, slot)| table(&tables, *slot)).collect::<Vec<_>>();
+        let as_before = move |tables: &Memory| {
+            let now = slots.iter().map(|(_, slot)| table(tables, *slot)).collect::<Vec<_>>();
+            assert_eq!(now, before, "after {after} writes, half done: {half_done}");
+        };
+        let seen = as_before.clone();
+        *look.lock().unwrap() = Some(Box::new(seen));
+        fails_after.store(after, Ordering::Relaxed);
+        let rebuilt = enforcer.lock().rebuild();
+        failed += usize::from(rebuilt.is_err() || !enforcer.problems().is_empty());
+        as_before(&tables);
+        fails_after.store(NEVER, Ordering::Relaxed);
+        enforcer.retry();
+        assert!(enforcer.problems().is_empty(), "{:?}", enforcer.problems());
+        as_before(&tables);
+        // One that none in force names was given up, and no other.
+        assert_eq!(tables.maps().len(), 1, "after {after} writes, half done: {half_done}");
     }
     assert!(failed > 5, "{failed}");
 }
