@@ -198,7 +198,7 @@ mod tests {
     fn a_tier_that_is_nowhere_is_a_refusal() {
         let policy = |tier: &str| {
             Change::Put(Object::Policy(Arc::new(Policy {
-                id: ObjectId::global(crate::cluster::objects::Kind::GlobalNetworkPolicy, "block"),
+                id: ObjectId::global(Kind::GlobalNetworkPolicy, "block"),
                 origin: Some(Origin { file: Path::new("a.yaml").into(), line: 3 }),
                 tier: tier.into(),
                 order: Order(None),

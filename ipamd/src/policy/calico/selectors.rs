@@ -30,10 +30,13 @@ fn parsed<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<(Place<'a>, S
         return Ok(None);
     }
     match text.parse::<Selector>() {
-        Ok(selector) => match selector.keys().find_map(derived) {
-            Some(reason) => Err(field.refuse(reason)),
-            None => Ok(Some((field, selector))),
-        },
+        Ok(selector) => {
+            let refused = selector.keys().find_map(derived);
+            match refused {
+                Some(reason) => Err(field.refuse(reason)),
+                None => Ok(Some((field, selector))),
+            }
+        }
         Err(error) => Err(field.refuse(error.to_string())),
     }
 }

@@ -285,10 +285,10 @@ fn a_rule_that_cannot_be_understood_is_refused_by_field() {
         (to(json!({"pods": {}})), "to[0].pods.podSelector: is missing"),
         (with(json!([])), "protocols: there is none"),
         (
-            with(json!([{}])),
+            with(json!([{"tcp": null}])),
             "protocols[0]: says nothing: it has none of tcp, udp, sctp and destinationNamedPort",
         ),
-        (with(json!([{"icmp": {}}])), "protocols[0].icmp: is not known"),
+        (with(json!([{"udp": {}, "icmp": {}}])), "protocols[0].icmp: is not known"),
         (with(json!([{"tcp": {}}])), "protocols[0].tcp.destinationPort: is missing"),
         (with(json!([{"udp": {"sourcePort": {}}}])), "protocols[0].udp.sourcePort: is not known"),
         (

@@ -112,10 +112,15 @@ impl State {
     fn leave_out(&mut self, changes: Vec<Change>, reason: &str) {
         for change in changes {
             let id = change.id();
-            if let Change::Put(object) = change {
-                tracing::warn!(object = %id, reason, "does not fit, and is not enforced");
-                self.unfit.insert(id, Unfit { object, reason: reason.to_owned() });
+            match &change {
+                Change::Put(_) => tracing::warn!(object = %id, reason, "does not fit, and is not enforced"),
+                // What is not there goes without being asked.
+                Change::Remove(_) if !self.is_in_force(&id) => continue,
+                Change::Remove(_) => {
+                    tracing::warn!(object = %id, reason, "is gone, and stays in force: the others do not fit without it");
+                }
             }
+            self.unfit.insert(id, Unfit { change, reason: reason.to_owned() });
         }
     }
 
@@ -163,8 +168,8 @@ impl State {
         if !std::mem::take(&mut self.room_made) {
             return Ok(());
         }
-        for (_, Unfit { object, .. }) in std::mem::take(&mut self.unfit) {
-            self.apply_alone(Change::Put(object))?;
+        for (_, Unfit { change, .. }) in std::mem::take(&mut self.unfit) {
+            self.apply_alone(change)?;
         }
         // What was left out again made no room.
         self.room_made = false;

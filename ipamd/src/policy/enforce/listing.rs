@@ -4,9 +4,13 @@ use ipamd_api::policy::{
     DecidingRule, ObjectName, PolicyDetail, PolicyQuery, PolicyRule, PolicySummary, RefusedObject,
 };
 
-use super::{Enforcer, explain::pod_name, state::State};
+use super::{
+    Enforcer,
+    explain::pod_name,
+    state::{State, Unfit},
+};
 use crate::{
-    cluster::objects::{Object, ObjectId, Refusal},
+    cluster::objects::{Change, Object, ObjectId, Refusal},
     policy::{
         compile::names::RuleName,
         model::{Direction, Policy},
@@ -133,7 +137,7 @@ impl State {
     }
 
     /// Whether something of that kind and name is in force.
-    fn is_in_force(&self, id: &ObjectId) -> bool {
+    pub fn is_in_force(&self, id: &ObjectId) -> bool {
         if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.world.has(id) }
     }
 
@@ -145,24 +149,29 @@ impl State {
 
     /// Objects that are understood and not in force.
     pub fn left_out(&self) -> Vec<RefusedObject> {
-        let of = |object: &Object, field: &str, reason: String| {
+        let of = |id: &ObjectId, object: Option<&Object>, field: &str, reason: String| {
             let origin = match object {
-                Object::Policy(policy) => policy.origin.as_ref(),
+                Some(Object::Policy(policy)) => policy.origin.as_ref(),
                 _ => None,
             };
             RefusedObject {
                 file: origin.map(|origin| origin.file.to_string_lossy().into_owned().into()),
                 line: origin.map(|origin| origin.line).filter(|line| *line > 0),
-                object: Some((&object.id()).into()),
+                object: Some(id.into()),
                 field: field.to_owned(),
                 reason,
-                in_force: self.is_in_force(&object.id()),
+                in_force: self.is_in_force(id),
             }
         };
-        let unfit = self.unfit.values().map(|unfit| of(&unfit.object, "", unfit.reason.clone()));
+        let unfit = self.unfit.iter().map(|(id, Unfit { change, reason })| match change {
+            Change::Put(object) => of(id, Some(object), "", reason.clone()),
+            Change::Remove(_) => {
+                of(id, None, "", format!("it is gone, and what is left does not fit: {reason}"))
+            }
+        });
         let unknown = self.unenforced().map(|policy| {
             let reason = format!("the tier {} is not known", policy.tier);
-            of(&Object::Policy(std::sync::Arc::clone(policy)), "spec.tier", reason)
+            of(&policy.id, Some(&Object::Policy(std::sync::Arc::clone(policy))), "spec.tier", reason)
         });
         unfit.chain(unknown).collect()
     }
@@ -226,7 +235,8 @@ impl Enforcer {
         });
         let left_out = state.left_out().into_iter().map(|it| {
             let object = it.object.map(|object| object.to_string()).unwrap_or_default();
-            format!("{object} is not enforced: {}", it.reason)
+            let how = if it.in_force { "is enforced as it was" } else { "is not enforced" };
+            format!("{object} {how}: {}", it.reason)
         });
         let contested = state.derived.classes.contested().map(|(address, pods)| {
             let pods = pods.into_iter().map(pod_name).collect::<Vec<_>>().join(" and ");

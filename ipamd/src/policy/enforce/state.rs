@@ -16,7 +16,7 @@ use super::{
     tables::{Posture, Slot, Tables},
 };
 use crate::{
-    cluster::objects::{Change, Kind, Object, ObjectId, Refusal},
+    cluster::objects::{Change, Kind, ObjectId, Refusal},
     policy::{
         compile::{
             classes::Classes,
@@ -42,10 +42,10 @@ pub(super) struct Endpoint {
     pub posture: Option<Posture>,
 }
 
-/// An object that does not fit.
+/// A change that does not fit: a new object, or that one goes, for what it hid may need more room than it does.
 #[derive(Debug)]
 pub(super) struct Unfit {
-    pub object: Object,
+    pub change: Change,
     pub reason: String,
 }
 

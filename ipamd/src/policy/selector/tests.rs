@@ -282,7 +282,7 @@ fn key() -> impl Strategy<Value = Arc<str>> + Clone {
 }
 
 fn value() -> impl Strategy<Value = Arc<str>> + Clone {
-    prop_oneof!["[^'\"]{0,6}", "[^']{0,6}", "[^\"]{0,6}"].prop_map(Arc::from)
+    prop_oneof!["[^'\"\\p{Cc}]{0,6}", "[^'\\p{Cc}]{0,6}", "[^\"\\p{Cc}]{0,6}"].prop_map(Arc::from)
 }
 
 fn selector(

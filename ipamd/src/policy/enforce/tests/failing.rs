@@ -63,6 +63,42 @@ fn what_did_not_fit_is_tried_again_once_there_is_room() {
 }
 
 #[test]
+fn a_removal_that_makes_others_too_large_is_not_forgotten() {
+    let block = "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: { name: block }\n\
+                 spec: { order: 1, selector: app == 'guarded', ingress: [ { action: Deny } ] }\n";
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &remote(1, "friend"));
+    bench.apply(block);
+    // Nothing of it can be seen, so that it takes no room.
+    bench.apply(&wide("wide"));
+    assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+    for together in [false, true] {
+        let gone = ObjectId::global(Kind::GlobalNetworkPolicy, "block");
+        let mut changes = vec![Change::Remove(gone)];
+        if together {
+            changes.extend(puts(&remote(2, "stranger")));
+        }
+        bench.enforcer.apply(Batch { changes, refusals: None });
+        assert!(!bench.passes("n/r1", "n/p1", 1000));
+        let problems = bench.enforcer.problems();
+        assert!(
+            problems[0].starts_with(
+                "GlobalNetworkPolicy block is enforced as it was: it is gone, and what is left does not fit: it needs "
+            ),
+            "{problems:?}"
+        );
+        bench.enforcer.retry();
+        assert_eq!(bench.enforcer.counts().unfit, 1);
+    }
+    assert!(bench.enforcer.policies().1[0].in_force);
+    bench.remove(Kind::NetworkPolicy, "wide");
+    bench.apply(&guard("g", "80"));
+    assert!(!bench.passes("n/r1", "n/p1", 80));
+    bench.enforcer.retry();
+    assert!(bench.passes("n/r1", "n/p1", 80));
+    assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+}
+
+#[test]
 fn rules_that_are_not_in_use_make_room_for_others() {
     let few = Limits { rules: 8, ..ROOM };
     let bench = Bench::started(few, &[local(1, "guarded")], &remote(1, "friend"));
