@@ -1,18 +1,12 @@
 //! What a policy map says of one class of peers in one direction: decisions by protocol and port, as prefixes.
 
-use super::rules::{Decision, PeerRules};
-use crate::policy::{
-    model::protocol::{has_ports, is_icmp},
-    tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId},
-};
+use std::collections::HashMap;
 
-/// What follows for one key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Answer {
-    Decided(Decision),
-    /// By the source port: the first of an interval, and what holds in it.
-    BySource(Vec<(u16, Decision)>),
-}
+use super::{
+    rules::{Decision, PeerRules},
+    sweep::{Answer, pieces},
+};
+use crate::policy::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
 
 /// One entry, but for whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +26,7 @@ pub struct Function {
 /// The branches of a policy map by their number.
 #[derive(Clone, Debug, Default)]
 pub struct Branches {
-    known: Vec<(u8, Vec<(u16, Decision)>)>,
+    known: HashMap<(u8, Vec<(u16, Decision)>), u32>,
 }
 
 fn value(decision: Decision) -> EntryValue {
@@ -46,18 +40,7 @@ impl Function {
         let other = Answer::Decided(rules.decide(None, 0, 0));
         let mut lines = vec![Line { protocol: None, port: 0, bits: 0, answer: other.clone() }];
         for protocol in rules.protocols() {
-            let mut pieces: Vec<(u16, Answer)> = Vec::new();
-            let bounds = if has_ports(protocol) || is_icmp(protocol) {
-                rules.destination_bounds(protocol)
-            } else {
-                vec![0]
-            };
-            for port in bounds {
-                let answer = answer(rules, protocol, port);
-                if pieces.last().is_none_or(|(_, last)| *last != answer) {
-                    pieces.push((port, answer));
-                }
-            }
+            let pieces = pieces(rules, protocol);
             lines.extend(prefixes(protocol, &pieces, &other));
         }
         Self { lines }
@@ -101,12 +84,14 @@ impl Branches {
         pieces: &[(u16, Decision)],
         entries: &mut Vec<(EntryKey, EntryValue)>,
     ) -> u32 {
-        let found = self.known.iter().position(|(of, known)| *of == protocol && known == pieces);
-        let number = found.unwrap_or(self.known.len());
-        // There are far fewer than entries, of which a map has less than 2^32.
-        let branch = u32::try_from(number).unwrap_or(u32::MAX);
-        if found.is_none() {
-            self.known.push((protocol, pieces.to_vec()));
+        let next = self.known.len();
+        let mut is_new = false;
+        let branch = *self.known.entry((protocol, pieces.to_vec())).or_insert_with(|| {
+            is_new = true;
+            // There are far fewer than entries, of which a map has less than 2^32.
+            u32::try_from(next).unwrap_or(u32::MAX)
+        });
+        if is_new {
             for (first, last, decision) in intervals(pieces) {
                 for (port, bits) in cover(first, last) {
                     let of = EntryOf::Branch(branch);
@@ -116,20 +101,6 @@ impl Branches {
             }
         }
         branch
-    }
-}
-
-fn answer(rules: &PeerRules<'_>, protocol: u8, destination: u16) -> Answer {
-    let mut pieces: Vec<(u16, Decision)> = Vec::new();
-    for source in rules.source_bounds(protocol, destination) {
-        let decision = rules.decide(Some(protocol), source, destination);
-        if pieces.last().is_none_or(|(_, last)| *last != decision) {
-            pieces.push((source, decision));
-        }
-    }
-    match pieces.as_slice() {
-        [(_, decision)] => Answer::Decided(*decision),
-        _ => Answer::BySource(pieces),
     }
 }
 
@@ -143,11 +114,12 @@ fn intervals<T>(pieces: &[(u16, T)]) -> impl Iterator<Item = (u16, u16, &T)> {
 
 /// The entries of one protocol: one for all its ports, and those that differ.
 fn prefixes(protocol: u8, pieces: &[(u16, Answer)], other: &Answer) -> Vec<Line> {
-    let ports = |answer: &Answer| -> u32 {
-        let same = intervals(pieces).filter(|(_, _, it)| *it == answer);
-        same.map(|(first, last, _)| u32::from(last - first) + 1).sum()
-    };
-    let Some((_, base)) = pieces.iter().max_by_key(|(_, answer)| ports(answer)) else { return Vec::new() };
+    let mut ports: HashMap<&Answer, u32> = HashMap::new();
+    for (first, last, answer) in intervals(pieces) {
+        *ports.entry(answer).or_default() += u32::from(last - first) + 1;
+    }
+    let count = |answer: &Answer| ports.get(answer).copied().unwrap_or_default();
+    let Some((_, base)) = pieces.iter().max_by_key(|(_, answer)| count(answer)) else { return Vec::new() };
     let mut lines = Vec::new();
     if base != other {
         lines.push(Line { protocol: Some(protocol), port: 0, bits: 0, answer: base.clone() });

@@ -2,7 +2,7 @@
 //!
 //! [`world`] is the cluster; [`resolve`] makes an endpoint's [`rules`] of the policies that select it; [`atoms`] and
 //! [`classes`] tell what holds for which address; [`function`] settles, for one class of peers, which rule decides which
-//! ports.
+//! ports, by one walk along them (`sweep`).
 
 pub mod atoms;
 pub mod classes;
@@ -10,4 +10,5 @@ pub mod function;
 pub mod names;
 pub mod resolve;
 pub mod rules;
+mod sweep;
 pub mod world;

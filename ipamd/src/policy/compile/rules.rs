@@ -62,13 +62,11 @@ impl PortSet {
             || self.peer.iter().any(|(atom, number)| *number == port && holds(atoms, *atom))
     }
 
-    /// The first ports of intervals in which nothing changes.
-    fn bounds(&self, atoms: Atoms<'_>, bounds: &mut Vec<u16>) {
-        let peer = self.peer.iter().filter(|(atom, _)| holds(atoms, *atom)).map(|(_, port)| (*port, *port));
-        for (first, last) in self.ranges.iter().copied().chain(peer) {
-            bounds.push(first);
-            bounds.extend(last.checked_add(1));
-        }
+    /// All numbers that are in it for a peer of these atoms, as ranges.
+    pub fn numbers(&self, atoms: Atoms<'_>) -> impl Iterator<Item = (u16, u16)> {
+        let peer =
+            self.peer.iter().filter(move |(atom, _)| holds(atoms, *atom)).map(|(_, port)| (*port, *port));
+        self.ranges.iter().copied().chain(peer)
     }
 }
 
@@ -82,19 +80,14 @@ pub struct PortMatch {
 }
 
 impl PortMatch {
-    fn is_any(&self) -> bool {
+    /// Whether any port matches.
+    pub fn is_any(&self) -> bool {
         self.one_of.is_none() && self.none_of.is_none()
     }
 
     fn matches(&self, port: u16, atoms: Atoms<'_>) -> bool {
         self.one_of.as_ref().is_none_or(|set| set.contains(port, atoms))
             && self.none_of.as_ref().is_none_or(|set| !set.contains(port, atoms))
-    }
-
-    fn bounds(&self, atoms: Atoms<'_>, bounds: &mut Vec<u16>) {
-        for set in [&self.one_of, &self.none_of].into_iter().flatten() {
-            set.bounds(atoms, bounds);
-        }
     }
 
     fn mentions(&self) -> impl Iterator<Item = AtomId> {
@@ -118,7 +111,7 @@ pub struct TrafficMatch {
 
 impl TrafficMatch {
     /// Whether packets of a protocol can match; `None` stands for every protocol that no rule names.
-    fn concerns(&self, protocol: Option<u8>) -> bool {
+    pub fn concerns(&self, protocol: Option<u8>) -> bool {
         let named = self.protocol.is_none() || self.protocol == protocol;
         let ports = self.source.is_any() && self.destination.is_any()
             || protocol.is_some_and(|p| protocol::has_ports(p) || protocol::is_icmp(p));
@@ -229,9 +222,14 @@ impl DirectionRules {
 }
 
 impl PeerRules<'_> {
-    fn traffic(&self, protocol: Option<u8>) -> impl Iterator<Item = &TrafficMatch> {
-        let rules = self.tiers.iter().flat_map(|(_, rules)| rules);
-        rules.flat_map(|rule| &rule.traffic).filter(move |traffic| traffic.concerns(protocol))
+    /// Each tier with its rules that are left.
+    pub fn tiers(&self) -> impl Iterator<Item = (&TierRules, &[&RuleMatch])> {
+        self.tiers.iter().map(|(tier, rules)| (*tier, rules.as_slice()))
+    }
+
+    /// The predicates of the peer.
+    pub fn atoms(&self) -> Atoms<'_> {
+        self.atoms
     }
 
     /// The protocols that are named, ordered.
@@ -242,26 +240,6 @@ impl PeerRules<'_> {
         protocols.sort_unstable();
         protocols.dedup();
         protocols
-    }
-
-    /// The first ports of intervals of destination ports in which nothing changes; the first is 0.
-    pub fn destination_bounds(&self, protocol: u8) -> Vec<u16> {
-        let mut bounds = vec![0];
-        self.traffic(Some(protocol)).for_each(|it| it.destination.bounds(self.atoms, &mut bounds));
-        bounds.sort_unstable();
-        bounds.dedup();
-        bounds
-    }
-
-    /// The same for source ports, of flows to a destination port.
-    pub fn source_bounds(&self, protocol: u8, destination: u16) -> Vec<u16> {
-        let mut bounds = vec![0];
-        self.traffic(Some(protocol))
-            .filter(|it| it.destination.matches(destination, self.atoms))
-            .for_each(|it| it.source.bounds(self.atoms, &mut bounds));
-        bounds.sort_unstable();
-        bounds.dedup();
-        bounds
     }
 
     /// Decides a flow. A protocol of `None` stands for all that no rule names.

@@ -1,7 +1,7 @@
 //! One policy map: what it is made of, and what it says of classes that come later.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -26,6 +26,8 @@ struct Half {
     mentions: Vec<AtomId>,
     /// What is said of classes, by those of their predicates that are mentioned.
     memo: HashMap<Box<[AtomId]>, Arc<Function>>,
+    /// Each of these once.
+    said: HashSet<Arc<Function>>,
     /// What is said of every class that is not listed.
     any: Arc<Function>,
 }
@@ -65,8 +67,9 @@ impl Half {
         }
         let function = Function::of(&rules.of(self.direction).about(&mentioned));
         // Many classes are told the same.
-        let same = self.memo.values().find(|known| ***known == function).cloned();
+        let same = self.said.get(&function).cloned();
         let function = same.unwrap_or_else(|| Arc::new(function));
+        self.said.insert(Arc::clone(&function));
         self.memo.insert(mentioned, Arc::clone(&function));
         function
     }
@@ -84,9 +87,13 @@ impl Compiled {
         let halves = Direction::BOTH.map(|direction| {
             let mentions = rules.of(direction).mentions().collect::<BTreeSet<_>>();
             let any = Arc::new(Function::of(&rules.of(direction).about(&[])));
-            let mut half =
-                Half { direction, mentions: mentions.into_iter().collect(), memo: HashMap::new(), any };
-            half.memo.insert(Box::default(), Arc::clone(&half.any));
+            let mut half = Half {
+                direction,
+                mentions: mentions.into_iter().collect(),
+                memo: HashMap::from([(Box::default(), Arc::clone(&any))]),
+                said: HashSet::from([Arc::clone(&any)]),
+                any,
+            };
             half.fill(&rules, classes, &mut branches, &mut entries);
             half
         });

@@ -137,3 +137,33 @@ fn what_policies_no_longer_ask_for_is_cleared_away() {
     assert!(!bench.passes("10.0.1.2", "n/p1", 80));
     assert!(bench.enforcer.counts().rules < 10);
 }
+
+/// Policies for `app: guarded`, each with so many single ports, no two beside each other.
+fn scattered(policies: usize, ports: usize) -> String {
+    let policy = |at: usize| {
+        let ports = (0..ports).map(|n| format!("{{ port: {} }}", 2 + 2 * (at * ports + n)));
+        guard(&format!("s{at}"), "80").replace("{ port: 80 }", &ports.collect::<Vec<_>>().join(", "))
+    };
+    (0..policies).map(policy).collect()
+}
+
+#[test]
+fn many_single_ports_cost_little_more_than_each_of_them() {
+    let most = Limits { entries: 20_000, rules: 20_000, ..ROOM };
+    let pods = [local(1, "guarded")];
+    let time = |ports: usize| {
+        let cluster = puts(&scattered(4, ports / 4));
+        let least = (0..3).map(|_| {
+            let bench = Bench::started(most, &pods, &remote(1, "friend"));
+            let applied = bench.enforcer.apply(Batch { changes: cluster.clone(), refusals: None });
+            assert!(bench.passes("n/r1", "n/p1", 2) && !bench.passes("n/r1", "n/p1", 3));
+            assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+            applied.took
+        });
+        least.min().unwrap()
+    };
+    // Eight times as many: if each were compared with each it would take 64 times as long.
+    let (few, many) = (time(1_000), time(8_000));
+    println!("1,000 single ports {few:?}, 8,000 {many:?}");
+    assert!(many < few * 24, "{few:?} and {many:?}");
+}
