@@ -199,15 +199,14 @@ spec:
   subject: { namespaces: {} }
   ingress:
   - action: Deny
-    from: [{}]
+    from: []
 ";
     assert_eq!(
         told(text).1,
         [
             "a.yaml:8: GlobalNetworkPolicy allow-dns-only: spec.egress[1].destination.domains: Cambric does not \
              match names of the DNS",
-            "a.yaml:20: ClusterNetworkPolicy p: spec.ingress[0].from[0]: says of nobody: it has none of namespaces, \
-             pods",
+            "a.yaml:20: ClusterNetworkPolicy p: spec.ingress[0].from: there is none",
         ]
     );
 }
