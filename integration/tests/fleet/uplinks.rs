@@ -74,8 +74,9 @@ fn a_second_network_serves(families: Families) -> Result<()> {
         |place| Second::addresses(place).into_iter().filter(|it| families.have(*it)).collect::<Vec<_>>();
     let one = node(&fleet, &second, ("one", ONE), &told(ONE), &[])?;
     let two = node(&fleet, &second, ("two", TWO), &told(TWO), &[])?;
-    let own = told(ONE).iter().map(|ip| format!("carries the Node's InternalIP {ip}, ")).collect::<String>();
-    let why = format!("{own}way to the node two ({})", told(TWO)[0]);
+    let mut why: Vec<_> = told(ONE).iter().map(|ip| format!("carries the Node's InternalIP {ip}")).collect();
+    why.push(format!("way to the node two ({})", told(TWO)[0]));
+    let why = why.join(", ");
     are(&one, &[("uplink", "default route IPv4, default route IPv6"), (SECOND, &why)])?;
     in_time("there is nothing to complain of", || {
         ensure!(one.status()?["problems"] == json!([]), "{}", one.status()?["problems"]);
@@ -93,10 +94,10 @@ fn a_second_network_serves(families: Families) -> Result<()> {
 
     let _servers =
         [Answering::start(&fleet.router, "router", PORT)?, Answering::start(&second, "second", PORT)?];
-    let router: [IpAddr; 2] = [Subnet::First.router().0.into(), Subnet::First.router().1.into()];
+    let of_first: [IpAddr; 2] = [Subnet::First.router().0.into(), Subnet::First.router().1.into()];
     for family in 0..2 {
         let at = |addresses: [IpAddr; 2]| SocketAddr::new(addresses[family], PORT);
-        is_seen_as(&a.pod, at(router), &ONE.addresses()[family..=family])?;
+        is_seen_as(&a.pod, at(of_first), &ONE.addresses()[family..=family])?;
         is_seen_as(&a.pod, at(Second::OWN), &Second::addresses(ONE)[family..=family])?;
     }
 
@@ -108,7 +109,7 @@ fn a_second_network_serves(families: Families) -> Result<()> {
             let to = |address| SocketAddr::new(address, NODE_PORT);
             let seen = |client: [IpAddr; 2]| if by_node { of_node.clone() } else { client.to_vec() };
             in_time("node ports on the first network", || {
-                is_served(&fleet.router, to(own), name, &seen(router))
+                is_served(&fleet.router, to(own), name, &seen(of_first))
             })?;
             in_time("node ports on the second", || {
                 is_served(&second, to(by_second), name, &seen(Second::OWN))

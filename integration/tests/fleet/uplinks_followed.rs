@@ -149,10 +149,10 @@ fn an_interface_that_becomes_a_port_of_a_bridge_leaves_it_to_the_bridge() -> Res
     let a = Serving::on(&fleet, &one, "a")?;
     let _server = Answering::start(&fleet.router, "router", PORT)?;
     let (router4, router6) = ONE.subnet.router();
-    let routers = [IpAddr::from(router4), router6.into()];
+    let gateways = [IpAddr::from(router4), router6.into()];
     let reaches_out = |what: &str| {
         in_time(what, || {
-            for (router, own) in routers.into_iter().zip(ONE.addresses()) {
+            for (router, own) in gateways.into_iter().zip(ONE.addresses()) {
                 is_seen_as(&a.pod, SocketAddr::new(router, PORT), &[own])?;
             }
             Ok(())
@@ -168,7 +168,7 @@ fn an_interface_that_becomes_a_port_of_a_bridge_leaves_it_to_the_bridge() -> Res
     netns.ip("link set uplink master br0")?;
     netns.ip(&format!("address add {}/24 dev br0", ONE.ipv4()))?;
     netns.ip(&format!("address add {}/64 dev br0 nodad", ONE.ipv6()))?;
-    put_default(&one, routers, "br0", 1024)?;
+    put_default(&one, gateways, "br0", 1024)?;
     become_soon(&one, &[("br0", BY_ALL)])?;
     reaches_out("by the bridge")?;
     ensure!(has_programs(&one, "br0")? && !has_programs(&one, "uplink")?);
