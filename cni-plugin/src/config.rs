@@ -14,6 +14,8 @@ mod go;
 mod json;
 mod labels;
 mod port_mappings;
+#[cfg(test)]
+mod recorded;
 mod runtime;
 
 pub use runtime::container_address;

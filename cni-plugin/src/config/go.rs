@@ -127,7 +127,8 @@ fn texts(field: &Field, name: &str) -> Result<Value, CniError> {
     entries.iter().map(|entry| Ok(Value::from(entry.text()?.unwrap_or_default()))).collect()
 }
 
-fn compare(texts: &[String]) {
+/// Fails if one of the texts is read otherwise by Go.
+pub fn compare(texts: &[String]) {
     let Some(seen) = go(texts) else { return };
     let mut refused = 0;
     for (text, go) in texts.iter().zip(seen) {
