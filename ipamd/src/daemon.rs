@@ -74,7 +74,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let serving =
         tokio::spawn(server::serve(listener, Arc::clone(&door), Limits::default(), stopped.clone()));
     let opening = Following::open(&config, waiting).await?;
-    if let Some(state) = opening.state() {
+    let source = opening.state();
+    if let Some(state) = source.clone() {
         door.tell_of(state);
     }
     let cluster = tokio::select! {
@@ -109,7 +110,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         Arc::clone(&services),
     )?;
     let node = Arc::new(node);
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::about(source));
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;

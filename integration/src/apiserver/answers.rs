@@ -3,49 +3,47 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::BodyExt;
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Frame, Incoming},
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+    HeaderMap, Method, Request, Response,
+    body::{Bytes, Incoming},
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderName},
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{Sender, channel};
 
 use super::{
     Shared, TOKEN,
-    objects::{Event, Stored, Streaming},
+    bodies::{self, Body, said, status, whole},
+    lists::list,
+    objects::Stored,
     paths::Target,
     rbac::Right,
     selectors::Selector,
+    watches::watch,
 };
 
-type Body = BoxBody<Bytes, io::Error>;
-
-/// What is told at once, in bytes, when there is much to tell.
-const CHUNK: usize = 64 << 10;
-
 /// What is asked for.
-struct Asked {
-    target: Target,
+pub(super) struct Asked {
+    pub target: Target,
     query: BTreeMap<String, String>,
-    selector: Selector,
+    pub selector: Selector,
     /// Only metadata is wanted.
-    metadata: bool,
+    pub metadata: bool,
+    /// A list may be compressed.
+    pub wants_gzip: bool,
 }
 
 impl Asked {
-    fn get(&self, key: &str) -> &str {
+    pub fn get(&self, key: &str) -> &str {
         self.query.get(key).map(String::as_str).unwrap_or_default()
     }
 
     /// An object as it is wanted, as JSON.
-    fn shown(&self, object: &Stored) -> Bytes {
+    pub fn shown(&self, object: &Stored) -> Bytes {
         if !self.metadata {
             return object.text.clone();
         }
@@ -63,6 +61,7 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let uri = request.uri();
     super::lock(&shared.requests).push(format!("{} {uri}", request.method()));
+    super::lock(&shared.spoken).insert(format!("{:?}", request.version()));
     let authorized = request.headers().get(AUTHORIZATION).is_some_and(|it| *it == *format!("Bearer {TOKEN}"));
     if !authorized {
         return Ok(status(401, "Unauthorized", "no such token"));
@@ -71,6 +70,21 @@ pub(super) async fn answer(
     tokio::time::sleep(behaviour.delay).await;
     if behaviour.hangs {
         std::future::pending::<()>().await;
+    }
+    let now = Instant::now();
+    let path = format!("{} {}", request.method(), uri.path());
+    if super::lock(&shared.refused).remove(&path).is_some_and(|until| now < until) {
+        shared.early.fetch_add(1, Ordering::Relaxed);
+    }
+    let is_busy = {
+        let mut behaviour = shared.behaviour();
+        let is_busy = behaviour.busy > 0;
+        behaviour.busy = behaviour.busy.saturating_sub(1);
+        is_busy
+    };
+    if is_busy {
+        super::lock(&shared.refused).insert(path, now + bodies::BUSY);
+        return Ok(bodies::busy());
     }
     let Some(target) = Target::of(uri.path()) else {
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));
@@ -95,19 +109,23 @@ pub(super) async fn answer(
     let Some(selector) = selector else {
         return Ok(status(400, "BadRequest", "the tests' server does not know this selector"));
     };
-    let accept = request.headers().get(ACCEPT).and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let metadata = accept.contains("PartialObjectMetadata");
+    let metadata = header(request.headers(), ACCEPT).contains("PartialObjectMetadata");
+    let wants_gzip = header(request.headers(), ACCEPT_ENCODING).contains("gzip");
     let method = request.method().clone();
-    let asked = Asked { target, query, selector, metadata };
+    let asked = Asked { target, query, selector, metadata, wants_gzip };
     Ok(match (method, asked.target.key()) {
         (Method::GET, Some(key)) => get(shared, &asked, &key),
         (Method::GET, None) if asked.get("watch") == "true" || asked.get("watch") == "1" => {
-            watch(shared, asked)
+            watch(shared, asked).await
         }
         (Method::GET, None) => list(shared, &asked),
         (Method::PATCH, Some(key)) => patch(shared, &asked, &key, request).await,
         _ => status(405, "MethodNotAllowed", "the tests' server does not do that"),
     })
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default()
 }
 
 fn get(shared: &Shared, asked: &Asked, key: &str) -> Response<Body> {
@@ -139,204 +157,6 @@ async fn patch(shared: &Shared, asked: &Asked, key: &str, request: Request<Incom
     shared.objects().put(object.clone());
     shared.changes.send_modify(|count| *count += 1);
     whole(200, &object)
-}
-
-fn list(shared: &Shared, asked: &Asked) -> Response<Body> {
-    let objects = shared.objects();
-    let version = objects.version();
-    let (from, version) = match asked.get("continue").split_once(':') {
-        Some((from, version)) => (from.parse().unwrap_or(0), version.parse().unwrap_or(version_of(version))),
-        None => (0, version),
-    };
-    let limit = asked.get("limit").parse().unwrap_or(usize::MAX);
-    let selected: Vec<_> =
-        objects.all(&asked.target.resource).filter(|it| asked.selector.selects(it)).collect();
-    let page: Vec<_> = selected.iter().skip(from).take(limit).collect();
-    let mut metadata = json!({"resourceVersion": version.to_string()});
-    if from + page.len() < selected.len() {
-        metadata["continue"] = json!(format!("{}:{version}", from + page.len()));
-    }
-    let (api_version, kind) = if asked.metadata {
-        ("meta.k8s.io/v1", "PartialObjectMetadataList")
-    } else {
-        (&*asked.target.api_version, "List")
-    };
-    let mut text =
-        format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}","metadata":{metadata},"items":["#);
-    for (at, object) in page.into_iter().enumerate() {
-        if at > 0 {
-            text.push(',');
-        }
-        text.push_str(&String::from_utf8_lossy(&asked.shown(object)));
-    }
-    text.push_str("]}");
-    said(200, text.into())
-}
-
-fn version_of(text: &str) -> u64 {
-    text.parse().unwrap_or(0)
-}
-
-fn watch(shared: &Arc<Shared>, asked: Asked) -> Response<Body> {
-    let streaming = shared.behaviour().streaming;
-    let wants_all = asked.get("sendInitialEvents") == "true";
-    let given = asked.get("resourceVersion");
-    if wants_all && streaming == Streaming::Refused {
-        return status(
-            422,
-            "Invalid",
-            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
-        );
-    }
-    let from = version_of(given);
-    // Whoever asks for no version in particular gets what there is first.
-    let begins = from == 0;
-    if !begins && shared.objects().since(&asked.target.resource, from).is_none() {
-        return status(410, "Expired", &format!("too old resource version: {given}"));
-    }
-    let (sender, mut receiver) = channel::<Bytes>(64);
-    let shared = Arc::clone(shared);
-    let marks_end = wants_all && streaming == Streaming::Whole;
-    tokio::spawn(async move { follow(&shared, &asked, sender, begins, marks_end, from).await });
-    let stream = futures_util::stream::poll_fn(move |context| {
-        receiver.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
-    });
-    let body = BodyExt::boxed(StreamBody::new(stream));
-    response(200, body)
-}
-
-/// Sends a watch's events until the client is gone or the time is over.
-async fn follow(
-    shared: &Shared,
-    asked: &Asked,
-    sender: Sender<Bytes>,
-    begins: bool,
-    marks_end: bool,
-    from: u64,
-) -> Option<()> {
-    let mut changes = shared.changes.subscribe();
-    let mut ended = shared.ended.subscribe();
-    ended.mark_unchanged();
-    let resource = &asked.target.resource;
-    let seconds = asked.get("timeoutSeconds").parse().unwrap_or(300);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut version = from;
-    if begins {
-        let (present, now) = {
-            let objects = shared.objects();
-            let selected = objects.all(resource).filter(|it| asked.selector.selects(it));
-            (selected.cloned().collect::<Vec<_>>(), objects.version())
-        };
-        version = now;
-        let mut lines = Vec::with_capacity(CHUNK);
-        for object in present {
-            lines.extend_from_slice(&line("ADDED", &asked.shown(&object)));
-            if lines.len() >= CHUNK {
-                sender.send(std::mem::take(&mut lines).into()).await.ok()?;
-            }
-        }
-        sender.send(lines.into()).await.ok()?;
-        if marks_end {
-            sender.send(bookmark(asked, version, true)).await.ok()?;
-        }
-    }
-    loop {
-        while shared.behaviour().silent {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        changes.mark_unchanged();
-        let (events, now) = {
-            let objects = shared.objects();
-            (objects.since(resource, version), objects.version())
-        };
-        let Some(events) = events else {
-            let gone = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired",
-                "message": "too old resource version", "code": 410,
-            });
-            sender.send(line("ERROR", gone.to_string().as_bytes())).await.ok()?;
-            return None;
-        };
-        version = now;
-        for event in events {
-            let Some(text) = told(asked, &event) else { continue };
-            if shared.behaviour().cuts {
-                sender.send(text.slice(..text.len() / 2)).await.ok()?;
-                return None;
-            }
-            sender.send(text).await.ok()?;
-        }
-        let garbage = shared.behaviour().garbage.take();
-        if let Some(garbage) = garbage {
-            sender.send(Bytes::from(format!("{garbage}\n"))).await.ok()?;
-        }
-        let bookmarks = shared.behaviour().bookmarks;
-        tokio::select! {
-            _ = changes.changed() => {}
-            _ = ended.changed() => return None,
-            () = sender.closed() => return None,
-            () = tokio::time::sleep_until(end.into()) => return None,
-            () = tokio::time::sleep(bookmarks) => {
-                if asked.get("allowWatchBookmarks") == "true" {
-                    sender.send(bookmark(asked, version, false)).await.ok()?;
-                }
-            }
-        }
-    }
-}
-
-/// An event as this watch sees it: what a selector begins or ceases to select comes and goes.
-fn told(asked: &Asked, event: &Event) -> Option<Bytes> {
-    let selected = |object: &Option<Arc<Stored>>| object.clone().filter(|it| asked.selector.selects(it));
-    let (before, after) = (selected(&event.before), selected(&event.after));
-    Some(match (before, after) {
-        (None, None) => return None,
-        (None, Some(after)) => line("ADDED", &asked.shown(&after)),
-        (Some(_), Some(after)) => line("MODIFIED", &asked.shown(&after)),
-        (Some(before), None) => {
-            let mut before = before.value();
-            before["metadata"]["resourceVersion"] = json!(event.version.to_string());
-            line("DELETED", &asked.shown(&Stored::of(&before)))
-        }
-    })
-}
-
-fn bookmark(asked: &Asked, version: u64, ends_list: bool) -> Bytes {
-    let mut metadata = json!({"resourceVersion": version.to_string()});
-    if ends_list {
-        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-    }
-    let kind = json!({"kind": "Bookmark", "apiVersion": asked.target.api_version, "metadata": metadata});
-    line("BOOKMARK", kind.to_string().as_bytes())
-}
-
-/// An event of a watch: its kind, and the object as JSON.
-fn line(kind: &str, object: &[u8]) -> Bytes {
-    [format!(r#"{{"type":"{kind}","object":"#).as_bytes(), object, b"}\n"].concat().into()
-}
-
-fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason,
-        "message": message, "code": code,
-    });
-    whole(code, &status)
-}
-
-fn whole(code: u16, value: &Value) -> Response<Body> {
-    said(code, value.to_string().into())
-}
-
-fn said(code: u16, text: Bytes) -> Response<Body> {
-    response(code, Full::new(text).map_err(|never| match never {}).boxed())
-}
-
-fn response(code: u16, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
-    response
 }
 
 /// The parameters of a query.

@@ -2,20 +2,26 @@
 //! meets, over TLS, with bearer tokens; and it can misbehave in every way that a client has to survive.
 
 mod answers;
+mod bodies;
+mod lists;
 mod objects;
 mod paths;
 mod rbac;
 mod selectors;
 mod serve;
 mod tls;
+mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -51,8 +57,30 @@ pub struct Behaviour {
     pub refuses: BTreeMap<&'static str, u16>,
     /// What clients may do; everything, if nothing is said.
     pub rights: Option<BTreeSet<Right>>,
+    /// Next so many requests are refused: they are too many, and may come again after a second.
+    pub busy: u32,
+    /// Lists of this group are refused as streams, by whoever serves it behind this server.
+    pub streams_not: Option<&'static str>,
+    /// Next so many rests of lists are forgotten before they are asked for.
+    pub forgets_rests: u32,
+    /// What it compresses.
+    pub compresses: Compresses,
+    /// Whether it speaks HTTP/2 on connections that are made from now on.
+    pub http2: bool,
+    /// Watches that ask for no list never get headers.
+    pub hangs_watches: bool,
     /// How often a watch gets a bookmark in which nothing has changed.
     pub bookmarks: Duration,
+}
+
+/// Which answers are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compresses {
+    /// Those of 128 KiB and more, for whoever asks, as a real server does.
+    #[default]
+    Large,
+    /// All, watches too, whether anybody asked or not.
+    All,
 }
 
 impl Default for Behaviour {
@@ -66,6 +94,12 @@ impl Default for Behaviour {
             silent: false,
             refuses: BTreeMap::new(),
             rights: None,
+            busy: 0,
+            streams_not: None,
+            forgets_rests: 0,
+            compresses: Compresses::default(),
+            http2: true,
+            hangs_watches: false,
             // A real server sends one a minute.
             bookmarks: Duration::from_secs(1),
         }
@@ -83,6 +117,14 @@ struct Shared {
     requests: Mutex<Requests>,
     /// What these took.
     used: Mutex<BTreeSet<Right>>,
+    /// In which versions of HTTP they came.
+    spoken: Mutex<BTreeSet<String>>,
+    /// How many answers were compressed.
+    compressed: AtomicUsize,
+    /// Which requests were refused because they were too many, and when they may come again.
+    refused: Mutex<BTreeMap<String, Instant>>,
+    /// How many came before.
+    early: AtomicUsize,
     /// Counts changes, for whoever waits for one.
     changes: watch::Sender<u64>,
     /// Counts the times that all watches were ended.
@@ -123,6 +165,10 @@ impl ApiServer {
                 behaviour: Mutex::default(),
                 requests: Mutex::default(),
                 used: Mutex::default(),
+                spoken: Mutex::default(),
+                compressed: AtomicUsize::default(),
+                refused: Mutex::default(),
+                early: AtomicUsize::default(),
                 changes: watch::Sender::new(0),
                 ended: watch::Sender::new(0),
             }),
@@ -141,10 +187,10 @@ impl ApiServer {
         let address = self.address;
         let listener = netns.inside(|| std::net::TcpListener::bind(address)).context("listen")?;
         let (stop, stopped) = watch::channel(false);
-        let (shared, acceptor) = (Arc::clone(&self.shared), self.credentials.acceptor());
+        let (shared, credentials) = (Arc::clone(&self.shared), self.credentials.clone());
         let thread = std::thread::Builder::new()
             .name("apiserver".into())
-            .spawn(move || serve::run(listener, &shared, &acceptor, stopped))?;
+            .spawn(move || serve::run(listener, &shared, &credentials, stopped))?;
         *lock(&self.running) = Some(Running { stop, thread: Some(thread) });
         Ok(())
     }
@@ -215,6 +261,21 @@ impl ApiServer {
     /// What all requests so far took, whether they were answered or refused.
     pub fn used_rights(&self) -> BTreeSet<Right> {
         lock(&self.shared.used).clone()
+    }
+
+    /// In which versions of HTTP it was asked since this was called last, such as `HTTP/2.0`.
+    pub fn spoken(&self) -> BTreeSet<String> {
+        std::mem::take(&mut lock(&self.shared.spoken))
+    }
+
+    /// How many of its answers were compressed.
+    pub fn compressed(&self) -> usize {
+        self.shared.compressed.load(Ordering::Relaxed)
+    }
+
+    /// How many requests came again before the time that a refusal named.
+    pub fn refused_too_early(&self) -> usize {
+        self.shared.early.load(Ordering::Relaxed)
     }
 
     fn change(&self, change: impl FnOnce(&mut Objects)) {

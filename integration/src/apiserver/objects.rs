@@ -12,13 +12,25 @@ use serde_json::{Value, json};
 /// How watches are answered that ask for what there is first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Streaming {
-    /// As Kubernetes 1.32 does.
+    /// As Kubernetes 1.32 and those from 1.34 on do by default.
     #[default]
     Whole,
-    /// As servers before do: the parameter is refused.
+    /// As servers do whose feature gate `WatchList` is off, by default those up to 1.31 and 1.33: the parameter is refused.
     Refused,
-    /// As servers do that do not know it: no end of what there is is told.
+    /// As servers do with the gate on over an etcd before 3.4.31 or 3.5.13: the refusal is in the stream.
+    OldEtcd,
+    /// As servers do that do not know the parameter: no end of what there is is told.
     Unknown,
+    /// With such a code, as whatever is between a server and its clients may.
+    Code(u16),
+    /// The request is taken, and no header ever comes.
+    Headerless,
+    /// The stream is empty and ends at once.
+    Ends,
+    /// The stream breaks off in the midst of the first object.
+    Breaks,
+    /// The stream is no JSON.
+    Garbage,
 }
 
 /// The resources that are always there: plural and group, kind.
@@ -81,6 +93,14 @@ pub(super) struct Event {
     pub after: Option<Arc<Stored>>,
 }
 
+/// What a list that is told in pages has not told yet.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// When the list was begun.
+    pub version: u64,
+    pub objects: Vec<Arc<Stored>>,
+}
+
 /// All objects, and their history.
 #[derive(Debug, Default)]
 pub struct Objects {
@@ -90,6 +110,9 @@ pub struct Objects {
     served: BTreeSet<String>,
     present: BTreeMap<Arc<str>, BTreeMap<String, Arc<Stored>>>,
     history: Vec<Event>,
+    rests: BTreeMap<String, Rest>,
+    /// Rests so far.
+    tokens: usize,
 }
 
 impl Objects {
@@ -160,8 +183,21 @@ impl Objects {
         self.history.push(Event { version: self.version, resource, before: Some(before), after: None });
     }
 
+    /// Keeps what follows on a page, and returns what it is asked for with.
+    pub(super) fn keep_rest(&mut self, rest: Rest) -> String {
+        self.tokens += 1;
+        let token = format!("rest/{}", self.tokens);
+        self.rests.insert(token.clone(), rest);
+        token
+    }
+
+    pub(super) fn take_rest(&mut self, token: &str) -> Option<Rest> {
+        self.rests.remove(token)
+    }
+
     /// Forgets the history.
     pub(super) fn compact(&mut self) {
+        self.rests.clear();
         self.version += 1;
         self.oldest = self.version;
         self.history = Vec::new();

@@ -1,19 +1,24 @@
-//! Connections: TLS, then HTTP/1.1.
+//! Connections: TLS, then HTTP/1.1 or HTTP/2.
 
 use std::sync::Arc;
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, answers};
+use super::{
+    Shared, answers,
+    tls::{Credentials, HTTP2},
+};
 
 /// Serves until it is told to stop; then all connections end at once.
 pub(super) fn run(
     listener: std::net::TcpListener,
     shared: &Arc<Shared>,
-    acceptor: &TlsAcceptor,
+    credentials: &Credentials,
     mut stopped: watch::Receiver<bool>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -32,7 +37,7 @@ pub(super) fn run(
                     Err(_) => continue,
                 },
             };
-            let (shared, acceptor) = (Arc::clone(shared), acceptor.clone());
+            let (shared, acceptor) = (Arc::clone(shared), credentials.acceptor(shared.behaviour().http2));
             connections.spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -40,10 +45,14 @@ pub(super) fn run(
                     let shared = Arc::clone(&shared);
                     async move { answers::answer(&shared, request).await }
                 });
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+                let stream = TokioIo::new(stream);
+                let _ = if http2 {
+                    let mut builder = http2::Builder::new(TokioExecutor::new());
+                    builder.timer(TokioTimer::new()).serve_connection(stream, service).await
+                } else {
+                    http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await
+                };
             });
             while connections.try_join_next().is_some() {}
         }

@@ -13,11 +13,15 @@ use tokio_rustls::{
     },
 };
 
+/// The name of HTTP/2 in TLS.
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// An authority of its own, and a server's certificate of it.
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
     authority: String,
-    server: Arc<ServerConfig>,
+    /// Of a server that speaks HTTP/1.1 only, and of one that speaks HTTP/2, too.
+    servers: [Arc<ServerConfig>; 2],
 }
 
 impl Credentials {
@@ -34,11 +38,13 @@ impl Credentials {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], private)?;
-        Ok(Self { authority, server: Arc::new(server) })
+        let mut both = server.clone();
+        both.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { authority, servers: [server, both].map(Arc::new) })
     }
 
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.server))
+    pub fn acceptor(&self, http2: bool) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.servers[usize::from(http2)]))
     }
 
     /// The certificate of the authority.

@@ -46,11 +46,12 @@ fn a_pods_labels_count_from_the_start_however_late_the_watch_is() -> Result<()> 
     hold(allowed(&friend, &guarded, tcp(80)))?;
     // The same name, but another pod; the old one's labels must not count for it.
     let uid = "another-uid";
+    scene.server.delete("pods", "shop/stranger");
     scene.server.put(pod_object("stranger", uid, &json!({"app": "friend"}), &[]));
     drop(stranger);
     let again = scene.node.kubelet_sandbox("shop/stranger", uid)?.add()?;
     hold(allowed(&again, &guarded, tcp(80)))?;
-    // When the watch catches up, it tells of older states first.
+    // When the watch catches up, it tells of older states first, and that the old one is gone.
     scene.server.behave(|server| server.silent = false);
     for _ in 0..20 {
         hold(allowed(&again, &guarded, tcp(80)))?;

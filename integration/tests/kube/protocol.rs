@@ -165,6 +165,61 @@ fn kinds_that_are_not_installed_are_noticed_when_they_appear() -> Result<()> {
 }
 
 #[test]
+fn policies_that_may_not_be_seen_for_a_while_stay_in_force() -> Result<()> {
+    needs_root!();
+    let scene = Scene::new()?;
+    let policies = "globalnetworkpolicies.projectcalico.org";
+    scene.server.put(json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": policies},
+    }));
+    scene.server.serve(policies, true);
+    let policy = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "calico"},
+        "spec": {"selector": "all()", "types": ["Ingress"], "ingress": [{"action": "Allow"}]},
+    });
+    scene.server.put(policy.clone());
+    scene.node.start_daemon()?;
+    scene.wait_for_policies(&["calico"])?;
+    let stays = || -> Result<()> {
+        for _ in 0..20 {
+            scene.wait_for_policies(&["calico"])?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    };
+    // The role is replaced, or a server starts that does not know of roles yet.
+    for code in [403, 404] {
+        scene.server.behave(|server| server.refuses = [("globalnetworkpolicies", code)].into());
+        scene.server.end_watches();
+        scene.wait_until_live(false)?;
+        stays()?;
+        scene.server.behave(|server| server.refuses.clear());
+        scene.wait_until_live(true)?;
+        stays()?;
+    }
+    // A daemon that starts meanwhile knows of them by the copy.
+    std::thread::sleep(Duration::from_secs(3));
+    scene.server.behave(|server| server.refuses = [("globalnetworkpolicies", 403)].into());
+    scene.node.kill_daemon();
+    scene.node.start_daemon()?;
+    stays()?;
+    ensure!(scene.cluster()?["live"] == false, "{}", scene.cluster()?);
+    scene.server.behave(|server| server.refuses.clear());
+    scene.wait_until_live(true)?;
+    // What is uninstalled is gone.
+    scene.server.serve(policies, false);
+    scene.server.delete("customresourcedefinitions.apiextensions.k8s.io", policies);
+    scene.server.end_watches();
+    scene.wait_for_policies(&[])?;
+    scene.wait_until_live(true)?;
+    // Nobody has told of any since: forbidden is as good as none.
+    scene.server.behave(|server| server.refuses = [("globalnetworkpolicies", 403)].into());
+    scene.node.kill_daemon();
+    scene.node.start_daemon()?;
+    scene.wait_until_live(true)
+}
+
+#[test]
 fn a_server_that_hangs_or_forbids_is_told_of() -> Result<()> {
     needs_root!();
     let scene = follows(|_| {})?;

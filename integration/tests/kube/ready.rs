@@ -44,9 +44,19 @@ impl Installing {
 
     /// What the readiness probe of the manifest is answered.
     fn probe(&self) -> Result<String> {
+        self.get("healthz", &["-w", "%{http_code}"])
+    }
+
+    fn get(&self, path: &str, flags: &[&str]) -> Result<String> {
         let mut curl = self.scene.node.netns().command("curl")?;
-        curl.args(["-s", "--max-time", "5", "-w", "%{http_code}", "http://127.0.0.1:9477/healthz"]);
+        curl.args(["-s", "--max-time", "5"]).args(flags).arg(format!("http://127.0.0.1:9477/{path}"));
         Ok(String::from_utf8(curl.output()?.stdout)?)
+    }
+
+    /// One of the daemon's metrics, by its name and labels.
+    fn metric(&self, name: &str) -> Option<u64> {
+        let metrics = self.get("metrics", &[]).ok()?;
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     fn is_ready(&self) -> Result<()> {
@@ -165,4 +175,38 @@ fn a_node_that_is_made_anew_is_told_of_again_and_refusals_are_outlived() -> Resu
     it.scene.server.behave(|server| server.refuses.clear());
     it.network_is_available()?;
     it.is_ready()
+}
+
+#[test]
+fn a_cluster_that_does_not_tell_is_in_the_metrics() -> Result<()> {
+    needs_root!();
+    let it = Installing::new()?;
+    it.scene.node.start_daemon()?;
+    it.scene.wait_until_live(true)?;
+    let [lists, expired, failures] = ["lists", "expired", "failures"]
+        .map(|what| format!("cambric_cluster_{what}_total{{resource=\"pods\"}}"));
+    let all = || it.get("metrics", &[]).unwrap_or_default();
+    ensure!(it.metric("cambric_cluster_live") == Some(1), "{}", all());
+    ensure!(
+        [&lists, &expired, &failures].map(|name| it.metric(name)) == [Some(1), Some(0), Some(0)],
+        "{}",
+        all()
+    );
+    let problems = it.metric("cambric_problems");
+
+    it.scene.server.stop();
+    it.scene.wait_until_live(false)?;
+    ensure!(it.metric("cambric_cluster_live") == Some(0), "{}", all());
+    ensure!(it.metric("cambric_problems") == problems.map(|it| it + 1), "{}", all());
+    ensure!(eventually(PATIENCE, || it.metric("cambric_cluster_age_seconds") >= Some(2)), "{}", all());
+    ensure!(eventually(PATIENCE, || it.metric(&failures) >= Some(1)), "{}", all());
+
+    // What happened meanwhile is forgotten.
+    it.scene.server.compact();
+    it.scene.server.resume(it.scene.node.neighbour.netns())?;
+    it.scene.wait_until_live(true)?;
+    let is_counted = || it.metric(&expired) == Some(1) && it.metric(&lists) == Some(2);
+    ensure!(eventually(PATIENCE, is_counted), "{}", all());
+    ensure!(it.metric("cambric_cluster_age_seconds") == Some(0), "{}", all());
+    Ok(())
 }

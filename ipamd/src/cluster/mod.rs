@@ -63,6 +63,22 @@ pub trait Source: Send {
 pub trait SourceState: fmt::Debug + Send + Sync {
     /// What people are told.
     fn status(&self) -> ClusterStatus;
+
+    /// What has been counted since the start, by resource.
+    fn counts(&self) -> Vec<(String, SourceCounts)> {
+        Vec::new()
+    }
+}
+
+/// What a source has gone through with a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// Lists that were told to their ends.
+    pub lists: u64,
+    /// Times that the server had forgotten what happened since it was heard last, so that a list had to follow.
+    pub expired: u64,
+    /// Other times that it did not tell.
+    pub failures: u64,
 }
 
 /// The source of a node without a cluster: an empty one that never changes.

@@ -1,8 +1,13 @@
 //! What the daemon counts and measures, in Prometheus' terms.
 
+mod cluster;
 mod http;
 
-use std::{fmt::Write as _, sync::atomic::AtomicU64, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use ipamd_api::{ErrorKind, wire::Pool};
 use prometheus_client::{
@@ -13,7 +18,7 @@ use prometheus_client::{
 
 pub use http::serve;
 
-use crate::node::Node;
+use crate::{cluster::SourceState, node::Node};
 
 /// Bounds of the latency histograms, in seconds: an ADD's share in the daemon is a few milliseconds, most of it disk.
 const LATENCIES: [f64; 11] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -84,6 +89,7 @@ pub struct Metrics {
     events_lost: Counter,
     events_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
+    source: Option<Arc<dyn SourceState>>,
 }
 
 impl Default for Metrics {
@@ -109,6 +115,7 @@ impl Default for Metrics {
             events_lost: Counter::default(),
             events_suppressed: Counter::default(),
             problems: Gauge::default(),
+            source: None,
         };
         metrics.register();
         metrics.register_policy();
@@ -117,6 +124,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Metrics that tell of the cluster's source, too.
+    pub fn about(source: Option<Arc<dyn SourceState>>) -> Self {
+        let mut metrics = Self { source: source.clone(), ..Self::default() };
+        if let Some(source) = source {
+            metrics.registry.register_collector(Box::new(cluster::Cluster(source)));
+        }
+        metrics
+    }
+
     fn register(&mut self) {
         let registry = &mut self.registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -251,7 +267,9 @@ impl Metrics {
     pub fn render(&self, node: &Node) -> String {
         let status = node.status();
         self.endpoints.set(status.endpoints);
-        self.problems.set(status.problems.len() as u64);
+        // A cluster that is not told of is one more, as in cambricctl status.
+        let stale = self.source.as_ref().is_some_and(|it| !it.status().live);
+        self.problems.set(status.problems.len() as u64 + u64::from(stale));
         for Pool { name, capacity, used, .. } in node.pools() {
             for (state, count) in [("used", used), ("free", capacity.saturating_sub(used))] {
                 self.addresses.get_or_create(&PoolLabels { pool: name.clone(), state }).set(count);

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    reflector::{words, words_of},
+    failure::{words, words_of},
     resources::Resource,
     seen::Seen,
 };

@@ -2,10 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use hyper::body::Incoming;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
     Client, Config,
@@ -20,6 +20,11 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long any request may wait for the headers of its answer. Most wait less.
+const HEADERS: Duration = Duration::from_secs(35);
+/// How much of one answer, and of all on a connection, may be on the way before it is taken.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,11 @@ pub enum ClientError {
     /// Not an address of a server.
     #[error("--kube-api-server {0:?} is not the URL of a server, such as https://10.0.0.1:6443")]
     Server(String),
+    /// Not a name that a certificate can have.
+    #[error(
+        "tls-server-name {0:?} in the kubeconfig is not the name of a server, such as kubernetes.example.org"
+    )]
+    ServerName(String),
     /// The credentials cannot be used.
     #[error("cannot make a client of the API server: {0}")]
     Credentials(#[from] kube::Error),
@@ -64,12 +74,9 @@ pub(super) async fn config(kubeconfig: Option<&Path>, server: Option<&str>) -> R
     Ok(config)
 }
 
-/// A client whose connections notice that the server is gone. It belongs to the runtime that it is used in. `answered` is
-/// called when the server begins an answer that is no refusal.
-pub(super) fn client(
-    config: &Config,
-    answered: impl Fn() + Clone + Send + 'static,
-) -> Result<Client, ClientError> {
+/// A client whose connections notice that the server is gone. It belongs to the runtime that it is used in. It speaks HTTP/2
+/// where the server does, and HTTP/1.1 else.
+pub(super) fn client(config: &Config) -> Result<Client, ClientError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT));
@@ -77,17 +84,27 @@ pub(super) fn client(
     connector.set_keepalive(Some(KEEPALIVE));
     connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let mut builder =
+        HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(|_| ClientError::ServerName(name.clone()))?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let connector = builder.enable_all_versions().wrap_connector(connector);
+    let http = HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .http2_keep_alive_timeout(KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES)
+        .build::<_, kube::client::Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .map_err(BoxError::from)
-        .map_response(move |response: http::Response<Incoming>| {
-            if response.status().is_success() {
-                answered();
-            }
-            response
-        })
-        .service(HttpClient::builder(TokioExecutor::new()).build(connector));
+        // Of the wait for the headers; what follows may take as long as a watch.
+        .timeout(HEADERS)
+        .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))
 }

@@ -11,7 +11,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::reflector::words_of;
+use super::failure::words_of;
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use std::{
 use ipamd_api::wire::ClusterStatus;
 
 use super::resources::{RESOURCES, Resource};
-use crate::cluster::SourceState;
+use crate::cluster::{SourceCounts, SourceState};
 
 /// The state of the connection.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ struct State {
     listed: BTreeSet<String>,
     /// Resources that the server does not tell of now, since when, and why.
     troubles: BTreeMap<String, (SystemTime, String)>,
+    counts: BTreeMap<String, SourceCounts>,
     /// When the last daemon heard of the server; while this one has not.
     inherited: Option<SystemTime>,
     /// Whether the copy of the last state is in use.
@@ -45,14 +46,18 @@ impl Contact {
         let name = resource.to_string();
         let ended = state.troubles.remove(&name).is_some();
         if whole {
+            state.counts.entry(name.clone()).or_default().lists += 1;
             state.listed.insert(name);
         }
         ended
     }
 
-    /// A resource is not told of. Returns whether that is news.
-    pub fn trouble(&self, resource: &Resource, why: String) -> bool {
+    /// A resource is not told of; `expired` if the server has forgotten what happened since. Returns whether that is news.
+    pub fn trouble(&self, resource: &Resource, why: String, expired: bool) -> bool {
         let mut state = self.state();
+        let counts = state.counts.entry(resource.to_string()).or_default();
+        let counter = if expired { &mut counts.expired } else { &mut counts.failures };
+        *counter += 1;
         let now = SystemTime::now();
         let known = state.troubles.entry(resource.to_string()).or_insert((now, String::new()));
         let is_news = known.1 != why;
@@ -93,6 +98,10 @@ impl SourceState for Contact {
             trouble: state.troubles.values().min().map(|(_, why)| why.clone()),
         }
     }
+
+    fn counts(&self) -> Vec<(String, SourceCounts)> {
+        self.state().counts.iter().map(|(resource, counts)| (resource.clone(), *counts)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -116,12 +125,15 @@ mod tests {
         assert_eq!((status.live, status.age_seconds, status.trouble), (true, Some(0), None));
 
         let pods = Resource::of(Kind::Pod);
-        assert!(contact.trouble(pods, "refused".into()));
-        assert!(!contact.trouble(pods, "refused".into()));
-        assert!(contact.trouble(pods, "reset".into()));
+        assert!(contact.trouble(pods, "refused".into(), false));
+        assert!(!contact.trouble(pods, "refused".into(), false));
+        assert!(contact.trouble(pods, "reset".into(), false));
         let status = contact.status();
         assert_eq!((status.live, status.trouble.as_deref()), (false, Some("reset")));
         assert!(contact.heard(pods, false));
         assert!(contact.status().live);
+        contact.trouble(pods, "expired".into(), true);
+        let counts = contact.counts().into_iter().find(|it| it.0 == "pods").unwrap().1;
+        assert_eq!(counts, SourceCounts { lists: 1, expired: 1, failures: 3 });
     }
 }

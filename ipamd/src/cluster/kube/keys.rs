@@ -28,6 +28,8 @@ pub(super) struct Keys {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     version: Version,
+    /// A hash of what tells it from others that had its name.
+    uid: u64,
     /// A hash of what is kept of it.
     content: u64,
     /// The list that had it last.
@@ -71,20 +73,36 @@ impl Keys {
         self.note(seen, true)
     }
 
-    /// An object is gone.
-    pub fn gone(&mut self, key: &str) {
-        self.known.remove(key);
+    /// An object is gone, in its last state. It is no news that one is gone which had the name before the one that is known.
+    pub fn gone(&mut self, seen: &Seen) -> News {
+        let key = seen.key();
+        let Some(known) = self.known.get(&key) else { return News::Known };
+        let is_former = known.uid != self.hasher.hash_one(seen.uid());
+        if is_former || known.asked && self.version(seen.version()).is_older_than(known.version) {
+            return News::Known;
+        }
+        self.known.remove(&key);
+        News::Changed
     }
 
-    /// The list has ended. Returns which objects were not in it.
-    pub fn done(&mut self) -> Vec<Box<str>> {
+    /// The list has ended. Returns which objects were not in it. One that was asked for may be newer than the list, which a
+    /// server that lags tells of.
+    pub fn done(&mut self, version: Option<&str>) -> Vec<Box<str>> {
         self.whole = true;
         let list = self.list;
-        let gone: Vec<_> = self.known.iter().filter(|it| it.1.list != list).map(|it| it.0.clone()).collect();
+        let of = version.map(|it| self.version(it));
+        let is_newer = |it: &Known| it.asked && of.is_some_and(|of| of.is_older_than(it.version));
+        let gone = self.known.iter().filter(|(_, it)| it.list != list && !is_newer(it));
+        let gone: Vec<_> = gone.map(|it| it.0.clone()).collect();
         for key in &gone {
             self.known.remove(key);
         }
         gone
+    }
+
+    /// Whether no object is known.
+    pub fn are_none(&self) -> bool {
+        self.known.is_empty()
     }
 
     /// Whether a list was told to its end.
@@ -95,9 +113,10 @@ impl Keys {
     fn note(&mut self, seen: &Seen, asked: bool) -> News {
         let version = self.version(seen.version());
         let content = self.hasher.hash_one(&seen.body);
+        let uid = self.hasher.hash_one(seen.uid());
         let list = self.list;
         let Some(known) = self.known.get_mut(&seen.key()) else {
-            self.known.insert(seen.key(), Known { version, content, list, asked });
+            self.known.insert(seen.key(), Known { version, uid, content, list, asked });
             return News::Changed;
         };
         known.list = list;
@@ -106,6 +125,7 @@ impl Keys {
         }
         known.asked = asked;
         known.version = version;
+        known.uid = uid;
         if known.content == content {
             return News::Known;
         }
@@ -142,13 +162,14 @@ mod tests {
             assert_eq!(keys.listed(&seen(name, "1")), News::Changed);
         }
         assert!(!keys.are_whole());
-        assert!(keys.done().is_empty());
+        assert!(keys.done(None).is_empty());
         assert!(keys.are_whole());
         keys.begin();
         assert_eq!(keys.listed(&seen("a", "1")), News::Known);
         assert_eq!(keys.listed(&seen("b", "x")), News::Changed);
-        assert_eq!(&*keys.done(), ["c".into()]);
-        keys.gone("a");
+        assert_eq!(&*keys.done(Some("2")), ["c".into()]);
+        assert_eq!(keys.gone(&seen("a", "2")), News::Changed);
+        assert_eq!(keys.gone(&seen("a", "2")), News::Known);
         assert_eq!(keys.seen(&seen("a", "1")), News::Changed);
     }
 
@@ -173,6 +194,36 @@ mod tests {
         assert_eq!(keys.seen(&seen("a", "10")), News::Known);
         // A server that was restored from a backup counts from an earlier number.
         assert_eq!(keys.seen(&seen("a", "5")), News::Changed);
-        assert!(keys.done().is_empty());
+        assert!(keys.done(None).is_empty());
+    }
+
+    fn of_uid(name: &str, version: &str, uid: &str) -> Seen {
+        Seen::of(json!({"metadata": {"name": name, "resourceVersion": version, "uid": uid}}))
+    }
+
+    /// A pod of a StatefulSet is made anew under its name; its container asks for it, and the watch lags behind.
+    #[test]
+    fn the_end_of_the_former_bearer_of_a_name_is_not_that_of_the_one_that_was_asked_for() {
+        let mut keys = Keys::default();
+        keys.begin();
+        assert_eq!(keys.listed(&of_uid("web-0", "1", "old")), News::Changed);
+        assert!(keys.done(Some("1")).is_empty());
+        assert_eq!(keys.asked_for(&of_uid("web-0", "10", "new")), News::Changed);
+        assert_eq!(keys.seen(&of_uid("web-0", "7", "old")), News::Known);
+        assert_eq!(keys.gone(&of_uid("web-0", "8", "old")), News::Known);
+        // A list of a server that lags is no other matter, with the old one in it or without.
+        for has_old in [true, false] {
+            keys.begin();
+            if has_old {
+                assert_eq!(keys.listed(&of_uid("web-0", "7", "old")), News::Known);
+            }
+            assert!(keys.done(Some("9")).is_empty());
+        }
+        assert_eq!(keys.seen(&of_uid("web-0", "9", "new")), News::Known);
+        assert_eq!(keys.gone(&of_uid("web-0", "12", "new")), News::Changed);
+        // One that is not in a list which is newer is gone.
+        assert_eq!(keys.asked_for(&of_uid("web-1", "13", "u")), News::Changed);
+        keys.begin();
+        assert_eq!(&*keys.done(Some("14")), ["web-1".into()]);
     }
 }

@@ -6,15 +6,22 @@
 mod asking;
 mod cache;
 mod client;
+mod collection;
 mod condition;
 mod contact;
+mod definitions;
+mod exchange;
+mod failure;
 mod keys;
+mod pause;
 mod reflector;
 mod resources;
 mod seen;
+mod streams;
+mod told;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,8 +30,7 @@ use std::{
 
 use tokio::{
     sync::{
-        Notify,
-        mpsc::{Receiver, channel},
+        mpsc::{Receiver, Sender, channel},
         oneshot,
     },
     task::JoinSet,
@@ -34,11 +40,14 @@ use tokio::{
 use self::{
     asking::{Answer, LocalPods},
     cache::Cache,
+    collection::Collection,
     contact::Contact,
+    definitions::Definitions,
     keys::{Keys, News},
-    reflector::{Reflector, Report, Told},
+    reflector::{Absence, Audience, Reflector, Told, Unheard},
     resources::{RESOURCES, Resource},
     seen::Seen,
+    streams::Streams,
 };
 pub use self::{
     asking::{AskError, Asking},
@@ -89,7 +98,27 @@ impl Access {
 /// # Errors
 /// The credentials cannot be used.
 pub fn client(config: &kube::Config) -> Result<kube::Client, ClientError> {
-    client::client(config, || {})
+    client::client(config)
+}
+
+/// What is told, and of which resource.
+#[derive(Debug)]
+struct Report {
+    resource: &'static Resource,
+    told: Told,
+}
+
+/// Takes what is told of a resource to the cluster.
+#[derive(Debug)]
+struct Reporter {
+    resource: &'static Resource,
+    reports: Sender<Report>,
+}
+
+impl Audience for Reporter {
+    async fn hear(&mut self, told: Told) -> Result<(), Unheard> {
+        self.reports.send(Report { resource: self.resource, told }).await.map_err(|_| Unheard)
+    }
 }
 
 /// The API of a cluster.
@@ -123,19 +152,20 @@ impl Kube {
         let cache = Cache::open(copy, server);
         let contact = Arc::new(Contact::new(server.into(), cache.heard()));
         let (reporting, reports) = channel(ROOM);
-        let definitions = reflector::definitions();
+        // All share one client, and over HTTP/2 one connection.
+        let client = client(config)?;
+        let streams = Arc::new(Streams::default());
+        let definitions = Definitions::new();
         let mut tasks = JoinSet::new();
         for resource in &RESOURCES {
-            let defined = definitions.get(&resource.definition()).cloned();
-            let answered = Arc::new(Notify::new());
-            let client = client::client(config, {
-                let answered = Arc::clone(&answered);
-                move || answered.notify_one()
-            })?;
-            let reflector = Reflector::new(resource, client, answered, reporting.clone());
-            tasks.spawn(reflector.follow(defined));
+            let defined = definitions.follow(resource).filter(|_| resource.optional);
+            let reporter = Reporter { resource, reports: reporting.clone() };
+            let (collection, streams) = (Collection::of(resource), Arc::clone(&streams));
+            let reflector = Reflector::new(collection, client.clone(), streams, reporter).defined(defined);
+            tasks.spawn(reflector.follow());
         }
-        tasks.spawn(reflector::watch_definitions(client(config)?, definitions));
+        let collection = Collection::of_definitions();
+        tasks.spawn(Reflector::new(collection, client, streams, definitions).follow());
         let local = LocalPods::default();
         let (asking, answers) = Asking::new(config.clone(), local.clone());
         let kube = Self {
@@ -159,7 +189,7 @@ impl Kube {
             tokio::select! {
                 report = self.reports.recv() => {
                     let Some(report) = report else { break };
-                    if !matches!(report.told, Told::Trouble(_)) {
+                    if !matches!(report.told, Told::Trouble(_) | Told::Expired(_)) {
                         progress = Instant::now();
                     }
                     self.mirror.take(report);
@@ -256,6 +286,8 @@ struct Mirror {
     changes: Vec<Change>,
     refusals: BTreeMap<(String, Box<str>), Refusal>,
     refusals_changed: bool,
+    /// Resources that may not be seen, and are taken to have no objects.
+    forbidden: BTreeSet<String>,
     /// This node.
     node: Box<str>,
     /// Which of its pods have come, with their UIDs, and gone.
@@ -272,6 +304,7 @@ impl Mirror {
             changes: Vec::new(),
             refusals: BTreeMap::new(),
             refusals_changed: true,
+            forbidden: BTreeSet::new(),
             node: node.into(),
             local: Vec::new(),
             interned: Interned::default(),
@@ -302,17 +335,8 @@ impl Mirror {
     }
 
     fn take(&mut self, Report { resource, told }: Report) {
-        if let Told::Trouble(why) = told {
-            if self.contact.trouble(resource, why.clone()) {
-                tracing::warn!(%resource, why, "the API server does not tell of this resource; what it told stays");
-            }
-            return;
-        }
-        let whole = matches!(told, Told::Done | Told::Missing);
-        if self.contact.heard(resource, whole) {
-            tracing::info!(%resource, "the API server tells of this resource again");
-        }
         match told {
+            // That a list begins says nothing yet: it may be refused in its midst.
             Told::Begin => self.keys(resource).begin(),
             Told::Listed(seen) => {
                 if self.keys(resource).listed(&seen) == News::Changed {
@@ -320,22 +344,53 @@ impl Mirror {
                 }
             }
             Told::Put(seen) => {
+                self.heard(resource, false);
                 if self.keys(resource).seen(&seen) == News::Changed {
                     self.put(resource, &seen);
                 }
             }
             Told::Gone(seen) => {
-                let key = seen.key();
-                self.keys(resource).gone(&key);
-                self.remove(resource, &key);
+                self.heard(resource, false);
+                if self.keys(resource).gone(&seen) == News::Changed {
+                    self.remove(resource, &seen.key());
+                }
             }
-            Told::Missing => {
-                self.keys(resource).begin();
-                self.done(resource);
+            Told::Done(version) => {
+                self.heard(resource, true);
+                self.forbidden.remove(&resource.to_string());
+                self.done(resource, Some(&version));
             }
-            Told::Done => self.done(resource),
-            Told::Answered | Told::Trouble(_) => {}
+            Told::Answered => self.heard(resource, false),
+            Told::Missing(absence, why) => self.missing(resource, absence, why),
+            Told::Expired(why) => self.trouble(resource, why, true),
+            Told::Trouble(why) => self.trouble(resource, why, false),
         }
+    }
+
+    fn heard(&self, resource: &Resource, whole: bool) {
+        if self.contact.heard(resource, whole) {
+            tracing::info!(%resource, "the API server tells of this resource again");
+        }
+    }
+
+    fn trouble(&self, resource: &Resource, why: String, expired: bool) {
+        if self.contact.trouble(resource, why.clone(), expired) {
+            tracing::warn!(%resource, why, "the API server does not tell of this resource; what it told stays");
+        }
+    }
+
+    /// A resource is not there, or may not be seen. What is in force goes only when it is certain that the resource is gone:
+    /// a server that starts, or a role that is replaced, says so for a moment of what is there.
+    fn missing(&mut self, resource: &'static Resource, absence: Absence, why: String) {
+        if absence != Absence::Certain && !self.keys(resource).are_none() {
+            return self.trouble(resource, why, false);
+        }
+        if absence == Absence::Forbidden && self.forbidden.insert(resource.to_string()) {
+            tracing::warn!(%resource, why, "the API server forbids to see this resource; it is taken to have no objects");
+        }
+        self.heard(resource, true);
+        self.keys(resource).begin();
+        self.done(resource, None);
     }
 
     fn asked_for(&mut self, resource: &'static Resource, seen: &Seen) {
@@ -344,8 +399,9 @@ impl Mirror {
         }
     }
 
-    fn done(&mut self, resource: &Resource) {
-        for key in self.keys(resource).done() {
+    /// A list has ended; it was of that version.
+    fn done(&mut self, resource: &Resource, version: Option<&str>) {
+        for key in self.keys(resource).done(version) {
             self.remove(resource, &key);
         }
         self.cache.set_complete(resource);

@@ -1,374 +1,527 @@
-//! Follows one resource: lists it once, then watches it for good, through whatever becomes of the server.
+//! Follows one collection: lists it once, then watches it for good, through whatever becomes of the server.
+//!
+//! A list is streamed where the server can (`streams.rs`); after any other answer it is asked for in pages, at once. What is
+//! listed is one state of the collection, and the watch goes on from there.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{
-    Api, Client, ResourceExt,
-    core::PartialObjectMeta,
-    runtime::{
-        utils::Backoff,
-        watcher::{self, Event, InitialListStrategy},
-    },
-};
+use kube::Client;
 use tokio::{
-    sync::{Notify, mpsc::Sender},
-    time::{sleep, timeout},
+    sync::watch::Receiver,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    resources::{RESOURCES, Resource},
+    collection::Collection,
+    definitions::Presence,
+    failure::Failure,
+    pause::{self, Pause},
     seen::Seen,
+    streams::{Streams, Verdict, verdict},
+    told::{self, Event, Watch},
 };
 
-/// Objects of a list that is not streamed come so many at a time.
-const PAGE: u32 = 500;
-/// Within how long the nodes of a cluster list anew what a server has forgotten the history of, which it does for all of
-/// them at once.
-const RELIST: Duration = Duration::from_secs(5);
-/// How long the server may say nothing while it is asked for everything.
+/// How many objects are asked for at a time. A list whose rest is forgotten before it is told is begun anew with more of
+/// them, at last with all: what the server offers instead, a rest of another state, would not be one list.
+const PAGES: [Option<u32>; 3] = [Some(500), Some(5000), None];
+/// How long a streamed list may say nothing before it is asked for in pages. A server that does not know of streamed lists
+/// may answer with a watch that never says where the list ends.
+const STREAM_SILENCE: Duration = Duration::from_secs(5);
+/// How often a server that is busy is asked for a stream, in a row.
+const STREAM_TRIES: u32 = 2;
+/// How long a server may say nothing before and in an answer.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How often is looked for a resource whose definition nobody has told of; it may be served by another API server.
-const LOOK_AGAIN: Duration = Duration::from_mins(15);
-/// A definition is there a moment before its resource.
-const LOOKS_FOR_DEFINED: u32 = 15;
+/// How long a watch may say nothing before another one is begun: a real server sends a bookmark a minute.
+const IDLE: Duration = Duration::from_secs(150);
+/// A watch that holds for so long is one. Servers may refuse inside a stream that they have begun.
+const SETTLED: Duration = Duration::from_secs(1);
+/// A watch that ends sooner than this, and has told nothing, is as good as none.
+const SHORT: Duration = Duration::from_secs(5);
+/// How many watches may fail in a row before everything is listed anew: the version that they begin from may be why.
+const WATCH_TRIES: u32 = 3;
+/// The longest pause before a resource is looked for that is missing or forbidden while nobody tells of its definition; it
+/// may be served by another API server.
+const LOOK_AGAIN: Duration = Duration::from_mins(5);
+const LOOK_FOR_ABSENT: Duration = Duration::from_mins(15);
 
-/// What is told of a resource.
+/// What is told of a collection.
 #[derive(Debug)]
 pub(super) enum Told {
     /// All objects follow.
     Begin,
     /// One of all.
     Listed(Seen),
-    /// These were all.
-    Done,
+    /// These were all, at this version.
+    Done(String),
     /// An object is new or has changed.
     Put(Seen),
-    /// An object is gone.
+    /// An object is gone; also while all follow.
     Gone(Seen),
-    /// The resource is not there.
-    Missing,
+    /// There is no such resource, or none that may be seen, as the server says.
+    Missing(Absence, String),
     /// The server has begun an answer; more may follow at any time.
     Answered,
+    /// The server has forgotten what happened since it told last; all objects follow.
+    Expired(String),
     /// The server does not tell, for this reason.
     Trouble(String),
 }
 
-/// What is told, and of which resource.
-#[derive(Debug)]
-pub(super) struct Report {
-    pub resource: &'static Resource,
-    pub told: Told,
-}
-
-/// Wakes those who wait for their definition, by its name.
-pub(super) type Definitions = HashMap<String, Arc<Notify>>;
-
-/// The definitions that may appear.
-pub(super) fn definitions() -> Definitions {
-    let optional = RESOURCES.iter().filter(|it| it.optional);
-    optional.map(|it| (it.definition(), Arc::new(Notify::new()))).collect()
-}
-
-/// Tells of definitions that appear or change.
-pub(super) async fn watch_definitions(client: Client, definitions: Definitions) {
-    let api = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client);
-    let mut pause = watcher::DefaultBackoff::default();
-    let mut events = pin!(watcher::watcher(api, watcher::Config::default().timeout(watch_seconds())));
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Apply(definition) | Event::InitApply(definition)) => {
-                if let Some(waiting) = definitions.get(&definition.name_any()) {
-                    waiting.notify_one();
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, "definitions of resources cannot be watched");
-                sleep(spread(pause.next())).await;
-            }
-        }
-    }
+/// What a server means that does not show a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// It is not defined.
+    Certain,
+    /// It is not there, but may be defined: a server that starts says so for a moment.
+    Unclear,
+    /// It may not be seen: a role may be about to be replaced.
+    Forbidden,
 }
 
 /// Nobody listens any more.
-struct Unheard;
+#[derive(Debug)]
+pub(super) struct Unheard;
 
-/// What follows on a watcher that is given up.
-enum Next {
-    /// Another one.
-    Again,
-    /// There is no such resource.
-    Missing,
+/// Who is told.
+pub(super) trait Audience {
+    /// Takes it in.
+    fn hear(&mut self, told: Told) -> impl Future<Output = Result<(), Unheard>> + Send;
 }
 
-/// Follows a resource: lists it once, then watches it for good.
-pub(super) struct Reflector {
-    resource: &'static Resource,
-    api: Api<Seen>,
-    /// The server has begun an answer.
-    answered: Arc<Notify>,
-    reports: Sender<Report>,
-    pause: watcher::DefaultBackoff,
-    /// Whether the server can stream a list: since Kubernetes 1.27, by default since 1.32.
-    streaming: bool,
-    /// How often to look quickly for what is missing.
-    looks: u32,
+/// Why something has ended before its time.
+enum End {
+    Unheard,
+    Failed(Failure),
 }
 
-impl Reflector {
-    pub fn new(
-        resource: &'static Resource,
-        client: Client,
-        answered: Arc<Notify>,
-        reports: Sender<Report>,
-    ) -> Self {
+impl From<Unheard> for End {
+    fn from(_: Unheard) -> Self {
+        Self::Unheard
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// How a watch ends that was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// By the server, or after it has said nothing for long.
+    Well,
+    /// With its connection, as when a server ends. Whether another one is there is found out at once, and told then.
+    Broken,
+}
+
+/// What has been told so far: everything until a version, and where more comes from if the list was a stream.
+struct Position {
+    version: String,
+    stream: Option<Watch>,
+}
+
+/// Follows a collection.
+pub(super) struct Reflector<A> {
+    collection: Collection,
+    client: Client,
+    audience: A,
+    streams: Arc<Streams>,
+    /// Of its definition, if it may be missing.
+    defined: Option<Receiver<Presence>>,
+    pause: Pause,
+    /// Streamed lists that a busy server has refused in a row.
+    busy: u32,
+    /// Watches in a row that failed.
+    failed: u32,
+    /// The newest version that was told, which no list may be older than.
+    known: String,
+}
+
+impl<A: Audience + Send> Reflector<A> {
+    pub fn new(collection: Collection, client: Client, streams: Arc<Streams>, audience: A) -> Self {
         Self {
-            resource,
-            api: Api::all_with(client, &resource),
-            answered,
-            reports,
-            pause: watcher::DefaultBackoff::default(),
-            streaming: true,
-            looks: LOOKS_FOR_DEFINED,
+            collection,
+            client,
+            audience,
+            streams,
+            defined: None,
+            pause: Pause::default(),
+            busy: 0,
+            failed: 0,
+            known: String::new(),
         }
     }
 
-    /// Follows the resource until nobody listens. `defined` is told of when its definition appears or changes.
-    pub async fn follow(mut self, defined: Option<Arc<Notify>>) {
+    /// The collection may be missing, which its definition tells.
+    pub fn defined(self, defined: Option<Receiver<Presence>>) -> Self {
+        Self { defined, ..self }
+    }
+
+    /// Follows it until nobody listens.
+    pub async fn follow(mut self) {
+        while self.live().await.is_ok() {}
+    }
+
+    /// From one list to the next.
+    async fn live(&mut self) -> Result<(), Unheard> {
+        let mut position = match self.everything().await {
+            Ok(position) => position,
+            Err(End::Unheard) => return Err(Unheard),
+            Err(End::Failed(failure)) => return self.wait_after(&failure).await,
+        };
+        self.pause.reset();
+        self.busy = 0;
+        self.failed = 0;
         loop {
-            match self.live().await {
-                Ok(Next::Again) => {}
-                Ok(Next::Missing) => {
-                    if self.tell(Told::Missing).await.is_err() {
-                        return;
-                    }
-                    self.wait_for_definition(defined.as_deref()).await;
+            let (begun, before) = (Instant::now(), position.version.clone());
+            let ended = match self.watch(&mut position).await {
+                Err(End::Unheard) => return Err(Unheard),
+                Err(End::Failed(failure)) => Err(failure),
+                Ok(ended) => Ok(ended),
+            };
+            let held = ended.is_ok() && begun.elapsed() > SHORT;
+            let served = held || before != position.version;
+            self.failed = if served { 0 } else { self.failed + 1 };
+            self.known.clone_from(&position.version);
+            let failure = match ended {
+                Ok(Ended::Well) if served => continue,
+                Ok(_) if self.failed < WATCH_TRIES => {
+                    sleep(self.pause.next(pause::LONGEST)).await;
+                    continue;
                 }
-                Err(Unheard) => return,
+                Ok(_) => Failure::Broken("its watches end as soon as they begin".into()),
+                Err(failure) => failure,
+            };
+            self.wait_after(&failure).await?;
+            if self.begins_anew(&failure) {
+                return Ok(());
             }
         }
     }
 
-    async fn tell(&self, told: Told) -> Result<(), Unheard> {
-        self.reports.send(Report { resource: self.resource, told }).await.map_err(|_| Unheard)
+    /// Whether everything must be listed after a watch has failed, because its version may be why.
+    fn begins_anew(&self, failure: &Failure) -> bool {
+        match failure {
+            // The version is not to blame.
+            Failure::Silent(_) | Failure::Broken(_) => false,
+            Failure::Refused(refusal) if matches!(refusal.code, 401 | 403 | 408 | 429 | 503) => false,
+            Failure::Refused(refusal) if refusal.code < 500 => true,
+            Failure::Refused(_) | Failure::Garbage(_) => self.failed >= WATCH_TRIES,
+        }
     }
 
-    /// One watcher's life.
-    async fn live(&mut self) -> Result<Next, Unheard> {
-        let mut events = pin!(watcher::watcher(self.api.clone(), self.config()));
-        let mut listing = true;
+    async fn tell(&mut self, told: Told) -> Result<(), Unheard> {
+        self.audience.hear(told).await
+    }
+
+    /// Tells everything, by a stream if the server may do that, and by pages at once if it does not.
+    async fn everything(&mut self) -> Result<Position, End> {
+        let server = self.collection.server;
+        if !self.streams.may_be_asked(server) || self.busy >= STREAM_TRIES {
+            self.busy = 0;
+            return self.list().await;
+        }
+        let failure = match self.stream().await {
+            Err(End::Failed(failure)) => failure,
+            ended => return ended,
+        };
+        let verdict = verdict(&failure);
+        tracing::debug!(
+            resource = self.collection.name,
+            why = failure.words(),
+            ?verdict,
+            "a list is not streamed"
+        );
+        if verdict == Verdict::Busy {
+            self.busy += 1;
+            return Err(failure.into());
+        }
+        let position = self.list().await?;
+        if verdict == Verdict::Refused && self.streams.refused(server) {
+            tracing::info!(
+                resource = self.collection.name,
+                why = failure.words(),
+                "the API server does not stream lists; from now on they are asked for in pages"
+            );
+        }
+        Ok(position)
+    }
+
+    /// Tells everything by a stream.
+    async fn stream(&mut self) -> Result<Position, End> {
+        let mut watch =
+            Watch::begin(&self.client, &self.collection, &self.known, true, STREAM_SILENCE).await?;
+        self.tell(Told::Begin).await?;
         loop {
-            let event = tokio::select! {
-                event = events.next() => event,
-                () = self.answered.notified() => {
+            match watch.next(STREAM_SILENCE).await? {
+                Some(Event::Put(seen)) => self.tell(Told::Listed(seen)).await?,
+                // What happens while the server makes sure that it knows of everything comes before the end of the list.
+                Some(Event::Gone(seen)) => self.tell(Told::Gone(seen)).await?,
+                Some(Event::Bookmark { ends_list: false, .. }) => {}
+                Some(Event::Bookmark { version, ends_list: true }) => {
+                    self.tell(Told::Done(version.clone())).await?;
+                    return Ok(Position { version, stream: Some(watch) });
+                }
+                None => {
+                    return Err(Failure::Garbage("a stream ended before the list in it did".into()).into());
+                }
+            }
+        }
+    }
+
+    /// Tells everything by pages of one list.
+    async fn list(&mut self) -> Result<Position, End> {
+        let mut ended = Ok(Position { version: String::new(), stream: None });
+        for limit in PAGES {
+            ended = self.pages(limit).await;
+            match &ended {
+                Err(End::Failed(failure)) if failure.is_expired() => {}
+                _ => break,
+            }
+        }
+        if ended.is_err() {
+            // What was known may be what the server does not know: it may have been restored from a backup.
+            self.known.clear();
+        }
+        ended
+    }
+
+    async fn pages(&mut self, limit: Option<u32>) -> Result<Position, End> {
+        self.tell(Told::Begin).await?;
+        let (mut rest, mut version) = (None, None);
+        loop {
+            let page = told::page(&self.client, &self.collection, limit, rest.as_deref(), SILENCE).await?;
+            // All pages are of one version. If a server thinks otherwise, the watch tells what changed since the first.
+            let version = version.get_or_insert(page.version).clone();
+            for seen in page.items {
+                self.tell(Told::Listed(seen)).await?;
+            }
+            rest = page.rest;
+            if rest.is_none() {
+                self.tell(Told::Done(version.clone())).await?;
+                return Ok(Position { version, stream: None });
+            }
+        }
+    }
+
+    /// Tells what happens from a position on, until the server ends the watch.
+    async fn watch(&mut self, position: &mut Position) -> Result<Ended, End> {
+        let mut watch = match position.stream.take() {
+            Some(watch) => watch,
+            None => self.begin_watch(&position.version).await?,
+        };
+        let mut settled = false;
+        loop {
+            let patience = if settled { IDLE } else { SETTLED };
+            let event = match watch.next(patience).await {
+                Err(Failure::Silent(_)) if settled => return Ok(Ended::Well),
+                Err(Failure::Broken(why)) => {
+                    tracing::debug!(resource = self.collection.name, why, "a watch broke");
+                    return Ok(Ended::Broken);
+                }
+                Err(Failure::Silent(_)) => {
+                    settled = true;
                     self.tell(Told::Answered).await?;
                     continue;
                 }
-                // While it watches, the watcher itself sees to it that the server says something from time to time.
-                () = sleep(SILENCE), if listing => {
-                    // A server that does not know of streamed lists may answer with a watch that has no end.
-                    self.streaming = !self.streaming;
-                    self.tell(Told::Trouble("it does not answer".into())).await?;
-                    return Ok(Next::Again);
-                }
+                event => event?,
             };
-            let told = match event {
-                None => return Ok(Next::Again),
-                Some(Ok(event)) => {
-                    listing = match event {
-                        Event::Init => true,
-                        Event::InitDone => false,
-                        _ => listing,
-                    };
-                    if !listing {
-                        self.pause.reset();
-                        self.looks = LOOKS_FOR_DEFINED;
-                    }
-                    match event {
-                        Event::Init => Told::Begin,
-                        Event::InitApply(seen) => Told::Listed(seen),
-                        Event::InitDone => Told::Done,
-                        Event::Apply(seen) => Told::Put(seen),
-                        Event::Delete(seen) => Told::Gone(seen),
-                    }
+            let Some(event) = event else { return Ok(Ended::Well) };
+            settled = true;
+            self.pause.reset();
+            match event {
+                Event::Put(seen) => {
+                    seen.version().clone_into(&mut position.version);
+                    self.tell(Told::Put(seen)).await?;
                 }
-                Some(Err(error)) => {
-                    let next = self.understand(&error);
-                    if next.is_none() || is_gone(&error) {
-                        self.tell(Told::Trouble(explained(&error))).await?;
-                        sleep(pause_after(&error, self.pause.next())).await;
-                    }
-                    if let Some(next) = next {
-                        return Ok(next);
-                    }
-                    continue;
+                Event::Gone(seen) => {
+                    seen.version().clone_into(&mut position.version);
+                    self.tell(Told::Gone(seen)).await?;
                 }
-            };
-            self.tell(told).await?;
-        }
-    }
-
-    fn config(&self) -> watcher::Config {
-        watcher::Config {
-            label_selector: self.resource.labels.map(ToOwned::to_owned),
-            field_selector: self.resource.fields.map(ToOwned::to_owned),
-            timeout: Some(watch_seconds()),
-            initial_list_strategy: if self.streaming {
-                InitialListStrategy::StreamingList
-            } else {
-                InitialListStrategy::ListWatch
-            },
-            page_size: Some(PAGE),
-            ..watcher::Config::default()
-        }
-    }
-
-    /// What an error means besides trouble.
-    fn understand(&mut self, error: &watcher::Error) -> Option<Next> {
-        let code = match error {
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            | watcher::Error::WatchError(status) => status.code,
-            _ => return None,
-        };
-        match code {
-            404 if self.resource.optional => Some(Next::Missing),
-            // Without the right to see them there are none, as far as this node can know.
-            403 if self.resource.optional => {
-                tracing::warn!(resource = %self.resource, "the API server forbids to watch this resource; it is taken to be missing");
-                Some(Next::Missing)
+                Event::Bookmark { version, .. } => {
+                    position.version = version;
+                    self.tell(Told::Answered).await?;
+                }
             }
-            // The watcher would go on asking for what is forgotten.
-            410 if matches!(error, watcher::Error::WatchStartFailed(_)) => Some(Next::Again),
-            // How servers say that they do not stream lists: of the parameter, or of the version 0 that goes with it.
-            400 | 422 if self.streaming => {
-                self.streaming = false;
-                Some(Next::Again)
+        }
+    }
+
+    async fn begin_watch(&self, version: &str) -> Result<Watch, Failure> {
+        Watch::begin(&self.client, &self.collection, version, false, SILENCE).await
+    }
+
+    /// Tells of a failure, and waits as long as is good after it.
+    async fn wait_after(&mut self, failure: &Failure) -> Result<(), Unheard> {
+        let why = failure.words();
+        match (failure.code(), &self.defined) {
+            (Some(code @ (403 | 404)), Some(defined)) => {
+                let absence = match (code, *defined.borrow()) {
+                    (404, Presence::Absent) => Absence::Certain,
+                    (404, _) => Absence::Unclear,
+                    _ => Absence::Forbidden,
+                };
+                self.tell(Told::Missing(absence, why)).await?;
+                self.wait_for_definition(absence == Absence::Certain).await;
             }
-            _ => None,
+            _ => {
+                let is_expired = failure.is_expired();
+                self.tell(if is_expired { Told::Expired(why) } else { Told::Trouble(why) }).await?;
+                let pause = match failure.retry_after() {
+                    Some(time) => pause::said(time),
+                    None if is_expired => pause::relist(),
+                    None => self.pause.next(pause::LONGEST),
+                };
+                sleep(pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until its definition appears or changes, or it is time to look again.
+    async fn wait_for_definition(&mut self, absent: bool) {
+        let pause = if absent { pause::spread(LOOK_FOR_ABSENT) } else { self.pause.next(LOOK_AGAIN) };
+        let Some(defined) = &mut self.defined else { return sleep(pause).await };
+        if let Ok(Ok(())) = timeout(pause, defined.changed()).await {
+            self.pause.reset();
         }
     }
-
-    async fn wait_for_definition(&mut self, defined: Option<&Notify>) {
-        let Some(defined) = defined else { return sleep(LOOK_AGAIN).await };
-        if self.looks > 0 && self.looks < LOOKS_FOR_DEFINED {
-            self.looks -= 1;
-            return sleep(Duration::from_secs(1)).await;
-        }
-        // The definition is there, or it is time to look again: look quickly for a while.
-        let _ = timeout(spread(Some(LOOK_AGAIN)), defined.notified()).await;
-        self.looks = LOOKS_FOR_DEFINED - 1;
-    }
-}
-
-/// How long the server is asked to go on with one watch: not the same for all nodes.
-fn watch_seconds() -> u32 {
-    200 + random_below(90)
-}
-
-/// Whether the server has forgotten what happened since it was heard last.
-fn is_gone(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status)) | watcher::Error::WatchError(status)
-            if status.code == 410
-    )
-}
-
-/// How long to wait after an error. What follows on a history that is gone is a list of everything, which costs a server
-/// the more the larger the cluster is.
-fn pause_after(error: &watcher::Error, pause: Option<Duration>) -> Duration {
-    if is_gone(error) { RELIST * random_below(1000) / 1000 } else { spread(pause) }
-}
-
-/// A pause that is not the same on all nodes, so that they do not come back as one.
-fn spread(pause: Option<Duration>) -> Duration {
-    let pause = pause.unwrap_or(Duration::from_secs(30));
-    pause / 2 + pause * random_below(1000) / 1000
-}
-
-/// A number below the bound, another one each time.
-fn random_below(bound: u32) -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    // Each has keys of its own, from the system's random numbers.
-    u32::try_from(RandomState::new().hash_one(()) % u64::from(bound.max(1))).unwrap_or(0)
-}
-
-/// What went wrong, in one line.
-fn explained(error: &watcher::Error) -> String {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
-    match error {
-        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => words_of(error),
-        WatchError(status) => said(status),
-        NoResourceVersion => words(error),
-    }
-}
-
-/// What went wrong with a request, in one line.
-pub(super) fn words_of(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => said(status),
-        other => words(other),
-    }
-}
-
-/// A refusal in the server's words.
-fn said(status: &kube::core::Status) -> String {
-    format!("it says: {} ({})", status.message, status.code)
-}
-
-/// An error and what is behind it, in one line.
-pub(super) fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        // Many wrap an error and repeat what it says.
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{collections::VecDeque, convert::Infallible, sync::Mutex};
 
-    fn refused(code: u16) -> watcher::Error {
-        let status = kube::core::Status { code, ..kube::core::Status::default() };
-        watcher::Error::WatchError(Box::new(status))
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::cluster::{
+        kube::{resources::Resource, streams::Server},
+        objects::Kind,
+    };
+
+    /// Takes so much, as words.
+    struct Ear {
+        heard: Arc<Mutex<Vec<String>>>,
+        most: usize,
     }
 
-    /// Five thousand nodes whose API server has restarted: in no tenth of the time that they take to come back are there
-    /// many more than a tenth of them.
-    #[test]
-    fn thousands_of_nodes_do_not_come_back_as_one() {
-        const NODES: usize = 5000;
-        for (code, first, last) in
-            [(410, Duration::ZERO, RELIST), (503, Duration::from_millis(500), Duration::from_millis(1500))]
-        {
-            let mut tenths = [0; 10];
-            for _ in 0..NODES {
-                let pause = pause_after(&refused(code), Some(Duration::from_secs(1)));
-                assert!((first..last).contains(&pause), "{code}: {pause:?}");
-                let of = |end: Duration| end.saturating_sub(first).as_millis();
-                let at = 10 * of(pause) / of(last);
-                tenths[usize::try_from(at).unwrap()] += 1;
-            }
-            assert!(tenths.iter().all(|it| (NODES / 20..NODES * 3 / 20).contains(it)), "{code}: {tenths:?}");
+    impl Audience for Ear {
+        async fn hear(&mut self, told: Told) -> Result<(), Unheard> {
+            let mut heard = self.heard.lock().unwrap();
+            heard.push(match told {
+                Told::Begin => "begin".into(),
+                Told::Listed(seen) => format!("listed {}", seen.key()),
+                Told::Done(version) => format!("done {version}"),
+                Told::Put(seen) => format!("put {}", seen.key()),
+                Told::Gone(seen) => format!("gone {}", seen.key()),
+                Told::Missing(absence, _) => format!("missing {absence:?}"),
+                Told::Answered => "answered".into(),
+                Told::Expired(_) => "expired".into(),
+                Told::Trouble(why) => format!("trouble {why}"),
+            });
+            if heard.len() < self.most { Ok(()) } else { Err(Unheard) }
         }
     }
 
-    #[test]
-    fn pauses_differ_and_are_bounded() {
-        let second = Duration::from_secs(1);
-        let pauses: Vec<_> = (0..100).map(|_| spread(Some(second))).collect();
-        assert!(pauses.iter().all(|it| (second / 2..second * 3 / 2).contains(it)));
-        assert!(pauses.iter().any(|it| *it != pauses[0]));
-        assert!((0..100).map(|_| watch_seconds()).all(|it| (200..290).contains(&it)));
+    /// A server that answers so, one request after the other: what each must ask for, and the answer's code and body.
+    fn answering(script: &[(&'static str, u16, String)]) -> Client {
+        let script = Mutex::new(VecDeque::from(script.to_vec()));
+        let service = service_fn(move |request: Request<Body>| {
+            let (part, code, body) = script.lock().unwrap().pop_front().expect("no more requests");
+            let uri = request.uri().to_string();
+            assert!(uri.contains(part), "{uri} is not about {part}");
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        Client::new(service, "default")
+    }
+
+    /// What is told of pods by such a server, up to so much.
+    async fn told(script: &[(&'static str, u16, String)], most: usize) -> (Vec<String>, Arc<Streams>) {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let streams = Arc::new(Streams::default());
+        let ear = Ear { heard: Arc::clone(&heard), most };
+        let collection = Collection::of(Resource::of(Kind::Pod));
+        Reflector::new(collection, answering(script), Arc::clone(&streams), ear).follow().await;
+        let heard = heard.lock().unwrap().clone();
+        (heard, streams)
+    }
+
+    fn event(kind: &str, name: &str, version: u32) -> String {
+        format!(
+            r#"{{"type":"{kind}","object":{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}}}{}"#,
+            "\n"
+        )
+    }
+
+    fn page(names: &[&str], rest: &str) -> String {
+        let items: Vec<_> = names.iter().map(|it| format!(r#"{{"metadata":{{"name":"{it}"}}}}"#)).collect();
+        let items = items.join(",");
+        format!(r#"{{"metadata":{{"resourceVersion":"7","continue":"{rest}"}},"items":[{items}]}}"#)
+    }
+
+    const END: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+
+    #[tokio::test]
+    async fn what_changes_while_a_list_is_streamed_is_part_of_it() {
+        let stream = [
+            event("ADDED", "a", 1),
+            event("ADDED", "b", 2),
+            event("DELETED", "a", 8),
+            event("MODIFIED", "b", 9),
+            format!("{END}\n"),
+            event("DELETED", "b", 10),
+        ];
+        let script = [
+            ("sendInitialEvents=true", 200, stream.concat()),
+            ("resourceVersion=10", 200, event("ADDED", "c", 11)),
+        ];
+        let (heard, streams) = told(&script, 8).await;
+        let all = ["begin", "listed a", "listed b", "gone a", "listed b", "done 9", "gone b", "put c"];
+        assert_eq!(heard, all);
+        assert!(streams.may_be_asked(Server::Own));
+    }
+
+    #[tokio::test]
+    async fn a_refused_stream_is_followed_by_pages_at_once_and_an_expired_rest_by_larger_ones() {
+        let script = [
+            ("sendInitialEvents=true", 422, "{}".into()),
+            ("limit=500", 200, page(&["a"], "x")),
+            ("continue=x", 410, r#"{"metadata":{"continue":"y"},"code":410}"#.into()),
+            ("limit=5000", 200, page(&["b"], "z")),
+            ("continue=z", 200, page(&["c"], "")),
+            ("watch=true", 200, event("DELETED", "b", 8)),
+        ];
+        let (heard, streams) = told(&script, 7).await;
+        assert_eq!(heard, ["begin", "listed a", "begin", "listed b", "listed c", "done 7", "gone b"]);
+        assert!(!streams.may_be_asked(Server::Own));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_that_plain_lists_meet_too_is_not_one_of_streams() {
+        let script = [("sendInitialEvents=true", 500, "x".into()), ("limit=500", 500, "y".into())];
+        let (heard, streams) = told(&script, 2).await;
+        assert_eq!(heard, ["begin", "trouble it says: y (500)"]);
+        assert!(streams.may_be_asked(Server::Own));
+    }
+
+    #[tokio::test]
+    async fn a_watch_whose_version_is_forgotten_ends_in_a_list() {
+        let script = [
+            ("sendInitialEvents=true", 200, format!("{END}\n")),
+            (
+                "resourceVersion=9",
+                200,
+                r#"{"type":"ERROR","object":{"code":410,"message":"old"}}"#.to_owned() + "\n",
+            ),
+        ];
+        let (heard, _) = told(&script, 3).await;
+        assert_eq!(heard, ["begin", "done 9", "expired"]);
     }
 }
