@@ -9,7 +9,7 @@ use serde_json::json;
 use super::scene::{PATIENCE, Scene, guard};
 
 /// Within how long a daemon serves beside any server, on a machine that runs other tests. A stream that says nothing is
-/// waited for five seconds.
+/// waited for three seconds.
 const SECONDS: Duration = Duration::from_secs(12);
 
 /// Servers by their answer, and whether one line in the log says that they do not stream.

@@ -242,7 +242,7 @@ mod tests {
         let client = answering(200, &[("content-encoding", "gzip")], vec![half]);
         let answer = get(&client, asked(), Packing::Gzip, PATIENCE).await.unwrap();
         assert!(answer.whole(PATIENCE).await.is_err());
-        for (coding, body) in [("gzip", b"no gzip".to_vec()), ("br", vec![1])] {
+        for (coding, body) in [("gzip", b"<html>this is no gzip</html>".to_vec()), ("br", vec![1])] {
             let client = answering(200, &[("content-encoding", coding)], vec![body]);
             assert!(matches!(lines_of(&client).await, Err(Failure::Garbage(_))), "{coding}");
         }

@@ -189,7 +189,8 @@ impl Kube {
             tokio::select! {
                 report = self.reports.recv() => {
                     let Some(report) = report else { break };
-                    if !matches!(report.told, Told::Trouble(_) | Told::Expired(_)) {
+                    // What happens to resources that are known already is none.
+                    if matches!(report.told, Told::Listed(_) | Told::Done(_) | Told::Missing(Absence::Certain, _)) {
                         progress = Instant::now();
                     }
                     self.mirror.take(report);

@@ -24,9 +24,9 @@ use super::{
 /// How many objects are asked for at a time. A list whose rest is forgotten before it is told is begun anew with more of
 /// them, at last with all: what the server offers instead, a rest of another state, would not be one list.
 const PAGES: [Option<u32>; 3] = [Some(500), Some(5000), None];
-/// How long a streamed list may say nothing before it is asked for in pages. A server that does not know of streamed lists
-/// may answer with a watch that never says where the list ends.
-const STREAM_SILENCE: Duration = Duration::from_secs(5);
+/// How long a streamed list may bring nothing more of it before it is asked for in pages. A server that does not know of
+/// streamed lists may answer with a watch that never says where the list ends.
+const STREAM_SILENCE: Duration = Duration::from_secs(3);
 /// How often a server that is busy is asked for a stream, in a row.
 const STREAM_TRIES: u32 = 2;
 /// How long a server may say nothing before and in an answer.
@@ -253,9 +253,18 @@ impl<A: Audience + Send> Reflector<A> {
         let mut watch =
             Watch::begin(&self.client, &self.collection, &self.known, true, STREAM_SILENCE).await?;
         self.tell(Told::Begin).await?;
+        let mut until = Instant::now() + STREAM_SILENCE;
         loop {
-            match watch.next(STREAM_SILENCE).await? {
-                Some(Event::Put(seen)) => self.tell(Told::Listed(seen)).await?,
+            if !self.streams.may_be_asked(self.collection.server) {
+                return Err(Failure::Garbage("other lists of this server are no streams".into()).into());
+            }
+            match watch.next(until.saturating_duration_since(Instant::now())).await? {
+                // Only these bring the end of the list nearer; a watch that is no list tells of changes and bookmarks.
+                Some(Event::Added(seen)) => {
+                    self.tell(Told::Listed(seen)).await?;
+                    until = Instant::now() + STREAM_SILENCE;
+                }
+                Some(Event::Modified(seen)) => self.tell(Told::Listed(seen)).await?,
                 // What happens while the server makes sure that it knows of everything comes before the end of the list.
                 Some(Event::Gone(seen)) => self.tell(Told::Gone(seen)).await?,
                 Some(Event::Bookmark { ends_list: false, .. }) => {}
@@ -331,7 +340,7 @@ impl<A: Audience + Send> Reflector<A> {
             settled = true;
             self.pause.reset();
             match event {
-                Event::Put(seen) => {
+                Event::Added(seen) | Event::Modified(seen) => {
                     seen.version().clone_into(&mut position.version);
                     self.tell(Told::Put(seen)).await?;
                 }
@@ -393,8 +402,8 @@ mod tests {
     use std::{collections::VecDeque, convert::Infallible, sync::Mutex};
 
     use http::{Request, Response, StatusCode};
-    use http_body_util::Full;
-    use hyper::body::Bytes;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use hyper::body::{Bytes, Frame};
     use kube::client::Body;
     use tower::service_fn;
 
@@ -444,11 +453,15 @@ mod tests {
 
     /// What is told of pods by such a server, up to so much.
     async fn told(script: &[(&'static str, u16, String)], most: usize) -> (Vec<String>, Arc<Streams>) {
+        told_by(answering(script), most).await
+    }
+
+    async fn told_by(client: Client, most: usize) -> (Vec<String>, Arc<Streams>) {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let streams = Arc::new(Streams::default());
         let ear = Ear { heard: Arc::clone(&heard), most };
         let collection = Collection::of(Resource::of(Kind::Pod));
-        Reflector::new(collection, answering(script), Arc::clone(&streams), ear).follow().await;
+        Reflector::new(collection, client, Arc::clone(&streams), ear).follow().await;
         let heard = heard.lock().unwrap().clone();
         (heard, streams)
     }
@@ -501,6 +514,35 @@ mod tests {
         let (heard, streams) = told(&script, 7).await;
         assert_eq!(heard, ["begin", "listed a", "begin", "listed b", "listed c", "done 7", "gone b"]);
         assert!(!streams.may_be_asked(Server::Own));
+    }
+
+    /// With changes and bookmarks all the time, and no end of the list.
+    #[tokio::test]
+    async fn a_watch_that_is_no_list_is_noticed_however_much_it_tells() {
+        let bookmark =
+            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"3"}}}"#.to_owned() + "\n";
+        let events = [event("ADDED", "a", 1), event("MODIFIED", "a", 2), bookmark];
+        let script = Mutex::new(VecDeque::from([page(&["a"], "")]));
+        let service = service_fn(move |request: Request<Body>| {
+            let streamed = request.uri().to_string().contains("sendInitialEvents");
+            let body = if streamed {
+                let events = events.clone();
+                let ticks = futures_util::stream::unfold(0, move |at: usize| {
+                    let event = events[at.min(events.len() - 1)].clone();
+                    async move {
+                        sleep(Duration::from_millis(50)).await;
+                        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(event))), at + 1))
+                    }
+                });
+                StreamBody::new(ticks).boxed_unsync()
+            } else {
+                Full::new(Bytes::from(script.lock().unwrap().pop_front().expect("one list"))).boxed_unsync()
+            };
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let (heard, streams) = told_by(Client::new(service, "default"), 6).await;
+        assert_eq!(heard, ["begin", "listed a", "listed a", "begin", "listed a", "done 7"]);
+        assert!(streams.may_be_asked(Server::Own), "the audience has left before the verdict");
     }
 
     #[tokio::test]

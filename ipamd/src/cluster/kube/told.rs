@@ -28,8 +28,10 @@ pub(super) struct Page {
 /// What happens to an object.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It is there, or is another than it was.
-    Put(Seen),
+    /// It is there.
+    Added(Seen),
+    /// It is another than it was.
+    Modified(Seen),
     /// It is gone.
     Gone(Seen),
     /// Nothing happened until this version.
@@ -115,7 +117,8 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
     })?;
     let unread = |error| garbage(&error, line);
     match &*kind {
-        "ADDED" | "MODIFIED" => whole(object).map(Event::Put),
+        "ADDED" => whole(object).map(Event::Added),
+        "MODIFIED" => whole(object).map(Event::Modified),
         "DELETED" => whole(object).map(Event::Gone),
         "BOOKMARK" => {
             let Bookmark { metadata } = serde_json::from_str(object.get()).map_err(unread)?;
@@ -163,7 +166,7 @@ mod tests {
                 format!(r#"{{"object":{object},"type":"{kind}"}}"#),
             ] {
                 match event(line.as_bytes()).unwrap() {
-                    Event::Put(seen) => assert!(put && &*seen.key() == "ns/a"),
+                    Event::Added(seen) | Event::Modified(seen) => assert!(put && &*seen.key() == "ns/a"),
                     Event::Gone(seen) => assert!(!put && seen.version() == "7"),
                     Event::Bookmark { .. } => panic!("{line}"),
                 }
