@@ -46,79 +46,142 @@ static __always_inline int FN(put_answer)(struct __sk_buff *skb, const PACKET *p
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &error, sizeof(error), 0);
 }
 
+/* The headers of a packet and the beginning of what follows them, as far as an error quotes it. */
+#define QUOTED_MOST 124
+
 /* Turns the packet into an error about it, and sends it back to where it came from: into an endpoint's namespace, if
  * `to_endpoint`. `about`: type << 24 | code << 16 | MTU. */
 __noinline int FN(answer)(struct __sk_buff *skb, const PACKET *packet, __u32 about, bool to_endpoint)
 {
 	struct scratch *room = scratch_room();
 
-	if (!room || !packet)
+	/* Nobody answers an error, nor a piece that does not say whose it is. */
+	if (!room || !packet || packet->kind == PACKET_ERROR || packet->kind == PACKET_LATER_FRAGMENT)
 		return TC_ACT_SHOT;
 
 	/* All of a TCP header: its checksum may be yet to be filled in, where it lies. */
 	bool tcp = packet->protocol == IPPROTO_TCP;
-	__u32 quoted = sizeof(IP_HEADER) + (tcp ? sizeof(struct tcp_header) : sizeof(struct udp_header));
+	__u32 quoted = packet->transport - ETH_HLEN + (tcp ? sizeof(struct tcp_header) : sizeof(struct udp_header));
 	__u32 at = ETH_HLEN + sizeof(IP_HEADER) + sizeof(struct icmp_header);
 
-	/* Who sends options or pieces to a service without backends has to wait. */
-	if (packet->transport != ETH_HLEN + sizeof(IP_HEADER) || packet->kind != PACKET_WHOLE)
-		return TC_ACT_SHOT;
-	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) ||
+	if (quoted > QUOTED_MOST)
+		quoted = QUOTED_MOST;
+	if (ETH_HLEN + quoted > skb->len || bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(IP_HEADER) + sizeof(struct icmp_header), BPF_ADJ_ROOM_MAC, 0))
 		return TC_ACT_SHOT;
 
-	__be32 *quote = room->quote;
-	__u32 sum;
+	/* Headers are whole words. The verifier must see the bounds, so the compiler may not know them. */
+	quoted &= QUOTED_MOST;
+	asm volatile("" : "+r"(quoted));
+	if (quoted < sizeof(IP_HEADER) || bpf_skb_load_bytes(skb, at, room->quote, quoted))
+		return TC_ACT_SHOT;
 
-	if (tcp) {
-		if (bpf_skb_load_bytes(skb, at, quote, sizeof(IP_HEADER) + sizeof(struct tcp_header)))
-			return TC_ACT_SHOT;
-		sum = bpf_csum_diff(NULL, 0, quote, sizeof(IP_HEADER) + sizeof(struct tcp_header), 0);
-	} else {
-		if (bpf_skb_load_bytes(skb, at, quote, sizeof(IP_HEADER) + sizeof(struct udp_header)))
-			return TC_ACT_SHOT;
-		sum = bpf_csum_diff(NULL, 0, quote, sizeof(IP_HEADER) + sizeof(struct udp_header), 0);
-	}
+	__u32 sum = bpf_csum_diff(NULL, 0, room->quote, quoted, 0);
+
 	if (FN(put_answer)(skb, packet, about, sum, quoted))
 		return TC_ACT_SHOT;
 	return send_back(skb, to_endpoint);
 }
 
-/* Turns a segment of TCP without data into the reset that a closed port would answer. An ICMP error may be ignored: the
- * socket that connects is busy while its packet comes here and back. RFC 9293, section 3.5.2. The changes are put into the
- * checksum as they are, for it may be yet to be filled in. */
+/* How many bytes of data a segment has. */
+static __always_inline __u32 FN(data_of)(struct __sk_buff *skb, const PACKET *packet, const struct tcp_header *tcp)
+{
+	__u32 total = skb->len - ETH_HLEN;
+	__be16 length;
+
+	/* A short frame is padded. */
+	if (!skb->gso_size &&
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)) == 0)
+		total = bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0);
+	return total + ETH_HLEN - packet->transport - (tcp->data_offset >> 4) * 4;
+}
+
+/* Sends a packet to its destination by the way that the host knows. */
+static __always_inline int FN(send_by_route)(struct __sk_buff *skb, struct scratch *room, const PACKET *answered)
+{
+	struct bpf_fib_lookup *fib = &room->fib;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = skb->ifindex;
+#if FAMILY == 4
+	fib->family = AF_INET;
+	fib->ipv4_dst = answered->source.word[0];
+#else
+	fib->family = AF_INET6;
+	__builtin_memcpy(fib->ipv6_dst, &answered->source, sizeof(answered->source));
+#endif
+	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
+
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
+}
+
+/*
+ * Turns a segment of TCP into the reset that a closed port would answer, without options and data. An ICMP error may be
+ * ignored: the socket that connects is busy while its packet comes here and back. RFC 9293, section 3.5.2. A segment that
+ * another node has sent on is answered from where its client sent it.
+ */
 __noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
 {
-	struct tcp_header tcp, answer = {};
+	struct scratch *room = scratch_room();
+	struct {
+		IP_HEADER ip;
+		struct tcp_header tcp;
+	} answer = {};
+	struct tcp_header *tcp = &answer.tcp;
 	__u32 at = ETH_HLEN + sizeof(IP_HEADER);
 
-	if (!packet || packet->transport != at || packet->kind != PACKET_WHOLE ||
-	    bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)))
-		return TC_ACT_SHOT;
-	if (tcp.flags & TCP_RST || skb->len != at + (tcp.data_offset >> 4) * 4)
+	if (!room || !packet || packet->kind == PACKET_ERROR || packet->kind == PACKET_LATER_FRAGMENT)
 		return TC_ACT_SHOT;
 
-	answer.source = tcp.destination;
-	answer.destination = tcp.source;
-	answer.data_offset = tcp.data_offset;
-	if (tcp.flags & TCP_ACK) {
-		answer.sequence = tcp.acknowledgement;
-		answer.flags = TCP_RST;
+	struct tcp_header *got = (struct tcp_header *)&room->quote;
+	__u32 extra = packet->transport - at;
+
+	if (bpf_skb_load_bytes(skb, packet->transport, got, sizeof(*got)) || got->flags & TCP_RST)
+		return TC_ACT_SHOT;
+	tcp->source = room->marked ? room->mark_port : got->destination;
+	tcp->destination = got->source;
+	tcp->data_offset = sizeof(*tcp) / 4 << 4;
+	if (got->flags & TCP_ACK) {
+		tcp->sequence = got->acknowledgement;
+		tcp->flags = TCP_RST;
 	} else {
-		answer.acknowledgement = bpf_htonl(bpf_ntohl(tcp.sequence) + !!(tcp.flags & TCP_SYN) +
-						   !!(tcp.flags & TCP_FIN));
-		answer.flags = TCP_RST | TCP_ACK;
+		tcp->acknowledgement = bpf_htonl(bpf_ntohl(got->sequence) + !!(got->flags & TCP_SYN) +
+						 !!(got->flags & TCP_FIN) + FN(data_of)(skb, packet, got));
+		tcp->flags = TCP_RST | TCP_ACK;
 	}
-	answer.checksum = tcp.checksum;
+	answer.ip.source = room->marked ? *(const ADDRESS *)&room->mark : packet->destination;
+	answer.ip.destination = packet->source;
 
-	__s64 difference = bpf_csum_diff((__be32 *)&tcp, sizeof(tcp), (__be32 *)&answer, sizeof(answer), 0);
+	__be32 rest[2] = { bpf_htonl(sizeof(*tcp)), bpf_htonl(IPPROTO_TCP) };
+	__u32 sum = bpf_csum_diff(NULL, 0, (__be32 *)&answer.ip.source, 2 * sizeof(ADDRESS), 0);
 
-	if (bpf_skb_store_bytes(skb, at, &answer, sizeof(answer), 0) ||
-	    bpf_l4_csum_replace(skb, at + offsetof(struct tcp_header, checksum), 0, difference, 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet->destination, sizeof(ADDRESS), 0) ||
-	    bpf_skb_store_bytes(skb, ETH_HLEN + IP_OFFSET(DESTINATION), &packet->source, sizeof(ADDRESS), 0))
+	sum = bpf_csum_diff(NULL, 0, rest, sizeof(rest), sum);
+	if (bpf_skb_change_tail(skb, packet->transport + sizeof(*tcp), 0) ||
+	    (extra && bpf_skb_adjust_room(skb, -(__s32)extra, BPF_ADJ_ROOM_NET, 0)))
 		return TC_ACT_SHOT;
-	return send_back(skb, to_endpoint);
+	/* Of one that is yet to be filled in, the field holds the sum of what lies outside the segment. */
+	if (is_checksum_due(skb, at + offsetof(struct tcp_header, checksum)))
+		tcp->checksum = ~fold(sum);
+	else
+		tcp->checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)tcp, sizeof(*tcp), sum));
+#if FAMILY == 4
+	answer.ip.version = 0x45;
+	answer.ip.length = bpf_htons(sizeof(answer));
+	answer.ip.fragment = bpf_htons(IP4_DONT_FRAGMENT);
+	answer.ip.ttl = 64;
+	answer.ip.protocol = IPPROTO_TCP;
+	answer.ip.checksum = fold(bpf_csum_diff(NULL, 0, (__be32 *)&answer.ip, sizeof(answer.ip), 0));
+#else
+	answer.ip.version = bpf_htonl(6u << 28);
+	answer.ip.length = bpf_htons(sizeof(*tcp));
+	answer.ip.next = IPPROTO_TCP;
+	answer.ip.hops = 64;
+#endif
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, &answer, sizeof(answer), 0))
+		return TC_ACT_SHOT;
+	return room->marked ? FN(send_by_route)(skb, room, packet) : send_back(skb, to_endpoint);
 }
 
 /* Refuses a packet, and tells its sender where the reason is one to tell. */
@@ -126,10 +189,14 @@ static __always_inline int FN(turn_away)(struct __sk_buff *skb, const PACKET *pa
 {
 	int verdict = FN(refuse)(packet, reason, skb->ifindex);
 
-	if (likely(reason != DROP_NO_BACKEND))
+	if (likely(reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND && reason != DROP_PORT_TAKEN))
 		return verdict;
-	return packet->protocol == IPPROTO_TCP ? FN(reset)(skb, packet, to_endpoint) :
-						 FN(answer)(skb, packet, PORT_UNREACHABLE, to_endpoint);
+	if (packet->protocol != IPPROTO_TCP)
+		return reason == DROP_NO_BACKEND ? FN(answer)(skb, packet, PORT_UNREACHABLE, to_endpoint) : verdict;
+	/* Who connects to a node without a backend is to be sent to another one; a connection that lives is told. */
+	if (reason == DROP_NO_LOCAL_BACKEND && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return verdict;
+	return FN(reset)(skb, packet, to_endpoint);
 }
 
 /* Refuses a packet that is larger than the way to its backend takes. */

@@ -74,7 +74,7 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 		if (own)
 			update = BPF_ANY;
 		else if (FN(is_expired)(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && is_closed(holder->flags)))
+			 (how & CLAIM_TAKE_CLOSED && is_closed(holder->flags)) || FN(has_ended)(key, holder))
 			/* Deleted and then made, so that of two who want it one fails. */
 			bpf_map_delete_elem(&MAP(conntrack), key);
 		else
@@ -101,6 +101,7 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	mate->nat_port[mate_to] = packet->destination_port;
 	mate->way[mate_to] = entry->way[to];
 	mate->way[mate_to].nat = (source ? NAT_DESTINATION : 0) | (destination ? NAT_SOURCE : 0);
+	mate->way[mate_from].ingress = entry->way[from].ingress;
 	/* The opener's packets pass here translated, if a queueing discipline is on their way. */
 	mate->way[mate_from].egress = entry->way[from].egress;
 	entry->way[from].nat = (source ? NAT_SOURCE : 0) | (destination ? NAT_DESTINATION : 0);

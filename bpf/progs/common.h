@@ -105,6 +105,24 @@ enum hiding {
 	HIDE_SOURCE, /* it becomes the node's, so that the answer comes back here */
 };
 
+/* What a mark of direct server return counts for a flow that is known. */
+enum mark_weight {
+	MARK_IGNORED,
+	MARK_HEEDED, /* the flow is answered from there from now on */
+	MARK_BEGINS, /* so is a new one, for what is remembered is over, or was not the whole */
+	MARK_OF_ANOTHER, /* it opens a connection that has the same addresses and ports as one that lives */
+};
+
+/* Ticks after which a flow that goes on may have been waiting for an answer. */
+#define LONG_QUIET 2
+
+/* Whether a packet carries a mark. */
+enum mark_need {
+	MARK_NONE,
+	MARK_IF_ROOM, /* a reminder: the backend's node may have forgotten the flow */
+	MARK_NEEDED,
+};
+
 /* What becomes of a connect, or of a datagram that a socket sends. */
 enum {
 	SOCKET_AS_IS,
@@ -112,13 +130,18 @@ enum {
 	SOCKET_REFUSED,
 };
 
-static __always_inline int drop(enum drop_reason reason)
+static __always_inline void count_drops(enum drop_reason reason, __u32 packets)
 {
 	__u32 key = reason;
 	__u64 *count = bpf_map_lookup_elem(&drops, &key);
 
 	if (count)
-		(*count)++;
+		*count += packets;
+}
+
+static __always_inline int drop(enum drop_reason reason)
+{
+	count_drops(reason, 1);
 	return TC_ACT_SHOT;
 }
 
@@ -190,6 +213,12 @@ static __always_inline bool has_port(enum port_row row, __be16 port)
 	return word && *word >> number % 64 & 1;
 }
 
+/* Whether a port of the node may be a service's or a masqueraded flow's. */
+static __always_inline bool is_met_from_outside(__be16 port)
+{
+	return (__u16)(bpf_ntohs(port) - masquerade_port_first) < masquerade_port_count || has_port(PORTS_SERVED, port);
+}
+
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
 	/* 2-byte steps: an Ethernet source lies at offset 6 of the packet. */
@@ -233,6 +262,24 @@ static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
 	copy_mac(ethernet->h_source, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, sender);
 	return to_endpoint ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, 0);
+}
+
+/* How room is made in a packet's headers, or taken: the datagrams of an aggregate of UDP keep their sizes. */
+static __always_inline __u64 room_flags(const struct __sk_buff *skb, __u8 protocol)
+{
+	return skb->gso_size && protocol == IPPROTO_UDP ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
+}
+
+/* Whether a transport checksum is yet to be filled in. What it covers is left out of it then, by the kernel's helper, which
+ * is the one sign of it. Its two bytes are written anew afterwards. */
+static __always_inline bool is_checksum_due(struct __sk_buff *skb, __u32 at)
+{
+	__be16 probe = bpf_htons(0x1234), after = 0;
+
+	bpf_skb_store_bytes(skb, at, &probe, sizeof(probe), 0);
+	bpf_l4_csum_replace(skb, at, 0, 1, 0);
+	bpf_skb_load_bytes(skb, at, &after, sizeof(after));
+	return after == probe;
 }
 
 static __always_inline bool has_ports(__u8 protocol)

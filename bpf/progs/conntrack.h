@@ -88,20 +88,34 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 f
 	return 0;
 }
 
-/* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
- * that is only read stays in every processor's cache. */
-static __always_inline void FN(track)(const PACKET *packet, CT_ENTRY *entry, const struct ct_way *way, __u32 side)
+/* What a packet says of its flow's state. */
+static __always_inline __u32 FN(tells)(const PACKET *packet, bool by_opener)
 {
-	bool by_opener = entry->opener == side;
 	__u32 flags = by_opener ? 0 : CT_REPLIED;
+
+	if (packet->kind == PACKET_ERROR)
+		return 0;
+	if (packet->flags & TCP_RST)
+		return flags | (by_opener ? CT_RESET : CT_RESET | CT_RESET_BY_REPLIER);
+	if (packet->flags & TCP_FIN)
+		return flags | (by_opener ? CT_FIN_OPENER : CT_FIN_REPLIER);
+	return flags;
+}
+
+/* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
+ * that is only read stays in every processor's cache. Returns for how many ticks no packet was written down. */
+static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, const struct ct_way *way, __u32 side)
+{
+	__u32 flags = FN(tells)(packet, entry->opener == side);
 	__u32 now = ticks();
 
 	if (packet->kind == PACKET_ERROR)
-		return;
-	if (packet->flags & TCP_RST)
-		flags |= by_opener ? CT_RESET : CT_RESET | CT_RESET_BY_REPLIER;
-	else if (packet->flags & TCP_FIN)
-		flags |= by_opener ? CT_FIN_OPENER : CT_FIN_REPLIER;
-	if (unlikely(entry->seen != now || (entry->flags & flags) != flags || entry->flags & CT_RESET))
+		return 0;
+	if (unlikely(entry->seen != now || (entry->flags & flags) != flags || entry->flags & CT_RESET)) {
+		__u32 quiet = now - entry->seen;
+
 		FN(note)(packet, entry, way->nat, flags, now);
+		return quiet;
+	}
+	return 0;
 }

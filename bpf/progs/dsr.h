@@ -2,33 +2,10 @@
 /*
  * Direct server return: a packet that is sent on to a backend's node keeps its client's address, and carries the address
  * and port that the client sent it to, as those the backend's node answers from. IPv4 has an option for that, IPv6 a
- * destination option, both of the types for experiments (RFC 4727). TCP carries it in what opens a connection, UDP in
- * every packet.
+ * destination option, both of the types for experiments (RFC 4727). TCP carries it in what opens a connection and, where there
+ * is room, once a second while it goes on, so that a node which has forgotten the connection finds it again; UDP in every packet.
  */
 
-#if FAMILY == 4
-#define MARK_TYPE 158
-struct mark4 {
-	__u8 type;
-	__u8 length;
-	__be16 port;
-	struct ip4 address;
-};
-#else
-#define MARK_TYPE 30 /* skipped by who does not know it */
-#define MARK_LENGTH 18 /* of port and address */
-struct mark6 {
-	__u8 next;
-	__u8 words; /* of 8 bytes, beyond the first */
-	__u8 type;
-	__u8 length;
-	__be16 port;
-	__u8 address[sizeof(struct ip6)]; /* not aligned */
-	__u8 pad_type; /* 1: PadN */
-	__u8 pad_length;
-};
-#endif
-#define MARK struct JOIN(mark, FAMILY)
 #define MARK_AT (ETH_HLEN + sizeof(IP_HEADER))
 
 /* Writes the IP header anew around `added` bytes behind it, which `mark` holds. */
@@ -78,21 +55,12 @@ static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mar
 #endif
 }
 
-/* Whether the packet is one that carries a mark, of a flow that goes on by direct server return. */
-static __always_inline bool FN(is_marked_on)(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
-{
-	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || entry->way[side & 1].nat == NAT_NONE)
-		return false;
-	return packet->kind != PACKET_ERROR && packet->kind != PACKET_LATER_FRAGMENT &&
-	       (packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
-}
-
 /* Puts into the packet where the client sent it. */
 __noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
 {
 	MARK mark = { .type = MARK_TYPE };
 
-	if (!packet)
+	if (!packet || !FN(takes_mark)(skb, packet))
 		return DROP_REWRITE_FAILED;
 	mark.port = packet->destination_port;
 #if FAMILY == 4
@@ -106,7 +74,7 @@ __noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
 	__builtin_memcpy(mark.address, &packet->destination, sizeof(mark.address));
 	mark.pad_type = 1;
 #endif
-	if (bpf_skb_adjust_room(skb, sizeof(mark), BPF_ADJ_ROOM_NET, 0) ||
+	if (bpf_skb_adjust_room(skb, sizeof(mark), BPF_ADJ_ROOM_NET, room_flags(skb, packet->protocol)) ||
 	    bpf_skb_store_bytes(skb, MARK_AT, &mark, sizeof(mark), 0) || FN(frame_mark)(skb, &mark, true))
 		return DROP_REWRITE_FAILED;
 	return PARSED;
@@ -119,10 +87,12 @@ __noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
 __noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
 {
 	struct scratch *room = scratch_room();
+	__u32 zero = 0, kind;
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
 	MARK mark;
-	__u32 kind;
 
-	if (!room || !packet || bpf_skb_load_bytes(skb, MARK_AT, &mark, sizeof(mark)) || mark.type != MARK_TYPE)
+	if (!room || !state || !packet || !(state->external & EXTERNAL_DSR) || packet->kind == PACKET_ERROR ||
+	    bpf_skb_load_bytes(skb, MARK_AT, &mark, sizeof(mark)) || mark.type != MARK_TYPE)
 		return PARSED;
 
 	ADDRESS *address = (ADDRESS *)&room->mark;
@@ -132,15 +102,21 @@ __noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
 		return PARSED;
 	*address = mark.address;
 #else
-	if (mark.words != sizeof(mark) / 8 - 1 || mark.length != MARK_LENGTH)
+	__u8 first;
+
+	if (mark.words != sizeof(mark) / 8 - 1 || mark.length != MARK_LENGTH ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &first, sizeof(first)) ||
+	    first != IPPROTO_DSTOPTS)
 		return PARSED;
 	__builtin_memcpy(address, mark.address, sizeof(mark.address));
 #endif
+	if (!FN(is_known_to_all)(room, address, mark.port, packet->protocol))
+		return PARSED;
 
 	struct frontend *frontend = FN(find_frontend)(address, mark.port, packet->protocol, false, &kind);
 
 	if (!frontend) {
-		/* An address of the node that sends it on, which this one does not know. */
+		/* An address of another node. */
 		ADDRESS any = {};
 
 		frontend = FN(find_frontend)(&any, mark.port, packet->protocol, false, &kind);
@@ -153,19 +129,11 @@ __noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
 	if (!FN(find_member)(frontend->service, &destination, packet->destination_port))
 		return PARSED;
 	if (FN(frame_mark)(skb, &mark, false) ||
-	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET, 0))
+	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET,
+				room_flags(skb, packet->protocol)))
 		return DROP_REWRITE_FAILED;
 	packet->transport -= sizeof(mark);
 	room->mark_port = mark.port;
 	room->marked = true;
 	return PARSED;
-}
-
-/* Whether a flow is answered from where the mark says. */
-static __always_inline bool FN(fits_mark)(const struct scratch *room, const CT_ENTRY *entry, __u32 side)
-{
-	__u32 to = (side ^ 1) & 1;
-
-	return entry->flags & CT_DSR && entry->nat_port[to] == room->mark_port &&
-	       FN(equal)(&entry->nat_address[to], (const ADDRESS *)&room->mark);
 }

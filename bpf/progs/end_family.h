@@ -36,4 +36,5 @@
 #undef MARK_AT
 #undef PORT_UNREACHABLE
 #undef TOO_LARGE
+#undef QUOTED_MOST
 #undef NOT_FOR_ENDPOINT

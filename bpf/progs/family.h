@@ -40,7 +40,9 @@ PACKET {
 	__u8 flags; /* TCP's */
 	__u8 hops; /* TTL or hop limit */
 	__u8 kind; /* enum packet_kind */
-	__u8 pad[2];
+	__u8 early; /* PACKET_FIRST_FRAGMENT: how many pieces came before it, and were not let through */
+	__u8 cut; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
+	__be32 id; /* of a fragment: its datagram's */
 };
 
 static __always_inline bool FN(equal)(const ADDRESS *a, const ADDRESS *b)
@@ -94,29 +96,44 @@ static __always_inline __u32 FN(key)(const PACKET *packet, CT_KEY *key)
 			    packet->destination_port);
 }
 
-/* The ports of a datagram in pieces: kept from its first piece, found again for the others. */
-static __always_inline int FN(resolve_fragment)(PACKET *packet, __be32 id)
+static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet)
 {
-	FRAGMENT key = {
-		.source = packet->source,
-		.destination = packet->destination,
-		.id = id,
-		.protocol = packet->protocol,
-	};
+	*key = (FRAGMENT){ .source = packet->source, .destination = packet->destination, .id = packet->id };
+#if FAMILY == 4
+	key->protocol = packet->protocol;
+#endif
+}
 
+/* The ports of a datagram in pieces: kept from its first piece, found again for the others. */
+__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
+{
+	FRAGMENT key;
+	struct pieces *pieces;
+
+	if (!packet)
+		return DROP_MALFORMED;
+	packet->id = id;
+	FN(fragment_key)(&key, packet);
+	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
-		struct ports ports = { packet->source_port, packet->destination_port };
+		struct pieces first = {
+			.source = packet->source_port,
+			.destination = packet->destination_port,
+			.known = true,
+			.protocol = packet->protocol,
+		};
 
-		bpf_map_update_elem(&MAP(fragments), &key, &ports, BPF_ANY);
+		if (pieces && !pieces->known)
+			packet->early = pieces->early;
+		bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY);
 		return PARSED;
 	}
-
-	struct ports *ports = bpf_map_lookup_elem(&MAP(fragments), &key);
-
-	if (!ports)
+	if (!pieces || !pieces->known)
 		return DROP_UNKNOWN_FRAGMENT;
-	packet->source_port = ports->source;
-	packet->destination_port = ports->destination;
+	packet->source_port = pieces->source;
+	packet->destination_port = pieces->destination;
+	packet->protocol = pieces->protocol;
+	packet->cut = pieces->cut;
 	return PARSED;
 }
 

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Sending a packet on, the way its flow goes. */
 
-/* Whether the packet, or the pieces that an aggregate will be cut into, are larger than the way takes. */
-static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKET *packet, const struct ct_way *way)
+/* Whether the packet, or the pieces that an aggregate will be cut into, are larger than the way takes, with `more` bytes of
+ * headers. */
+static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKET *packet, const struct ct_way *way,
+					__u32 more)
 {
-	if (likely(!way->mtu || skb->len <= (__u32)way->mtu + ETH_HLEN))
+	if (likely(!way->mtu || skb->len + more <= (__u32)way->mtu + ETH_HLEN))
 		return false;
 	if (!skb->gso_size)
 		return true;
@@ -13,8 +15,9 @@ static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKE
 
 	/* TCP's own header is between 20 and 60 bytes; aggregates are cut at the sender's MSS, so the exact size
 	 * matters only where the sender's MTU is larger than the way's, and there by far more than 40 bytes. */
-	return skb->gso_size + packet->transport - ETH_HLEN > way->mtu ||
-	       (packet->protocol != IPPROTO_TCP && skb->gso_size + packet->transport - ETH_HLEN + header > way->mtu);
+	__u32 least = skb->gso_size + packet->transport - ETH_HLEN + more;
+
+	return least > way->mtu || (packet->protocol != IPPROTO_TCP && least + header > way->mtu);
 }
 
 /* Sends a packet on, changed as its way says. */

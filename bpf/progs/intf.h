@@ -65,6 +65,10 @@ struct uplink {
 	struct ip4 ipv4;
 };
 
+/* Values of `machines4`, `machines6`; the key is an address of a node of the cluster. */
+#define MACHINE_SENDS_FRAMES 1 /* frames of the overlay come from it */
+#define MACHINE_EXTERNAL 2 /* services are met there, but nodes do not reach each other by it */
+
 /* Key of `no_masquerade4`, `no_masquerade6`. */
 struct prefix4 {
 	__u32 length; /* bits */
@@ -188,6 +192,7 @@ struct ct_way {
 #define CT_FAR_VIEW 32 /* the entry of a translated flow as the other side sees it: the opener's packets have another key */
 #define CT_RESET_BY_REPLIER 64 /* who sent the reset that CT_RESET tells of */
 #define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
+#define CT_PICKED_UP 256 /* TCP: begun by a segment that opens no connection; its beginning was forgotten, or never seen */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
  * side does; each holds the other's key: key.address[i], key.port[i] are nat_address[i], nat_port[i] there. way[i] is
@@ -218,7 +223,8 @@ struct ct_entry6 {
 	struct ct_way way[2];
 };
 
-/* Keys of `fragments4`, `fragments6`: a datagram under way in pieces. The value is a struct ports. */
+/* Keys of `fragments4`, `fragments6`: a datagram under way in pieces. In IPv6 no protocol is part of it: a later piece
+ * names the header that the first goes on with, which may be an extension. RFC 8200, section 4.5. */
 struct fragment4 {
 	struct ip4 source;
 	struct ip4 destination;
@@ -230,12 +236,16 @@ struct fragment6 {
 	struct ip6 source;
 	struct ip6 destination;
 	__be32 id;
-	__u32 protocol;
 };
 
-struct ports {
-	__be16 source;
+/* Value of `fragments4`, `fragments6`: what only the first piece says, and what became of the pieces. */
+struct pieces {
+	__be16 source; /* ports */
 	__be16 destination;
+	__u8 known; /* the first has come */
+	__u8 protocol;
+	__u8 early; /* how many came before it */
+	__u8 cut; /* the host's stack has the first, which is to be cut again: the others follow */
 };
 
 /* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). */
@@ -262,12 +272,12 @@ enum drop_reason {
 	DROP_FORGED_ENDPOINT, /* the network sent from an address of a local endpoint */
 	DROP_UNKNOWN_ENDPOINT, /* no endpoint is known behind this interface for the destination */
 	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded */
-	DROP_UNKNOWN_FRAGMENT, /* the first fragment of the datagram was not seen */
+	DROP_UNKNOWN_FRAGMENT, /* a later fragment came before the first of its datagram, or without it */
 	DROP_UNRELATED_ERROR, /* an ICMP error about a flow that is not known */
 	DROP_NO_MASQUERADE_ADDRESS, /* the uplink has no address of the packet's family */
 	DROP_NO_MASQUERADE_PORT, /* every port that was tried is taken */
 	DROP_CONNTRACK_FULL, /* a masqueraded flow could not be remembered */
-	DROP_REWRITE_FAILED, /* the kernel refused a change of the packet */
+	DROP_REWRITE_FAILED, /* the kernel refused a change of the packet, or its headers have no room */
 	DROP_POLICY_EGRESS, /* the sender's policy refuses the flow */
 	DROP_POLICY_INGRESS, /* the receiver's policy refuses the flow */
 	DROP_POLICY_UNKNOWN, /* the endpoint's policy is not known (yet) */

@@ -15,6 +15,8 @@
 #define ICMP_INFORMATION_REPLY 16
 #define ICMP_MASK_REPLY 18
 
+#define IP4_HEADER_MOST 60 /* bytes, with options */
+#define IP4_DONT_FRAGMENT 0x4000
 #define IP4_MORE_FRAGMENTS 0x2000
 #define IP4_OFFSET_MASK 0x1fff
 #define IP4_CHECKSUM_OFFSET 10

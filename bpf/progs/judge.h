@@ -4,38 +4,34 @@
  * raised, and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
 
-/* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's
- * argument, so keys are copied to where it is allowed. */
-static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, const ADDRESS *address)
-{
-	ADDRESS *key = (ADDRESS *)&room->address;
-
-	*key = *address;
-	return bpf_map_lookup_elem(&MAP(endpoints), key);
-}
-
-/* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. */
-static __always_inline void FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side,
+/* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
+ * remembered that goes on. */
+static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side,
 				      const struct node *node)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
 	*(PACKET *)&room->packet = *packet;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->epoch = node->epoch;
 	entry->seen = ticks();
 	entry->opener = side;
-	if (!old)
-		return;
+	if (!old) {
+		if (packet->protocol == IPPROTO_TCP && !opens)
+			entry->flags = CT_PICKED_UP;
+		return false;
+	}
 	entry->nat_address[0] = old->nat_address[0];
 	entry->nat_address[1] = old->nat_address[1];
 	entry->nat_port[0] = old->nat_port[0];
 	entry->nat_port[1] = old->nat_port[1];
-	if (!is_closed(old->flags) || (packet->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
-		entry->flags = old->flags;
-		entry->opener = old->opener;
-		entry->service = old->service;
-	}
+	if (is_closed(old->flags) && opens)
+		return false;
+	entry->flags = old->flags;
+	entry->opener = old->opener;
+	entry->service = old->service;
+	return true;
 }
 
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
@@ -166,6 +162,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
 
 	*key = *flow;
+	room->marked = false;
 	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
 		return DROP_FOREIGN_SOURCE;
 	if (!at_uplink) {
@@ -180,7 +177,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	if (FN(is_link_scope)(&packet->destination))
 		return DROP_LINK_SCOPE;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(key) : NULL;
 
 	if (packet->kind == PACKET_ERROR && !old)
 		return DROP_UNRELATED_ERROR;
@@ -190,7 +187,6 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 		old = NULL;
 	}
 	FN(begin)(room, old, packet, side, state);
-	room->marked = false;
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	bool against = entry->opener != side;
@@ -279,15 +275,30 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	*key = *flow;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find)(key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(key) : NULL;
 
 	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
 		if (FN(is_taken)(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
-	FN(begin)(room, old, packet, side, state);
 	room->marked = room->marked && !by_stack;
+	if (old && unlikely(room->marked)) {
+		switch (FN(weigh_mark)(room, old, packet, side)) {
+		case MARK_IGNORED:
+			room->marked = false;
+			break;
+		case MARK_HEEDED:
+			break;
+		case MARK_BEGINS:
+			old = NULL;
+			break;
+		case MARK_OF_ANOTHER:
+			return DROP_PORT_TAKEN;
+		}
+	}
+
+	bool goes_on = FN(begin)(room, old, packet, side, state);
 
 	bool against = entry->opener != side;
 	__u8 nat = NAT_NONE;
@@ -340,8 +351,12 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		if (!entry->service && !room->marked && nat == NAT_NONE && of_other_plugin(destination, NULL))
 			way->via = VIA_STACK;
 	} else {
-		bool direct = state->external & EXTERNAL_DSR &&
-			      (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP);
+		/* A flow keeps its way. */
+		bool direct = goes_on ? entry->flags & CT_DSR :
+					state->external & EXTERNAL_DSR && FN(takes_mark)(skb, packet) &&
+						FN(is_known_to_all)(room, &packet->destination,
+								    packet->destination_port,
+								    packet->protocol);
 
 		reason = FN(route)(skb, seen, side, room, against || direct ? KEEP_SOURCE : HIDE_SOURCE, false);
 		if (reason)

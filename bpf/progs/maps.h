@@ -75,7 +75,7 @@ struct {
 	__type(value, __u8);
 } no_masquerade6 SEC(".maps");
 
-/* The addresses that frames of the overlay come from: the nodes'. */
+/* The addresses of the cluster's nodes: MACHINE_*. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, PREFIX_ENTRIES);
@@ -110,14 +110,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ENTRIES);
 	__type(key, struct fragment4);
-	__type(value, struct ports);
+	__type(value, struct pieces);
 } fragments4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ENTRIES);
 	__type(key, struct fragment6);
-	__type(value, struct ports);
+	__type(value, struct pieces);
 } fragments6 SEC(".maps");
 
 struct {
@@ -224,6 +224,8 @@ struct scratch {
 	struct ct_key6 key; /* or a ct_key4 */
 	struct ct_key6 mate_key; /* the same */
 	struct ip6 address; /* or an ip4 */
+	struct ip6 other_address; /* the same */
+	__u32 flags; /* of the entry, before the packet that was judged */
 	struct prefix6 prefix; /* or a prefix4 */
 	struct peer peer; /* the side that a policy is asked about */
 	struct policy_key question;
@@ -238,7 +240,7 @@ struct scratch {
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
 	struct frontend_key6 frontend; /* or a frontend_key4 */
-	__be32 quote[16]; /* what an error quotes */
+	__be32 quote[32]; /* what an error quotes */
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;
 	bool marked;

@@ -17,6 +17,26 @@ static __always_inline int FN(to_stack)(struct __sk_buff *skb, const PACKET *pac
 	return reason ? FN(refuse)(packet, reason, skb->ifindex) : PASS;
 }
 
+/* A piece from the network that came before the first of its datagram, or without it. Whose it is will be told by the first: it
+ * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
+__noinline int FN(note_early)(const PACKET *packet)
+{
+	struct pieces begun = { .early = 1 }, *pieces;
+	FRAGMENT key;
+
+	if (!packet)
+		return 0;
+	FN(fragment_key)(&key, packet);
+	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
+		return 0;
+	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (!pieces)
+		return bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
+	if (!pieces->known && pieces->early < 255)
+		pieces->early++;
+	return 0;
+}
+
 /* What an endpoint sends, where it enters the host. */
 static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 {
@@ -59,10 +79,12 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
 		if (way->via == VIA_STACK)
 			return FN(to_stack)(skb, &packet, entry, way, side);
-		if (way->nat & NAT_DESTINATION && FN(exceeds)(skb, &packet, way))
-			return FN(refuse_large)(skb, &packet, way->mtu, true);
+		if (way->nat & NAT_DESTINATION && (packet.cut || FN(exceeds)(skb, &packet, way, 0)))
+			return !(way->nat & NAT_SOURCE) && FN(may_be_cut)(skb) ?
+				       FN(cut)(skb, &packet, entry, side) :
+				       FN(refuse_large)(skb, &packet, way->mtu, true);
 	}
-	if (way->via == VIA_STACK || FN(exceeds)(skb, &packet, way))
+	if (way->via == VIA_STACK || FN(exceeds)(skb, &packet, way, 0))
 		return PASS;
 	/* Between endpoints of one node the packet crosses no router. */
 	if (way->via == VIA_UPLINK) {
@@ -112,6 +134,43 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
 }
 
+/* What is translated and goes on to another node, or back to a client outside. `quiet`: for how many ticks the flow was, at
+ * least one if it was judged. */
+__noinline int FN(pass_on)(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
+{
+	if (!packet || !entry)
+		return drop(DROP_REWRITE_FAILED);
+
+	struct ct_way *way = &entry->way[side & 1];
+	enum mark_need mark = FN(needs_mark)(packet, entry, side, quiet);
+
+	if (packet->hops <= 1)
+		return FN(refuse)(packet, DROP_HOPS, skb->ifindex);
+	/* A reminder waits for a smaller segment, unless all that comes may be one that is sent again and again. */
+	if (mark == MARK_IF_ROOM && (skb->gso_size || !FN(takes_mark)(skb, packet) ||
+				     (quiet < LONG_QUIET && FN(exceeds)(skb, packet, way, sizeof(MARK)))))
+		mark = MARK_NONE;
+
+	__u32 added = mark ? sizeof(MARK) : 0;
+	bool large = packet->cut || FN(exceeds)(skb, packet, way, added);
+
+	if (large && !FN(may_be_cut)(skb))
+		return FN(refuse_large)(skb, packet, way->mtu - added, false);
+	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side)
+		/* The answers are not seen here; that the client goes on shows that they come. */
+		entry->flags |= CT_REPLIED;
+	if (mark) {
+		int reason = FN(put_mark)(skb, packet);
+
+		if (reason)
+			return FN(refuse)(packet, reason, skb->ifindex);
+		packet->transport += sizeof(MARK);
+	}
+	if (large)
+		return FN(cut)(skb, packet, entry, side);
+	return FN(lower_hops)(skb) ? FN(forward)(skb, packet, entry, way, side) : drop(DROP_MALFORMED);
+}
+
 /* What the network sends, to endpoints and to services. */
 static __always_inline int FN(from_network)(struct __sk_buff *skb)
 {
@@ -124,8 +183,11 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	int parsed = FN(parse)(skb, &packet);
 
 	/* Multicast and the like are the host's; what goes on to an endpoint is judged there. */
-	if (unlikely(parsed))
+	if (unlikely(parsed)) {
+		if (parsed == DROP_UNKNOWN_FRAGMENT)
+			FN(note_early)(&packet);
 		return parsed == DROP_MALFORMED ? drop(parsed) : PASS;
+	}
 	if (!state || !uplink || !room)
 		return PASS;
 	room->marked = false;
@@ -136,13 +198,16 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			return FN(refuse)(&packet, reason, skb->ifindex);
 	}
 	/* The host's own: no service is at that port, and no masqueraded flow could have it. */
-	if (packet.kind == PACKET_WHOLE && (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
-	    FN(equal)(&packet.destination, &uplink->MAP(ipv)) &&
-	    (__u16)(bpf_ntohs(packet.destination_port) - masquerade_port_first) >= masquerade_port_count &&
-	    !has_port(PORTS_SERVED, packet.destination_port))
-		return FN(to_host)(skb, &packet, room);
+	if (likely(packet.kind == PACKET_WHOLE)) {
+		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
+		    FN(equal)(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
+			return FN(to_host)(skb, &packet, room);
+	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
+		/* The host keeps them for a while, in vain: their first goes another way. */
+		count_drops(DROP_UNKNOWN_FRAGMENT, packet.early);
+	}
 
-	__u32 side = FN(key)(&packet, &key) & 1;
+	__u32 side = FN(key)(&packet, &key) & 1, reminder = 0;
 	CT_ENTRY *entry = FN(find)(&key);
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) || entry->way[side].ingress ||
@@ -156,36 +221,20 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		entry = FN(judged)();
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
+		reminder = 1;
 	}
 
 	struct ct_way *way = &entry->way[side];
+	__u32 quiet = FN(track)(&packet, entry, way, side) | reminder;
 
-	FN(track)(&packet, entry, way, side);
 	if (way->via == VIA_STACK)
 		return FN(to_stack)(skb, &packet, entry, way, side);
-	if (way->nat == NAT_NONE && (FN(exceeds)(skb, &packet, way) || packet.hops <= 1))
+	if (way->nat == NAT_NONE && (FN(exceeds)(skb, &packet, way, 0) || packet.hops <= 1))
 		return PASS;
-	if (unlikely(way->nat != NAT_NONE && way->via == VIA_UPLINK)) {
-		if (packet.hops <= 1)
-			return FN(refuse)(&packet, DROP_HOPS, skb->ifindex);
-		if (FN(exceeds)(skb, &packet, way))
-			return FN(refuse_large)(skb, &packet, way->mtu, false);
-		if (entry->flags & CT_DSR && packet.flags & TCP_ACK && entry->opener == side)
-			/* The answers are not seen here; that the client goes on shows that they come. */
-			entry->flags |= CT_REPLIED;
-		if (FN(is_marked_on)(&packet, entry, side)) {
-			if (!skb->gso_size && way->mtu && skb->len + sizeof(MARK) > (__u32)way->mtu + ETH_HLEN)
-				return FN(refuse_large)(skb, &packet, way->mtu - sizeof(MARK), false);
-
-			int reason = FN(put_mark)(skb, &packet);
-
-			if (reason)
-				return FN(refuse)(&packet, reason, skb->ifindex);
-			packet.transport += sizeof(MARK);
-		}
-	}
+	if (unlikely(way->nat != NAT_NONE && way->via == VIA_UPLINK))
+		return FN(pass_on)(skb, &packet, entry, side, quiet);
 	/* What came for an address of the node has arrived; what goes on crosses a router. */
-	if ((way->nat == NAT_NONE || way->via == VIA_UPLINK) && !FN(lower_hops)(skb))
+	if (way->nat == NAT_NONE && !FN(lower_hops)(skb))
 		return drop(DROP_MALFORMED);
 	return FN(forward)(skb, &packet, entry, way, side);
 }
@@ -219,9 +268,11 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
-	/* On its way here it was judged and translated. */
+	/* On its way here it was judged and translated, but for a source that the stack would not have taken. */
 	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side)
-		return PASS;
+		return entry->way[side].nat == NAT_SOURCE ?
+			       FN(to_stack)(skb, &packet, entry, &entry->way[side], side) :
+			       PASS;
 	if (!entry || !FN(is_current)(entry, &packet, state->epoch)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
 			int reason = FN(judge_sent)(skb, &packet, &key, side,

@@ -13,20 +13,14 @@ static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry
 }
 
 /* Stores scratch->entry of the flow of a packet that was judged; and its mate, if this packet opens a translated one. */
-__noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
+static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room, const PACKET *packet, __u32 side)
 {
-	struct scratch *room = scratch_room();
-
-	if (!room || !packet || !flow)
-		return DROP_CONNTRACK_FULL;
-
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
 	const PACKET *seen = (PACKET *)&room->packet;
 	__u32 from = side & 1, to = from ^ 1;
 	struct ct_way *way = &entry->way[from];
 
-	*key = *flow;
 	if (entry->opener != from)
 		return FN(remember)(key, entry, way->nat);
 
@@ -62,3 +56,22 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 	return reason ? reason : FN(remember)(key, entry, way->nat);
 }
 
+/* Remembers the flow of a packet that was judged, as it is after this packet. */
+__noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet || !flow)
+		return DROP_CONNTRACK_FULL;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	int reason;
+
+	room->flags = entry->flags;
+	*(CT_KEY *)&room->key = *flow;
+	entry->flags |= FN(tells)(packet, entry->opener == side);
+	reason = FN(store)(skb, room, packet, side);
+	/* In scratch it is as it was, so that track() sees the change, tells of an end and has the mate know. */
+	entry->flags = room->flags | (entry->flags & CT_DSR);
+	return reason;
+}

@@ -80,6 +80,11 @@ pub const ENDPOINT_SHAPED: u8 = 1;
 /// Another plugin made its interface, and leads what the programs do not translate.
 pub const ENDPOINT_CHAINED: u8 = 2;
 
+/// In the maps of the nodes' addresses, a bit: frames of the overlay come from it.
+pub const MACHINE_SENDS_FRAMES: u8 = 1;
+/// The same: services are met there, but nodes do not reach each other by it.
+pub const MACHINE_EXTERNAL: u8 = 2;
+
 /// [`CtWay::nat`], a bit: the source is replaced.
 pub const NAT_SOURCE: u8 = 1;
 /// [`CtWay::nat`], a bit: the destination is replaced.
@@ -337,6 +342,8 @@ mod tests {
             (CT_RESET_BY_REPLIER, "CT_RESET_BY_REPLIER"),
             (NAT_SOURCE.into(), "NAT_SOURCE"),
             (NAT_DESTINATION.into(), "NAT_DESTINATION"),
+            (MACHINE_SENDS_FRAMES.into(), "MACHINE_SENDS_FRAMES"),
+            (MACHINE_EXTERNAL.into(), "MACHINE_BY_NAME"),
             (EXTERNAL_DSR, "EXTERNAL_DSR"),
             (EXTERNAL_HOST_BACKENDS, "EXTERNAL_HOST_BACKENDS"),
             (EVENTS_FLOWS, "EVENTS_FLOWS"),

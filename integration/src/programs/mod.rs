@@ -255,6 +255,25 @@ impl Bench {
         Ok(())
     }
 
+    /// Forgets every datagram that is under way in pieces.
+    pub fn forget_pieces(&self) -> Result<()> {
+        for map in [&self.skeleton.maps.fragments4, &self.skeleton.maps.fragments6] {
+            for key in map.keys().collect::<Vec<_>>() {
+                forget(map, &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts drops from zero.
+    pub fn forget_drops(&self) -> Result<()> {
+        for index in 0..u32::try_from(DROP_REASONS.len())? {
+            let zeroes = vec![0_u64.as_bytes().to_vec(); libbpf_rs::num_possible_cpus()?];
+            self.skeleton.maps.drops.update_percpu(index.as_bytes(), &zeroes, MapFlags::ANY)?;
+        }
+        Ok(())
+    }
+
     /// Drops by reason.
     pub fn drops(&self) -> Result<BTreeMap<&'static str, u64>> {
         Ok(self.drops_above_zero()?.into_iter().collect())

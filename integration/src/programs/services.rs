@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use bpf::layout::{
-    ADDRESS_OF_NODE, BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Node, PORT_WORDS,
-    PORTS_SERVED, Plain, SET_BY_SCORE, ServiceFamily, V4, V6,
+    ADDRESS_OF_NODE, BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Ip4, Ip6,
+    MACHINE_SENDS_FRAMES, Node, PORT_WORDS, PORTS_SERVED, Plain, SET_BY_SCORE, SET_ELSEWHERE, ServiceFamily,
+    V4, V6,
 };
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -26,13 +27,21 @@ pub struct Served {
     pub by_client: bool,
     /// `FRONTEND_*`.
     pub flags: u32,
+    /// There are backends on other nodes, which do not take its connections here.
+    pub elsewhere: bool,
 }
 
 impl Served {
     /// A TCP service in turn.
     pub fn tcp(number: u32, frontend: SocketAddr, backends: &[SocketAddr]) -> Self {
         let backends = backends.to_vec();
-        Self { number, frontends: vec![frontend], protocol: 6, backends, by_client: false, flags: 0 }
+        let frontends = vec![frontend];
+        Self { number, frontends, protocol: 6, backends, by_client: false, flags: 0, elsewhere: false }
+    }
+
+    /// A UDP service in turn.
+    pub fn udp(number: u32, frontend: SocketAddr, backends: &[SocketAddr]) -> Self {
+        Self { protocol: 17, ..Self::tcp(number, frontend, backends) }
     }
 }
 
@@ -51,7 +60,8 @@ impl Bench {
         let set = BackendSet {
             first: service.number,
             count: u16::try_from(service.backends.len())?,
-            flags: if service.by_client { SET_BY_SCORE } else { 0 },
+            flags: if service.by_client { SET_BY_SCORE } else { 0 }
+                | if service.elsewhere { SET_ELSEWHERE } else { 0 },
             ..BackendSet::default()
         };
         put(&maps.sets, &service.number, &set)?;
@@ -105,6 +115,15 @@ impl Bench {
         let backends = service.backends.iter().copied().filter(|it| *it != backend).collect();
         self.serve(&Served { backends, ..service.clone() })?;
         self.raise_epoch()
+    }
+
+    /// Makes an address one of another node of the cluster.
+    pub fn know_machine(&self, address: IpAddr) -> Result<()> {
+        let maps = &self.skeleton.maps;
+        match address {
+            IpAddr::V4(ip) => put(&maps.machines4, &Ip4::from(ip), &MACHINE_SENDS_FRAMES),
+            IpAddr::V6(ip) => put(&maps.machines6, &Ip6::from(ip), &MACHINE_SENDS_FRAMES),
+        }
     }
 
     /// Has backends elsewhere answer directly, and sets what an endpoint sees that meets itself.

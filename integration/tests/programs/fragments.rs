@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header};
-use integration::programs::{DROP, FAR4, Local, NODE4, REDIRECT};
+use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Served, ip};
 
 use crate::packets::*;
 
@@ -18,6 +18,7 @@ fn piece4(from: &Local, to: Ipv4Addr, offset: u16, more: bool, payload: &[u8]) -
     )
     .unwrap();
     header.identification = 99;
+    header.dont_fragment = false;
     header.more_fragments = more;
     header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
     header.header_checksum = header.calc_header_checksum();
@@ -51,4 +52,95 @@ fn later_fragments_follow_the_first() {
     assert_eq!(header.header_checksum, header.calc_header_checksum());
     assert_eq!(rest, b"the rest of it", "data is not taken for ports");
     changes(&bench, &before, &[], (2, 0));
+}
+
+#[test]
+fn a_header_between_the_fragment_header_and_the_transport_does_not_matter() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let mut whole = Vec::new();
+    etherparse::PacketBuilder::ethernet2(a.mac, a.host_mac)
+        .ipv6(a.ipv6.octets(), b.ipv6.octets(), 64)
+        .udp(5000, 53)
+        .write(&mut whole, b"payload")
+        .unwrap();
+    // Destination options, then UDP.
+    let mut begins = vec![17, 0, 1, 4, 0, 0, 0, 0];
+    begins.extend(&whole[54..]);
+    begins.push(0);
+    let first = piece6_of(&whole, 60, 0, true, &begins);
+    let later = piece6_of(&whole, 60, 3, false, b"the rest of it");
+    for packet in [&first, &later] {
+        assert_eq!(bench.run("from_endpoint", a.ifindex, packet).unwrap().action, REDIRECT);
+    }
+    assert_eq!(bench.tally().unwrap().flows, (0, 1), "both are of one flow");
+}
+
+#[test]
+fn a_piece_that_overtakes_its_first_is_counted_at_a_node_port_too() {
+    let bench = bench();
+    let a = bench.a;
+    let outside = Local { ipv4: FAR4, mac: [2; 6], host_mac: bench.uplink_mac, ..a };
+    bench.serve(&Served::udp(1, (NODE4, 30_080).into(), &[(a.ipv4, 8080).into()])).unwrap();
+    for (port, action, counted) in [(30_080, REDIRECT, 2), (40_000, PASS, 0)] {
+        let whole = udp4(&outside, NODE4, (5000, port));
+        let first = piece4(&outside, NODE4, 0, true, &whole[34..]);
+        let later = piece4(&outside, NODE4, 2, false, b"the rest of it");
+        let before = bench.tally().unwrap();
+        for _ in 0..2 {
+            assert_eq!(bench.run("from_network", bench.uplink, &later).unwrap().action, PASS);
+        }
+        changes(&bench, &before, &[], (0, 0));
+        assert_eq!(bench.run("from_network", bench.uplink, &first).unwrap().action, action);
+        assert_eq!(bench.drops().unwrap().get("unknown_fragment").copied().unwrap_or(0), counted);
+        assert_eq!(bench.run("from_network", bench.uplink, &later).unwrap().action, action);
+        // The next datagram has another number.
+        bench.forget_pieces().unwrap();
+        bench.forget_drops().unwrap();
+    }
+}
+
+#[test]
+fn pieces_that_are_larger_than_the_way_are_cut_by_the_host() {
+    let bench = bench();
+    ip("route add 198.51.100.1 via 192.0.2.1 mtu lock 1300").unwrap();
+    let client = Ipv4Addr::new(203, 0, 113, 9);
+    let outside = Local { ipv4: client, mac: [2; 6], host_mac: bench.uplink_mac, ..bench.a };
+    bench.serve(&Served::udp(1, (NODE4, 30_080).into(), &[(FAR4, 8080).into()])).unwrap();
+    let mut whole = Vec::new();
+    etherparse::PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
+        .ipv4(client.octets(), NODE4.octets(), 64)
+        .udp(5000, 30_080)
+        .write(&mut whole, &[7; 1440])
+        .unwrap();
+    let first = piece4(&outside, NODE4, 0, true, &whole[34..]);
+    // Small enough, but one that has the first may put them together.
+    let later = piece4(&outside, NODE4, 181, false, b"the rest of it");
+    let before = bench.tally().unwrap();
+    let mut ports = Vec::new();
+    for packet in [&first, &later] {
+        let ran = bench.run("from_network", bench.uplink, packet).unwrap();
+        assert_eq!(ran.action, PASS);
+        let (header, _) = Ipv4Header::from_slice(&ran.packet[14..]).unwrap();
+        assert_eq!((header.source, header.destination), (client.octets(), FAR4.octets()));
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        // As the stack sends it, where it leaves.
+        let out = bench.run("to_network", bench.uplink, &ran.packet).unwrap();
+        assert_eq!(out.action, PASS);
+        let (header, rest) = Ipv4Header::from_slice(&out.packet[14..]).unwrap();
+        assert_eq!((header.source, header.destination), (NODE4.octets(), FAR4.octets()));
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        ports.push(u16::from_be_bytes([rest[0], rest[1]]));
+    }
+    assert!((10_000..30_000).contains(&ports[0]), "{ports:?}");
+    // Near view, far view, and the stack's.
+    changes(&bench, &before, &[], (3, 0));
+    // What may not be cut is refused, and its sender told.
+    let mut whole_piece = first.clone();
+    whole_piece[20] |= 0x40;
+    let mut header = Ipv4Header::from_slice(&whole_piece[14..]).unwrap().0;
+    header.header_checksum = header.calc_header_checksum();
+    whole_piece[24..26].copy_from_slice(&header.header_checksum.to_be_bytes());
+    let told = bench.run("from_network", bench.uplink, &whole_piece).unwrap();
+    assert_eq!((told.action, told.packet[34..36].to_vec()), (REDIRECT, vec![3, 4]));
 }

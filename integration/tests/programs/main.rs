@@ -1,9 +1,12 @@
 //! The programs by `BPF_PROG_TEST_RUN`: one packet, then the whole change of the packet, the counters and the tables.
 
+mod answers;
 mod delivery;
+mod endings;
 mod errors;
 mod fragments;
 mod malformed;
+mod marks;
 mod masquerade;
 mod packets;
 mod policy;

@@ -160,3 +160,20 @@ pub fn macs(packet: &[u8]) -> ([u8; 6], [u8; 6]) {
     let (ethernet, _) = Ethernet2Header::from_slice(packet).unwrap();
     (ethernet.source, ethernet.destination)
 }
+
+/// A piece of an IPv6 datagram with the Ethernet and IP header of `whole`; `offset` in units of 8 bytes.
+pub fn piece6(whole: &[u8], offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    piece6_of(whole, whole[20], offset, more, payload)
+}
+
+/// The same, which names the header that goes on.
+pub fn piece6_of(whole: &[u8], next: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+    let mut packet = whole[..54].to_vec();
+    packet[18..20].copy_from_slice(&u16::try_from(payload.len() + 8).unwrap().to_be_bytes());
+    packet[20] = 44;
+    packet.extend([next, 0]);
+    packet.extend((offset << 3 | u16::from(more)).to_be_bytes());
+    packet.extend([0, 0, 0, 99]);
+    packet.extend(payload);
+    packet
+}

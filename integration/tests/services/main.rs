@@ -3,6 +3,8 @@
 mod addresses;
 mod backends;
 mod chained;
+mod direct_return;
+mod ended;
 mod health;
 mod host_ports;
 mod manifests;

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
     testbed::{
-        Answering, Asking, Conversation, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod,
-        Settings, eventually,
+        Answering, Asking, Conversation, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, OTHER4,
+        OTHER6, Pod, Settings, eventually,
     },
 };
+use libbpf_rs::{MapCore, MapHandle};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,11 +25,11 @@ use crate::{
 const CLIENT4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 /// Where the service is met, and by whom.
-const NODE_PORTS: [(&str, IpAddr, IpAddr); 2] =
+pub const NODE_PORTS: [(&str, IpAddr, IpAddr); 2] =
     [("IPv4", IpAddr::V4(NODE4), IpAddr::V4(CLIENT4)), ("IPv6", IpAddr::V6(NODE6), IpAddr::V6(CLIENT6))];
 
 /// A client of a third network.
-struct Client(Netns);
+pub struct Client(Netns);
 
 impl Machine for Client {
     fn netns(&self) -> &Netns {
@@ -55,14 +56,14 @@ impl Client {
 }
 
 /// A node where the service is met, one with a backend, and a client.
-struct Nodes {
-    front: Node,
-    back: Node,
-    client: Client,
+pub struct Nodes {
+    pub front: Node,
+    pub back: Node,
+    pub client: Client,
 }
 
 impl Nodes {
-    fn start(flags: &[&str]) -> Result<Self> {
+    pub fn start(flags: &[&str]) -> Result<Self> {
         let mut settings = Settings::default().cluster();
         for flag in ["--no-masquerade=10.88.0.0/15", "--no-masquerade=fd00:88::/31"].iter().chain(flags) {
             settings = settings.flag(*flag);
@@ -72,11 +73,27 @@ impl Nodes {
         let front = Node::start_with(settings)?;
         let back = front.beside(others)?;
         let client = Client::behind(front.neighbour.netns())?;
+        // By these a node knows the others' addresses.
+        let nodes = file(&[("node", NODE4, NODE6), ("other", OTHER4, OTHER6)].map(|(name, v4, v6)| {
+            let addresses = [v4.to_string(), v6.to_string()]
+                .map(|address| json!({"type": "InternalIP", "address": address}));
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                "status": {"addresses": addresses},
+            })
+        }));
+        for node in [&front, &back] {
+            node.apply("nodes.yaml", &nodes)?;
+            for name in ["machines4", "machines6"] {
+                let map = MapHandle::from_pinned_path(node.bpffs().join("maps").join(name))?;
+                ensure!(eventually(Duration::from_secs(5), || map.keys().count() == 2), "{name}");
+            }
+        }
         Ok(Self { front, back, client })
     }
 
     /// Puts the service in force on both, with this as its backend.
-    fn serve(&self, backend: &Pod<'_>, more: &Value) -> Result<()> {
+    pub fn serve(&self, backend: &Pod<'_>, more: &Value) -> Result<()> {
         let mut spec = json!({
             "type": "NodePort", "clusterIP": CLUSTER4, "clusterIPs": [CLUSTER4, CLUSTER6],
             "ports": [
@@ -213,12 +230,57 @@ fn what_is_too_large_for_the_way_to_the_backend_is_told_to_the_client() -> Resul
         for (route, via) in
             [("10.89.0.0/16", NEIGHBOUR4.to_string()), ("fd00:89::/64", NEIGHBOUR6.to_string())]
         {
-            nodes.front.netns().ip(&format!("route add {route} via {via} mtu 1300"))?;
+            nodes.front.netns().ip(&format!("route add {route} via {via} mtu lock 1300"))?;
         }
         for (family, node, _) in NODE_PORTS {
             let mut conversation = nodes.client.converse(at(node, NODE_PORT))?;
             for _ in 0..3 {
                 conversation.carries(20_000).with_context(|| format!("{mode} {family}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn datagrams_larger_than_the_way_arrive_in_pieces() -> Result<()> {
+    needs_root!();
+    for (mode, narrow) in [
+        ("--external-service-mode=snat", true),
+        ("--external-service-mode=dsr", true),
+        // The mark alone makes the first piece too large.
+        ("--external-service-mode=dsr", false),
+    ] {
+        let nodes = Nodes::start(&[mode])?;
+        let pod = nodes.back.add_pod_of("shop/far", &[])?;
+        let _server = Answering::start(&pod, "far", 8080)?;
+        nodes.serve(&pod, &json!({}))?;
+        if narrow {
+            for (route, via) in
+                [("10.89.0.0/16", NEIGHBOUR4.to_string()), ("fd00:89::/64", NEIGHBOUR6.to_string())]
+            {
+                nodes.front.netns().ip(&format!("route add {route} via {via} mtu lock 1350"))?;
+            }
+        }
+        for (family, node, own) in NODE_PORTS {
+            let to = at(node, NODE_PORT);
+            let socket = nodes.client.udp_socket(to)?;
+            Asking::connect(&nodes.client, &socket, to)?;
+            socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+            let asks = |length: usize| {
+                let mut text = [0; 256];
+                let sent = socket.send(&vec![7; length]);
+                let received = sent.and_then(|_| socket.recv(&mut text));
+                received.map(|length| String::from_utf8_lossy(&text[..length]).into_owned())
+            };
+            // IPv4 is cut on the way. In IPv6 the sender does it, once it was told.
+            let patience = if node.is_ipv4() { 1 } else { 3 };
+            let first = (0..patience).find_map(|_| asks(4_000).ok());
+            let seen = if mode.ends_with("dsr") { own } else { node };
+            let context = || format!("{mode} narrow: {narrow} {family}: {}", nodes.front.log());
+            ensure!(first.with_context(context)?.contains(&seen.to_string()), "{mode} {family}");
+            for length in [1_500, 2_999, 9_000, 40_000] {
+                asks(length).with_context(|| format!("{length} bytes")).with_context(context)?;
             }
         }
     }

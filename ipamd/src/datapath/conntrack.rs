@@ -55,11 +55,25 @@ fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u3
     i64::from(lifetime(lifetimes, protocol, flags)) - age
 }
 
-/// Removes what has expired, calling `ended` with each connection; returns how many entries are left. Adds the ports at
-/// which services were met that these connections go to.
+/// The address of each side as it is where that side is, and the index of its host end; 0: it is no endpoint of this node.
+/// `has_ended` of the programs has the same.
+fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
+    let far = entry.flags() & CT_FAR_VIEW != 0;
+    let elsewhere = far || entry.ways()[entry.opener()].nat & NAT_DESTINATION != 0;
+    [0, 1].map(|side| {
+        let view =
+            if elsewhere && (side == entry.opener()) == far { entry.other_view() } else { key.sides() };
+        (view[side].0, entry.ways()[side].ingress)
+    })
+}
+
+/// Removes what has expired and what was an endpoint's that is gone (`is_gone` tells, of an address and the index of its
+/// host end), calling `ended` with each connection; returns how many entries are left. Adds the ports at which services
+/// were met that these connections go to.
 pub fn sweep<K: CtKey, V: CtEntry>(
     map: &TypedMap<K, V>,
     lifetimes: &Lifetimes,
+    is_gone: &dyn Fn(IpAddr, u32) -> bool,
     ended: &mut Option<&mut dyn FnMut(&Connection)>,
     ports: &mut HashSet<u16>,
 ) -> Result<u64, DatapathError> {
@@ -67,7 +81,10 @@ pub fn sweep<K: CtKey, V: CtEntry>(
     let mut left = 0;
     let mut failure = None;
     map.each(|key, entry| {
-        if remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0 {
+        let lives = remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0;
+        if lives
+            && !ends(&key, &entry).into_iter().any(|(address, index)| index != 0 && is_gone(address, index))
+        {
             left += 1;
             if entry.service() != 0 && entry.flags() & CT_FAR_VIEW == 0 {
                 let (_, port) = key.sides()[1 - entry.opener()];
@@ -176,6 +193,26 @@ mod tests {
         assert_eq!(shown.backend, None);
         entry.opener = 1;
         assert_eq!(connection(&key, &entry, &LIFETIMES, 100).unwrap().source_port, 80);
+    }
+
+    #[test]
+    fn the_ends_of_a_flow_are_told_in_both_views() {
+        let pod: IpAddr = "10.88.0.5".parse().unwrap();
+        let (key, mut entry) = flow(0, NAT_SOURCE);
+        entry.way[0].ingress = 7;
+        // Masqueraded: the pod sees itself and the machine, the machine sees the node.
+        assert_eq!(ends(&key, &entry), [(pod, 7), ("192.0.2.1".parse().unwrap(), 0)]);
+        // Led to a backend: the pod sees the service.
+        entry.way[0].nat = NAT_DESTINATION;
+        entry.way[1].ingress = 9;
+        assert_eq!(ends(&key, &entry), [(pod, 7), ("10.88.0.9".parse().unwrap(), 9)]);
+        // The backend's view, in which the opener has another address.
+        entry.flags = CT_FAR_VIEW;
+        entry.way[0].nat = 0;
+        assert_eq!(
+            ends(&key, &entry),
+            [("192.0.2.7".parse().unwrap(), 7), ("192.0.2.1".parse().unwrap(), 9)]
+        );
     }
 
     #[test]

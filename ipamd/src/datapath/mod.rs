@@ -11,7 +11,7 @@ mod services;
 mod uplinks;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
@@ -25,7 +25,8 @@ use bpf::{
     layout::{
         COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED, CtEntry4, CtEntry6, CtKey4,
         CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS, EVENTS_FLOWS, Endpoint, Ip4,
-        Ip6, LIFETIMES, Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
+        Ip6, LIFETIMES, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain, Prefix4, Prefix6,
+        Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -363,17 +364,22 @@ impl Datapath {
         Ok(())
     }
 
-    /// Sets the addresses that frames of the overlay are taken from.
-    pub fn set_machines(&self, machines: impl Iterator<Item = IpAddr>) -> Result<(), DatapathError> {
+    /// Sets the addresses of the cluster's nodes, each with whether frames of the overlay are taken from it.
+    pub fn set_machines(&self, machines: impl Iterator<Item = (IpAddr, bool)>) -> Result<(), DatapathError> {
+        let mut wanted: HashMap<_, u8> = HashMap::new();
+        for (machine, sends_frames) in machines {
+            *wanted.entry(machine).or_default() |=
+                if sends_frames { MACHINE_SENDS_FRAMES } else { MACHINE_EXTERNAL };
+        }
         let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
-        for machine in machines {
+        for (machine, value) in wanted {
             match machine {
-                IpAddr::V4(ip) => wanted4.push(ip.into()),
-                IpAddr::V6(ip) => wanted6.push(ip.into()),
+                IpAddr::V4(ip) => wanted4.push((ip.into(), value)),
+                IpAddr::V6(ip) => wanted6.push((ip.into(), value)),
             }
         }
-        sync_keys(&self.machines4, &wanted4)?;
-        sync_keys(&self.machines6, &wanted6).map(drop)
+        sync_entries(&self.machines4, &wanted4)?;
+        sync_entries(&self.machines6, &wanted6)
     }
 
     /// Packets dropped since the maps were made, by reason.
@@ -396,7 +402,16 @@ impl Datapath {
         ))
     }
 
-    /// Removes expired conntrack entries. Takes milliseconds. Calls `ended`, if there is one, with each connection that
+    /// Whether the endpoint of an address is no longer the one that has this host end.
+    fn is_gone(&self, address: IpAddr, index: u32) -> bool {
+        let endpoint = match address {
+            IpAddr::V4(address) => self.endpoints4.get(&address.into()),
+            IpAddr::V6(address) => self.endpoints6.get(&address.into()),
+        };
+        endpoint.is_ok_and(|endpoint| endpoint.is_none_or(|endpoint| endpoint.ifindex != index))
+    }
+
+    /// Removes conntrack entries that have expired and those of endpoints that are gone. Takes milliseconds. Calls `ended`, if there is one, with each connection that
     /// was removed.
     pub fn sweep_conntrack(
         &self,
@@ -404,12 +419,30 @@ impl Datapath {
     ) -> Result<Swept, DatapathError> {
         let capacity = |map: &MapHandle| u64::from(map.max_entries());
         let mut service_ports = HashSet::new();
+        let known = self.endpoints()?;
+        // An endpoint may have come since.
+        let is_gone = |address: IpAddr, index: u32| {
+            known.get(&address).is_none_or(|endpoint| endpoint.ifindex != index)
+                && self.is_gone(address, index)
+        };
         let ipv4 = MapUse {
-            entries: conntrack::sweep(&self.conntrack4, &LIFETIMES, &mut ended, &mut service_ports)?,
+            entries: conntrack::sweep(
+                &self.conntrack4,
+                &LIFETIMES,
+                &is_gone,
+                &mut ended,
+                &mut service_ports,
+            )?,
             capacity: capacity(self.conntrack4.handle()),
         };
         let ipv6 = MapUse {
-            entries: conntrack::sweep(&self.conntrack6, &LIFETIMES, &mut ended, &mut service_ports)?,
+            entries: conntrack::sweep(
+                &self.conntrack6,
+                &LIFETIMES,
+                &is_gone,
+                &mut ended,
+                &mut service_ports,
+            )?,
             capacity: capacity(self.conntrack6.handle()),
         };
         Ok(Swept { used: [("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into(), service_ports })
@@ -479,6 +512,24 @@ impl Datapath {
 
 /// Both hooks of an interface.
 const HOOKS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Makes the entries of a hash map those that are wanted.
+fn sync_entries<K: Plain>(map: &TypedMap<K, u8>, wanted: &[(K, u8)]) -> Result<(), DatapathError> {
+    let mut present = Vec::new();
+    map.each(|key, value| {
+        present.push((key, value));
+        true
+    })?;
+    let known: HashMap<_, _> = present.iter().map(|(key, value)| (key.as_bytes(), *value)).collect();
+    let all: HashSet<_> = wanted.iter().map(|(key, _)| key.as_bytes()).collect();
+    for (key, value) in wanted.iter().filter(|(key, value)| known.get(key.as_bytes()) != Some(value)) {
+        map.put(key, value)?;
+    }
+    for (key, _) in present.iter().filter(|(key, _)| !all.contains(key.as_bytes())) {
+        map.remove(key)?;
+    }
+    Ok(())
+}
 
 /// Makes the map's keys those that are wanted; whether anything changed.
 fn sync_keys<K: Plain>(map: &TypedMap<K, u8>, wanted: &[K]) -> Result<bool, DatapathError> {

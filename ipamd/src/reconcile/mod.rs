@@ -246,7 +246,9 @@ impl Reconciler {
         if let Err(error) = self.datapath.set_no_masquerade(&no_masquerade) {
             failures.insert(error.to_string());
         }
-        let machines = nodes.values().flat_map(|node| node.internal.iter().copied());
+        let machines = nodes.values().flat_map(|node| {
+            node.addresses.iter().map(|address| (*address, node.internal.contains(address)))
+        });
         if let Err(error) = self.datapath.set_machines(machines) {
             failures.insert(error.to_string());
         }

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Packets that are larger than their way takes, and that may be cut on it: those of IPv4 that do not say otherwise. The host's
+ * stack cuts them, as a router does; it gets all pieces of such a datagram, for what it has may put them together first. It
+ * would not take a packet from an address of the node itself, so they get that where they leave the host.
+ */
+
+#if FAMILY == 4
+
+static __always_inline bool may_be_cut_v4(struct __sk_buff *skb)
+{
+	__be16 fragment;
+
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip4_header, fragment), &fragment, sizeof(fragment)) == 0 &&
+	       !(fragment & bpf_htons(IP4_DONT_FRAGMENT));
+}
+
+/* Remembers how the source of a packet becomes the node's at the uplink: as the far view of the flow, as the stack has it. */
+static __always_inline int hide_at_uplink_v4(struct scratch *room, const struct packet4 *packet,
+					     const struct ct_entry4 *entry, __u32 from, __u32 to)
+{
+	struct ct_entry4 *transit = (struct ct_entry4 *)&room->mate;
+	struct ct_key4 *key = (struct ct_key4 *)&room->mate_key;
+	__u32 side = make_key_v4(key, packet->protocol, &packet->source, packet->source_port, &entry->nat_address[to],
+				 entry->nat_port[to]) & 1;
+	struct ct_entry4 *holder = find_v4(key);
+
+	if (holder && !(holder->flags & CT_FAR_VIEW && holder->opener == side && holder->way[side].nat == NAT_SOURCE) &&
+	    !is_expired_v4(holder, packet->protocol, ticks()))
+		return DROP_PORT_TAKEN;
+	__builtin_memset(transit, 0, sizeof(*transit));
+	transit->epoch = entry->epoch;
+	transit->seen = ticks();
+	transit->flags = CT_FAR_VIEW;
+	transit->opener = side;
+	transit->nat_address[side] = entry->nat_address[from];
+	transit->nat_port[side] = entry->nat_port[from];
+	transit->nat_address[side ^ 1] = entry->nat_address[to];
+	transit->nat_port[side ^ 1] = entry->nat_port[to];
+	transit->way[side].nat = NAT_SOURCE;
+	return bpf_map_update_elem(&conntrack4, key, transit, BPF_ANY) ? DROP_CONNTRACK_FULL : PARSED;
+}
+
+/* Hands a packet to the host's stack, which is to cut it. */
+__noinline int cut_v4(struct __sk_buff *skb, const struct packet4 *packet, const struct ct_entry4 *entry, __u32 side)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1, to = from ^ 1;
+	int reason = PARSED;
+
+	if (!room || !packet || !entry)
+		return TC_ACT_SHOT;
+	if (packet->kind == PACKET_FIRST_FRAGMENT) {
+		struct fragment4 key;
+		struct pieces *pieces;
+
+		fragment_key_v4(&key, packet);
+		pieces = bpf_map_lookup_elem(&fragments4, &key);
+		if (pieces)
+			pieces->cut = true;
+	}
+	if (entry->way[from].nat & NAT_SOURCE)
+		reason = hide_at_uplink_v4(room, packet, entry, from, to);
+	reason = reason ?: rewrite_side_v4(skb, packet, entry, side, NAT_DESTINATION);
+	return reason ? refuse_v4(packet, reason, skb->ifindex) : PASS;
+}
+
+#else
+
+/* A router of IPv6 cuts nothing: the sender does, when it is told. */
+static __always_inline bool may_be_cut_v6(struct __sk_buff *skb)
+{
+	return false;
+}
+
+static __always_inline int cut_v6(struct __sk_buff *skb, const struct packet6 *packet, const struct ct_entry6 *entry, __u32 side)
+{
+	return drop(DROP_TOO_LARGE);
+}
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Direct server return: which flows go that way, which packets carry a mark, and what a mark counts. dsr.h reads and writes
+ * them. */
+
+#if FAMILY == 4
+#define MARK_TYPE 158
+struct mark4 {
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	struct ip4 address;
+};
+#else
+#define MARK_TYPE 30 /* skipped by who does not know it */
+#define MARK_LENGTH 18 /* of port and address */
+struct mark6 {
+	__u8 next;
+	__u8 words; /* of 8 bytes, beyond the first */
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	__u8 address[sizeof(struct ip6)]; /* not aligned */
+	__u8 pad_type; /* 1: PadN */
+	__u8 pad_length;
+};
+#endif
+#define MARK struct JOIN(mark, FAMILY)
+
+/* Whether there is room for a mark in the packet's headers. */
+static __always_inline bool FN(takes_mark)(struct __sk_buff *skb, const PACKET *packet)
+{
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
+		return false;
+#if FAMILY == 4
+	return packet->transport - ETH_HLEN + sizeof(MARK) <= IP4_HEADER_MOST;
+#else
+	__u8 next;
+
+	/* Hop-by-hop options are the first header, or none. RFC 8200, section 4.1. */
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &next, sizeof(next)) == 0 &&
+	       next != IPPROTO_HOPOPTS;
+#endif
+}
+
+/* Whether every node knows that services are met at an address: that of a service itself, or of a node. A mark that names
+ * another one is not believed. */
+static __always_inline bool FN(is_known_to_all)(struct scratch *room, const ADDRESS *address, __be16 port,
+						__u8 protocol)
+{
+	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	ADDRESS *machine = (ADDRESS *)&room->address;
+
+	*key = (FRONTEND_KEY){ .address = *address, .port = port, .protocol = protocol };
+	*machine = *address;
+	return bpf_map_lookup_elem(&MAP(frontends), key) || bpf_map_lookup_elem(&MAP(machines), machine);
+}
+
+/* Whether a packet of a flow carries a mark. `quiet`: for how many ticks the flow was, at least one if it is judged. */
+static __always_inline enum mark_need FN(needs_mark)(const PACKET *packet, const CT_ENTRY *entry, __u32 side,
+						     __u32 quiet)
+{
+	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || packet->kind == PACKET_ERROR ||
+	    packet->kind == PACKET_LATER_FRAGMENT)
+		return MARK_NONE;
+	if (packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return MARK_NEEDED;
+	return quiet ? MARK_IF_ROOM : MARK_NONE;
+}
+
+/* Whether a flow is answered from where the mark says. */
+static __always_inline bool FN(fits_mark)(const struct scratch *room, const CT_ENTRY *entry, __u32 side)
+{
+	__u32 to = (side ^ 1) & 1;
+
+	return entry->flags & CT_DSR && entry->nat_port[to] == room->mark_port &&
+	       FN(equal)(&entry->nat_address[to], (const ADDRESS *)&room->mark);
+}
+
+/* What the mark of a packet counts for the flow that it belongs to. */
+static __always_inline enum mark_weight FN(weigh_mark)(const struct scratch *room, const CT_ENTRY *entry,
+						       const PACKET *packet, __u32 side)
+{
+	/* A datagram is answered from where the client sent the last one. */
+	if (packet->protocol != IPPROTO_TCP || FN(fits_mark)(room, entry, side))
+		return MARK_HEEDED;
+
+	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+
+	if (FN(is_expired)(entry, packet->protocol, ticks()))
+		return MARK_BEGINS;
+	if (opens)
+		return is_closed(entry->flags) ? MARK_BEGINS : MARK_OF_ANOTHER;
+	/* Anybody can write a mark: it moves no connection, but tells of one that was forgotten. */
+	return entry->flags & CT_PICKED_UP && !(entry->flags & CT_DSR) ? MARK_BEGINS : MARK_IGNORED;
+}

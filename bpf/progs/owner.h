@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A flow ends with its endpoints: who gets an address later inherits nothing of it. Who a flow's ends were is told by the
+ * indices of their host ends, which its ways hold: the kernel gives a number to another interface only when all have had
+ * their turn. Asked on the slow path, which every flow comes to after an endpoint has gone, for that raises the epoch.
+ */
+
+/* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's
+ * argument, so keys are copied to where it is allowed. */
+static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, const ADDRESS *address)
+{
+	ADDRESS *key = (ADDRESS *)&room->address;
+
+	*key = *address;
+	return bpf_map_lookup_elem(&MAP(endpoints), key);
+}
+
+/* Whether an endpoint that was one end of the flow is gone. `key` is the flow's, in scratch. */
+__noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !key || !entry)
+		return false;
+
+	__u32 opener = entry->opener & 1;
+	bool far = entry->flags & CT_FAR_VIEW;
+	/* What the other side sees differs in the opener, what the opener sees in the other side. */
+	bool elsewhere = far || entry->way[opener].nat & NAT_DESTINATION;
+	ADDRESS *first = (ADDRESS *)&room->address, *second = (ADDRESS *)&room->other_address;
+	struct endpoint *endpoint;
+
+	*first = elsewhere && !opener == far ? entry->nat_address[0] : key->address[0];
+	*second = elsewhere && opener == far ? entry->nat_address[1] : key->address[1];
+
+	__u32 of_first = entry->way[0].ingress, of_second = entry->way[1].ingress;
+
+	if (of_first) {
+		endpoint = bpf_map_lookup_elem(&MAP(endpoints), first);
+		if (!endpoint || endpoint->ifindex != of_first)
+			return true;
+	}
+	if (!of_second)
+		return false;
+	endpoint = bpf_map_lookup_elem(&MAP(endpoints), second);
+	return !endpoint || endpoint->ifindex != of_second;
+}
+
+/* The entry of a flow whose ends are still there; that of one which has ended is forgotten. */
+static __always_inline CT_ENTRY *FN(find_living)(const CT_KEY *key)
+{
+	CT_ENTRY *entry = FN(find)(key);
+
+	if (likely(!entry || !FN(has_ended)(key, entry)))
+		return entry;
+	bpf_map_delete_elem(&MAP(conntrack), key);
+	return NULL;
+}
