@@ -130,6 +130,16 @@ enum {
 	SOCKET_REFUSED,
 };
 
+/*
+ * What becomes of a socket that nobody takes. That of UDP connects all the same, as it does to a port that nobody has: it is
+ * its datagrams that are refused, so it learns of that when it sends or receives next. Those of the node itself pass no
+ * program of ours on their way out.
+ */
+static __always_inline int unserved(__u8 protocol, bool of_node, bool connects)
+{
+	return connects && protocol == IPPROTO_UDP && !of_node ? SOCKET_AS_IS : SOCKET_REFUSED;
+}
+
 static __always_inline void count_drops(enum drop_reason reason, __u32 packets)
 {
 	__u32 key = reason;
@@ -288,6 +298,12 @@ static __always_inline bool has_ports(__u8 protocol)
 	       protocol == IPPROTO_UDPLITE;
 }
 
+/* Whether there may be services of a protocol. */
+static __always_inline bool is_balanced(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
 static __always_inline bool is_icmp(__u8 protocol)
 {
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
@@ -353,4 +369,18 @@ static __always_inline void sent_by(struct ct_way *way, const struct endpoint *e
 {
 	way->ingress = endpoint->ifindex;
 	copy_mac(way->sender_mac, endpoint->container_mac);
+}
+
+/*
+ * Whether a client that has no affinity here, or none any more, gets its second choice. Nodes do not know of each other's
+ * affinities, so that they agree the choice depends on the client and the time alone; that the client is not sent to the
+ * same backend for ever, its two best take turns. A turn is longer than the affinity, and begins at another time for each
+ * client: clocks may differ a little, and not all clients move at once.
+ */
+static __always_inline bool is_second_turn(__u32 lasting, __u32 mixed)
+{
+	__u32 zero = 0, turn = lasting * AFFINITY_TURN;
+	__u32 *wall = bpf_map_lookup_elem(&wall_clock, &zero);
+
+	return turn && (ticks() + (wall ? *wall : 0) + mixed % turn) / turn & 1;
 }

@@ -115,12 +115,9 @@ __noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
 
 	struct frontend *frontend = FN(find_frontend)(address, mark.port, packet->protocol, false, &kind);
 
-	if (!frontend) {
-		/* An address of another node. */
-		ADDRESS any = {};
-
-		frontend = FN(find_frontend)(&any, mark.port, packet->protocol, false, &kind);
-	}
+	/* An address of another node. */
+	if (!frontend)
+		frontend = FN(find_node_port)(mark.port, packet->protocol);
 	if (!frontend)
 		return PARSED;
 

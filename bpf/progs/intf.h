@@ -289,6 +289,7 @@ enum drop_reason {
 	DROP_HOPS, /* no hop is left to the backend's node */
 	DROP_ENDPOINT_FRAME, /* an endpoint sent what a node could take for a frame of the overlay */
 	DROP_FOREIGN_FRAME, /* a frame of the overlay that no node of the cluster has sent */
+	DROP_NOT_SERVED, /* only services are behind the address: not of that protocol, or not for who is beyond the node */
 	DROP_REASONS /* their number */
 };
 

@@ -28,7 +28,7 @@ struct frontend_key6 {
 #define FRONTEND_OUTSIDE_LOCAL 8 /* set[FROM_OUTSIDE] does */
 #define ADDRESS_OF_NODE 16 /* of an address: node ports are served here */
 #define ADDRESS_OF_SERVICE 32 /* of an address: nothing else is behind it */
-#define ADDRESS_LOOPBACK 64 /* of an address: only the node's own processes mean this node by it */
+#define INSIDE_ONLY 128 /* of a frontend or an address: whoever is beyond the node is not served */
 
 /* Who connects: an endpoint or the node itself, or somebody beyond the node. */
 enum service_from {
@@ -48,6 +48,8 @@ struct frontend {
 #define SET_BY_TABLE 2 /* `first` and `count` are places in `lookup_tables`: the same for sets too large for scores */
 #define SET_ELSEWHERE 4 /* empty, although there are backends on other nodes */
 #define SCORED_MOST 128 /* backends of a set by score */
+/* A client that is chosen for anew takes its two best backends by turns of so many times the affinity: see choose. */
+#define AFFINITY_TURN 4
 
 /* Value of `sets`: backends to choose from. The first eight bytes are read and written as one. */
 struct backend_set {

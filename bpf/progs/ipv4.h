@@ -58,6 +58,17 @@ static __always_inline __u8 request_of_v4(__u8 type)
 	return type;
 }
 
+/* 127.0.0.0/8 */
+static __always_inline bool is_loopback_v4(const struct ip4 *address)
+{
+	return bpf_ntohl(address->word[0]) >> 24 == 127;
+}
+
+static __always_inline void make_loopback_v4(struct ip4 *address)
+{
+	address->word[0] = bpf_htonl(0x7f000001);
+}
+
 /* 224.0.0.0/4, 255.255.255.255, 0.0.0.0/8 */
 static __always_inline bool is_link_scope_v4(const struct ip4 *address)
 {

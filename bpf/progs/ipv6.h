@@ -47,6 +47,18 @@ static __always_inline __u8 request_of_v6(__u8 type)
 	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ? type - 1 : type;
 }
 
+/* ::1 */
+static __always_inline bool is_loopback_v6(const struct ip6 *address)
+{
+	return !address->word[0] && !address->word[1] && !address->word[2] && address->word[3] == bpf_htonl(1);
+}
+
+static __always_inline void make_loopback_v6(struct ip6 *address)
+{
+	__builtin_memset(address, 0, sizeof(*address));
+	address->word[3] = bpf_htonl(1);
+}
+
 /* ff00::/8, fe80::/10, :: */
 static __always_inline bool is_link_scope_v6(const struct ip6 *address)
 {

@@ -43,4 +43,6 @@ BOTH_FAMILIES(sockets, BPF_MAP_TYPE_LRU_HASH, 0, SOCKET_ENTRIES, struct socket_k
 SERVICE_MAP(source_ranges4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range4, __u8);
 SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range6, __u8);
 SERVICE_MAP(namespaces, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, NAMESPACE_ENTRIES, __u64, __u32);
+/* What is to be added to `ticks` for the ticks of the wall clock, which is the same on all nodes. */
+SERVICE_MAP(wall_clock, BPF_MAP_TYPE_ARRAY, 0, 1, __u32, __u32);
 SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS * PORT_WORDS, __u32, __u64);

@@ -38,16 +38,12 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 	__u8 protocol = packet->protocol;
 	__u32 kind;
 
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
-		return PARSED;
 	if (packet->kind == PACKET_ERROR && !entry->service)
 		return PARSED;
 
 	struct frontend *frontend = FN(find_frontend)(&packet->destination, packet->destination_port, protocol,
 							    false, &kind);
 
-	if (frontend && frontend->flags & FRONTEND_RANGES && !FN(in_ranges)(room, frontend->service, &packet->source))
-		return DROP_SOURCE_RANGE;
 	if (entry->service) {
 		const ADDRESS *address = &entry->nat_address[(side ^ 1) & 1];
 		__be16 port = entry->nat_port[(side ^ 1) & 1];
@@ -60,8 +56,15 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 		}
 		entry->service = 0;
 	}
+	if ((frontend ? frontend->flags : kind) & INSIDE_ONLY && (from & 1) == FROM_OUTSIDE)
+		return DROP_NOT_SERVED;
+	if (!frontend && kind & ADDRESS_OF_SERVICE)
+		return is_balanced(protocol) ? DROP_NO_BACKEND : DROP_NOT_SERVED;
 	if (!frontend)
-		return kind & ADDRESS_OF_SERVICE ? DROP_NO_BACKEND : PARSED;
+		return PARSED;
+	/* Whom a connection is taken from is asked when it begins. */
+	if (frontend->flags & FRONTEND_RANGES && !FN(in_ranges)(room, frontend->service, &packet->source))
+		return DROP_SOURCE_RANGE;
 
 	CLIENT *client = (CLIENT *)&room->client;
 

@@ -2,30 +2,40 @@
 /* Services: whether an address and port are one's, and which backend takes a connection. Nothing here is on the way of
  * an established flow. */
 
-/* What is reached at an address and port; NULL: no service. `kind` is then what the address is: ADDRESS_*. */
+/* What is reached at a port of every address of the node that serves node ports. */
+static __always_inline struct frontend *FN(find_node_port)(__be16 port, __u8 protocol)
+{
+	FRONTEND_KEY key = { .port = port, .protocol = protocol };
+
+	return bpf_map_lookup_elem(&MAP(frontends), &key);
+}
+
+/*
+ * What is reached at an address and port; NULL: no service. `kind` is then what the address is: ADDRESS_*. Loopback is each
+ * namespace's own, so only the node itself means the node by it; no address at all is the key of node ports, and nobody's.
+ */
 static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address, __be16 port, __u8 protocol,
 							  bool of_node_itself, __u32 *kind)
 {
 	FRONTEND_KEY key = { .address = *address, .port = port, .protocol = protocol };
-	struct frontend *found = bpf_map_lookup_elem(&MAP(frontends), &key);
+	struct frontend *found;
 
 	*kind = 0;
-	if (found)
-		return found;
+	if (FN(is_zero)(address) || (FN(is_loopback)(address) && !of_node_itself))
+		return NULL;
+	/* Of no other protocol there are services, and the key below is of none. */
+	if (is_balanced(protocol)) {
+		found = bpf_map_lookup_elem(&MAP(frontends), &key);
+		if (found)
+			return found;
+	}
 	key.port = 0;
 	key.protocol = 0;
 	found = bpf_map_lookup_elem(&MAP(frontends), &key);
 	if (!found)
 		return NULL;
-	if (found->flags & ADDRESS_LOOPBACK && !of_node_itself)
-		return NULL;
 	*kind = found->flags;
-	if (!(found->flags & ADDRESS_OF_NODE))
-		return NULL;
-	__builtin_memset(&key.address, 0, sizeof(key.address));
-	key.port = port;
-	key.protocol = protocol;
-	return bpf_map_lookup_elem(&MAP(frontends), &key);
+	return found->flags & ADDRESS_OF_NODE ? FN(find_node_port)(port, protocol) : NULL;
 }
 
 /* What an endpoint is to a service: MEMBER_*. NULL: it is none of its endpoints. */
@@ -36,10 +46,10 @@ static __always_inline __u32 *FN(find_member)(__u32 service, const ADDRESS *addr
 	return bpf_map_lookup_elem(&MAP(members), &key);
 }
 
-/* The place of the backend that has the highest score with a client. */
-static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed)
+/* The place of the backend that has the highest score with a client; or the second highest, if there are two. */
+static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed, bool second)
 {
-	__u32 at = first, best = 0;
+	__u32 at = first, next = first, best = 0, better = 0;
 
 	for (__u32 i = 0; i < SCORED_MOST && i < count; i++) {
 		__u32 place = first + i;
@@ -51,15 +61,20 @@ static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed)
 		__u32 score = stir(mixed ^ backend->seed);
 
 		if (score >= best) {
+			better = best;
+			next = at;
 			best = score;
 			at = place;
+		} else if (score >= better) {
+			better = score;
+			next = place;
 		}
 	}
-	return at;
+	return second ? next : at;
 }
 
-/* Takes one backend of a set. `mixed` says who the client is. */
-static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, int *reason)
+/* Takes one backend of a set. `mixed` says who the client is; `second`: it gets its second choice. */
+static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, bool second, int *reason)
 {
 	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
 
@@ -83,9 +98,9 @@ static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, int *rea
 		return NULL;
 	}
 	if (now.parts.flags & SET_BY_SCORE) {
-		at = FN(highest)(at, count, mixed);
+		at = FN(highest)(at, count, mixed, second);
 	} else if (now.parts.flags & SET_BY_TABLE) {
-		at += (__u64)stir(mixed) * count >> 32;
+		at += (__u64)stir(second ? ~mixed : mixed) * count >> 32;
 
 		__u32 word = at >> 1;
 		struct lookup_places *places = bpf_map_lookup_elem(&lookup_tables, &word);
@@ -132,7 +147,7 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 		}
 	}
 
-	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, &reason);
+	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, is_second_turn(lasting, mixed), &reason);
 
 	if (!backend)
 		return reason;

@@ -31,10 +31,15 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 		return SOCKET_AS_IS;
 
 	bool of_node = *namespace == NAMESPACE_NODE;
+
+	/* So does the stack, after this. */
+	if (FN(is_zero)(address))
+		FN(make_loopback)(address);
+
 	struct frontend *frontend = FN(find_frontend)(address, *port, protocol, of_node, &kind);
 
 	if (!frontend)
-		return kind & ADDRESS_OF_SERVICE ? SOCKET_REFUSED : SOCKET_AS_IS;
+		return kind & ADDRESS_OF_SERVICE ? unserved(protocol, of_node, connects) : SOCKET_AS_IS;
 	if (frontend->flags & FRONTEND_RANGES && !(of_node && frontend->flags & FRONTEND_NODE_IN_RANGES))
 		/* By what address an endpoint connects is seen in its packets. */
 		return of_node ? SOCKET_REFUSED : SOCKET_AS_IS;
@@ -77,9 +82,10 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 
 	CLIENT client = { .netns = netns, .service = frontend->service };
 	AFFINITY room;
+	int reason = FN(choose)(frontend, FROM_INSIDE, &client, &room, 0, address, port);
 
-	if (FN(choose)(frontend, FROM_INSIDE, &client, &room, 0, address, port))
-		return SOCKET_REFUSED;
+	if (reason)
+		return reason == DROP_NO_BACKEND ? unserved(protocol, of_node, connects) : SOCKET_REFUSED;
 	FN(tie)(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
 	if (!connects)
 		FN(tie)(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);

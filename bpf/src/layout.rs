@@ -128,7 +128,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 25] = [
+pub const DROP_REASONS: [&str; 26] = [
     "none",
     "malformed",
     "not_ip",
@@ -154,6 +154,7 @@ pub const DROP_REASONS: [&str; 25] = [
     "hops",
     "endpoint_frame",
     "foreign_frame",
+    "not_served",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

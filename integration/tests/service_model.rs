@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use integration::oracle::services::{
-    Client, Documents, Served,
+    Client, Documents, Here, Served,
     asked::{changes, here, objects_of, questions},
     generate::{NODES, Scene, scene},
 };
@@ -23,9 +23,14 @@ use proptest::{
 };
 
 fn balancer(tables: &Memory, scene: &Scene) -> Balancer {
+    start(tables, scene, &here())
+}
+
+fn start(tables: &Memory, scene: &Scene, here: &Here) -> Balancer {
     let site = Site { node: NODES[0].into(), zone: None, pools: Vec::new() };
     let balancer = Balancer::new(Box::new(tables.clone()), site);
-    let all: BTreeSet<IpAddr> = here().addresses.into_iter().collect();
+    balancer.serve_cluster_ips_outside(here.cluster_ips_outside);
+    let all: BTreeSet<IpAddr> = here.addresses.iter().copied().collect();
     let changes: Vec<_> = objects_of(scene).into_iter().map(Change::Put).collect();
     balancer.start(NodeAddresses::new(all, &[]), [], &changes).expect("tables in memory take everything");
     balancer
@@ -53,20 +58,23 @@ struct Heard {
 }
 
 fn agree(tables: &Memory, scene: &Scene, heard: &mut Heard) -> TestCaseResult {
+    agree_at(&here(), tables, scene, heard)
+}
+
+fn agree_at(here: &Here, tables: &Memory, scene: &Scene, heard: &mut Heard) -> TestCaseResult {
     let documents = Documents(scene);
-    let here = here();
     for (address, port) in questions() {
         for (client, from) in clients() {
-            // Loopback is the node's own; and addresses of one family are met from that family.
+            // Addresses of one family are met from that family.
             let own = match client {
                 Client::Pod(own) | Client::Outside(own) => Some(own),
                 Client::Node => None,
             };
-            if own.is_some_and(|own| own.is_ipv4() != address.is_ipv4() || address.is_loopback()) {
+            if own.is_some_and(|own| own.is_ipv4() != address.is_ipv4()) {
                 continue;
             }
             for protocol in [6, 17] {
-                let expected = documents.serve(&here, client, address, port, protocol);
+                let expected = documents.serve(here, client, address, port, protocol);
                 *match &expected {
                     Served::Nothing => &mut heard.nothing,
                     Served::By(_) => &mut heard.served,
@@ -108,6 +116,23 @@ fn the_tables_serve_whom_the_api_says() {
         300,
         |scenes, heard| {
             let tables = Memory::default();
+            balancer(&tables, &scenes[0]);
+            agree(&tables, &scenes[0], heard)
+        },
+        1,
+    );
+}
+
+#[test]
+fn cluster_addresses_are_served_outside_if_it_is_asked_for() {
+    let here = Here { cluster_ips_outside: true, ..here() };
+    run(
+        150,
+        |scenes, heard| {
+            let tables = Memory::default();
+            start(&tables, &scenes[0], &here);
+            agree_at(&here, &tables, &scenes[0], heard)?;
+            // And by the next daemon no more.
             balancer(&tables, &scenes[0]);
             agree(&tables, &scenes[0], heard)
         },

@@ -288,6 +288,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     })?;
     let external = external(config).context("cannot list the node's addresses")?;
     datapath.set_external(external)?;
+    datapath.set_wall_clock()?;
     Ok(datapath)
 }
 
@@ -295,6 +296,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
 fn balancer(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> Result<Balancer, DatapathError> {
     let tables = ServiceTables::open(Arc::clone(datapath), pins)?;
     let balancer = Balancer::new(Box::new(tables), site(config));
+    balancer.serve_cluster_ips_outside(config.cluster_ip_external);
     balancer.answer_health_checks(HealthPorts::new(&Handle::current(), None));
     Ok(balancer)
 }

@@ -16,7 +16,7 @@ use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 use crate::{
     datapath::{Datapath, DatapathError, EndpointEntry},
     kernel_files,
-    netlink::netns_cookie,
+    netlink::{Listener, SocketDiag, SocketDiagError, netns_cookie},
     node::Kernel,
     reaper::Reaper,
 };
@@ -120,6 +120,14 @@ impl Kernel for Host {
 
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
         netns_at(path)
+    }
+
+    fn listeners(&self) -> Result<Vec<Listener>, SocketDiagError> {
+        match SocketDiag::open(None)?.listeners() {
+            // Then nobody can say; it is not worth a container.
+            Err(SocketDiagError::NoList(_)) => Ok(Vec::new()),
+            answer => answer,
+        }
     }
 
     fn netns_cookie_at(&self, path: &Path, id: NetnsId) -> Option<u64> {

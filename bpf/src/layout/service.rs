@@ -24,8 +24,8 @@ pub const FRONTEND_OUTSIDE_LOCAL: u32 = 8;
 pub const ADDRESS_OF_NODE: u32 = 16;
 /// Of an address: nothing but services is behind it.
 pub const ADDRESS_OF_SERVICE: u32 = 32;
-/// Of an address: only the node's own processes mean this node by it.
-pub const ADDRESS_LOOPBACK: u32 = 64;
+/// Of a frontend or an address: whoever is beyond the node is not served.
+pub const INSIDE_ONLY: u32 = 128;
 
 /// [`BackendSet::flags`]: each client has a score with each backend, and the highest takes it.
 pub const SET_BY_SCORE: u16 = 1;
@@ -35,6 +35,8 @@ pub const SET_BY_TABLE: u16 = 2;
 pub const SET_ELSEWHERE: u16 = 4;
 /// Backends of a set by score, at most.
 pub const SCORED_MOST: u32 = 128;
+/// A client that is chosen for anew takes its two best backends by turns of so many times the affinity.
+pub const AFFINITY_TURN: u32 = 4;
 
 /// Value of a member: takes new connections of those who may be sent to any node.
 pub const MEMBER_CLUSTER: u32 = 1;
@@ -206,10 +208,11 @@ mod tests {
             (FRONTEND_OUTSIDE_LOCAL, "FRONTEND_OUTSIDE_LOCAL"),
             (ADDRESS_OF_NODE, "ADDRESS_OF_NODE"),
             (ADDRESS_OF_SERVICE, "ADDRESS_OF_SERVICE"),
-            (ADDRESS_LOOPBACK, "ADDRESS_LOOPBACK"),
+            (INSIDE_ONLY, "INSIDE_ONLY"),
             (SET_BY_SCORE.into(), "SET_BY_SCORE"),
             (SET_BY_TABLE.into(), "SET_BY_TABLE"),
             (SCORED_MOST, "SCORED_MOST"),
+            (AFFINITY_TURN, "AFFINITY_TURN"),
             (SET_ELSEWHERE.into(), "SET_ELSEWHERE"),
             (MEMBER_CLUSTER, "MEMBER_CLUSTER"),
             (MEMBER_LOCAL, "MEMBER_LOCAL"),

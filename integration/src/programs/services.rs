@@ -29,6 +29,8 @@ pub struct Served {
     pub flags: u32,
     /// There are backends on other nodes, which do not take its connections here.
     pub elsewhere: bool,
+    /// Ticks of affinity; 0: none.
+    pub affinity: u32,
 }
 
 impl Served {
@@ -36,7 +38,7 @@ impl Served {
     pub fn tcp(number: u32, frontend: SocketAddr, backends: &[SocketAddr]) -> Self {
         let backends = backends.to_vec();
         let frontends = vec![frontend];
-        Self { number, frontends, protocol: 6, backends, by_client: false, flags: 0, elsewhere: false }
+        Self { number, frontends, protocol: 6, backends, by_client: false, flags: 0, elsewhere: false, affinity: 0 }
     }
 
     /// A UDP service in turn.
@@ -69,7 +71,7 @@ impl Bench {
             service: service.number,
             set: [service.number; 2],
             flags: service.flags,
-            ..Frontend::default()
+            affinity: service.affinity,
         };
         for frontend in &service.frontends {
             match frontend.ip() {
@@ -90,6 +92,37 @@ impl Bench {
     pub fn serve_node_ports_at(&self, address: Ipv4Addr) -> Result<()> {
         let value = Frontend { flags: ADDRESS_OF_NODE, ..Frontend::default() };
         put(&self.skeleton.maps.frontends4, &V4::frontend(address, 0, 0), &value)
+    }
+
+    /// Says what an address is: `ADDRESS_*`.
+    pub fn address_is(&self, address: IpAddr, flags: u32) -> Result<()> {
+        let value = Frontend { flags, ..Frontend::default() };
+        let maps = &self.skeleton.maps;
+        match address {
+            IpAddr::V4(ip) => put(&maps.frontends4, &V4::frontend(ip, 0, 0), &value),
+            IpAddr::V6(ip) => put(&maps.frontends6, &V6::frontend(ip, 0, 0), &value),
+        }
+    }
+
+    /// Sets how many ticks the wall clock is ahead of the programs'.
+    pub fn set_wall_clock(&self, ahead: u32) -> Result<()> {
+        put(&self.skeleton.maps.wall_clock, &0u32, &ahead)
+    }
+
+    /// Lets sources of a service's ranges in.
+    pub fn welcome(&self, service: u32, address: Ipv4Addr, length: u8) -> Result<()> {
+        put(&self.skeleton.maps.source_ranges4, &V4::source_range(service, address, length), &1u8)
+    }
+
+    /// Forgets which backends clients had.
+    pub fn forget_affinities(&self) -> Result<()> {
+        let maps = &self.skeleton.maps;
+        for map in [&maps.affinities4, &maps.affinities6] {
+            for key in map.keys().collect::<Vec<_>>() {
+                map.delete(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes an endpoint one of a service's.

@@ -12,5 +12,6 @@ mod packets;
 mod policy;
 mod random_services;
 mod services;
+mod services_bounds;
 mod stack;
 mod stage;

@@ -64,7 +64,7 @@ fn open(stage: &Stage, client: Client, to: (IpAddr, u16), source_port: u16, prot
     let after = bench.drops().unwrap();
     match after.iter().find(|(reason, count)| before.get(*reason) != Some(*count)) {
         Some((&"no_backend", _)) => return Served::Refused,
-        Some((&("no_local_backend" | "source_range"), _)) => return Served::Dropped,
+        Some((&("no_local_backend" | "source_range" | "not_served"), _)) => return Served::Dropped,
         Some((reason, _)) => panic!("{client:?} to {to:?}: dropped for {reason}"),
         None => {}
     }
@@ -100,7 +100,9 @@ fn agree(stage: &Stage, scene: &Scene, heard: &mut Heard) -> TestCaseResult {
     for client in clients {
         let (Client::Pod(own) | Client::Outside(own)) = client else { continue };
         let questions = questions().into_iter();
-        for to in questions.filter(|(to, _)| to.is_ipv4() == own.is_ipv4() && !to.is_loopback()) {
+        for to in questions
+            .filter(|(to, _)| to.is_ipv4() == own.is_ipv4() && !to.is_loopback() && !to.is_unspecified())
+        {
             for protocol in [6, 17] {
                 let expected = Documents(scene).serve(&here(), client, to.0, to.1, protocol);
                 let Served::By(expected) = expected else {

@@ -13,7 +13,10 @@ use integration::{
 };
 use serde_json::{Value, json};
 
-use crate::shop::{Shop, at, shop};
+use crate::{
+    manifests::{file, service},
+    shop::{Shop, at, shop},
+};
 
 const CHECKED: u16 = 30_900;
 
@@ -78,5 +81,38 @@ fn the_node_says_whether_it_has_endpoints() -> Result<()> {
     serve(&shop, &node, "Cluster", &[json!({})])?;
     let closed = eventually(Duration::from_secs(5), || ask(&node.neighbour, at(NODE4, CHECKED)).is_err());
     ensure!(closed, "any node may be sent to, and none is asked");
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_claimed_twice_stays_the_first_ones() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    serve(&shop, &node, "Local", &[json!({})])?;
+    hear(&node, 200, 1)?;
+    // It comes before the first by its name, and has no endpoints here.
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5"],
+        "externalTrafficPolicy": "Local", "healthCheckNodePort": CHECKED,
+    });
+    node.apply("a.yaml", &file(&[service("a", &spec)]))?;
+    hear(&node, 200, 1)?;
+    let problems = node.ctl(&["service", "show", "shop/a"])?["problems"].to_string();
+    let said =
+        format!("healthCheckNodePort {CHECKED} is that of the service shop/web: give each one of its own");
+    ensure!(problems.contains(&said), "{problems}");
+    let problems = node.ctl(&["service", "show", "shop/web"])?["problems"].to_string();
+    ensure!(!problems.contains("healthCheckNodePort"), "{problems}");
+    // Nothing changes for the first when the second goes; and the second gets it when the first goes.
+    node.withdraw("a.yaml")?;
+    hear(&node, 200, 1)?;
+    node.apply("a.yaml", &file(&[service("a", &spec)]))?;
+    node.withdraw("web.yaml")?;
+    let handed = eventually(Duration::from_secs(5), || {
+        ask(&node.neighbour, at(NODE4, CHECKED))
+            .is_ok_and(|(status, body)| status == 503 && body.contains("\"a\""))
+    });
+    ensure!(handed, "{:?}", ask(&node.neighbour, at(NODE4, CHECKED)));
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Ports of the node that lead to one container: CNI's `portMappings`.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Answering, Asking, NEIGHBOUR4, NODE4, NODE6, Node, Pod},
+    testbed::{Answering, Asking, Machine, NEIGHBOUR4, NODE4, NODE6, Node, Pod, eventually},
 };
 use serde_json::{Value, json};
 
@@ -64,6 +66,49 @@ fn one_port_may_lead_elsewhere_at_another_address_and_by_another_protocol() -> R
     ];
     ensure!(node.neighbour.ask_tcp(at(NODE4, 8000))?.name == "first");
     ensure!(node.ask_tcp(at("127.0.0.1", 8000))?.name == "second");
+    // Loopback is each namespace's own.
+    let other = node.add_pod("other")?;
+    for to in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"] {
+        ensure!(other.ask_tcp(at(to, 8000)).is_err(), "{to} of a pod is not the node's");
+    }
     ensure!(node.neighbour.ask_udp(at(NODE4, 8000))?.name == "third");
+    Ok(())
+}
+
+#[test]
+fn an_address_that_is_not_the_nodes_is_nobodys_to_map() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let mapping = |ip: &str| json!([{"hostPort": 53, "containerPort": 8080, "hostIP": ip}]);
+    for ip in ["192.0.2.99", "10.96.0.10", "8.8.8.8", "fd00:96::10"] {
+        let Err(refused) = add(&node, "thief", &mapping(ip)) else { panic!("{ip} is mapped") };
+        let said = format!("{refused:#}");
+        ensure!(said.contains(ip) && said.contains("is no address of this node"), "{said}");
+    }
+    // One that comes is served as long as it stays; the container keeps running.
+    let uplink = node.status()?["uplinks"][0].as_str().unwrap_or_default().to_owned();
+    let netns = node.netns();
+    netns.ip(&format!("addr add 192.0.2.99/24 dev {uplink}"))?;
+    let added = eventually(Duration::from_secs(20), || add(&node, "web", &mapping("192.0.2.99")).is_ok());
+    ensure!(added, "an address that came is known soon");
+    Ok(())
+}
+
+#[test]
+fn a_port_that_a_process_of_the_node_has_is_refused() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let process = Answering::start(&node, "process", 2222)?;
+    for protocol in ["tcp", "udp"] {
+        let mapping = json!([{"hostPort": 2222, "containerPort": 8080, "protocol": protocol}]);
+        let Err(refused) = add(&node, "web", &mapping) else { panic!("{protocol} is mapped") };
+        let said = format!("{refused:#}");
+        ensure!(said.contains(&format!("2222/{protocol}")) && said.contains("listens"), "{said}");
+    }
+    ensure!(node.neighbour.ask_tcp(at(NODE4, 2222))?.name == "process");
+    drop(process);
+    let web = add(&node, "web", &json!([{"hostPort": 2222, "containerPort": 8080}]))?;
+    let _server = Answering::start(&web, "web", 8080)?;
+    ensure!(node.neighbour.ask_tcp(at(NODE4, 2222))?.name == "web");
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Services, seen from pods, from the node and from outside.
 
 mod addresses;
+mod affinity;
 mod backends;
+mod bounds;
 mod chained;
 mod direct_return;
 mod ended;

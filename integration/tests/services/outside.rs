@@ -102,11 +102,14 @@ fn a_load_balancer_takes_the_sources_in_its_ranges_only() -> Result<()> {
     );
     shop.serve(&node, &ranges("10.88.0.0/16"), &json!({}))?;
     ensure!(node.neighbour.ask_tcp(to).is_err() && shop.client.ask_tcp(to).is_ok());
-    // A connection that stands ends as well.
-    let mut stands = shop.client.converse(to)?;
-    stands.goes_on()?;
+    // A connection that stands goes on, as with kube-proxy: whom it is taken from is asked when it begins.
+    shop.serve(&node, &json!({}), &json!({}))?;
+    let mut stand = [shop.client.converse(to)?, node.neighbour.converse(to)?];
     shop.serve(&node, &ranges("203.0.113.0/24"), &json!({}))?;
-    ensure!(stands.goes_on().is_err());
+    for stands in &mut stand {
+        stands.goes_on()?;
+    }
+    ensure!(node.neighbour.ask_tcp(to).is_err() && shop.client.ask_tcp(to).is_err(), "no other begins");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use integration::{
 use serde_json::{Value, json};
 
 use crate::{
-    manifests::{file, service},
+    manifests::{file, service, slice},
     shop::{BALANCER4, CLUSTER4, CLUSTER6, EXTERNAL4, NODE_PORT, at, shop},
 };
 
@@ -92,5 +92,29 @@ fn what_is_wrong_with_a_service_is_told() -> Result<()> {
     ensure!(!missing.status.success(), "{missing:?}");
     let said = String::from_utf8_lossy(&missing.stderr).into_owned();
     ensure!(said.contains("there is no service shop/nobody"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn endpoints_that_none_can_be_are_told_and_never_met() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    let special = ["127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "255.255.255.255"];
+    let mut endpoints: Vec<_> =
+        special.iter().map(|it| json!({"addresses": [it], "conditions": {"ready": true}})).collect();
+    endpoints.push(json!({"addresses": [shop.backends[0].ipv4()], "nodeName": "node"}));
+    let spec = json!({"clusterIP": "10.96.0.50", "clusterIPs": ["10.96.0.50"], "externalIPs": ["127.0.0.1"]});
+    node.apply("odd.yaml", &file(&[service("odd", &spec), slice("odd", "IPv4", &endpoints)]))?;
+    for _ in 0..16 {
+        ensure!(shop.client.ask_tcp(at("10.96.0.50", 80))?.name == shop.backends[0].name());
+    }
+    let detail = node.ctl(&["service", "show", "shop/odd"])?;
+    ensure!(detail["backends"]["all"] == 1, "{detail}");
+    let problems = detail["problems"].to_string();
+    for address in special {
+        ensure!(problems.contains(address), "{address} in {problems}");
+    }
+    ensure!(problems.contains("spec.externalIPs[0]: 127.0.0.1 is a loopback address"), "{problems}");
     Ok(())
 }

@@ -1,6 +1,11 @@
 //! Services that change while they are used.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -11,7 +16,7 @@ use nix::libc;
 use serde_json::json;
 
 use crate::{
-    manifests::{file, service},
+    manifests::{endpoint, file, service, slice},
     shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop},
 };
 
@@ -165,6 +170,48 @@ fn services_go_on_without_the_daemon_and_through_its_restart() -> Result<()> {
     ensure!(eventually(Duration::from_secs(5), || talks[0].goes_on().is_err()), "its sockets end");
     node.apply("web.yaml", &text)?;
     works(&mut Vec::new())
+}
+
+#[test]
+fn a_restart_leads_nobody_to_another_services_backends() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let shop = shop(&node)?;
+    // By their names one comes before the other, and what it gets meanwhile lies where the other's backends are.
+    let told = |name: &str, address: &str, backends: &[&integration::testbed::Pod<'_>]| {
+        let endpoints: Vec<_> = backends.iter().map(|it| endpoint(it.ipv4(), &json!({}))).collect();
+        let spec = json!({"clusterIP": address, "clusterIPs": [address]});
+        let text = file(&[service(name, &spec), slice(name, "IPv4", &endpoints)]);
+        (format!("{name}.yaml"), text)
+    };
+    let [first, second] = &shop.backends[..] else { panic!("two backends") };
+    for (name, text) in [told("a", "10.96.1.1", &[first]), told("b", "10.96.1.2", &[second])] {
+        node.apply(&name, &text)?;
+    }
+    for round in 0..6 {
+        node.kill_daemon();
+        let backends = if round % 2 == 0 { vec![first, &shop.client] } else { vec![first] };
+        let (name, text) = told("a", "10.96.1.1", &backends);
+        std::fs::write(node.cluster().join(name), text)?;
+        let done = AtomicBool::new(false);
+        let asked = std::thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                let mut asked = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let answer = shop.client.ask_tcp(at("10.96.1.2", 80))?;
+                    ensure!(answer.name == second.name(), "{answer:?} in round {round}");
+                    asked += 1;
+                }
+                Ok(asked)
+            });
+            let started = node.start_daemon();
+            done.store(true, Ordering::Relaxed);
+            started?;
+            asks.join().expect("no panic")
+        })?;
+        ensure!(asked > 0);
+    }
+    Ok(())
 }
 
 #[test]

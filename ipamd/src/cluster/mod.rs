@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod objects;
 pub mod place;
 pub mod services;
+pub mod special;
 pub mod v1;
 
 use std::{fmt, future::Future, path::PathBuf, str::FromStr, sync::Arc};

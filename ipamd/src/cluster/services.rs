@@ -31,6 +31,8 @@ pub struct Service {
     pub external_local: bool,
     /// `spec.healthCheckNodePort`, where the type is LoadBalancer and `external_local`.
     pub health_check_port: Option<u16>,
+    /// What of it is left out, a sentence each: addresses that no service can have.
+    pub refused: Box<[Arc<str>]>,
 }
 
 /// What a Service is to a node.
@@ -73,6 +75,8 @@ pub struct EndpointSlice {
     pub ports: Box<[SlicePort]>,
     /// `endpoints`; empty where `addressType` is FQDN.
     pub endpoints: Box<[SliceEndpoint]>,
+    /// What of it is left out, a sentence each: endpoints whose address none can have.
+    pub refused: Box<[Arc<str>]>,
 }
 
 /// A port of an EndpointSlice: what the Service's port of that name is at these endpoints.

@@ -139,6 +139,8 @@ pub struct Config {
     pub socket_lb: bool,
     /// How connections from outside reach a service's backend on another node.
     pub external_services: ExternalServiceMode,
+    /// Whether services are reached at their cluster IPs from beyond the node.
+    pub cluster_ip_external: bool,
     /// Prefixes of the node's addresses that serve node ports; if empty, all do.
     pub node_port_addresses: Vec<IpNetwork>,
     /// How endpoints of other nodes are reached.
@@ -211,6 +213,7 @@ impl Config {
             },
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
+            cluster_ip_external: options.cluster_ip_external.unwrap_or(false),
             node_port_addresses: options.nodeport_addresses,
             routing: if chained { RoutingMode::None } else { options.routing.unwrap_or_default() },
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),

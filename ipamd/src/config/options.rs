@@ -105,6 +105,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
     pub external_service_mode: Option<ExternalServiceMode>,
+    /// Whether services are reached at their cluster IPs from beyond the node [default: false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub cluster_ip_external: Option<bool>,
     /// Prefix of the node's addresses that serve node ports; repeatable [default: all]
     #[arg(long, value_name = "CIDR")]
     pub nodeport_addresses: Vec<IpNetwork>,
@@ -174,6 +177,7 @@ impl Options {
             policy_rules: self.policy_rules.or(other.policy_rules),
             socket_lb: self.socket_lb.or(other.socket_lb),
             external_service_mode: self.external_service_mode.or(other.external_service_mode),
+            cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),
             nodeport_addresses: either(self.nodeport_addresses, other.nodeport_addresses),
             attach: self.attach.or(other.attach),
             expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),

@@ -28,5 +28,5 @@ pub use netns::netns_cookie;
 pub use qdisc::Qdisc;
 pub use route::{PROTOCOL, Route, RouteKind, Routes};
 pub use socket::{NetlinkError, Socket};
-pub use sockets::{Found, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
+pub use sockets::{Found, Listener, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
 pub use vxlan::{Forwarding, Vxlan, VxlanPort};

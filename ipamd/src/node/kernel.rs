@@ -9,7 +9,10 @@ use std::{
 
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
-use crate::datapath::{DatapathError, EndpointEntry};
+use crate::{
+    datapath::{DatapathError, EndpointEntry},
+    netlink::{Listener, SocketDiagError},
+};
 
 /// The kernel, as the node uses it. Every call is short; none waits for the kernel's network lock.
 pub trait Kernel: Debug + Send + Sync {
@@ -53,6 +56,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
     /// Leads the sockets of a namespace no more.
     fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
+    /// Where processes in the node's own namespace wait for clients.
+    fn listeners(&self) -> Result<Vec<Listener>, SocketDiagError>;
     /// Which network namespace is at a path.
     fn netns_at(&self, path: &Path) -> Option<NetnsId>;
     /// Cookie of the network namespace at a path, if it is that one. This one waits for a thread.

@@ -1,6 +1,6 @@
 //! Ports of the node that lead to containers: who has which.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipamd_api::{
     ApiError, AttachmentKey, ErrorKind, PortMapping,
@@ -8,8 +8,8 @@ use ipamd_api::{
     wire::{Pod, Reserve},
 };
 
-use super::{Node, State};
-use crate::attachment::Attachment;
+use super::{Node, State, internal};
+use crate::{attachment::Attachment, netlink::Listener};
 
 /// A port of the node that leads to a committed endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,54 @@ impl Node {
         committed.flat_map(|record| host_ports(&record.attachment)).collect()
     }
 }
+
+impl Node {
+    /// Whether the node's ports that a new attachment asks for are the node's to give: at its own addresses, not where
+    /// services are, and not under the feet of its own processes.
+    pub(super) fn check_host_ports(&self, request: &Reserve) -> Result<(), ApiError> {
+        let mappings = &request.port_mappings;
+        if mappings.is_empty() || self.state().records.contains_key(&request.key) {
+            return Ok(());
+        }
+        if let Some(objection) = self.services.objection(mappings) {
+            return Err(ApiError::new(ErrorKind::PortInUse, objection));
+        }
+        let listeners = self.kernel.listeners().map_err(internal)?;
+        let listened_on = mappings
+            .iter()
+            .find_map(|mapping| Some((mapping, listeners.iter().find(|it| shadows(mapping, it))?)));
+        let Some((mapping, listener)) = listened_on else { return Ok(()) };
+        Err(ApiError::new(
+            ErrorKind::PortInUse,
+            format!(
+                "the node's port {} cannot lead to {}: a process of the node listens at {}, and would get no more \
+                 connections; stop it, or take another port",
+                mapping.host_side(),
+                request.key,
+                listener.at
+            ),
+        ))
+    }
+}
+
+/// Whether a process that listens there would get less than before. As with two sockets, an address of its own is none of
+/// another's business; one of IPv6 that has none takes IPv4 too.
+fn shadows(mapping: &PortMapping, listener: &Listener) -> bool {
+    let at = listener.at.ip();
+    let same_address = match mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
+        Some(ip) => ip == at || (at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4())),
+        // Of all loopback addresses, those that no interface has stay the process's own.
+        None => {
+            let of_family = mapping
+                .host_ip
+                .is_none_or(|ip| ip.is_ipv4() == at.is_ipv4() || (at.is_unspecified() && at.is_ipv6()));
+            of_family && (!at.is_loopback() || LOOPBACK.contains(&at))
+        }
+    };
+    same_address && mapping.host_port == listener.at.port() && mapping.protocol == listener.protocol.number()
+}
+
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 fn host_ports(attachment: &Attachment) -> impl Iterator<Item = HostPort> + '_ {
     attachment.port_mappings.iter().map(|mapping| HostPort {

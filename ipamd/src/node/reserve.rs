@@ -18,6 +18,7 @@ impl Node {
         check_key(&request.key)?;
         check_request(request)?;
         chained::check(request, self.is_chained)?;
+        self.check_host_ports(request)?;
         match self.reserve_checked(request) {
             // A container that is gone without a DEL, as after a restart of the machine, must not keep its ports.
             Err(error) if error.kind == ErrorKind::PortInUse => {

@@ -16,6 +16,7 @@ use crate::{
     cluster::{manifest, objects},
     datapath::DatapathError,
     leaks,
+    netlink::{Listener, SocketDiagError},
     policy::enforce::memory::Memory,
     services,
 };
@@ -34,6 +35,7 @@ struct Fake {
     unpinned: Vec<String>,
     /// Which address cannot be written.
     refuses: Option<IpAddr>,
+    listeners: Vec<Listener>,
     /// Removed interfaces stay in sight.
     lingering: bool,
 }
@@ -122,6 +124,9 @@ impl Kernel for FakeKernel {
     fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
         self.lock().namespaces.remove(&cookie);
         Ok(())
+    }
+    fn listeners(&self) -> Result<Vec<Listener>, SocketDiagError> {
+        Ok(self.lock().listeners.clone())
     }
     fn netns_at(&self, path: &Path) -> Option<NetnsId> {
         self.lock().netns.get(path).copied()

@@ -254,6 +254,7 @@ impl Reconciler {
         }
         let ways_out: Vec<_> = uplinks.present.iter().cloned().chain(overlay).collect();
         for (subject, repairs) in [
+            ("clock", self.datapath.set_wall_clock().map(|()| Vec::new())),
             ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),
             ("uplink", self.datapath.set_uplinks(&ways_out)),
             ("program", self.datapath.heal_attachments(&plan.host_ends)),
@@ -298,6 +299,7 @@ impl Reconciler {
                 .problems
                 .into_iter()
                 .chain(self.problems_of_ways.iter().cloned())
+                .chain(self.services.iter().flat_map(|services| services.host_port_problems()))
                 .chain(failures.iter().cloned())
                 .collect(),
         });

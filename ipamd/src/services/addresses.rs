@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use bpf::layout::{ADDRESS_LOOPBACK, ADDRESS_OF_NODE, ADDRESS_OF_SERVICE};
+use bpf::layout::{ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, INSIDE_ONLY};
 
 use super::{
     balancer::State,
@@ -15,31 +15,42 @@ impl State {
         let count = self.addresses.entry(address).or_default();
         let before = *count;
         *count = if more { before + 1 } else { before - 1 };
-        match (before, more) {
-            (0, true) => self.stage_address(address, ADDRESS_OF_SERVICE),
-            (1, false) => {
-                self.addresses.remove(&address);
-                self.staged.frontends.insert(what_is(address), None);
-            }
-            _ => {}
+        if *count == 0 {
+            self.addresses.remove(&address);
+        }
+        if before == 0 || !self.addresses.contains_key(&address) {
+            self.stage_address(address);
         }
     }
 
     /// Says of the addresses of the node which of them serve node ports.
     pub fn stage_node_addresses(&mut self) {
         for address in self.node_ports.clone() {
-            let loopback = if address.is_loopback() { ADDRESS_LOOPBACK } else { 0 };
-            self.stage_address(address, ADDRESS_OF_NODE | loopback);
+            self.stage_address(address);
         }
     }
 
-    fn stage_address(&mut self, address: IpAddr, flags: u32) {
+    /// An address that the node has although it is a service's, as IPVS leaves it behind, is the service's.
+    fn stage_address(&mut self, address: IpAddr) {
+        let flags = if self.addresses.contains_key(&address) {
+            ADDRESS_OF_SERVICE | self.inside_only()
+        } else if self.node_ports.contains(&address) {
+            ADDRESS_OF_NODE
+        } else {
+            self.staged.frontends.insert(what_is(address), None);
+            return;
+        };
         let none = SetNumber::default();
         let value =
             FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
         if !self.is_inherited(what_is(address), &value) {
             self.staged.frontends.insert(what_is(address), Some(value));
         }
+    }
+
+    /// What frontends at a cluster address have, and it itself, unless they are served to whoever is beyond the node.
+    pub fn inside_only(&self) -> u32 {
+        if self.cluster_ip_external { 0 } else { INSIDE_ONLY }
     }
 }
 

@@ -12,15 +12,16 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
+    claimed::{self, Claimed},
     fill::Room,
-    health::{HealthCheck, HealthPorts},
+    health::{Claims, HealthPorts},
     inherit::Inherited,
     leaving::{Gone, Leaving},
     marks::Marks,
     plan::Site,
-    program::Programmed,
+    program::{Programmed, Wanted},
     staged::Staged,
-    tables::{FrontendKey, PortRow, ServiceNumber, TableError, Tables},
+    tables::{Family, FrontendKey, PortRow, ServiceNumber, TableError, Tables},
     world::{ServiceId, World},
 };
 use crate::{
@@ -90,9 +91,13 @@ pub(super) struct State {
     pub room: Room,
     pub world: World,
     pub site: Site,
+    /// Cluster addresses are served to whoever is beyond the node.
+    pub cluster_ip_external: bool,
     pub node_addresses: BTreeSet<IpAddr>,
     pub node_ports: BTreeSet<IpAddr>,
     pub host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
+    /// Where services want to be reached, whether they are or not.
+    pub claimed: Claimed,
     pub programmed: BTreeMap<Owner, Vec<Programmed>>,
     pub owners: HashMap<FrontendKey, ServiceNumber>,
     /// How many services have a cluster address.
@@ -105,7 +110,7 @@ pub(super) struct State {
     pub staged: Staged,
     pub inherited: Option<Inherited>,
     /// What health check ports are to answer, and who answers.
-    pub health_checks: BTreeMap<u16, HealthCheck>,
+    pub health_checks: Claims,
     pub health: Option<HealthPorts>,
     /// Who did not get all they want.
     pub unsatisfied: BTreeSet<Owner>,
@@ -132,9 +137,11 @@ impl Balancer {
                 room,
                 world: World::default(),
                 site,
+                cluster_ip_external: false,
                 node_addresses: BTreeSet::new(),
                 node_ports: BTreeSet::new(),
                 host_ports: BTreeMap::new(),
+                claimed: Claimed::default(),
                 programmed: BTreeMap::new(),
                 owners: HashMap::new(),
                 addresses: HashMap::new(),
@@ -145,7 +152,7 @@ impl Balancer {
                 leaving: VecDeque::new(),
                 staged: Staged::default(),
                 inherited: None,
-                health_checks: BTreeMap::new(),
+                health_checks: Claims::default(),
                 health: None,
                 unsatisfied: BTreeSet::new(),
                 freed: false,
@@ -178,6 +185,11 @@ impl Balancer {
         state.rebuild()?;
         state.started = true;
         Ok(Applied { took: began.elapsed(), services: state.world.services.len() })
+    }
+
+    /// Serves cluster addresses to whoever is beyond the node too, or not. To be said before [`Self::start`].
+    pub fn serve_cluster_ips_outside(&self, serves: bool) {
+        self.lock().cluster_ip_external = serves;
     }
 
     /// Has health check ports be answered.
@@ -225,6 +237,29 @@ impl Balancer {
         if state.started && (known || state.host_ports.contains_key(key)) {
             state.bring(vec![Owner::HostPorts(key.clone())]);
         }
+    }
+
+    /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can.
+    pub fn objection(&self, mappings: &[PortMapping]) -> Option<String> {
+        let state = self.lock();
+        if !state.started {
+            return None;
+        }
+        mappings.iter().find_map(|mapping| {
+            let why = state.obstacle(mapping, mapping.host_ip.map(Family::of))?;
+            Some(format!("the node's port {} cannot lead to a container: {why}", mapping.host_side()))
+        })
+    }
+
+    /// What is wrong with the ports of the node that lead to containers, a sentence each.
+    pub fn host_port_problems(&self) -> Vec<String> {
+        let state = self.lock();
+        let of_containers = state.programmed.iter().filter(|(owner, _)| matches!(owner, Owner::HostPorts(_)));
+        let problems = of_containers.flat_map(|(owner, ports)| {
+            let of_port = ports.iter().flat_map(|port| port.plan.problems.iter().chain(&port.problems));
+            of_port.map(move |problem| format!("a port of {owner}: {problem}"))
+        });
+        problems.collect()
     }
 
     /// When [`Self::part`] has something to do; `None`: not before a change.
@@ -313,34 +348,39 @@ impl State {
         self.failed = has_failed(&written);
     }
 
-    /// Settles everything anew, on what the tables have.
+    /// Settles everything anew, on what the tables have: first it is known whose all of that is, then anything is written.
     fn rebuild(&mut self) -> Result<(), TableError> {
-        let inherited = Inherited::read(&*self.tables)?;
+        self.room = Room::new(self.tables.limits());
+        let mut inherited = Inherited::read(&*self.tables, &mut self.room)?;
+        self.own_fronts().for_each(|own| inherited.promise(own));
         self.last_number = self.last_number.max(inherited.highest());
         self.inherited = Some(inherited);
-        self.room = Room::new(self.tables.limits());
         self.staged = Staged::default();
         self.programmed.clear();
         self.owners.clear();
+        self.claimed = Claimed::default();
         self.addresses.clear();
-        self.health_checks.clear();
+        self.health_checks.keep(|id| self.world.services.contains_key(id));
         self.leaving.clear();
         self.unsatisfied.clear();
         self.served = Marks::new(PortRow::Served);
         self.of_backends = Marks::new(PortRow::OfBackends);
-        let services = self.world.services.keys().cloned().map(Owner::Service);
-        let owners: Vec<_> = services.chain(self.host_ports.keys().cloned().map(Owner::HostPorts)).collect();
-        for owner in &owners {
-            self.settle_owner(owner);
+        for owner in self.all_owners() {
+            self.settle_owner(&owner);
         }
         self.stage_node_addresses();
         self.clear_inheritance();
         self.commit()
     }
 
+    fn all_owners(&self) -> Vec<Owner> {
+        let services = self.world.services.keys().cloned().map(Owner::Service);
+        services.chain(self.host_ports.keys().cloned().map(Owner::HostPorts)).collect()
+    }
+
     fn commit(&mut self) -> Result<(), TableError> {
         if let Some(health) = &self.health {
-            health.set(self.health_checks.clone());
+            health.set(self.health_checks.checks());
         }
         let any = !self.of_backends.is_empty();
         if any != self.has_host_backends {
@@ -356,11 +396,32 @@ impl State {
         let wanted = match owner {
             Owner::Service(id) => {
                 self.note_health(id);
-                self.wanted_of_service(id)
+                let wanted = self.wanted_of_service(id);
+                self.make_way(owner, &wanted);
+                wanted
             }
             Owner::HostPorts(key) => self.wanted_of_container(key),
         };
         self.settle(owner, wanted);
+    }
+
+    /// Ports of the node that lead to containers give way to a service before it is there.
+    fn make_way(&mut self, owner: &Owner, wanted: &[Wanted]) {
+        let before = self.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.fronts);
+        let fronts: Vec<_> = wanted.iter().flat_map(|port| &port.plan.fronts).collect();
+        let more = self.claimed.replace(before, &fronts);
+        // In a rebuild they come after all services.
+        if !more || self.inherited.is_some() {
+            return;
+        }
+        let is_in_the_way = |(key, mappings): (&AttachmentKey, &Vec<(PortMapping, Vec<IpAddr>)>)| {
+            let meets = |mapping: &PortMapping| fronts.iter().any(|front| claimed::meet(front, mapping));
+            mappings.iter().any(|(mapping, _)| meets(mapping)).then(|| Owner::HostPorts(key.clone()))
+        };
+        let in_the_way: Vec<_> = self.host_ports.iter().filter_map(is_in_the_way).collect();
+        for owner in in_the_way {
+            self.settle_owner(&owner);
+        }
     }
 
     pub(super) fn next_number(&mut self) -> ServiceNumber {

@@ -114,6 +114,34 @@ mod tests {
         }
     }
 
+    /// The second choice, which a client has in every other turn of its affinity.
+    fn second_by_score(backends: &[Backend], client: u32) -> Backend {
+        let mut scored: Vec<_> = backends.iter().map(|it| (stir(client ^ seed(it)), *it)).collect();
+        scored.sort_unstable();
+        scored[scored.len() - 2].1
+    }
+
+    #[test]
+    fn second_choices_are_others_shared_as_evenly_and_move_as_little() {
+        let all = backends(10);
+        let clients: Vec<u32> = (0..100_000).map(stir).collect();
+        let second: Vec<_> = clients.iter().map(|client| second_by_score(&all, *client)).collect();
+        for (client, second) in clients.iter().zip(&second) {
+            assert_ne!(by_score(&all, *client), *second);
+        }
+        for lost in &all {
+            let share = second.iter().filter(|it| *it == lost).count();
+            assert!((9_700..=10_300).contains(&share), "{lost:?}: {share}");
+            let left: Vec<_> = all.iter().copied().filter(|it| it != lost).collect();
+            for (client, was) in clients.iter().zip(&second) {
+                // Only who had the lost one as either choice has another now.
+                if by_score(&all, *client) != *lost && was != lost {
+                    assert_eq!(second_by_score(&left, *client), *was);
+                }
+            }
+        }
+    }
+
     #[test]
     fn tables_share_clients_evenly_and_move_little_more_than_those_of_the_lost() {
         for count in [129, 200, 400] {

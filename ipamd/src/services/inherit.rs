@@ -1,13 +1,13 @@
 //! What an earlier daemon left in the tables is taken over where it is still right, so that a restart writes little and
 //! moves nothing.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ipnetwork::IpNetwork;
 
 use super::{
     balancer::State,
-    fill::Filled,
+    fill::{Filled, Room},
     leaving::Leaving,
     plan::{Plan, Scope},
     program::{Programmed, Wanted},
@@ -18,20 +18,33 @@ use super::{
     },
 };
 
+/// A set that frontends name.
+#[derive(Debug)]
+struct InForce {
+    family: Family,
+    filled: Filled,
+    named_by: Vec<FrontendKey>,
+}
+
 /// What was found, less what has been taken over.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     frontends: HashMap<FrontendKey, FrontendValue>,
     members: HashMap<(ServiceNumber, Backend), Member>,
     source_ranges: HashMap<ServiceNumber, BTreeSet<IpNetwork>>,
+    /// The sets that frontends name: they are in force, so their places are nobody's to write into.
+    sets: HashMap<SetNumber, InForce>,
+    /// Whom a number is kept for: the port whose own frontend has it, by that frontend.
+    promised: HashMap<ServiceNumber, FrontendKey>,
     /// Numbers that belong to somebody now.
     taken: HashSet<ServiceNumber>,
     kept: HashSet<FrontendKey>,
 }
 
 impl Inherited {
-    /// Reads the tables.
-    pub fn read(tables: &dyn Tables) -> Result<Self, TableError> {
+    /// Reads the tables, and takes all that is in force there from `room`: also what nobody may take over in the end is
+    /// in force until that is written.
+    pub fn read(tables: &dyn Tables, room: &mut Room) -> Result<Self, TableError> {
         let mut inherited = Self::default();
         for family in Family::ALL {
             inherited.frontends.extend(tables.frontends(family)?);
@@ -41,7 +54,35 @@ impl Inherited {
         for (service, range) in tables.source_ranges()? {
             inherited.source_ranges.entry(service).or_default().insert(range);
         }
+        let mut named: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, value) in &inherited.frontends {
+            for set in [value.inside, value.outside] {
+                named.entry((set, Family::of(key.address))).or_default().push(*key);
+            }
+        }
+        named.retain(|(set, _), _| *set != SetNumber::default());
+        for ((set, family), named_by) in named {
+            if let Some(filled) = room.adopt(tables, family, set)? {
+                inherited.sets.insert(set, InForce { family, filled, named_by });
+            }
+        }
         Ok(inherited)
+    }
+
+    /// Keeps the number that a frontend has for the port that has it for its own, above others'; whoever came first.
+    pub fn promise(&mut self, own: FrontendKey) {
+        if let Some(value) = self.frontends.get(&own) {
+            self.promised.entry(value.service).or_insert(own);
+        }
+    }
+
+    /// A set, if no frontend names it but those that are wanted. One that leads somebody else too is not changed: the new
+    /// owner fills another, and it goes when nobody is led by it.
+    fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<Filled> {
+        let is_wanted = |key: &FrontendKey| wanted.fronts.iter().any(|front| front.key == *key);
+        let set = self.sets.get(&number)?;
+        let is_own = set.family == family && set.named_by.iter().all(is_wanted);
+        if is_own { self.sets.remove(&number).map(|set| set.filled) } else { None }
     }
 
     /// The highest number that is in use.
@@ -57,16 +98,20 @@ impl State {
     /// Number and sets of a port that the tables have already.
     pub(super) fn inherit(&mut self, wanted: &Wanted) -> Option<Programmed> {
         let inherited = self.inherited.as_mut()?;
+        let own = wanted.plan.fronts.first()?.key;
         let values: Vec<_> = wanted
             .plan
             .fronts
             .iter()
             .filter_map(|front| Some((*front, *inherited.frontends.get(&front.key)?)))
             .collect();
-        let number = values.first()?.1.service;
-        if number.0 == 0 || !inherited.taken.insert(number) {
-            return None;
-        }
+        let is_free = |number: &ServiceNumber| {
+            number.0 != 0
+                && !inherited.taken.contains(number)
+                && inherited.promised.get(number).is_none_or(|whose| *whose == own)
+        };
+        let number = values.iter().map(|(_, value)| value.service).find(is_free)?;
+        inherited.taken.insert(number);
         let source_ranges = inherited.source_ranges.remove(&number).unwrap_or_default();
         let mut turns = [None, None];
         let mut outside = None;
@@ -74,9 +119,14 @@ impl State {
         for (front, value) in values.into_iter().filter(|(_, value)| value.service == number) {
             let local = value.flags & bpf::layout::FRONTEND_INSIDE_LOCAL != 0;
             let scope = if local { Scope::Local } else { Scope::Cluster };
-            self.adopt(family, value.inside, &mut turns[scope as usize]);
+            let mut adopt = |set, place: &mut Option<Filled>| {
+                if place.is_none() {
+                    *place = inherited.take_set(family, set, &wanted.plan);
+                }
+            };
+            adopt(value.inside, &mut turns[scope as usize]);
             if front.reach.is_external() {
-                self.adopt(family, value.outside, &mut outside);
+                adopt(value.outside, &mut outside);
             }
         }
         Some(Programmed {
@@ -90,13 +140,6 @@ impl State {
             hits: 0,
             problems: Vec::new(),
         })
-    }
-
-    fn adopt(&mut self, family: Family, number: SetNumber, place: &mut Option<Filled>) {
-        if place.is_none() && number != SetNumber::default() {
-            let adopted = self.room.adopt(&*self.tables, family, number);
-            *place = self.staged.note(adopted).flatten();
-        }
     }
 
     /// Whether a frontend stands in the tables as it should.
@@ -121,6 +164,7 @@ impl State {
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         self.staged.diverts |= !stale.is_empty();
         self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
+        self.staged.released.extend(inherited.sets.into_values().map(|set| (set.family, set.filled)));
         for ((service, backend), member) in inherited.members {
             if member.in_cluster || member.in_local {
                 self.staged.members.push((service, Member { backend, in_cluster: false, in_local: false }));

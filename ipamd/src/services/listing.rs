@@ -112,7 +112,10 @@ impl State {
     }
 
     fn problems(&self, id: &ServiceId, service: &Service) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = service.refused.iter().map(ToString::to_string).collect();
+        for slice in self.world.slices_of(id) {
+            problems.extend(slice.refused.iter().map(|it| format!("EndpointSlice {}: {it}", slice.name)));
+        }
         for port in self.ports_of(id) {
             problems.extend(port.plan.problems.iter().chain(&port.problems).cloned());
         }
@@ -123,9 +126,19 @@ impl State {
                 problems.push(format!("{name} has no endpoint of {family} that takes connections"));
             }
             let number = service.health_check_port;
-            problems.extend(number.and_then(|number| self.health.as_ref()?.problem(number)));
+            problems.extend(number.and_then(|number| self.health_problem(id, number)));
         }
         problems
+    }
+
+    fn health_problem(&self, id: &ServiceId, port: u16) -> Option<String> {
+        match self.health_checks.holder(port) {
+            Some(holder) if holder != id => Some(format!(
+                "healthCheckNodePort {port} is that of the service {}/{}: give each one of its own",
+                holder.namespace, holder.name
+            )),
+            _ => self.health.as_ref()?.problem(port),
+        }
     }
 
     fn port_detail(&self, id: &ServiceId, service: &Service, of: &cluster::ServicePort) -> PortDetail {

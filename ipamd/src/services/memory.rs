@@ -7,7 +7,7 @@ use std::{
 };
 
 use bpf::layout::{
-    ADDRESS_LOOPBACK, ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, FRONTEND_NODE_IN_RANGES, FRONTEND_RANGES,
+    ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, FRONTEND_NODE_IN_RANGES, FRONTEND_RANGES, INSIDE_ONLY,
 };
 use ipnetwork::IpNetwork;
 
@@ -39,8 +39,30 @@ struct Contents {
     fails: bool,
 }
 
+impl Contents {
+    /// The sets that frontends name, of one family or both.
+    fn sets_in_force(&self, family: Option<Family>) -> BTreeMap<SetNumber, SetValue> {
+        let of_family = |key: &FrontendKey| family.is_none_or(|family| Family::of(key.address) == family);
+        let named = self.frontends.iter().filter(|(key, _)| of_family(key));
+        let named = named.flat_map(|(_, value)| [value.inside, value.outside]);
+        named.filter_map(|number| Some((number, *self.sets.get(&number)?))).collect()
+    }
+
+    /// The places of their backends.
+    fn backends_in_force(&self, family: Family) -> Vec<(SetNumber, BTreeSet<u32>)> {
+        let places = |value: SetValue| {
+            let places = value.first..value.first + u32::from(value.count);
+            match value.choice {
+                Choice::Turns | Choice::Score => places.collect(),
+                Choice::Table => places.filter_map(|place| self.lookups.get(&place).copied()).collect(),
+            }
+        };
+        self.sets_in_force(Some(family)).into_iter().map(|(set, value)| (set, places(value))).collect()
+    }
+}
+
 /// Who connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
     /// An endpoint of this node.
     Endpoint(IpAddr),
@@ -83,19 +105,22 @@ impl Memory {
 
     /// Where a connection of somebody to an address, port and protocol goes.
     pub fn lead(&self, from: From, to: FrontendKey) -> Led {
+        if to.address.is_unspecified() || (to.address.is_loopback() && from != From::Node) {
+            return Led::AsIs;
+        }
         let contents = self.lock();
         let at = |address, port, protocol| contents.frontends.get(&FrontendKey { address, port, protocol });
         let mut kind = 0;
         let found = at(to.address, to.port, to.protocol).or_else(|| {
             let address = at(to.address, 0, 0)?;
-            if address.flags & ADDRESS_LOOPBACK != 0 && from != From::Node {
-                return None;
-            }
             kind = address.flags;
             (kind & ADDRESS_OF_NODE != 0)
                 .then(|| at(Family::of(to.address).unspecified(), to.port, to.protocol))
                 .flatten()
         });
+        if found.map_or(kind, |it| it.flags) & INSIDE_ONLY != 0 && matches!(from, From::Outside(_)) {
+            return Led::Dropped;
+        }
         let Some(found) = found else {
             return if kind & ADDRESS_OF_SERVICE != 0 { Led::Refused } else { Led::AsIs };
         };
@@ -173,7 +198,15 @@ impl Tables for Memory {
         first: u32,
         backends: &[(Backend, u32)],
     ) -> Result<(), TableError> {
-        self.write()?.backends[family as usize].extend((first..).zip(backends.iter().copied()));
+        let mut contents = self.write()?;
+        let end = first + u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        for (set, places) in contents.backends_in_force(family) {
+            assert!(
+                places.iter().all(|place| !(first..end).contains(place)),
+                "{family:?} backends {first}..{end} are written over those of {set:?}, which is in force"
+            );
+        }
+        contents.backends[family as usize].extend((first..).zip(backends.iter().copied()));
         Ok(())
     }
 
@@ -183,7 +216,16 @@ impl Tables for Memory {
     }
 
     fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError> {
-        self.write()?.lookups.extend((first..).zip(places.iter().copied()));
+        let mut contents = self.write()?;
+        let end = first + u32::try_from(places.len()).unwrap_or(u32::MAX);
+        for (set, value) in contents.sets_in_force(None) {
+            let overlap = value.first < end && first < value.first + u32::from(value.count);
+            assert!(
+                value.choice != Choice::Table || !overlap,
+                "look-up places {first}..{end} are written over those of {set:?}, which is in force"
+            );
+        }
+        contents.lookups.extend((first..).zip(places.iter().copied()));
         Ok(())
     }
 

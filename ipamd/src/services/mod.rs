@@ -9,6 +9,7 @@
 
 mod addresses;
 mod balancer;
+mod claimed;
 mod condition;
 pub mod consistent;
 mod fill;
@@ -22,6 +23,8 @@ pub mod parting;
 mod places;
 pub mod plan;
 mod program;
+#[cfg(test)]
+mod restart_tests;
 mod staged;
 pub mod tables;
 #[cfg(test)]

@@ -207,7 +207,9 @@ fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
         // Whoever is inside need not go out to come in again: to him the service is as by its own address.
         inside: if reach.is_external() { Scope::Cluster } else { scope(service.internal_local) },
         outside: scope(if reach.is_external() { service.external_local } else { service.internal_local }),
-        ranged: reach == Reach::LoadBalancer && !service.source_ranges.is_empty(),
+        // A family that has no ranges is open, as with kube-proxy.
+        ranged: reach == Reach::LoadBalancer
+            && service.source_ranges.iter().any(|range| Family::of(range.network()) == family),
     };
     let lists = [
         (&service.cluster_ips, Reach::ClusterIp),

@@ -10,7 +10,7 @@ use super::{
     consistent,
     fill::{FillError, Filled},
     leaving::Leaving,
-    plan::{Front, Plan, Scope},
+    plan::{Front, Plan, Reach, Scope},
     staged::Ranges,
     tables::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
@@ -120,6 +120,13 @@ impl State {
             let new = port.source_ranges.clone();
             self.staged.source_ranges.push(Ranges { service: port.number, old, new });
             self.staged.diverts = true;
+        }
+        if matches!(owner, Owner::HostPorts(_)) && !plan.problems.is_empty() {
+            // It may lead there again when the address or the service has changed.
+            self.unsatisfied.insert(owner.clone());
+            for problem in plan.problems.iter().filter(|it| !port.plan.problems.contains(it)) {
+                tracing::warn!(attachment = %owner, "{problem}");
+            }
         }
         port.plan = plan;
         self.stage_fronts(owner, &mut port);
@@ -254,7 +261,8 @@ impl State {
             service: port.number,
             inside: number(port.turns[front.inside as usize]),
             outside: number(outside),
-            flags: flag(front.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
+            flags: (if front.reach == Reach::ClusterIp { self.inside_only() } else { 0 })
+                | flag(front.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
                 | flag(front.outside == Scope::Local, FRONTEND_OUTSIDE_LOCAL)
                 | flag(front.ranged, FRONTEND_RANGES)
                 | flag(front.ranged && node_in_ranges(), FRONTEND_NODE_IN_RANGES),

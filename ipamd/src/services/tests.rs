@@ -9,24 +9,29 @@ use std::{
     time::Duration,
 };
 
+use ipamd_api::{AttachmentKey, PortMapping};
+
 use super::{
     Balancer, NodeAddresses, Site,
     memory::{From, Led, Memory},
-    tables::{Backend, FrontendKey, Limits, PortRow},
+    tables::{Backend, Family, FrontendKey, Limits, PortRow, Tables},
 };
-use crate::cluster::{
-    objects::{Change, Kind, Object, ObjectId},
-    services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint, SlicePort},
+use crate::{
+    cluster::{
+        objects::{Change, Kind, Object, ObjectId},
+        services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint, SlicePort},
+    },
+    node::HostPort,
 };
 
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
-const NODE_PORT: u16 = 30_080;
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 9));
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+pub(super) const NODE_PORT: u16 = 30_080;
+pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+pub(super) const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 9));
 /// Room for little.
 const SMALL: Limits = Limits { sets: 8, backends: 6, lookups: 65_521, frontends: 16 };
 
-fn cluster_ip(number: u8) -> IpAddr {
+pub(super) fn cluster_ip(number: u8) -> IpAddr {
     [10, 96, 0, number].into()
 }
 
@@ -45,10 +50,11 @@ fn service(number: u8, node_port: Option<u16>) -> Change {
         internal_local: false,
         external_local: false,
         health_check_port: None,
+        refused: Box::default(),
     })))
 }
 
-fn backend(number: u32) -> IpAddr {
+pub(super) fn backend(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 0, 0).to_bits() + number).into()
 }
 
@@ -67,6 +73,7 @@ fn slice(number: u8, addresses: impl IntoIterator<Item = IpAddr>) -> Change {
         service: Some(format!("s{number}").into()),
         ports: [SlicePort { name: "".into(), protocol: 6, port: 8080 }].into(),
         endpoints: addresses.into_iter().map(endpoint).collect(),
+        refused: Box::default(),
     })))
 }
 
@@ -220,4 +227,149 @@ fn an_endpoint_that_is_gone_parts_unless_it_comes_back() {
     assert_eq!(gone, [Backend { address: backend(2), port: 8080 }]);
     assert_eq!(members(&tables), [backend(1)]);
     assert_eq!(balancer.next_parting(), None);
+}
+
+fn mapping(host_ip: Option<IpAddr>, host_port: u16) -> PortMapping {
+    PortMapping { host_ip, host_port, container_port: 8080, protocol: 6 }
+}
+
+fn container(name: &str) -> AttachmentKey {
+    AttachmentKey { network: "net".into(), container_id: name.into(), ifname: "eth0".into() }
+}
+
+fn node_addresses(addresses: &[IpAddr]) -> NodeAddresses {
+    NodeAddresses::new(addresses.iter().copied().collect(), &[])
+}
+
+#[test]
+fn a_port_of_the_node_follows_the_nodes_addresses() {
+    let tables = Memory::default();
+    let balancer = start(&tables, &[]);
+    let (other, loopback) = (IpAddr::from([192, 0, 2, 8]), IpAddr::from([127, 0, 0, 1]));
+    let objection = balancer.objection(&[mapping(Some(other), 53)]).unwrap();
+    assert_eq!(
+        objection,
+        "the node's port 192.0.2.8:53/tcp cannot lead to a container: 192.0.2.8 is no address of this node: take one \
+         that is, or none"
+    );
+    for allowed in [None, Some(NODE.into()), Some(loopback), Some(Ipv4Addr::UNSPECIFIED.into())] {
+        assert_eq!(balancer.objection(&[mapping(allowed, 53)]), None);
+    }
+    // One from before such ports were refused, or whose address has gone since.
+    balancer.set_host_ports(&container("a"), &[mapping(Some(other), 53)], &[POD]);
+    let at = |address| FrontendKey { address, port: 53, protocol: 6 };
+    for from in [From::Endpoint(backend(3)), From::Node, From::Outside(CLIENT)] {
+        assert_eq!(tables.lead(from, at(other)), Led::AsIs, "{from:?}");
+    }
+    assert_eq!(
+        balancer.host_port_problems(),
+        [
+            "a port of net/a/eth0: 192.0.2.8:53/tcp does not lead to it: 192.0.2.8 is no address of this node: take one \
+          that is, or none"
+        ]
+    );
+    balancer.set_node_addresses(node_addresses(&[NODE.into(), other]));
+    assert_eq!(led(&tables, From::Outside(CLIENT), (other, 53)), [POD].into());
+    assert_eq!(
+        (balancer.host_port_problems().len(), balancer.objection(&[mapping(Some(other), 53)])),
+        (0, None)
+    );
+    balancer.set_node_addresses(node_addresses(&[NODE.into()]));
+    assert_eq!(tables.lead(From::Node, at(other)), Led::AsIs);
+    assert_eq!(balancer.host_port_problems().len(), 1);
+    balancer.set_host_ports(&container("a"), &[], &[]);
+    assert_eq!(balancer.host_port_problems().len(), 0);
+}
+
+#[test]
+fn a_port_at_loopback_is_the_nodes_own() {
+    let tables = Memory::default();
+    let balancer = start(&tables, &[]);
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    balancer.set_host_ports(&container("a"), &[mapping(Some(loopback), 8000)], &[POD]);
+    assert_eq!(led(&tables, From::Node, (loopback, 8000)), [POD].into());
+    let at = FrontendKey { address: loopback, port: 8000, protocol: 6 };
+    assert_eq!(tables.lead(From::Endpoint(backend(3)), at), Led::AsIs);
+    assert_eq!(tables.lead(From::Outside(CLIENT), at), Led::AsIs);
+}
+
+#[test]
+fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
+    let tables = Memory::default();
+    // The node has a service's address on an interface, as IPVS leaves it behind.
+    let all = [NODE.into(), cluster_ip(1)];
+    let balancer = start(&tables, &[]);
+    balancer.set_node_addresses(node_addresses(&all));
+    let ports =
+        [mapping(Some(cluster_ip(1)), 81), mapping(Some(NODE.into()), NODE_PORT), mapping(None, 9000)];
+    balancer.set_host_ports(&container("a"), &ports, &[POD]);
+    let from_node = |address, port| tables.lead(From::Node, FrontendKey { address, port, protocol: 6 });
+    let to_pod = led(&tables, From::Node, (cluster_ip(1), 81));
+    assert_eq!(to_pod, [POD].into(), "as long as it is only an address of the node");
+    let number = |tables: &Memory| {
+        let frontends = tables.frontends(Family::V4).unwrap();
+        frontends.into_iter().find(|(key, _)| key.port == 9000).unwrap().1.service
+    };
+    let before = number(&tables);
+    balancer.apply(&[service(1, Some(NODE_PORT)), slice(1, [backend(1)])]);
+    assert_eq!(from_node(cluster_ip(1), 81), Led::Refused, "the address is the service's, whole");
+    assert_eq!(from_outside(&tables), [backend(1)].into());
+    assert_eq!(from_inside(&tables, 1), [backend(1)].into());
+    assert_eq!(led(&tables, From::Node, (NODE.into(), 9000)), [POD].into(), "its other port stays");
+    assert_eq!(number(&tables), before, "with its connections");
+    assert_eq!(balancer.host_port_problems().len(), 2, "{:?}", balancer.host_port_problems());
+    assert_eq!(
+        balancer.objection(&[mapping(None, NODE_PORT)]).unwrap(),
+        format!(
+            "the node's port {NODE_PORT}/tcp cannot lead to a container: the service ns/s1 is reached there"
+        )
+    );
+    assert!(balancer.objection(&[mapping(Some(cluster_ip(1)), 9999)]).is_some());
+    // Another daemon finds it so, and does not turn it round.
+    drop(balancer);
+    let site = Site { node: "node".into(), zone: None, pools: Vec::new() };
+    let balancer = Balancer::new(Box::new(tables.clone()), site);
+    let held = ports.map(|mapping| HostPort { key: container("a"), pod: None, mapping, backends: vec![POD] });
+    balancer
+        .start(node_addresses(&all), held, &[service(1, Some(NODE_PORT)), slice(1, [backend(1)])])
+        .unwrap();
+    assert_eq!(from_outside(&tables), [backend(1)].into());
+    assert_eq!((from_node(cluster_ip(1), 81), number(&tables)), (Led::Refused, before));
+    // When the service is gone, the ports are the container's.
+    balancer.apply(&[Change::Remove(ObjectId::namespaced(Kind::Service, "ns", "s1"))]);
+    assert_eq!(led(&tables, From::Node, (cluster_ip(1), 81)), [POD].into());
+    assert_eq!(from_outside(&tables), [POD].into());
+    assert_eq!(balancer.host_port_problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_family_without_source_ranges_is_open() {
+    let tables = Memory::default();
+    let (v4, v6): (IpAddr, IpAddr) = ([203, 0, 113, 1].into(), "2001:db8::80".parse().unwrap());
+    let Change::Put(Object::Service(plain)) = service(1, None) else { unreachable!() };
+    let with = |ranges: &[&str]| {
+        Change::Put(Object::Service(Arc::new(Service {
+            cluster_ips: [cluster_ip(1), "fd00:96::1".parse().unwrap()].into(),
+            load_balancer_ips: [v4, v6].into(),
+            source_ranges: ranges.iter().map(|it| it.parse().unwrap()).collect(),
+            ..(*plain).clone()
+        })))
+    };
+    let far: IpAddr = "2001:db8:9::9".parse().unwrap();
+    let six: IpAddr = "fd00:88::5".parse().unwrap();
+    let Change::Put(Object::EndpointSlice(of_six)) = slice(1, [six]) else { unreachable!() };
+    let of_six = Change::Put(Object::EndpointSlice(Arc::new(EndpointSlice {
+        name: "six".into(),
+        ..(*of_six).clone()
+    })));
+    let balancer = start(&tables, &[with(&["192.0.2.0/24"]), slice(1, [backend(1)]), of_six]);
+    let at = |address| FrontendKey { address, port: 80, protocol: 6 };
+    assert_eq!(tables.lead(From::Outside(CLIENT), at(v4)), Led::Dropped);
+    assert_eq!(led(&tables, From::Outside(far), (v6, 80)), [six].into(), "IPv6 has no ranges");
+    balancer.apply(&[with(&["2001:db8:7::/48"])]);
+    assert_eq!(led(&tables, From::Outside(CLIENT), (v4, 80)), [backend(1)].into(), "now IPv4 has none");
+    assert_eq!(tables.lead(From::Outside(far), at(v6)), Led::Dropped);
+    balancer.apply(&[with(&["192.0.2.0/24", "2001:db8:7::/48"])]);
+    assert_eq!(tables.lead(From::Outside(CLIENT), at(v4)), Led::Dropped);
+    assert_eq!(tables.lead(From::Outside(far), at(v6)), Led::Dropped);
 }

@@ -102,6 +102,7 @@ mod tests {
             service: service.map(Arc::from),
             ports: Box::default(),
             endpoints: Box::default(),
+            refused: Box::default(),
         })))
     }
 

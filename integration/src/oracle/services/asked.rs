@@ -17,7 +17,7 @@ use crate::oracle::product::{manifest_text, objects};
 pub fn here() -> Here {
     let loopback = Ipv4Addr::LOCALHOST;
     let addresses = vec![IpAddr::from([192, 0, 2, 7]), v6([0x2001, 0xdb8], 7), loopback.into()];
-    Here { name: NODES[0].to_owned(), addresses }
+    Here { name: NODES[0].to_owned(), addresses, cluster_ips_outside: false }
 }
 
 fn v6(first: [u16; 2], last: u16) -> IpAddr {
@@ -60,6 +60,9 @@ pub fn questions() -> Vec<(IpAddr, u16)> {
         for port in 0..4 {
             for address in here().addresses {
                 questions.push((address, 30_000 + u16::from(number) * 10 + port));
+            }
+            for nowhere in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+                questions.push((nowhere, 30_000 + u16::from(number) * 10 + port));
             }
         }
     }

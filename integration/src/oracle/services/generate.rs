@@ -62,8 +62,12 @@ fn service(number: usize) -> impl Strategy<Value = Value> {
         2 => Just("ClusterIP"), 3 => Just("NodePort"), 4 => Just("LoadBalancer"), 1 => Just("ExternalName")
     ];
     let policies = (any::<bool>(), any::<bool>());
-    let ranges =
-        prop_oneof![Just(vec![]), Just(vec!["198.51.100.0/24"]), Just(vec!["10.88.0.0/24", "192.0.2.0/24"])];
+    let ranges = prop_oneof![
+        Just(vec![]),
+        Just(vec!["198.51.100.0/24"]),
+        Just(vec!["10.88.0.0/24", "192.0.2.0/24"]),
+        Just(vec!["2001:db8:9::/48", "192.0.2.0/24"]),
+    ];
     let label =
         prop_oneof![6 => Just(None), 1 => Just(Some("headless")), 1 => Just(Some("service-proxy-name"))];
     (ports, sort, policies, ranges, 0_u8..4, any::<bool>(), label).prop_map(

@@ -40,6 +40,8 @@ pub struct Here {
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// It serves cluster addresses to whoever is beyond it.
+    pub cluster_ips_outside: bool,
 }
 
 /// A cluster's documents.
@@ -98,6 +100,11 @@ impl Documents<'_> {
 
     /// What a client gets that connects to an address and port.
     pub fn serve(&self, here: &Here, client: Client, address: IpAddr, port: u16, by: u8) -> Served {
+        // Loopback is everybody's own, and no address at all means it.
+        if address.is_unspecified() || (address.is_loopback() && client != Client::Node) {
+            return Served::Nothing;
+        }
+        let is_inside = here.cluster_ips_outside || !matches!(client, Client::Outside(_));
         let mut at_cluster_address = false;
         for service in self.services() {
             let of_family =
@@ -115,7 +122,9 @@ impl Documents<'_> {
                 let is_node_port = matches!(kind, "NodePort" | "LoadBalancer")
                     && of_service["nodePort"] == port
                     && here.addresses.contains(&address);
-                let met = if at_cluster && is_port {
+                let met = if at_cluster && is_port && !is_inside {
+                    return Served::Dropped;
+                } else if at_cluster && is_port {
                     Met::Cluster
                 } else if (at_external && is_port)
                     || (is_node_port && !at_cluster && !(at_balancer && is_port))
@@ -129,7 +138,11 @@ impl Documents<'_> {
                 return self.by_port(here, client, service, of_service, &met, address.is_ipv4());
             }
         }
-        if at_cluster_address { Served::Refused } else { Served::Nothing }
+        match at_cluster_address {
+            true if is_inside => Served::Refused,
+            true => Served::Dropped,
+            false => Served::Nothing,
+        }
     }
 
     fn by_port(
@@ -142,8 +155,11 @@ impl Documents<'_> {
         v4: bool,
     ) -> Served {
         if let Met::External { balancer: true } = met {
+            // A family without ranges is open.
             let ranges: Vec<Net> = list(service, "/spec/loadBalancerSourceRanges")
-                .filter_map(|it| Net::read(it.as_str()?))
+                .filter_map(Value::as_str)
+                .filter(|range| range.contains(':') != v4)
+                .filter_map(Net::read)
                 .collect();
             let within = |source: &IpAddr| ranges.iter().any(|range| range.has(*source));
             let welcome = match &client {

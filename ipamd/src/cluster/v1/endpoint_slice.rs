@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
+    refused::Refused,
     service::{HEADLESS, OTHER_PROXY},
     traffic,
 };
@@ -11,6 +12,7 @@ use crate::cluster::{
     objects::{Kind, Object},
     place::{Place, shown},
     services::{EndpointSlice, Hints, SliceEndpoint, SlicePort},
+    special,
 };
 
 /// The label that names the Service.
@@ -29,6 +31,7 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         service: service.map(Arc::from),
         ports: Box::default(),
         endpoints: Box::default(),
+        refused: Box::default(),
     };
     let sort = root.need("addressType")?;
     let family = match sort.text()? {
@@ -54,21 +57,30 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         && let Some(is_v4) = family
     {
         let mut endpoints = Vec::new();
+        let mut refused = Refused::default();
         for item in bounded(&list)? {
-            endpoints.extend(endpoint(&item, is_v4)?);
+            endpoints.extend(endpoint(&item, is_v4, &mut refused)?);
         }
         slice.endpoints = endpoints.into();
+        slice.refused = refused.into();
     }
     Ok(Object::EndpointSlice(Arc::new(slice)))
 }
 
-fn endpoint(item: &Place<'_>, is_v4: bool) -> Result<Option<SliceEndpoint>, FieldError> {
+fn endpoint(
+    item: &Place<'_>,
+    is_v4: bool,
+    refused: &mut Refused,
+) -> Result<Option<SliceEndpoint>, FieldError> {
     let addresses = item.need("addresses")?;
     // By the API all addresses of one endpoint mean the same.
     let Some(first) = addresses.items()?.next() else { return Ok(None) };
     let address: IpAddr = super::address(&first)?;
-    if address.is_ipv4() != is_v4 {
-        return Err(first.refuse(format!("{address} is not of the slice's addressType")));
+    let of_other = (address.is_ipv4() != is_v4).then_some("is not of the slice's addressType");
+    // The others of the slice stay: it is one of many, and a service without endpoints is down.
+    if let Some(fault) = special::fault(address).or(of_other) {
+        refused.add(&first, address, fault);
+        return Ok(None);
     }
     let condition = |name: &str| -> Result<Option<bool>, FieldError> {
         let Some(conditions) = item.get("conditions")? else { return Ok(None) };
@@ -195,15 +207,40 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_that_none_can_be_are_left_out_by_name_and_the_others_stay() {
+        let read = |family: &str, addresses: &[&str]| {
+            let endpoints: Vec<_> = addresses.iter().map(|it| json!({"addresses": [it]})).collect();
+            let read =
+                slice(&json!({SERVICE: "web"}), &json!({"addressType": family, "endpoints": endpoints}));
+            let read = read.unwrap();
+            let kept: Vec<_> = read.endpoints.iter().map(|it| it.address.to_string()).collect();
+            (kept, read.refused.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let (kept, refused) =
+            read("IPv4", &["127.0.0.1", "10.88.0.1", "169.254.169.254", "0.0.0.0", "fd00::1", "10.88.0.2"]);
+        assert_eq!(kept, ["10.88.0.1", "10.88.0.2"]);
+        assert_eq!(
+            refused,
+            [
+                "endpoints[0].addresses[0]: 127.0.0.1 is a loopback address; it is left out",
+                "endpoints[2].addresses[0]: 169.254.169.254 is a link-local address; it is left out",
+                "endpoints[3].addresses[0]: 0.0.0.0 is unspecified; it is left out",
+                "endpoints[4].addresses[0]: fd00::1 is not of the slice's addressType; it is left out",
+            ]
+        );
+        let special = ["::1", "::", "fe80::1", "ff02::1", "ff0e::5", "::ffff:127.0.0.1", "::ffff:10.88.0.1"];
+        let (kept, refused) = read("IPv6", &special);
+        assert_eq!((kept.len(), refused.len()), (0, special.len()), "{refused:?}");
+        let (kept, refused) = read("IPv4", &["224.0.0.1"; 100]);
+        assert_eq!((kept.len(), refused.len()), (0, 16), "there is no end of them");
+    }
+
+    #[test]
     fn what_cannot_be_a_slice_is_refused_by_its_field() {
         for (rest, said) in [
             (json!({"addressType": null}), "addressType: is missing"),
             (json!({"addressType": "IPv5"}), "addressType: \"IPv5\" is not one of IPv4, IPv6 and FQDN"),
             (json!({"endpoints": [{}]}), "endpoints[0].addresses: is missing"),
-            (
-                json!({"endpoints": [{"addresses": ["fd00::1"]}]}),
-                "endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType",
-            ),
             (
                 json!({"endpoints": [{"addresses": ["x"]}]}),
                 "endpoints[0].addresses[0]: \"x\" is not an IP address",

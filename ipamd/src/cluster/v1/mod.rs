@@ -3,6 +3,7 @@
 mod endpoint_slice;
 mod metadata;
 mod pod;
+mod refused;
 mod service;
 mod traffic;
 

@@ -4,12 +4,13 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
-use super::traffic;
+use super::{refused::Refused, traffic};
 use crate::cluster::{
     field::FieldError,
     objects::{Kind, Object},
     place::{Place, shown},
     services::{Role, Service, ServicePort},
+    special,
 };
 
 /// Labels that say that a Service is not balanced here.
@@ -39,7 +40,9 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         internal_local: false,
         external_local: false,
         health_check_port: None,
+        refused: Box::default(),
     };
+    let mut refused = Refused::default();
     let labels = super::labels(root)?.unwrap_or_default();
     if let Some(spec) = root.get("spec")? {
         let sort = Sort::of(&spec)?;
@@ -49,8 +52,8 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
             _ if labels.get(HEADLESS).is_some() => Role::Headless,
             _ => Role::Balanced,
         };
-        (service.cluster_ips, service.role) = cluster_ips(&spec, service.role)?;
-        service.external_ips = addresses(&spec, "externalIPs")?.into();
+        (service.cluster_ips, service.role) = cluster_ips(&spec, service.role, &mut refused)?;
+        service.external_ips = addresses(&spec, "externalIPs", &mut refused)?.into();
         service.ports = ports(&spec, sort)?.into();
         service.affinity = affinity(&spec)?;
         service.internal_local = is_local(&spec, "internalTrafficPolicy")?;
@@ -58,13 +61,24 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
         service.external_local = is_external && is_local(&spec, "externalTrafficPolicy")?;
         if sort == Sort::LoadBalancer {
             service.source_ranges = source_ranges(root, &spec)?.into();
-            service.load_balancer_ips = load_balancer_ips(root)?.into();
+            service.load_balancer_ips = load_balancer_ips(root, &mut refused)?.into();
             if service.external_local {
                 service.health_check_port = traffic::optional_port(&spec, "healthCheckNodePort")?;
             }
         }
     }
+    service.refused = refused.into();
     Ok(Object::Service(Arc::new(service)))
+}
+
+/// An address that a service can have; `None`, and the reason told, if none can.
+fn address(place: &Place<'_>, refused: &mut Refused) -> Result<Option<IpAddr>, FieldError> {
+    let address = super::address(place)?;
+    let fault = special::fault(address);
+    if let Some(fault) = fault {
+        refused.add(place, address, fault);
+    }
+    Ok(fault.is_none().then_some(address))
 }
 
 /// `spec.type`.
@@ -95,14 +109,18 @@ impl Sort {
 }
 
 /// The addresses, and what the Service is by them: `None` stands for a headless one.
-fn cluster_ips(spec: &Place<'_>, role: Role) -> Result<(Box<[IpAddr]>, Role), FieldError> {
+fn cluster_ips(
+    spec: &Place<'_>,
+    role: Role,
+    refused: &mut Refused,
+) -> Result<(Box<[IpAddr]>, Role), FieldError> {
     let mut found = Vec::new();
     let mut headless = false;
     let mut take = |place: &Place<'_>| {
         match place.text()? {
             "" => {}
             "None" => headless = true,
-            _ if found.len() < MOST => found.push(super::address(place)?),
+            _ if found.len() < MOST => found.extend(address(place, refused)?),
             _ => return Err(place.refuse(format!("there are more than {MOST} addresses"))),
         }
         Ok::<_, FieldError>(())
@@ -119,14 +137,14 @@ fn cluster_ips(spec: &Place<'_>, role: Role) -> Result<(Box<[IpAddr]>, Role), Fi
     Ok((found.into(), role))
 }
 
-fn addresses(spec: &Place<'_>, key: &str) -> Result<Vec<IpAddr>, FieldError> {
+fn addresses(spec: &Place<'_>, key: &str, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
     let Some(list) = spec.get(key)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for item in list.items()? {
         if found.len() == MOST {
             return Err(list.refuse(format!("there are more than {MOST} addresses")));
         }
-        found.push(super::address(&item)?);
+        found.extend(address(&item, refused)?);
     }
     Ok(found)
 }
@@ -213,7 +231,7 @@ fn range(text: &str) -> Option<IpNetwork> {
     IpNetwork::new(net.network(), net.prefix()).ok()
 }
 
-fn load_balancer_ips(root: &Place<'_>) -> Result<Vec<IpAddr>, FieldError> {
+fn load_balancer_ips(root: &Place<'_>, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
     let Some(status) = root.get("status")? else { return Ok(Vec::new()) };
     let Some(balancer) = status.get("loadBalancer")? else { return Ok(Vec::new()) };
     let Some(list) = balancer.get("ingress")? else { return Ok(Vec::new()) };
@@ -227,7 +245,7 @@ fn load_balancer_ips(root: &Place<'_>) -> Result<Vec<IpAddr>, FieldError> {
             && ip.value() != ""
             && found.len() < MOST
         {
-            found.push(super::address(&ip)?);
+            found.extend(address(&ip, refused)?);
         }
     }
     Ok(found)
@@ -292,7 +310,33 @@ mod tests {
                 internal_local: false,
                 external_local: true,
                 health_check_port: Some(32_000),
+                refused: Box::default(),
             }
+        );
+    }
+
+    #[test]
+    fn addresses_that_no_service_can_have_are_left_out_by_name() {
+        let document = json!({
+            "metadata": {"name": "web"},
+            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.7", "fe80::1"],
+                "externalIPs": ["127.0.0.1", "192.0.2.80", "::ffff:169.254.169.254", "::"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "255.255.255.255"}, {"ip": "ff0e::1"}]}},
+        });
+        let read = service(&document).unwrap();
+        assert_eq!(read.cluster_ips, ips(&["10.96.0.7"]));
+        assert_eq!(read.external_ips, ips(&["192.0.2.80"]));
+        assert_eq!(read.load_balancer_ips, ips(&["203.0.113.1"]));
+        assert_eq!(
+            read.refused.iter().map(|it| &**it).collect::<Vec<_>>(),
+            [
+                "spec.clusterIPs[1]: fe80::1 is a link-local address; it is left out",
+                "spec.externalIPs[0]: 127.0.0.1 is a loopback address; it is left out",
+                "spec.externalIPs[2]: 169.254.169.254 is a link-local address; it is left out",
+                "spec.externalIPs[3]: :: is unspecified; it is left out",
+                "status.loadBalancer.ingress[1].ip: 255.255.255.255 is the broadcast address; it is left out",
+                "status.loadBalancer.ingress[2].ip: ff0e::1 is a multicast address; it is left out",
+            ]
         );
     }
 

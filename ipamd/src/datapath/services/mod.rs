@@ -8,17 +8,19 @@ mod tied;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bpf::{
     attach::Pins,
     layout::{
         BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS,
-        PORTS_SERVED, Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, V4, V6,
+        PORTS_SERVED, Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, TICK_SHIFT, V4, V6,
     },
 };
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
+use nix::time::{ClockId, clock_gettime};
 
 pub use self::tied::{Tied, TiedSockets};
 use self::{family::OfFamily, mapped::Mapped};
@@ -83,6 +85,21 @@ impl Datapath {
             node.hairpin6 = settings.hairpin6.map(Into::into).unwrap_or_default();
         })
     }
+
+    /// Tells the programs how far the wall clock is from theirs. It may be set, so it is told again and again.
+    pub fn set_wall_clock(&self) -> Result<(), DatapathError> {
+        let ahead = wall_clock_ahead();
+        if self.wall_clock.get(&0)? == Some(ahead) { Ok(()) } else { self.wall_clock.put(&0, &ahead) }
+    }
+}
+
+/// Ticks of the wall clock when the programs' clock stood at zero.
+fn wall_clock_ahead() -> u32 {
+    let wall = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
+    let own = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    #[allow(clippy::cast_possible_truncation, reason = "modulo 2^32, as the programs count")]
+    let ahead = (wall.saturating_sub(own).as_nanos() >> TICK_SHIFT) as u32;
+    ahead
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> TableError {

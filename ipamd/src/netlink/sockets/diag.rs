@@ -27,7 +27,7 @@ use nix::{
 
 use super::{
     super::netns::inside,
-    Found, Outcome, Peer, Protocol, SocketDiagError,
+    Found, Listener, Outcome, Peer, Protocol, SocketDiagError,
     answer::{self, Progress},
 };
 
@@ -104,6 +104,26 @@ impl SocketDiag {
         }
     }
 
+    /// The sockets that take what comes first from a client: TCP that listens, and UDP without a peer.
+    pub fn listeners(&self) -> Result<Vec<Listener>, SocketDiagError> {
+        let mut listeners = Vec::new();
+        // To the kernel an unconnected UDP socket is "closed".
+        for (protocol, states) in [(Protocol::Tcp, StateFlags::LISTEN), (Protocol::Udp, StateFlags::CLOSE)] {
+            for family in [AF_INET, AF_INET6] {
+                let found = self
+                    .read(family, protocol, states.clone(), |socket| Some(socket.local))
+                    .map_err(|source| match source.raw_os_error() {
+                        Some(libc::ENOENT) => SocketDiagError::NoList(protocol),
+                        _ => SocketDiagError::List { protocol, source },
+                    })?;
+                // One that was never bound has no port yet.
+                let bound = found.into_iter().filter(|at| at.port() != 0);
+                listeners.extend(bound.map(|at| Listener { at, protocol }));
+            }
+        }
+        Ok(listeners)
+    }
+
     /// Adds to `found` the sockets of one table that are connected to one of `peers`.
     fn list(
         &self,
@@ -112,29 +132,40 @@ impl SocketDiag {
         peers: &BTreeSet<Peer>,
         found: &mut Vec<Found>,
     ) -> io::Result<()> {
+        // An unconnected UDP socket is "closed" to the kernel, a connected one "established".
+        let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE;
+        let of_peers = |socket: Found| peers.contains(&socket.peer).then_some(socket);
+        found.extend(self.read(family, protocol, states, of_peers)?);
+        Ok(())
+    }
+
+    /// What `wanted` makes of the sockets of one table that are in one of these states.
+    fn read<T>(
+        &self,
+        family: u8,
+        protocol: Protocol,
+        states: StateFlags,
+        wanted: impl Fn(Found) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         let request = InetRequest {
             family,
             protocol: protocol.number(),
             extensions: ExtensionFlags::empty(),
-            // An unconnected UDP socket is "closed" to the kernel, a connected one "established".
-            states: StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE,
+            states,
             socket_id: if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
         };
         let request = SockDiagMessage::InetRequest(request);
-        let before = found.len();
+        let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
-            found.truncate(before);
+            found.clear();
             let consistent = self.exchange(request.clone(), NLM_F_DUMP, &mut |header| {
-                let socket = Found::new(header, protocol);
-                if peers.contains(&socket.peer) {
-                    found.push(socket);
-                }
+                found.extend(wanted(Found::new(header, protocol)));
             })?;
             if consistent {
                 break;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Sends a request and gives what is answered to `each`, up to the acknowledgement or the end of the list. Returns

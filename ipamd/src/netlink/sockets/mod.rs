@@ -74,6 +74,15 @@ impl fmt::Display for Peer {
     }
 }
 
+/// A socket that takes what comes first from a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address and port; one of IPv6 without an address takes IPv4 as well, unless it says not to.
+    pub at: SocketAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
 /// A socket that was connected to a peer when the kernel was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {

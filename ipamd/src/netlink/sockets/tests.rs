@@ -173,3 +173,18 @@ proptest! {
         let _ = answer(&recorded);
     }
 }
+
+#[test]
+fn listeners_are_those_who_wait_for_clients() {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind("[::]:0").unwrap();
+    let connected = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    connected.connect(("127.0.0.1", udp.local_addr().unwrap().port())).unwrap();
+    let stream = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+    let listeners = super::SocketDiag::open(None).unwrap().listeners().unwrap();
+    let has = |at: std::net::SocketAddr, protocol| listeners.contains(&super::Listener { at, protocol });
+    assert!(has(tcp.local_addr().unwrap(), Protocol::Tcp) && !has(tcp.local_addr().unwrap(), Protocol::Udp));
+    assert!(has(udp.local_addr().unwrap(), Protocol::Udp));
+    assert!(!has(connected.local_addr().unwrap(), Protocol::Udp));
+    assert!(!has(stream.local_addr().unwrap(), Protocol::Tcp));
+}

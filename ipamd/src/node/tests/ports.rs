@@ -162,3 +162,43 @@ async fn a_restarted_daemon_knows_ports_and_namespaces() {
         bench.kernel.lock().netns.clear();
     }
 }
+
+#[tokio::test]
+async fn a_port_that_a_process_of_the_node_listens_at_is_refused() {
+    use crate::netlink::{Listener, Protocol};
+
+    let listening = |at: &str, protocol| vec![Listener { at: at.parse().unwrap(), protocol }];
+    for (listener, host_ip, refused) in [
+        ("0.0.0.0:22", "", true),
+        ("[::]:22", "", true),
+        ("[::]:22", "0.0.0.0", true),
+        ("0.0.0.0:22", "::", false),
+        ("0.0.0.0:22", "10.9.9.9", true),
+        ("[::]:22", "10.9.9.9", true),
+        ("0.0.0.0:22", "fd00::9", false),
+        ("10.9.9.9:22", "10.9.9.9", true),
+        ("10.9.9.8:22", "10.9.9.9", false),
+        ("10.9.9.8:22", "", true),
+        ("127.0.0.1:22", "", true),
+        ("127.0.0.53:22", "", false),
+        ("[::1]:22", "0.0.0.0", false),
+        ("127.0.0.1:22", "127.0.0.1", true),
+        ("0.0.0.0:23", "", false),
+    ] {
+        let bench = Bench::new();
+        bench.kernel.lock().listeners = listening(listener, Protocol::Tcp);
+        let answer = bench.node().reserve(&asking("a", &[mapping(host_ip, 22)]));
+        assert_eq!(answer.is_err(), refused, "{host_ip:?} where {listener} is listened at: {answer:?}");
+        if let Err(error) = answer {
+            assert_eq!(error.kind, ErrorKind::PortInUse);
+            assert!(error.message.contains(&format!("listens at {listener}")), "{}", error.message);
+        }
+        let udp = PortMapping { protocol: 17, ..mapping(host_ip, 22) };
+        assert!(bench.node().reserve(&asking("b", &[udp])).is_ok(), "another protocol");
+    }
+    // Who has it already is asked nothing: the process came later.
+    let bench = Bench::new();
+    bench.add_with_ports("a", &[mapping("", 22)]).await;
+    bench.kernel.lock().listeners = listening("0.0.0.0:22", Protocol::Tcp);
+    assert!(bench.node().reserve(&asking("a", &[mapping("", 22)])).is_ok());
+}

@@ -4,6 +4,7 @@
 //! what is wanted at that moment, so only a change of ports touches the sockets.
 
 mod answer;
+mod claims;
 mod listen;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::{
 
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 
+pub(super) use self::claims::Claims;
 use crate::http::{self, Limits};
 
 /// For the load balancers of one service: they ask every few seconds.
