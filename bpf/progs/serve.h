@@ -56,7 +56,7 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 		}
 		entry->service = 0;
 	}
-	if ((frontend ? frontend->flags : kind) & INSIDE_ONLY && (from & 1) == FROM_OUTSIDE)
+	if (kind & INSIDE_ONLY && (from & 1) == FROM_OUTSIDE)
 		return DROP_NOT_SERVED;
 	if (!frontend && kind & ADDRESS_OF_SERVICE)
 		return is_balanced(protocol) ? DROP_NO_BACKEND : DROP_NOT_SERVED;

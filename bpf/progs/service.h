@@ -11,8 +11,9 @@ static __always_inline struct frontend *FN(find_node_port)(__be16 port, __u8 pro
 }
 
 /*
- * What is reached at an address and port; NULL: no service. `kind` is then what the address is: ADDRESS_*. Loopback is each
- * namespace's own, so only the node itself means the node by it; no address at all is the key of node ports, and nobody's.
+ * What is reached at an address and port; NULL: no service. `kind` is the flags of what was found: of the frontend, or of
+ * the address itself (ADDRESS_*). Loopback is each namespace's own, so only the node itself means the node by it; no
+ * address at all is the key of node ports, and nobody's.
  */
 static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address, __be16 port, __u8 protocol,
 							  bool of_node_itself, __u32 *kind)
@@ -26,8 +27,10 @@ static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address
 	/* Of no other protocol there are services, and the key below is of none. */
 	if (is_balanced(protocol)) {
 		found = bpf_map_lookup_elem(&MAP(frontends), &key);
-		if (found)
+		if (found) {
+			*kind = found->flags;
 			return found;
+		}
 	}
 	key.port = 0;
 	key.protocol = 0;
@@ -35,7 +38,13 @@ static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address
 	if (!found)
 		return NULL;
 	*kind = found->flags;
-	return found->flags & ADDRESS_OF_NODE ? FN(find_node_port)(port, protocol) : NULL;
+	if (!(found->flags & ADDRESS_OF_NODE))
+		return NULL;
+	/* Not find_node_port: another key would not fit the stack. */
+	__builtin_memset(&key.address, 0, sizeof(key.address));
+	key.port = port;
+	key.protocol = protocol;
+	return bpf_map_lookup_elem(&MAP(frontends), &key);
 }
 
 /* What an endpoint is to a service: MEMBER_*. NULL: it is none of its endpoints. */
@@ -73,8 +82,8 @@ static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed, 
 	return second ? next : at;
 }
 
-/* Takes one backend of a set. `mixed` says who the client is; `second`: it gets its second choice. */
-static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, bool second, int *reason)
+/* Takes one backend of a set. `mixed` says who the client is, `lasting` how long its affinity lasts. */
+static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, __u32 lasting, int *reason)
 {
 	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
 
@@ -98,9 +107,9 @@ static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, bool sec
 		return NULL;
 	}
 	if (now.parts.flags & SET_BY_SCORE) {
-		at = FN(highest)(at, count, mixed, second);
+		at = FN(highest)(at, count, mixed, is_second_turn(lasting, mixed));
 	} else if (now.parts.flags & SET_BY_TABLE) {
-		at += (__u64)stir(second ? ~mixed : mixed) * count >> 32;
+		at += (__u64)stir(is_second_turn(lasting, mixed) ? ~mixed : mixed) * count >> 32;
 
 		__u32 word = at >> 1;
 		struct lookup_places *places = bpf_map_lookup_elem(&lookup_tables, &word);
@@ -147,7 +156,7 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 		}
 	}
 
-	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, is_second_turn(lasting, mixed), &reason);
+	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, lasting, &reason);
 
 	if (!backend)
 		return reason;
