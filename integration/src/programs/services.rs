@@ -38,7 +38,16 @@ impl Served {
     pub fn tcp(number: u32, frontend: SocketAddr, backends: &[SocketAddr]) -> Self {
         let backends = backends.to_vec();
         let frontends = vec![frontend];
-        Self { number, frontends, protocol: 6, backends, by_client: false, flags: 0, elsewhere: false, affinity: 0 }
+        Self {
+            number,
+            frontends,
+            protocol: 6,
+            backends,
+            by_client: false,
+            flags: 0,
+            elsewhere: false,
+            affinity: 0,
+        }
     }
 
     /// A UDP service in turn.
