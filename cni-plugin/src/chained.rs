@@ -35,6 +35,14 @@ pub fn find(host: &mut Netlink, netns: &Netns, ifname: &str, prev: &PrevResult) 
         let wanted = format!("must have made {ifname} in {}", netns.path().display());
         return Err(missing(wanted, "nothing"));
     };
+    // Policy goes by addresses: under one that the container lacks, whatever it sends would be refused.
+    if let Some(lacking) = addresses.iter().find(|address| !container.has(**address)) {
+        return Err(CniError::InvalidConfig {
+            field: "prevResult.ips".to_owned(),
+            wanted: format!("must list addresses that {ifname} in {} has", netns.path().display()),
+            value: lacking.to_string(),
+        });
+    }
     let must_be_pair = || {
         let wanted =
             format!("must have made {ifname} as one end of a veth pair whose other end is on the node");
@@ -88,6 +96,9 @@ pub fn faults(
         .collect();
     };
     let mut faults = Vec::new();
+    let is_down = |end: &End, what: String| (!end.up).then(|| format!("{what} is down"));
+    faults.extend(is_down(host, format!("{host_ifname} on the host")));
+    faults.extend(is_down(container, format!("{ifname} in the container")));
     if host.peer_index != Some(container.index) || container.peer_index != Some(host.index) {
         faults.push(format!(
             "{host_ifname} on the host and {ifname} in the container are not the ends of one pair"
@@ -98,7 +109,7 @@ pub fn faults(
         faults.push(format!("{ifname} in the container has {is} instead of the Ethernet address {was}"));
     }
     for assigned in &reservation.addresses {
-        if !container.addresses.iter().any(|(address, _)| *address == assigned.address) {
+        if !container.has(assigned.address) {
             faults.push(format!("{ifname} in the container lacks the address {}", assigned.address));
         }
     }
@@ -143,6 +154,7 @@ mod tests {
         let end = |index, peer, mac| End {
             index,
             veth: true,
+            up: true,
             mac: Some(mac),
             peer_index: Some(peer),
             ..End::default()
@@ -174,6 +186,11 @@ mod tests {
         assert_eq!(told(Some(&host), None), ["eth0 is missing in the container"]);
         let other = End { peer_index: Some(3), ..host.clone() };
         assert_eq!(told(Some(&other), Some(&container)).len(), 1);
+        let down = |end: &End| End { up: false, ..end.clone() };
+        assert_eq!(
+            told(Some(&down(&host)), Some(&down(&container))),
+            ["cmbaaaaaaaaaaaa on the host is down", "eth0 in the container is down"]
+        );
         let mut bare = container;
         bare.addresses.truncate(1);
         bare.mac = None;

@@ -3,6 +3,8 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use ipamd_api::{AttachmentKey, Client, ClientError, ErrorKind, Reply, Request};
@@ -11,6 +13,50 @@ use crate::{error::CniError, text::cut};
 
 /// The most of an answer that an error quotes, in bytes.
 const MAX_QUOTE: usize = 200;
+/// How long ADD and CHECK wait for a daemon that is being restarted or upgraded.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon the daemon is asked again at first; then half as often each time, down to [`RARELY`].
+const SOON: Duration = Duration::from_millis(25);
+/// How rarely at most.
+const RARELY: Duration = Duration::from_millis(400);
+
+/// Time that passes, and never goes back.
+pub trait Clock {
+    /// How long ago it began.
+    fn elapsed(&self) -> Duration;
+    /// Lets so much of it pass.
+    fn pause(&self, pause: Duration);
+}
+
+/// The machine's monotonic clock.
+impl Clock for Instant {
+    fn elapsed(&self) -> Duration {
+        self.elapsed()
+    }
+
+    fn pause(&self, pause: Duration) {
+        thread::sleep(pause);
+    }
+}
+
+/// Has `ask` ask the daemon until it is answered, or refused for good, or `clock` says that [`PATIENCE`] is over. What it
+/// asks must be such that a daemon that has answered, unheard, answers again.
+pub fn patiently<T>(
+    clock: &impl Clock,
+    mut ask: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let mut pause = SOON;
+    loop {
+        match ask() {
+            Err(error) if error.is_passing() && clock.elapsed() + pause <= PATIENCE => {
+                tracing::debug!(%error, "asking the daemon again");
+                clock.pause(pause);
+                pause = (pause * 2).min(RARELY);
+            }
+            answer => return answer,
+        }
+    }
+}
 
 /// Where keys wait that were released while the daemon was away: it works them off when it is back.
 pub fn released_path(socket: &Path, key: &AttachmentKey) -> PathBuf {
@@ -58,7 +104,74 @@ pub fn unexpected(client: &Client, request: &str, reply: &Reply) -> ClientError 
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use ipamd_api::ApiError;
+
     use super::*;
+
+    /// A clock that stands still but for pauses.
+    #[derive(Default)]
+    struct Still(Cell<Duration>);
+
+    impl Clock for Still {
+        fn elapsed(&self) -> Duration {
+            self.0.get()
+        }
+
+        fn pause(&self, pause: Duration) {
+            self.0.set(self.0.get() + pause);
+        }
+    }
+
+    fn away() -> ClientError {
+        ClientError::Connect { socket: "/x".into(), source: io::ErrorKind::NotFound.into() }
+    }
+
+    fn refused(kind: ErrorKind) -> ClientError {
+        ApiError::new(kind, "no").into()
+    }
+
+    #[test]
+    fn a_daemon_that_comes_back_in_time_is_waited_for() {
+        let clock = Still::default();
+        let answer = patiently(&clock, || match clock.elapsed() {
+            early if early < Duration::from_secs(3) => Err(away()),
+            early if early < Duration::from_secs(9) => Err(refused(ErrorKind::TryAgainLater)),
+            _ => Ok(7),
+        });
+        assert_eq!(answer.unwrap(), 7);
+        assert!(clock.elapsed() < Duration::from_secs(10), "{:?}", clock.elapsed());
+    }
+
+    #[test]
+    fn one_that_stays_away_is_given_up_after_ten_seconds() {
+        let clock = Still::default();
+        let mut asked = 0;
+        let answer = patiently(&clock, || -> Result<(), _> {
+            asked += 1;
+            Err(away())
+        });
+        assert!(matches!(answer, Err(ClientError::Connect { .. })));
+        let waited = clock.elapsed();
+        assert!(waited > Duration::from_secs(9) && waited <= PATIENCE, "{waited:?}");
+        assert!((20..40).contains(&asked), "it was asked {asked} times");
+    }
+
+    #[test]
+    fn what_is_refused_for_good_is_not_asked_again() {
+        let clock = Still::default();
+        let denied =
+            ClientError::Connect { socket: "/x".into(), source: io::ErrorKind::PermissionDenied.into() };
+        let mut final_ones = vec![refused(ErrorKind::PoolExhausted), refused(ErrorKind::Internal), denied];
+        while let Some(error) = final_ones.pop() {
+            let said = error.to_string();
+            let mut once = Some(error);
+            let answer = patiently(&clock, || -> Result<(), _> { Err(once.take().unwrap()) });
+            assert_eq!(answer.unwrap_err().to_string(), said);
+        }
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+    }
 
     #[test]
     fn a_released_key_waits_beside_the_socket_until_it_is_taken_back() {

@@ -58,17 +58,16 @@ impl Command {
         }
     }
 
-    /// Reads `CNI_COMMAND`.
-    pub fn from_environment(lookup: Lookup) -> Result<Self, CniError> {
-        let wanted = "must be one of ADD, DEL, CHECK, GC, STATUS, VERSION";
-        let fault = match lookup("CNI_COMMAND") {
-            None => format!("CNI_COMMAND is missing; it {wanted}"),
-            Some(text) => match Self::ALL.into_iter().find(|command| text == command.as_str()) {
-                Some(command) => return Ok(command),
-                None => format!("CNI_COMMAND {wanted}, not {}", quoted(&text)),
-            },
-        };
-        Err(CniError::Environment(vec![fault]))
+    /// Reads `CNI_COMMAND`; `None` without one: then it is a person who calls, not a runtime.
+    pub fn from_environment(lookup: Lookup) -> Result<Option<Self>, CniError> {
+        let Some(text) = lookup("CNI_COMMAND").filter(|text| !text.is_empty()) else { return Ok(None) };
+        match Self::ALL.into_iter().find(|command| text == command.as_str()) {
+            Some(command) => Ok(Some(command)),
+            None => Err(CniError::Environment(vec![format!(
+                "CNI_COMMAND must be one of ADD, DEL, CHECK, GC, STATUS, VERSION, not {}",
+                quoted(&text)
+            )])),
+        }
     }
 }
 
@@ -282,9 +281,9 @@ mod tests {
             error.to_string().contains("CNI_COMMAND") && error.to_string().contains("\"add\""),
             "{error}"
         );
-        assert!(
-            Command::from_environment(&|_| None).unwrap_err().to_string().contains("CNI_COMMAND is missing")
-        );
+        assert_eq!(Command::from_environment(&|_| None).unwrap(), None);
+        assert_eq!(Command::from_environment(&|_| Some("".into())).unwrap(), None);
+        assert_eq!(Command::from_environment(&|_| Some("GC".into())).unwrap(), Some(Command::Gc));
     }
 
     #[test]

@@ -84,8 +84,11 @@ pub enum CniError {
     #[error("{0}")]
     TryAgainLater(String),
     /// 50: STATUS finds that ADD would fail.
-    #[error("Cambric cannot serve ADD now: {}", .0.join("; "))]
+    #[error("Cambric cannot serve ADD now: {}", first(.0))]
     NotAvailable(Vec<String>),
+    /// 51: STATUS finds that containers which run may not be reached, or reach nobody.
+    #[error("Cambric's containers have limited connectivity: {}", first(.0))]
+    LimitedConnectivity(Vec<String>),
     /// 101: no address is left.
     #[error("{0}")]
     PoolExhausted(String),
@@ -109,17 +112,29 @@ pub enum CniError {
     /// 106: the daemon refused for a reason that needs a person.
     #[error("{0}")]
     Daemon(String),
-    /// 107: the container has an interface of that name already, and it is not Cambric's.
+    /// 107: the container has an interface of that name already.
     #[error("CNI_IFNAME {ifname:?}: the container's namespace {} has an interface of that name already", netns.display())]
     InterfaceExists {
         /// `CNI_IFNAME`.
         ifname: String,
         /// `CNI_NETNS`.
         netns: PathBuf,
+        /// Whether an ADD has made it that was completed.
+        is_own: bool,
     },
+    /// 107: an ADD of the same container and interface name has made another interface, which stands.
+    #[error("{0}")]
+    AttachmentExists(String),
     /// 108: a port of the node that leads to another attachment.
     #[error("{0}")]
     PortInUse(String),
+    /// 999: a mistake in the plugin itself.
+    #[error("the plugin has failed by a mistake of its own: {0}")]
+    Internal(String),
+}
+
+fn first(sentences: &[String]) -> &str {
+    sentences.first().map_or("", String::as_str)
 }
 
 impl CniError {
@@ -135,15 +150,72 @@ impl CniError {
             Self::InvalidConfig { .. } | Self::MissingConfig { .. } | Self::WrongPlace(_) => 7,
             Self::TryAgainLater(_) => 11,
             Self::NotAvailable(_) => 50,
+            Self::LimitedConnectivity(_) => 51,
             Self::PoolExhausted(_) => 101,
             Self::AddressUnavailable(_) => 102,
             Self::AddressInUse(_) => 103,
             Self::Differs { .. } => 104,
             Self::Kernel(_) => 105,
             Self::Daemon(_) => 106,
-            Self::InterfaceExists { .. } => 107,
+            Self::InterfaceExists { .. } | Self::AttachmentExists(_) => 107,
             Self::PortInUse(_) => 108,
+            Self::Internal(_) => 999,
         }
+    }
+
+    /// What else helps whoever reads the error, a sentence each: all of what was found, why, and what to do.
+    fn advice(&self) -> Vec<String> {
+        let text = match self {
+            Self::Differs { faults, .. } => return faults.clone(),
+            Self::NotAvailable(reasons) | Self::LimitedConnectivity(reasons) => {
+                return reasons.iter().cloned().chain(["cambricctl status tells more".to_owned()]).collect();
+            }
+            Self::IncompatibleVersion { .. } => "write one of these versions into the conflist",
+            Self::CommandTooNew { .. } => {
+                "raise the cniVersion of the conflist, or list the newer one in its cniVersions"
+            }
+            Self::UnsupportedField { .. }
+            | Self::InvalidConfig { .. }
+            | Self::MissingConfig { .. }
+            | Self::Undecodable(_) => {
+                "the network configuration comes from the runtime's conflist; correct it there"
+            }
+            Self::WrongPlace(_) => {
+                "the conflist and the key chained of the daemon's configuration must agree"
+            }
+            Self::ContainerUnknown { .. } => {
+                "there is nothing to delete either; the runtime may make the container anew"
+            }
+            Self::Environment(_) => "the runtime sets these variables; its log says why",
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => "the plugin must run as root",
+                io::ErrorKind::StorageFull => "free space on that file system",
+                _ => return Vec::new(),
+            },
+            Self::TryAgainLater(_) => {
+                "systemctl status cambric-ipamd, or the log of its pod on this node, says why the daemon is away"
+            }
+            Self::PoolExhausted(_) => {
+                "cambricctl ipam list shows who has the addresses; delete containers, or give the node another pool"
+            }
+            Self::AddressUnavailable(_) => "cambricctl ipam list shows the pools",
+            Self::AddressInUse(_) => "cambricctl ipam show ADDRESS shows who has it",
+            Self::Kernel(_) => "cambricctl preflight says what the machine lacks",
+            Self::Daemon(_) => {
+                "the daemon's log tells more: journalctl -u cambric-ipamd, or the log of its pod on this node"
+            }
+            Self::InterfaceExists { is_own: true, .. } | Self::AttachmentExists(_) => {
+                "an ADD has made it, and it was not touched; DEL comes before another ADD"
+            }
+            Self::InterfaceExists { is_own: false, .. } => {
+                "it is not Cambric's, and was not touched; remove it, or ask for another name"
+            }
+            Self::PortInUse(_) => "cambricctl endpoint list shows the containers of the node",
+            Self::Internal(_) => {
+                "what was begun is undone by DEL; please report it with the plugin's version"
+            }
+        };
+        vec![text.to_owned()]
     }
 
     /// A closure for `map_err` on I/O.
@@ -174,6 +246,7 @@ impl From<ClientError> for CniError {
                 ErrorKind::InUse => Self::AddressInUse(message),
                 ErrorKind::PortInUse => Self::PortInUse(message),
                 ErrorKind::TryAgainLater => Self::TryAgainLater(message),
+                ErrorKind::Exists => Self::AttachmentExists(message),
                 _ => Self::Daemon(message),
             },
             ClientError::Connect { .. } | ClientError::Exchange { .. } => {
@@ -197,11 +270,7 @@ pub struct Failure {
 
 impl From<CniError> for Failure {
     fn from(error: CniError) -> Self {
-        let details = match &error {
-            CniError::Differs { faults, .. } => faults.clone(),
-            _ => Vec::new(),
-        };
-        Self { error, details, version: None }
+        Self { details: error.advice(), error, version: None }
     }
 }
 
@@ -263,8 +332,27 @@ mod tests {
 
     #[test]
     fn without_a_known_version_the_newest_speaks_and_empty_details_are_left_out() {
-        let failure = Failure::from(CniError::TryAgainLater("later".into()));
+        let mut failure = Failure::from(CniError::TryAgainLater("later".into()));
+        failure.details.clear();
         assert_eq!(failure.to_json(), r#"{"cniVersion":"1.1.0","code":11,"msg":"later"}"#);
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        for (error, said) in [
+            (CniError::TryAgainLater(String::new()), "systemctl status cambric-ipamd"),
+            (CniError::PoolExhausted(String::new()), "cambricctl ipam list"),
+            (CniError::Kernel(String::new()), "cambricctl preflight"),
+            (CniError::Undecodable(String::new()), "conflist"),
+            (CniError::NotAvailable(vec!["one".into(), "two".into()]), "one; two; cambricctl status"),
+            (CniError::LimitedConnectivity(vec!["one".into(), "two".into()]), "one; two; cambricctl status"),
+            (CniError::io("write")(io::ErrorKind::PermissionDenied.into()), "as root"),
+        ] {
+            let failure = Failure::from(error);
+            assert!(failure.details.join("; ").contains(said), "{failure:?}");
+        }
+        let many = CniError::NotAvailable(vec!["one".into(), "two".into()]).to_string();
+        assert_eq!(many, "Cambric cannot serve ADD now: one", "the rest is in the details");
     }
 
     #[test]
@@ -284,6 +372,7 @@ mod tests {
         assert_eq!(code(ErrorKind::AddressUnavailable), 102);
         assert_eq!(code(ErrorKind::InUse), 103);
         assert_eq!(code(ErrorKind::PortInUse), 108);
+        assert_eq!(code(ErrorKind::Exists), 107);
         assert_eq!(code(ErrorKind::TryAgainLater), 11);
         assert_eq!(code(ErrorKind::Internal), 106);
         let away = ClientError::Connect { socket: "/x".into(), source: io::ErrorKind::NotFound.into() };

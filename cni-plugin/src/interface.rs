@@ -143,7 +143,8 @@ pub fn create(
     };
     created.map_err(|error| match error.errno() {
         Errno::EEXIST => {
-            CniError::InterfaceExists { ifname: ifname.to_owned(), netns: netns.path().to_owned() }
+            let (ifname, netns) = (ifname.to_owned(), netns.path().to_owned());
+            CniError::InterfaceExists { ifname, netns, is_own: false }
         }
         _ => error.into(),
     })?;

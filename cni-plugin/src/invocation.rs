@@ -35,17 +35,15 @@ impl Invocation {
         lookup: Lookup,
         stdin: Result<Vec<u8>, CniError>,
     ) -> Result<Self, Failure> {
-        let is_blank = stdin.as_ref().is_ok_and(|stdin| stdin.iter().all(u8::is_ascii_whitespace));
         let document = stdin.and_then(|stdin| Document::decode(&stdin));
         let version = document.as_ref().ok().and_then(|document| document.version().ok());
-        Self::parse_decoded(command, lookup, is_blank, document)
+        Self::parse_decoded(command, lookup, document)
             .map_err(|error| Failure::from(error).in_version(version))
     }
 
     fn parse_decoded(
         command: Command,
         lookup: Lookup,
-        is_blank: bool,
         document: Result<Document, CniError>,
     ) -> Result<Self, CniError> {
         match command {
@@ -64,15 +62,12 @@ impl Invocation {
             }
             Command::Gc => Ok(Self::Gc(GcConfig::parse(&document?)?)),
             Command::Status => Ok(Self::Status(Network::parse(&document?, command)?)),
-            // The oldest runtimes ask without any input.
-            Command::Version if is_blank => Ok(Self::Version(CniVersion::NEWEST.as_str().to_owned())),
+            // Runtimes send what they like, the oldest nothing; what is no version is passed over.
             Command::Version => {
-                let document = document?;
-                if let Err(error @ CniError::Undecodable(_)) = document.version() {
-                    return Err(error);
-                }
-                let asked = document.field("cniVersion").text()?;
-                Ok(Self::Version(asked.unwrap_or(CniVersion::NEWEST.as_str()).to_owned()))
+                let field = document.as_ref().ok().map(|document| document.field("cniVersion"));
+                let asked = field.and_then(|field| field.text().ok().flatten().map(str::to_owned));
+                let asked = asked.filter(|asked| !asked.is_empty());
+                Ok(Self::Version(asked.unwrap_or_else(|| CniVersion::NEWEST.as_str().to_owned())))
             }
         }
     }
@@ -151,15 +146,14 @@ mod tests {
     #[test]
     fn a_version_request_echoes_what_the_caller_speaks() {
         let asked = |stdin: &[u8]| match parse(Command::Version, &HashMap::new(), stdin) {
-            Ok(Invocation::Version(asked)) => Ok(asked),
-            Ok(other) => panic!("{other:?}"),
-            Err(failure) => Err(failure.error.code()),
+            Ok(Invocation::Version(asked)) => asked,
+            other => panic!("{other:?}"),
         };
-        assert_eq!(asked(b""), Ok("1.1.0".to_owned()));
-        assert_eq!(asked(b"{}"), Ok("1.1.0".to_owned()));
-        assert_eq!(asked(br#"{"cniVersion": "0.2.0"}"#), Ok("0.2.0".to_owned()));
-        assert_eq!(asked(br#"{"cniVersion": 1}"#), Err(6));
-        assert_eq!(asked(b"junk"), Err(6));
+        assert_eq!(asked(br#"{"cniVersion": "0.2.0"}"#), "0.2.0");
+        for junk in [&b""[..], b" ", b"{}", br#"{"cniVersion": 1}"#, br#"{"cniVersion": ""}"#, b"junk", b"[]"]
+        {
+            assert_eq!(asked(junk), "1.1.0");
+        }
     }
 
     /// JSON values of every sort, shallow.

@@ -1,7 +1,14 @@
 //! `logLevel` and `logFile`: quiet unless asked for, and never on the standard output.
 
-use std::{fs::OpenOptions, io, path::PathBuf, sync::Mutex};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
+use nix::libc;
 use tracing::{Level, level_filters::LevelFilter};
 
 use crate::{config::document::Document, error::CniError};
@@ -40,7 +47,7 @@ impl Logging {
         let Some(level) = self.level else { return };
         let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::from_level(level)).with_ansi(false);
         // Only a subscriber that is there already makes this fail, and the plugin sets one at most.
-        match self.file.as_ref().map(|path| (path, OpenOptions::new().append(true).create(true).open(path))) {
+        match self.file.as_ref().map(|path| (path, open(path))) {
             None => drop(lines.with_writer(io::stderr).try_init()),
             Some((_, Ok(file))) => drop(lines.with_writer(Mutex::new(file)).try_init()),
             Some((path, Err(error))) => {
@@ -51,9 +58,23 @@ impl Logging {
     }
 }
 
+/// Opens a log to add lines to. A pipe that nobody reads would keep us waiting for a reader, and one that is full for its
+/// reader: neither is worth a container's network.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+        let pipe = std::env::temp_dir().join(format!("cambric-log-pipe-{}", std::process::id()));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(open(&pipe).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        std::fs::remove_file(&pipe).unwrap();
+    }
 
     fn parse(config: &str) -> Logging {
         Logging::parse(&Document::decode(config.as_bytes()).unwrap()).unwrap()

@@ -2,6 +2,7 @@
 //! the environment and the network's configuration on the standard input; it answers with JSON on the standard
 //! output.
 
+mod about;
 mod chained;
 mod cni_args;
 mod commands;
@@ -16,6 +17,8 @@ mod logging;
 mod netlink;
 mod netns;
 mod observe;
+mod output;
+mod panic;
 mod prev_result;
 mod programs;
 mod record;
@@ -24,51 +27,102 @@ mod text;
 mod version;
 
 use std::{
+    ffi::OsStr,
     io::{self, IsTerminal, Read, Write},
     process::ExitCode,
 };
 
 use commands::{add::add, check::check, del::del, gc::gc, status::status};
-use config::MAX_CONFIG;
+use config::{MAX_CONFIG, del::DelConfig};
 use environment::Command;
 use error::{CniError, Failure};
 use invocation::Invocation;
 
 fn main() -> ExitCode {
-    let (output, code) = match run() {
-        Ok(output) => (output, ExitCode::SUCCESS),
-        Err(failure) => (failure.to_json().into_bytes(), ExitCode::FAILURE),
-    };
-    match io::stdout().write_all(&output).and_then(|()| io::stdout().flush()) {
-        Ok(()) => code,
-        Err(_) => ExitCode::FAILURE,
+    panic::tell();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let printed = if output::is_closed() {
+                Err(io::ErrorKind::BrokenPipe.into())
+            } else {
+                output::print(failure.to_json().as_bytes())
+            };
+            if let Err(error) = printed {
+                complain(&failure.error, &error);
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn run() -> Result<Vec<u8>, Failure> {
+fn run() -> Result<(), Failure> {
     let lookup = |name: &str| std::env::var_os(name);
-    let command = Command::from_environment(&lookup)?;
+    let Some(command) = Command::from_environment(&lookup)? else { return Ok(introduce()) };
     let invocation = Invocation::parse(command, &lookup, read_config())?;
     if let Some(logging) = invocation.logging() {
         logging.start();
     }
     let version = invocation.version();
+    panic::speak(version);
     perform(invocation).map_err(|failure| failure.in_version(version))
 }
 
-fn perform(invocation: Invocation) -> Result<Vec<u8>, Failure> {
-    let nothing = |()| Vec::new();
+fn perform(invocation: Invocation) -> Result<(), Failure> {
     match invocation {
-        Invocation::Add(sandbox, config) => add(&sandbox, &config),
-        Invocation::Del(target, config) => {
-            del(&target, &config);
-            Ok(Vec::new())
+        Invocation::Add(sandbox, config) => {
+            if output::is_closed() {
+                return Err(unheard(io::ErrorKind::BrokenPipe.into()));
+            }
+            let result = add(&sandbox, &config)?;
+            output::print(&result).map_err(|error| {
+                // A container whose addresses nobody knows is none that anybody deletes.
+                del(&sandbox.target, &DelConfig::of(&config.network));
+                unheard(error)
+            })
         }
-        Invocation::Check(sandbox, config) => Ok(check(&sandbox, &config).map(nothing)?),
-        Invocation::Gc(config) => Ok(gc(config).map(nothing)?),
-        Invocation::Status(network) => Ok(status(&network).map(nothing)?),
-        Invocation::Version(asked) => commands::version::print(&asked)
-            .map_err(|error| CniError::io("write the versions")(error.into()).into()),
+        Invocation::Del(target, network) => Ok(del(&target, &network)),
+        Invocation::Check(sandbox, config) => check(&sandbox, &config),
+        Invocation::Gc(config) => Ok(gc(config)?),
+        Invocation::Status(network) => Ok(status(&network)?),
+        Invocation::Version(asked) => {
+            let printed = commands::version::print(&asked).map_err(io::Error::from);
+            Ok(printed
+                .and_then(|versions| output::print(&versions))
+                .map_err(CniError::io("write the versions to the standard output"))?)
+        }
+    }
+}
+
+/// The result of an ADD that nobody hears.
+fn unheard(error: io::Error) -> Failure {
+    let mut failure = Failure::from(CniError::io("write the result to the standard output")(error));
+    failure.details.push("nothing of the ADD is left".to_owned());
+    failure
+}
+
+/// The last resort, where not even an error can be told.
+fn complain(failure: &CniError, error: &io::Error) {
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(
+        io::stderr(),
+        "cambric: {failure} (and the standard output does not take the error: {error})"
+    );
+}
+
+/// Says who this is: to the standard output if asked, as by `--version`, else to the standard error output, where runtimes
+/// look for no result.
+fn introduce() {
+    let mut text = about::text();
+    let asked: Vec<_> = std::env::args_os().skip(1).collect();
+    let is_asked = |names: &[&str]| asked.iter().any(|arg| names.iter().any(|name| arg == OsStr::new(name)));
+    if is_asked(&["--help", "-h"]) {
+        text.push_str(about::USAGE);
+    }
+    if is_asked(&["--version", "-V", "--help", "-h"]) {
+        let _ = output::print(text.as_bytes());
+    } else {
+        let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -12,16 +12,9 @@ use std::{
 };
 
 use ipamd_api::wire::NetnsId;
-use nix::{
-    libc,
-    sched::{CloneFlags, setns},
-    sys::statfs::{NSFS_MAGIC, fstatfs},
-};
+use nix::sched::{CloneFlags, setns};
 
 use crate::{environment::Sandbox, error::CniError};
-
-/// `NS_GET_NSTYPE` of `ioctl_ns(2)`: which sort of namespace a file stands for.
-const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
 
 /// An open network namespace that is not the plugin's own, unless that was allowed.
 #[derive(Debug)]
@@ -40,13 +33,9 @@ impl Netns {
                 "CNI_NETNS must be the path of a network namespace, and {path:?} {why}"
             )])
         };
-        let file = File::open(path).map_err(|error| wrong(format!("cannot be opened: {error}")))?;
-        let filesystem = fstatfs(&file).map_err(|error| wrong(format!("cannot be looked at: {error}")))?;
-        // SAFETY: this ioctl takes no argument and only reads the open descriptor.
-        let sort = || unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
-        if filesystem.filesystem_type() != NSFS_MAGIC || sort() != libc::CLONE_NEWNET {
-            return Err(wrong("is something else".to_owned()));
-        }
+        let opened = ipamd_api::netns::open(path);
+        let opened = opened.map_err(|error| wrong(format!("cannot be opened: {error}")))?;
+        let file = opened.ok_or_else(|| wrong("is something else".to_owned()))?;
         let id = identity(&file).map_err(|error| wrong(format!("cannot be looked at: {error}")))?;
         if !sandbox.may_be_own_netns {
             let own = std::fs::metadata("/proc/thread-self/ns/net")
@@ -126,7 +115,12 @@ mod tests {
                 .unwrap_err()
                 .contains("\"/nonexistent/netns\" cannot be opened")
         );
-        assert!(open("/etc/passwd", false).unwrap_err().contains("is something else"));
+        let pipe = std::env::temp_dir().join(format!("cambric-plugin-pipe-{}", std::process::id()));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for other in ["/etc/passwd", "/etc", "/dev/null", "/dev/tty", &pipe.to_string_lossy()] {
+            assert!(open(other, false).unwrap_err().contains("is something else"), "{other}");
+        }
+        std::fs::remove_file(&pipe).unwrap();
         assert!(open("/proc/self/ns/mnt", false).unwrap_err().contains("is something else"));
         assert!(open("/proc/self/ns/net", false).unwrap_err().contains("plugin itself stands in"));
         assert_eq!(open("/proc/self/ns/net", true).unwrap().path(), Path::new("/proc/self/ns/net"));

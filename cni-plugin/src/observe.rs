@@ -41,6 +41,13 @@ pub struct End {
     pub neighbours: Vec<Neighbour>,
 }
 
+impl End {
+    /// Whether it has that address, whatever the prefix.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+}
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {

@@ -6,6 +6,7 @@ use std::{
     io::Write,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -118,12 +119,32 @@ fn version_lists_what_is_supported() {
 }
 
 #[test]
-fn a_missing_or_unknown_command_is_error_4() {
-    let mut call = Call::new("", &json!({}));
-    call.command.env_remove("CNI_COMMAND");
-    let error = call.fails();
+fn an_unknown_command_is_error_4_and_without_one_the_plugin_says_who_it_is() {
+    let error = Call::new("add", &json!({})).fails();
     assert!(error["code"] == 4 && error["msg"].as_str().unwrap().contains("CNI_COMMAND"), "{error}");
-    assert_eq!(Call::new("add", &json!({})).fails()["code"], 4);
+    let about = format!(
+        "CNI plugin cambric v{}\nCNI protocol versions supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut unset = Call::new("", &json!({}));
+    unset.command.env_remove("CNI_COMMAND");
+    for call in [unset, Call::new("", &json!({}))] {
+        let output = call.run();
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), about);
+    }
+    let mut asked = Call::new("", &json!({}));
+    asked.command.arg("--version");
+    let output = asked.run();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), about);
+}
+
+/// Runs `work` and returns how long it took.
+fn timed(work: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    work();
+    began.elapsed()
 }
 
 #[test]
@@ -184,18 +205,90 @@ fn the_plugins_own_namespace_is_no_containers() {
 fn while_the_daemon_is_away_add_and_check_say_try_again_and_status_not_available() {
     let away = Away::new("away");
     let mut config = away.config("1.1.0");
-    let error = Call::new("ADD", &config).attachment().env("CNI_NETNS_OVERRIDE", "1").fails();
-    assert!(error["code"] == 11 && error["msg"].as_str().unwrap().contains("ipamd.sock"), "{error}");
+    let patient = Duration::from_secs(8)..Duration::from_secs(20);
+    let took = timed(|| {
+        let error = Call::new("ADD", &config).attachment().env("CNI_NETNS_OVERRIDE", "1").fails();
+        assert!(error["code"] == 11 && error["msg"].as_str().unwrap().contains("ipamd.sock"), "{error}");
+        assert!(error["details"].as_str().unwrap().contains("cambric-ipamd"), "{error}");
+    });
+    assert!(patient.contains(&took), "ADD waited for {took:?}");
     assert_eq!(away.released(), Vec::<Value>::new(), "nothing was reserved");
-    let error = Call::new("STATUS", &config).fails();
-    assert!(error["code"] == 50 && error["msg"].as_str().unwrap().contains("ipamd.sock"), "{error}");
-    config["cni.dev/valid-attachments"] = json!([]);
-    assert_eq!(Call::new("GC", &config).fails()["code"], 11);
+    let took = timed(|| {
+        let error = Call::new("STATUS", &config).fails();
+        assert!(error["code"] == 50 && error["msg"].as_str().unwrap().contains("ipamd.sock"), "{error}");
+        config["cni.dev/valid-attachments"] = json!([]);
+        assert_eq!(Call::new("GC", &config).fails()["code"], 11);
+    });
+    assert!(took < Duration::from_secs(3), "STATUS and GC waited for {took:?}");
     config["prevResult"] = json!({});
-    assert_eq!(
-        Call::new("CHECK", &config).attachment().env("CNI_NETNS_OVERRIDE", "true").fails()["code"],
-        11
+    let took = timed(|| {
+        let check = Call::new("CHECK", &config).attachment().env("CNI_NETNS_OVERRIDE", "true");
+        assert_eq!(check.fails()["code"], 11);
+    });
+    assert!(patient.contains(&took), "CHECK waited for {took:?}");
+}
+
+#[test]
+fn a_namespace_that_is_a_pipe_is_error_4_and_not_waited_for() {
+    let away = Away::new("pipe");
+    let pipe = away.folder.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for netns in [pipe.to_str().unwrap(), "/dev/zero", "/etc", "/etc/passwd", "/proc/self/ns/mnt"] {
+        let error = Call::new("ADD", &away.config("1.1.0")).attachment().env("CNI_NETNS", netns).fails();
+        assert!(error["code"] == 4 && error["msg"].as_str().unwrap().contains(netns), "{error}");
+    }
+}
+
+#[test]
+fn a_log_that_is_a_pipe_is_not_waited_for() {
+    let away = Away::new("log-pipe");
+    let pipe = away.folder.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut config = away.config("1.1.0");
+    config["logFile"] = json!(pipe);
+    let output = Call::new("DEL", &config).attachment().run();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot open the log file"), "{output:?}");
+}
+
+#[test]
+fn an_id_that_is_too_long_is_refused_by_its_name_and_leaves_no_note() {
+    let away = Away::new("long");
+    let long = "c".repeat(256);
+    let call = |command| Call::new(command, &away.config("1.1.0")).attachment().env("CNI_CONTAINERID", &long);
+    for command in ["ADD", "DEL"] {
+        let error = call(command).fails();
+        assert!(error["code"] == 4 && error["msg"].as_str().unwrap().contains("CNI_CONTAINERID"), "{error}");
+    }
+    assert_eq!(away.released(), Vec::<Value>::new(), "the daemon could do nothing with it");
+}
+
+/// The same call by a shell, which closes the standard output or turns it elsewhere.
+fn with_output(call: &Call, to: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec \"$0\" {to}"), env!("CARGO_BIN_EXE_cambric")]).env_clear();
+    for (name, value) in call.command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    let mut child =
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(&call.config);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_output_that_takes_nothing_is_said_on_the_standard_error_output() {
+    let away = Away::new("full");
+    let add = Call::new("ADD", &away.config("1.1.0")).attachment().env("CNI_NETNS_OVERRIDE", "1");
+    let closed = with_output(&add, ">&-");
+    let said = String::from_utf8_lossy(&closed.stderr);
+    assert!(
+        !closed.status.success() && said.contains("write the result to the standard output"),
+        "{closed:?}"
     );
+    let full = with_output(&Call::new("VERSION", &away.config("1.1.0")), "> /dev/full");
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert!(!full.status.success() && said.contains("write the versions to the standard output"), "{full:?}");
 }
 
 #[test]
@@ -265,5 +358,5 @@ fn a_closed_standard_output_is_no_crash() {
         call.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.code().is_some() && output.stderr.is_empty(), "{output:?}");
+    assert!(output.status.code().is_some(), "{output:?}");
 }

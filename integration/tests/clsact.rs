@@ -42,11 +42,12 @@ fn a_source_that_is_not_its_own_is_dropped() -> Result<()> {
 }
 
 #[test]
-fn add_check_and_del_are_idempotent() -> Result<()> {
+fn add_is_refused_again_and_check_and_del_are_idempotent() -> Result<()> {
     needs_root!();
     let node = start()?;
     let pod = node.add_pod("a")?;
-    assert_eq!(pod.cni("ADD").run()?, pod.result);
+    assert_eq!(pod.cni("ADD").refusal()?.code, 107);
+    pod.check()?;
     pod.check()?;
     pod.del()?;
     pod.del()?;

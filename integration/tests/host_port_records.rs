@@ -115,8 +115,9 @@ fn ports_outlive_the_daemon() -> Result<()> {
         let refused = asking(node.sandbox("b")?.cni("ADD"), &json!([web(8080)])).refusal()?;
         ensure!(refused.code == 108, "{refused}");
     }
-    // The same ADD again finds it as it stands.
-    asking(pod.cni("ADD"), &mappings).run()?;
+    // Another ADD is refused and leaves it as it stands.
+    ensure!(asking(pod.cni("ADD"), &mappings).refusal()?.code == 107);
+    ensure!(recorded(&node, &pod)? == before);
     pod.del()?;
     add(&node, "b", &mappings)?.del()?;
     ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);

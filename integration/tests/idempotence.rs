@@ -5,8 +5,9 @@ use std::{collections::HashMap, process::Command, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Invocation, Machine, Node, Pod, eventually},
+    testbed::{Invocation, Machine, Node, Pod, Refusal, Sandbox, eventually},
 };
+use serde_json::json;
 
 /// How soon what a DEL leaves to the daemon is done.
 const SOON: Duration = Duration::from_secs(10);
@@ -24,24 +25,58 @@ fn expect_working(node: &Node, pod: &Pod<'_>) -> Result<()> {
 }
 
 #[test]
-fn add_asked_again_gives_the_same_answer() -> Result<()> {
+fn add_asked_again_is_refused_and_touches_nothing() -> Result<()> {
     needs_root!();
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
-    let links = node.netns().links()?;
-    for _ in 0..3 {
-        assert_eq!(pod.cni("ADD").run()?, pod.result);
+    let (links, endpoints) = (node.netns().links()?, node.ctl(&["endpoint", "list"])?);
+    let elsewhere = node.sandbox("elsewhere")?;
+    let mac = json!({"mac": "02:00:00:00:00:07"});
+    let ips = json!({"ips": ["10.88.3.4"]});
+    for (again, said) in [
+        (pod.cni("ADD"), "has an interface of that name already"),
+        (pod.cni("ADD").set("runtimeConfig", mac), "stands already with the Ethernet address"),
+        (pod.cni("ADD").set("runtimeConfig", ips), "without the requested 10.88.3.4"),
+        (pod.cni("ADD").set("mtu", json!(1400)), "stands already with an MTU of"),
+        (pod.cni("ADD").netns(elsewhere.netns().path()), "stands already in the network namespace"),
+    ] {
+        let refused = again.refusal()?;
+        assert!(refused.code == 107 && refused.message.contains(said), "{refused}");
+        assert!(refused.details.contains("DEL comes before another ADD"), "{refused}");
     }
     assert_eq!(node.netns().links()?, links, "the interface was not made anew");
+    assert_eq!(node.ctl(&["endpoint", "list"])?, endpoints);
+    assert_eq!(elsewhere.netns().links()?, ["lo"]);
     expect_working(&node, &pod)
 }
 
 #[test]
-fn add_asked_again_mends_what_is_broken() -> Result<()> {
+fn of_many_adds_of_one_container_at_a_time_one_wins() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let sandbox = node.sandbox("a")?;
+    let results = thread::scope(|scope| {
+        let adds: Vec<_> = (0..10).map(|_| scope.spawn(|| sandbox.cni("ADD").run())).collect();
+        adds.into_iter().map(|add| add.join().expect("the thread ran")).collect::<Vec<_>>()
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1, "{lost:?}");
+    for refused in lost {
+        let refused: Refusal = refused.unwrap_err().downcast()?;
+        assert_eq!(refused.code, 107, "{refused}");
+    }
+    let pod = sandbox.added(won.into_iter().next().context("a result")??)?;
+    expect_working(&node, &pod)?;
+    pod.del()?;
+    expect_nothing_left(&node)
+}
+
+#[test]
+fn add_makes_an_interface_anew_that_the_container_has_lost() -> Result<()> {
     needs_root!();
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
-    for harm in ["link set eth0 down", "address flush dev eth0", "link delete eth0"] {
+    for harm in ["link delete eth0", "link set eth0 down name eth7"] {
         pod.netns().ip(harm)?;
         assert_eq!(pod.cni("ADD").run()?["ips"], pod.result["ips"], "after {harm}");
         expect_working(&node, &pod)?;
@@ -202,6 +237,18 @@ fn after_an_add_killed_at_any_step_del_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// ADD after one that was killed. Killed between its commit and its word, that one is complete: DEL comes first.
+fn add_after_a_kill(sandbox: Sandbox<'_>) -> Result<Pod<'_>> {
+    let result = match sandbox.cni("ADD").run() {
+        Err(error) if error.downcast_ref::<Refusal>().is_some_and(|refused| refused.code == 107) => {
+            sandbox.cni("DEL").run()?;
+            sandbox.cni("ADD").run()?
+        }
+        result => result?,
+    };
+    sandbox.added(result)
+}
+
 #[test]
 fn after_an_add_killed_at_any_step_add_succeeds() -> Result<()> {
     needs_root!();
@@ -209,7 +256,7 @@ fn after_an_add_killed_at_any_step_add_succeeds() -> Result<()> {
     for moment in moments_of_add(&node, 2)? {
         let sandbox = node.sandbox("a")?;
         kill_at(&sandbox.cni("ADD"), &moment)?;
-        let pod = sandbox.add().with_context(|| format!("killed at {moment:?}, then added"))?;
+        let pod = add_after_a_kill(sandbox).with_context(|| format!("killed at {moment:?}, then added"))?;
         pod.check()?;
         let answers = node.ping(pod.ipv4(), &["-c1", "-W1"])?.received == 1;
         ensure!(answers, "killed at {moment:?}, then added, it does not answer");
@@ -247,7 +294,7 @@ fn an_add_killed_at_any_time_is_undone_by_its_next() -> Result<()> {
         let _ = child.kill();
         child.wait()?;
         if round % 2 == 0 {
-            let pod = sandbox.add()?;
+            let pod = add_after_a_kill(sandbox)?;
             pod.check()?;
             pod.del()?;
         } else {

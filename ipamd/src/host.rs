@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     net::IpAddr,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -44,6 +44,10 @@ impl Kernel for Host {
 
     fn program_path(&self, name: &str) -> PathBuf {
         kernel_files::on_node(self.datapath.program_path(name))
+    }
+
+    fn has_program(&self, name: &str) -> bool {
+        self.pins.program(name).exists()
     }
 
     fn link_pins(&self, ifname: &str) -> [PathBuf; 2] {
@@ -140,11 +144,7 @@ fn netns_at(path: &Path) -> Option<NetnsId> {
 }
 
 fn netns_cookie_at(path: &Path, id: NetnsId) -> Option<u64> {
-    // Not opened before it is known: opening a pipe in its place would wait.
-    if netns_at(path)? != id {
-        return None;
-    }
-    let file = File::open(path).ok()?;
+    let file = ipamd_api::netns::open(path).ok()??;
     let opened = netns_id(&file.metadata().ok()?);
     if opened == id { netns_cookie(Some(file.as_fd())).ok() } else { None }
 }

@@ -6,6 +6,15 @@ use std::fmt;
 /// its reservation and its commit.
 pub const GRACE: u64 = 60;
 
+/// Whether a container that has just lost its interface and its namespace is given time for its DEL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grace {
+    /// It is.
+    Kept,
+    /// It is not: somebody else waits for what it has. An ADD that may be under way keeps its time all the same.
+    Waived,
+}
+
 /// What is found at the path of an attachment's network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetnsSeen {
@@ -63,13 +72,13 @@ impl fmt::Display for LeakReason {
 }
 
 /// Judges an attachment that was reserved at `created`, as of `now` (both in seconds since the Unix epoch).
-pub fn judge(created: u64, now: u64, seen: Observation) -> Verdict {
+pub fn judge(created: u64, now: u64, seen: Observation, grace: Grace) -> Verdict {
     // A time in the future means that the clock was set back, perhaps by years; it must not protect for as long.
     let fresh = now.abs_diff(created) < GRACE;
     match (seen.host_link, seen.netns, seen.committed) {
         (_, _, false) if fresh => Verdict::UnderWay,
         (true, _, _) => Verdict::InUse,
-        (false, _, true) if fresh => Verdict::Broken,
+        (false, _, true) if fresh && grace == Grace::Kept => Verdict::Broken,
         (false, NetnsSeen::Gone, _) => Verdict::Leaked(LeakReason::NetnsGone),
         (false, NetnsSeen::Another, _) => Verdict::Leaked(LeakReason::NetnsReplaced),
         (false, NetnsSeen::Same, false) => Verdict::Leaked(LeakReason::NeverCommitted),
@@ -112,8 +121,11 @@ mod tests {
                 (created - 1, young),
                 (created - 1_000 * GRACE, old),
             ] {
-                assert_eq!(judge(created, now, seen), expected, "{seen:?} at {now}");
+                assert_eq!(judge(created, now, seen, Grace::Kept), expected, "{seen:?} at {now}");
             }
+            // Who waits for its place finds a committed one as if it were old.
+            let waived = if committed { old } else { young };
+            assert_eq!(judge(created, created, seen, Grace::Waived), waived, "{seen:?}");
         }
     }
 
@@ -122,7 +134,7 @@ mod tests {
         for committed in [false, true] {
             for netns in [Same, Another, Gone] {
                 let seen = Observation { host_link: true, committed, netns };
-                assert!(!matches!(judge(0, u64::MAX, seen), Leaked(_)), "{seen:?}");
+                assert!(!matches!(judge(0, u64::MAX, seen, Grace::Waived), Leaked(_)), "{seen:?}");
             }
         }
     }

@@ -2,12 +2,13 @@
 //! beside the socket.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use ipamd_api::AttachmentKey;
+use ipamd_api::{AttachmentKey, ErrorKind};
 
 use crate::node::Node;
 
@@ -19,16 +20,24 @@ pub fn directory(socket: &Path) -> PathBuf {
     socket.with_file_name("released")
 }
 
+/// What was in the way of each file the last time, so that it is said once and not every few seconds.
+type Failing = BTreeMap<PathBuf, String>;
+
 /// Catches up from time to time, for ever.
 pub async fn watch(dir: &Path, node: &Node) {
+    let mut failing = Failing::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        catch_up(dir, node).await;
+        catch_up_with(dir, node, &mut failing).await;
     }
 }
 
 /// Releases each attachment that a file in `dir` names, then removes the file.
 pub async fn catch_up(dir: &Path, node: &Node) {
+    catch_up_with(dir, node, &mut Failing::new()).await;
+}
+
+async fn catch_up_with(dir: &Path, node: &Node, failing: &mut Failing) {
     let names = match fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect::<Vec<_>>(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -37,6 +46,7 @@ pub async fn catch_up(dir: &Path, node: &Node) {
             return;
         }
     };
+    failing.retain(|path, _| names.contains(path));
     // A file of another ending is one that the plugin is still writing.
     for path in names.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
         let key = match read(&path) {
@@ -52,8 +62,17 @@ pub async fn catch_up(dir: &Path, node: &Node) {
                 tracing::info!(%key, "released what was deleted while no daemon answered");
                 remove(&path);
             }
+            // What no ADD takes was never there, and no time will change that.
+            Err(error) if error.kind == ErrorKind::InvalidRequest => {
+                tracing::warn!(file = %path.display(), %error, "removed a note of a deletion that can never be made");
+                remove(&path);
+            }
             Err(error) => {
-                tracing::warn!(%key, %error, "cannot release what was deleted while no daemon answered");
+                let error = error.to_string();
+                if failing.get(&path) != Some(&error) {
+                    tracing::warn!(%key, error, "cannot release what was deleted while no daemon answered; goes on trying");
+                    failing.insert(path, error);
+                }
             }
         }
     }
@@ -62,14 +81,24 @@ pub async fn catch_up(dir: &Path, node: &Node) {
 fn read(path: &Path) -> io::Result<AttachmentKey> {
     /// More than any key takes.
     const LONGEST: u64 = 4096;
-    if fs::symlink_metadata(path)?.len() > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    let metadata = fs::symlink_metadata(path)?;
+    let unfit = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    // To read a pipe is to wait for who writes it.
+    if !metadata.is_file() {
+        return unfit("it is no regular file");
+    }
+    if metadata.len() > LONGEST {
+        return unfit("it is too long");
     }
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),
+        removed => removed,
+    };
+    if let Err(error) = removed {
         tracing::warn!(file = %path.display(), %error, "cannot remove a note of a deletion");
     }
 }

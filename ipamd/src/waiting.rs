@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipamd_api::{
-    Reply, Request,
+    ApiError, ErrorKind, Reply, Request,
     policy::PolicyStatus,
     wire::{AttachMode, Status},
 };
@@ -22,6 +22,8 @@ use crate::{
 
 /// How long a client waits for a start.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a DEL does, which has a note to leave.
+const PATIENCE_OF_DEL: Duration = Duration::from_millis(500);
 
 /// Why the daemon does not serve yet.
 #[derive(Debug, Default)]
@@ -66,12 +68,18 @@ impl Door {
         let _ = self.service.set(service);
     }
 
+    fn missing(&self) -> String {
+        self.waiting.get().unwrap_or_else(|| "the daemon is starting".into())
+    }
+
     fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.node_name.clone(),
             ready: false,
-            problems: vec![self.waiting.get().unwrap_or_else(|| "the daemon is starting".into())],
+            problems: vec![self.missing()],
+            cannot_add: Vec::new(),
+            limited: Vec::new(),
             endpoints: 0,
             attach_mode: AttachMode::Tcx,
             uplinks: Vec::new(),
@@ -97,14 +105,24 @@ impl Service for Door {
         replies: &mut Replies<'_>,
     ) -> io::Result<()> {
         // A start takes a moment, and is no reason to turn anybody away.
-        let asks_why = request == Request::Status && self.waiting.get().is_some();
-        let patience = if asks_why { Duration::ZERO } else { PATIENCE };
+        let patience = match &request {
+            Request::Status if self.waiting.get().is_some() => Duration::ZERO,
+            Request::Release { .. } => PATIENCE_OF_DEL,
+            _ => PATIENCE,
+        };
         match (timeout(patience, self.service.wait()).await, request) {
             (Ok(service), request) => service.answer(request, session, replies).await,
             (Err(_), Request::Status) => replies.send(&Reply::Status(Box::new(self.status()))).await,
-            // As if no daemon were here: an ADD is told to come again, a DEL leaves a note of what it has deleted.
-            (Err(_), _) => Err(io::ErrorKind::ConnectionAborted.into()),
+            // An ADD comes again, a DEL leaves a note of what it has deleted.
+            (Err(_), _) => {
+                let why = format!("the Cambric daemon does not serve yet: {}", self.missing());
+                replies.send(&Reply::Error(ApiError::new(ErrorKind::TryAgainLater, why))).await
+            }
         }
+    }
+
+    fn is_under_way(&self, session: &Session) -> bool {
+        self.service.get().is_some_and(|service| service.is_under_way(session))
     }
 
     fn misunderstood(&self) {

@@ -1,6 +1,6 @@
 //! ADD: reserves addresses, makes the interface, and commits it.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use ipamd_api::{
     AttachmentKey, Client, ClientError, Reply, Request,
@@ -10,20 +10,16 @@ use ipamd_api::{
 use super::add_chained::add_chained;
 use crate::{
     config::AddConfig,
-    daemon::{self, unexpected},
+    daemon::{self, patiently, unexpected},
     environment::Sandbox,
     error::{CniError, Failure},
-    expectation::Expectation,
     interface, invocation,
     netlink::Netlink,
     netns::Netns,
-    observe, programs, record, result,
+    programs, record, result,
 };
 
-/// The least MTU that IPv6 works with, in bytes.
-const MIN_IPV6_MTU: u32 = 1280;
-
-/// Makes the attachment, or finds it made, and returns the result. What fails leaves nothing behind.
+/// Makes the attachment and returns the result. What fails leaves nothing behind, and what stands is not touched.
 pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
     if let Some(previous) = &config.previous {
         return add_chained(sandbox, config, previous);
@@ -31,24 +27,16 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
     let network = &config.network;
     let key = invocation::key(&network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
-    let mut client = Client::connect(&network.socket).map_err(CniError::from)?;
-    daemon::forget_released(&network.socket, &key);
-    client.send(reserve(&key, &netns, sandbox, config, None)).map_err(CniError::from)?;
-    // Opened while the daemon reserves; it stays in the host's namespace when this thread leaves that.
-    let host = Netlink::open();
-    let reserved = client.receive().and_then(|reply| match reply {
-        Reply::Reservation(reservation) => Ok(*reservation),
-        other => Err(unexpected(&client, "a reservation", &other)),
-    });
-    let mut attempt = match (reserved, host) {
-        (Ok(reservation), Ok(host)) => {
-            Attempt { key: &key, client, socket: &network.socket, host, reservation }
-        }
-        (Err(error @ ClientError::Refused(_)), _) => return Err(CniError::from(error).into()),
-        // Nobody knows whether the daemon has reserved.
-        (Err(error), _) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
-        (_, Err(error)) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
-    };
+    // It stays in the host's namespace when this thread leaves that.
+    let host = Netlink::open().map_err(CniError::from)?;
+    let request = reserve(&key, &netns, sandbox, config, None);
+    let (client, reservation) = book(&network.socket, &key, &request)?;
+    let mut attempt =
+        Attempt { key: &key, client, socket: &network.socket, request: &request, host, reservation };
+    if attempt.stands(&netns)? {
+        let (ifname, netns) = (key.ifname.clone(), netns.path().to_owned());
+        return Err(CniError::InterfaceExists { ifname, netns, is_own: true }.into());
+    }
     match holds_ports(&attempt.reservation, config).and_then(|()| attempt.make(&netns)) {
         Ok(()) => result::print(
             network.version,
@@ -60,6 +48,36 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
         .map_err(|error| CniError::io("write the result")(error.into()).into()),
         Err(error) => Err(attempt.undo(error)),
     }
+}
+
+/// Has the daemon reserve, and waits for it while it is being restarted. The attachment is this ADD's until the connection
+/// ends.
+pub(super) fn book(
+    socket: &Path,
+    key: &AttachmentKey,
+    request: &Request,
+) -> Result<(Client, Reservation), Failure> {
+    // Whether it may have reserved without this plugin's hearing of it.
+    let mut unheard = false;
+    let booked = patiently(&Instant::now(), || {
+        let mut client = Client::connect(socket)?;
+        daemon::forget_released(socket, key);
+        let reply = client.call(request.clone());
+        unheard |= !matches!(reply, Ok(_) | Err(ClientError::Refused(_)));
+        match reply? {
+            Reply::Reservation(reservation) => Ok((client, *reservation)),
+            other => {
+                unheard = true;
+                Err(unexpected(&client, "a reservation", &other))
+            }
+        }
+    });
+    booked.map_err(|error| match error {
+        // Then nothing is reserved, or what stands is not this ADD's.
+        ClientError::Refused(_) => CniError::from(error).into(),
+        _ if unheard => undo_reservation(None, socket, key, error.into()),
+        _ => CniError::from(error).into(),
+    })
 }
 
 /// What the daemon is asked for first.
@@ -99,28 +117,24 @@ struct Attempt<'a> {
     key: &'a AttachmentKey,
     client: Client,
     socket: &'a Path,
+    /// What was reserved by.
+    request: &'a Request,
     host: Netlink,
     reservation: Reservation,
 }
 
 impl Attempt<'_> {
+    /// Whether an ADD before this one was completed, and the interface that it made is there. The specification has a
+    /// second ADD fail then. One that was broken off before the runtime could hear of it is made anew.
+    fn stands(&self, netns: &Netns) -> Result<bool, CniError> {
+        let is_there = || Ok(interface::index_of(&self.key.ifname).is_some());
+        Ok(self.reservation.committed && netns.inside(is_there)?)
+    }
+
     fn make(&mut self, netns: &Netns) -> Result<(), CniError> {
         let ifname = &self.key.ifname;
-        if self.reservation.mtu < MIN_IPV6_MTU
-            && self.reservation.addresses.iter().any(|assigned| assigned.address.is_ipv6())
-        {
-            return Err(CniError::InvalidConfig {
-                field: "mtu".to_owned(),
-                wanted: format!("must be at least {MIN_IPV6_MTU} where IPv6 addresses are assigned"),
-                value: self.reservation.mtu.to_string(),
-            });
-        }
         if self.reservation.committed {
-            if self.stands(netns)? {
-                tracing::info!(key = %self.key, "it stands already");
-                return Ok(());
-            }
-            // Its pair goes now, in case it is broken in a way that its name does not show.
+            // The container has lost its end, by another name perhaps.
             interface::remove(&mut self.host, &self.reservation.host_ifname)?;
         }
         let host_ifindex = interface::create(&mut self.host, &self.reservation, ifname, netns)?;
@@ -132,7 +146,7 @@ impl Attempt<'_> {
         // Linux before 5.14 tells none; then the container's packets are led to services one by one.
         let netns_cookie = ipamd_api::netns::cookie().ok();
         let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };
-        match self.client.call(Request::Commit(commit))? {
+        match self.commit(Request::Commit(commit))? {
             Reply::Done => {}
             other => return Err(unexpected(&self.client, "a commit", &other).into()),
         }
@@ -140,17 +154,21 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Whether the attachment is all there, by what CHECK looks at.
-    fn stands(&mut self, netns: &Netns) -> Result<bool, CniError> {
-        let expected = Expectation::of(&self.reservation, &self.key.ifname);
-        let Some(host) = observe::end(&mut self.host, &expected.host_ifname)? else { return Ok(false) };
-        let container = netns.inside(|| observe::end(&mut Netlink::open()?, &self.key.ifname))?;
-        let mut faults = expected.faults(Some(&host), container.as_ref());
-        faults.extend(programs::faults(&self.reservation, host.index));
-        if !faults.is_empty() {
-            tracing::info!(key = %self.key, ?faults, "making it anew");
+    /// Commits. A daemon that is restarted in the midst of the ADD is waited for, and goes on where the last one stopped.
+    fn commit(&mut self, commit: Request) -> Result<Reply, CniError> {
+        match self.client.call(commit.clone()) {
+            Err(error @ ClientError::Exchange { .. }) if error.is_passing() => {
+                tracing::info!(key = %self.key, %error, "committing to the next daemon");
+                let (client, again) = book(self.socket, self.key, self.request).map_err(|it| it.error)?;
+                self.client = client;
+                if (Reservation { committed: false, ..again }) != self.reservation {
+                    let restarted = "the Cambric daemon was restarted in the midst of the ADD, and reserves something else now";
+                    return Err(CniError::TryAgainLater(restarted.to_owned()));
+                }
+                Ok(self.client.call(commit)?)
+            }
+            answer => Ok(answer?),
         }
-        Ok(faults.is_empty())
     }
 
     /// Takes back all that this ADD and any before it did; what that meets goes into the details.
@@ -160,7 +178,7 @@ impl Attempt<'_> {
             details.push(error.to_string());
         }
         details.extend(programs::unpin(&self.reservation));
-        let mut failure = undo_reservation(&mut self.client, self.socket, self.key, error);
+        let mut failure = undo_reservation(Some(&mut self.client), self.socket, self.key, error);
         details.append(&mut failure.details);
         Failure { details, ..failure }
     }
@@ -168,16 +186,19 @@ impl Attempt<'_> {
 
 /// Gives the reservation back, or leaves the daemon a note to do so.
 pub(super) fn undo_reservation(
-    client: &mut Client,
+    client: Option<&mut Client>,
     socket: &Path,
     key: &AttachmentKey,
     error: CniError,
 ) -> Failure {
     tracing::error!(%key, %error, "add failed");
     let mut failure = Failure::from(error);
-    // The connection may be what broke; a new one may work.
-    let released =
-        daemon::release(client, key).or_else(|_| daemon::release(&mut Client::connect(socket)?, key));
+    let by_new_one = || daemon::release(&mut Client::connect(socket)?, key);
+    let released = match client {
+        // The connection may be what broke; a new one may work.
+        Some(client) => daemon::release(client, key).or_else(|_| by_new_one()),
+        None => by_new_one(),
+    };
     if let Err(error) = released {
         failure.details.push(format!("the addresses are not given back yet: {error}"));
         if let Err(error) = daemon::leave_released(socket, key) {

@@ -1,16 +1,16 @@
 //! ADD behind other plugins: polices and serves the interface that they have made.
 
 use ipamd_api::{
-    AttachmentKey, Client, ClientError, Reply, Request,
+    AttachmentKey, Client, Reply, Request,
     wire::{Commit, Reservation},
 };
 use serde_json::json;
 
-use super::add::{holds_ports, reserve, undo_reservation};
+use super::add::{book, holds_ports, reserve, undo_reservation};
 use crate::{
     chained::{self, Found},
     config::{AddConfig, Previous},
-    daemon::{self, unexpected},
+    daemon::unexpected,
     environment::Sandbox,
     error::{CniError, Failure},
     interface, invocation,
@@ -30,19 +30,8 @@ pub(super) fn add_chained(
     let netns = Netns::open(sandbox)?;
     let mut host = Netlink::open().map_err(CniError::from)?;
     let found = chained::find(&mut host, &netns, &key.ifname, &previous.result)?;
-    let mut client = Client::connect(&network.socket).map_err(CniError::from)?;
-    daemon::forget_released(&network.socket, &key);
     let request = reserve(&key, &netns, sandbox, config, Some(found.made.clone()));
-    let reservation = match client.call(request) {
-        Ok(Reply::Reservation(reservation)) => *reservation,
-        Ok(other) => {
-            let error = unexpected(&client, "a reservation", &other);
-            return Err(undo_reservation(&mut client, &network.socket, &key, error.into()));
-        }
-        Err(error @ ClientError::Refused(_)) => return Err(CniError::from(error).into()),
-        // Nobody knows whether the daemon has reserved.
-        Err(error) => return Err(undo_reservation(&mut client, &network.socket, &key, error.into())),
-    };
+    let (client, reservation) = book(&network.socket, &key, &request)?;
     let mut attempt = Attempt { key: &key, client, host, reservation };
     let done = attempt.is_taken_over().and_then(|()| holds_ports(&attempt.reservation, config));
     match done.and_then(|()| attempt.take_over(&netns, &found)) {
@@ -57,7 +46,7 @@ pub(super) fn add_chained(
             if let Err(error) = interface::unname_host_end(&mut attempt.host, name) {
                 details.push(error.to_string());
             }
-            let mut failure = undo_reservation(&mut attempt.client, &network.socket, &key, error);
+            let mut failure = undo_reservation(Some(&mut attempt.client), &network.socket, &key, error);
             details.append(&mut failure.details);
             Err(Failure { details, ..failure })
         }

@@ -1,21 +1,42 @@
 //! CHECK: compares what is there with what ADD made and later plugins changed.
 
-use ipamd_api::{Client, Reply, Request};
+use std::time::Instant;
+
+use ipamd_api::{AttachmentKey, Client, ClientError, Reply, Request, wire::Checked};
 
 use crate::{
-    chained, config::CheckConfig, daemon::unexpected, environment::Sandbox, error::CniError,
-    expectation::Expectation, invocation, netlink::Netlink, netns::Netns, observe, programs, record,
+    chained,
+    config::{CheckConfig, Network},
+    daemon::{patiently, unexpected},
+    environment::Sandbox,
+    error::{CniError, Failure},
+    expectation::Expectation,
+    invocation,
+    netlink::Netlink,
+    netns::Netns,
+    observe, programs, record,
 };
 
 /// Fails with every single thing that is not as it should be.
-pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
+pub fn check(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), Failure> {
+    Ok(compare(sandbox, config)?)
+}
+
+/// What the daemon says. A failed CHECK may cost the container its life, so a daemon that is being restarted is waited for.
+fn ask(network: &Network, key: &AttachmentKey) -> Result<Checked, ClientError> {
+    patiently(&Instant::now(), || {
+        let mut client = Client::connect(&network.socket)?;
+        match client.call(Request::Check { key: key.clone() })? {
+            Reply::Checked(checked) => Ok(*checked),
+            other => Err(unexpected(&client, "a check", &other)),
+        }
+    })
+}
+
+fn compare(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
     let key = invocation::key(&config.network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
-    let mut client = Client::connect(&config.network.socket)?;
-    let checked = match client.call(Request::Check { key: key.clone() })? {
-        Reply::Checked(checked) => *checked,
-        other => return Err(unexpected(&client, "a check", &other).into()),
-    };
+    let checked = ask(&config.network, &key)?;
     let reservation = checked.reservation.as_ref();
     let expected = Expectation::after_chain(&key, reservation, &config.prev_result, config.network.version);
 

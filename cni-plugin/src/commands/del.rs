@@ -24,6 +24,11 @@ pub fn del(target: &Target, config: &DelConfig) {
 }
 
 fn remove(key: &AttachmentKey, socket: &Path) {
+    if let Some(fault) = key.fault() {
+        // A note would ask the daemon for what it can never do.
+        tracing::warn!(%key, "there is nothing to delete, for no ADD takes this: {fault}");
+        return;
+    }
     let released = Client::connect(socket).and_then(|mut client| daemon::release(&mut client, key));
     if let Err(error) = &released {
         tracing::warn!(%key, %error, "the daemon could not release the attachment; leaving it a note");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ipamd_api::DEFAULT_SOCKET;
 
-use super::document::Document;
+use super::{Network, document::Document};
 use crate::{environment::is_identifier, logging::Logging, version::CniVersion};
 
 /// What a DEL takes from it, as far as it can be read.
@@ -22,6 +22,16 @@ pub struct DelConfig {
 }
 
 impl DelConfig {
+    /// What undoes an ADD of this network.
+    pub fn of(network: &Network) -> Self {
+        Self {
+            version: Some(network.version),
+            name: Some(network.name.clone()),
+            socket: network.socket.clone(),
+            logging: network.logging.clone(),
+        }
+    }
+
     /// Reads it; there may be none that can be decoded.
     pub fn read(document: Option<&Document>) -> Self {
         let text = |name: &str| document?.field(name).text().ok().flatten().map(str::to_owned);

@@ -5,10 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::MacAddr;
+use crate::{MAX_NAME, MacAddr};
 
 /// Every host-side interface of Cambric starts with this.
 pub const HOST_IFNAME_PREFIX: &str = "cmb";
+
+/// The most bytes that Linux takes for an interface's name, without the zero at its end.
+pub const MAX_IFNAME: usize = 15;
 
 /// One interface of one container in one network: what the CNI specification calls an attachment.
 ///
@@ -33,6 +36,21 @@ impl AttachmentKey {
             hash.update([0]);
         }
         hash.finalize().into()
+    }
+
+    /// Why there can be no such attachment: the part that no ADD takes; `None` if there can.
+    pub fn fault(&self) -> Option<String> {
+        let parts = [
+            ("network", &self.network, MAX_NAME),
+            ("container id", &self.container_id, MAX_NAME),
+            ("interface name", &self.ifname, MAX_IFNAME),
+        ];
+        let unfit = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        let is_unfit =
+            |value: &str, longest| value.is_empty() || value.len() > longest || value.contains(unfit);
+        parts.into_iter().find(|(_, value, longest)| is_unfit(value, *longest)).map(|(what, value, longest)| {
+            format!("the {what} {value:?} must have 1 to {longest} bytes, without '/', spaces and control characters")
+        })
     }
 
     /// The name of the interface's end on the host: `cmb` and 60 bits of the key's hash, 15 characters, which is
@@ -94,6 +112,21 @@ mod tests {
     #[test]
     fn parts_do_not_run_into_each_other() {
         assert_ne!(key("ab", "c", "eth0").host_ifname(), key("a", "bc", "eth0").host_ifname());
+    }
+
+    #[test]
+    fn a_part_that_no_add_takes_is_named() {
+        assert_eq!(key("net", &"c".repeat(255), "eth0").fault(), None);
+        for (unfit, part) in [
+            (key(&"n".repeat(256), "c", "eth0"), "network"),
+            (key("net", &"c".repeat(256), "eth0"), "container id"),
+            (key("net", "../x", "eth0"), "container id"),
+            (key("net", "c", "sixteen-letters-"), "interface name"),
+            (key("", "c", "eth0"), "network"),
+        ] {
+            let fault = unfit.fault().unwrap();
+            assert!(fault.starts_with(&format!("the {part} ")), "{fault}");
+        }
     }
 
     #[test]

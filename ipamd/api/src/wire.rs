@@ -33,8 +33,10 @@ impl From<Request> for Envelope {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Request {
-    /// The first half of ADD: addresses and names for an attachment. Asked again for the same key it gives the
-    /// same answer. Reply: [`Reply::Reservation`].
+    /// The first half of ADD: addresses and names for an attachment. Until the connection has asked for something else or
+    /// ends, others who ask for the same key wait. For an attachment that stands it gives the same answer again, with
+    /// `committed` set, or is refused with [`ErrorKind::Exists`] if something else is asked for. Reply:
+    /// [`Reply::Reservation`].
     Reserve(Box<Reserve>),
     /// The second half of ADD: the interface stands; enforce and forward. Returns when the record is durable and
     /// the programs know the endpoint. Reply: [`Reply::Done`].
@@ -266,8 +268,14 @@ pub struct Status {
     pub version: String,
     /// `--node-name`.
     pub node_name: String,
-    /// Whether ADD can be served now.
+    /// Whether the daemon serves.
     pub ready: bool,
+    /// Why ADD would fail now though the daemon serves, a sentence each.
+    #[serde(default)]
+    pub cannot_add: Vec<String>,
+    /// What keeps containers that run from being reached, or from reaching others, a sentence each.
+    #[serde(default)]
+    pub limited: Vec<String>,
     /// Why not, and whatever else needs a person: a sentence each.
     pub problems: Vec<String>,
     /// Number of committed endpoints.
@@ -516,6 +524,8 @@ pub enum ErrorKind {
     InUse,
     /// The requested port of the node leads to another attachment.
     PortInUse,
+    /// The attachment stands, and is not what is asked for.
+    Exists,
     /// There is no such attachment or address.
     NotFound,
     /// The daemon cannot serve this now; the same request may succeed later.

@@ -163,6 +163,14 @@ impl Allocator {
         self.pools.iter().map(shown).collect()
     }
 
+    /// Why an attachment that asks for no address of its own would get none now: an error for each family that is full.
+    pub fn refusals(&self) -> Vec<AllocationError> {
+        if self.pools.is_empty() {
+            return vec![AllocationError::NoPools];
+        }
+        Family::ALL.into_iter().filter_map(|family| self.turn(family).err()).collect()
+    }
+
     fn pool_of(&self, address: IpAddr) -> Option<usize> {
         self.pools.iter().position(|filled| filled.pool.contains(address))
     }

@@ -234,7 +234,9 @@ impl Pool {
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.cidr)
+        let cidr = self.cidr.to_string();
+        // One that was given no name has its prefix for one.
+        if self.name == cidr { f.write_str(&cidr) } else { write!(f, "{} ({cidr})", self.name) }
     }
 }
 
@@ -303,6 +305,13 @@ mod tests {
         assert_eq!(v6.reserved(ip("fd00:88::1")), Some(Reserved::Gateway));
         assert_eq!(v6.reserved(ip("fd00:88::ffff:ffff:ffff:ffff")), None);
         assert_eq!(v6.capacity(), (1 << 64) - 2);
+    }
+
+    #[test]
+    fn a_pool_without_a_name_of_its_own_is_shown_once() {
+        let cidr = "10.88.0.0/24";
+        assert_eq!(Pool::new(cidr, cidr.parse().unwrap()).unwrap().to_string(), cidr);
+        assert_eq!(pool(cidr).unwrap().to_string(), "p (10.88.0.0/24)");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn attach_mode(&self) -> AttachMode;
     /// Path of a pinned program.
     fn program_path(&self, name: &str) -> PathBuf;
+    /// Whether a program is pinned, for the plugin to attach.
+    fn has_program(&self, name: &str) -> bool;
     /// Where the links of an interface are pinned: ingress, egress.
     fn link_pins(&self, ifname: &str) -> [PathBuf; 2];
     /// Makes an address forwardable, or changes what the programs know of it.

@@ -3,7 +3,7 @@
 use ipamd_api::AttachmentKey;
 
 use super::{Node, now};
-use crate::leaks::{self, LeakReason, NetnsSeen, Observation, Verdict};
+use crate::leaks::{self, Grace, LeakReason, NetnsSeen, Observation, Verdict};
 
 /// An attachment that had been left behind and is freed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Leak {
 
 impl Node {
     /// Frees what is in nobody's use any more. What cannot be freed now is found again next time.
-    pub fn repair_leaks(&self) -> Vec<Leak> {
+    pub fn repair_leaks(&self, grace: Grace) -> Vec<Leak> {
         let now = now();
         let suspects = {
             let state = self.state();
@@ -34,7 +34,7 @@ impl Node {
                 Some(_) => NetnsSeen::Another,
             };
             let seen = Observation { host_link: false, committed, netns };
-            let Verdict::Leaked(reason) = leaks::judge(touched, now, seen) else { continue };
+            let Verdict::Leaked(reason) = leaks::judge(touched, now, seen, grace) else { continue };
             let mut state = self.state();
             // Meanwhile an ADD may have come for it.
             let unchanged = state

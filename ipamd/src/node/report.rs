@@ -1,8 +1,9 @@
 //! What the node says of itself.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use ipamd_api::{
+    AttachmentKey,
     policy::PolicyStatus,
     wire::{self, Endpoint, EndpointState, Status},
 };
@@ -15,18 +16,32 @@ impl Node {
     pub fn status(&self) -> Status {
         let findings = lock(&self.findings).clone();
         let mut problems = findings.problems;
-        let (endpoints, pools) = {
+        let (committed, pools, mut cannot_add) = {
             let state = self.state();
-            let committed = state.records.values().filter(|record| record.committed.is_some()).count();
-            (committed as u64, state.allocator.pools())
+            let of =
+                |(key, record): (&AttachmentKey, &Record)| Some((key.clone(), record.committed?.ifindex));
+            let refusals = if self.is_chained { Vec::new() } else { state.allocator.refusals() };
+            let refusals = refusals.iter().map(ToString::to_string).collect::<Vec<_>>();
+            (state.records.iter().filter_map(of).collect::<Vec<_>>(), state.allocator.pools(), refusals)
         };
         let full = pools.iter().filter(|pool| pool.used >= pool.capacity);
         problems.extend(full.map(|pool| {
-            format!(
-                "pool {} ({}) is exhausted: all {} addresses are in use",
-                pool.name, pool.cidr, pool.capacity
-            )
+            let shown = if pool.name == pool.cidr {
+                pool.cidr.clone()
+            } else {
+                format!("{} ({})", pool.name, pool.cidr)
+            };
+            format!("pool {shown} is exhausted: all {} addresses are in use", pool.capacity)
         }));
+        let unpinned =
+            ["from_endpoint", "to_endpoint"].into_iter().find(|name| !self.kernel.has_program(name));
+        cannot_add.extend(
+            unpinned.map(|name| {
+                format!("the program {} is not pinned", self.kernel.program_path(name).display())
+            }),
+        );
+        let limited = self.limited(&committed);
+        problems.extend(limited.iter().cloned());
         let store_failure = lock(&self.store_failure).clone();
         let ready = store_failure.is_none();
         problems.extend(store_failure);
@@ -48,7 +63,9 @@ impl Node {
             node_name: self.name.clone(),
             ready,
             problems,
-            endpoints,
+            cannot_add,
+            limited,
+            endpoints: committed.len() as u64,
             attach_mode: self.kernel.attach_mode(),
             uplinks: findings.uplinks,
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -60,6 +77,43 @@ impl Node {
             events_suppressed,
             cluster: None,
         }
+    }
+
+    /// What the programs of endpoints lack that have an interface, a sentence each.
+    fn limited(&self, committed: &[(AttachmentKey, u32)]) -> Vec<String> {
+        let faults = |(key, ifindex): &(AttachmentKey, u32)| {
+            let host_ifname = key.host_ifname();
+            let stands = self.kernel.link_index(&host_ifname) == Some(*ifindex);
+            let faults =
+                if stands { self.kernel.attachment_faults(&host_ifname, *ifindex) } else { Vec::new() };
+            (!faults.is_empty()).then(|| format!("{key}: {}", faults.join(", and ")))
+        };
+        committed.iter().filter_map(faults).collect()
+    }
+
+    /// The endpoints whose interface is gone although their container's namespace is not: a sentence each.
+    pub fn broken(&self) -> Vec<String> {
+        let unlinked = {
+            let state = self.state();
+            let is_broken = |(key, record): &(&AttachmentKey, &Record)| {
+                record
+                    .committed
+                    .is_some_and(|at| self.kernel.link_index(&key.host_ifname()) != Some(at.ifindex))
+            };
+            let records = state.records.iter().filter(is_broken);
+            let netns = |record: &Record| (record.attachment.netns.clone(), record.attachment.netns_id);
+            records.map(|(key, record)| (key.clone(), netns(record))).collect::<Vec<_>>()
+        };
+        let lives = |path: &Path, id| self.kernel.netns_at(path) == Some(id);
+        let broken = unlinked.into_iter().filter(|(_, (path, id))| lives(path, *id));
+        broken
+            .map(|(key, _)| {
+                format!(
+                    "{key} has lost its interface {}, but its container runs; restart its pod",
+                    key.host_ifname()
+                )
+            })
+            .collect()
     }
 
     /// All endpoints, by their keys.

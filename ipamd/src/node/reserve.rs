@@ -1,12 +1,12 @@
 //! The first half of ADD: addresses and names.
 
 use ipamd_api::{
-    ApiError, AttachmentKey, ErrorKind, MAX_NAME, MTU,
+    ApiError, AttachmentKey, ErrorKind, MTU,
     wire::{Reservation, Reserve},
 };
 
 use super::{Leak, Node, Record, State, chained, lock, now, ports};
-use crate::{attachment::Attachment, store::Batch};
+use crate::{attachment::Attachment, leaks::Grace, store::Batch};
 
 impl Node {
     /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
@@ -20,11 +20,12 @@ impl Node {
         chained::check(request, self.is_chained)?;
         self.check_host_ports(request)?;
         match self.reserve_checked(request) {
-            // A container that is gone without a DEL, as after a restart of the machine, must not keep its ports.
-            Err(error) if error.kind == ErrorKind::PortInUse => {
-                let leaks = self.repair_leaks();
+            // A container that is gone without a DEL, as after a restart of the machine, must keep neither its ports nor the
+            // last addresses.
+            Err(error) if matches!(error.kind, ErrorKind::PortInUse | ErrorKind::PoolExhausted) => {
+                let leaks = self.repair_leaks(Grace::Waived);
                 for Leak { key, reason } in &leaks {
-                    tracing::warn!(%key, "freed for a port of its own: its interface is gone and {reason}");
+                    tracing::warn!(%key, "freed for {}: its interface is gone and {reason}", request.key);
                 }
                 if leaks.is_empty() { Err(error) } else { self.reserve_checked(request) }
             }
@@ -35,15 +36,28 @@ impl Node {
     fn reserve_checked(&self, request: &Reserve) -> Result<Reservation, ApiError> {
         let state = &mut *self.state();
         ports::check_free(state, request)?;
-        match state.records.get_mut(&request.key) {
-            Some(record) if chained::is_same(&record.attachment, request) => {
-                agrees(&record.attachment, request)?;
-                record.touched = now();
-                return Ok(self.reservation(record));
+        if let Some(record) = state.records.get_mut(&request.key) {
+            let is_same = chained::is_same(&record.attachment, request);
+            let stands = record
+                .committed
+                .is_some_and(|at| self.kernel.link_index(&request.key.host_ifname()) == Some(at.ifindex));
+            // Another plugin that has changed its interface in the same namespace has it taken over anew.
+            let is_changed = request.chained.is_some() && record.attachment.netns_id == request.netns_id;
+            match (stands, is_same) {
+                (true, true) => {
+                    agrees(&record.attachment, request)?;
+                    record.touched = now();
+                    return Ok(self.reservation(record));
+                }
+                (true, false) if !is_changed => return Err(elsewhere(&record.attachment)),
+                (false, true) if is_of_same_pod(&record.attachment, request) => {
+                    record.touched = now();
+                    return Ok(self.reservation(record));
+                }
+                // The runtime made a new container of the same id, or another plugin a new interface: the old one is gone.
+                // Or an ADD was broken off.
+                _ => drop(self.detach(state, &request.key)?),
             }
-            // The runtime made a new container of the same id, or another plugin a new interface: the old one is gone.
-            Some(_) => drop(self.detach(state, &request.key)?),
-            None => {}
         }
         let attachment = match &request.chained {
             None => self.allocate(state, request)?,
@@ -73,12 +87,20 @@ impl Node {
             .reserve(&request.key, &request.addresses)
             .map_err(|error| ApiError::new(error.kind(), error.to_string()))?;
         let (host_mac, container_mac) = request.key.macs();
+        let of_node = *lock(&self.mtu);
+        if let Some(mtu) = request.mtu.filter(|mtu| *mtu > of_node) {
+            tracing::warn!(
+                key = %request.key, mtu,
+                "the network configuration asks for a larger MTU than the {of_node} bytes that the node's uplinks take: large \
+                 packets are cut or refused on their way out"
+            );
+        }
         Ok(Attachment {
             key: request.key.clone(),
             addresses,
             container_mac: request.mac.unwrap_or(container_mac),
             host_mac,
-            mtu: request.mtu.unwrap_or_else(|| *lock(&self.mtu)),
+            mtu: request.mtu.unwrap_or(of_node),
             netns: request.netns.clone(),
             netns_id: request.netns_id,
             netns_cookie: None,
@@ -115,23 +137,7 @@ impl Node {
 
 /// Whether the parts of a key are what the specification allows, as far as names and paths depend on it.
 pub(super) fn check_key(key: &AttachmentKey) -> Result<(), ApiError> {
-    let parts = [
-        ("network", &key.network, MAX_NAME),
-        ("container id", &key.container_id, MAX_NAME),
-        ("interface name", &key.ifname, 15),
-    ];
-    for (what, value, longest) in parts {
-        let unfit = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if value.is_empty() || value.len() > longest || value.contains(unfit) {
-            return Err(ApiError::new(
-                ErrorKind::InvalidRequest,
-                format!(
-                    "the {what} {value:?} must have 1 to {longest} bytes, without '/', spaces and control characters"
-                ),
-            ));
-        }
-    }
-    Ok(())
+    key.fault().map_or(Ok(()), |fault| Err(ApiError::new(ErrorKind::InvalidRequest, fault)))
 }
 
 fn check_request(request: &Reserve) -> Result<(), ApiError> {
@@ -145,11 +151,31 @@ fn check_request(request: &Reserve) -> Result<(), ApiError> {
     ports::check_mappings(&request.port_mappings)
 }
 
+/// The refusal of another container under the key of one that stands.
+fn elsewhere(attachment: &Attachment) -> ApiError {
+    ApiError::new(
+        ErrorKind::Exists,
+        format!(
+            "{} stands already in the network namespace {}; delete it first",
+            attachment.key,
+            attachment.netns.display()
+        ),
+    )
+}
+
+/// Whether a request for what has a record, but does not stand, is of the very ADD that made the record: then it gets the
+/// same addresses.
+fn is_of_same_pod(attachment: &Attachment, request: &Reserve) -> bool {
+    agrees(attachment, request).is_ok()
+        && attachment.pod == request.pod
+        && attachment.labels == request.labels
+}
+
 /// Whether a request asks for what the attachment already has.
 fn agrees(attachment: &Attachment, request: &Reserve) -> Result<(), ApiError> {
     let differs = |what: String| {
         Err(ApiError::new(
-            ErrorKind::InvalidRequest,
+            ErrorKind::Exists,
             format!("{} stands already with {what}; delete it first to change that", attachment.key),
         ))
     };

@@ -7,15 +7,19 @@ use std::{
 };
 
 use bpf::attach::Pins;
-use ipamd_api::wire::{
-    AttachMode, Commit, Connection, ConntrackFilter, EndpointState, NetnsId, Reserve, ValidAttachment,
+use ipamd_api::{
+    MacAddr,
+    wire::{
+        AttachMode, Commit, Connection, ConntrackFilter, EndpointState, NetnsId, Pod, Reserve,
+        ValidAttachment,
+    },
 };
 
 use super::*;
 use crate::{
     cluster::{manifest, objects},
     datapath::DatapathError,
-    leaks,
+    leaks::{self, Grace},
     netlink::{Listener, SocketDiagError},
     policy::enforce::memory::Memory,
     services,
@@ -38,6 +42,10 @@ struct Fake {
     listeners: Vec<Listener>,
     /// Removed interfaces stay in sight.
     lingering: bool,
+    /// Interfaces whose programs somebody has taken away.
+    unattached: BTreeSet<String>,
+    /// The programs' pins are gone.
+    unpinned_programs: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,8 +90,15 @@ impl Kernel for FakeKernel {
         self.lock().epoch += 1;
         Ok(())
     }
-    fn attachment_faults(&self, _: &str, _: u32) -> Vec<String> {
-        Vec::new()
+    fn attachment_faults(&self, ifname: &str, _: u32) -> Vec<String> {
+        let is_unattached = self.lock().unattached.contains(ifname);
+        is_unattached
+            .then(|| format!("the program from_endpoint is not attached to {ifname}"))
+            .into_iter()
+            .collect()
+    }
+    fn has_program(&self, _: &str) -> bool {
+        !self.lock().unpinned_programs
     }
     fn unpin_links(&self, ifname: &str) {
         self.lock().unpinned.push(ifname.to_owned());
@@ -263,8 +278,88 @@ async fn asked_again_it_gives_the_same_answer_and_says_whether_it_stands() {
     assert_eq!(again, Reservation { committed: true, ..first.clone() });
     bench.kernel.lock().links.clear();
     assert_eq!(bench.node().reserve(&request("a")).unwrap(), first);
-    let other = Reserve { addresses: vec!["10.0.1.2".parse().unwrap()], ..request("a") };
-    assert_eq!(kind(bench.node().reserve(&other)), ErrorKind::InvalidRequest);
+}
+
+#[tokio::test]
+async fn what_stands_is_neither_changed_nor_moved_by_another_add() {
+    let bench = Bench::new();
+    let first = bench.add("a").await;
+    let forwarded = bench.kernel.lock().endpoints.clone();
+    let others = [
+        Reserve { addresses: vec!["10.0.1.2".parse().unwrap()], ..request("a") },
+        Reserve { mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), ..request("a") },
+        Reserve { mtu: Some(1400), ..request("a") },
+        Reserve { netns_id: NetnsId { dev: 4, ino: 999 }, netns: "/run/netns/other".into(), ..request("a") },
+    ];
+    for other in others {
+        let refused = bench.node().reserve(&other).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Exists, "{refused}");
+        assert!(refused.message.starts_with("net/a/eth0 stands already"), "{refused}");
+    }
+    assert_eq!(bench.kernel.lock().endpoints, forwarded);
+    assert_eq!(bench.node().reserve(&request("a")).unwrap(), Reservation { committed: true, ..first });
+}
+
+#[tokio::test]
+async fn an_add_that_was_broken_off_binds_nobody() {
+    let bench = Bench::new();
+    let first = bench.node().reserve(&request("a")).unwrap();
+    assert_eq!(bench.node().reserve(&request("a")).unwrap(), first, "the same pod gets the same");
+    let pod = Pod { namespace: "shop".into(), name: "web".into(), uid: "1".into() };
+    let other = Reserve { mac: Some(MacAddr([2, 0, 0, 0, 0, 9])), pod: Some(pod.clone()), ..request("a") };
+    let second = bench.node().reserve(&other).unwrap();
+    assert_eq!(second.container_mac, MacAddr([2, 0, 0, 0, 0, 9]));
+    assert_eq!(bench.node().endpoints()[0].pod, Some(pod), "whose policy it gets");
+    assert_eq!(bench.node().pools()[0].used, 1);
+}
+
+#[tokio::test]
+async fn an_exhausted_pool_takes_the_addresses_of_containers_that_are_gone_at_once() {
+    let bench = Bench::new();
+    let gone = bench.add("a").await;
+    bench.add("bb").await;
+    assert_eq!(bench.node().status().cannot_add.len(), 2, "{:?}", bench.node().status().cannot_add);
+    // The machine's runtime is killed, say: no DEL comes.
+    let mut fake = bench.kernel.lock();
+    fake.links.remove(&key("a").host_ifname());
+    fake.netns.remove(&request("a").netns);
+    drop(fake);
+    assert_eq!(bench.add("ccc").await.addresses, gone.addresses);
+    let full = bench.node().reserve(&request("dddd")).unwrap_err();
+    assert_eq!(full.kind, ErrorKind::PoolExhausted, "who stands keeps what it has");
+}
+
+#[tokio::test]
+async fn status_says_who_lacks_programs_and_what_keeps_add_from_being_served() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    let status = bench.node().status();
+    assert_eq!((status.ready, status.cannot_add, status.limited), (true, vec![], vec![]));
+    bench.kernel.lock().unattached.insert(key("a").host_ifname());
+    let limited = bench.node().status().limited;
+    assert_eq!(limited.len(), 1, "{limited:?}");
+    assert!(limited[0].starts_with("net/a/eth0: "), "{limited:?}");
+    bench.kernel.lock().links.clear();
+    assert_eq!(
+        bench.node().status().limited,
+        Vec::<String>::new(),
+        "one without an interface has no programs"
+    );
+    bench.kernel.lock().unpinned_programs = true;
+    let cannot_add = bench.node().status().cannot_add;
+    assert_eq!(cannot_add, ["the program /b/programs/from_endpoint is not pinned"]);
+}
+
+#[tokio::test]
+async fn one_that_lost_its_interface_alone_is_told_of() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    assert_eq!(bench.node().broken(), Vec::<String>::new());
+    bench.kernel.lock().links.clear();
+    let broken = bench.node().broken();
+    assert!(broken.len() == 1 && broken[0].contains("net/a/eth0"), "{broken:?}");
+    bench.kernel.lock().netns.clear();
+    assert_eq!(bench.node().broken(), Vec::<String>::new(), "it is gone altogether, and its DEL comes");
 }
 
 #[tokio::test]
@@ -272,6 +367,8 @@ async fn a_container_made_anew_under_the_same_id_replaces_the_old_one() {
     let bench = Bench::new();
     bench.add("a").await;
     let renewed = Reserve { netns_id: NetnsId { dev: 4, ino: 999 }, ..request("a") };
+    // With a namespace go the interfaces in it.
+    bench.kernel.lock().links.clear();
     assert!(!bench.node().reserve(&renewed).unwrap().committed);
     let fake = bench.kernel.lock();
     assert!(fake.endpoints.is_empty() && fake.links.is_empty());
@@ -452,11 +549,11 @@ async fn leaks_are_freed_once_they_are_old_enough() {
     bench.node().reserve(&request("bb")).unwrap();
     bench.kernel.lock().links.clear();
     bench.kernel.lock().netns.clear();
-    assert_eq!(bench.node().repair_leaks(), []);
+    assert_eq!(bench.node().repair_leaks(Grace::Kept), []);
     for record in bench.node().state().records.values_mut() {
         record.touched -= leaks::GRACE;
     }
-    let freed = bench.node().repair_leaks();
+    let freed = bench.node().repair_leaks(Grace::Kept);
     assert_eq!(freed.iter().map(|leak| leak.key.clone()).collect::<Vec<_>>(), [key("a"), key("bb")]);
     assert!(bench.kernel.lock().endpoints.is_empty());
     assert!(bench.node().pools().iter().all(|pool| pool.used == 0));

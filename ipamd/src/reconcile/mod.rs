@@ -72,6 +72,8 @@ pub struct Reconciler {
     problems_of_ways: Vec<String>,
     /// What failed in the last pass, so that it is said once and not every few seconds.
     failing: BTreeSet<String>,
+    /// The endpoints that have lost their interfaces, so that each is told of once.
+    broken: Vec<String>,
     /// Whether a pass has been made: what the first one does is no repair.
     settled: bool,
 }
@@ -117,6 +119,7 @@ impl Reconciler {
             place: None,
             problems_of_ways: Vec::new(),
             failing: BTreeSet::new(),
+            broken: Vec::new(),
             settled: false,
         })
     }
@@ -279,10 +282,18 @@ impl Reconciler {
         }
     }
 
-    fn conclude(&self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
+    fn conclude(&mut self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
+        let broken = self.node.broken();
+        for lost in broken.iter().filter(|lost| !self.broken.contains(lost)) {
+            tracing::warn!("{lost}");
+        }
+        self.broken = broken;
         let smallest = plan.overlay.map(|overlay| overlay.mtu).into_iter().chain(uplinks.mtu).min();
         let uplink_mtu = smallest.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
         self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
+        let too_large = self.mtu.zip(uplink_mtu).filter(|(mtu, takes)| mtu > takes).map(|(mtu, takes)| {
+            format!("mtu = {mtu} is larger than the {takes} bytes that the way out takes: large packets are cut or refused")
+        });
         self.node.set_findings(Findings {
             uplinks: uplinks
                 .present
@@ -301,6 +312,8 @@ impl Reconciler {
                 .chain(self.problems_of_ways.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.host_port_problems()))
                 .chain(failures.iter().cloned())
+                .chain(self.broken.iter().cloned())
+                .chain(too_large)
                 .collect(),
         });
     }

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Reconciler;
 use crate::{
+    leaks::Grace,
     monitor::Monitor,
     netlink::{Events, NetlinkError},
 };
@@ -152,7 +153,7 @@ impl Reconciler {
     }
 
     fn free_leaks(&self) {
-        for leak in self.node.repair_leaks() {
+        for leak in self.node.repair_leaks(Grace::Kept) {
             self.metrics.repair("leak");
             let (key, reason) = (&leak.key, leak.reason);
             tracing::warn!(%key, "repaired: freed what was left behind: its interface is gone and {reason}");

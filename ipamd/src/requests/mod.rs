@@ -6,6 +6,7 @@ mod pages;
 mod policy;
 mod services;
 mod session;
+mod turns;
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -17,6 +18,8 @@ use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
 };
+
+use self::turns::Turns;
 
 pub use self::session::Session;
 use crate::{
@@ -38,6 +41,8 @@ pub struct NodeService {
     monitor: Arc<Monitor>,
     services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
+    /// The ADDs under way.
+    turns: Turns,
     /// Memory for the files of diffs.
     files: Arc<Semaphore>,
     /// A diff compiles all policies a second time: one at a time does.
@@ -70,6 +75,7 @@ impl NodeService {
             monitor,
             services,
             stopped,
+            turns: Turns::default(),
             files,
             diffs: Semaphore::new(1),
             cluster: None,
@@ -106,6 +112,10 @@ impl NodeService {
             Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
+            Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.turns).await {
+                Ok(()) => self.reply(Request::Reserve(reserve)).await.map(Some),
+                Err(error) => Err(error),
+            }),
             Request::Commit(commit) => {
                 session.asked().await;
                 Ok(self.node.commit(&commit).await.map(|()| Some(Reply::Done)))
@@ -212,6 +222,9 @@ impl Service for NodeService {
             },
             request => self.carry_out(request, session, replies).await,
         };
+        if name != "reserve" {
+            session.end();
+        }
         let refused = answered.as_ref().ok().and_then(|answered| answered.as_ref().err());
         self.metrics.request(name, began.elapsed(), refused.map(|error| error.kind));
         match answered? {
@@ -222,6 +235,10 @@ impl Service for NodeService {
                 replies.send(&Reply::Error(error)).await
             }
         }
+    }
+
+    fn is_under_way(&self, session: &Session) -> bool {
+        session.is_under_way()
     }
 
     fn misunderstood(&self) {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use ipamd_api::{ApiError, ErrorKind, policy::ManifestText};
+use ipamd_api::{ApiError, AttachmentKey, ErrorKind, policy::ManifestText};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 
+use super::turns::{Turn, Turns};
 use crate::expedite::Hold;
 
 /// Memory for the files of diffs is given out in pieces of so many bytes.
@@ -23,6 +24,8 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: between them programs are attached.
     expedite: Option<Hold>,
+    /// The same ADD, which no other of its attachment comes into.
+    turn: Option<Turn>,
     /// Asks for the pod that is being added.
     asked: Option<JoinHandle<()>>,
     files: Vec<ManifestText>,
@@ -30,6 +33,23 @@ pub struct Session {
 }
 
 impl Session {
+    /// Whether an ADD is under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Begins an ADD. One that this connection has begun before is over.
+    pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &Turns) -> Result<(), ApiError> {
+        self.turn = None;
+        self.turn = Some(turns.take(key).await?);
+        Ok(())
+    }
+
+    /// No ADD is under way any more.
+    pub(super) fn end(&mut self) {
+        self.turn = None;
+    }
+
     /// Keeps grace periods short.
     pub(super) fn hold(&mut self, hold: Hold) {
         self.expedite = Some(hold);

@@ -1,6 +1,6 @@
 //! One client: its requests, one after the other.
 
-use std::io;
+use std::{io, time::Duration};
 
 use ipamd_api::{ApiError, ErrorKind, PROTOCOL_VERSION, Reply, Request, frame, wire::Envelope};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limits, Service};
+use super::{Limits, Service, idle::Idle};
 
 /// The way back to a client.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ pub(super) async fn serve<S: Service>(
     mut stream: UnixStream,
     service: &S,
     limits: Limits,
+    idle: &Idle,
     mut stop: watch::Receiver<bool>,
 ) {
     let user = stream.peer_cred().map(|credentials| credentials.uid());
@@ -73,9 +74,10 @@ pub(super) async fn serve<S: Service>(
     }
     let mut session = S::Session::default();
     loop {
+        let silence = if service.is_under_way(&session) { limits.under_way } else { limits.idle };
         let next = tokio::select! {
             biased;
-            next = receive(&mut requests, limits) => next,
+            next = receive(&mut requests, limits, silence, idle) => next,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let outcome = match next {
@@ -98,10 +100,22 @@ pub(super) async fn serve<S: Service>(
     }
 }
 
-async fn receive(stream: &mut ReadHalf<'_>, limits: Limits) -> io::Result<Next> {
+async fn receive(
+    stream: &mut ReadHalf<'_>,
+    limits: Limits,
+    silence: Duration,
+    idle: &Idle,
+) -> io::Result<Next> {
     let mut prefix = [0; 4];
-    // Silence is fine for a while, between requests.
-    timeout(limits.idle, stream.read_exact(&mut prefix[..1])).await??;
+    // Silence is fine for a while, between requests, unless somebody else needs the place.
+    {
+        let place = idle.enter();
+        tokio::select! {
+            biased;
+            begun = timeout(silence, stream.read_exact(&mut prefix[..1])) => drop(begun??),
+            () = place.closed() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
     timeout(limits.transfer, async {
         stream.read_exact(&mut prefix[1..]).await?;
         let length = match frame::decode_length(prefix) {

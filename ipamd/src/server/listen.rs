@@ -3,11 +3,16 @@
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use ipamd_api::client::connect_within;
+
 use tokio::net::UnixListener;
+
+/// How long another daemon may take to take a call before it counts as there all the same.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -75,12 +80,12 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(ListenError::NotASocket { path: path.to_owned() });
         }
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match connect_within(path, ANSWERS_WITHIN) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(failed("remove the abandoned socket", path))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Also where the connection fails in another way, as by a full backlog: somebody is there.
+            // Also where the connection fails in another way, as by a queue of callers that stays full: somebody is there.
             Ok(_) | Err(_) => return Err(ListenError::Taken { path: path.to_owned() }),
         },
     }

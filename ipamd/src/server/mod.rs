@@ -1,6 +1,7 @@
 //! The daemon's socket: frames in, frames out. What is answered is the [`Service`]'s affair.
 
 mod connection;
+mod idle;
 mod listen;
 
 use std::{io, sync::Arc, time::Duration};
@@ -11,11 +12,16 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
+use idle::Idle;
+
 pub use connection::Replies;
 pub use listen::{ListenError, SocketFile, listen};
 
-/// How many clients are served at a time; more wait in the kernel's backlog. A node rarely has 20 ADDs under way.
+/// How many clients are served at a time; when there are more, those are closed that ask for nothing, and where all ask, more
+/// wait in the kernel's queue. A node rarely has 20 ADDs under way.
 const CONNECTIONS: u32 = 512;
+/// How often a client that waits for a place looks for one that has become idle.
+const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
 /// How long the clients get to have their last request answered when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -35,6 +41,11 @@ pub trait Service: Send + Sync + 'static {
         replies: &mut Replies<'_>,
     ) -> impl Future<Output = io::Result<()>> + Send;
 
+    /// Whether the connection has something under way between two requests, so that it may be silent for longer.
+    fn is_under_way(&self, _session: &Self::Session) -> bool {
+        false
+    }
+
     /// Takes note of a request that could not be understood.
     fn misunderstood(&self) {}
 }
@@ -44,15 +55,22 @@ pub trait Service: Send + Sync + 'static {
 pub struct Limits {
     /// The only user whose requests are answered.
     pub user: u32,
-    /// How long a client may be silent between two requests.
+    /// How long a client may be silent that has asked for nothing yet, or been answered.
     pub idle: Duration,
+    /// How long one may be silent that has something under way.
+    pub under_way: Duration,
     /// How long a client may take to send a request that it has begun, or to take in an answer.
     pub transfer: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { user: 0, idle: Duration::from_mins(1), transfer: Duration::from_secs(10) }
+        Self {
+            user: 0,
+            idle: Duration::from_secs(5),
+            under_way: Duration::from_mins(1),
+            transfer: Duration::from_secs(10),
+        }
     }
 }
 
@@ -64,17 +82,18 @@ pub async fn serve<S: Service>(
     mut stop: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let idle = Arc::new(Idle::default());
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, &idle) => accepted,
         };
         match accepted {
             Ok((stream, slot)) => {
-                let service = Arc::clone(&service);
+                let (service, idle) = (Arc::clone(&service), Arc::clone(&idle));
                 let stop = stop.clone();
                 tokio::spawn(async move {
-                    connection::serve(stream, service.as_ref(), limits, stop).await;
+                    connection::serve(stream, service.as_ref(), limits, &idle, stop).await;
                     drop(slot);
                 });
             }
@@ -94,10 +113,20 @@ pub async fn serve<S: Service>(
 async fn accept(
     listener: &UnixListener,
     slots: &Arc<Semaphore>,
+    idle: &Idle,
 ) -> io::Result<(tokio::net::UnixStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        return Ok((stream, slot));
+    }
+    loop {
+        // One after the other: each gives its place back in a moment.
+        idle.close_oldest();
+        let slot = Arc::clone(slots).acquire_owned();
+        if let Ok(slot) = tokio::time::timeout(LOOK_FOR_PLACE, slot).await {
+            return Ok((stream, slot.map_err(io::Error::other)?));
+        }
+    }
 }
 
 #[cfg(test)]

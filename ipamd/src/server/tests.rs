@@ -170,6 +170,26 @@ fn slow_and_silent_clients_are_dropped_and_hold_up_nobody() {
 }
 
 #[test]
+fn a_crowd_that_asks_for_nothing_keeps_nobody_waiting() {
+    let patient = Duration::from_mins(10);
+    let server = Running::start(Limits { idle: patient, under_way: patient, ..limits() });
+    let crowd = (0..CONNECTIONS).map(|_| server.connect()).collect::<Vec<_>>();
+    // Who has asked last is idle for less long than the others.
+    let last = crowd.last().unwrap();
+    frame::write(last, br#"{"version":1,"request":"endpoints"}"#).unwrap();
+    assert_eq!(reply(last), Reply::Endpoints(vec![]));
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        let mut client = Client::connect(&server.socket).unwrap();
+        assert_eq!(client.call(Request::Endpoints).unwrap(), Reply::Endpoints(vec![]));
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(closed(&crowd[0]), "the oldest goes first");
+    frame::write(last, br#"{"version":1,"request":"endpoints"}"#).unwrap();
+    assert_eq!(reply(last), Reply::Endpoints(vec![]), "the others stay");
+}
+
+#[test]
 fn other_users_are_turned_away_with_a_reason() {
     let server = Running::start(Limits { user: u32::MAX - 1, ..Limits::default() });
     let mut client = Client::connect(&server.socket).unwrap();

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     os::fd::AsFd,
     sync::{
         Arc,
@@ -97,7 +96,9 @@ impl Ending {
             SocketDiag::open(None)?
         } else {
             // It is gone with its sockets.
-            let Some(file) = self.node.namespace_path(netns).and_then(|path| File::open(path).ok()) else {
+            let opened =
+                self.node.namespace_path(netns).and_then(|path| ipamd_api::netns::open(&path).ok()?);
+            let Some(file) = opened else {
                 return Ok(0);
             };
             SocketDiag::open(Some(file.as_fd()))?

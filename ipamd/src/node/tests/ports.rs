@@ -101,7 +101,7 @@ async fn the_same_add_again_asks_for_the_same_ports() {
     assert!(bench.node().reserve(&asking("a", &[two, one])).unwrap().committed);
     for other in [vec![], vec![one], vec![one, mapping("", 3)], vec![one, two, mapping("", 3)]] {
         let refused = bench.node().reserve(&asking("a", &other)).unwrap_err();
-        assert_eq!(refused.kind, ErrorKind::InvalidRequest);
+        assert_eq!(refused.kind, ErrorKind::Exists);
         assert!(refused.message.contains("the port mappings 1/tcp to 80, 2/tcp to 80;"), "{refused}");
     }
     let renewed = Reserve { netns_id: NetnsId { dev: 4, ino: 999 }, ..asking("a", &[one]) };
