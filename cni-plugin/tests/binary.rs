@@ -123,7 +123,7 @@ fn an_unknown_command_is_error_4_and_without_one_the_plugin_says_who_it_is() {
     let error = Call::new("add", &json!({})).fails();
     assert!(error["code"] == 4 && error["msg"].as_str().unwrap().contains("CNI_COMMAND"), "{error}");
     let about = format!(
-        "CNI plugin cambric v{}\nCNI protocol versions supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0\n",
+        "CNI plugin cambric v{}\nCNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n",
         env!("CARGO_PKG_VERSION")
     );
     let mut unset = Call::new("", &json!({}));
