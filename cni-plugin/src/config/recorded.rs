@@ -37,7 +37,7 @@ fn recordings() -> Vec<(PathBuf, Recording)> {
 
 fn parsed(recording: &Recording) -> Result<Invocation, String> {
     let lookup = |name: &str| recording.environment.get(name).map(Into::into);
-    let command = Command::from_environment(&lookup).unwrap();
+    let command = Command::from_environment(&lookup).unwrap().unwrap();
     Invocation::parse(command, &lookup, Ok(recording.stdin.clone().into_bytes()))
         .map_err(|failure| failure.to_json())
 }
