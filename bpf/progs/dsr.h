@@ -31,6 +31,10 @@ static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mar
 		new.length = bpf_htons(bpf_ntohs(old.length) - sizeof(*mark));
 		difference = bpf_csum_diff((__be32 *)mark, sizeof(*mark), NULL, 0, 0);
 	}
+	/* The kernel has taken the bytes that are gone out of its checksum of the whole packet, if it has one; the checksum of the
+	 * header makes up for them. */
+	if (!added)
+		bpf_csum_update(skb, ~difference);
 	difference = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), difference);
 	return bpf_l3_csum_replace(skb, ETH_HLEN + IP4_CHECKSUM_OFFSET, 0, difference, 0) ||
 	       bpf_skb_store_bytes(skb, ETH_HLEN, &new, sizeof(new), 0);
@@ -51,7 +55,8 @@ static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mar
 		header.length = bpf_htons(bpf_ntohs(header.length) - sizeof(*mark));
 		header.next = mark->next;
 	}
-	return bpf_skb_store_bytes(skb, at, &header, sizeof(header), 0);
+	/* No checksum of IPv6's own makes up for this in the kernel's of the whole packet. */
+	return bpf_skb_store_bytes(skb, at, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM);
 #endif
 }
 

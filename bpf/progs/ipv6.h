@@ -254,7 +254,8 @@ static __always_inline int discover_v6(struct __sk_buff *skb, const struct packe
 	return PASS;
 }
 
-/* One hop less; the caller has seen that one is left. */
+/* One hop less; the caller has seen that one is left. IPv6 has no checksum that makes up for it, so the one that the kernel may
+ * have of the whole packet (CHECKSUM_COMPLETE) changes with it: with a stale one, UDP drops the packet. */
 static __always_inline bool lower_hops_v6(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -263,5 +264,7 @@ static __always_inline bool lower_hops_v6(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end)
 		return false;
 	ip->hops--;
+	/* The low byte of its word. Without such a checksum this does nothing. */
+	bpf_csum_update(skb, ~bpf_htonl(1));
 	return true;
 }

@@ -21,9 +21,14 @@ static __always_inline int FN(checksum_offset)(__u8 protocol, __u64 *flags)
 	return -1;
 }
 
-/* Takes an address's change into the checksum of its IP header at `header`, and writes the address. */
+/*
+ * Takes an address's change into the checksum of its IP header at `header`, and writes the address. `flags` are those of
+ * bpf_skb_store_bytes. IPv6 has no checksum of the header that makes up for the change, and bpf_l4_csum_replace with
+ * BPF_F_PSEUDO_HDR has taken the change of the transport's into the kernel's checksum of the whole packet
+ * (CHECKSUM_COMPLETE), as is right for IPv4 only; so the address of a packet's own header goes into that, too.
+ */
 static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, bool is_source, const ADDRESS *old,
-					   const ADDRESS *new)
+					   const ADDRESS *new, __u64 flags)
 {
 	__u32 at = header + (is_source ? IP_OFFSET(SOURCE) : IP_OFFSET(DESTINATION));
 
@@ -31,7 +36,7 @@ static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, 
 	if (bpf_l3_csum_replace(skb, header + IP4_CHECKSUM_OFFSET, old->word[0], new->word[0], 4))
 		return -1;
 #endif
-	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0);
+	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), flags);
 }
 
 /* Changes a packet's source or its destination, as a flow's: what an ICMP error quotes is changed with it. `to` is
@@ -61,7 +66,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 		__u32 port_at = packet->inner_transport;
 		__u32 outer_checksum = transport + offsetof(struct icmp_header, checksum);
 
-		if (FN(put_address)(skb, packet->inner, !is_source, &old, &new))
+		if (FN(put_address)(skb, packet->inner, !is_source, &old, &new, 0))
 			return DROP_REWRITE_FAILED;
 		/* The outer pseudo header changes only where the outer address does. */
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0))
@@ -99,7 +104,8 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 				return DROP_REWRITE_FAILED;
 		}
 	}
-	return FN(put_address)(skb, ETH_HLEN, is_source, &old, &new) ? DROP_REWRITE_FAILED : PARSED;
+	flags = FAMILY == 6 ? BPF_F_RECOMPUTE_CSUM : 0;
+	return FN(put_address)(skb, ETH_HLEN, is_source, &old, &new, flags) ? DROP_REWRITE_FAILED : PARSED;
 }
 
 /* Does to a packet what its way says. */
