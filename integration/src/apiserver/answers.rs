@@ -24,6 +24,7 @@ use super::{
     rbac::Right,
     selectors::Selector,
     watches::watch,
+    writes,
 };
 
 /// What is asked for.
@@ -114,11 +115,16 @@ pub(super) async fn answer(
     let method = request.method().clone();
     let asked = Asked { target, query, selector, metadata, wants_gzip };
     Ok(match (method, asked.target.key()) {
+        (Method::GET, Some(key)) if asked.target.subresource.as_deref() == Some("log") => {
+            writes::log(shared, &key)
+        }
         (Method::GET, Some(key)) => get(shared, &asked, &key),
         (Method::GET, None) if asked.get("watch") == "true" || asked.get("watch") == "1" => {
             watch(shared, asked).await
         }
         (Method::GET, None) => list(shared, &asked),
+        (Method::POST, None) => writes::create(shared, request).await,
+        (Method::DELETE, Some(key)) => writes::delete(shared, &asked.target.resource, &key),
         (Method::PATCH, Some(key)) => patch(shared, &asked, &key, request).await,
         _ => status(405, "MethodNotAllowed", "the tests' server does not do that"),
     })

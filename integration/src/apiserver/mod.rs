@@ -11,6 +11,7 @@ mod selectors;
 mod serve;
 mod tls;
 mod watches;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,6 +116,8 @@ struct Shared {
     objects: Mutex<Objects>,
     behaviour: Mutex<Behaviour>,
     requests: Mutex<Requests>,
+    /// What containers of pods have printed, by the pod's key.
+    logs: Mutex<BTreeMap<String, String>>,
     /// What these took.
     used: Mutex<BTreeSet<Right>>,
     /// In which versions of HTTP they came.
@@ -164,6 +167,7 @@ impl ApiServer {
                 objects: Mutex::new(Objects::new()),
                 behaviour: Mutex::default(),
                 requests: Mutex::default(),
+                logs: Mutex::default(),
                 used: Mutex::default(),
                 spoken: Mutex::default(),
                 compressed: AtomicUsize::default(),
@@ -231,6 +235,16 @@ impl ApiServer {
     /// An object as it is now.
     pub fn get(&self, resource: &str, key: &str) -> Option<Value> {
         self.shared.objects().get(resource, key).map(|it| it.value())
+    }
+
+    /// All objects of a resource.
+    pub fn all(&self, resource: &str) -> Vec<Value> {
+        self.shared.objects().all(resource).map(|it| it.value()).collect()
+    }
+
+    /// Sets what the container of a pod has printed so far, for whoever asks for its log.
+    pub fn log(&self, pod: &str, text: String) {
+        lock(&self.shared.logs).insert(pod.to_owned(), text);
     }
 
     /// Has a resource exist, or not.

@@ -34,7 +34,7 @@ pub enum Streaming {
 }
 
 /// The resources that are always there: plural and group, kind.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("nodes", "Node"),
     ("namespaces", "Namespace"),
     ("serviceaccounts", "ServiceAccount"),
@@ -44,6 +44,7 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("networkpolicies.networking.k8s.io", "NetworkPolicy"),
     ("customresourcedefinitions.apiextensions.k8s.io", "CustomResourceDefinition"),
     ("leases.coordination.k8s.io", "Lease"),
+    ("daemonsets.apps", "DaemonSet"),
 ];
 
 /// An object in one of its states.
@@ -52,8 +53,8 @@ pub(super) struct Stored {
     /// As JSON.
     pub text: Bytes,
     pub namespace: Option<Box<str>>,
-    /// Keys of its labels.
-    pub labels: Box<[Box<str>]>,
+    /// Its labels.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
     /// `status.phase`.
     pub phase: Option<Box<str>>,
     uid: Value,
@@ -67,7 +68,11 @@ impl Stored {
         Self {
             text: object.to_string().into(),
             namespace: text(&metadata["namespace"]),
-            labels: labels.into_iter().flat_map(|it| it.keys()).map(|key| key.as_str().into()).collect(),
+            labels: labels
+                .into_iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
+                .collect(),
             phase: text(&object["status"]["phase"]),
             uid: metadata["uid"].clone(),
         }
@@ -195,6 +200,19 @@ impl Objects {
         self.rests.remove(token)
     }
 
+    /// Deletes a namespace and all that is in it.
+    pub(super) fn delete_namespace(&mut self, name: &str) {
+        let prefix = format!("{name}/");
+        let inside = |(resource, objects): (&Arc<str>, &BTreeMap<String, Arc<Stored>>)| {
+            let keys = objects.keys().filter(|key| key.starts_with(&prefix));
+            keys.map(|key| (Arc::clone(resource), key.clone())).collect::<Vec<_>>()
+        };
+        for (resource, key) in self.present.iter().flat_map(inside).collect::<Vec<_>>() {
+            self.delete(&resource, &key);
+        }
+        self.delete("namespaces", name);
+    }
+
     /// Forgets the history.
     pub(super) fn compact(&mut self) {
         self.rests.clear();
@@ -214,7 +232,7 @@ impl Objects {
 }
 
 /// `plural.group` of an object, by the rule that English and Kubernetes share.
-fn resource_of(object: &Value) -> String {
+pub(super) fn resource_of(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
     let plural =
         if let Some(stem) = kind.strip_suffix('y') { format!("{stem}ies") } else { format!("{kind}s") };

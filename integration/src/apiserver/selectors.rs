@@ -7,6 +7,8 @@ use super::objects::Stored;
 pub(super) struct Selector {
     /// Labels that must not be there.
     without_labels: Vec<String>,
+    /// Labels that must be there, with these values.
+    labels: Vec<(String, String)>,
     /// What `status.phase` must be, or must not be: the field that clients of nodes select by.
     phases: Vec<(String, bool)>,
     namespace: Option<String>,
@@ -20,7 +22,13 @@ impl Selector {
         };
         let mut selector = Self { namespace: namespace.map(ToOwned::to_owned), ..Self::default() };
         for part in parts(labels) {
-            selector.without_labels.push(part.strip_prefix('!')?.to_owned());
+            match (part.strip_prefix('!'), part.split_once('=')) {
+                (Some(without), _) => selector.without_labels.push(without.to_owned()),
+                (None, Some((key, value))) if !key.ends_with('!') => {
+                    selector.labels.push((key.to_owned(), value.trim_start_matches('=').to_owned()));
+                }
+                _ => return None,
+            }
         }
         for part in parts(fields) {
             let (field, value, equal) = match part.split_once("!=") {
@@ -37,7 +45,10 @@ impl Selector {
 
     pub fn selects(&self, object: &Stored) -> bool {
         let phase = object.phase.as_deref().unwrap_or_default();
-        self.without_labels.iter().all(|label| !object.labels.iter().any(|key| **key == **label))
+        let has =
+            |label: &str| object.labels.iter().find(|(key, _)| **key == *label).map(|(_, value)| &**value);
+        self.without_labels.iter().all(|label| has(label).is_none())
+            && self.labels.iter().all(|(label, value)| has(label) == Some(value))
             && self.phases.iter().all(|(value, equal)| (phase == value) == *equal)
             && self.namespace.as_ref().is_none_or(|it| object.namespace.as_deref() == Some(&**it))
     }
@@ -56,6 +67,10 @@ mod tests {
         assert!(selects(json!({"metadata": {}})));
         assert!(!selects(json!({"metadata": {"labels": {"a/b": "x"}}})));
         assert!(!selects(json!({"metadata": {}, "status": {"phase": "Failed"}})));
+        let equal = Selector::of("a=b,!c", "", None).unwrap();
+        let selects = |labels| equal.selects(&Stored::of(&json!({"metadata": {"labels": labels}})));
+        assert!(selects(json!({"a": "b"})));
+        assert!(!selects(json!({"a": "x"})) && !selects(json!({})) && !selects(json!({"a": "b", "c": "d"})));
         assert!(Selector::of("a in (b)", "", None).is_none());
         assert!(Selector::of("", "spec.x=y", None).is_none());
     }

@@ -167,7 +167,7 @@ impl Fleet {
     /// A node whose daemon does not run, and which the cluster does not know.
     pub fn machine(&self, name: &str, place: Place, flags: &[&str]) -> Result<Node> {
         let source = match &self.source {
-            Source::Api(_) => format!("kube:{}", self.folder.path().join("kubeconfig").display()),
+            Source::Api(_) => format!("kube:{}", self.kubeconfig().display()),
             Source::Directory(path) => format!("dir:{}", path.display()),
         };
         let mut settings = Settings::default().pools(&[]);
@@ -202,6 +202,19 @@ impl Fleet {
     /// Deletes a Node.
     pub fn unregister(&self, name: &str) -> Result<()> {
         self.delete(&json!({"kind": "Node", "metadata": {"name": name}}))
+    }
+
+    /// The API server, where nodes learn of each other by one.
+    pub fn server(&self) -> Option<&ApiServer> {
+        match &self.source {
+            Source::Api(server) => Some(server),
+            Source::Directory(_) => None,
+        }
+    }
+
+    /// A kubeconfig for it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     /// Creates or replaces an object.
@@ -291,7 +304,8 @@ pub fn node_object(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Va
         addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-        "spec": {"podCIDRs": pod_cidrs}, "status": {"addresses": addresses},
+        "spec": {"podCIDRs": pod_cidrs},
+        "status": {"addresses": addresses, "conditions": [{"type": "Ready", "status": "True"}]},
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
     ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, DEFAULT_VXLAN_ID,
     DEFAULT_VXLAN_PORT, Options, RoutingMode, UplinkRule, read_or_default,
 };
-use crate::cni_files::CniFiles;
+use crate::{cluster::Cluster, cni_files::CniFiles};
 
 /// The part of the configuration that says where things are, and what the preflight checks depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,8 @@ pub struct Locations {
     pub bpffs: PathBuf,
     /// Root of the cgroup v2 hierarchy, if it is configured.
     pub cgroup: Option<PathBuf>,
+    /// Where policies, services and nodes come from.
+    pub cluster: Cluster,
     /// Below which the node's `/proc/sys` and `/sys` are.
     pub host_root: PathBuf,
     /// What runtimes find of Cambric.
@@ -59,6 +61,7 @@ impl Locations {
             state_dir: state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             bpffs: bpffs.unwrap_or_else(|| host_root.join(DEFAULT_BPFFS)),
             cgroup,
+            cluster: options.cluster.clone().unwrap_or(Cluster::None),
             host_root,
             cni: CniFiles {
                 conf_dir: cni_conf_dir,

@@ -132,7 +132,8 @@ pub(super) fn uninstall(what: &Uninstall, socket: Option<PathBuf>, output: &Outp
     Ok(())
 }
 
-fn wait_for_the_end() -> nix::Result<()> {
+/// Waits until this process is told to end, as process 1 of a container, too.
+pub(super) fn wait_for_the_end() -> nix::Result<()> {
     let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     // A signal that comes before is kept until it is waited for.
     ends.thread_block()?;

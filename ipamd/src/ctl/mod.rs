@@ -1,6 +1,7 @@
 //! `cambricctl`: asks the daemon, and prints.
 
 mod connections;
+mod connectivity;
 mod endpoints;
 mod flow;
 mod machine;
@@ -53,6 +54,9 @@ enum Command {
     /// Services: where they are reached and where their connections go
     #[command(subcommand)]
     Service(service::Command),
+    /// Tries who reaches whom, with pods of its own
+    #[command(subcommand)]
+    Connectivity(connectivity::Command),
     /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
     Monitor(monitor::Filter),
     /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
@@ -125,7 +129,11 @@ impl Ending {
 impl CommandLine {
     /// The exit status of a command that cannot be carried out: where 1 is an answer, it is another.
     pub fn failure(&self) -> u8 {
-        if matches!(self.command, Command::Policy(policy::Command::Diff { .. })) { 2 } else { 1 }
+        match self.command {
+            Command::Policy(policy::Command::Diff { .. })
+            | Command::Connectivity(connectivity::Command::Test(_)) => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -140,6 +148,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
         Command::Preflight(what) => return machine::preflight(&what, &output).map(Ending::of),
         Command::Uninstall(what) => machine::uninstall(&what, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),
+        Command::Connectivity(command) => return connectivity::run(command, socket, &output).map(Ending::of),
         command => {
             let mut daemon = Daemon::connect(socket)?;
             match command {
@@ -156,7 +165,10 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
                 Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
                 Command::Service(command) => service::run(&mut daemon, command, &output)?,
                 Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,
-                Command::Preflight(_) | Command::Uninstall(_) | Command::Policy(_) => {}
+                Command::Preflight(_)
+                | Command::Uninstall(_)
+                | Command::Policy(_)
+                | Command::Connectivity(_) => {}
             }
         }
     }
