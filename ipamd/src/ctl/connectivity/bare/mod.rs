@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::Context;
-use ipamd_api::{Reply, Request, wire::Status};
+use ipamd_api::{
+    Reply, Request,
+    wire::{Status, Uplink},
+};
 use nix::ifaddrs::getifaddrs;
 use serde_json::Value;
 
@@ -265,11 +268,11 @@ impl Drop for Scene {
 }
 
 /// The node's addresses on its uplinks.
-fn addresses_of(uplinks: &[String]) -> Vec<IpAddr> {
+fn addresses_of(uplinks: &[Uplink]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = getifaddrs()
         .into_iter()
         .flatten()
-        .filter(|interface| uplinks.contains(&interface.interface_name))
+        .filter(|interface| uplinks.iter().any(|uplink| uplink.name == interface.interface_name))
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
