@@ -28,6 +28,7 @@
 #include "dsr.h"
 #include "forward.h"
 #include "cut.h"
+#include "checksum.h"
 #include "path.h"
 #include "end_family.h"
 
@@ -49,6 +50,7 @@
 #include "dsr.h"
 #include "forward.h"
 #include "cut.h"
+#include "checksum.h"
 #include "path.h"
 #include "end_family.h"
 
@@ -70,6 +72,9 @@ static __always_inline bool is_of_vlan(const struct __sk_buff *skb)
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
+	/* The kernel has taken the tag out of the frame, and would put it back in where the packet leaves. */
+	if (unlikely(skb->vlan_present))
+		return drop(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return from_endpoint_v4(skb);
@@ -85,6 +90,8 @@ int from_endpoint(struct __sk_buff *skb)
 SEC("tc")
 int to_endpoint(struct __sk_buff *skb)
 {
+	if (unlikely(skb->vlan_present))
+		return drop(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return to_endpoint_v4(skb);
@@ -96,12 +103,29 @@ int to_endpoint(struct __sk_buff *skb)
 	return drop(DROP_NOT_IP);
 }
 
+/* What the network sends to all, or to somebody else. The stack takes it for itself at most; but it would also take a
+ * frame of the overlay that has a broadcast Ethernet address, which no node sends. */
+static __always_inline int from_broadcast(struct __sk_buff *skb)
+{
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		return PASS;
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return from_broadcast_v4(skb);
+	case bpf_htons(ETH_P_IPV6):
+		return from_broadcast_v6(skb);
+	}
+	return PASS;
+}
+
 /* Ingress of an uplink. */
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
-	if (skb->pkt_type != PACKET_HOST || is_of_vlan(skb))
+	if (is_of_vlan(skb))
 		return PASS;
+	if (unlikely(skb->pkt_type != PACKET_HOST))
+		return from_broadcast(skb);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return from_network_v4(skb);

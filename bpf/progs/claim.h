@@ -102,8 +102,10 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	mate->way[mate_to] = entry->way[to];
 	mate->way[mate_to].nat = (source ? NAT_DESTINATION : 0) | (destination ? NAT_SOURCE : 0);
 	mate->way[mate_from].ingress = entry->way[from].ingress;
-	/* The opener's packets pass here translated, if a queueing discipline is on their way. */
 	mate->way[mate_from].egress = entry->way[from].egress;
+	/* Straight into the endpoint's namespace the opener's packets pass no hook that finds this view. */
+	if (entry->way[from].via != VIA_PEER)
+		mate->flags |= CT_SEEN_ON_WAY;
 	entry->way[from].nat = (source ? NAT_SOURCE : 0) | (destination ? NAT_DESTINATION : 0);
 	return bpf_map_update_elem(&MAP(conntrack), key, mate, update) ? -1 : 0;
 }

@@ -97,6 +97,7 @@ enum {
 /* How the slow path is asked. */
 #define JUDGE_KNOWN 1 /* the flow has an entry, which the packet does not fit */
 #define JUDGE_ELSEWHERE 2 /* not at the hook where packets of this sort enter the host */
+#define JUDGE_OF_NODE 4 /* a process of this node has made the packet: it came by no interface */
 
 /* What becomes of the source of a packet that leaves the node. */
 enum hiding {

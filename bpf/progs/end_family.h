@@ -24,7 +24,7 @@
 #undef ECHO_REQUEST
 #undef TELL
 #undef TELL_AGAINST
-#undef POLICE_BY_STACK
+#undef POLICE_OF_NODE
 #undef POLICE_AGAINST
 #undef CLAIM_ATTEMPTS
 #undef CLAIM_OF_NODE

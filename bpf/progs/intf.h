@@ -193,6 +193,8 @@ struct ct_way {
 #define CT_RESET_BY_REPLIER 64 /* who sent the reset that CT_RESET tells of */
 #define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
 #define CT_PICKED_UP 256 /* TCP: begun by a segment that opens no connection; its beginning was forgotten, or never seen */
+#define CT_OF_NODE 512 /* opened by a process of this node; with CT_BY_STACK */
+#define CT_SEEN_ON_WAY 1024 /* of a CT_FAR_VIEW: the opener's packets pass the endpoint's host end translated, on their way to it */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
  * side does; each holds the other's key: key.address[i], key.port[i] are nat_address[i], nat_port[i] there. way[i] is
@@ -290,6 +292,11 @@ enum drop_reason {
 	DROP_ENDPOINT_FRAME, /* an endpoint sent what a node could take for a frame of the overlay */
 	DROP_FOREIGN_FRAME, /* a frame of the overlay that no node of the cluster has sent */
 	DROP_NOT_SERVED, /* only services are behind the address: not of that protocol, or not for who is beyond the node */
+	DROP_VLAN, /* an endpoint sent, or was sent, a frame with a VLAN tag */
+	DROP_MARTIAN, /* sent from an address that no other machine has: this node's own, loopback, multicast, none */
+	DROP_SOURCE_ROUTE, /* a source route or a routing header: its destination is not its last */
+	DROP_FOREIGN_DISCOVERY, /* neighbour discovery that is not of this link */
+	DROP_CHECKSUM_PLACE, /* an endpoint has the kernel write a checksum over what was judged */
 	DROP_REASONS /* their number */
 };
 

@@ -15,6 +15,12 @@
 #define ICMP_INFORMATION_REPLY 16
 #define ICMP_MASK_REPLY 18
 
+#define IP4_OPTION_END 0
+#define IP4_OPTION_NOTHING 1
+#define IP4_OPTION_LOOSE_ROUTE 131
+#define IP4_OPTION_STRICT_ROUTE 137
+#define IP4_OPTIONS 40 /* bytes, at most */
+
 #define IP4_HEADER_MOST 60 /* bytes, with options */
 #define IP4_DONT_FRAGMENT 0x4000
 #define IP4_MORE_FRAGMENTS 0x2000
@@ -75,6 +81,38 @@ static __always_inline bool is_link_scope_v4(const struct ip4 *address)
 	__u8 first = *(const __u8 *)address;
 
 	return first >= 224 || first == 0;
+}
+
+/* Whether no other machine may send from that address: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3. RFC 1812, 5.3.7. */
+static __always_inline bool is_martian_v4(const struct ip4 *address)
+{
+	return is_link_scope_v4(address) || *(const __u8 *)address == 127;
+}
+
+/* Whether the options between the header's fixed part and `end` name further destinations (RFC 791; RFC 7126 has such
+ * packets dropped). A malformed list counts as one: what comes behind its fault is not known. */
+__noinline int source_routed_v4(struct __sk_buff *skb, __u32 end)
+{
+	__u32 at = ETH_HLEN + sizeof(struct ip4_header);
+
+	for (int i = 0; i < IP4_OPTIONS && at < end; i++) {
+		__u8 option[2] = {};
+
+		if (bpf_skb_load_bytes(skb, at, option, at + 1 < end ? 2 : 1))
+			return true;
+		if (option[0] == IP4_OPTION_END)
+			return false;
+		if (option[0] == IP4_OPTION_LOOSE_ROUTE || option[0] == IP4_OPTION_STRICT_ROUTE)
+			return true;
+		if (option[0] == IP4_OPTION_NOTHING) {
+			at++;
+			continue;
+		}
+		if (option[1] < 2)
+			return true;
+		at += option[1];
+	}
+	return false;
 }
 
 /* Turns the packet into one of the flow that the error at packet->transport is about. RFC 792: the error carries the
@@ -152,6 +190,8 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packe
 	packet->hops = ip->ttl;
 	packet->transport = ETH_HLEN + header;
 	packet->kind = PACKET_WHOLE;
+	if (unlikely(header > sizeof(*ip)) && source_routed_v4(skb, packet->transport))
+		return DROP_SOURCE_ROUTE;
 
 	if (unlikely(fragment & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK)))
 		packet->kind = fragment & IP4_OFFSET_MASK ? PACKET_LATER_FRAGMENT : PACKET_FIRST_FRAGMENT;
@@ -172,6 +212,11 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packe
 }
 
 /* IPv4 asks for its neighbours by ARP: arp.h. */
+static __always_inline bool is_of_link_v4(const struct packet4 *packet)
+{
+	return false;
+}
+
 static __always_inline int discover_v4(struct __sk_buff *skb, const struct packet4 *packet)
 {
 	return drop(DROP_MALFORMED);

@@ -67,6 +67,17 @@ static __always_inline bool is_link_scope_v6(const struct ip6 *address)
 	return (first >> 24) == 0xff || (first >> 22) == (0xfe80 >> 6) || is_zero_v6(address);
 }
 
+/* Whether no other machine may send from that address, or not to a pod: as destinations of link scope; ::1,
+ * ::ffff:0:0/96. */
+static __always_inline bool is_martian_v6(const struct ip6 *address)
+{
+	if (is_link_scope_v6(address))
+		return true;
+	if (address->word[0] || address->word[1])
+		return false;
+	return address->word[2] == bpf_htonl(0xffff) || (!address->word[2] && address->word[3] == bpf_htonl(1));
+}
+
 /* Walks the extension headers from `*at`, of type `*next`, to the transport header. A fragment header is copied to
  * `fragment`. */
 static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, __u8 *next,
@@ -88,6 +99,10 @@ static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, 
 		}
 		if (bpf_skb_load_bytes(skb, *at, &extension, sizeof(extension)))
 			return DROP_MALFORMED;
+		/* A routing header's last two bytes are its type and the segments left (RFC 8200, 4.4): with any left, this
+		 * destination is not the last, and what is judged not what is reached. */
+		if (*next == IPPROTO_ROUTING && extension.fragment & bpf_htons(0xff))
+			return DROP_SOURCE_ROUTE;
 		if (*next == IPPROTO_FRAGMENT) {
 			*fragment = extension;
 			length = sizeof(extension);
@@ -236,6 +251,50 @@ static __always_inline bool may_speak_as_v6(struct __sk_buff *skb, const struct 
 	return endpoint && endpoint->ifindex == skb->ifindex;
 }
 
+/* What a router has forwarded has fewer hops left (RFC 4861, 7.1), and discovery does not come in pieces (RFC 6980). */
+static __always_inline bool is_of_link_v6(const struct packet6 *packet)
+{
+	return packet->hops == 255 && packet->kind == PACKET_WHOLE;
+}
+
+/* Whether neighbour discovery that an endpoint sends stays where it belongs: at the node, or at a neighbour on the bridge of
+ * another plugin. The host's stack would forward all else, past every policy. */
+static __always_inline bool stays_on_link_v6(struct __sk_buff *skb, const struct packet6 *packet)
+{
+	struct scratch *room = scratch_room();
+
+	if (is_link_scope_v6(&packet->destination))
+		return true;
+	if (!room)
+		return false;
+
+	struct endpoint *neighbour = bpf_map_lookup_elem(&endpoints6, &packet->destination);
+
+	if (neighbour)
+		return neighbour->flags & ENDPOINT_CHAINED;
+
+	struct endpoint *source = bpf_map_lookup_elem(&endpoints6, &packet->source);
+	struct bpf_fib_lookup *fib = &room->fib;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = IPPROTO_ICMPV6;
+	fib->family = AF_INET6;
+	__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
+	__builtin_memcpy(fib->ipv6_dst, &packet->destination, sizeof(packet->destination));
+
+	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
+
+	if (found == BPF_FIB_LKUP_RET_NOT_FWDED)
+		return true;
+
+	__u32 egress = fib->ifindex;
+
+	return source && source->flags & ENDPOINT_CHAINED &&
+	       (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) &&
+	       !bpf_map_lookup_elem(&uplinks, &egress);
+}
+
 /* Neighbour discovery from an endpoint (RFC 4861): it may ask and tell of itself, and be nobody while it looks whether
  * its address is free. */
 static __always_inline int discover_v6(struct __sk_buff *skb, const struct packet6 *packet)
@@ -247,6 +306,8 @@ static __always_inline int discover_v6(struct __sk_buff *skb, const struct packe
 
 	if (bpf_skb_load_bytes(skb, packet->transport, &message, sizeof(message)))
 		return drop(DROP_MALFORMED);
+	if (!is_of_link_v6(packet) || !stays_on_link_v6(skb, packet))
+		return drop(DROP_FOREIGN_DISCOVERY);
 	if (!is_zero_v6(&packet->source) && !may_speak_as_v6(skb, &packet->source))
 		return drop(DROP_FOREIGN_SOURCE);
 	if (message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT && !may_speak_as_v6(skb, &message.target))

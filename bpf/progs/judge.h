@@ -144,6 +144,30 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	return FN(hide)(entry, side, &uplink->MAP(ipv));
 }
 
+/*
+ * Whether the sender of a flow's first packet, which came by an interface, may be who it says. `at_uplink`: it is seen
+ * there, before the host's stack looks at it; else where the stack sends it to an endpoint.
+ */
+__noinline int FN(check_sender)(const PACKET *packet, __u32 at_uplink)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !packet)
+		return DROP_MARTIAN;
+
+	/* Copied, for keys do not lie in a global function's argument before Linux 6.2. */
+	ADDRESS *sender = (ADDRESS *)&room->sender;
+
+	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
+	if (FN(is_martian)(sender))
+		return DROP_MARTIAN;
+	/* A node that answers clients directly sends on, marked, what another node's own process has sent to it. And what netfilter
+	 * has translated goes through the stack with an address of the node. */
+	return at_uplink && !room->marked && FN(is_of_node)(room, state, sender) ? DROP_MARTIAN : PARSED;
+}
+
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
 __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 				     __u32 how)
@@ -216,7 +240,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	if (from != to)
 		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
 				    (against ? POLICE_AGAINST : 0) |
-					    (entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
+					    (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
 	if (reason)
 		return reason;
 
@@ -261,7 +285,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 					 __u32 how)
 {
-	bool by_stack = how & JUDGE_ELSEWHERE;
+	bool by_stack = how & JUDGE_ELSEWHERE, of_node = how & JUDGE_OF_NODE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
@@ -327,22 +351,26 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		if (!destination || destination->ifindex != skb->ifindex)
 			return DROP_UNKNOWN_ENDPOINT;
 	} else {
-		if (!destination && !entry->service && !nat)
-			return NOT_FOR_ENDPOINT;
 		if (source)
 			return DROP_FORGED_ENDPOINT;
+		if (!destination && !entry->service && !nat)
+			return NOT_FOR_ENDPOINT;
 	}
 	if (packet->kind == PACKET_ERROR && !old)
 		return by_stack ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
+	if (!old && !of_node) {
+		reason = FN(check_sender)(packet, !by_stack);
+		if (reason)
+			return reason;
+	}
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
 
 	if (by_stack && !against)
-		entry->flags |= CT_BY_STACK;
+		entry->flags = (entry->flags & ~CT_OF_NODE) | CT_BY_STACK | (of_node ? CT_OF_NODE : 0);
 	reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
-			    (against ? POLICE_AGAINST : 0) |
-				    (entry->flags & CT_BY_STACK ? POLICE_BY_STACK : 0));
+			    (against ? POLICE_AGAINST : 0) | (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
 	if (reason)
 		return reason;
 	if (destination) {

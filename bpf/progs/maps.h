@@ -241,6 +241,7 @@ struct scratch {
 	struct source_range6 range; /* or a source_range4 */
 	struct frontend_key6 frontend; /* or a frontend_key4 */
 	__be32 quote[32]; /* what an error quotes */
+	struct ip6 sender; /* or an ip4: of the packet, or of the error */
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;
 	bool marked;

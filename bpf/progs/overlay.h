@@ -14,17 +14,51 @@ static __always_inline bool FN(is_machine)(const ADDRESS *address)
 	return machine && *machine & MACHINE_SENDS_FRAMES;
 }
 
-/* Lets the host have what is for it; a frame of the overlay only if a node of the cluster has sent it. */
-static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room)
+/* Whether a packet is a frame of our overlay, and not of somebody else's network at that port. What is too short to tell is
+ * ours. */
+static __always_inline bool FN(is_our_frame)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room)
 {
 	struct vxlan_header *header = (struct vxlan_header *)&room->quote;
 
-	if (likely(!FN(is_frame)(packet)) || packet->kind == PACKET_LATER_FRAGMENT || packet->kind == PACKET_ERROR ||
-	    FN(is_machine)(&packet->source))
+	if (likely(!FN(is_frame)(packet)) || packet->kind == PACKET_LATER_FRAGMENT || packet->kind == PACKET_ERROR)
+		return false;
+	return bpf_skb_load_bytes(skb, packet->transport + sizeof(struct udp_header), header, sizeof(*header)) ||
+	       bpf_ntohl(header->id) >> 8 == overlay_id;
+}
+
+/* Lets the host have what is for it, unless somebody sends as a local endpoint or as the node itself; a frame of the overlay
+ * only if a node of the cluster has sent it. */
+static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room,
+				       const struct node *state)
+{
+	if (unlikely(FN(is_frame)(packet))) {
+		if (FN(is_machine)(&packet->source))
+			return PASS;
+		if (FN(is_our_frame)(skb, packet, room))
+			return FN(refuse)(packet, DROP_FOREIGN_FRAME, skb->ifindex);
+	}
+	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
+	 * its configuration says so. */
+	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN))
 		return PASS;
-	/* Somebody else's network. */
-	if (bpf_skb_load_bytes(skb, packet->transport + sizeof(struct udp_header), header, sizeof(*header)) == 0 &&
-	    bpf_ntohl(header->id) >> 8 != overlay_id)
+
+	ADDRESS *sender = (ADDRESS *)&room->sender;
+
+	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
+	if (bpf_map_lookup_elem(&MAP(endpoints), sender))
+		return FN(refuse)(packet, DROP_FORGED_ENDPOINT, skb->ifindex);
+	if (FN(is_of_node)(room, state, sender))
+		return FN(refuse)(packet, DROP_MARTIAN, skb->ifindex);
+	return PASS;
+}
+
+/* What came with a broadcast or multicast Ethernet address. */
+static __always_inline int FN(from_broadcast)(struct __sk_buff *skb)
+{
+	PACKET packet = {};
+	struct scratch *room = scratch_room();
+
+	if (!room || FN(parse)(skb, &packet) || !FN(is_our_frame)(skb, &packet, room))
 		return PASS;
-	return FN(refuse)(packet, DROP_FOREIGN_FRAME, skb->ifindex);
+	return FN(refuse)(&packet, DROP_FOREIGN_FRAME, skb->ifindex);
 }

@@ -53,6 +53,9 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (unlikely(packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source)))
 		return FN(refuse)(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
+	if (unlikely(!FN(has_checksum_in_place)(skb, &packet)))
+		return FN(refuse)(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
+
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -105,8 +108,10 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 	int parsed = FN(parse)(skb, &packet);
 
+	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
+		return FN(is_of_link)(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
 	if (unlikely(parsed))
-		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? PASS : drop(parsed);
+		return drop(parsed);
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 
@@ -114,12 +119,17 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	CT_ENTRY *entry = FN(find)(&key);
 
 	/* On its way here it was judged and translated. */
-	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side && entry->way[side].egress == skb->ifindex)
+	if (entry && entry->flags & CT_SEEN_ON_WAY && entry->opener == side && entry->way[side].egress == skb->ifindex &&
+	    FN(is_current)(entry, &packet, state->epoch) && !FN(is_expired)(entry, packet.protocol, ticks()))
 		return PASS;
+
+	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
+
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
-		     entry->way[side].egress != skb->ifindex)) {
+		     entry->way[side].egress != skb->ifindex ||
+		     (entry->flags & CT_OF_NODE && entry->opener == side && !made_here))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
-						JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0));
+						JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
 
 		if (reason == NOT_FOR_ENDPOINT)
 			return PASS;
@@ -201,7 +211,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	if (likely(packet.kind == PACKET_WHOLE)) {
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
 		    FN(equal)(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
-			return FN(to_host)(skb, &packet, room);
+			return FN(to_host)(skb, &packet, room, state);
 	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
 		/* The host keeps them for a while, in vain: their first goes another way. */
 		count_drops(DROP_UNKNOWN_FRAGMENT, packet.early);
@@ -216,7 +226,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			     FN(settle)(skb, &packet, &key, side);
 
 		if (reason)
-			return reason == NOT_FOR_ENDPOINT ? FN(to_host)(skb, &packet, room) :
+			return reason == NOT_FOR_ENDPOINT ? FN(to_host)(skb, &packet, room, state) :
 							    FN(turn_away)(skb, &packet, reason, false);
 		entry = FN(judged)();
 		if (!entry)
@@ -257,7 +267,13 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 
 	if (of_host && !(state->external & EXTERNAL_HOST_BACKENDS))
 		return PASS;
-	if (FN(parse)(skb, &packet))
+
+	int parsed = FN(parse)(skb, &packet);
+
+	/* Forwarded neighbour discovery is a way past every policy, and nobody takes it for such. */
+	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
+		return FN(is_of_link)(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+	if (parsed)
 		return PASS;
 	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))
 		return PASS;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Whether policy lets a flow through: asked of each local endpoint that it concerns, by the class of the other side. */
 
-/* How the flow reaches its endpoint, and which way the packet goes. */
-#define POLICE_BY_STACK 1
+/* Who has opened the flow, and which way the packet goes. */
+#define POLICE_OF_NODE 1 /* a process of this node */
 #define POLICE_AGAINST 2 /* against the opener's way */
 
 /* What policies match as the port of the flow's other side, from the opener's view. */
@@ -22,9 +22,24 @@ static __always_inline __be16 FN(matched_port)(struct __sk_buff *skb, const PACK
 	return bpf_htons(kind[0] << 8 | kind[1]);
 }
 
+/* Whether an address is this node's own, gateways of its pools included: policy is told so of each. */
+static __always_inline bool FN(is_of_node)(struct scratch *room, const struct node *state, const ADDRESS *address)
+{
+	__u32 set = state->set & 1;
+	void *addresses = bpf_map_lookup_elem(&MAP(peers), &set);
+	ADDRESS *key = (ADDRESS *)&room->address;
+	struct peer *peer;
+
+	if (!addresses)
+		return false;
+	*key = *address;
+	peer = bpf_map_lookup_elem(addresses, key);
+	return peer && peer->flags & PEER_NODE;
+}
+
 /* Asks one endpoint. `of` is POLICY_INGRESS or POLICY_EGRESS; `ports` is the other side's << 16 | the opener's. */
 static __always_inline int FN(ask)(struct scratch *room, const struct node *node, __u32 slot, __u32 of,
-				   const ADDRESS *peer_address, __u8 protocol, __u32 ports, bool by_stack)
+				   const ADDRESS *peer_address, __u8 protocol, __u32 ports, bool of_node)
 {
 	__u32 set = node->set & 1, at = set * POSTURE_SLOTS + slot;
 	struct posture *posture = bpf_map_lookup_elem(&postures, &at);
@@ -64,7 +79,7 @@ static __always_inline int FN(ask)(struct scratch *room, const struct node *node
 		peer = bpf_map_lookup_elem(ranges, prefix);
 	}
 	room->peer = peer ? *peer : (struct peer){};
-	if (of == POLICY_INGRESS && by_stack && room->peer.flags & PEER_NODE)
+	if (of == POLICY_INGRESS && of_node && room->peer.flags & PEER_NODE)
 		return PARSED;
 	return decide(now.whole, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports, node->epoch);
 }
@@ -99,7 +114,7 @@ __noinline int FN(police)(struct __sk_buff *skb, const PACKET *packet, __u32 ope
 	if (reason || !other)
 		return reason;
 	room->answer.log = 0;
-	reason = FN(ask)(room, state, other, POLICY_INGRESS, from, packet->protocol, ports, how & POLICE_BY_STACK);
+	reason = FN(ask)(room, state, other, POLICY_INGRESS, from, packet->protocol, ports, how & POLICE_OF_NODE);
 	if (unlikely(room->answer.log) && within_budget(state))
 		FN(tell)(packet, TELL(EVENT_LOG, reason, EVENT_INGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
 	return reason;

@@ -108,6 +108,9 @@ pub const CT_FAR_VIEW: u32 = 32;
 /// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
 pub const CT_RESET_BY_REPLIER: u32 = 64;
 
+/// A process of this node has opened the flow.
+pub const CT_OF_NODE: u32 = 512;
+
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
 
@@ -128,7 +131,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 26] = [
+pub const DROP_REASONS: [&str; 31] = [
     "none",
     "malformed",
     "not_ip",
@@ -155,6 +158,11 @@ pub const DROP_REASONS: [&str; 26] = [
     "endpoint_frame",
     "foreign_frame",
     "not_served",
+    "vlan",
+    "martian",
+    "source_route",
+    "foreign_discovery",
+    "checksum_place",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

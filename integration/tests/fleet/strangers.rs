@@ -177,3 +177,44 @@ fn frames_are_believed_from_nodes_alone_and_pods_cannot_make_any() -> Result<()>
         Ok(())
     })
 }
+
+#[test]
+fn frames_with_a_broadcast_address_are_believed_from_nobody() -> Result<()> {
+    needs_root!();
+    let fleet = Fleet::new()?;
+    let one = fleet.node("one", ONE, &["--routing=vxlan"])?;
+    let two = fleet.node("two", TWO, &["--routing=vxlan"])?;
+    let (a, b) = (Serving::on(&fleet, &one, "a")?, Serving::on(&fleet, &two, "b")?);
+    in_time("all reach all", || all_reach_all(&[&a, &b]))?;
+    let target = SocketAddr::new(a.pod.ipv4().into(), 7777);
+    let heard = a.pod.serve_udp(target)?;
+    let stranger = outsider(&fleet, &one, b.pod.ipv4().into())?;
+    let frames = integration::testbed::Frames::open(&stranger, "eth0")?;
+    let mut inner = Vec::new();
+    etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], one.netns().mac_of("cambric-overlay")?)
+        .ipv4(b.pod.ipv4().octets(), a.pod.ipv4().octets(), 64)
+        .udp(40_000, 7777)
+        .write(&mut inner, b"forged")?;
+    // RFC 7348: the flag says that there is a number, which is in the upper three bytes of the second word.
+    let mut frame = 0x0800_0000_u32.to_be_bytes().to_vec();
+    frame.extend((51_770_u32 << 8).to_be_bytes());
+    frame.extend(&inner);
+    for to in [[0xff; 6], [0x01, 0, 0x5e, 0, 0, 1]] {
+        // As itself and as a node: no node sends so.
+        for from in [[192, 0, 2, 200], [192, 0, 2, 12]] {
+            let mut outer = Vec::new();
+            etherparse::PacketBuilder::ethernet2(stranger.mac_of("eth0")?, to)
+                .ipv4(from, [192, 0, 2, 11], 64)
+                .udp(40_001, 4789)
+                .write(&mut outer, &frame)?;
+            let before = one.drops("foreign_frame")?;
+            frames.send(&outer)?;
+            in_time("the frame is dropped", || {
+                ensure!(one.drops("foreign_frame")? > before, "{}", one.status()?["drops"]);
+                Ok(())
+            })?;
+        }
+    }
+    ensure!(heard.peers().is_empty(), "{:?}", heard.peers());
+    Ok(())
+}

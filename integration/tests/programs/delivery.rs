@@ -8,6 +8,9 @@ use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Tally};
 
 use crate::packets::*;
 
+/// All nodes of the link.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
 #[test]
 fn local_endpoints_reach_each_other_directly_in_both_families() {
     let bench = bench();
@@ -253,12 +256,13 @@ fn neighbour_discovery_passes_and_router_discovery_does_not() {
 fn an_endpoint_tells_neighbours_of_itself_only() {
     let bench = bench();
     let (a, b) = (bench.a, bench.b);
+
     let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
     let (solicitation, advertisement) = (135, 136);
     let message = |kind: u8, source: Ipv6Addr, target: Ipv6Addr| {
         let mut packet = Vec::new();
         PacketBuilder::ethernet2(a.mac, [0x33, 0x33, 0, 0, 0, 1])
-            .ipv6(source.octets(), b.ipv6.octets(), 255)
+            .ipv6(source.octets(), ALL_NODES.octets(), 255)
             .icmpv6_raw(kind, 0, [0; 4])
             .write(&mut packet, &target.octets())
             .unwrap();

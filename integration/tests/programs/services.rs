@@ -381,3 +381,25 @@ fn a_backend_in_the_nodes_own_namespace_is_reached_by_the_stack() {
     let flows = bench.flows4().unwrap();
     assert!(flows.iter().all(|(_, entry)| entry.service() == 1));
 }
+
+/// The view of a served flow that its backend has is no leave to pass for who sends with its addresses past the service.
+#[test]
+fn who_joins_a_served_flow_past_the_service_is_not_let_through() {
+    let bench = bench();
+    let b = bench.b;
+    bench.serve_node_ports_at(NODE4).unwrap();
+    let cluster: SocketAddr = CLUSTER.parse().unwrap();
+    let served = Served {
+        frontends: vec![cluster, at(NODE4, 30_080)],
+        ..Served::tcp(1, cluster, &[at(b.ipv4, 8080)])
+    };
+    bench.serve(&served).unwrap();
+    let there = network4(&bench, CLIENT4, NODE4, (40_000, 30_080), TCP_SYN);
+    let there = bench.run("from_network", bench.uplink, &there).unwrap();
+    assert_eq!(delivered(&there).ports, (40_000, 8080));
+    let before = bench.tally().unwrap();
+    // By another interface, so that the host's stack forwards it.
+    let past = network4(&bench, CLIENT4, b.ipv4, (40_000, 8080), TCP_ACK);
+    assert_eq!(bench.run("to_endpoint", b.ifindex, &past).unwrap().action, DROP);
+    changes(&bench, &before, &[("port_taken", 1)], (0, 0));
+}

@@ -1,0 +1,7 @@
+//! Raw frames of hostile pods and of a hostile wire: nobody is somebody else, and nothing gets past policy by its form.
+
+mod checksums;
+mod discovery;
+mod forms;
+mod scene;
+mod senders;
