@@ -2,6 +2,7 @@
 
 mod cri;
 mod daemonset;
+mod requests;
 mod runtime;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Mutex, thread};

@@ -141,6 +141,12 @@ impl Containerd {
         self.cri.run_sandbox(&[field(1, &metadata), field(8, &text(1, &self.cgroup))].concat())
     }
 
+    /// The same, for a pod of `default` of which more is said: the fields of `PodSandboxConfig` behind its metadata.
+    pub fn run_sandbox_with(&self, pod: &str, fields: &[u8]) -> Result<String> {
+        let metadata = [text(1, pod), text(2, &format!("uid-of-{pod}")), text(3, "default")].concat();
+        self.cri.run_sandbox(&[&field(1, &metadata), fields, &field(8, &text(1, &self.cgroup))].concat())
+    }
+
     /// The cgroup of all its pods.
     pub fn cgroup(&self) -> &str {
         &self.cgroup
@@ -238,15 +244,16 @@ fn install(node: &Node, plugins: &Path, networks: &Path) -> Result<()> {
     fs::create_dir(networks)?;
     // It takes one folder only, and sets up the loopback by its plugin.
     symlink(node.binaries().plugin(), plugins.join("cambric"))?;
-    for name in ["loopback", "portmap"] {
+    for name in ["loopback", "bandwidth"] {
         symlink(Binaries::others().join(name), plugins.join(name))?;
     }
     let network = json!({
         "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "pods",
         "plugins": [
-            { "type": "cambric", "socket": node.socket() },
-            { "type": "portmap", "capabilities": { "portMappings": true } },
+            { "type": "cambric", "socket": node.socket(), "capabilities": { "portMappings": true, "dns": true } },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
         ],
     });
     fs::write(networks.join("10-cambric.conflist"), network.to_string())?;
