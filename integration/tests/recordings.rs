@@ -75,14 +75,13 @@ fn the_plugin_serves_what_runtimes_sent() -> Result<()> {
         ensure!((result["dns"] != json!({})) == name.contains("dns"), "{}: {result}", path.display());
         // The removal that was recorded, or else the same call as one.
         let same = |it: &&(PathBuf, Recording)| it.1.environment["CNI_CONTAINERID"] == *id;
-        match deletes.iter().rfind(same) {
-            Some((path, del)) => replay(&node, path, del, sandbox.netns())?,
-            None => {
-                let mut environment = add.environment.clone();
-                environment.insert("CNI_COMMAND".into(), "DEL".into());
-                replay(&node, &path, &Recording { environment, ..add }, sandbox.netns())?
-            }
-        };
+        if let Some((path, del)) = deletes.iter().rfind(same) {
+            replay(&node, path, del, sandbox.netns())?;
+        } else {
+            let mut environment = add.environment.clone();
+            environment.insert("CNI_COMMAND".into(), "DEL".into());
+            replay(&node, &path, &Recording { environment, ..add }, sandbox.netns())?;
+        }
         ensure!(node.leftovers()?.is_empty(), "{}: {:?}", path.display(), node.leftovers()?);
     }
     let nowhere = node.sandbox("b")?;
