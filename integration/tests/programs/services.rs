@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bpf::layout::{CT_RESET, CtEntry, ENDPOINT_CHAINED, ENDPOINT_SHAPED};
 use etherparse::{PacketBuilder, PacketHeaders};
-use integration::programs::{Bench, FAR4, FAR6, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
+use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
 
 use crate::packets::{
     Seen, TCP_ACK, TCP_RST, TCP_SYN, TCP_SYN_ACK, bench, changes, macs, network4, network6, seen, tcp4, tcp6,
