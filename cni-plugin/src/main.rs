@@ -58,7 +58,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     let lookup = |name: &str| std::env::var_os(name);
-    let Some(command) = Command::from_environment(&lookup)? else { return Ok(introduce()) };
+    let Some(command) = Command::from_environment(&lookup)? else {
+        introduce();
+        return Ok(());
+    };
     let invocation = Invocation::parse(command, &lookup, read_config())?;
     if let Some(logging) = invocation.logging() {
         logging.start();
@@ -81,7 +84,10 @@ fn perform(invocation: Invocation) -> Result<(), Failure> {
                 unheard(error)
             })
         }
-        Invocation::Del(target, network) => Ok(del(&target, &network)),
+        Invocation::Del(target, network) => {
+            del(&target, &network);
+            Ok(())
+        }
         Invocation::Check(sandbox, config) => check(&sandbox, &config),
         Invocation::Gc(config) => Ok(gc(config)?),
         Invocation::Status(network) => Ok(status(&network)?),

@@ -156,11 +156,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     serving.await.context("the server has failed")?;
     drop(door);
     background.shutdown().await;
-    drop(following);
-    drop(parting);
-    drop(reconciliation);
-    drop(listening);
-    drop(socket_file);
+    // In this order.
+    drop((following, parting, reconciliation, listening, socket_file));
     close(node)?;
     Ok(ending)
 }

@@ -92,7 +92,7 @@ fn what_runtimes_sent_is_a_valid_call_and_says_what_was_asked_for() {
                 assert!(config.valid.iter().all(|it| it.container_id.is_some() && it.ifname.is_some()));
             }
             Invocation::Del(_, config) => {
-                assert!(config.name.is_some() && config.version.is_some(), "{name}")
+                assert!(config.name.is_some() && config.version.is_some(), "{name}");
             }
             Invocation::Status(network) => assert_eq!(network.name, "pods"),
             Invocation::Version(_) => panic!("{name}"),

@@ -97,6 +97,7 @@ pub struct CommandLine {
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key that a person switches on or off")]
 pub struct Config {
     /// The socket it serves.
     pub socket: PathBuf,

@@ -11,6 +11,9 @@ use prometheus_client::{
 
 use crate::cluster::{SourceCounts, SourceState};
 
+/// A counter's name and help, and where it is among the counts.
+type Family = (&'static str, &'static str, fn(&SourceCounts) -> u64);
+
 /// A source that is asked at every scrape.
 #[derive(Debug)]
 pub(super) struct Cluster(pub Arc<dyn SourceState>);
@@ -35,7 +38,7 @@ impl Collector for Cluster {
             ConstGauge::new(age).encode(encoder)?;
         }
         let counts = self.0.counts();
-        let families: [(&str, &str, fn(&SourceCounts) -> u64); 3] = [
+        let families: [Family; 3] = [
             ("cluster_lists", "Lists of the resource that were told to their ends", |it| it.lists),
             (
                 "cluster_expired",

@@ -66,15 +66,14 @@ impl Node {
 /// another's business; one of IPv6 that has none takes IPv4 too.
 fn shadows(mapping: &PortMapping, listener: &Listener) -> bool {
     let at = listener.at.ip();
-    let same_address = match mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
-        Some(ip) => ip == at || (at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4())),
+    let same_address = if let Some(ip) = mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
+        ip == at || (at.is_unspecified() && (at.is_ipv6() || ip.is_ipv4()))
+    } else {
         // Of all loopback addresses, those that no interface has stay the process's own.
-        None => {
-            let of_family = mapping
-                .host_ip
-                .is_none_or(|ip| ip.is_ipv4() == at.is_ipv4() || (at.is_unspecified() && at.is_ipv6()));
-            of_family && (!at.is_loopback() || LOOPBACK.contains(&at))
-        }
+        let of_family = mapping
+            .host_ip
+            .is_none_or(|ip| ip.is_ipv4() == at.is_ipv4() || (at.is_unspecified() && at.is_ipv6()));
+        of_family && (!at.is_loopback() || LOOPBACK.contains(&at))
     };
     same_address && mapping.host_port == listener.at.port() && mapping.protocol == listener.protocol.number()
 }

@@ -362,9 +362,9 @@ impl Mirror {
                 self.done(resource, Some(&version));
             }
             Told::Answered => self.heard(resource, false),
-            Told::Missing(absence, why) => self.missing(resource, absence, why),
-            Told::Expired(why) => self.trouble(resource, why, true),
-            Told::Trouble(why) => self.trouble(resource, why, false),
+            Told::Missing(absence, why) => self.missing(resource, absence, &why),
+            Told::Expired(why) => self.trouble(resource, &why, true),
+            Told::Trouble(why) => self.trouble(resource, &why, false),
         }
     }
 
@@ -374,15 +374,15 @@ impl Mirror {
         }
     }
 
-    fn trouble(&self, resource: &Resource, why: String, expired: bool) {
-        if self.contact.trouble(resource, why.clone(), expired) {
+    fn trouble(&self, resource: &Resource, why: &str, expired: bool) {
+        if self.contact.trouble(resource, why.to_owned(), expired) {
             tracing::warn!(%resource, why, "the API server does not tell of this resource; what it told stays");
         }
     }
 
     /// A resource is not there, or may not be seen. What is in force goes only when it is certain that the resource is gone:
     /// a server that starts, or a role that is replaced, says so for a moment of what is there.
-    fn missing(&mut self, resource: &'static Resource, absence: Absence, why: String) {
+    fn missing(&mut self, resource: &'static Resource, absence: Absence, why: &str) {
         if absence != Absence::Certain && !self.keys(resource).are_none() {
             return self.trouble(resource, why, false);
         }

@@ -363,27 +363,24 @@ impl<A: Audience + Send> Reflector<A> {
     /// Tells of a failure, and waits as long as is good after it.
     async fn wait_after(&mut self, failure: &Failure) -> Result<(), Unheard> {
         let why = failure.words();
-        match (failure.code(), &self.defined) {
-            (Some(code @ (403 | 404)), Some(defined)) => {
-                let absence = match (code, *defined.borrow()) {
-                    (404, Presence::Absent) => Absence::Certain,
-                    (404, _) => Absence::Unclear,
-                    _ => Absence::Forbidden,
-                };
-                self.tell(Told::Missing(absence, why)).await?;
-                self.wait_for_definition(absence == Absence::Certain).await;
-            }
-            _ => {
-                let is_expired = failure.is_expired();
-                self.tell(if is_expired { Told::Expired(why) } else { Told::Trouble(why) }).await?;
-                let pause = match failure.retry_after() {
-                    Some(time) => pause::said(time),
-                    None if is_expired => pause::relist(),
-                    None => self.pause.next(pause::LONGEST),
-                };
-                sleep(pause).await;
-            }
+        if let (Some(code @ (403 | 404)), Some(defined)) = (failure.code(), &self.defined) {
+            let absence = match (code, *defined.borrow()) {
+                (404, Presence::Absent) => Absence::Certain,
+                (404, _) => Absence::Unclear,
+                _ => Absence::Forbidden,
+            };
+            self.tell(Told::Missing(absence, why)).await?;
+            self.wait_for_definition(absence == Absence::Certain).await;
+            return Ok(());
         }
+        let is_expired = failure.is_expired();
+        self.tell(if is_expired { Told::Expired(why) } else { Told::Trouble(why) }).await?;
+        let pause = match failure.retry_after() {
+            Some(time) => pause::said(time),
+            None if is_expired => pause::relist(),
+            None => self.pause.next(pause::LONGEST),
+        };
+        sleep(pause).await;
         Ok(())
     }
 

@@ -108,11 +108,11 @@ impl Watch {
 }
 
 fn event(line: &[u8]) -> Result<Event, Failure> {
-    let Line { kind, object } = serde_json::from_slice(line).or_else(|error| {
+    let Line { kind, object } = serde_json::from_slice(line).map_err(|error| {
         // Some send a refusal as it is.
         match serde_json::from_slice::<Status>(line) {
-            Ok(status) if status.code != 0 => Err(Failure::Refused(status.into())),
-            _ => Err(garbage(&error, line)),
+            Ok(status) if status.code != 0 => Failure::Refused(status.into()),
+            _ => garbage(&error, line),
         }
     })?;
     let unread = |error| garbage(&error, line);
