@@ -105,6 +105,9 @@ async fn the_same_add_again_asks_for_the_same_ports() {
         assert!(refused.message.contains("the port mappings 1/tcp to 80, 2/tcp to 80;"), "{refused}");
     }
     let renewed = Reserve { netns_id: NetnsId { dev: 4, ino: 999 }, ..asking("a", &[one]) };
+    assert_eq!(kind(bench.node().reserve(&renewed)), ErrorKind::Exists, "while the old one stands");
+    // With a namespace go the interfaces in it.
+    bench.kernel.lock().links.clear();
     assert_eq!(bench.node().reserve(&renewed).unwrap().port_mappings, [one], "of a new container");
 }
 
