@@ -108,9 +108,6 @@ pub const CT_FAR_VIEW: u32 = 32;
 /// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
 pub const CT_RESET_BY_REPLIER: u32 = 64;
 
-/// A process of this node has opened the flow.
-pub const CT_OF_NODE: u32 = 512;
-
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
 
@@ -352,7 +349,7 @@ mod tests {
             (NAT_SOURCE.into(), "NAT_SOURCE"),
             (NAT_DESTINATION.into(), "NAT_DESTINATION"),
             (MACHINE_SENDS_FRAMES.into(), "MACHINE_SENDS_FRAMES"),
-            (MACHINE_EXTERNAL.into(), "MACHINE_BY_NAME"),
+            (MACHINE_EXTERNAL.into(), "MACHINE_EXTERNAL"),
             (EXTERNAL_DSR, "EXTERNAL_DSR"),
             (EXTERNAL_HOST_BACKENDS, "EXTERNAL_HOST_BACKENDS"),
             (EVENTS_FLOWS, "EVENTS_FLOWS"),
