@@ -70,9 +70,10 @@ mod tests {
     /// many more than a tenth of them.
     #[test]
     fn thousands_of_nodes_do_not_come_back_as_one() {
+        type Way = (&'static str, fn() -> Duration, Duration, Duration);
         const NODES: usize = 5000;
         let second = Duration::from_secs(1);
-        let ways: [(&str, fn() -> Duration, Duration, Duration); 3] = [
+        let ways: [Way; 3] = [
             ("relist", relist, Duration::ZERO, RELIST),
             ("spread", || spread(Duration::from_secs(1)), second / 2, second * 3 / 2),
             ("said", || said(Duration::from_secs(1)), second, second * 3 / 2),
@@ -82,7 +83,8 @@ mod tests {
             for _ in 0..NODES {
                 let pause = pause();
                 assert!((first..last).contains(&pause), "{way}: {pause:?}");
-                let at = 10 * (pause - first).as_millis() / (last - first).as_millis();
+                let at =
+                    10 * pause.saturating_sub(first).as_millis() / last.saturating_sub(first).as_millis();
                 tenths[usize::try_from(at).unwrap()] += 1;
             }
             assert!(tenths.iter().all(|it| (NODES / 20..NODES * 3 / 20).contains(it)), "{way}: {tenths:?}");
