@@ -1,14 +1,18 @@
 //! Services in the bench's maps, one set of backends for each.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Result;
 use bpf::layout::{
     ADDRESS_OF_NODE, BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Ip4, Ip6,
     MACHINE_SENDS_FRAMES, Node, PORT_WORDS, PORTS_SERVED, Plain, SET_BY_SCORE, SET_ELSEWHERE, ServiceFamily,
-    V4, V6,
+    TICK_SHIFT, V4, V6,
 };
 use libbpf_rs::{MapCore, MapFlags};
+use nix::time::{ClockId, clock_gettime};
 
 use super::{Bench, put};
 
@@ -113,9 +117,16 @@ impl Bench {
         }
     }
 
-    /// Sets how many ticks the wall clock is ahead of the programs'.
-    pub fn set_wall_clock(&self, ahead: u32) -> Result<()> {
-        put(&self.skeleton.maps.wall_clock, &0u32, &ahead)
+    /// Does something while the wall clock stands at a tick; again, if it went on meanwhile.
+    pub fn at_tick<T>(&self, tick: u32, mut act: impl FnMut() -> T) -> Result<T> {
+        loop {
+            let own = ticks()?;
+            put(&self.skeleton.maps.wall_clock, &0u32, &tick.wrapping_sub(own))?;
+            let acted = act();
+            if ticks()? == own {
+                return Ok(acted);
+            }
+        }
     }
 
     /// Lets sources of a service's ranges in.
@@ -178,4 +189,10 @@ impl Bench {
         value.hairpin6 = hairpin.1.into();
         put(node, &0u32, &value)
     }
+}
+
+/// The programs' clock.
+fn ticks() -> Result<u32> {
+    let time = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?);
+    Ok(u32::try_from(time.as_nanos() >> TICK_SHIFT)?)
 }

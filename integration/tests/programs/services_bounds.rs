@@ -25,17 +25,21 @@ fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 /// Ticks of affinity of the tests.
 const LASTING: u32 = 10;
 
-/// What a client gets at a node port of a bench of its own whose wall clock is so far ahead, in each of so many turns.
-fn chosen(client: Ipv4Addr, ahead: u32, turns: u32, backends: u16) -> Vec<u16> {
+/// What a client gets at a node port of a bench of its own, from a tick of the wall clock on, in each of so many turns.
+fn chosen(client: Ipv4Addr, from: u32, turns: u32, backends: u16) -> Vec<u16> {
     std::thread::spawn(move || {
         let bench = bench();
         let backends: Vec<_> = (1..=backends).map(|port| at(FAR4, port)).collect();
         let served = Served::tcp(1, at(NODE4, 30_080), &backends);
         bench.serve(&Served { by_client: true, affinity: LASTING, ..served }).unwrap();
+        let mut port = 40_000;
         let turn = |number: u32| {
-            bench.set_wall_clock(ahead + number * LASTING * AFFINITY_TURN).unwrap();
-            bench.forget_affinities().unwrap();
-            connect(&bench, client, 40_000 + u16::try_from(number).unwrap())
+            let anew = || {
+                bench.forget_affinities().unwrap();
+                port += 1;
+                connect(&bench, client, port)
+            };
+            bench.at_tick(from + number * LASTING * AFFINITY_TURN, anew).unwrap()
         };
         (0..turns).map(turn).collect()
     })
@@ -57,7 +61,7 @@ fn a_client_whose_affinity_is_over_gets_another_backend_and_nodes_agree_which() 
         let by_one = chosen(client, 0, 6, 3);
         assert!(by_one.windows(2).all(|pair| pair[0] != pair[1]), "{client} stays at a backend: {by_one:?}");
         assert!(by_one.iter().step_by(2).all(|it| *it == by_one[0]), "it comes back: {by_one:?}");
-        // Another node's clocks began at another time, but its wall clock is the same.
+        // Another node, whose wall clock is the same.
         assert_eq!(chosen(client, 0, 6, 3), by_one);
     }
 }
@@ -72,30 +76,43 @@ fn the_only_backend_is_chosen_again_and_a_full_set_is_chosen_from_too() {
 
 #[test]
 fn while_affinity_lasts_the_turn_of_another_changes_nothing() {
+    // Longer than the test may take.
+    const LONG: u32 = 10_000;
+
     let bench = bench();
     let backends: Vec<_> = (1..=3).map(|port| at(FAR4, port)).collect();
     let served = Served::tcp(1, at(NODE4, 30_080), &backends);
-    bench.serve(&Served { by_client: true, affinity: LASTING, ..served }).unwrap();
-    let first = connect(&bench, CLIENT4, 40_000);
-    for turn in 1..8 {
-        bench.set_wall_clock(turn * LASTING * AFFINITY_TURN).unwrap();
-        assert_eq!(connect(&bench, CLIENT4, 40_000 + u16::try_from(turn).unwrap()), first);
-    }
+    bench.serve(&Served { by_client: true, affinity: LONG, ..served }).unwrap();
+    let mut port = 40_000;
+    let mut at_turn = |turn: u32| {
+        let again = || {
+            port += 1;
+            connect(&bench, CLIENT4, port)
+        };
+        bench.at_tick(turn * LONG * AFFINITY_TURN, again).unwrap()
+    };
+    let first = at_turn(0);
+    assert!((1..8).all(|turn| at_turn(turn) == first));
 }
 
 #[test]
 fn turns_are_another_time_for_each_client() {
-    // How many of a hundred clients move in each tick of a turn.
+    // How many of a hundred clients move in each eighth of a turn or so.
     let bench = bench();
     let backends: Vec<_> = (1..=3).map(|port| at(FAR4, port)).collect();
     let served = Served::tcp(1, at(NODE4, 30_080), &backends);
     bench.serve(&Served { by_client: true, affinity: LASTING, ..served }).unwrap();
     let mut port = 1_024;
-    let mut all = |ahead: u32| {
-        bench.set_wall_clock(ahead).unwrap();
-        bench.forget_affinities().unwrap();
-        port += 1;
-        (0..100).map(|last| connect(&bench, Ipv4Addr::new(203, 0, 113, last), port)).collect::<Vec<_>>()
+    let mut all = |tick: u32| {
+        let each = |last| {
+            let anew = || {
+                bench.forget_affinities().unwrap();
+                port += 1;
+                connect(&bench, Ipv4Addr::new(203, 0, 113, last), port)
+            };
+            bench.at_tick(tick, anew).unwrap()
+        };
+        (0..100).map(each).collect::<Vec<_>>()
     };
     let mut before = all(0);
     for tick in (0..LASTING * AFFINITY_TURN).step_by(8).skip(1) {
