@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Invocation, Node, Pod},
+    testbed::{Invocation, NODE4, Node, Pod},
 };
 use serde_json::{Value, json};
 
@@ -35,10 +35,10 @@ fn a_port_is_one_containers_until_it_is_deleted() -> Result<()> {
     ensure!(recorded(&node, &first)? == expected, "{}", recorded(&node, &first)?);
 
     let second = node.sandbox("second")?;
-    let overlapping = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "10.9.9.9"}]);
+    let overlapping = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": NODE4}]);
     let refused = asking(second.cni("ADD"), &overlapping).refusal()?;
     ensure!(refused.code == 108, "{refused}");
-    let words = ["10.9.9.9:8080/tcp", "8080/tcp leads to", first.name()];
+    let words = ["192.0.2.2:8080/tcp", "8080/tcp leads to", first.name()];
     ensure!(words.iter().all(|word| refused.message.contains(word)), "{refused}");
     ensure!(node.pod_links()?.len() == 1, "{:?}", node.pod_links()?);
     asking(second.cni("ADD"), &json!([{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}])).run()?;
@@ -69,7 +69,7 @@ fn what_cannot_be_mapped_is_named() -> Result<()> {
     let node = Node::start()?;
     let sandbox = node.sandbox("a")?;
     for (mappings, named) in [
-        (json!([{"hostPort": 80}]), "runtimeConfig.portMappings[0].containerPort must be"),
+        (json!([{"hostPort": 80}]), "runtimeConfig.portMappings[0].containerPort is missing; it must be"),
         (
             json!([{"hostPort": 80, "containerPort": 1, "protocol": "icmp"}]),
             "portMappings[0].protocol must be",

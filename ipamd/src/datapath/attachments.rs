@@ -140,7 +140,7 @@ impl Datapath {
         for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
-        let typed: [(&str, &MapHandle); 12] = [
+        let typed: [(&str, &MapHandle); 13] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
@@ -151,6 +151,7 @@ impl Datapath {
             (self.machines6.name(), self.machines6.handle()),
             (self.conntrack4.name(), self.conntrack4.handle()),
             (self.conntrack6.name(), self.conntrack6.handle()),
+            (self.wall_clock.name(), self.wall_clock.handle()),
             ("drops", &self.drops),
             ("counters", &self.counters),
         ];
