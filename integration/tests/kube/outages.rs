@@ -25,6 +25,7 @@ fn without_the_server_everything_goes_on_and_its_age_is_told() -> Result<()> {
     scene.wait_until_live(false)?;
     pods.are_guarded()?;
     // A pod that is known comes back, one that nobody knows comes.
+    pods.friend.del()?;
     let again = scene.node.kubelet_sandbox("shop/friend", "uid-of-friend")?.add()?;
     hold(allowed(&again, &pods.guarded, tcp(80)))?;
     let unknown = scene.node.kubelet_sandbox("shop/unknown", "no-uid")?.add()?;
