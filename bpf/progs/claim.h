@@ -103,8 +103,8 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	mate->way[mate_to].nat = (source ? NAT_DESTINATION : 0) | (destination ? NAT_SOURCE : 0);
 	mate->way[mate_from].ingress = entry->way[from].ingress;
 	mate->way[mate_from].egress = entry->way[from].egress;
-	/* Straight into the endpoint's namespace the opener's packets pass no hook that finds this view. */
-	if (entry->way[from].via != VIA_PEER)
+	/* Where a queueing discipline or the host's stack leads on, the opener's packets pass the endpoint's host end translated. */
+	if (entry->way[from].via == VIA_HOST_END || entry->way[from].via == VIA_STACK)
 		mate->flags |= CT_SEEN_ON_WAY;
 	entry->way[from].nat = (source ? NAT_SOURCE : 0) | (destination ? NAT_DESTINATION : 0);
 	return bpf_map_update_elem(&MAP(conntrack), key, mate, update) ? -1 : 0;

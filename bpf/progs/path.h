@@ -127,7 +127,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 
 	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
 		     entry->way[side].egress != skb->ifindex ||
-		     (entry->flags & CT_OF_NODE && entry->opener == side && !made_here))) {
+		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
 						JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
 
