@@ -86,7 +86,7 @@ fn an_address_that_is_not_the_nodes_is_nobodys_to_map() -> Result<()> {
         ensure!(said.contains(ip) && said.contains("is no address of this node"), "{said}");
     }
     // One that comes is served as long as it stays; the container keeps running.
-    let uplink = node.status()?["uplinks"][0].as_str().unwrap_or_default().to_owned();
+    let uplink = node.status()?["uplinks"][0]["name"].as_str().unwrap_or_default().to_owned();
     let netns = node.netns();
     netns.ip(&format!("addr add 192.0.2.99/24 dev {uplink}"))?;
     let added = eventually(Duration::from_secs(20), || add(&node, "web", &mapping("192.0.2.99")).is_ok());
