@@ -30,7 +30,7 @@ fn no_address_means_loopback_in_a_pod_and_on_the_node() -> Result<()> {
             ensure!(shop.client.ask_tcp(at(to, NODE_PORT)).is_err(), "{to}: nobody listens in the pod");
             // The node's own loopback serves node ports, to its own processes.
             let answer = node.ask_tcp(at(to, NODE_PORT)).with_context(|| to.to_owned())?;
-            ensure!(answer.name.starts_with("shop/b"), "{answer:?}");
+            ensure!(answer.name.starts_with("shop-b"), "{answer:?}");
         }
     }
     Ok(())
@@ -106,7 +106,7 @@ fn a_datagram_socket_connects_to_a_service_that_nobody_stands_behind_and_is_refu
         let mut heard = [0; 256];
         socket.send(b"?")?;
         let length = socket.recv(&mut heard)?;
-        ensure!(String::from_utf8_lossy(&heard[..length]).contains("shop/b"), "{to}");
+        ensure!(String::from_utf8_lossy(&heard[..length]).contains("shop-b"), "{to}");
         shop.serve_each(&node, &json!({}), &[])?;
         let tcp = shop.client.ask_tcp(to).map_err(|error| error.kind());
         ensure!(tcp == Err(io::ErrorKind::ConnectionRefused), "{to}: {tcp:?}");
