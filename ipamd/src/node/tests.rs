@@ -320,10 +320,8 @@ async fn an_exhausted_pool_takes_the_addresses_of_containers_that_are_gone_at_on
     bench.add("bb").await;
     assert_eq!(bench.node().status().cannot_add.len(), 2, "{:?}", bench.node().status().cannot_add);
     // The machine's runtime is killed, say: no DEL comes.
-    let mut fake = bench.kernel.lock();
-    fake.links.remove(&key("a").host_ifname());
-    fake.netns.remove(&request("a").netns);
-    drop(fake);
+    bench.kernel.lock().links.remove(&key("a").host_ifname());
+    bench.kernel.lock().netns.remove(&request("a").netns);
     assert_eq!(bench.add("ccc").await.addresses, gone.addresses);
     let full = bench.node().reserve(&request("dddd")).unwrap_err();
     assert_eq!(full.kind, ErrorKind::PoolExhausted, "who stands keeps what it has");
