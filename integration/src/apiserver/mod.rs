@@ -41,7 +41,10 @@ const TOKEN: &str = "a-token-of-the-tests";
 
 /// How the server behaves.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own, and they go together in any way")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fault of its own, and they go together in any way"
+)]
 pub struct Behaviour {
     /// How it answers to watches that ask for what there is first.
     pub streaming: Streaming,
