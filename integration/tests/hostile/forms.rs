@@ -69,9 +69,10 @@ fn loosely_routed(ends: Ends, from: [u8; 4], to: [u8; 4], last: [u8; 4]) -> Resu
 fn routed(ends: Ends, from: [u8; 16], to: [u8; 16], segments_left: u8) -> Result<Vec<u8>> {
     let route =
         etherparse::Ipv6RawExtHeader::new_raw(etherparse::IpNumber::UDP, &[4, segments_left, 0, 0, 0, 0])?;
-    let mut extensions = etherparse::Ipv6Extensions::default();
-    extensions.routing =
-        Some(etherparse::Ipv6RoutingExtensions { routing: route, final_destination_options: None });
+    let extensions = etherparse::Ipv6Extensions {
+        routing: Some(etherparse::Ipv6RoutingExtensions { routing: route, final_destination_options: None }),
+        ..etherparse::Ipv6Extensions::default()
+    };
     let header = etherparse::Ipv6Header {
         hop_limit: 64,
         source: from,

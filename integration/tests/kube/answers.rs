@@ -184,11 +184,11 @@ fn a_server_that_takes_requests_and_never_answers_is_told_of() -> Result<()> {
         scene.server.end_watches();
         // Half a minute is waited for the headers.
         let says = || scene.cluster().is_ok_and(|it| it["live"] == false);
-        ensure!(eventually(Duration::from_secs(60), says), "{}", scene.cluster()?);
+        ensure!(eventually(Duration::from_mins(1), says), "{}", scene.cluster()?);
         let trouble = scene.cluster()?["trouble"].to_string();
         ensure!(trouble.contains("does not answer"), "{trouble}");
         scene.server.behave(|server| server.hangs_watches = false);
-        ensure!(eventually(Duration::from_secs(60), || scene.cluster().is_ok_and(|it| it["live"] == true)));
+        ensure!(eventually(Duration::from_mins(1), || scene.cluster().is_ok_and(|it| it["live"] == true)));
         scene.server.delete("networkpolicies.networking.k8s.io", "shop/second");
         ensure!(eventually(PATIENCE, || scene.wait_for_policies(&["first"]).is_ok()));
     }
