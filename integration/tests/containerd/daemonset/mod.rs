@@ -21,8 +21,8 @@ use crate::runtime::{Containerd, node_files, run};
 const NEXT: &str = "localhost/cambric:next";
 const NEWER: &str = "a newer plugin";
 
-/// At 2 ms each, long enough for an upgrade on a busy machine.
-const PINGS: u32 = 5000;
+/// At 2 ms each, long enough for an upgrade on a busy machine, and for an ADD in the midst of it, which waits 10 s for a daemon.
+const PINGS: u32 = 15_000;
 
 /// Three pods, of whom one guards itself.
 struct Pods {
