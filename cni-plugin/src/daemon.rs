@@ -73,8 +73,12 @@ pub fn leave_released(socket: &Path, key: &AttachmentKey) -> Result<(), CniError
         }
         // The daemon must never read half a key.
         let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
-        fs::write(&unfinished, serde_json::to_vec(key)?)?;
-        fs::rename(&unfinished, &path)
+        fs::write(&unfinished, serde_json::to_vec(key)?)
+            .and_then(|()| fs::rename(&unfinished, &path))
+            .inspect_err(
+                // On a full disk the empty file is there all the same, and each DEL would leave one more.
+                |_| drop(fs::remove_file(&unfinished)),
+            )
     };
     write().map_err(CniError::io(format!("leave {} for the daemon to release", path.display())))
 }
@@ -156,6 +160,20 @@ mod tests {
         let waited = clock.elapsed();
         assert!(waited > Duration::from_secs(9) && waited <= PATIENCE, "{waited:?}");
         assert!((20..40).contains(&asked), "it was asked {asked} times");
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_left_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ipamd.sock");
+        let key = AttachmentKey { network: "net".into(), container_id: "c".into(), ifname: "eth0".into() };
+        // A note cannot take the place of a folder.
+        let note = released_path(&socket, &key);
+        fs::create_dir_all(&note).unwrap();
+        assert!(leave_released(&socket, &key).is_err());
+        let left: Vec<_> =
+            fs::read_dir(note.parent().unwrap()).unwrap().map(|it| it.unwrap().path()).collect();
+        assert_eq!(left, [note]);
     }
 
     #[test]
