@@ -62,15 +62,35 @@ pub fn faults(reservation: &Reservation, host_ifindex: u32) -> Vec<String> {
         .into_iter()
         .filter_map(|(direction, program_path, link_path)| {
             let name = &reservation.host_ifname;
+            let by_link = || tcx_fault(host_ifindex, direction, program_path, link_path);
+            let by_filter = || clsact_fault(host_ifindex, direction, program_path);
+            // What one configuration of the network attached by a filter, and another would by a link, is attached.
             let fault = match reservation.attach_mode {
-                AttachMode::Tcx => tcx_fault(host_ifindex, direction, program_path, link_path),
-                AttachMode::Clsact => clsact_fault(host_ifindex, direction, program_path),
+                AttachMode::Tcx => unless_either(by_link(), by_filter),
+                AttachMode::Clsact => unless_either(by_filter(), by_link),
             };
             fault
                 .unwrap_or_else(|error| Some(error.to_string()))
                 .map(|fault| format!("{direction:?} of {name}: {fault}"))
         })
         .collect()
+}
+
+/// The first fault, unless there is none in the other way.
+fn unless_either<E>(
+    first: Result<Option<String>, E>,
+    other: impl FnOnce() -> Result<Option<String>, E>,
+) -> Result<Option<String>, E> {
+    match first {
+        Ok(None) => Ok(None),
+        fault => {
+            if matches!(other(), Ok(None)) {
+                Ok(None)
+            } else {
+                fault
+            }
+        }
+    }
 }
 
 fn tcx_fault(

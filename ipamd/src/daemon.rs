@@ -20,9 +20,9 @@ use tokio::{
 
 use crate::{
     cluster::{Cluster, kube::NetworkCondition},
+    cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
-    expedite::{self, Expedite},
     following::{self, Followers, Following},
     footprint::FootprintFile,
     host::Host,
@@ -93,12 +93,12 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let services = Arc::new(balancer(&config, &datapath, &pins)?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
-    let expedite = Expedite::new(config.state_dir.join(expedite::MARKER), config.expedite_rcu);
     let host = Host::new(
         Arc::clone(&datapath),
         pins.clone(),
-        Reaper::start(Arc::clone(&expedite))?,
+        Reaper::start()?,
         config.socket_lb,
+        Configurations::new(config.cni.conf_dir.clone()),
     );
     let attachments = store.1.attachments.len();
     let node = Node::new(
@@ -140,8 +140,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     .tend_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler)?;
 
-    let service =
-        NodeService::new(Arc::clone(&node), Arc::clone(&metrics), expedite, monitor, services, stopped);
+    let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     door.open(service.about(following.state.clone(), following.asking.clone()));
     config.cni.install()?;
     let mut background = background(&config, &node, metrics, released).await?;

@@ -14,6 +14,7 @@ use bpf::attach::{Direction, Pins};
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::{
+    cni_chain::Configurations,
     datapath::{Datapath, DatapathError, EndpointEntry},
     kernel_files,
     netlink::{Listener, SocketDiag, SocketDiagError, netns_cookie},
@@ -28,18 +29,31 @@ pub struct Host {
     pins: Pins,
     reaper: Reaper,
     leads_endpoints: bool,
+    configurations: Configurations,
 }
 
 impl Host {
-    /// The loaded programs, their pins, what removes interfaces, and whether sockets of endpoints are led to backends.
-    pub fn new(datapath: Arc<Datapath>, pins: Pins, reaper: Reaper, leads_endpoints: bool) -> Self {
-        Self { datapath, pins, reaper, leads_endpoints }
+    /// The loaded programs, their pins, what removes interfaces, whether sockets of endpoints are led to backends, and what
+    /// the runtime's networks are made of.
+    pub fn new(
+        datapath: Arc<Datapath>,
+        pins: Pins,
+        reaper: Reaper,
+        leads_endpoints: bool,
+        configurations: Configurations,
+    ) -> Self {
+        Self { datapath, pins, reaper, leads_endpoints, configurations }
     }
 }
 
 impl Kernel for Host {
     fn attach_mode(&self) -> AttachMode {
         self.datapath.attach_mode()
+    }
+
+    fn attach_mode_in(&self, network: &str) -> AttachMode {
+        let (usual, quick) = (self.datapath.attach_mode(), self.datapath.quick_mode());
+        if usual != quick && self.configurations.need_no_qdisc(network) { quick } else { usual }
     }
 
     fn program_path(&self, name: &str) -> PathBuf {

@@ -3,12 +3,12 @@
 pub mod attachment;
 pub mod chain;
 pub mod cluster;
+pub mod cni_chain;
 pub mod cni_files;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
 pub mod datapath;
-pub mod expedite;
 pub mod following;
 pub mod footprint;
 pub mod host;

@@ -3,17 +3,11 @@
 //! meanwhile is put into one link group and removed by one message.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
 };
 
-use crate::{
-    expedite::Expedite,
-    netlink::{NetlinkError, Socket},
-};
+use crate::netlink::{NetlinkError, Socket};
 
 /// The group of interfaces that are being removed. Whatever is put into it goes.
 const GROUP: u32 = 0xca3b_0d1e;
@@ -32,12 +26,12 @@ impl Reaper {
     ///
     /// # Errors
     /// Why not.
-    pub fn start(expedite: Arc<Expedite>) -> Result<Self, NetlinkError> {
+    pub fn start() -> Result<Self, NetlinkError> {
         let socket = Socket::open()?;
         let (queue, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("reaper".into())
-            .spawn(move || reap(socket, &waiting, &expedite))
+            .spawn(move || reap(socket, &waiting))
             .map_err(|source| NetlinkError::new("start the thread that removes interfaces", source))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -63,9 +57,8 @@ impl Drop for Reaper {
     }
 }
 
-fn reap(mut socket: Socket, waiting: &Receiver<u32>, expedite: &Arc<Expedite>) {
+fn reap(mut socket: Socket, waiting: &Receiver<u32>) {
     while let Ok(first) = waiting.recv() {
-        let _short = expedite.hold();
         let mut batch = vec![first];
         batch.extend(waiting.try_iter());
         if batch.len() > 1 {

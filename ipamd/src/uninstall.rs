@@ -8,7 +8,6 @@ use ipamd_api::key::is_host_ifname;
 use crate::{
     config::Locations,
     datapath::Datapath,
-    expedite::{self, Expedite},
     footprint::{Footprint, FootprintFile},
     netlink::{Link, NetlinkError, Route, Routes, Socket},
     plan, preflight, released, sysctl,
@@ -73,8 +72,6 @@ pub fn uninstall(locations: &Locations) -> Removal {
         }
         Err(error) => removal.failed.push(error.to_string()),
     }
-    // A daemon that was killed may have left grace periods expedited; this sets them back.
-    drop(Expedite::new(locations.state_dir.join(expedite::MARKER), false));
     remove_files(locations, &mut removal);
     removal
 }

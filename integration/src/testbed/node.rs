@@ -411,10 +411,6 @@ impl Drop for Node {
             eprintln!("--- the node's log\n{}", self.log());
         }
         self.kill_daemon();
-        // A daemon killed in the middle of an ADD leaves this to the next one, and here comes none.
-        if self.state_dir().join("rcu-expedited").exists() {
-            let _ = std::fs::write("/sys/kernel/rcu_expedited", "0");
-        }
         let _ = std::fs::remove_dir_all(&self.bpffs);
     }
 }

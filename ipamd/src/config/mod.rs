@@ -97,7 +97,6 @@ pub struct CommandLine {
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key that a person switches on or off")]
 pub struct Config {
     /// The socket it serves.
     pub socket: PathBuf,
@@ -150,10 +149,9 @@ pub struct Config {
     pub vxlan_port: u16,
     /// Number of the overlay's network.
     pub vxlan_id: u32,
-    /// How programs are attached; tcx where the kernel has it if `None`.
+    /// How programs are attached. If `None`, by tcx where the kernel has it, and to endpoints by clsact filters where it is
+    /// known that nobody else needs their qdisc.
     pub attach: Option<AttachMode>,
-    /// Whether RCU grace periods are expedited while an ADD or DEL is under way.
-    pub expedite_rcu: bool,
     /// Bytes; the smallest of the uplinks' if `None`.
     pub mtu: Option<u32>,
     /// From which level on is logged.
@@ -220,7 +218,6 @@ impl Config {
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach,
-            expedite_rcu: options.expedite_rcu.unwrap_or(true),
             mtu: options.mtu.map(|mtu| mtu.0),
             log_level: options.log_level.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),

@@ -121,13 +121,10 @@ pub(super) struct Options {
     /// Number of the overlay's VXLAN network, the same on all nodes [default: 51770]
     #[arg(long, value_name = "NUMBER")]
     pub vxlan_id: Option<VxlanId>,
-    /// How programs are attached: auto, tcx or clsact [default: auto]
+    /// How programs are attached: auto, tcx or clsact; auto takes filters for pods that no bandwidth plugin can limit [default: auto]
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
     pub attach: Option<Attach>,
-    /// Whether the kernel is to expedite RCU grace periods during an ADD or DEL [default: true]
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
-    pub expedite_rcu: Option<bool>,
     /// MTU of the containers' interfaces, in bytes [default: the smallest of the uplinks', else 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<Mtu>,
@@ -180,7 +177,6 @@ impl Options {
             cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),
             nodeport_addresses: either(self.nodeport_addresses, other.nodeport_addresses),
             attach: self.attach.or(other.attach),
-            expedite_rcu: self.expedite_rcu.or(other.expedite_rcu),
             mtu: self.mtu.or(other.mtu),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),

@@ -77,7 +77,6 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--vxlan-port=8472",
         "--vxlan-id=7",
         "--attach=clsact",
-        "--expedite-rcu=false",
         "--mtu=1400",
         "--log-level=debug",
         "--log-format=json",
@@ -112,7 +111,6 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         vxlan-port = 8472
         vxlan-id = 7
         attach = "clsact"
-        expedite-rcu = false
         mtu = 1400
         log-level = "debug"
         log-format = "json"

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use bpf::attach::{self, Direction};
-use ipamd_api::wire::AttachMode;
+use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::MapHandle;
 
 use super::{
@@ -27,15 +27,17 @@ impl Datapath {
         let mut faults = Vec::new();
         for direction in HOOKS {
             let name = program_for(ifname, direction);
-            match self.is_attached(ifname, ifindex, direction) {
-                Ok(true) => {}
-                Ok(false) => faults.push(format!("the program {name} is not attached to {ifname}")),
+            let attached = match self.attached_by(ifname, ifindex, direction) {
+                Ok(attached) => attached,
                 Err(error) => {
                     faults.push(format!("cannot see whether {name} is attached to {ifname}: {error}"));
+                    continue;
                 }
-            }
+            };
             let pin = self.pins.link(ifname, direction);
-            if self.attach_mode == AttachMode::Tcx && !pin.exists() {
+            if attached.is_none() {
+                faults.push(format!("the program {name} is not attached to {ifname}"));
+            } else if attached == Some(AttachMode::Tcx) && !pin.exists() {
                 faults.push(format!("the link of {name} is not pinned at {}", pin.display()));
             }
         }
@@ -66,10 +68,20 @@ impl Datapath {
         let mut repairs = Vec::new();
         for direction in HOOKS {
             let name = program_for(ifname, direction);
-            let attached = self.is_attached(ifname, ifindex, direction)?;
+            let attached = self.attached_by(ifname, ifindex, direction)?;
             match self.attach_mode {
+                AttachMode::Tcx if attached == Some(AttachMode::Clsact) => {}
+                // An older program is in the filter: it is replaced there, so that no packet meets both or neither.
+                AttachMode::Tcx
+                    if attached.is_none()
+                        && self.may_have_filter(ifname)
+                        && attach::clsact_program(ifindex, direction)?.is_some() =>
+                {
+                    attach::attach_clsact(self.program(name)?.as_fd(), ifindex, direction)?;
+                    repairs.push(format!("attached {name} to {ifname}"));
+                }
                 AttachMode::Tcx => {
-                    if !attached {
+                    if attached.is_none() {
                         let link = attach::attach_tcx(self.program(name)?.as_fd(), ifindex, direction)?;
                         load::remove_pin(&self.pins.link(ifname, direction))?;
                         self.hold_link(ifname, direction, link);
@@ -79,7 +91,7 @@ impl Datapath {
                     repairs.extend(self.heal_link_pin(ifname, direction)?);
                 }
                 AttachMode::Clsact => {
-                    if !attached {
+                    if attached.is_none() {
                         attach::attach_clsact(self.program(name)?.as_fd(), ifindex, direction)?;
                         repairs.push(format!("attached {name} to {ifname}"));
                     }
@@ -95,11 +107,31 @@ impl Datapath {
         Ok(repairs)
     }
 
-    fn is_attached(&self, ifname: &str, ifindex: u32, direction: Direction) -> Result<bool, DatapathError> {
-        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
-        if self.attach_mode == AttachMode::Clsact {
-            return Ok(attach::clsact_program(ifindex, direction)?.is_some_and(|id| Some(id) == wanted));
+    /// By what the program that belongs on a hook is attached there; `None`: it is not.
+    fn attached_by(
+        &self,
+        ifname: &str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Option<AttachMode>, DatapathError> {
+        if self.attach_mode == AttachMode::Tcx && self.has_link(ifname, ifindex, direction) {
+            return Ok(Some(AttachMode::Tcx));
         }
+        if !self.may_have_filter(ifname) {
+            return Ok(None);
+        }
+        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
+        let is_wanted = attach::clsact_program(ifindex, direction)?.is_some_and(|id| Some(id) == wanted);
+        Ok(is_wanted.then_some(AttachMode::Clsact))
+    }
+
+    /// Whether a filter on that interface is as good as what programs are attached by.
+    fn may_have_filter(&self, ifname: &str) -> bool {
+        self.attach_mode == AttachMode::Clsact || self.takes_filters && is_host_ifname(ifname)
+    }
+
+    fn has_link(&self, ifname: &str, ifindex: u32, direction: Direction) -> bool {
+        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
         let held = |this: &Self| {
             let links = this.links();
             let info =
@@ -108,15 +140,15 @@ impl Datapath {
                 .is_some_and(|info| info.ifindex == ifindex && Some(info.program_id) == wanted)
         };
         if held(self) {
-            return Ok(true);
+            return true;
         }
         // The plugin has made a new one, perhaps.
         match attach::open_pinned(&self.pins.link(ifname, direction)) {
             Ok(link) => {
                 self.hold_link(ifname, direction, link);
-                Ok(held(self))
+                held(self)
             }
-            Err(_) => Ok(false),
+            Err(_) => false,
         }
     }
 

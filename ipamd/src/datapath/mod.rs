@@ -67,7 +67,7 @@ pub struct Swept {
 pub struct DatapathConfig {
     /// Where everything is pinned.
     pub pins: Pins,
-    /// How programs are attached; `None` takes tcx where the kernel has it.
+    /// How programs are attached; `None` takes tcx where the kernel has it, and leaves clsact filters that endpoints have.
     pub attach_mode: Option<AttachMode>,
     /// Entries of each family's conntrack map.
     pub conntrack_size: u32,
@@ -192,6 +192,8 @@ pub type Repairs = Vec<String>;
 pub struct Datapath {
     pins: Pins,
     attach_mode: AttachMode,
+    /// Endpoints may have clsact filters although the kernel has tcx.
+    takes_filters: bool,
     programs: Programs,
     program_ids: BTreeMap<String, u32>,
     node: TypedMap<u32, Node>,
@@ -233,6 +235,7 @@ impl Datapath {
         let datapath = Self {
             pins: config.pins.clone(),
             attach_mode,
+            takes_filters: config.attach_mode.is_none(),
             programs,
             program_ids,
             node: TypedMap::take(&mut maps, "node")?,
@@ -269,6 +272,11 @@ impl Datapath {
     /// How programs are attached.
     pub fn attach_mode(&self) -> AttachMode {
         self.attach_mode
+    }
+
+    /// How an endpoint's programs are attached if nobody else needs the qdisc of filters.
+    pub fn quick_mode(&self) -> AttachMode {
+        if self.takes_filters { AttachMode::Clsact } else { self.attach_mode }
     }
 
     /// Path of a pinned program (`from_endpoint`, `to_endpoint`).

@@ -18,6 +18,8 @@ use crate::{
 pub trait Kernel: Debug + Send + Sync {
     /// How programs are attached.
     fn attach_mode(&self) -> AttachMode;
+    /// How programs are to be attached to the interfaces that Cambric makes in a network. This one reads files.
+    fn attach_mode_in(&self, network: &str) -> AttachMode;
     /// Path of a pinned program.
     fn program_path(&self, name: &str) -> PathBuf;
     /// Whether a program is pinned, for the plugin to attach.

@@ -34,6 +34,11 @@ impl Node {
     }
 
     fn reserve_checked(&self, request: &Reserve) -> Result<Reservation, ApiError> {
+        let attach_mode = match request.chained {
+            None => self.kernel.attach_mode_in(&request.key.network),
+            // It is up already, and the qdisc of a filter would stop its traffic for a moment.
+            Some(_) => self.kernel.attach_mode(),
+        };
         let state = &mut *self.state();
         ports::check_free(state, request)?;
         if let Some(record) = state.records.get_mut(&request.key) {
@@ -47,12 +52,12 @@ impl Node {
                 (true, true) => {
                     agrees(&record.attachment, request)?;
                     record.touched = now();
-                    return Ok(self.reservation(record));
+                    return Ok(Reservation { attach_mode, ..self.reservation(record) });
                 }
                 (true, false) if !is_changed => return Err(elsewhere(&record.attachment)),
                 (false, true) if is_of_same_pod(&record.attachment, request) => {
                     record.touched = now();
-                    return Ok(self.reservation(record));
+                    return Ok(Reservation { attach_mode, ..self.reservation(record) });
                 }
                 // The runtime made a new container of the same id, or another plugin a new interface: the old one is gone.
                 // Or an ADD was broken off.
@@ -75,7 +80,7 @@ impl Node {
         let key = attachment.key.clone();
         let touched = attachment.created;
         let record = Record { attachment, stored: Some(stored), committed: None, touched };
-        let reservation = self.reservation(&record);
+        let reservation = Reservation { attach_mode, ..self.reservation(&record) };
         tracing::debug!(%key, "reserved");
         state.records.insert(key, record);
         Ok(reservation)

@@ -65,6 +65,10 @@ impl Kernel for FakeKernel {
     fn attach_mode(&self) -> AttachMode {
         AttachMode::Tcx
     }
+
+    fn attach_mode_in(&self, _: &str) -> AttachMode {
+        AttachMode::Tcx
+    }
     fn program_path(&self, name: &str) -> PathBuf {
         Pins::new("/b").program(name)
     }

@@ -24,7 +24,6 @@ use self::turns::Turns;
 pub use self::session::Session;
 use crate::{
     cluster::{SourceState, kube::Asking},
-    expedite::Expedite,
     metrics::Metrics,
     monitor::Monitor,
     node::Node,
@@ -37,7 +36,6 @@ use crate::{
 pub struct NodeService {
     node: Arc<Node>,
     metrics: Arc<Metrics>,
-    expedite: Arc<Expedite>,
     monitor: Arc<Monitor>,
     services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
@@ -62,7 +60,6 @@ impl NodeService {
     pub fn new(
         node: Arc<Node>,
         metrics: Arc<Metrics>,
-        expedite: Arc<Expedite>,
         monitor: Arc<Monitor>,
         services: Arc<dyn Listing>,
         stopped: watch::Receiver<bool>,
@@ -71,7 +68,6 @@ impl NodeService {
         Self {
             node,
             metrics,
-            expedite,
             monitor,
             services,
             stopped,
@@ -203,12 +199,8 @@ impl Service for NodeService {
         replies: &mut Replies<'_>,
     ) -> io::Result<()> {
         let began = Instant::now();
-        match &request {
-            Request::Reserve(reserve) => {
-                session.hold(self.expedite.hold());
-                session.ask(self.ask(reserve.pod.as_ref()));
-            }
-            _ => session.let_go(),
+        if let Request::Reserve(reserve) = &request {
+            session.ask(self.ask(reserve.pod.as_ref()));
         }
         let name = name(&request);
         let answered = match request {

@@ -9,7 +9,6 @@ use tokio::{
 };
 
 use super::turns::{Turn, Turns};
-use crate::expedite::Hold;
 
 /// Memory for the files of diffs is given out in pieces of so many bytes.
 const FILE_BLOCK: usize = 4_096;
@@ -22,9 +21,7 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 /// What a connection keeps from one request to the next; dropped with it.
 #[derive(Debug, Default)]
 pub struct Session {
-    /// From an ADD's reservation to its commit, or until its plugin is gone: between them programs are attached.
-    expedite: Option<Hold>,
-    /// The same ADD, which no other of its attachment comes into.
+    /// From an ADD's reservation to its commit, or until its plugin is gone: no other of its attachment comes into it.
     turn: Option<Turn>,
     /// Asks for the pod that is being added.
     asked: Option<JoinHandle<()>>,
@@ -50,11 +47,6 @@ impl Session {
         self.turn = None;
     }
 
-    /// Keeps grace periods short.
-    pub(super) fn hold(&mut self, hold: Hold) {
-        self.expedite = Some(hold);
-    }
-
     /// Keeps who asks for the pod that is being added.
     pub(super) fn ask(&mut self, asked: Option<JoinHandle<()>>) {
         self.asked = asked;
@@ -66,11 +58,6 @@ impl Session {
             // Why it was in vain was said.
             let _ = asked.await;
         }
-    }
-
-    /// Not any more.
-    pub(super) fn let_go(&mut self) {
-        self.expedite = None;
     }
 
     /// Keeps a file for the next diff.

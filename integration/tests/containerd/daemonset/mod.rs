@@ -167,9 +167,6 @@ fn uninstalling_by_the_manifest_leaves_the_node_as_it_was() -> Result<()> {
     uninstalled.stop()?;
     ensure!(!pods.stranger.reaches(FAR4).unwrap_or(false), "somebody still carries its packets");
     before.equals(&snapshot()?)?;
-    // Other tests have it on for a moment, too.
-    let normal = || fs::read_to_string("/sys/kernel/rcu_expedited").is_ok_and(|it| it.trim() == "0");
-    ensure!(eventually(PATIENCE, normal), "grace periods are still expedited");
     Ok(())
 }
 
