@@ -55,11 +55,7 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *mate = (CT_ENTRY *)&room->mate;
 	CT_KEY *key = (CT_KEY *)&room->mate_key;
 
-	/* Both ports of an echo are its identifier. */
-	if (is_icmp(packet->protocol))
-		entry->nat_port[to] = entry->nat_port[from];
-
-	__u32 mate_from = FN(make_key)(key, packet->protocol, &entry->nat_address[from], entry->nat_port[from],
+	__u32 mate_from = FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from],
 				       &entry->nat_address[to], entry->nat_port[to]) & 1;
 	__u32 mate_to = mate_from ^ 1;
 	CT_ENTRY *holder = FN(find)(key);
@@ -87,7 +83,7 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	bool source = !FN(equal)(&entry->nat_address[from], &packet->source) ||
 		      entry->nat_port[from] != packet->source_port;
 	bool destination = !FN(equal)(&entry->nat_address[to], &packet->destination) ||
-			   (!is_icmp(packet->protocol) && entry->nat_port[to] != packet->destination_port);
+			   entry->nat_port[to] != packet->destination_port;
 
 	__builtin_memset(mate, 0, sizeof(*mate));
 	mate->epoch = entry->epoch;

@@ -88,6 +88,13 @@ enum packet_kind {
 	PACKET_ERROR, /* an ICMP error about the flow */
 };
 
+/* Who asks, of an ICMP message: a reply goes to who asked. What is neither question nor answer counts as a question. */
+enum asker {
+	ASKER_NONE, /* it is none */
+	ASKER_SOURCE,
+	ASKER_DESTINATION,
+};
+
 /* What parsing finds. The positive values are reasons for a drop. */
 enum {
 	PARSED = 0,

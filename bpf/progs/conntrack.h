@@ -27,7 +27,7 @@ static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_EN
 	CT_KEY key;
 	__u32 from = side & 1, to = from ^ 1;
 
-	FN(make_key)(&key, packet->protocol, &entry->nat_address[from], entry->nat_port[from],
+	FN(make_key)(&key, packet, &entry->nat_address[from], entry->nat_port[from],
 		     &entry->nat_address[to], entry->nat_port[to]);
 	return FN(find)(&key);
 }
@@ -51,7 +51,6 @@ static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *e
 	if (!FN(is_sampled)(&inside, state) || !within_budget(state))
 		return;
 	room->answer.rule = room->answer.log = 0;
-	room->icmp = 0;
 	FN(tell)(&inside, against ? what | TELL_AGAINST : what, 0);
 }
 

@@ -21,7 +21,7 @@ static __always_inline int hide_at_uplink_v4(struct scratch *room, const struct 
 {
 	struct ct_entry4 *transit = (struct ct_entry4 *)&room->mate;
 	struct ct_key4 *key = (struct ct_key4 *)&room->mate_key;
-	__u32 side = make_key_v4(key, packet->protocol, &packet->source, packet->source_port, &entry->nat_address[to],
+	__u32 side = make_key_v4(key, packet, &packet->source, packet->source_port, &entry->nat_address[to],
 				 entry->nat_port[to]) & 1;
 	struct ct_entry4 *holder = find_v4(key);
 

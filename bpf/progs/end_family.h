@@ -21,7 +21,6 @@
 #undef SOCKET_PEER
 #undef WORDS
 #undef IP_OFFSET
-#undef ECHO_REQUEST
 #undef TELL
 #undef TELL_AGAINST
 #undef POLICE_OF_NODE

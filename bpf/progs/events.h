@@ -39,9 +39,13 @@ __noinline int FN(tell)(const PACKET *packet, __u32 what, __u32 ifindex)
 		event->source_port = packet->source_port;
 		event->destination_port = packet->destination_port;
 	}
-	/* Both ports of an echo are its identifier. */
-	if (is_icmp(packet->protocol))
-		event->destination_port = room->icmp;
+	/* Told as who asks has it, whichever way it goes. */
+	if (packet->asker == (what & TELL_AGAINST ? ASKER_SOURCE : ASKER_DESTINATION)) {
+		__be16 asked = event->source_port;
+
+		event->source_port = event->destination_port;
+		event->destination_port = asked;
+	}
 	if (bpf_ringbuf_output(&events, event, sizeof(*event), 0))
 		count(COUNTER_EVENTS_LOST);
 	return 0;
@@ -68,7 +72,6 @@ __noinline int FN(refuse)(const PACKET *packet, __u32 reason, __u32 ifindex)
 		what |= room->against ? TELL_AGAINST : 0;
 	} else {
 		room->answer.rule = 0;
-		room->icmp = 0;
 	}
 	room->answer.log = 0;
 	FN(tell)(packet, what, ifindex);

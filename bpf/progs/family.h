@@ -42,8 +42,15 @@ PACKET {
 	__u8 kind; /* enum packet_kind */
 	__u8 early; /* PACKET_FIRST_FRAGMENT: how many pieces came before it, and were not let through */
 	__u8 cut; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
+	__u8 asker; /* enum asker: ICMP */
+	__u8 pad[3];
 	__be32 id; /* of a fragment: its datagram's */
 };
+
+/* Of the family's ICMP: ipv4.h, ipv6.h. */
+static __always_inline __u8 FN(request_of)(__u8 type);
+static __always_inline __u8 FN(code_of)(__u8 type, __u8 code);
+static __always_inline bool FN(has_identifier)(__u8 type);
 
 static __always_inline bool FN(equal)(const ADDRESS *a, const ADDRESS *b)
 {
@@ -63,8 +70,8 @@ static __always_inline bool FN(is_zero)(const ADDRESS *a)
 	return bits == 0;
 }
 
-/* Fills `key` for what goes from one side to the other, and returns the index of the source in it. */
-static __always_inline __u32 FN(make_key)(CT_KEY *key, __u8 protocol, const ADDRESS *source, __be16 source_port,
+/* Fills `key` for what goes as the packet goes but has these addresses and ports, and returns the index of the source in it. */
+static __always_inline __u32 FN(make_key)(CT_KEY *key, const PACKET *packet, const ADDRESS *source, __be16 source_port,
 					  const ADDRESS *destination, __be16 destination_port)
 {
 	/* The first word that differs decides; then the port. */
@@ -85,14 +92,15 @@ static __always_inline __u32 FN(make_key)(CT_KEY *key, __u8 protocol, const ADDR
 		key->port[0] = source_port;
 		key->port[1] = destination_port;
 	}
-	key->protocol = protocol;
+	key->protocol = packet->protocol;
+	key->asker = packet->asker == ASKER_NONE ? 0 : (at ^ (packet->asker == ASKER_DESTINATION)) + 1;
 	__builtin_memset(key->pad, 0, sizeof(key->pad));
 	return at;
 }
 
 static __always_inline __u32 FN(key)(const PACKET *packet, CT_KEY *key)
 {
-	return FN(make_key)(key, packet->protocol, &packet->source, packet->source_port, &packet->destination,
+	return FN(make_key)(key, packet, &packet->source, packet->source_port, &packet->destination,
 			    packet->destination_port);
 }
 
@@ -121,6 +129,7 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
 			.destination = packet->destination_port,
 			.known = true,
 			.protocol = packet->protocol,
+			.asker = packet->asker,
 		};
 
 		if (pieces && !pieces->known)
@@ -134,7 +143,21 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
 	packet->destination_port = pieces->destination;
 	packet->protocol = pieces->protocol;
 	packet->cut = pieces->cut;
+	packet->asker = pieces->asker;
 	return PARSED;
+}
+
+/* What an ICMP message has for ports: who asks the identifier, who is asked the question. `icmp` is as far as it is quoted. */
+static __always_inline void FN(message_ports)(PACKET *packet, const struct icmp_header *icmp)
+{
+	__u8 question = FN(request_of)(icmp->type);
+	__be16 asked = bpf_htons(question << 8 | FN(code_of)(icmp->type, icmp->code));
+	__be16 id = FN(has_identifier)(question) ? icmp->id : 0;
+	bool asks = question == icmp->type;
+
+	packet->asker = asks ? ASKER_SOURCE : ASKER_DESTINATION;
+	packet->source_port = asks ? id : asked;
+	packet->destination_port = asks ? asked : id;
 }
 
 /* The ports of the packet inside an ICMP error, exchanged; `transport` is what the error quotes of its header. */
@@ -144,7 +167,13 @@ static __always_inline void FN(quoted_ports)(PACKET *packet, const struct icmp_h
 
 	packet->source_port = packet->destination_port = 0;
 	if (is_icmp(packet->protocol)) {
-		packet->source_port = packet->destination_port = transport->id;
+		FN(message_ports)(packet, transport);
+
+		__be16 port = packet->source_port;
+
+		packet->source_port = packet->destination_port;
+		packet->destination_port = port;
+		packet->asker = packet->asker == ASKER_SOURCE ? ASKER_DESTINATION : ASKER_SOURCE;
 	} else if (has_ports(packet->protocol)) {
 		packet->source_port = ports->destination;
 		packet->destination_port = ports->source;

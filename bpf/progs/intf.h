@@ -141,20 +141,24 @@ struct policy_entry {
 
 /*
  * Key of `conntrack4`, `conntrack6`: both sides of a flow, the smaller (address, port) first, compared as the bytes
- * lie in memory. An ICMP echo has its identifier as both ports; a protocol without ports has zeroes.
+ * lie in memory. Of ICMP who asks has the identifier as its port (zero if there is none), and who is asked the type << 8 |
+ * code of the question: so echoes, timestamps and what both sides ask each other are flows of their own. Which side asks is part
+ * of the key, for an identifier may be any number. A protocol without ports has zeroes.
  */
 struct ct_key4 {
 	struct ip4 address[2];
 	__be16 port[2];
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 asker; /* ICMP: 1 + the index of the side that asks; 0: another protocol */
+	__u8 pad[2];
 };
 
 struct ct_key6 {
 	struct ip6 address[2];
 	__be16 port[2];
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 asker;
+	__u8 pad[2];
 };
 
 /* How packets of one way of a flow go on. */
@@ -248,6 +252,8 @@ struct pieces {
 	__u8 protocol;
 	__u8 early; /* how many came before it */
 	__u8 cut; /* the host's stack has the first, which is to be cut again: the others follow */
+	__u8 asker; /* enum asker */
+	__u8 pad;
 };
 
 /* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). */

@@ -13,7 +13,10 @@
 #define ICMP_PARAMETER_PROBLEM 12
 #define ICMP_TIMESTAMP_REPLY 14
 #define ICMP_INFORMATION_REPLY 16
+#define ICMP_TIMESTAMP 13
 #define ICMP_MASK_REPLY 18
+#define ICMP_EXTENDED_ECHO 42
+#define ICMP_EXTENDED_ECHO_REPLY 43
 
 #define IP4_OPTION_END 0
 #define IP4_OPTION_NOTHING 1
@@ -48,8 +51,6 @@ static __always_inline bool is_error_v4(__u8 type)
 	       type == ICMP_PARAMETER_PROBLEM;
 }
 
-#define ECHO_REQUEST ICMP_ECHO
-
 /* The type of the request that a reply of this type answers; the type itself if it is no reply. */
 static __always_inline __u8 request_of_v4(__u8 type)
 {
@@ -59,9 +60,22 @@ static __always_inline __u8 request_of_v4(__u8 type)
 	case ICMP_TIMESTAMP_REPLY:
 	case ICMP_INFORMATION_REPLY:
 	case ICMP_MASK_REPLY:
+	case ICMP_EXTENDED_ECHO_REPLY:
 		return type - 1;
 	}
 	return type;
+}
+
+/* The code of the question. An extended echo is answered with a status for a code: RFC 8335. */
+static __always_inline __u8 code_of_v4(__u8 type, __u8 code)
+{
+	return type == ICMP_EXTENDED_ECHO_REPLY ? 0 : code;
+}
+
+/* Whether a question of this type has an identifier, which may be changed on the way: RFC 5508. */
+static __always_inline bool has_identifier_v4(__u8 type)
+{
+	return type == ICMP_ECHO || (type >= ICMP_TIMESTAMP && type < ICMP_MASK_REPLY) || type == ICMP_EXTENDED_ECHO;
 }
 
 /* 127.0.0.0/8 */
@@ -157,8 +171,7 @@ static __always_inline int parse_icmp_v4(struct __sk_buff *skb, struct packet4 *
 		return parse_error_v4(skb, packet);
 	if (icmp.type == ICMP_REDIRECT)
 		return DROP_LINK_SCOPE;
-	packet->source_port = packet->destination_port =
-		icmp.type == ICMP_ECHO || icmp.type == ICMP_ECHO_REPLY ? icmp.id : 0;
+	FN(message_ports)(packet, &icmp);
 	return PARSED;
 }
 

@@ -16,6 +16,8 @@
 #define ICMPV6_NEIGHBOUR_ADVERTISEMENT 136
 #define ICMPV6_REDIRECT 137
 #define ICMPV6_LISTENER_REPORT_V2 143
+#define ICMPV6_EXTENDED_ECHO 160
+#define ICMPV6_EXTENDED_ECHO_REPLY 161
 
 #define IP6_SOURCE_OFFSET 8
 #define IP6_DESTINATION_OFFSET 24
@@ -39,12 +41,29 @@ struct ip6_extension {
 	__be32 id; /* of a fragment header */
 };
 
-#define ECHO_REQUEST ICMPV6_ECHO_REQUEST
-
 /* The type of the request that a reply of this type answers; the type itself if it is no reply. */
 static __always_inline __u8 request_of_v6(__u8 type)
 {
-	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ? type - 1 : type;
+	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
+			       type == ICMPV6_EXTENDED_ECHO_REPLY ?
+		       type - 1 :
+		       type;
+}
+
+/* The code of the question. An extended echo (RFC 8335) and a question about a node (RFC 4620) are answered with a status for
+ * a code; the latter has codes of its own, which count for nothing here. */
+static __always_inline __u8 code_of_v6(__u8 type, __u8 code)
+{
+	return type == ICMPV6_EXTENDED_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
+			       type == ICMPV6_NODE_INFORMATION_REPLY - 1 ?
+		       0 :
+		       code;
+}
+
+/* Whether a question of this type has an identifier, which may be changed on the way. */
+static __always_inline bool has_identifier_v6(__u8 type)
+{
+	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_EXTENDED_ECHO;
 }
 
 /* ::1 */
@@ -178,8 +197,7 @@ static __always_inline int parse_icmp_v6(struct __sk_buff *skb, struct packet6 *
 	case ICMPV6_LISTENER_REPORT_V2:
 		return DROP_LINK_SCOPE;
 	}
-	packet->source_port = packet->destination_port =
-		icmp.type == ICMPV6_ECHO_REQUEST || icmp.type == ICMPV6_ECHO_REPLY ? icmp.id : 0;
+	FN(message_ports)(packet, &icmp);
 	return PARSED;
 }
 

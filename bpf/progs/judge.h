@@ -20,6 +20,9 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
 			entry->flags = CT_PICKED_UP;
+		/* An answer to what nobody is known to have asked passes if the question would. */
+		if (packet->asker == ASKER_DESTINATION)
+			entry->opener = side ^ 1;
 		return false;
 	}
 	entry->nat_address[0] = old->nat_address[0];

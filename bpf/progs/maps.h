@@ -232,9 +232,8 @@ struct scratch {
 	struct decided wanted; /* the question as `lately` has it */
 	struct policy_entry answer; /* of the policy that was asked last; zero: none was */
 	__be16 opener_port; /* of the flow in question */
-	__be16 icmp; /* ICMP: what policies match of it, type << 8 | code */
 	bool against; /* the packet that was judged went against its flow's opener */
-	__u8 pad[3];
+	__u8 pad[5];
 	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
 	struct client6 client; /* or a client4 */
 	struct affinity6 affinity; /* or an affinity4 */

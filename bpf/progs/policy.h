@@ -5,23 +5,6 @@
 #define POLICE_OF_NODE 1 /* a process of this node */
 #define POLICE_AGAINST 2 /* against the opener's way */
 
-/* What policies match as the port of the flow's other side, from the opener's view. */
-static __always_inline __be16 FN(matched_port)(struct __sk_buff *skb, const PACKET *packet, bool against)
-{
-	__u8 kind[2] = {};
-	__u32 at = packet->kind == PACKET_ERROR ? packet->inner_transport : packet->transport;
-
-	if (!is_icmp(packet->protocol))
-		return against ? packet->source_port : packet->destination_port;
-	/* The header is in the first fragment. */
-	if (packet->kind == PACKET_LATER_FRAGMENT || bpf_skb_load_bytes(skb, at, kind, sizeof(kind)))
-		kind[0] = ECHO_REQUEST;
-	/* What opened the flow was the request. An error quotes a packet of the other way. */
-	else if (against != (packet->kind == PACKET_ERROR))
-		kind[0] = FN(request_of)(kind[0]);
-	return bpf_htons(kind[0] << 8 | kind[1]);
-}
-
 /* Whether an address is this node's own, gateways of its pools included: policy is told so of each. */
 static __always_inline bool FN(is_of_node)(struct scratch *room, const struct node *state, const ADDRESS *address)
 {
@@ -100,13 +83,13 @@ __noinline int FN(police)(struct __sk_buff *skb, const PACKET *packet, __u32 ope
 
 	const ADDRESS *from = against ? &packet->destination : &packet->source;
 	const ADDRESS *to = against ? &packet->source : &packet->destination;
-	__be16 port = FN(matched_port)(skb, packet, against);
+	/* Of ICMP, what is asked: type << 8 | code. */
+	__be16 port = against ? packet->source_port : packet->destination_port;
 	__u32 ports = (__u32)port << 16 | (against ? packet->destination_port : packet->source_port);
 	int reason = PARSED;
 
 	__builtin_memset(&room->answer, 0, sizeof(room->answer));
 	room->against = against;
-	room->icmp = port;
 	if (opener)
 		reason = FN(ask)(room, state, opener, POLICY_EGRESS, to, packet->protocol, ports, false);
 	if (unlikely(room->answer.log) && within_budget(state))

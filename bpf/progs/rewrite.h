@@ -75,7 +75,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 			port_at += offsetof(struct icmp_header, id);
 		else if (is_source)
 			port_at += offsetof(struct transport, destination);
-		if (has_ports(packet->protocol) || echo) {
+		if (old_port != new_port) {
 			if (bpf_l4_csum_replace(skb, outer_checksum, old_port, new_port, sizeof(new_port)) ||
 			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
 				return DROP_REWRITE_FAILED;

@@ -3,5 +3,6 @@
 mod checksums;
 mod discovery;
 mod forms;
+mod icmp;
 mod scene;
 mod senders;

@@ -5,6 +5,7 @@ mod delivery;
 mod endings;
 mod errors;
 mod fragments;
+mod icmp;
 mod malformed;
 mod marks;
 mod masquerade;

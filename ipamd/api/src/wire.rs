@@ -425,11 +425,11 @@ pub struct Connection {
     pub protocol: u8,
     /// Who opened it.
     pub source: IpAddr,
-    /// Its port, or the identifier of an ICMP echo.
+    /// Its port, or the identifier of an ICMP message.
     pub source_port: u16,
     /// Whom it was opened to.
     pub destination: IpAddr,
-    /// Its port, or the identifier of an ICMP echo.
+    /// Its port; for ICMP type << 8 | code of what opened it.
     pub destination_port: u16,
     /// The source as the destination sees it, where it is masqueraded.
     pub masquerade: Option<(IpAddr, u16)>,

@@ -14,9 +14,11 @@ use super::{
     status::duration,
 };
 
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 /// The protocols that have names here.
 const PROTOCOLS: [(u8, &str); 6] =
-    [(1, "icmp"), (6, "tcp"), (17, "udp"), (58, "icmpv6"), (132, "sctp"), (136, "udplite")];
+    [(ICMP, "icmp"), (6, "tcp"), (17, "udp"), (ICMPV6, "icmpv6"), (132, "sctp"), (136, "udplite")];
 
 /// Which connections; each flag that is given must match.
 #[derive(Debug, Args)]
@@ -66,10 +68,17 @@ pub(super) fn list(daemon: &mut Daemon, filter: &Filter, output: &Output) -> any
 }
 
 fn row(connection: &Connection) -> [String; 7] {
+    let icmp = matches!(connection.protocol, ICMP | ICMPV6);
+    let [kind, code] = connection.destination_port.to_be_bytes();
+    let name = protocol_name(connection.protocol);
     [
-        protocol_name(connection.protocol),
+        if icmp { format!("{name}/{kind}/{code}") } else { name },
         side(connection.source, connection.source_port),
-        side(connection.destination, connection.destination_port),
+        if icmp {
+            connection.destination.to_string()
+        } else {
+            side(connection.destination, connection.destination_port)
+        },
         translated(connection.masquerade),
         translated(connection.backend),
         connection.state.clone(),
@@ -99,5 +108,23 @@ mod tests {
     fn protocols_go_by_name_or_number() {
         assert_eq!(["tcp", "6", "icmpv6", "47"].map(|text| protocol(text).unwrap()), [6, 6, 58, 47]);
         assert!(protocol("tpc").is_err() && protocol("256").is_err());
+    }
+
+    #[test]
+    fn an_echo_has_its_identifier_and_type() {
+        let connection = Connection {
+            protocol: ICMP,
+            source: "10.0.0.1".parse().unwrap(),
+            source_port: 77,
+            destination: "10.0.0.2".parse().unwrap(),
+            destination_port: 8 << 8,
+            masquerade: None,
+            backend: None,
+            state: "new".into(),
+            expires_in: 3,
+        };
+        assert_eq!(row(&connection)[..3], ["icmp/8/0", "10.0.0.1:77", "10.0.0.2"]);
+        let question = Connection { protocol: 17, ..connection };
+        assert_eq!(row(&question)[..3], ["udp", "10.0.0.1:77", "10.0.0.2:2048"]);
     }
 }

@@ -3,25 +3,16 @@
 
 use ipamd_api::wire::Connection;
 
-use crate::policy::{enforce::SeenFlow, model::protocol};
+use crate::policy::enforce::SeenFlow;
 
 /// How many ends one sweep tells of: fewer than wait for a subscriber.
 const ENDS: usize = 512;
 
-const ECHO_REQUEST: u16 = 8 << 8;
-const ECHO_REQUEST_V6: u16 = 128 << 8;
-
-/// A connection as the flow that policies were asked about: before it was masqueraded, and to its backend. The identifier of an echo is its
-/// source port; the conntrack does not know the ICMP type, and what opens a flow is a request.
+/// A connection as the flow that policies were asked about: before it was masqueraded, and to its backend.
 pub fn flow_of(connection: &Connection) -> SeenFlow {
     let Connection { protocol, source, source_port, .. } = *connection;
     let (destination, destination_port) =
         connection.backend.unwrap_or((connection.destination, connection.destination_port));
-    let destination_port = match protocol {
-        protocol::ICMP => ECHO_REQUEST,
-        protocol::ICMPV6 => ECHO_REQUEST_V6,
-        _ => destination_port,
-    };
     SeenFlow { protocol, source, source_port, destination, destination_port }
 }
 
@@ -101,11 +92,10 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_is_a_request_by_its_identifier() {
-        for (protocol, port) in [(17, 77), (1, 8 << 8), (58, 128 << 8), (132, 77)] {
-            let flow = flow_of(&connection(protocol, "new"));
-            assert_eq!((flow.source_port, flow.destination_port), (77, port));
-        }
+    fn a_connection_to_a_service_is_a_flow_to_its_backend() {
+        let backend = ("10.0.0.9".parse().unwrap(), 8080);
+        let flow = flow_of(&Connection { backend: Some(backend), ..connection(6, "new") });
+        assert_eq!((flow.source_port, (flow.destination, flow.destination_port)), (77, backend));
     }
 
     fn ends(connections: impl IntoIterator<Item = Connection>, sample: u32) -> (usize, u64) {
