@@ -75,7 +75,8 @@ fn what_both_sides_ask_with_one_identifier_are_two_flows() {
             let packet = message6(from, to.ipv6, kind, id);
             assert_eq!(bench.run("from_endpoint", from.ifindex, &packet).unwrap().action, REDIRECT);
         }
-        let answered = bench.flows6().unwrap().iter().filter(|(_, entry)| entry.flags & CT_REPLIED != 0).count();
+        let answered =
+            bench.flows6().unwrap().iter().filter(|(_, entry)| entry.flags & CT_REPLIED != 0).count();
         assert_eq!((bench.flows6().unwrap().len(), answered), (2, 1), "of {id}");
     }
 }
