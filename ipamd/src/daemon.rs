@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
 use tokio::{
-    net::TcpListener,
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -27,12 +26,13 @@ use crate::{
     footprint::FootprintFile,
     host::Host,
     ipam::Pool,
-    metrics::{self, Metrics},
+    metrics::{Metrics, Served},
     monitor::{Listening, Monitor},
     node::{Making, Node},
     peers::Peers,
     policy::enforce::Enforcer,
     preflight,
+    probes::Probes,
     reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
     released,
@@ -40,6 +40,7 @@ use crate::{
     server::{self, Limits},
     services::{Balancer, Site, health::HealthPorts, parting::Parting},
     store::{Loaded, Store},
+    supervisor,
     waiting::{Door, Waiting},
 };
 
@@ -58,6 +59,7 @@ pub enum Ending {
 /// Why it could not start, or what went wrong at its end.
 pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let mut signals = Signals::listen()?;
+    supervise(&config)?;
     check_machine(&config)?;
 
     // The store's lock keeps a second daemon away from here on.
@@ -70,6 +72,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let (listener, socket_file) = server::listen(&config.socket)?;
     let waiting = Arc::new(Waiting::default());
     let door = Arc::new(Door::new(config.node_name.clone(), Arc::clone(&waiting)));
+    let (probes, served) = answer_probes(&config, &waiting)?;
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(server::serve(listener, Arc::clone(&door), Limits::default(), stopped.clone()));
@@ -90,7 +93,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let datapath = Arc::new(open_datapath(&config, &pins)?);
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
-    let services = Arc::new(balancer(&config, &datapath, &pins)?);
+    let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
     let host = Host::new(
@@ -143,7 +146,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     door.open(service.about(following.state.clone(), following.asking.clone()));
     config.cni.install()?;
-    let mut background = background(&config, &node, metrics, released).await?;
+    let mut background = background(&node, released);
+    served.open(metrics, Arc::clone(&node));
     if let Some(network) = following.network.clone() {
         background.spawn(tell_of_network(network, Arc::clone(&peers)));
     }
@@ -151,12 +155,13 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     say_serving(&config, attachments, &datapath);
 
     let ending = signals.ending(&config, of_the_node.then_some(&*peers)).await;
+    served.stop();
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
     drop(door);
     background.shutdown().await;
     // In this order.
-    drop((following, parting, reconciliation, listening, socket_file));
+    drop((following, parting, reconciliation, listening, socket_file, probes, served));
     close(node)?;
     Ok(ending)
 }
@@ -237,21 +242,38 @@ impl Signals {
 }
 
 /// What goes on beside the socket.
-async fn background(
-    config: &Config,
-    node: &Arc<Node>,
-    metrics: Arc<Metrics>,
-    released: PathBuf,
-) -> anyhow::Result<JoinSet<()>> {
+fn background(node: &Arc<Node>, released: PathBuf) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    if let Some(address) = config.metrics {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("cannot serve metrics on {address}"))?;
-        tasks.spawn(metrics::serve(listener, metrics, Arc::clone(node)));
-    }
     let node = Arc::clone(node);
     tasks.spawn(async move { released::watch(&released, &node).await });
-    Ok(tasks)
+    tasks
+}
+
+/// Answers whoever looks whether the node is well; for now, by what it waits for.
+fn answer_probes(config: &Config, waiting: &Arc<Waiting>) -> anyhow::Result<(Probes, Arc<Served>)> {
+    let probes = Probes::start().context("cannot start the thread that answers probes")?;
+    let served = Arc::new(Served::new(Arc::clone(waiting)));
+    if let Some(address) = config.metrics {
+        let served = Arc::clone(&served);
+        probes.serve(address, served).with_context(|| format!("cannot serve metrics on {address}"))?;
+    }
+    Ok((probes, served))
+}
+
+/// Has every thread be supervised, this one too, and systemd's watchdog told that all are well, if it listens.
+fn supervise(config: &Config) -> anyhow::Result<()> {
+    let watched = sd_notify::watchdog_enabled().is_some();
+    let well = move || {
+        if watched {
+            say(&[sd_notify::NotifyState::Watchdog]);
+        }
+    };
+    supervisor::start(config.thread_deadline, well)
+        .context("cannot start the thread that supervises the others")?;
+    // For as long as the process lives.
+    std::mem::forget(supervisor::supervise("the main thread"));
+    tokio::spawn(supervisor::heart());
+    Ok(())
 }
 
 fn say_serving(config: &Config, attachments: usize, datapath: &Datapath) {
@@ -289,11 +311,16 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
 }
 
 /// What balances connections, with its health check ports.
-fn balancer(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> Result<Balancer, DatapathError> {
+fn balancer(
+    config: &Config,
+    datapath: &Arc<Datapath>,
+    pins: &Pins,
+    probes: &Handle,
+) -> Result<Balancer, DatapathError> {
     let tables = ServiceTables::open(Arc::clone(datapath), pins)?;
     let balancer = Balancer::new(Box::new(tables), site(config));
     balancer.serve_cluster_ips_outside(config.cluster_ip_external);
-    balancer.answer_health_checks(HealthPorts::new(&Handle::current(), None));
+    balancer.answer_health_checks(HealthPorts::new(probes, None));
     Ok(balancer)
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     peers::Peers,
     policy::enforce::Enforcer,
     services::{Balancer, Gone, NodeAddresses},
+    supervisor,
     waiting::Waiting,
 };
 
@@ -127,8 +128,9 @@ impl Following {
             open()?
         };
         let state = source.state();
-        let thread = thread::Builder::new().name("cluster".into()).spawn(move || {
+        let thread = supervisor::spawn("cluster", move || {
             runtime.block_on(async {
+                tokio::spawn(supervisor::heart());
                 tokio::select! {
                     () = run(source, own, tell, started) => {}
                     _ = stopped => {}

@@ -1,6 +1,14 @@
 //! Plain HTTP for probes and scrapes: one answer a connection, so many connections and so long.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -26,8 +34,8 @@ pub type Answer = Response<Full<Bytes>>;
 /// How much clients may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many are served at a time. One more ends the one that has been there longest: whoever means to ask is served
-    /// at once, and only those that dawdle are still there.
+    /// How many are served at a time. One more ends the one that has been there longest and has asked nothing yet. Where all
+    /// have asked, it is turned away: nobody is cut off who is being answered.
     pub connections: usize,
     /// How long each may stay.
     pub stay: Duration,
@@ -47,7 +55,7 @@ pub async fn serve<F>(
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing = false;
-                open.add(limits, connection(stream, limits.stay, answer.clone()));
+                open.add(limits, stream, answer.clone());
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -63,27 +71,48 @@ pub async fn serve<F>(
 #[derive(Debug, Default)]
 struct Open {
     tasks: JoinSet<()>,
-    order: VecDeque<AbortHandle>,
+    order: VecDeque<Client>,
+}
+
+/// A connection, and whether anything was asked on it.
+#[derive(Debug)]
+struct Client {
+    task: AbortHandle,
+    has_asked: Arc<AtomicBool>,
 }
 
 impl Open {
-    fn add(&mut self, limits: Limits, connection: impl Future<Output = ()> + Send + 'static) {
+    fn add<F>(
+        &mut self,
+        limits: Limits,
+        stream: TcpStream,
+        answer: impl Fn(Request<Incoming>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         while self.tasks.try_join_next().is_some() {}
-        self.order.retain(|connection| !connection.is_finished());
-        if self.order.len() >= limits.connections
-            && let Some(oldest) = self.order.pop_front()
-        {
-            oldest.abort();
+        self.order.retain(|client| !client.task.is_finished());
+        if self.order.len() >= limits.connections {
+            let idle = self.order.iter().position(|client| !client.has_asked.load(Ordering::Relaxed));
+            let Some(idle) = idle.and_then(|at| self.order.remove(at)) else { return };
+            idle.task.abort();
         }
-        self.order.push_back(self.tasks.spawn(connection));
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let task = self.tasks.spawn(connection(stream, limits.stay, Arc::clone(&has_asked), answer));
+        self.order.push_back(Client { task, has_asked });
     }
 }
 
-async fn connection<F>(stream: TcpStream, stay: Duration, answer: impl Fn(Request<Incoming>) -> F + Send)
-where
+async fn connection<F>(
+    stream: TcpStream,
+    stay: Duration,
+    has_asked: Arc<AtomicBool>,
+    answer: impl Fn(Request<Incoming>) -> F + Send,
+) where
     F: Future<Output = Answer> + Send,
 {
     let answer = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
         let answer = answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });

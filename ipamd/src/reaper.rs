@@ -7,7 +7,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::netlink::{NetlinkError, Socket};
+use crate::{
+    netlink::{NetlinkError, Socket},
+    supervisor,
+};
 
 /// The group of interfaces that are being removed. Whatever is put into it goes.
 const GROUP: u32 = 0xca3b_0d1e;
@@ -29,9 +32,7 @@ impl Reaper {
     pub fn start() -> Result<Self, NetlinkError> {
         let socket = Socket::open()?;
         let (queue, waiting) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("reaper".into())
-            .spawn(move || reap(socket, &waiting))
+        let thread = supervisor::spawn("reaper", move || reap(socket, &waiting))
             .map_err(|source| NetlinkError::new("start the thread that removes interfaces", source))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -58,7 +59,7 @@ impl Drop for Reaper {
 }
 
 fn reap(mut socket: Socket, waiting: &Receiver<u32>) {
-    while let Ok(first) = waiting.recv() {
+    while let Ok(first) = supervisor::resting(|| waiting.recv()) {
         let mut batch = vec![first];
         batch.extend(waiting.try_iter());
         if batch.len() > 1 {

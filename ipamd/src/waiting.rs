@@ -18,6 +18,7 @@ use crate::{
     cluster::SourceState,
     requests::{NodeService, Session},
     server::{Replies, Service},
+    supervisor,
 };
 
 /// How long a client waits for a start.
@@ -33,6 +34,11 @@ impl Waiting {
     /// Notes what is waited for: a clause that says what is missing.
     pub fn set(&self, missing: String) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+    }
+
+    /// The same in words.
+    pub fn missing(&self) -> String {
+        self.get().unwrap_or_else(|| "the daemon is starting".into())
     }
 
     fn get(&self) -> Option<String> {
@@ -69,7 +75,7 @@ impl Door {
     }
 
     fn missing(&self) -> String {
-        self.waiting.get().unwrap_or_else(|| "the daemon is starting".into())
+        self.waiting.missing()
     }
 
     fn status(&self) -> Status {
@@ -91,6 +97,7 @@ impl Door {
             events_lost: 0,
             events_suppressed: 0,
             cluster: self.source.get().map(|source| source.status()),
+            busy: supervisor::busy(),
         }
     }
 }

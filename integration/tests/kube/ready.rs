@@ -44,7 +44,7 @@ impl Installing {
 
     /// What the readiness probe of the manifest is answered.
     fn probe(&self) -> Result<String> {
-        self.get("healthz", &["-w", "%{http_code}"])
+        self.get("readyz", &["-w", "%{http_code}"])
     }
 
     fn get(&self, path: &str, flags: &[&str]) -> Result<String> {
@@ -105,7 +105,11 @@ fn a_node_is_ready_when_it_can_serve_and_not_before() -> Result<()> {
     let waits = || it.scene.node.status().is_ok_and(|it| it["problems"].to_string().contains("podCIDRs"));
     ensure!(eventually(PATIENCE, waits), "{:?}", it.scene.node.status());
     ensure!(!it.conflist().exists(), "the kubelet takes a node for ready that waits");
-    ensure!(!it.probe()?.ends_with("200"), "{}", it.probe()?);
+    let probed = it.probe()?;
+    ensure!(probed.ends_with("\n503") && probed.contains("podCIDRs"), "{probed}");
+    // It is as it should be, and not to be started anew.
+    assert_eq!(it.get("healthz", &["-w", "%{http_code}"])?, "ok\n200");
+    assert_eq!(it.get("metrics", &["-w", "%{http_code}", "-o", "/dev/null"])?, "503");
     let status = it.scene.node.ctl_output(&["status"])?.status;
     ensure!(status.code() == Some(1), "{status}");
     ensure!(it.condition().is_some_and(|it| it["status"] == "True"), "{:?}", it.condition());

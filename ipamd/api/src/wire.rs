@@ -305,6 +305,20 @@ pub struct Status {
     /// Where policies and services come from; `None` without a cluster.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
+    /// Threads of the daemon that are at something that takes long.
+    #[serde(default)]
+    pub busy: Vec<Thread>,
+}
+
+/// A thread that works. The daemon ends when one has not got on until its deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its name.
+    pub name: String,
+    /// For how long it has not got on.
+    pub busy_seconds: u64,
+    /// For how long that may be.
+    pub deadline_seconds: u64,
 }
 
 /// An interface that leads out of the node.

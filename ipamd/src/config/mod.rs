@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Parser;
@@ -21,6 +22,7 @@ use crate::{
     cni_files::CniFiles,
     datapath::PolicySizes,
     ipam::{Pool, PoolError, check_disjoint},
+    supervisor,
 };
 pub use locations::Locations;
 use options::Options;
@@ -152,6 +154,8 @@ pub struct Config {
     /// How programs are attached. If `None`, by tcx where the kernel has it, and to endpoints by clsact filters where it is
     /// known that nobody else needs their qdisc.
     pub attach: Option<AttachMode>,
+    /// How long a thread may take for one step.
+    pub thread_deadline: Duration,
     /// Bytes; the smallest of the uplinks' if `None`.
     pub mtu: Option<u32>,
     /// From which level on is logged.
@@ -218,6 +222,9 @@ impl Config {
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach,
+            thread_deadline: options
+                .thread_deadline
+                .map_or(supervisor::DEADLINE, |seconds| Duration::from_secs(seconds.get().into())),
             mtu: options.mtu.map(|mtu| mtu.0),
             log_level: options.log_level.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! Every key of the configuration, once: the same definition reads the file and the flags.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
@@ -125,6 +125,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "MODE")]
     #[serde(deserialize_with = "text")]
     pub attach: Option<Attach>,
+    /// Seconds that a thread of the daemon may take for one step before the daemon ends, to be started anew [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    pub thread_deadline: Option<NonZeroU32>,
     /// MTU of the containers' interfaces, in bytes [default: the smallest of the uplinks', else 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<Mtu>,
@@ -177,6 +180,7 @@ impl Options {
             cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),
             nodeport_addresses: either(self.nodeport_addresses, other.nodeport_addresses),
             attach: self.attach.or(other.attach),
+            thread_deadline: self.thread_deadline.or(other.thread_deadline),
             mtu: self.mtu.or(other.mtu),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),

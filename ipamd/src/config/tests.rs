@@ -77,6 +77,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--vxlan-port=8472",
         "--vxlan-id=7",
         "--attach=clsact",
+        "--thread-deadline=90",
         "--mtu=1400",
         "--log-level=debug",
         "--log-format=json",
@@ -111,6 +112,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         vxlan-port = 8472
         vxlan-id = 7
         attach = "clsact"
+        thread-deadline = 90
         mtu = 1400
         log-level = "debug"
         log-format = "json"

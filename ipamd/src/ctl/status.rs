@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ipamd_api::{
     Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, ClusterStatus, Status, Uplink},
+    wire::{AttachMode, ClusterStatus, Status, Thread, Uplink},
 };
 
 use super::{
@@ -41,6 +41,7 @@ fn text(status: &Status) -> String {
         ("Cluster", cluster(status.cluster.as_ref())),
         ("Problems", none(status.problems.join("\n"))),
         ("Up for", duration(status.uptime_seconds)),
+        ("Threads", threads(&status.busy)),
         ("Endpoints", status.endpoints.to_string()),
         ("Uplinks", none(uplinks(&status.uplinks))),
         (
@@ -58,6 +59,14 @@ fn text(status: &Status) -> String {
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
+}
+
+/// Those that are at something long, a line each.
+fn threads(busy: &[Thread]) -> String {
+    let line = |Thread { name, busy_seconds, deadline_seconds }: &Thread| {
+        format!("{name} has been at one thing for {busy_seconds} s; the daemon ends at {deadline_seconds} s")
+    };
+    if busy.is_empty() { "on time".to_owned() } else { busy.iter().map(line).collect::<Vec<_>>().join("\n") }
 }
 
 /// A line for each, with why it is one and what masqueraded packets leave it with.

@@ -6,6 +6,8 @@ use bpf::attach::{self, Direction};
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::MapHandle;
 
+use crate::supervisor;
+
 use super::{
     Datapath, DatapathError, HOOKS, Repairs,
     load::{self, program_for},
@@ -17,6 +19,7 @@ impl Datapath {
     pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> Result<Repairs, DatapathError> {
         let mut repairs = self.heal_pins()?;
         for (ifname, ifindex) in host_ends {
+            supervisor::beat();
             repairs.extend(self.heal_interface(ifname, *ifindex)?);
         }
         Ok(repairs)

@@ -5,7 +5,7 @@ mod http;
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use http::serve;
+pub use http::{Served, serve};
 
 use crate::{cluster::SourceState, node::Node};
 
@@ -90,6 +90,8 @@ pub struct Metrics {
     events_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
     source: Option<Arc<dyn SourceState>>,
+    /// Only one scrape at a time brings the counters to where the programs' are: two would add the same twice.
+    scrape: Mutex<()>,
 }
 
 impl Default for Metrics {
@@ -116,6 +118,7 @@ impl Default for Metrics {
             events_suppressed: Counter::default(),
             problems: Gauge::default(),
             source: None,
+            scrape: Mutex::default(),
         };
         metrics.register();
         metrics.register_policy();
@@ -266,6 +269,7 @@ impl Metrics {
     /// Everything in Prometheus' text format, with what `node` says now.
     pub fn render(&self, node: &Node) -> String {
         let status = node.status();
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.endpoints.set(status.endpoints);
         // A cluster that is not told of is one more, as in cambricctl status.
         let stale = self.source.as_ref().is_some_and(|it| !it.status().live);

@@ -4,7 +4,7 @@ use std::{
     io::{self, PipeReader, PipeWriter},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,7 @@ use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Monitor;
+use crate::supervisor;
 
 /// The map's name.
 const RING: &str = "events";
@@ -55,7 +56,7 @@ impl Listening {
         })?;
         let ring = builder.build()?;
         let (stopped, stop) = io::pipe()?;
-        let thread = thread::Builder::new().name("events".into()).spawn(move || {
+        let thread = supervisor::spawn("events", move || {
             listen(&monitor, &ring, &stopped);
             // The ring is looked at by its map's descriptor.
             drop((ring, map));
@@ -88,7 +89,7 @@ fn listen(monitor: &Monitor, ring: &RingBuffer<'_>, stopped: &PipeReader) {
         let mut watched =
             [PollFd::new(stopped.as_fd(), PollFlags::POLLIN), PollFd::new(readable, PollFlags::POLLIN)];
         // Interrupted by a signal: a look too many does no harm.
-        let _ = poll(&mut watched, timeout);
+        let _ = supervisor::resting(|| poll(&mut watched, timeout));
         if watched[0].any().unwrap_or(false) {
             return;
         }

@@ -9,9 +9,14 @@ use ipamd_api::{
 };
 
 use super::{Node, Record, lock};
-use crate::policy::enforce::Counts;
+use crate::{policy::enforce::Counts, supervisor};
 
 impl Node {
+    /// Why no ADD can be served, a sentence; `None`: it can. This waits for nothing.
+    pub fn unready(&self) -> Option<String> {
+        lock(&self.store_failure).clone()
+    }
+
     /// The node's state as a whole.
     pub fn status(&self) -> Status {
         let findings = lock(&self.findings).clone();
@@ -42,9 +47,9 @@ impl Node {
         );
         let limited = self.limited(&committed);
         problems.extend(limited.iter().cloned());
-        let store_failure = lock(&self.store_failure).clone();
-        let ready = store_failure.is_none();
-        problems.extend(store_failure);
+        let unready = self.unready();
+        let ready = unready.is_none();
+        problems.extend(unready);
         problems.extend(self.policy.problems());
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());
@@ -76,6 +81,7 @@ impl Node {
             events_lost,
             events_suppressed,
             cluster: None,
+            busy: supervisor::busy(),
         }
     }
 

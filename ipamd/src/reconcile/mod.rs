@@ -38,6 +38,7 @@ use crate::{
     },
     preflight::cgroup_root,
     services::{Balancer, NodeAddresses},
+    supervisor,
 };
 
 /// What the ways to other nodes follow from besides these.
@@ -180,6 +181,7 @@ impl Reconciler {
                 let mut plan = plan::plan(&self.pools, &uplinks, &self.routing, &nodes, &records, &observed);
                 more = plan.steps.iter().any(|step| matches!(step, Step::MakeOverlay { .. }));
                 for step in &plan.steps {
+                    supervisor::beat();
                     match self.perform(step, &observed) {
                         Ok(true) if step.follows() || step.is_of_uplink(&new_uplinks) => {
                             tracing::info!(subject = step.subject(), "{step}");

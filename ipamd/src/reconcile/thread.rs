@@ -15,6 +15,7 @@ use crate::{
     leaks::Grace,
     monitor::Monitor,
     netlink::{Events, NetlinkError},
+    supervisor,
 };
 
 /// How often is compared though nothing was heard: pins and maps make no events.
@@ -44,17 +45,15 @@ impl Reconciliation {
         let (stopped, stop) = io::pipe().map_err(failed)?;
         let woken = reconciler.peers.woken();
         let (passed, first_pass) = sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("reconcile".into())
-            .spawn(move || {
-                reconciler.free_leaks();
-                // A node is ready when it reaches the others.
-                reconciler.settle();
-                // Nobody waits for it if the daemon is on its way out.
-                let _ = passed.send(());
-                run(&mut reconciler, &events, &stopped, woken.as_ref());
-            })
-            .map_err(failed)?;
+        let thread = supervisor::spawn("reconcile", move || {
+            reconciler.free_leaks();
+            // A node is ready when it reaches the others.
+            reconciler.settle();
+            // Nobody waits for it if the daemon is on its way out.
+            let _ = passed.send(());
+            run(&mut reconciler, &events, &stopped, woken.as_ref());
+        })
+        .map_err(failed)?;
         first_pass.recv().map_err(|_| failed(io::Error::other("the first pass has failed")))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -128,7 +127,10 @@ fn wait(
     meanings.extend(events.map(|it| (Heard::Change, it.as_fd())));
     meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
     let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
-    if poll(&mut watched, timeout).is_err() {
+    // It never waits for long, so that it need not rest: one that does not come back hangs.
+    let polled = poll(&mut watched, timeout);
+    supervisor::beat();
+    if polled.is_err() {
         // Interrupted by a signal: a pass too many does no harm.
         return Heard::Nothing;
     }

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     cluster::objects::{Change, Kind, Object},
     node::HostPort,
+    supervisor,
 };
 
 /// Label of a Node that names its zone.
@@ -311,6 +312,7 @@ impl State {
     }
 
     fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
+        supervisor::beat();
         self.world.absorb(change, concerned);
         let zone = match change {
             Change::Put(Object::Node(node)) if node.name == self.site.node => {
@@ -393,6 +395,7 @@ impl State {
     }
 
     fn settle_owner(&mut self, owner: &Owner) {
+        supervisor::beat();
         let wanted = match owner {
             Owner::Service(id) => {
                 self.note_health(id);

@@ -7,7 +7,7 @@ use std::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use bpf::attach::Pins;
@@ -17,6 +17,7 @@ use crate::{
     datapath::{DatapathError, Tied, TiedSockets},
     netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError},
     node::Node,
+    supervisor,
 };
 
 /// How many changes may wait.
@@ -37,7 +38,7 @@ impl Parting {
     pub fn start(node: Arc<Node>, pins: &Pins) -> anyhow::Result<(Self, SyncSender<Vec<Gone>>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let ending = Ending { node, sockets: TiedSockets::open(pins)?, own: ipamd_api::netns::cookie().ok() };
-        let thread = thread::Builder::new().name("parting".into()).spawn(move || ending.follow(&receiver))?;
+        let thread = supervisor::spawn("parting", move || ending.follow(&receiver))?;
         Ok((Self { sender: Some(sender.clone()), thread: Some(thread) }, sender))
     }
 }
@@ -60,7 +61,7 @@ struct Ending {
 
 impl Ending {
     fn follow(&self, gone: &Receiver<Vec<Gone>>) {
-        while let Ok(mut gone_now) = gone.recv() {
+        while let Ok(mut gone_now) = supervisor::resting(|| gone.recv()) {
             // What came meanwhile is looked for at once.
             gone_now.extend(gone.try_iter().flatten());
             match self.end(&gone_now.into_iter().collect()) {

@@ -45,13 +45,15 @@ fn note(info: &PanicHookInfo) -> bool {
     })
 }
 
-fn message<'a>(info: &'a PanicHookInfo) -> &'a str {
+/// What a panic says.
+pub(crate) fn message<'a>(info: &'a PanicHookInfo) -> &'a str {
     let payload = info.payload();
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
 }
 
-fn place(info: &PanicHookInfo) -> String {
+/// Where it happened, as a file and a line.
+pub(crate) fn place(info: &PanicHookInfo) -> String {
     info.location().map_or_else(
         || "an unknown place".into(),
         |location| {

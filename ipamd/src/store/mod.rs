@@ -31,11 +31,11 @@ use std::{
 
 use tokio::sync::oneshot;
 
-pub(crate) use caught::caught;
+pub(crate) use caught::{caught, message as panic_message, place as panic_place};
 pub use error::StoreError;
 pub use format::Batch;
 
-use crate::attachment::Attachment;
+use crate::{attachment::Attachment, supervisor};
 
 /// How many batches may wait for the writer. Each is about a kilobyte, and the daemon serves fewer requests at a
 /// time than this; a writer this far behind has a disk that hangs.
@@ -66,7 +66,7 @@ impl Store {
     pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
         let (writer, loaded) = open::open(dir)?;
         let (queue, jobs) = sync_channel(QUEUE);
-        let spawned = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&jobs));
+        let spawned = supervisor::spawn("store", move || writer.run(&jobs));
         let writer = spawned.map_err(|source| StoreError::io("start the writer of", dir, source))?;
         Ok((Self { queue: Some(queue), writer: Some(writer) }, loaded))
     }

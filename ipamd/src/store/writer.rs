@@ -12,6 +12,7 @@ use super::{
     ledger::Ledger,
     watermark::Watermark,
 };
+use crate::supervisor;
 
 /// How many batches share one flush at most, so that the first of a long queue does not wait for the last.
 const GROUP: usize = 128;
@@ -38,7 +39,7 @@ impl Writer {
     /// Writes what comes, all that is waiting with one flush, until the queue is closed.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) -> Result<(), StoreError> {
         let mut outcome = Ok(());
-        while let Ok(first) = jobs.recv() {
+        while let Ok(first) = supervisor::resting(|| jobs.recv()) {
             let mut group = vec![first];
             group.extend(jobs.try_iter().take(GROUP - 1));
             // What comes after a failure builds on what was not written.

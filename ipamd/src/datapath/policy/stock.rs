@@ -11,10 +11,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread,
 };
 
 use libbpf_rs::{MapCore, MapHandle};
+
+use crate::supervisor;
 
 use super::{
     super::DatapathError,
@@ -65,9 +66,7 @@ impl Stock {
         let shared = Arc::new(Shared { outer, shape, empty, shelves, tending: Mutex::default() });
         let (wake, woken) = sync_channel(1);
         let tended = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("policy-maps".into())
-            .spawn(move || tend(&tended, &woken))
+        supervisor::spawn("policy-maps", move || tend(&tended, &woken))
             .map_err(|source| DatapathError::Pin { path: "policies".into(), source })?;
         Ok(Self { shared, wake })
     }
@@ -133,7 +132,7 @@ impl Stock {
 }
 
 fn tend(shared: &Shared, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
+    while supervisor::resting(|| woken.recv()).is_ok() {
         let mut outcome = shared.bury();
         let few = shared.spares() < FEW;
         while few && outcome.is_ok() && shared.spares() < MANY {

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     cluster::objects::{Kind, NamedPort, ObjectId},
     policy::{model::ItemSelector, tables::ClassId},
+    supervisor,
 };
 
 /// What is known of exactly one address or prefix.
@@ -156,6 +157,7 @@ impl Classes {
         let mut items = Vec::with_capacity(ids.len());
         let mut held = Vec::with_capacity(ids.len());
         for id in ids {
+            supervisor::beat();
             let Some(Item { facts, nets }) = world.item(&id) else { continue };
             let local = world.locals_of(&id).next().is_some();
             let id = Arc::new(id);

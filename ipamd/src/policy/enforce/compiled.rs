@@ -6,13 +6,16 @@ use std::{
 };
 
 use super::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
-use crate::policy::{
-    compile::{
-        classes::Classes,
-        function::{Branches, Function},
-        rules::{AtomId, EndpointRules},
+use crate::{
+    policy::{
+        compile::{
+            classes::Classes,
+            function::{Branches, Function},
+            rules::{AtomId, EndpointRules},
+        },
+        model::Direction,
     },
-    model::Direction,
+    supervisor,
 };
 
 /// Entries of a policy map.
@@ -65,6 +68,7 @@ impl Half {
         if let Some(known) = self.memo.get(&mentioned) {
             return Arc::clone(known);
         }
+        supervisor::beat();
         let function = Function::of(&rules.of(self.direction).about(&mentioned));
         // Many classes are told the same.
         let same = self.said.get(&function).cloned();

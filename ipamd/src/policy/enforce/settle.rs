@@ -16,9 +16,12 @@ use super::{
     state::State,
     tables::{Limits, Peer, Posture, Slot, TableError},
 };
-use crate::policy::{
-    compile::{classes::is_host, resolve::Resolver, rules::EndpointRules},
-    model::Direction,
+use crate::{
+    policy::{
+        compile::{classes::is_host, resolve::Resolver, rules::EndpointRules},
+        model::Direction,
+    },
+    supervisor,
 };
 
 /// Resolving can make predicates that say something new of other endpoints' own addresses. Each round makes fewer.
@@ -97,6 +100,7 @@ impl State {
         round.extend(self.owners_of(&self.derived.touched));
         for _ in 0..ROUNDS {
             for key in std::mem::take(&mut round) {
+                supervisor::beat();
                 let Some(endpoint) = self.endpoints.get(&key) else { continue };
                 let own = self.own(endpoint);
                 let classes = &mut self.derived.classes;
@@ -145,6 +149,7 @@ impl State {
         }
         let mut made: BTreeSet<usize> = BTreeSet::new();
         for (key, rules) in resolved {
+            supervisor::beat();
             let Some(endpoint) = self.endpoints.get(key) else { continue };
             if endpoint.posture.is_some() && endpoint.rules.as_ref() == Some(rules) {
                 continue;
@@ -236,6 +241,7 @@ impl State {
         });
         let reclassified = !peers.is_empty();
         for (net, wanted) in peers {
+            supervisor::beat();
             if let Some(peer) = wanted {
                 self.tables.put_peer(net, peer)?;
                 self.derived.peers.insert(net, peer);
@@ -246,6 +252,7 @@ impl State {
         }
         self.derived.touched.clear();
         for (mut compiled, entries) in maps {
+            supervisor::beat();
             compiled.map = Some(self.tables.add_map(&entries)?);
             writes.entries += entries.len();
             self.derived.maps.insert(Arc::clone(&compiled.rules), compiled);

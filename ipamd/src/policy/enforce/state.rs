@@ -27,6 +27,7 @@ use crate::{
         },
         model::Policy,
     },
+    supervisor,
 };
 
 /// An endpoint of this node.
@@ -107,6 +108,7 @@ impl State {
     /// Takes a change into the world and what is derived from it; returns what takes it back. The endpoints whose rules
     /// may be others are added to `concerned`. The tables are not touched.
     pub fn absorb(&mut self, change: Change, concerned: &mut BTreeSet<AttachmentKey>) -> Option<Change> {
+        supervisor::beat();
         let id = change.id();
         if id.kind.is_policy() {
             self.unselect(&id, concerned);
@@ -207,6 +209,7 @@ impl State {
 
     /// Asks all policies whether they select an endpoint.
     pub fn reselect(&mut self, key: &AttachmentKey) {
+        supervisor::beat();
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
         let world = &self.world;
         let Some(item) = world.item(&endpoint.item) else { return };
