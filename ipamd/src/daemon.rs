@@ -146,11 +146,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     door.open(service.about(following.state.clone(), following.asking.clone()));
     config.cni.install()?;
-    let mut background = background(&node, released);
+    let mut background = background(&node, released, following.network.clone(), &peers);
     served.open(metrics, Arc::clone(&node));
-    if let Some(network) = following.network.clone() {
-        background.spawn(tell_of_network(network, Arc::clone(&peers)));
-    }
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
 
@@ -242,8 +239,16 @@ impl Signals {
 }
 
 /// What goes on beside the socket.
-fn background(node: &Arc<Node>, released: PathBuf) -> JoinSet<()> {
+fn background(
+    node: &Arc<Node>,
+    released: PathBuf,
+    network: Option<NetworkCondition>,
+    peers: &Arc<Peers>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    if let Some(network) = network {
+        tasks.spawn(tell_of_network(network, Arc::clone(peers)));
+    }
     let node = Arc::clone(node);
     tasks.spawn(async move { released::watch(&released, &node).await });
     tasks
