@@ -56,7 +56,8 @@ __noinline int FN(answer)(struct __sk_buff *skb, const PACKET *packet, __u32 abo
 	struct scratch *room = scratch_room();
 
 	/* Nobody answers an error, nor a piece that does not say whose it is. */
-	if (!room || !packet || packet->kind == PACKET_ERROR || packet->kind == PACKET_LATER_FRAGMENT)
+	if (!room || !packet || packet->kind == PACKET_ERROR || packet->kind == PACKET_LATER_FRAGMENT ||
+	    !may_answer(skb->ifindex, about >> 16 == TOO_LARGE >> 16))
 		return TC_ACT_SHOT;
 
 	/* All of a TCP header: its checksum may be yet to be filled in, where it lies. */
@@ -138,7 +139,8 @@ __noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_en
 	struct tcp_header *got = (struct tcp_header *)&room->quote;
 	__u32 extra = packet->transport - at;
 
-	if (bpf_skb_load_bytes(skb, packet->transport, got, sizeof(*got)) || got->flags & TCP_RST)
+	if (bpf_skb_load_bytes(skb, packet->transport, got, sizeof(*got)) || got->flags & TCP_RST ||
+	    !may_answer(skb->ifindex, false))
 		return TC_ACT_SHOT;
 	tcp->source = room->marked ? room->mark_port : got->destination;
 	tcp->destination = got->source;

@@ -36,6 +36,11 @@ const volatile struct lifetimes lifetimes = {};
  * range that the host's own sockets draw from, so the host's packets need no look-up. */
 const volatile __u16 masquerade_port_first = 10000;
 const volatile __u16 masquerade_port_count = 20000;
+/* Of the maps `fragments4` and `fragments6`, each. */
+const volatile __u32 fragment_entries = FRAGMENT_ENTRIES;
+/* How many errors and resets are sent in a tick (1.07 s) to behind one interface, and by one processor. */
+const volatile __u32 answer_rate = 1000;
+const volatile __u32 answer_rate_of_processor = 10000;
 /* The overlay: its UDP port, zero if there is none, and the number of its network. */
 const volatile __be16 overlay_port = 0;
 const volatile __u32 overlay_id = 0;
@@ -187,24 +192,100 @@ static __always_inline __u32 ticks(void)
 	return bpf_ktime_get_ns() >> TICK_SHIFT;
 }
 
-/* Whether this processor may tell one more event in this tick. */
-static __always_inline bool within_budget(const struct node *node)
+/* Whether this processor may do something once more in this tick. */
+static __always_inline bool spend(enum budget_of what, __u32 rate)
 {
-	__u32 zero = 0, now = ticks();
-	struct budget *budget = bpf_map_lookup_elem(&budgets, &zero);
+	__u32 key = what, now = ticks();
+	struct budget *budget = bpf_map_lookup_elem(&budgets, &key);
 
 	if (!budget)
 		return false;
 	if (budget->tick != now) {
 		budget->tick = now;
-		budget->left = node->event_rate;
+		budget->left = rate;
 	}
-	if (!budget->left) {
-		count(COUNTER_EVENTS_SUPPRESSED);
+	if (!budget->left)
 		return false;
-	}
 	budget->left--;
 	return true;
+}
+
+/* Whether this processor may tell one more event in this tick. */
+static __always_inline bool within_budget(const struct node *node)
+{
+	if (spend(BUDGET_EVENTS, node->event_rate))
+		return true;
+	count(COUNTER_EVENTS_SUPPRESSED);
+	return false;
+}
+
+static __always_inline struct account *account_of(__u32 ifindex)
+{
+	struct account fresh = {}, *account = bpf_map_lookup_elem(&accounts, &ifindex);
+
+	if (account)
+		return account;
+	bpf_map_update_elem(&accounts, &ifindex, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&accounts, &ifindex);
+}
+
+/* The eighth part of a tick: longer than the pieces of a datagram are under way on the node. */
+static __always_inline __u32 eighths(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns() >> (TICK_SHIFT - 3);
+	return bpf_ktime_get_ns() >> (TICK_SHIFT - 3);
+}
+
+static __always_inline void turn_over_pieces(struct account *account, __u32 now)
+{
+	if (account->eighth != now) {
+		account->eighth = now;
+		account->pieces = 0;
+	}
+}
+
+/*
+ * Whether an interface may begin one more datagram in pieces in this eighth of a tick: it may have begun as many as there is room
+ * left for. So one has half of the room at most, two a third each, and others always find some.
+ */
+__noinline int may_begin_pieces(__u32 ifindex)
+{
+	__u32 zero = 0, now = eighths();
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = account_of(ifindex);
+
+	if (!account || !all)
+		return true;
+	turn_over_pieces(account, now);
+	turn_over_pieces(all, now);
+	if (account->pieces + all->pieces >= fragment_entries)
+		return false;
+	__sync_fetch_and_add(&account->pieces, 1);
+	__sync_fetch_and_add(&all->pieces, 1);
+	return true;
+}
+
+/*
+ * Whether one more error or reset may be sent to behind an interface in this tick: as the kernel limits its own
+ * (icmp_msgs_per_sec), and each interface for itself, so that who floods is not why others are not answered. `pressing`: what
+ * path MTU discovery waits for, which the kernel does not limit either, counts for the processor alone.
+ */
+__noinline int may_answer(__u32 ifindex, __u32 pressing)
+{
+	__u32 now = ticks();
+	struct account *account = pressing ? NULL : account_of(ifindex);
+
+	if (account && account->tick != now) {
+		account->tick = now;
+		account->answers = 0;
+	}
+	if ((!account || account->answers < answer_rate) && spend(BUDGET_ANSWERS, answer_rate_of_processor)) {
+		if (account)
+			__sync_fetch_and_add(&account->answers, 1);
+		return true;
+	}
+	count(COUNTER_ANSWERS_SUPPRESSED);
+	return false;
 }
 
 /* Spreads what little differs between two numbers over all their bits; no two have the same result. */

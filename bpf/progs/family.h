@@ -38,13 +38,15 @@ PACKET {
 	__u16 inner_transport; /* PACKET_ERROR: offset of the inner transport header, bytes */
 	__u8 protocol;
 	__u8 flags; /* TCP's */
+	__u8 segment_header; /* TCP: length of its header, bytes */
 	__u8 hops; /* TTL or hop limit */
 	__u8 kind; /* enum packet_kind */
 	__u8 early; /* PACKET_FIRST_FRAGMENT: how many pieces came before it, and were not let through */
 	__u8 cut; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
 	__u8 asker; /* enum asker: ICMP */
-	__u8 pad[3];
+	__u8 pad[2];
 	__be32 id; /* of a fragment: its datagram's */
+	__u32 ifindex; /* of a fragment: whose hook sees it */
 };
 
 /* Of the family's ICMP: ipv4.h, ipv6.h. */
@@ -106,14 +108,19 @@ static __always_inline __u32 FN(key)(const PACKET *packet, CT_KEY *key)
 
 static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet)
 {
-	*key = (FRAGMENT){ .source = packet->source, .destination = packet->destination, .id = packet->id };
+	*key = (FRAGMENT){
+		.source = packet->source,
+		.destination = packet->destination,
+		.id = packet->id,
+		.ifindex = packet->ifindex,
+	};
 #if FAMILY == 4
 	key->protocol = packet->protocol;
 #endif
 }
 
-/* The ports of a datagram in pieces: kept from its first piece, found again for the others. */
-__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
+/* The ports of a datagram in pieces: kept once its first piece is let through, found again for the others. */
+__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
 {
 	FRAGMENT key;
 	struct pieces *pieces;
@@ -121,20 +128,12 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
 	if (!packet)
 		return DROP_MALFORMED;
 	packet->id = id;
+	packet->ifindex = ifindex;
 	FN(fragment_key)(&key, packet);
 	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
-		struct pieces first = {
-			.source = packet->source_port,
-			.destination = packet->destination_port,
-			.known = true,
-			.protocol = packet->protocol,
-			.asker = packet->asker,
-		};
-
 		if (pieces && !pieces->known)
 			packet->early = pieces->early;
-		bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY);
 		return PARSED;
 	}
 	if (!pieces || !pieces->known)
@@ -145,6 +144,28 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id)
 	packet->cut = pieces->cut;
 	packet->asker = pieces->asker;
 	return PARSED;
+}
+
+/* Keeps what the first piece of a datagram says; whose it is has been seen. A reason for a drop if its interface has no room. */
+__noinline int FN(keep_pieces)(const PACKET *packet)
+{
+	FRAGMENT key;
+
+	if (!packet)
+		return DROP_MALFORMED;
+
+	struct pieces first = {
+		.source = packet->source_port,
+		.destination = packet->destination_port,
+		.known = true,
+		.protocol = packet->protocol,
+		.asker = packet->asker,
+	};
+
+	FN(fragment_key)(&key, packet);
+	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_pieces(packet->ifindex))
+		return DROP_FRAGMENT_SHARE;
+	return bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY) ? DROP_FRAGMENT_SHARE : PARSED;
 }
 
 /* What an ICMP message has for ports: who asks the identifier, who is asked the question. `icmp` is as far as it is quoted. */
@@ -218,6 +239,7 @@ static __always_inline int FN(parse_transport)(struct __sk_buff *skb, PACKET *pa
 		packet->source_port = tcp->source;
 		packet->destination_port = tcp->destination;
 		packet->flags = tcp->flags;
+		packet->segment_header = (tcp->data_offset >> 4) * 4;
 		return PARSED;
 	}
 

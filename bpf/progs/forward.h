@@ -11,13 +11,9 @@ static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKE
 	if (!skb->gso_size)
 		return true;
 
-	__u32 header = packet->protocol == IPPROTO_TCP ? 60 : sizeof(struct udp_header);
+	__u32 header = packet->protocol == IPPROTO_TCP ? packet->segment_header : sizeof(struct udp_header);
 
-	/* TCP's own header is between 20 and 60 bytes; aggregates are cut at the sender's MSS, so the exact size
-	 * matters only where the sender's MTU is larger than the way's, and there by far more than 40 bytes. */
-	__u32 least = skb->gso_size + packet->transport - ETH_HLEN + more;
-
-	return least > way->mtu || (packet->protocol != IPPROTO_TCP && least + header > way->mtu);
+	return skb->gso_size + packet->transport - ETH_HLEN + header + more > way->mtu;
 }
 
 /* Sends a packet on, changed as its way says. */

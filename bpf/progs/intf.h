@@ -229,19 +229,22 @@ struct ct_entry6 {
 	struct ct_way way[2];
 };
 
-/* Keys of `fragments4`, `fragments6`: a datagram under way in pieces. In IPv6 no protocol is part of it: a later piece
+/* Keys of `fragments4`, `fragments6`: a datagram under way in pieces, by the interface whose hook sees them: who sends by another
+ * one cannot say anything of it. In IPv6 no protocol is part of it: a later piece
  * names the header that the first goes on with, which may be an extension. RFC 8200, section 4.5. */
 struct fragment4 {
 	struct ip4 source;
 	struct ip4 destination;
 	__be32 id;
 	__u32 protocol;
+	__u32 ifindex;
 };
 
 struct fragment6 {
 	struct ip6 source;
 	struct ip6 destination;
 	__be32 id;
+	__u32 ifindex;
 };
 
 /* Value of `fragments4`, `fragments6`: what only the first piece says, and what became of the pieces. */
@@ -303,6 +306,7 @@ enum drop_reason {
 	DROP_SOURCE_ROUTE, /* a source route or a routing header: its destination is not its last */
 	DROP_FOREIGN_DISCOVERY, /* neighbour discovery that is not of this link */
 	DROP_CHECKSUM_PLACE, /* an endpoint has the kernel write a checksum over what was judged */
+	DROP_FRAGMENT_SHARE, /* an interface has begun as many datagrams in pieces as it may at a time */
 	DROP_REASONS /* their number */
 };
 
@@ -311,6 +315,7 @@ enum counter {
 	COUNTER_UNTRACKED, /* a flow passed although conntrack could not take it */
 	COUNTER_EVENTS_LOST, /* events that the ring had no room for */
 	COUNTER_EVENTS_SUPPRESSED, /* events beyond the rate */
+	COUNTER_ANSWERS_SUPPRESSED, /* errors and resets beyond the rate */
 	COUNTERS
 };
 
@@ -345,7 +350,22 @@ struct event {
 	struct ip6 destination;
 };
 
-/* Value of `budgets`: what a processor may still tell in a tick. */
+/* Value of `accounts`, of an interface's, and of `all_accounts`, of all interfaces'. */
+struct account {
+	__u32 tick;
+	__u32 answers; /* errors and resets that were sent in it */
+	__u32 eighth; /* of a tick */
+	__u32 pieces; /* datagrams in pieces that were begun in it */
+};
+
+/* Keys of `budgets`. */
+enum budget_of {
+	BUDGET_EVENTS,
+	BUDGET_ANSWERS, /* errors and resets */
+	BUDGETS
+};
+
+/* Value of `budgets`: what a processor may still do in a tick. */
 struct budget {
 	__u32 tick;
 	__u32 left;

@@ -220,7 +220,7 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packe
 		}
 	}
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
-		return resolve_fragment_v4(packet, id);
+		return resolve_fragment_v4(packet, id, skb->ifindex);
 	return PARSED;
 }
 

@@ -254,7 +254,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packe
 		}
 	}
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
-		return resolve_fragment_v6(packet, fragment.id);
+		return resolve_fragment_v6(packet, fragment.id, skb->ifindex);
 	return PARSED;
 }
 

@@ -11,11 +11,13 @@
 /* Entries per family. The daemon sets the conntrack's before it loads; an entry costs about 170 bytes of kernel
  * memory for IPv4 and 220 for IPv6, allocated at once. */
 #define CONNTRACK_ENTRIES 131072
-#define ENDPOINT_ENTRIES 4096
-#define FRAGMENT_ENTRIES 4096
+#define ENDPOINT_ENTRIES 8192
+#define FRAGMENT_ENTRIES 32768
+/* Interfaces of endpoints, and uplinks. */
+#define ACCOUNT_ENTRIES 8192
 #define UPLINK_ENTRIES 64
 /* Prefixes that are not masqueraded: those of each node, and configured ones. They take memory as they are used. */
-#define PREFIX_ENTRIES 65536
+#define PREFIX_ENTRIES 131072
 /* Slots of one set of postures: one for each endpoint, which two addresses make. */
 #define POSTURE_SLOTS 4096
 /* Policy maps: one for each endpoint, and those that wait to be used or are not used any more. */
@@ -211,10 +213,25 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, BUDGETS);
 	__type(key, __u32);
 	__type(value, struct budget);
 } budgets SEC(".maps");
+
+/* What each interface has had of what all share, by its index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, ACCOUNT_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct account);
+} all_accounts SEC(".maps");
 
 struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */

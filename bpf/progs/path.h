@@ -31,10 +31,18 @@ __noinline int FN(note_early)(const PACKET *packet)
 		return 0;
 	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
 	if (!pieces)
-		return bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
+		return may_begin_pieces(packet->ifindex) && bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
 	if (!pieces->known && pieces->early < 255)
 		pieces->early++;
 	return 0;
+}
+
+/* Lets the first piece of a datagram go on; the others will be known by it. */
+static __always_inline int FN(pass_pieces)(const PACKET *packet, __u32 ifindex)
+{
+	int reason = FN(keep_pieces)(packet);
+
+	return reason ? FN(refuse)(packet, reason, ifindex) : PASS;
 }
 
 /* What an endpoint sends, where it enters the host. */
@@ -75,6 +83,9 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
 	}
+
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+		return TC_ACT_SHOT;
 
 	struct ct_way *way = &entry->way[side];
 
@@ -121,7 +132,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	/* On its way here it was judged and translated. */
 	if (entry && entry->flags & CT_SEEN_ON_WAY && entry->opener == side && entry->way[side].egress == skb->ifindex &&
 	    FN(is_current)(entry, &packet, state->epoch) && !FN(is_expired)(entry, packet.protocol, ticks()))
-		return PASS;
+		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
 
 	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
 
@@ -140,6 +151,8 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
 	}
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+		return TC_ACT_SHOT;
 	FN(track)(&packet, entry, &entry->way[side], side);
 	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
 }
@@ -234,6 +247,9 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		reminder = 1;
 	}
 
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+		return TC_ACT_SHOT;
+
 	struct ct_way *way = &entry->way[side];
 	__u32 quiet = FN(track)(&packet, entry, way, side) | reminder;
 
@@ -284,6 +300,8 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	__u32 side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
+	if (entry && unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+		return TC_ACT_SHOT;
 	/* On its way here it was judged and translated, but for a source that the stack would not have taken. */
 	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side)
 		return entry->way[side].nat == NAT_SOURCE ?
@@ -300,6 +318,8 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 			entry = FN(judged)();
 			if (!entry)
 				return drop(DROP_CONNTRACK_FULL);
+			if (packet.kind == PACKET_FIRST_FRAGMENT && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+				return TC_ACT_SHOT;
 		} else if (!entry) {
 			return PASS;
 		}

@@ -74,6 +74,8 @@ pub const COUNTER_UNTRACKED: u32 = 0;
 pub const COUNTER_EVENTS_LOST: u32 = 1;
 /// Events beyond the rate.
 pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
+/// Errors and resets beyond the rate, so that nobody was answered.
+pub const COUNTER_ANSWERS_SUPPRESSED: u32 = 3;
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
@@ -128,7 +130,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 31] = [
+pub const DROP_REASONS: [&str; 32] = [
     "none",
     "malformed",
     "not_ip",
@@ -160,6 +162,7 @@ pub const DROP_REASONS: [&str; 31] = [
     "source_route",
     "foreign_discovery",
     "checksum_place",
+    "fragment_share",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
@@ -379,6 +382,7 @@ mod tests {
             (COUNTER_UNTRACKED as usize, "counter", "COUNTER_UNTRACKED"),
             (COUNTER_EVENTS_LOST as usize, "counter", "COUNTER_EVENTS_LOST"),
             (COUNTER_EVENTS_SUPPRESSED as usize, "counter", "COUNTER_EVENTS_SUPPRESSED"),
+            (COUNTER_ANSWERS_SUPPRESSED as usize, "counter", "COUNTER_ANSWERS_SUPPRESSED"),
         ] {
             assert_eq!(position(list, name), Some(value), "{name}");
         }

@@ -105,6 +105,10 @@ impl Kernel for Host {
         self.datapath.events_missed()
     }
 
+    fn answers_suppressed(&self) -> Result<u64, DatapathError> {
+        self.datapath.answers_suppressed()
+    }
+
     fn conntrack(
         &self,
         filter: &ConntrackFilter,

@@ -96,6 +96,7 @@ impl Door {
             policy: PolicyStatus::default(),
             events_lost: 0,
             events_suppressed: 0,
+            answers_suppressed: 0,
             cluster: self.source.get().map(|source| source.status()),
             busy: supervisor::busy(),
         }

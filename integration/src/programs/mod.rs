@@ -274,6 +274,12 @@ impl Bench {
         Ok(())
     }
 
+    /// How often something was counted that is no drop: `COUNTER_*`.
+    pub fn counted(&self, counter: u32) -> Result<u64> {
+        let per_cpu = self.skeleton.maps.counters.lookup_percpu(counter.as_bytes(), MapFlags::ANY)?;
+        Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
+    }
+
     /// Drops by reason.
     pub fn drops(&self) -> Result<BTreeMap<&'static str, u64>> {
         Ok(self.drops_above_zero()?.into_iter().collect())
@@ -306,6 +312,15 @@ impl Bench {
 
     /// As [`Self::run`], `repeat` times on the same packet.
     pub fn run_many(&self, program: &str, ifindex: u32, packet: &[u8], repeat: u32) -> Result<Ran> {
+        self.run_as(program, ifindex, packet, repeat, 0)
+    }
+
+    /// As [`Self::run`], on an aggregate that will be cut into segments with so many bytes of data each.
+    pub fn run_aggregate(&self, program: &str, ifindex: u32, packet: &[u8], segment: u32) -> Result<Ran> {
+        self.run_as(program, ifindex, packet, 1, segment)
+    }
+
+    fn run_as(&self, program: &str, ifindex: u32, packet: &[u8], repeat: u32, segment: u32) -> Result<Ran> {
         let programs = &self.skeleton.progs;
         let program = match program {
             "from_endpoint" => &programs.from_endpoint,
@@ -316,6 +331,7 @@ impl Bench {
         };
         let mut context = [0; size_of::<SkBuff>()];
         context[offset_of!(SkBuff, ifindex)..][..size_of::<u32>()].copy_from_slice(&ifindex.to_ne_bytes());
+        context[offset_of!(SkBuff, gso_size)..][..size_of::<u32>()].copy_from_slice(&segment.to_ne_bytes());
         let mut out = vec![0; packet.len() + 256];
         let input = ProgramInput {
             context_in: Some(&mut context),

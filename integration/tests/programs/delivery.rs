@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, ENDPOINT_CHAINED};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, IpNumber, Ipv4Header, PacketBuilder};
-use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Tally};
+use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Tally, ip};
 
 use crate::packets::*;
 
@@ -352,4 +352,27 @@ fn an_echo_between_endpoints_is_one_flow() {
         REDIRECT
     );
     assert_eq!(bench.tally().unwrap(), Tally { drops: vec![], flows: (1, 0) });
+}
+
+#[test]
+fn the_segments_of_an_aggregate_fit_the_way_with_all_of_their_headers() {
+    for (mtu, data, action) in
+        [(1480, 1448, PASS), (1500, 1448, REDIRECT), (1480, 1428, REDIRECT), (1480, 1429, PASS)]
+    {
+        let bench = bench();
+        ip(&format!("route add 198.51.100.1 via 192.0.2.1 mtu lock {mtu}")).unwrap();
+        let a = bench.a;
+        let mut aggregate = Vec::new();
+        // 20 bytes of IP, 32 of TCP.
+        etherparse::PacketBuilder::ethernet2(a.mac, a.host_mac)
+            .ipv4(a.ipv4.octets(), FAR4.octets(), 64)
+            .tcp(40_000, 443, 1, 65_000)
+            .ack(1)
+            .options_raw(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1])
+            .unwrap()
+            .write(&mut aggregate, &[7; 3000])
+            .unwrap();
+        let ran = bench.run_aggregate("from_endpoint", a.ifindex, &aggregate, data).unwrap();
+        assert_eq!(ran.action, action, "{data} bytes of data, a way of {mtu}");
+    }
 }

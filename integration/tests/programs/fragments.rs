@@ -144,3 +144,77 @@ fn pieces_that_are_larger_than_the_way_are_cut_by_the_host() {
     let told = bench.run("from_network", bench.uplink, &whole_piece).unwrap();
     assert_eq!((told.action, told.packet[34..36].to_vec()), (REDIRECT, vec![3, 4]));
 }
+
+/// The same piece of another datagram.
+fn numbered(piece: &[u8], id: u16) -> Vec<u8> {
+    let mut piece = piece.to_vec();
+    piece[18..20].copy_from_slice(&id.to_be_bytes());
+    let mut header = Ipv4Header::from_slice(&piece[14..]).unwrap().0;
+    header.header_checksum = header.calc_header_checksum();
+    piece[24..26].copy_from_slice(&header.header_checksum.to_be_bytes());
+    piece
+}
+
+#[test]
+fn forged_first_pieces_neither_evict_a_datagram_nor_change_its_ports() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let first = piece4(&a, FAR4, 0, true, &udp4(&a, FAR4, (5000, 53))[34..]);
+    let later = piece4(&a, FAR4, 2, false, b"the rest of it");
+    assert_eq!(bench.run("from_endpoint", a.ifindex, &first).unwrap().action, REDIRECT);
+    // b says that it is a, with other ports, of this datagram and of 20,000 others.
+    let forged = piece4(
+        &Local { mac: b.mac, host_mac: b.host_mac, ..a },
+        FAR4,
+        0,
+        true,
+        &udp4(&a, FAR4, (6000, 99))[34..],
+    );
+    let before = bench.tally().unwrap();
+    assert_eq!(bench.run("from_endpoint", b.ifindex, &forged).unwrap().action, DROP);
+    for id in 1_000..21_000 {
+        assert_eq!(bench.run("from_endpoint", b.ifindex, &numbered(&forged, id)).unwrap().action, DROP);
+    }
+    changes(&bench, &before, &[("foreign_source", 20_001)], (0, 0));
+    let before = bench.tally().unwrap();
+    let ran = bench.run("from_endpoint", a.ifindex, &later).unwrap();
+    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+    changes(&bench, &before, &[], (0, 0));
+}
+
+#[test]
+fn an_endpoint_that_begins_datagrams_without_end_leaves_room_for_those_of_others() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let first = piece4(&a, FAR4, 0, true, &udp4(&a, FAR4, (5000, 53))[34..]);
+    let later = piece4(&a, FAR4, 2, false, b"the rest of it");
+    let flood = piece4(&b, FAR4, 0, true, &udp4(&b, FAR4, (6000, 53))[34..]);
+    assert_eq!(bench.run("from_endpoint", a.ifindex, &first).unwrap().action, REDIRECT);
+    // Each way in has its own datagrams, and a share of the room for them.
+    let mut refused = 0;
+    for id in 0..20_000 {
+        match bench.run("from_endpoint", b.ifindex, &numbered(&flood, id)).unwrap().action {
+            REDIRECT => {}
+            action => {
+                assert_eq!(action, DROP);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(bench.drops().unwrap().get("fragment_share").copied().unwrap_or(0), refused);
+    for id in 0..10 {
+        let (first, later) = (numbered(&first, 500 + id), numbered(&later, 500 + id));
+        assert_eq!(
+            bench.run("from_endpoint", a.ifindex, &first).unwrap().action,
+            REDIRECT,
+            "{:?}",
+            bench.drops()
+        );
+        assert_eq!(
+            bench.run("from_endpoint", a.ifindex, &later).unwrap().action,
+            REDIRECT,
+            "{:?}",
+            bench.drops()
+        );
+    }
+}

@@ -302,6 +302,9 @@ pub struct Status {
     /// Events that were beyond the programs' rate, since then.
     #[serde(default)]
     pub events_suppressed: u64,
+    /// Errors and resets that were beyond the programs' rate, since then.
+    #[serde(default)]
+    pub answers_suppressed: u64,
     /// Where policies and services come from; `None` without a cluster.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,

@@ -57,6 +57,7 @@ fn text(status: &Status) -> String {
         ("Policies", policies(&status.policy)),
         ("Policy tables", tables(&status.policy)),
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
+        ("Answers", format!("{} suppressed", status.answers_suppressed)),
         ("Drops", none(drops.by_ref().collect::<Vec<_>>().join("\n"))),
     ])
 }

@@ -23,10 +23,10 @@ use std::{
 use bpf::{
     attach::{self, AttachError, Direction, Pins, program_id},
     layout::{
-        COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED, CtEntry4, CtEntry6, CtKey4,
-        CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS, EVENTS_FLOWS, Endpoint, Ip4,
-        Ip6, LIFETIMES, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain, Prefix4, Prefix6,
-        Uplink as UplinkValue,
+        COUNTER_ANSWERS_SUPPRESSED, COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS,
+        EVENTS_FLOWS, Endpoint, Ip4, Ip6, LIFETIMES, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain,
+        Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -410,6 +410,11 @@ impl Datapath {
             maps::sum(&self.counters, COUNTER_EVENTS_LOST)?,
             maps::sum(&self.counters, COUNTER_EVENTS_SUPPRESSED)?,
         ))
+    }
+
+    /// Errors and resets that were beyond the rate.
+    pub fn answers_suppressed(&self) -> Result<u64, DatapathError> {
+        maps::sum(&self.counters, COUNTER_ANSWERS_SUPPRESSED)
     }
 
     /// Whether the endpoint of an address is no longer the one that has this host end.

@@ -88,6 +88,7 @@ pub struct Metrics {
     policy_memory: Gauge<u64, AtomicU64>,
     events_lost: Counter,
     events_suppressed: Counter,
+    answers_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
     source: Option<Arc<dyn SourceState>>,
     /// Only one scrape at a time brings the counters to where the programs' are: two would add the same twice.
@@ -116,6 +117,7 @@ impl Default for Metrics {
             policy_memory: Gauge::default(),
             events_lost: Counter::default(),
             events_suppressed: Counter::default(),
+            answers_suppressed: Counter::default(),
             problems: Gauge::default(),
             source: None,
             scrape: Mutex::default(),
@@ -223,6 +225,11 @@ impl Metrics {
             "Events that were beyond the programs' rate, so that nobody was told of them",
             self.events_suppressed.clone(),
         );
+        registry.register(
+            "answers_suppressed",
+            "Resets and ICMP errors that were beyond the programs' rate, so that nobody was answered",
+            self.answers_suppressed.clone(),
+        );
     }
 
     /// Measures a change of policies.
@@ -300,6 +307,8 @@ impl Metrics {
         self.policy_memory.set(policy.bytes);
         self.events_lost.inc_by(status.events_lost.saturating_sub(self.events_lost.get()));
         self.events_suppressed.inc_by(status.events_suppressed.saturating_sub(self.events_suppressed.get()));
+        self.answers_suppressed
+            .inc_by(status.answers_suppressed.saturating_sub(self.answers_suppressed.get()));
         let mut text = String::new();
         if let Err(error) = text::encode(&mut text, &self.registry) {
             let _ = writeln!(text, "# {error}");

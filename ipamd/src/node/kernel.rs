@@ -44,6 +44,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn untracked(&self) -> Result<u64, DatapathError>;
     /// Events that the ring had no room for, and that were beyond the rate.
     fn events_missed(&self) -> Result<(u64, u64), DatapathError>;
+    /// Errors and resets of the programs that were beyond the rate.
+    fn answers_suppressed(&self) -> Result<u64, DatapathError>;
     /// Gives the matching conntrack entries page by page until told to stop. This one may take long.
     fn conntrack(
         &self,

@@ -63,6 +63,10 @@ impl Node {
             problems.push(error.to_string());
             (0, 0)
         });
+        let answers_suppressed = self.kernel.answers_suppressed().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            0
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.name.clone(),
@@ -80,6 +84,7 @@ impl Node {
             policy: policy_status(self.policy.counts()),
             events_lost,
             events_suppressed,
+            answers_suppressed,
             cluster: None,
             busy: supervisor::busy(),
         }

@@ -116,6 +116,9 @@ impl Kernel for FakeKernel {
     fn events_missed(&self) -> Result<(u64, u64), DatapathError> {
         Ok((0, 0))
     }
+    fn answers_suppressed(&self) -> Result<u64, DatapathError> {
+        Ok(0)
+    }
     fn conntrack(
         &self,
         _: &ConntrackFilter,
