@@ -3,17 +3,20 @@
  * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h) -> conntrack.h -> miss: judge.h, serve.h, policy.h, settle.h, claim.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h -> rewrite.h -> forward.h
  *
  * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
 #include "common.h"
 #include "decide.h"
+#include "states.h"
 
 #include "ipv4.h"
 #include "events.h"
+#include "views.h"
 #include "conntrack.h"
 #include "owner.h"
+#include "age.h"
 #include "policy.h"
 #include "service.h"
 #include "socket.h"
@@ -34,8 +37,10 @@
 
 #include "ipv6.h"
 #include "events.h"
+#include "views.h"
 #include "conntrack.h"
 #include "owner.h"
+#include "age.h"
 #include "policy.h"
 #include "service.h"
 #include "socket.h"
@@ -148,6 +153,27 @@ int to_network(struct __sk_buff *skb)
 		return to_network_v6(skb);
 	}
 	return PASS;
+}
+
+static long free_ports(void *map, const __u32 *key, __u64 *word, void *none)
+{
+	*word = 0;
+	return 0;
+}
+
+/* Run by the daemon. */
+SEC("syscall")
+int age(struct ageing *result)
+{
+	struct ageing ageing = { .now = result->now };
+
+	bpf_for_each_map_elem(&held_ports, free_ports, NULL, 0);
+	bpf_for_each_map_elem(&conntrack4, age_entry_v4, &ageing, 0);
+	bpf_for_each_map_elem(&conntrack6, age_entry_v6, &ageing, 0);
+	result->left4 = ageing.left4;
+	result->left6 = ageing.left6;
+	result->forgotten = ageing.forgotten;
+	return 0;
 }
 
 /* The helpers that send packets on are for GPL-compatible programs only. */

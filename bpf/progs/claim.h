@@ -7,6 +7,7 @@
 /* The source becomes an address of the node, so its port is one that the node's own sockets do not use. */
 #define CLAIM_OF_NODE 1
 #define CLAIM_TAKE_CLOSED 2
+#define CLAIM_OWN 4 /* only what the flow has already */
 
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
 static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple,
@@ -57,22 +58,22 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 
 	__u32 mate_from = FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from],
 				       &entry->nat_address[to], entry->nat_port[to]) & 1;
-	__u32 mate_to = mate_from ^ 1;
 	CT_ENTRY *holder = FN(find)(key);
-	__u64 update = BPF_NOEXIST;
+	bool own = false;
 
+	if (!holder && how & CLAIM_OWN)
+		return -1;
 	if (holder) {
-		bool own = holder->flags & CT_FAR_VIEW && holder->nat_port[mate_from] == packet->source_port &&
-			   holder->nat_port[mate_to] == packet->destination_port &&
-			   FN(equal)(&holder->nat_address[mate_from], &packet->source) &&
-			   FN(equal)(&holder->nat_address[mate_to], &packet->destination);
-
+		/* As settle.h left it. */
+		own = holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, from ^ mate_from);
 		if (own)
-			update = BPF_ANY;
+			;
+		else if (how & CLAIM_OWN)
+			return -1;
 		else if (FN(is_expired)(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && is_closed(holder->flags)) || FN(has_ended)(key, holder))
+			 (how & CLAIM_TAKE_CLOSED && is_closed(packet->protocol, holder->flags)) || FN(has_ended)(key, holder))
 			/* Deleted and then made, so that of two who want it one fails. */
-			bpf_map_delete_elem(&MAP(conntrack), key);
+			FN(forget)(key, holder, (CT_KEY *)&room->other_key);
 		else
 			return -1;
 	} else if (how & CLAIM_OF_NODE &&
@@ -80,30 +81,13 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 		return -1;
 	}
 
-	bool source = !FN(equal)(&entry->nat_address[from], &packet->source) ||
-		      entry->nat_port[from] != packet->source_port;
-	bool destination = !FN(equal)(&entry->nat_address[to], &packet->destination) ||
-			   entry->nat_port[to] != packet->destination_port;
-
-	__builtin_memset(mate, 0, sizeof(*mate));
-	mate->epoch = entry->epoch;
-	mate->seen = entry->seen;
-	mate->flags = entry->flags | CT_FAR_VIEW;
-	mate->service = entry->service;
-	mate->opener = mate_from;
-	mate->nat_address[mate_from] = packet->source;
-	mate->nat_port[mate_from] = packet->source_port;
-	mate->nat_address[mate_to] = packet->destination;
-	mate->nat_port[mate_to] = packet->destination_port;
-	mate->way[mate_to] = entry->way[to];
-	mate->way[mate_to].nat = (source ? NAT_DESTINATION : 0) | (destination ? NAT_SOURCE : 0);
-	mate->way[mate_from].ingress = entry->way[from].ingress;
-	mate->way[mate_from].egress = entry->way[from].egress;
-	/* Where a queueing discipline or the host's stack leads on, the opener's packets pass the endpoint's host end translated. */
-	if (entry->way[from].via == VIA_HOST_END || entry->way[from].via == VIA_STACK)
-		mate->flags |= CT_SEEN_ON_WAY;
-	entry->way[from].nat = (source ? NAT_SOURCE : 0) | (destination ? NAT_DESTINATION : 0);
-	return bpf_map_update_elem(&MAP(conntrack), key, mate, update) ? -1 : 0;
+	FN(fill_far)(mate, entry, packet, from, mate_from);
+	entry->way[from].nat = back_of(mate->way[mate_from ^ 1].nat);
+	if (own && holder) {
+		FN(renew)(holder, mate);
+		return 0;
+	}
+	return bpf_map_update_elem(&MAP(conntrack), key, mate, BPF_NOEXIST) ? -1 : 0;
 }
 
 /*
@@ -125,7 +109,9 @@ __noinline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side
 		       is_icmp(packet->protocol)) ||
 		     !packet->source_port;
 	bool keeps_port = fixed || !(how & CLAIM_OF_NODE);
-	__u32 start = bpf_get_prandom_u32();
+	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
+	 * has drawn the source port at random already. */
+	__u32 start = FN(mix_client)(packet, false);
 
 	if (fixed || (keeps_port && !entry->nat_port[from]))
 		entry->nat_port[from] = packet->source_port;
@@ -134,6 +120,15 @@ __noinline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side
 			return PARSED;
 		if (fixed)
 			return DROP_NO_MASQUERADE_PORT;
+	}
+	/* One that goes on: a port that is free is of no use to it, if it has another. */
+	if (entry->flags & CT_PICKED_UP && !room->known) {
+		for (__u32 i = 0; i < CLAIM_ATTEMPTS; i++) {
+			entry->nat_port[from] =
+				bpf_htons(masquerade_port_first + (start + i) % (masquerade_port_count ?: 1));
+			if (FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)
+				return PARSED;
+		}
 	}
 	for (__u32 i = 0; i < CLAIM_ATTEMPTS; i++) {
 		__u32 offset = (start + i) % (masquerade_port_count ?: 1);

@@ -41,6 +41,8 @@ const volatile __u32 fragment_entries = FRAGMENT_ENTRIES;
 /* How many errors and resets are sent in a tick (1.07 s) to behind one interface, and by one processor. */
 const volatile __u32 answer_rate = 1000;
 const volatile __u32 answer_rate_of_processor = 10000;
+/* Tests move the clock: it is the tick in `hand`. */
+const volatile bool clock_by_hand = false;
 /* The overlay: its UDP port, zero if there is none, and the number of its network. */
 const volatile __be16 overlay_port = 0;
 const volatile __u32 overlay_id = 0;
@@ -126,6 +128,8 @@ enum mark_weight {
 	MARK_OF_ANOTHER, /* it opens a connection that has the same addresses and ports as one that lives */
 };
 
+#define FIRST_EPHEMERAL_PORT 32768
+
 /* Ticks after which a flow that goes on may have been waiting for an answer. */
 #define LONG_QUIET 2
 
@@ -184,8 +188,20 @@ static __always_inline struct scratch *scratch_room(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
+/* What was read or written before is so for all processors before what comes after. The architecture need not keep that order
+ * by itself (arm64); an exchange has it kept. */
+static __always_inline void fence(struct scratch *room)
+{
+	__sync_lock_test_and_set(&room->fence, 1);
+}
+
 static __always_inline __u32 ticks(void)
 {
+	if (clock_by_hand) {
+		__u32 zero = 0, *tick = bpf_map_lookup_elem(&hand, &zero);
+
+		return tick ? *tick : 0;
+	}
 	/* The coarse clock is a plain read; it came with Linux 5.11. */
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
 		return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
@@ -336,6 +352,16 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 	x[2] = y[2];
 }
 
+/* Marks a port (network byte order) as one at which a connection to a service was made. */
+static __always_inline void hold_port(__be16 port)
+{
+	__u32 number = bpf_ntohs(port), at = number / 64 % PORT_WORDS;
+	__u64 *word = bpf_map_lookup_elem(&held_ports, &at);
+
+	if (word)
+		*word |= 1ull << number % 64;
+}
+
 /* Makes the first `length` bytes readable by direct access; false if the packet is shorter. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 {
@@ -404,30 +430,6 @@ static __always_inline bool impossible_flags(__u8 flags)
 	return (flags & (TCP_SYN | TCP_FIN)) == (TCP_SYN | TCP_FIN) ||
 	       (flags & (TCP_SYN | TCP_RST)) == (TCP_SYN | TCP_RST) ||
 	       !(flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK));
-}
-
-static __always_inline bool is_closed(__u32 flags)
-{
-	return (flags & CT_RESET) || (flags & (CT_FIN_OPENER | CT_FIN_REPLIER)) == (CT_FIN_OPENER | CT_FIN_REPLIER);
-}
-
-static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
-{
-	switch (protocol) {
-	case IPPROTO_TCP:
-		if (is_closed(flags))
-			return lifetimes.tcp_closed;
-		if (flags & (CT_FIN_OPENER | CT_FIN_REPLIER))
-			return lifetimes.tcp_closing;
-		return flags & CT_REPLIED ? lifetimes.tcp_established : lifetimes.tcp_new;
-	case IPPROTO_UDP:
-	case IPPROTO_UDPLITE:
-		return flags & CT_REPLIED ? lifetimes.udp_established : lifetimes.udp_new;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return lifetimes.icmp;
-	}
-	return lifetimes.other;
 }
 
 /* The way of packets that are delivered to a local endpoint. */

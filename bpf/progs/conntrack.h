@@ -6,30 +6,24 @@ static __always_inline CT_ENTRY *FN(find)(const CT_KEY *key)
 	return bpf_map_lookup_elem(&MAP(conntrack), key);
 }
 
-/* Whether the entry's verdict still holds for this packet. */
-static __always_inline bool FN(is_current)(const CT_ENTRY *entry, const PACKET *packet, __u32 epoch)
-{
-	if (entry->epoch != epoch)
-		return false;
-	/* The ports of a flow that has ended are used for a new one. */
-	return !((packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && is_closed(entry->flags));
-}
-
 /* Whether the flow's time is over and its ports may be given to another. */
 static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol, __u32 now)
 {
-	return now - entry->seen > lifetime(protocol, entry->flags);
+	__s32 age = now - entry->seen;
+
+	/* Another processor may have a later tick. */
+	return age > (__s32)lifetime(protocol, entry->flags);
 }
 
-/* The other entry of a translated flow. That it is looked up also keeps it from being evicted. */
-static __always_inline CT_ENTRY *FN(find_mate)(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
+/* Whether the entry's verdict still holds for this packet. Asked of each, so the flow's age is looked at once a tick only. */
+static __always_inline bool FN(is_current)(const CT_ENTRY *entry, const PACKET *packet, __u32 epoch, __u32 now)
 {
-	CT_KEY key;
-	__u32 from = side & 1, to = from ^ 1;
-
-	FN(make_key)(&key, packet, &entry->nat_address[from], entry->nat_port[from],
-		     &entry->nat_address[to], entry->nat_port[to]);
-	return FN(find)(&key);
+	if (entry->epoch != epoch)
+		return false;
+	if (unlikely(entry->seen != now) && FN(is_expired)(entry, packet->protocol, now))
+		return false;
+	/* The ports of a flow that has ended are used for a new one. */
+	return !((packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && is_over(packet->protocol, entry->flags));
 }
 
 static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 side,
@@ -54,35 +48,51 @@ static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *e
 	FN(tell)(&inside, against ? what | TELL_AGAINST : what, 0);
 }
 
-__noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 flags, __u32 now)
+/* What a packet of a translated flow says besides: the other side finishes first. */
+static __always_inline __u32 FN(holds)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 said)
 {
-	if (!packet || !entry)
+	/* What goes back has its destination translated where the opener's source is. */
+	return said & CT_FIN_REPLIER && !(entry->flags & CT_FIN_OPENER) && nat & NAT_DESTINATION ? CT_HOLDS_PORT : 0;
+}
+
+/* Takes note of a packet in both views of its flow. `said`: as flags_after has it. */
+__noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 said, __u32 now)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet || !entry)
 		return 0;
 
-	bool against = flags & CT_REPLIED;
-	bool ends = !is_closed(entry->flags) && is_closed(entry->flags | flags);
-	/* Who has reset sends nothing any more but resets; if it does, somebody else has forged it. */
-	__u32 forged = packet->protocol == IPPROTO_TCP && !(flags & CT_RESET) && entry->flags & CT_RESET &&
-				       against == !!(entry->flags & CT_RESET_BY_REPLIER) ?
-			       CT_RESET | CT_RESET_BY_REPLIER :
-			       0;
+	bool against = said & CT_REPLIED;
+	__u32 before = entry->flags;
 	__u32 side = (entry->opener ^ against) & 1;
+	__u32 after = flags_after(packet->protocol, before, said | FN(holds)(packet, entry, nat, said), now, entry->seen,
+				  entry->born);
 
-	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. */
-	entry->flags = (entry->flags & ~forged) | flags;
-	entry->seen = now;
-	if (nat != NAT_NONE) {
-		CT_ENTRY *mate = FN(find_mate)(packet, entry, side);
+	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. What is still under
+	 * way after a reset does not prolong the flow. */
+	entry->flags = after;
+	if (!(after & CT_RESET) || said & CT_RESET)
+		entry->seen = now;
+	/* Where the backend's node answers the client itself, it has the one view only. */
+	if (nat != NAT_NONE && !(against && entry->flags & CT_DSR)) {
+		CT_KEY *own = (CT_KEY *)&room->key, *key = (CT_KEY *)&room->mate_key;
 
-		if (mate) {
-			mate->flags = (mate->flags & ~forged) | flags;
-			mate->seen = now;
-		} else if (!against) {
-			/* Evicted: judged anew, the flow gets it back. */
+		FN(key)(packet, own);
+
+		/* That it is looked up also keeps it from being evicted. */
+		__u32 turned = FN(mate_key)(key, own, entry);
+		CT_ENTRY *mate = FN(find)(key);
+
+		if (likely(mate && FN(names)(mate, own, turned))) {
+			mate->flags = (mate->flags & ~CT_STATE) | (after & CT_STATE);
+			mate->seen = entry->seen;
+		} else if ((mate || !FN(make_mate)(packet, entry, side)) && !against) {
+			/* Somebody else has its place: judged anew, the flow gets another. */
 			entry->epoch--;
 		}
 	}
-	if (unlikely(ends))
+	if (unlikely(!is_over(packet->protocol, before) && is_over(packet->protocol, after)))
 		FN(tell_end)(packet, entry, nat, side, against);
 	return 0;
 }
@@ -90,30 +100,33 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 f
 /* What a packet says of its flow's state. */
 static __always_inline __u32 FN(tells)(const PACKET *packet, bool by_opener)
 {
-	__u32 flags = by_opener ? 0 : CT_REPLIED;
+	__u32 said = by_opener ? 0 : CT_REPLIED;
 
-	if (packet->kind == PACKET_ERROR)
-		return 0;
-	if (packet->flags & TCP_RST)
-		return flags | (by_opener ? CT_RESET : CT_RESET | CT_RESET_BY_REPLIER);
-	if (packet->flags & TCP_FIN)
-		return flags | (by_opener ? CT_FIN_OPENER : CT_FIN_REPLIER);
-	return flags;
+	if (packet->protocol != IPPROTO_TCP || packet->kind == PACKET_ERROR)
+		return packet->kind == PACKET_ERROR ? 0 : said;
+	if (unlikely(packet->flags & (TCP_SYN | TCP_RST | TCP_FIN))) {
+		if (packet->flags & TCP_RST)
+			return said | (by_opener ? CT_RESET : CT_RESET | CT_RESET_BY_REPLIER);
+		if (packet->flags & TCP_FIN)
+			return said | (by_opener ? CT_FIN_OPENER | CT_CONFIRMED : CT_FIN_REPLIER);
+		return said;
+	}
+	return by_opener ? CT_CONFIRMED : said;
 }
 
 /* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
  * that is only read stays in every processor's cache. Returns for how many ticks no packet was written down. */
-static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, const struct ct_way *way, __u32 side)
+static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, const struct ct_way *way, __u32 side,
+				       __u32 now)
 {
-	__u32 flags = FN(tells)(packet, entry->opener == side);
-	__u32 now = ticks();
+	__u32 said = FN(tells)(packet, entry->opener == side);
 
 	if (packet->kind == PACKET_ERROR)
 		return 0;
-	if (unlikely(entry->seen != now || (entry->flags & flags) != flags || entry->flags & CT_RESET)) {
+	if (unlikely(entry->seen != now || (entry->flags & said) != said || entry->flags & CT_RESET)) {
 		__u32 quiet = now - entry->seen;
 
-		FN(note)(packet, entry, way->nat, flags, now);
+		FN(note)(packet, entry, way->nat, said, now);
 		return quiet;
 	}
 	return 0;

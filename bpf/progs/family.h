@@ -42,9 +42,9 @@ PACKET {
 	__u8 hops; /* TTL or hop limit */
 	__u8 kind; /* enum packet_kind */
 	__u8 early; /* PACKET_FIRST_FRAGMENT: how many pieces came before it, and were not let through */
-	__u8 cut; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
-	__u8 asker; /* enum asker: ICMP */
-	__u8 pad[2];
+	__u8 cut : 1; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
+	__u8 asker : 2; /* enum asker: ICMP */
+	__u8 pad : 5;
 	__be32 id; /* of a fragment: its datagram's */
 	__u32 ifindex; /* of a fragment: whose hook sees it */
 };
@@ -72,9 +72,9 @@ static __always_inline bool FN(is_zero)(const ADDRESS *a)
 	return bits == 0;
 }
 
-/* Fills `key` for what goes as the packet goes but has these addresses and ports, and returns the index of the source in it. */
-static __always_inline __u32 FN(make_key)(CT_KEY *key, const PACKET *packet, const ADDRESS *source, __be16 source_port,
-					  const ADDRESS *destination, __be16 destination_port)
+/* Fills `key` for what goes from one side to the other, and returns the index of the source in it. `asker`: enum asker. */
+static __always_inline __u32 FN(pack_key)(CT_KEY *key, __u8 protocol, __u8 asker, const ADDRESS *source,
+					  __be16 source_port, const ADDRESS *destination, __be16 destination_port)
 {
 	/* The first word that differs decides; then the port. */
 	__u32 at = source_port > destination_port;
@@ -94,10 +94,17 @@ static __always_inline __u32 FN(make_key)(CT_KEY *key, const PACKET *packet, con
 		key->port[0] = source_port;
 		key->port[1] = destination_port;
 	}
-	key->protocol = packet->protocol;
-	key->asker = packet->asker == ASKER_NONE ? 0 : (at ^ (packet->asker == ASKER_DESTINATION)) + 1;
+	key->protocol = protocol;
+	key->asker = asker == ASKER_NONE ? ASKER_NONE : (at ^ (asker == ASKER_DESTINATION)) + 1;
 	__builtin_memset(key->pad, 0, sizeof(key->pad));
 	return at;
+}
+
+/* The same for what goes as the packet goes, but has these addresses and ports. */
+static __always_inline __u32 FN(make_key)(CT_KEY *key, const PACKET *packet, const ADDRESS *source, __be16 source_port,
+					  const ADDRESS *destination, __be16 destination_port)
+{
+	return FN(pack_key)(key, packet->protocol, packet->asker, source, source_port, destination, destination_port);
 }
 
 static __always_inline __u32 FN(key)(const PACKET *packet, CT_KEY *key)

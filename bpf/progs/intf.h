@@ -198,6 +198,8 @@ struct ct_way {
 #define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
 #define CT_PICKED_UP 256 /* TCP: begun by a segment that opens no connection; its beginning was forgotten, or never seen */
 #define CT_OF_NODE 512 /* opened by a process of this node; with CT_BY_STACK */
+#define CT_CONFIRMED 2048 /* TCP: the opener went on after it was answered; others: both sides still sent after a while */
+#define CT_HOLDS_PORT 4096 /* TCP, the source is translated: the other side has finished first, and will wait for what is late */
 #define CT_SEEN_ON_WAY 1024 /* of a CT_FAR_VIEW: the opener's packets pass the endpoint's host end translated, on their way to it */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
@@ -209,7 +211,8 @@ struct ct_entry4 {
 	__u32 flags; /* CT_* */
 	__u32 service; /* whose backend the flow goes to; 0: none's */
 	__u8 opener; /* index of the side that opened the flow */
-	__u8 pad[3];
+	__u8 born; /* tick of its first packet, modulo 256 */
+	__u8 pad[2];
 	__be16 nat_port[2];
 	struct ip4 nat_address[2];
 	struct ip4 next_hop; /* for VIA_UPLINK; zero: ask the routing table */
@@ -222,7 +225,8 @@ struct ct_entry6 {
 	__u32 flags;
 	__u32 service;
 	__u8 opener;
-	__u8 pad[3];
+	__u8 born;
+	__u8 pad[2];
 	__be16 nat_port[2];
 	struct ip6 nat_address[2];
 	struct ip6 next_hop;
@@ -259,19 +263,30 @@ struct pieces {
 	__u8 pad;
 };
 
-/* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). */
+/* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). states.h says which it is. */
 struct lifetimes {
-	__u32 tcp_new; /* no reply yet */
+	__u32 tcp_opening; /* not answered, or the opener has not gone on yet */
 	__u32 tcp_established;
-	__u32 tcp_closing; /* one side has finished */
-	__u32 tcp_closed; /* both have, or one has reset */
-	__u32 udp_new;
-	__u32 udp_established;
+	__u32 tcp_closing; /* one side has finished, or one has reset */
+	__u32 tcp_closed; /* both have finished, or it was refused */
+	__u32 tcp_held; /* both have, the other side of a translated connection first */
+	__u32 udp; /* until both sides still send after a while */
+	__u32 udp_stream;
 	__u32 icmp;
+	__u32 other_new; /* any other protocol, not answered */
 	__u32 other;
 };
 
 #define TICK_SHIFT 30
+
+/* Context of the program `age`. */
+struct ageing {
+	__u32 now; /* the tick, given by the caller: such programs have no coarse clock */
+	/* What it has found. */
+	__u32 left4; /* entries of conntrack4 */
+	__u32 left6;
+	__u32 forgotten; /* of both families; the second view of a flow is not counted */
+};
 
 /* Keys of `drops`: why a packet was not let through. The names that people see are in layout.rs. */
 enum drop_reason {

@@ -15,8 +15,13 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	*(PACKET *)&room->packet = *packet;
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->epoch = node->epoch;
-	entry->seen = ticks();
+	/* Whoever raises the epoch has changed before what is looked at from here on: a verdict has no newer epoch than what it was
+	 * made from. */
+	fence(room);
+	entry->seen = room->seen = ticks();
+	entry->born = entry->seen;
 	entry->opener = side;
+	room->known = old;
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
 			entry->flags = CT_PICKED_UP;
@@ -29,8 +34,10 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	entry->nat_address[1] = old->nat_address[1];
 	entry->nat_port[0] = old->nat_port[0];
 	entry->nat_port[1] = old->nat_port[1];
-	if (is_closed(old->flags) && opens)
+	if (is_over(packet->protocol, old->flags) && opens)
 		return false;
+	room->seen = old->seen;
+	entry->born = old->born;
 	entry->flags = old->flags;
 	entry->opener = old->opener;
 	entry->service = old->service;
@@ -40,8 +47,39 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
 static __always_inline bool FN(is_taken)(const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
-	return old->flags & CT_FAR_VIEW && old->opener == side && !is_closed(old->flags) &&
-	       !FN(is_expired)(old, packet->protocol, ticks());
+	return old->flags & CT_FAR_VIEW && old->opener == side && !is_closed(packet->protocol, old->flags);
+}
+
+/*
+ * Whether a packet of a connection that nobody remembers looks like an answer: it comes from a port that programs do not
+ * connect from unless they choose it (Linux takes 32768 and above, others higher ones), and goes to one that they do.
+ */
+static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
+{
+	return packet->protocol == IPPROTO_TCP && packet->flags & TCP_ACK && !(packet->flags & TCP_SYN) &&
+	       packet->kind != PACKET_ERROR && bpf_ntohs(packet->source_port) < FIRST_EPHEMERAL_PORT &&
+	       bpf_ntohs(packet->destination_port) >= FIRST_EPHEMERAL_PORT;
+}
+
+/*
+ * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender` and `receiver` are
+ * slots of local endpoints, or 0.
+ */
+__noinline int FN(is_answer)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender, __u32 receiver)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return false;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+
+	if (likely(room->known || entry->service || !FN(looks_like_answer)(packet)))
+		return false;
+	if (FN(police)(skb, (const PACKET *)&room->packet, receiver, sender, POLICE_AGAINST))
+		return false;
+	entry->opener = (side ^ 1) & 1;
+	return true;
 }
 
 /* Has a packet leave with an address of the node as its source. */
@@ -204,7 +242,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	if (FN(is_link_scope)(&packet->destination))
 		return DROP_LINK_SCOPE;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;
 
 	if (packet->kind == PACKET_ERROR && !old)
 		return DROP_UNRELATED_ERROR;
@@ -217,12 +255,11 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	bool against = entry->opener != side;
-	__u8 nat = NAT_NONE;
 	int reason = PARSED;
 
 	if (against && old) {
-		nat = old->way[side & 1].nat;
-		if (nat & NAT_DESTINATION) {
+		way->nat = old->way[side & 1].nat;
+		if (way->nat & NAT_DESTINATION) {
 			seen->destination = old->nat_address[(side ^ 1) & 1];
 			seen->destination_port = old->nat_port[(side ^ 1) & 1];
 		}
@@ -240,7 +277,11 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	__u32 from = source->slot, to = destination ? destination->slot : 0;
 
 	/* An endpoint always reaches itself. */
-	if (from != to)
+	if (from == to)
+		;
+	else if (FN(is_answer)(skb, packet, side, from, to))
+		against = true;
+	else
 		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
 				    (against ? POLICE_AGAINST : 0) |
 					    (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
@@ -266,8 +307,6 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	}
 	if (reason)
 		return reason;
-	if (against)
-		way->nat = nat;
 	if ((by_stack_from(source, destination) && !FN(leaves_as_node)(room, side, against, way->nat)) ||
 	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
@@ -302,7 +341,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	*key = *flow;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;
 
 	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
 		if (FN(is_taken)(old, packet, side))
@@ -370,10 +409,15 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
 
+	bool answer = FN(is_answer)(skb, packet, side, from, to);
+
+	against |= answer;
 	if (by_stack && !against)
 		entry->flags = (entry->flags & ~CT_OF_NODE) | CT_BY_STACK | (of_node ? CT_OF_NODE : 0);
-	reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
-			    (against ? POLICE_AGAINST : 0) | (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
+	if (!answer)
+		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
+				    (against ? POLICE_AGAINST : 0) |
+					    (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
 	if (reason)
 		return reason;
 	if (destination) {

@@ -206,6 +206,14 @@ struct {
 	__type(value, __u64);
 } hits SEC(".maps");
 
+/* The clock of tests. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} hand SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, EVENT_BYTES);
@@ -243,6 +251,9 @@ struct scratch {
 	struct ip6 address; /* or an ip4 */
 	struct ip6 other_address; /* the same */
 	__u32 flags; /* of the entry, before the packet that was judged */
+	__u32 seen; /* the same */
+	__u32 fence; /* written for the order alone */
+	struct ct_key6 other_key; /* or a ct_key4 */
 	struct prefix6 prefix; /* or a prefix4 */
 	struct peer peer; /* the side that a policy is asked about */
 	struct policy_key question;
@@ -261,7 +272,7 @@ struct scratch {
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;
 	bool marked;
-	__u8 end[1];
+	bool known; /* the flow in question was remembered */
 	struct event event;
 };
 

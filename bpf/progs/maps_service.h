@@ -45,4 +45,6 @@ SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_S
 SERVICE_MAP(namespaces, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, NAMESPACE_ENTRIES, __u64, __u32);
 /* What is to be added to `ticks` for the ticks of the wall clock, which is the same on all nodes. */
 SERVICE_MAP(wall_clock, BPF_MAP_TYPE_ARRAY, 0, 1, __u32, __u32);
+/* Ports at which connections to services that are remembered were made, as the last ageing has found them. */
+SERVICE_MAP(held_ports, BPF_MAP_TYPE_ARRAY, 0, PORT_WORDS, __u32, __u64);
 SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS * PORT_WORDS, __u32, __u64);

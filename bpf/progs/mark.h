@@ -86,10 +86,8 @@ static __always_inline enum mark_weight FN(weigh_mark)(const struct scratch *roo
 
 	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
-	if (FN(is_expired)(entry, packet->protocol, ticks()))
-		return MARK_BEGINS;
 	if (opens)
-		return is_closed(entry->flags) ? MARK_BEGINS : MARK_OF_ANOTHER;
+		return is_over(packet->protocol, entry->flags) ? MARK_BEGINS : MARK_OF_ANOTHER;
 	/* Anybody can write a mark: it moves no connection, but tells of one that was forgotten. */
 	return entry->flags & CT_PICKED_UP && !(entry->flags & CT_DSR) ? MARK_BEGINS : MARK_IGNORED;
 }

@@ -15,19 +15,13 @@ static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, 
 	return bpf_map_lookup_elem(&MAP(endpoints), key);
 }
 
-/* Whether an endpoint that was one end of the flow is gone. `key` is the flow's, in scratch. */
-__noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
+/* Whether an endpoint that was one end of the flow is gone. `first` and `second` are room for addresses. */
+static __always_inline bool FN(ends_are_gone)(const CT_KEY *key, const CT_ENTRY *entry, ADDRESS *first, ADDRESS *second)
 {
-	struct scratch *room = scratch_room();
-
-	if (!room || !key || !entry)
-		return false;
-
 	__u32 opener = entry->opener & 1;
 	bool far = entry->flags & CT_FAR_VIEW;
 	/* What the other side sees differs in the opener, what the opener sees in the other side. */
 	bool elsewhere = far || entry->way[opener].nat & NAT_DESTINATION;
-	ADDRESS *first = (ADDRESS *)&room->address, *second = (ADDRESS *)&room->other_address;
 	struct endpoint *endpoint;
 
 	*first = elsewhere && !opener == far ? entry->nat_address[0] : key->address[0];
@@ -46,13 +40,23 @@ __noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
 	return !endpoint || endpoint->ifindex != of_second;
 }
 
-/* The entry of a flow whose ends are still there; that of one which has ended is forgotten. */
-static __always_inline CT_ENTRY *FN(find_living)(const CT_KEY *key)
+/* The same. `key` is the flow's, in scratch. */
+__noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !key || !entry)
+		return false;
+	return FN(ends_are_gone)(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
+}
+
+/* The entry of a flow whose ends are still there and whose time is not over; otherwise it is forgotten. */
+static __always_inline CT_ENTRY *FN(find_living)(struct scratch *room, const CT_KEY *key)
 {
 	CT_ENTRY *entry = FN(find)(key);
 
-	if (likely(!entry || !FN(has_ended)(key, entry)))
+	if (likely(!entry || (!FN(is_expired)(entry, key->protocol, ticks()) && !FN(has_ended)(key, entry))))
 		return entry;
-	bpf_map_delete_elem(&MAP(conntrack), key);
+	FN(forget)(key, entry, (CT_KEY *)&room->other_key);
 	return NULL;
 }

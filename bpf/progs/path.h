@@ -64,14 +64,14 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 	if (unlikely(!FN(has_checksum_in_place)(skb, &packet)))
 		return FN(refuse)(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
 
-	__u32 side = FN(key)(&packet, &key) & 1;
+	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *ethernet = data;
 
 	if ((void *)(ethernet + 1) > end)
 		return drop(DROP_MALFORMED);
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
+	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
 		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
@@ -89,7 +89,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 
 	struct ct_way *way = &entry->way[side];
 
-	FN(track)(&packet, entry, way, side);
+	FN(track)(&packet, entry, way, side, now);
 	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
 		if (way->via == VIA_STACK)
 			return FN(to_stack)(skb, &packet, entry, way, side);
@@ -126,17 +126,17 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 
-	__u32 side = FN(key)(&packet, &key) & 1;
+	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
 	/* On its way here it was judged and translated. */
 	if (entry && entry->flags & CT_SEEN_ON_WAY && entry->opener == side && entry->way[side].egress == skb->ifindex &&
-	    FN(is_current)(entry, &packet, state->epoch) && !FN(is_expired)(entry, packet.protocol, ticks()))
+	    FN(is_current)(entry, &packet, state->epoch, now))
 		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
 
 	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
 
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) ||
+	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) ||
 		     entry->way[side].egress != skb->ifindex ||
 		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
@@ -153,7 +153,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	}
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
-	FN(track)(&packet, entry, &entry->way[side], side);
+	FN(track)(&packet, entry, &entry->way[side], side, now);
 	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
 }
 
@@ -230,10 +230,10 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		count_drops(DROP_UNKNOWN_FRAGMENT, packet.early);
 	}
 
-	__u32 side = FN(key)(&packet, &key) & 1, reminder = 0;
+	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1, reminder = 0;
 	CT_ENTRY *entry = FN(find)(&key);
 
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch) || entry->way[side].ingress ||
+	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
 			     FN(settle)(skb, &packet, &key, side);
@@ -251,7 +251,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 
 	struct ct_way *way = &entry->way[side];
-	__u32 quiet = FN(track)(&packet, entry, way, side) | reminder;
+	__u32 quiet = FN(track)(&packet, entry, way, side, now) | reminder;
 
 	if (way->via == VIA_STACK)
 		return FN(to_stack)(skb, &packet, entry, way, side);
@@ -297,7 +297,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	if (packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source))
 		return PASS;
 
-	__u32 side = FN(key)(&packet, &key) & 1;
+	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 
 	if (entry && unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
@@ -307,7 +307,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 		return entry->way[side].nat == NAT_SOURCE ?
 			       FN(to_stack)(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;
-	if (!entry || !FN(is_current)(entry, &packet, state->epoch)) {
+	if (!entry || !FN(is_current)(entry, &packet, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
 			int reason = FN(judge_sent)(skb, &packet, &key, side,
 						    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:
@@ -328,6 +328,6 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	struct ct_way *way = &entry->way[side];
 
 	if (entry->service)
-		FN(track)(&packet, entry, way, side);
+		FN(track)(&packet, entry, way, side, now);
 	return FN(to_stack)(skb, &packet, entry, way, side);
 }

@@ -1,11 +1,41 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Remembering a flow that was judged. */
 
-/* Stores scratch->entry. A flow that is not translated passes without. */
-static __always_inline int FN(remember)(const CT_KEY *key, const CT_ENTRY *entry, __u8 nat)
+/* Two processors have judged the first packets of a flow at once, and the other one was first: this packet goes as that one. */
+static __always_inline int FN(yield_to)(struct scratch *room, const CT_ENTRY *winner, CT_ENTRY *entry)
 {
+	CT_KEY *key = (CT_KEY *)&room->key, *mate = (CT_KEY *)&room->mate_key, *own = (CT_KEY *)&room->other_key;
+	__u32 turned = FN(mate_key)(own, key, entry);
+
+	/* Both may have found the same place. */
+	if (!FN(names)(winner, mate, turned))
+		bpf_map_delete_elem(&MAP(conntrack), mate);
+	*entry = *winner;
+	room->flags = entry->flags;
+	return PARSED;
+}
+
+/* Stores scratch->entry. A flow that is not translated passes without. */
+static __always_inline int FN(remember)(struct scratch *room, const CT_KEY *key, CT_ENTRY *entry, __u8 nat, bool claimed)
+{
+	CT_ENTRY *place;
+
+	if (claimed && !room->known) {
+		if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_NOEXIST) == 0))
+			return PARSED;
+		place = FN(find)(key);
+		if (place)
+			return FN(yield_to)(room, place, entry);
+	}
+	place = FN(find)(key);
+	if (place) {
+		FN(renew)(place, entry);
+		return PARSED;
+	}
 	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
 		return PARSED;
+	if (claimed)
+		bpf_map_delete_elem(&MAP(conntrack), (CT_KEY *)&room->mate_key);
 	if (nat != NAT_NONE)
 		return DROP_CONNTRACK_FULL;
 	count(COUNTER_UNTRACKED);
@@ -22,7 +52,7 @@ static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room
 	struct ct_way *way = &entry->way[from];
 
 	if (entry->opener != from)
-		return FN(remember)(key, entry, way->nat);
+		return FN(remember)(room, key, entry, way->nat, false);
 
 	bool hidden = way->nat & NAT_SOURCE;
 	bool served = !FN(equal)(&seen->destination, &packet->destination) ||
@@ -37,12 +67,12 @@ static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room
 			entry->nat_port[to] = room->mark_port;
 		}
 		entry->way[to].nat = NAT_SOURCE;
-		return FN(remember)(key, entry, NAT_SOURCE);
+		return FN(remember)(room, key, entry, NAT_SOURCE, false);
 	}
 	if (!hidden && !served) {
 		__builtin_memset(entry->nat_address, 0, sizeof(entry->nat_address));
 		__builtin_memset(entry->nat_port, 0, sizeof(entry->nat_port));
-		return FN(remember)(key, entry, NAT_NONE);
+		return FN(remember)(room, key, entry, NAT_NONE, false);
 	}
 	if (!hidden && !FN(equal)(&entry->nat_address[from], &packet->source)) {
 		entry->nat_address[from] = packet->source;
@@ -53,7 +83,7 @@ static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room
 
 	int reason = FN(claim)(skb, packet, from, hidden ? CLAIM_OF_NODE : 0);
 
-	return reason ? reason : FN(remember)(key, entry, way->nat);
+	return reason ? reason : FN(remember)(room, key, entry, way->nat, true);
 }
 
 /* Remembers the flow of a packet that was judged, as it is after this packet. */
@@ -65,11 +95,16 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 		return DROP_CONNTRACK_FULL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	__u32 said;
 	int reason;
 
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;
-	entry->flags |= FN(tells)(packet, entry->opener == side);
+	said = FN(tells)(packet, entry->opener == side);
+	if (packet->kind != PACKET_ERROR)
+		entry->flags = flags_after(packet->protocol, entry->flags,
+					   said | FN(holds)(packet, entry, entry->way[side & 1].nat, said), entry->seen,
+					   room->seen, entry->born);
 	reason = FN(store)(skb, room, packet, side);
 	/* In scratch it is as it was, so that track() sees the change, tells of an end and has the mate know. */
 	entry->flags = room->flags | (entry->flags & CT_DSR);

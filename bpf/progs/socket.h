@@ -56,7 +56,7 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 
 		SOCKET_PEER *known = bpf_map_lookup_elem(&MAP(sockets), &key);
 
-		if (known && known->service == frontend->service && now - known->seen <= lifetimes.udp_established) {
+		if (known && known->service == frontend->service && now - known->seen <= lifetimes.udp_stream) {
 			ADDRESS backend = known->address;
 			__be16 backend_port = known->port;
 

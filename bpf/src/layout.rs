@@ -10,10 +10,10 @@ use std::{
 
 pub use self::service::*;
 pub use crate::skeleton::types::{
-    __sk_buff as SkBuff, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4, ct_key6 as CtKey6,
-    ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes,
-    node as Node, peer as Peer, policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture,
-    prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink,
+    __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
+    ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6,
+    lifetimes as Lifetimes, node as Node, peer as Peer, policy_entry as PolicyEntry, policy_key as PolicyKey,
+    posture as Posture, prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink,
 };
 
 /// [`Node::events`]: new flows and their ends are told.
@@ -109,6 +109,10 @@ pub const CT_RESET: u32 = 8;
 pub const CT_FAR_VIEW: u32 = 32;
 /// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
 pub const CT_RESET_BY_REPLIER: u32 = 64;
+/// TCP: the opener went on after it was answered; others: both sides still sent after a while.
+pub const CT_CONFIRMED: u32 = 2048;
+/// TCP, the source is translated: the other side has finished first.
+pub const CT_HOLDS_PORT: u32 = 4096;
 
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
@@ -117,15 +121,18 @@ pub const TICK_SHIFT: u32 = 30;
 pub const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 
 /// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
-/// given time for its handshake, an established one outlives an idle night's keep-alives.
+/// given time for its handshake, an established one outlives an idle night's keep-alives. The port of a translated connection
+/// that its other side has finished first is kept for the minute in which Linux takes no new one from it (TIME-WAIT).
 pub const LIFETIMES: Lifetimes = Lifetimes {
-    tcp_new: 60,
+    tcp_opening: 60,
     tcp_established: 21_600,
     tcp_closing: 120,
     tcp_closed: 10,
-    udp_new: 30,
-    udp_established: 120,
+    tcp_held: 60,
+    udp: 30,
+    udp_stream: 120,
     icmp: 30,
+    other_new: 60,
     other: 600,
 };
 
@@ -208,12 +215,21 @@ plain!(
     CtEntry4,
     CtEntry6,
     Lifetimes,
+    Ageing,
     Peer,
     Posture,
     PolicyKey,
     PolicyEntry,
     Event,
 );
+
+impl PartialEq for Lifetimes {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Lifetimes {}
 
 impl From<Ipv4Addr> for Ip4 {
     fn from(address: Ipv4Addr) -> Self {
@@ -349,6 +365,8 @@ mod tests {
         for (value, name) in [
             (CT_FAR_VIEW, "CT_FAR_VIEW"),
             (CT_RESET_BY_REPLIER, "CT_RESET_BY_REPLIER"),
+            (CT_CONFIRMED, "CT_CONFIRMED"),
+            (CT_HOLDS_PORT, "CT_HOLDS_PORT"),
             (NAT_SOURCE.into(), "NAT_SOURCE"),
             (NAT_DESTINATION.into(), "NAT_DESTINATION"),
             (MACHINE_SENDS_FRAMES.into(), "MACHINE_SENDS_FRAMES"),
@@ -416,7 +434,8 @@ mod tests {
         assert_eq!(size_of::<CtWay>(), 4 + 4 + 2 + 1 + 1 + 3 * 6 + 2);
         assert_eq!(size_of::<CtEntry4>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 4 + 2 * 32);
         assert_eq!(size_of::<CtEntry6>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 16 + 2 * 32);
-        assert_eq!(size_of::<Lifetimes>(), 8 * 4);
+        assert_eq!(size_of::<Lifetimes>(), 10 * 4);
+        assert_eq!(size_of::<Ageing>(), 4 * 4);
         assert_eq!(size_of::<Peer>(), 2 * 4);
         assert_eq!(size_of::<Posture>(), 2 * 4);
         assert_eq!(size_of::<PolicyKey>(), 2 * 4 + 1 + 1 + 2);

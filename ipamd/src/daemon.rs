@@ -305,6 +305,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
         conntrack_size: config.conntrack_size,
         masquerade: config.masquerade,
         masquerade_ports: config.masquerade_ports.clone(),
+        lifetimes: config.conntrack_timeouts,
         policy_rules: config.policy.rules,
         overlay: (config.cluster != Cluster::None && config.routing.may_need_overlay())
             .then_some((config.vxlan_port, config.vxlan_id)),

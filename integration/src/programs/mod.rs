@@ -16,7 +16,7 @@ use bpf::{
     CambricSkel, CambricSkelBuilder,
     attach::Pins,
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6,
+        Ageing, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6,
         LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
     },
 };
@@ -101,11 +101,13 @@ pub struct Knobs {
     pub first_port: u16,
     /// Number of such ports.
     pub ports: u16,
+    /// The tick at which the clock stands until [`Bench::set_tick`] moves it; `None`: the clock of the programs is the kernel's.
+    pub tick: Option<u32>,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
-        Self { first_port: 10_000, ports: 20_000 }
+        Self { first_port: 10_000, ports: 20_000, tick: None }
     }
 }
 
@@ -145,6 +147,7 @@ impl Bench {
         rodata.masquerade_port_count = knobs.ports;
         rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH;
         rodata.lifetimes = LIFETIMES;
+        rodata.clock_by_hand = knobs.tick.is_some();
         let skeleton = open.load()?;
 
         let local = |name: &str, last: u8| -> Result<Local> {
@@ -172,6 +175,7 @@ impl Bench {
         put(&bench.skeleton.maps.uplinks, &bench.uplink, &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() })?;
         bench.add_endpoint(&bench.a, 0)?;
         bench.add_endpoint(&bench.b, 0)?;
+        bench.set_tick(knobs.tick.unwrap_or_default())?;
         Ok(bench)
     }
 
@@ -232,6 +236,40 @@ impl Bench {
         let mut value = Node::from_bytes(&bytes).context("layout")?;
         value.epoch += 1;
         put(node, &0u32, &value)
+    }
+
+    /// Moves the clock of a bench that has one of its own.
+    pub fn set_tick(&self, tick: u32) -> Result<()> {
+        put(&self.skeleton.maps.hand, &0u32, &tick)
+    }
+
+    /// Has the flows forgotten that are over at that tick, as the daemon does now and then.
+    pub fn age(&self, now: u32) -> Result<Ageing> {
+        let mut context = Ageing { now, ..Ageing::default() }.as_bytes().to_vec();
+        let input = ProgramInput { context_in: Some(&mut context), ..ProgramInput::default() };
+        let output = self.skeleton.progs.age.test_run(input)?;
+        ensure!(output.return_value == 0, "the program returned {}", output.return_value);
+        Ageing::from_bytes(&context).context("layout")
+    }
+
+    /// The ports that the last [`Self::age`] has found connections to services at.
+    pub fn held_ports(&self) -> Result<Vec<u16>> {
+        let mut ports = Vec::new();
+        for (index, word) in entries::<u32, u64>(&self.skeleton.maps.held_ports)? {
+            let bits = (0..64).filter(|bit| word >> bit & 1 != 0);
+            ports.extend(bits.map(|bit| u16::try_from(index * 64 + bit)).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(ports)
+    }
+
+    /// Writes an IPv4 flow.
+    pub fn put_flow4(&self, key: &CtKey4, entry: &CtEntry4) -> Result<()> {
+        put(&self.skeleton.maps.conntrack4, key, entry)
+    }
+
+    /// Forgets one view of an IPv4 flow, as an eviction does.
+    pub fn forget_flow4(&self, key: &CtKey4) -> Result<()> {
+        forget(&self.skeleton.maps.conntrack4, key.as_bytes())
     }
 
     /// Every IPv4 flow that is remembered.

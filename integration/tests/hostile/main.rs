@@ -2,6 +2,7 @@
 
 mod checksums;
 mod discovery;
+mod flows;
 mod forms;
 mod icmp;
 mod scene;

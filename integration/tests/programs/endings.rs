@@ -88,7 +88,7 @@ fn a_service_leads_no_flow_to_who_has_its_backends_address_now() {
 
 #[test]
 fn the_ports_of_an_endpoint_that_is_gone_are_free() {
-    let bench = Bench::new(&Knobs { first_port: 20_000, ports: 1 }).unwrap();
+    let bench = Bench::new(&Knobs { first_port: 20_000, ports: 1, ..Knobs::default() }).unwrap();
     let (a, b) = (bench.a, bench.b);
     let (_, port) = send_out(&bench, &tcp4(&a, FAR4, (40_000, 443), TCP_SYN));
     let reply = network4(&bench, FAR4, NODE4, (443, port), TCP_SYN_ACK);

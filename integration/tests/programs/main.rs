@@ -1,5 +1,6 @@
 //! The programs by `BPF_PROG_TEST_RUN`: one packet, then the whole change of the packet, the counters and the tables.
 
+mod ageing;
 mod answers;
 mod delivery;
 mod endings;
@@ -16,3 +17,4 @@ mod services;
 mod services_bounds;
 mod stack;
 mod stage;
+mod states;

@@ -15,6 +15,8 @@ pub const TCP_SYN_ACK: u8 = 3;
 
 pub const TCP_RST: u8 = 4;
 
+pub const TCP_FIN: u8 = 5;
+
 pub fn bench() -> Bench {
     Bench::new(&Knobs::default()).unwrap()
 }
@@ -46,6 +48,7 @@ pub fn tcp(
         TCP_ACK => step.ack(7),
         TCP_SYN_ACK => step.syn().ack(7),
         TCP_RST => step.rst(),
+        TCP_FIN => step.fin().ack(7),
         _ => unreachable!(),
     };
     let mut packet = Vec::new();

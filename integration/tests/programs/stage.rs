@@ -50,6 +50,7 @@ impl Stage {
             conntrack_size: 131_072,
             masquerade: true,
             masquerade_ports: 10_000..=29_999,
+            lifetimes: bpf::layout::LIFETIMES,
             policy_rules: PolicySizes::default().rules,
             overlay: None,
         };

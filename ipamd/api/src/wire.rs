@@ -453,7 +453,7 @@ pub struct Connection {
     /// The backend that a service's destination is translated to per packet.
     #[serde(default)]
     pub backend: Option<(IpAddr, u16)>,
-    /// `new`, `established`, `closing` or `closed`.
+    /// `new`, `answered`, `established`, `closing`, `reset` or `closed`.
     pub state: String,
     /// Seconds until it is forgotten.
     pub expires_in: u64,

@@ -2,6 +2,7 @@
 
 mod locations;
 mod options;
+mod timeouts;
 mod uplinks;
 mod values;
 
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bpf::layout::Lifetimes;
 use clap::Parser;
 use ipamd_api::wire::AttachMode;
 use ipnetwork::IpNetwork;
@@ -84,6 +86,9 @@ pub enum ConfigError {
         "uplink names the uplinks, so uplink-exclude leaves none out: give one of the two (in the file or by flags)"
     )]
     UplinksNamedAndExcluded,
+    /// A state of connections has two times.
+    #[error("{0}")]
+    TwoTimes(timeouts::TwoTimes),
 }
 
 /// The daemon's command line.
@@ -135,6 +140,8 @@ pub struct Config {
     pub masquerade_ports: RangeInclusive<u16>,
     /// Entries of each conntrack map.
     pub conntrack_size: u32,
+    /// How long connections are remembered.
+    pub conntrack_timeouts: Lifetimes,
     /// How much the policy tables hold.
     pub policy: PolicySizes,
     /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
@@ -208,6 +215,8 @@ impl Config {
             no_masquerade: options.no_masquerade,
             masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
             conntrack_size: options.conntrack_size.map_or(DEFAULT_CONNTRACK_SIZE, |size| size.0),
+            conntrack_timeouts: timeouts::lifetimes(&options.conntrack_timeout)
+                .map_err(ConfigError::TwoTimes)?,
             policy: PolicySizes {
                 entries: options.policy_entries.map_or(sizes.entries, |entries| entries.0),
                 addresses: options.policy_addresses.map_or(sizes.addresses, |entries| entries.0),

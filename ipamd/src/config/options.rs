@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
 use super::IfnamePattern;
+use super::timeouts::ConntrackTimeout;
 use super::values::{
     Attach, ConntrackSize, ExternalServiceMode, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses,
     PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, RoutingMode, Switch, VxlanId,
@@ -85,6 +86,9 @@ pub(super) struct Options {
     /// Entries of each family's conntrack map [default: 131072]
     #[arg(long, value_name = "ENTRIES")]
     pub conntrack_size: Option<ConntrackSize>,
+    /// How long connections in a state are remembered after their last packet, such as tcp-established=7200; repeatable
+    #[arg(long, value_name = "STATE=SECONDS")]
+    pub conntrack_timeout: Vec<ConntrackTimeout>,
     /// Entries of one endpoint's policy map [default: 16384]
     #[arg(long, value_name = "ENTRIES")]
     pub policy_entries: Option<PolicyEntries>,
@@ -168,6 +172,7 @@ impl Options {
             no_masquerade: either(self.no_masquerade, other.no_masquerade),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             conntrack_size: self.conntrack_size.or(other.conntrack_size),
+            conntrack_timeout: either(self.conntrack_timeout, other.conntrack_timeout),
             routing: self.routing.or(other.routing),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             vxlan_id: self.vxlan_id.or(other.vxlan_id),

@@ -60,6 +60,8 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--no-masquerade=10.0.0.0/8",
         "--masquerade-ports=2000-3000",
         "--conntrack-size=4096",
+        "--conntrack-timeout=tcp-established=7200",
+        "--conntrack-timeout=udp=10",
         "--policy-entries=1000",
         "--policy-addresses=2000",
         "--policy-prefixes=3000",
@@ -96,6 +98,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         no-masquerade = ["10.0.0.0/8"]
         masquerade-ports = "2000-3000"
         conntrack-size = 4096
+        conntrack-timeout = ["tcp-established=7200", "udp=10"]
         policy-entries = 1000
         policy-addresses = 2000
         policy-prefixes = 3000
@@ -169,6 +172,7 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("mtu = 100", "mtu is 100"),
         ("mtu = \"big\"", "mtu"),
         ("conntrack-size = 1", "conntrack-size is 1"),
+        ("conntrack-timeout = [\"tcp-new=9\"]", "tcp-new"),
         ("masquerade-ports = \"80-90\"", "80-90"),
         ("attach = \"xdp\"", "xdp"),
         ("metrics = \"localhost\"", "localhost"),

@@ -2,20 +2,14 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use bpf::layout::{
-    CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_REPLIED, CT_RESET, CtEntry, CtKey, Lifetimes,
-    NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT,
+use bpf::{
+    layout::{CT_FAR_VIEW, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT},
+    states::{State, lifetime},
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{DatapathError, maps::TypedMap};
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const UDPLITE: u8 = 136;
 
 /// Now, on the clock that the programs write down.
 pub fn now() -> u32 {
@@ -27,25 +21,6 @@ pub fn now() -> u32 {
     )]
     let ticks = (time.as_nanos() >> TICK_SHIFT) as u32;
     ticks
-}
-
-/// How long the flow is remembered after its last packet, in ticks; as the programs have it.
-fn lifetime(lifetimes: &Lifetimes, protocol: u8, flags: u32) -> u32 {
-    let replied = flags & CT_REPLIED != 0;
-    match protocol {
-        TCP if is_closed(flags) => lifetimes.tcp_closed,
-        TCP if flags & (CT_FIN_OPENER | CT_FIN_REPLIER) != 0 => lifetimes.tcp_closing,
-        TCP if replied => lifetimes.tcp_established,
-        TCP => lifetimes.tcp_new,
-        UDP | UDPLITE if replied => lifetimes.udp_established,
-        UDP | UDPLITE => lifetimes.udp_new,
-        ICMP | ICMPV6 => lifetimes.icmp,
-        _ => lifetimes.other,
-    }
-}
-
-fn is_closed(flags: u32) -> bool {
-    flags & CT_RESET != 0 || flags & (CT_FIN_OPENER | CT_FIN_REPLIER) == CT_FIN_OPENER | CT_FIN_REPLIER
 }
 
 /// Ticks until the flow is forgotten; negative once it should have been.
@@ -117,12 +92,6 @@ pub fn connection<K: CtKey, V: CtEntry>(
     let (destination, destination_port) = sides[1 - entry.opener()];
     let flags = entry.flags();
     let nat = entry.ways()[entry.opener()].nat;
-    let state = match () {
-        () if is_closed(flags) => "closed",
-        () if flags & (CT_FIN_OPENER | CT_FIN_REPLIER) != 0 => "closing",
-        () if flags & CT_REPLIED != 0 => "established",
-        () => "new",
-    };
     let left = remaining(lifetimes, key.protocol(), flags, entry.seen(), now).max(0).unsigned_abs();
     Some(Connection {
         protocol: key.protocol(),
@@ -132,9 +101,20 @@ pub fn connection<K: CtKey, V: CtEntry>(
         destination_port,
         masquerade: (nat & NAT_SOURCE != 0).then(|| entry.other_view()[entry.opener()]),
         backend: (nat & NAT_DESTINATION != 0).then(|| entry.other_view()[1 - entry.opener()]),
-        state: state.to_owned(),
+        state: State::of(key.protocol(), flags).name().to_owned(),
         expires_in: (left << TICK_SHIFT) / 1_000_000_000,
     })
+}
+
+/// The connection that an entry stands for, if its time is over.
+pub fn expired<K: CtKey, V: CtEntry>(
+    key: &K,
+    entry: &V,
+    lifetimes: &Lifetimes,
+    now: u32,
+) -> Option<Connection> {
+    let over = remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) < 0;
+    over.then(|| connection(key, entry, lifetimes, now)).flatten()
 }
 
 /// Whether a connection is among those asked for.
@@ -154,9 +134,12 @@ pub fn matches(filter: &ConntrackFilter, connection: &Connection) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bpf::layout::{CtEntry4, CtKey4, Ip4, LIFETIMES};
+    use bpf::layout::{CT_CONFIRMED, CT_REPLIED, CT_RESET, CtEntry4, CtKey4, Ip4, LIFETIMES};
 
     use super::*;
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
 
     fn flow(flags: u32, nat: u8) -> (CtKey4, CtEntry4) {
         let key = CtKey4 {
@@ -184,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_told_from_its_opener() {
-        let (key, mut entry) = flow(CT_REPLIED, NAT_SOURCE);
+        let (key, mut entry) = flow(CT_REPLIED | CT_CONFIRMED, NAT_SOURCE);
         let shown = connection(&key, &entry, &LIFETIMES, 100).unwrap();
         assert_eq!((shown.source, shown.source_port), ("10.88.0.5".parse().unwrap(), 40_000));
         assert_eq!((shown.destination, shown.destination_port), ("192.0.2.1".parse().unwrap(), 80));
@@ -227,24 +210,6 @@ mod tests {
     fn the_other_sides_view_of_a_translated_flow_is_not_shown_again() {
         let (key, entry) = flow(CT_FAR_VIEW, NAT_DESTINATION);
         assert_eq!(connection(&key, &entry, &LIFETIMES, 100), None);
-    }
-
-    #[test]
-    fn a_flow_lives_as_long_as_its_state_says() {
-        let both = CT_FIN_OPENER | CT_FIN_REPLIER;
-        for (protocol, flags, expected) in [
-            (TCP, 0, LIFETIMES.tcp_new),
-            (TCP, CT_REPLIED, LIFETIMES.tcp_established),
-            (TCP, CT_REPLIED | CT_FIN_OPENER, LIFETIMES.tcp_closing),
-            (TCP, CT_REPLIED | both, LIFETIMES.tcp_closed),
-            (TCP, CT_RESET, LIFETIMES.tcp_closed),
-            (UDP, 0, LIFETIMES.udp_new),
-            (UDP, CT_REPLIED, LIFETIMES.udp_established),
-            (ICMP, CT_REPLIED, LIFETIMES.icmp),
-            (132, 0, LIFETIMES.other),
-        ] {
-            assert_eq!(lifetime(&LIFETIMES, protocol, flags), expected);
-        }
     }
 
     #[test]

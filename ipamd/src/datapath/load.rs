@@ -11,7 +11,7 @@ use std::{
 use bpf::{
     CambricSkelBuilder, OpenCambricSkel,
     attach::{self, Direction, Pins},
-    layout::{FIB_LOOKUP_SKIP_NEIGH, LIFETIMES},
+    layout::FIB_LOOKUP_SKIP_NEIGH,
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::{
@@ -32,6 +32,10 @@ pub struct Loaded {
     /// The maps by name.
     pub maps: BTreeMap<String, MapHandle>,
 }
+
+/// The program that forgets flows. It sleeps while it goes through maps that are not made whole at once, which Linux allows since
+/// 6.1.
+pub const AGE: &str = "age";
 
 /// The program that belongs to a hook of an interface.
 pub fn program_for(ifname: &str, direction: Direction) -> &'static str {
@@ -69,6 +73,8 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     let mut object = MaybeUninit::uninit();
     let mut open = CambricSkelBuilder::default().open(&mut object).map_err(DatapathError::Load)?;
     configure(&mut open, config, supported)?;
+    let ages = kernel_at_least(6, 1);
+    open.progs.age.set_autoload(ages);
     let old = adopt_maps(&mut open, pins)?;
     let skeleton = open.load().map_err(DatapathError::Load)?;
 
@@ -88,6 +94,9 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     }
     for program in skeleton.object().progs() {
         let name = program.name().to_string_lossy().into_owned();
+        if name == AGE && !ages {
+            continue;
+        }
         let owned = program.as_fd().try_clone_to_owned().map_err(DatapathError::pin(&pins.program(&name)))?;
         put_pin(owned.as_fd(), &pins.program(&name))?;
         loaded.programs.insert(name, owned);
@@ -102,7 +111,7 @@ fn configure(
     fib_flags: u32,
 ) -> Result<(), DatapathError> {
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-        rodata.lifetimes = LIFETIMES;
+        rodata.lifetimes = config.lifetimes;
         rodata.masquerade_port_first = *config.masquerade_ports.start();
         rodata.masquerade_port_count =
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);

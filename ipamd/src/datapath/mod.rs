@@ -1,6 +1,7 @@
 //! The programs and maps in the kernel, as the daemon sees them. Everything is pinned and goes on without the daemon;
 //! this is where it is made, looked at, and put right.
 
+mod age;
 mod attachments;
 mod batch;
 mod conntrack;
@@ -15,9 +16,12 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{Ordering, fence},
+    },
 };
 
 use bpf::{
@@ -25,7 +29,7 @@ use bpf::{
     layout::{
         COUNTER_ANSWERS_SUPPRESSED, COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED,
         CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS,
-        EVENTS_FLOWS, Endpoint, Ip4, Ip6, LIFETIMES, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain,
+        EVENTS_FLOWS, Endpoint, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain,
         Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
@@ -75,6 +79,8 @@ pub struct DatapathConfig {
     pub masquerade: bool,
     /// The ports (and ICMP identifiers) that masqueraded flows leave from.
     pub masquerade_ports: RangeInclusive<u16>,
+    /// How long flows are remembered.
+    pub lifetimes: Lifetimes,
     /// Rules that are counted apart.
     pub policy_rules: u32,
     /// The overlay's UDP port and the number of its network, where there may be one.
@@ -115,6 +121,12 @@ pub enum DatapathError {
     Pin {
         /// The file.
         path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The program that forgets flows failed.
+    #[error("cannot run the program that forgets connections: {source}")]
+    Age {
         /// The kernel's reason.
         source: io::Error,
     },
@@ -209,6 +221,8 @@ pub struct Datapath {
     not_masqueraded: Mutex<Option<Box<[IpNetwork]>>>,
     conntrack4: TypedMap<CtKey4, CtEntry4>,
     conntrack6: TypedMap<CtKey6, CtEntry6>,
+    lifetimes: Lifetimes,
+    held_ports: MapHandle,
     drops: MapHandle,
     counters: MapHandle,
     /// Those that only the programs use, kept so that their pins can be put back.
@@ -250,6 +264,8 @@ impl Datapath {
             not_masqueraded: Mutex::default(),
             conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
             conntrack6: TypedMap::take(&mut maps, "conntrack6")?,
+            lifetimes: config.lifetimes,
+            held_ports: untyped(&mut maps, "held_ports")?,
             drops: untyped(&mut maps, "drops")?,
             counters: untyped(&mut maps, "counters")?,
             others: maps,
@@ -343,6 +359,8 @@ impl Datapath {
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let mut node = self.node.get(&0)?.unwrap_or_default();
         change(&mut node);
+        // What was written before is seen by whoever sees this: the programs read the epoch first.
+        fence(Ordering::SeqCst);
         self.node.put(&0, &node)
     }
 
@@ -426,41 +444,60 @@ impl Datapath {
         endpoint.is_ok_and(|endpoint| endpoint.is_none_or(|endpoint| endpoint.ifindex != index))
     }
 
-    /// Removes conntrack entries that have expired and those of endpoints that are gone. Takes milliseconds. Calls `ended`, if there is one, with each connection that
-    /// was removed.
+    /// Has conntrack entries forgotten that have expired, and those of endpoints that are gone. Calls `ended`, if there is
+    /// one, with each connection that was forgotten.
     pub fn sweep_conntrack(
         &self,
-        mut ended: Option<&mut dyn FnMut(&Connection)>,
+        ended: Option<&mut dyn FnMut(&Connection)>,
     ) -> Result<Swept, DatapathError> {
-        let capacity = |map: &MapHandle| u64::from(map.max_entries());
-        let mut service_ports = HashSet::new();
+        match self.programs.get(load::AGE) {
+            Some(program) => self.age_conntrack(program.as_fd(), ended),
+            None => self.sweep_by_hand(ended),
+        }
+    }
+
+    /// By the program, which looks at each entry where it lies: nothing is copied, but for who listens.
+    fn age_conntrack(
+        &self,
+        program: BorrowedFd<'_>,
+        ended: Option<&mut dyn FnMut(&Connection)>,
+    ) -> Result<Swept, DatapathError> {
+        if let Some(ended) = ended {
+            let mut tell = |connection: Option<Connection>| {
+                connection.iter().for_each(&mut *ended);
+                true
+            };
+            let (now, lifetimes) = (conntrack::now(), &self.lifetimes);
+            self.conntrack4.each(|key, entry| tell(conntrack::expired(&key, &entry, lifetimes, now)))?;
+            self.conntrack6.each(|key, entry| tell(conntrack::expired(&key, &entry, lifetimes, now)))?;
+        }
+        let aged = age::run(program)?;
+        Ok(Swept {
+            used: self.used(aged.left4.into(), aged.left6.into()),
+            service_ports: age::held_ports(&self.held_ports)?.collect(),
+        })
+    }
+
+    /// By reading the maps, where the kernel has not what the program needs.
+    fn sweep_by_hand(&self, mut ended: Option<&mut dyn FnMut(&Connection)>) -> Result<Swept, DatapathError> {
+        let mut ports = HashSet::new();
         let known = self.endpoints()?;
         // An endpoint may have come since.
         let is_gone = |address: IpAddr, index: u32| {
             known.get(&address).is_none_or(|endpoint| endpoint.ifindex != index)
                 && self.is_gone(address, index)
         };
-        let ipv4 = MapUse {
-            entries: conntrack::sweep(
-                &self.conntrack4,
-                &LIFETIMES,
-                &is_gone,
-                &mut ended,
-                &mut service_ports,
-            )?,
-            capacity: capacity(self.conntrack4.handle()),
-        };
-        let ipv6 = MapUse {
-            entries: conntrack::sweep(
-                &self.conntrack6,
-                &LIFETIMES,
-                &is_gone,
-                &mut ended,
-                &mut service_ports,
-            )?,
-            capacity: capacity(self.conntrack6.handle()),
-        };
-        Ok(Swept { used: [("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into(), service_ports })
+        let lifetimes = &self.lifetimes;
+        let ipv4 = conntrack::sweep(&self.conntrack4, lifetimes, &is_gone, &mut ended, &mut ports)?;
+        let ipv6 = conntrack::sweep(&self.conntrack6, lifetimes, &is_gone, &mut ended, &mut ports)?;
+        Ok(Swept { used: self.used(ipv4, ipv6), service_ports: ports })
+    }
+
+    fn used(&self, ipv4: u64, ipv6: u64) -> BTreeMap<String, MapUse> {
+        let used = |entries, map: &MapHandle| MapUse { entries, capacity: map.max_entries().into() };
+        let ipv4 = used(ipv4, self.conntrack4.handle());
+        let ipv6 = used(ipv6, self.conntrack6.handle());
+        [("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into()
     }
 
     /// Calls `page` with the matching conntrack entries, a few hundred at a time, until it returns false.
@@ -486,11 +523,12 @@ impl Datapath {
         };
         let mut on = true;
         self.conntrack4.each(|key, entry| {
-            on = take(conntrack::connection(&key, &entry, &LIFETIMES, now));
+            on = take(conntrack::connection(&key, &entry, &self.lifetimes, now));
             on
         })?;
         if on {
-            self.conntrack6.each(|key, entry| take(conntrack::connection(&key, &entry, &LIFETIMES, now)))?;
+            self.conntrack6
+                .each(|key, entry| take(conntrack::connection(&key, &entry, &self.lifetimes, now)))?;
         }
         if !filling.is_empty() {
             page(filling);

@@ -32,7 +32,7 @@ impl Ends {
 
     /// Takes note of a connection that is forgotten. The programs have told the end of one that is closed.
     pub fn note(&mut self, connection: &Connection) {
-        if connection.state == "closed" || !is_sampled(connection, self.sample) {
+        if matches!(connection.state.as_str(), "closed" | "reset") || !is_sampled(connection, self.sample) {
             return;
         }
         if self.flows.len() < ENDS {
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn what_the_programs_have_told_is_not_told_again() {
         assert_eq!(ends([connection(17, "established"), connection(6, "new")], 0), (2, 0));
-        assert_eq!(ends([connection(6, "closed")], 1), (0, 0));
+        assert_eq!(ends([connection(6, "closed"), connection(6, "reset")], 1), (0, 0));
     }
 
     #[test]

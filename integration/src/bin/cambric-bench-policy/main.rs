@@ -82,6 +82,7 @@ fn datapath_config(pins: &PinFolder) -> DatapathConfig {
         conntrack_size: 131_072,
         masquerade: true,
         masquerade_ports: 20_000..=39_999,
+        lifetimes: bpf::layout::LIFETIMES,
         policy_rules: PolicySizes::default().rules,
         overlay: None,
     }

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Forgetting flows whose time is over, and those of endpoints that are gone. The daemon has it run now and then; nothing is
+ * copied to it. An entry is looked at where it lies, right before it is deleted, so one that a packet has just kept alive stays.
+ * Packets may interrupt this program, so it has nothing of scratch.
+ */
+
+/* Whether the other view of a flow, if it has one, still lives. */
+static __always_inline CT_ENTRY *FN(living_mate)(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *room, __u32 now)
+{
+	__u32 turned = FN(mate_key)(room, key, entry);
+	CT_ENTRY *mate = bpf_map_lookup_elem(&MAP(conntrack), room);
+
+	return mate && FN(names)(mate, key, turned) && !FN(is_expired)(mate, key->protocol, now) ? mate : NULL;
+}
+
+static long FN(age_entry)(void *map, const CT_KEY *key, CT_ENTRY *entry, struct ageing *ageing)
+{
+	ADDRESS first, second;
+	CT_KEY room;
+	__u32 now = ageing->now;
+
+	if (FN(is_expired)(entry, key->protocol, now)) {
+		CT_ENTRY *mate = FN(living_mate)(key, entry, &room, now);
+
+		if (!mate) {
+			FN(forget)(key, entry, &room);
+			ageing->forgotten++;
+			return 0;
+		}
+		/* Two processors have written at once. */
+		entry->seen = mate->seen;
+		entry->flags = (entry->flags & ~CT_STATE) | (mate->flags & CT_STATE);
+	} else if (FN(ends_are_gone)(key, entry, &first, &second)) {
+		FN(forget)(key, entry, &room);
+		ageing->forgotten++;
+		return 0;
+	}
+	if (FAMILY == 4)
+		ageing->left4++;
+	else
+		ageing->left6++;
+	if (entry->service && !(entry->flags & CT_FAR_VIEW))
+		hold_port(key->port[(entry->opener ^ 1) & 1]);
+	return 0;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The states of flows: what a packet makes of a flow's flags, and how long a flow is remembered in each state. This is the one
+ * place for both; the table is in ARCHITECTURE.md, and a test walks through each cell of it.
+ */
+#pragma once
+
+#include "common.h"
+
+enum ct_state {
+	STATE_NEW, /* no answer yet */
+	STATE_ANSWERED, /* TCP: half open; UDP: one exchange */
+	STATE_ESTABLISHED, /* TCP: the opener went on after the answer; UDP: a stream */
+	STATE_CLOSING, /* TCP: one side has finished */
+	STATE_RESET, /* TCP: somebody says that it is over, which may be a lie */
+	STATE_CLOSED, /* TCP: both have finished, or it was refused */
+	STATE_HELD, /* the same, but the other side would not take a new connection from the translated port yet */
+};
+
+/* After so many ticks flows that need no handshake are streams, if both sides still send: nf_conntrack has 2 s. */
+#define STREAM_AFTER 2
+/* What was under way when a connection was reset comes within so many ticks. */
+#define RESET_SETTLES 2
+
+static __always_inline enum ct_state state_of(__u8 protocol, __u32 flags)
+{
+	if (protocol == IPPROTO_TCP) {
+		if ((flags & (CT_FIN_OPENER | CT_FIN_REPLIER)) == (CT_FIN_OPENER | CT_FIN_REPLIER))
+			return flags & CT_HOLDS_PORT ? STATE_HELD : STATE_CLOSED;
+		if (flags & CT_RESET)
+			return flags & CT_CONFIRMED ? STATE_RESET : STATE_CLOSED;
+		if (flags & CT_CONFIRMED && flags & (CT_FIN_OPENER | CT_FIN_REPLIER))
+			return STATE_CLOSING;
+	}
+	if (!(flags & CT_REPLIED))
+		return STATE_NEW;
+	return flags & CT_CONFIRMED ? STATE_ESTABLISHED : STATE_ANSWERED;
+}
+
+/* Whether the ports of a flow may be given to another before its time is over. */
+static __always_inline bool is_closed(__u8 protocol, __u32 flags)
+{
+	return state_of(protocol, flags) >= STATE_CLOSED;
+}
+
+/* Whether a SYN may begin a connection anew: an end of it was seen. */
+static __always_inline bool is_over(__u8 protocol, __u32 flags)
+{
+	return state_of(protocol, flags) >= STATE_RESET;
+}
+
+/* Ticks after its last packet for which a flow is remembered. */
+static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
+{
+	enum ct_state state = state_of(protocol, flags);
+
+	switch (protocol) {
+	case IPPROTO_TCP:
+		switch (state) {
+		case STATE_NEW:
+		case STATE_ANSWERED:
+			return lifetimes.tcp_opening;
+		case STATE_ESTABLISHED:
+			return lifetimes.tcp_established;
+		case STATE_CLOSING:
+		case STATE_RESET:
+			return lifetimes.tcp_closing;
+		case STATE_CLOSED:
+			return lifetimes.tcp_closed;
+		case STATE_HELD:
+			return lifetimes.tcp_held;
+		}
+		return 0;
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		return state == STATE_ESTABLISHED ? lifetimes.udp_stream : lifetimes.udp;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return lifetimes.icmp;
+	}
+	return state == STATE_NEW ? lifetimes.other_new : lifetimes.other;
+}
+
+/*
+ * The flags of a flow after a packet. `said`: what the packet itself says, as CT_* (CT_REPLIED: it goes against the opener's
+ * way; CT_CONFIRMED: it is one that goes on with a connection). `seen` and `born`: when the flow was seen last, and first.
+ */
+static __always_inline __u32 flags_after(__u8 protocol, __u32 flags, __u32 said, __u32 now, __u32 seen, __u8 born)
+{
+	__u32 after = flags | (said & ~CT_CONFIRMED);
+	bool against = said & CT_REPLIED;
+
+	if (protocol != IPPROTO_TCP) {
+		/* Another processor may have an earlier tick. */
+		if (flags & CT_REPLIED && (__s8)((__u8)now - born) >= STREAM_AFTER)
+			after |= CT_CONFIRMED;
+		return after;
+	}
+	if (flags & CT_REPLIED)
+		after |= said & CT_CONFIRMED;
+	/* Who has reset sends nothing any more but resets; and after a while, nor does the other side. Otherwise somebody has lied. */
+	if (flags & CT_RESET && !(said & CT_RESET) &&
+	    (against == !!(flags & CT_RESET_BY_REPLIER) || now - seen >= RESET_SETTLES))
+		after &= ~(CT_RESET | CT_RESET_BY_REPLIER);
+	return after;
+}
+
+/* What is translated of the packets that go back. */
+static __always_inline __u8 back_of(__u8 nat)
+{
+	return (nat & NAT_SOURCE ? NAT_DESTINATION : 0) | (nat & NAT_DESTINATION ? NAT_SOURCE : 0);
+}
+
+/* What both views of a flow know of it. */
+#define CT_STATE                                                                                                       \
+	(CT_REPLIED | CT_CONFIRMED | CT_FIN_OPENER | CT_FIN_REPLIER | CT_HOLDS_PORT | CT_RESET | CT_RESET_BY_REPLIER)
