@@ -79,6 +79,7 @@ fn forged_connections_are_remembered_for_a_minute_at_most() -> Result<()> {
     let pod = node.add_pod("a")?;
     let _listener = pod.netns().inside(|| TcpListener::bind((pod.ipv4(), 80)))?;
     let (frames, ends) = of_wire(&node)?;
+    node.neighbour.netns().ip(&format!("route add 10.88.0.0/16 via {NODE4}"))?;
     for last in 100..200 {
         // The pod's answers go nowhere.
         frames.send(&segment(ends, (Ipv4Addr::new(192, 0, 2, last), 5_000), (pod.ipv4(), 80), false)?)?;
@@ -263,6 +264,7 @@ fn socket_of(address: Ipv4Addr, port: u16) -> std::io::Result<UdpSocket> {
 fn a_server_goes_on_with_a_connection_that_was_forgotten() -> Result<()> {
     needs_root!();
     let node = crate::scene::node()?;
+    node.neighbour.netns().ip(&format!("route add 10.88.0.0/16 via {NODE4}"))?;
     let (server, guarded) = (open(&node, "a")?, closed(&node, "closed")?);
     let listener = server.netns().inside(|| TcpListener::bind((server.ipv4(), 80)))?;
     let mut client = node.neighbour.netns().inside(|| std::net::TcpStream::connect((server.ipv4(), 80)))?;
