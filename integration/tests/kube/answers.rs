@@ -91,9 +91,6 @@ fn a_busy_server_is_asked_again_when_it_says_and_not_before() -> Result<()> {
         scene.follows()?;
         let early = scene.server.refused_too_early();
         ensure!(early == 0, "{streaming:?}: {early} requests before the time");
-        // Being busy does not mean that it cannot stream.
-        let lists = scene.server.requests().iter().any(|it| it.contains("/pods?") && it.contains("limit="));
-        ensure!(lists == (streaming == Streaming::Refused), "{:?}", scene.server.requests());
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The first pause.
-const FIRST: Duration = Duration::from_millis(500);
+pub(super) const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause while the server does not answer as it should.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// The longest that a server is obeyed that says when to come back: nothing may be without a list for long.

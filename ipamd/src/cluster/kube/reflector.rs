@@ -27,10 +27,16 @@ const PAGES: [Option<u32>; 3] = [Some(500), Some(5000), None];
 /// How long a streamed list may bring nothing more of it before it is asked for in pages. A server that does not know of
 /// streamed lists may answer with a watch that never says where the list ends.
 const STREAM_SILENCE: Duration = Duration::from_secs(3);
-/// How often a server that is busy is asked for a stream, in a row.
-const STREAM_TRIES: u32 = 2;
-/// How long a server may say nothing before and in an answer.
+/// The longest pause between a streamed list that a busy server has refused and the plain one. What it says of when to come
+/// back is about streams: nothing may be without a list for longer than this because of them.
+const AFTER_BUSY: Duration = Duration::from_secs(2);
+/// How long a server may say nothing before and in an answer that is a whole collection.
 const SILENCE: Duration = Duration::from_secs(30);
+/// As long for a page, which is small, and for the beginning of a watch, which a server answers at once. A server that hung
+/// may never answer what it was asked then, and answer all else.
+const SHORT_SILENCE: Duration = Duration::from_secs(10);
+/// How many pages without an object may follow each other. A filter can empty some; a list that brings nothing has no end.
+const EMPTY_PAGES: u32 = 1000;
 /// How long a watch may say nothing before another one is begun: a real server sends a bookmark a minute.
 const IDLE: Duration = Duration::from_secs(150);
 /// A watch that holds for so long is one. Servers may refuse inside a stream that they have begun.
@@ -130,8 +136,6 @@ pub(super) struct Reflector<A> {
     /// Of its definition, if it may be missing.
     defined: Option<Receiver<Presence>>,
     pause: Pause,
-    /// Streamed lists that a busy server has refused in a row.
-    busy: u32,
     /// Watches in a row that failed.
     failed: u32,
     /// The newest version that was told, which no list may be older than.
@@ -147,7 +151,6 @@ impl<A: Audience + Send> Reflector<A> {
             streams,
             defined: None,
             pause: Pause::default(),
-            busy: 0,
             failed: 0,
             known: String::new(),
         }
@@ -171,7 +174,6 @@ impl<A: Audience + Send> Reflector<A> {
             Err(End::Failed(failure)) => return self.wait_after(&failure).await,
         };
         self.pause.reset();
-        self.busy = 0;
         self.failed = 0;
         loop {
             let (begun, before) = (Instant::now(), position.version.clone());
@@ -218,8 +220,7 @@ impl<A: Audience + Send> Reflector<A> {
     /// Tells everything, by a stream if the server may do that, and by pages at once if it does not.
     async fn everything(&mut self) -> Result<Position, End> {
         let server = self.collection.server;
-        if !self.streams.may_be_asked(server) || self.busy >= STREAM_TRIES {
-            self.busy = 0;
+        if !self.streams.may_be_asked(server) {
             return self.list().await;
         }
         let failure = match self.stream().await {
@@ -234,18 +235,29 @@ impl<A: Audience + Send> Reflector<A> {
             "a list is not streamed"
         );
         if verdict == Verdict::Busy {
-            self.busy += 1;
-            return Err(failure.into());
+            self.tell(Told::Trouble(failure.words())).await?;
+            let pause = failure.retry_after().unwrap_or(pause::FIRST).min(AFTER_BUSY);
+            sleep(pause::said(pause)).await;
+        }
+        if verdict == Verdict::NeverStreams {
+            self.is_no_streamer(&failure);
         }
         let position = self.list().await?;
-        if verdict == Verdict::Refused && self.streams.refused(server) {
+        if verdict == Verdict::Refused {
+            self.is_no_streamer(&failure);
+        }
+        Ok(position)
+    }
+
+    /// The server is not asked for a stream again.
+    fn is_no_streamer(&self, failure: &Failure) {
+        if self.streams.refused(self.collection.server) {
             tracing::info!(
                 resource = self.collection.name,
                 why = failure.words(),
                 "the API server does not stream lists; from now on they are asked for in pages"
             );
         }
-        Ok(position)
     }
 
     /// Tells everything by a stream.
@@ -299,12 +311,20 @@ impl<A: Audience + Send> Reflector<A> {
     async fn pages(&mut self, limit: Option<u32>) -> Result<Position, End> {
         self.tell(Told::Begin).await?;
         let (mut rest, mut version) = (None, None);
+        let mut empty = 0;
+        let patience = if limit.is_some() { SHORT_SILENCE } else { SILENCE };
         loop {
-            let page = told::page(&self.client, &self.collection, limit, rest.as_deref(), SILENCE).await?;
+            let page = told::page(&self.client, &self.collection, limit, rest.as_deref(), patience).await?;
             // All pages are of one version. If a server thinks otherwise, the watch tells what changed since the first.
             let version = version.get_or_insert(page.version).clone();
+            let is_empty = page.items.is_empty();
             for seen in page.items {
                 self.tell(Told::Listed(seen)).await?;
+            }
+            empty = if is_empty { empty + 1 } else { 0 };
+            if page.rest.is_some() && page.rest == rest || empty > EMPTY_PAGES {
+                let what = "its list has no end: a page leads to itself, or too many pages have no object";
+                return Err(Failure::Garbage(what.into()).into());
             }
             rest = page.rest;
             if rest.is_none() {
@@ -357,7 +377,7 @@ impl<A: Audience + Send> Reflector<A> {
     }
 
     async fn begin_watch(&self, version: &str) -> Result<Watch, Failure> {
-        Watch::begin(&self.client, &self.collection, version, false, SILENCE).await
+        Watch::begin(&self.client, &self.collection, version, false, SHORT_SILENCE).await
     }
 
     /// Tells of a failure, and waits as long as is good after it.
@@ -511,6 +531,35 @@ mod tests {
         let (heard, streams) = told(&script, 7).await;
         assert_eq!(heard, ["begin", "listed a", "begin", "listed b", "listed c", "done 7", "gone b"]);
         assert!(!streams.may_be_asked(Server::Own));
+    }
+
+    /// As the APF of a server says that has no room for streams, and means a day.
+    #[tokio::test]
+    async fn a_server_that_is_busy_when_it_is_to_stream_is_asked_for_pages_within_seconds() {
+        let busy = r#"{"message":"busy","details":{"retryAfterSeconds":86400},"code":429}"#;
+        let script = [
+            ("sendInitialEvents=true", 429, busy.into()),
+            ("limit=500", 200, page(&["a"], "")),
+            ("watch=true", 200, event("DELETED", "a", 8)),
+        ];
+        let begun = Instant::now();
+        let (heard, streams) = told(&script, 5).await;
+        assert_eq!(heard, ["trouble it says: busy (429)", "begin", "listed a", "done 7", "gone a"]);
+        assert!(begun.elapsed() < AFTER_BUSY * 2, "{:?}", begun.elapsed());
+        assert!(streams.may_be_asked(Server::Own));
+    }
+
+    #[tokio::test]
+    async fn a_list_without_an_end_is_not_followed_for_ever() {
+        let script = [
+            ("sendInitialEvents=true", 422, "{}".into()),
+            ("limit=500", 200, page(&["a"], "x")),
+            ("continue=x", 200, page(&["a"], "x")),
+        ];
+        let (heard, streams) = told(&script, 4).await;
+        assert_eq!(heard[..3], ["begin", "listed a", "listed a"]);
+        assert!(heard[3].contains("has no end"), "{heard:?}");
+        assert!(!streams.may_be_asked(Server::Own), "what it has refused does not hang on its lists");
     }
 
     /// With changes and bookmarks all the time, and no end of the list.

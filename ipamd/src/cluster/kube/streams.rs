@@ -49,10 +49,12 @@ impl Streams {
     }
 }
 
-/// What a streamed list that has failed says of the server, if the plain list that follows does not fail.
+/// What a streamed list that has failed says of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It does not stream lists.
+    /// It does not stream lists, whatever the plain list that follows meets: the request itself is what it refuses.
+    NeverStreams,
+    /// It does not stream lists, if the plain list that follows does not fail, too.
     Refused,
     /// Nothing: the resource, the right to see it or the version that was asked for was not there at that moment.
     Nothing,
@@ -68,6 +70,7 @@ pub(super) fn verdict(failure: &Failure) -> Verdict {
         Failure::Refused(refusal) => match refusal.code {
             401 | 403 | 404 | 410 | 504 => Verdict::Nothing,
             429 | 503 => Verdict::Busy,
+            400..500 => Verdict::NeverStreams,
             _ => Verdict::Refused,
         },
         Failure::Silent { .. } | Failure::Garbage(_) => Verdict::Refused,
@@ -98,7 +101,10 @@ mod tests {
             let refusal = Refusal { code, ..Refusal::default() };
             verdict(&Failure::Refused(refusal))
         };
-        for code in [400, 405, 406, 409, 415, 418, 422, 500, 501, 502, 505, 599] {
+        for code in [400, 405, 406, 409, 415, 418, 422] {
+            assert_eq!(of(code), Verdict::NeverStreams, "{code}");
+        }
+        for code in [500, 501, 502, 505, 599] {
             assert_eq!(of(code), Verdict::Refused, "{code}");
         }
         for code in [401, 403, 404, 410, 504] {
