@@ -32,7 +32,10 @@ pub fn find(host: &mut Netlink, netns: &Netns, ifname: &str, prev: &PrevResult) 
         value: value.to_owned(),
     };
     let Some(container) = container else {
-        let wanted = format!("must have made {ifname} in {}", netns.path().display());
+        let netns = netns.path().display();
+        let wanted = format!(
+            "must have made {ifname} in {netns}: a plugin before cambric in the list makes the interface, such as ptp or bridge"
+        );
         return Err(missing(wanted, "nothing"));
     };
     // Policy goes by addresses: under one that the container lacks, whatever it sends would be refused.

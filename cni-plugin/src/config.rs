@@ -107,7 +107,7 @@ pub struct Previous {
 impl AddConfig {
     /// The configuration, with what `CNI_ARGS` asks for; or what is wrong with it.
     pub fn parse(document: &Document, requested: &Requested) -> Result<Self, CniError> {
-        let config = Self::parse_for(document, Command::Add)?;
+        let config = Self::of(document, Command::Add)?;
         let Some(given) = previous(document)? else {
             return Ok(Self {
                 addresses: runtime::addresses(document, &requested.addresses)?,
@@ -131,7 +131,8 @@ impl AddConfig {
         Ok(Self { previous: Some(Previous { result, given: given.into() }), ..config })
     }
 
-    fn parse_for(document: &Document, command: Command) -> Result<Self, CniError> {
+    /// What an ADD would read of it, whatever the command is, but for what `CNI_ARGS` and a `prevResult` say.
+    pub fn of(document: &Document, command: Command) -> Result<Self, CniError> {
         let network = Network::parse(document, command)?;
         let ipam = document.field("ipam");
         if !ipam.is_blank() {
@@ -180,7 +181,7 @@ pub struct CheckConfig {
 impl CheckConfig {
     /// The configuration, or what is wrong with it. It must be one that ADD takes, and have a `prevResult`.
     pub fn parse(document: &Document) -> Result<Self, CniError> {
-        let AddConfig { network, port_mappings, .. } = AddConfig::parse_for(document, Command::Check)?;
+        let AddConfig { network, port_mappings, .. } = AddConfig::of(document, Command::Check)?;
         let field = document.field("prevResult");
         let given = field.map()?.ok_or_else(|| field.must("must be the result of the attachment's ADD"))?;
         let prev_result = PrevResult::parse(&given, network.version)?;
@@ -327,6 +328,26 @@ mod tests {
         assert_eq!(too_new("1.0.0", Command::Gc), Err(1));
         assert_eq!(too_new("1.0.0", Command::Status), Err(1));
         assert!(too_new("1.1.0", Command::Gc).is_ok());
+    }
+
+    #[test]
+    fn status_refuses_what_add_refuses() {
+        let good = json!({"name": "net", "cniVersion": "1.1.0"});
+        assert!(AddConfig::of(&document(&good), Command::Status).is_ok());
+        for (field, value, code) in [
+            ("ipam", json!({"type": "host-local"}), 2),
+            ("ipMasq", json!(true), 2),
+            ("mtu", json!(5), 7),
+            ("dns", json!(5), 7),
+            ("args", json!({"cni": {"labels": 5}}), 7),
+        ] {
+            let mut config = good.clone();
+            config[field] = value;
+            for command in [Command::Status, Command::Add] {
+                let error = AddConfig::of(&document(&config), command).unwrap_err();
+                assert_eq!(error.code(), code, "{field}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Invocation {
                 Ok(Self::Check(sandbox, CheckConfig::parse(&document?)?))
             }
             Command::Gc => Ok(Self::Gc(GcConfig::parse(&document?)?)),
-            Command::Status => Ok(Self::Status(Network::parse(&document?, command)?)),
+            // A configuration that ADD refuses is one that it cannot be served with.
+            Command::Status => Ok(Self::Status(AddConfig::of(&document?, command)?.network)),
             // Runtimes send what they like, the oldest nothing; what is no version is passed over.
             Command::Version => {
                 let field = document.as_ref().ok().map(|document| document.field("cniVersion"));

@@ -47,8 +47,19 @@ pub enum CniFilesError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no plugin to put there, and none that stands there.
+    #[error(
+        "cni-bin-dir is {}, but there is no plugin: neither {} nor one in that directory; put it there, or leave the key out",
+        bin_dir.display(), plugin.display()
+    )]
+    NoPlugin {
+        /// Where it is to be.
+        bin_dir: PathBuf,
+        /// Where it was looked for.
+        plugin: PathBuf,
+    },
     /// The configuration to write is none.
-    #[error("{} is no network configuration: {reason}", path.display())]
+    #[error("cni-conflist: {} is no network configuration: {reason}", path.display())]
     Configuration {
         /// The file.
         path: PathBuf,
@@ -58,14 +69,22 @@ pub enum CniFilesError {
 }
 
 impl CniFiles {
+    /// Whether there is what is to be put in place; nothing is touched.
+    ///
+    /// # Errors
+    /// What is missing, or is not what it should be.
+    pub fn check(&self) -> Result<(), CniFilesError> {
+        self.configuration()?;
+        self.plugin().map(drop)
+    }
+
     /// Puts the plugin and then the configuration in place, over older ones.
     ///
     /// # Errors
     /// What could not be put there. What stood there before still does.
     pub fn install(&self) -> Result<(), CniFilesError> {
         let configuration = self.configuration()?;
-        if let Some(dir) = &self.bin_dir {
-            let plugin = plugin_of_this_daemon()?;
+        if let (Some(dir), Some(plugin)) = (&self.bin_dir, self.plugin()?) {
             let content = fs::read(&plugin).map_err(failed("read", &plugin))?;
             put(dir, PLUGIN, &content, 0o755)?;
         }
@@ -98,10 +117,22 @@ impl CniFiles {
         configuration.chain(self.bin_dir.iter().map(|dir| dir.join(PLUGIN)))
     }
 
+    /// The plugin to put in place: the one beside this daemon's binary. None if it stands there already, as after
+    /// scripts/install, which keeps the two apart.
+    fn plugin(&self) -> Result<Option<PathBuf>, CniFilesError> {
+        let Some(dir) = &self.bin_dir else { return Ok(None) };
+        let plugin = plugin_of_this_daemon()?;
+        match (plugin.exists(), dir.join(PLUGIN).exists()) {
+            (true, _) => Ok(Some(plugin)),
+            (false, true) => Ok(None),
+            (false, false) => Err(CniFilesError::NoPlugin { bin_dir: dir.clone(), plugin }),
+        }
+    }
+
     /// The configuration to write.
     fn configuration(&self) -> Result<String, CniFilesError> {
         let Some(path) = &self.conflist else { return Ok(with_socket(ALONE, &self.socket)) };
-        let text = fs::read_to_string(path).map_err(failed("read", path))?;
+        let text = fs::read_to_string(path).map_err(failed("read cni-conflist", path))?;
         match check(&text) {
             Ok(()) => Ok(text),
             Err(reason) => Err(CniFilesError::Configuration { path: path.clone(), reason }),
@@ -244,6 +275,23 @@ mod tests {
         fs::write(&path, chained).unwrap();
         files.install().unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("net.d").join(CONFLIST)).unwrap(), chained);
+    }
+
+    #[test]
+    fn a_plugin_that_stands_there_is_enough_and_none_is_said_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = CniFiles { bin_dir: Some(dir.path().join("bin")), ..files(dir.path()) };
+        // No plugin is beside the binary of the tests.
+        let error = files.check().unwrap_err().to_string();
+        assert!(error.starts_with("cni-bin-dir is ") && error.contains("leave the key out"), "{error}");
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        fs::write(dir.path().join("bin").join(PLUGIN), "mine").unwrap();
+        files.check().unwrap();
+        files.install().unwrap();
+        assert_eq!(fs::read(dir.path().join("bin").join(PLUGIN)).unwrap(), b"mine");
+        let files = CniFiles { conflist: Some(dir.path().join("none")), ..files };
+        let error = files.check().unwrap_err().to_string();
+        assert!(error.contains("cni-conflist") && error.contains("none"), "{error}");
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub enum Ending {
 pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let mut signals = Signals::listen()?;
     supervise(&config)?;
+    config.cni.check()?;
     check_machine(&config)?;
 
     // The store's lock keeps a second daemon away from here on.

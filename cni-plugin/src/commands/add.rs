@@ -1,6 +1,9 @@
 //! ADD: reserves addresses, makes the interface, and commits it.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use ipamd_api::{
     AttachmentKey, Client, ClientError, Reply, Request,
@@ -18,6 +21,10 @@ use crate::{
     netns::Netns,
     programs, record, result,
 };
+
+/// How long the daemon may take to take back a reservation. One that hangs has cost the ADD its time already, and finds a note
+/// when it goes on.
+const UNDO_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Makes the attachment and returns the result. What fails leaves nothing behind, and what stands is not touched.
 pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
@@ -193,10 +200,14 @@ pub(super) fn undo_reservation(
 ) -> Failure {
     tracing::error!(%key, %error, "add failed");
     let mut failure = Failure::from(error);
-    let by_new_one = || daemon::release(&mut Client::connect(socket)?, key);
+    let release = |client: &mut Client| {
+        client.wait_at_most(UNDO_PATIENCE);
+        daemon::release(client, key)
+    };
+    let by_new_one = || release(&mut Client::connect(socket)?);
     let released = match client {
         // The connection may be what broke; a new one may work.
-        Some(client) => daemon::release(client, key).or_else(|_| by_new_one()),
+        Some(client) => release(client).or_else(|_| by_new_one()),
         None => by_new_one(),
     };
     if let Err(error) = released {

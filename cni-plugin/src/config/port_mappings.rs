@@ -10,12 +10,17 @@ use crate::error::CniError;
 /// TCP's number, for a mapping without a protocol.
 const TCP: u8 = 6;
 
-/// The mappings that name a port of the node. The others only tell of a port that the container listens on.
+/// The mappings that name a port of the node. The others only tell of a port that the container listens on. Kubernetes lets a
+/// pod list a port for all addresses and for one of them; where the one leads no other way, it is part of the other.
 pub fn parse(document: &Document) -> Result<Vec<PortMapping>, CniError> {
     let list = document.field("runtimeConfig").field("portMappings");
     let mut mappings: Vec<PortMapping> = Vec::new();
     for entry in list.list()?.unwrap_or_default() {
         let Some(mapping) = mapping(&entry)? else { continue };
+        if mappings.iter().any(|earlier| earlier.covers(&mapping)) {
+            continue;
+        }
+        mappings.retain(|earlier| !mapping.covers(earlier));
         if let Some(earlier) = mappings.iter().find(|earlier| earlier.overlaps(&mapping)) {
             return Err(entry.must(&format!("must not overlap with the mapping {earlier} of the same list")));
         }
@@ -155,7 +160,9 @@ mod tests {
     #[test]
     fn one_packet_has_one_way_to_go() {
         let entry = |port: u16, ip: &str, protocol: &str| json!({"hostPort": port, "containerPort": 80, "hostIP": ip, "protocol": protocol});
-        let error = read(&json!([entry(80, "", "tcp"), entry(80, "10.0.0.1", "TCP")])).unwrap_err();
+        let mut elsewhere = entry(80, "10.0.0.1", "TCP");
+        elsewhere["containerPort"] = json!(81);
+        let error = read(&json!([entry(80, "", "tcp"), elsewhere])).unwrap_err();
         assert_eq!(error.code(), 7);
         assert!(
             error.to_string().contains("portMappings[1] must not overlap with the mapping 80/tcp to 80 of"),
@@ -163,6 +170,22 @@ mod tests {
         );
         let apart = [entry(80, "10.0.0.1", "tcp"), entry(80, "10.0.0.2", ""), entry(80, "", "udp")];
         assert_eq!(read(&json!(apart)).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_mapping_that_another_has_within_is_no_conflict() {
+        let entry = |ip: &str| json!({"hostPort": 80, "containerPort": 80, "hostIP": ip});
+        for (list, read_as) in [
+            (["", "127.0.0.1"], &["80/tcp to 80"][..]),
+            (["10.0.0.1", ""], &["80/tcp to 80"]),
+            (["0.0.0.0", "10.0.0.1"], &["0.0.0.0:80/tcp to 80"]),
+            (["fd00::1", "::"], &["[::]:80/tcp to 80"]),
+            (["10.0.0.1", "10.0.0.1"], &["10.0.0.1:80/tcp to 80"]),
+            (["0.0.0.0", "::"], &["0.0.0.0:80/tcp to 80", "[::]:80/tcp to 80"]),
+            (["0.0.0.0", "fd00::1"], &["0.0.0.0:80/tcp to 80", "[fd00::1]:80/tcp to 80"]),
+        ] {
+            assert_eq!(read(&json!(list.map(entry))).unwrap(), read_as, "{list:?}");
+        }
     }
 
     #[test]

@@ -153,6 +153,13 @@ impl Client {
         }
     }
 
+    /// Waits no longer than this for each answer from here on.
+    pub fn wait_at_most(&self, patience: Duration) {
+        // Refused only for a time of zero; then the longer one stands.
+        let _ = self.stream.set_read_timeout(Some(patience));
+        let _ = self.stream.set_write_timeout(Some(patience));
+    }
+
     /// Sends one request and waits for its answer.
     ///
     /// # Errors

@@ -55,6 +55,16 @@ impl PortMapping {
         address && self.host_port == other.host_port && self.protocol == other.protocol
     }
 
+    /// Whether it takes all packets that the other would take, and leads them to the same port.
+    pub fn covers(&self, other: &Self) -> bool {
+        let has_all = match (self.host_ip, other.host_ip) {
+            (None, _) => true,
+            (Some(one), Some(two)) => one == two || one.is_unspecified() && one.is_ipv4() == two.is_ipv4(),
+            (Some(_), None) => false,
+        };
+        has_all && self.overlaps(other) && self.container_port == other.container_port
+    }
+
     /// The first two of `mappings` that overlap.
     pub fn overlap(mappings: &[Self]) -> Option<(Self, Self)> {
         let pairs = mappings.iter().enumerate();

@@ -3,7 +3,7 @@
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use ipamd_api::wire::AttachMode;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 /// The lowest port that masquerading may take: those below belong to the node's services.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
@@ -207,12 +207,35 @@ impl FromStr for PortRange {
     }
 }
 
+/// A number without a fraction, as TOML has it.
+struct Whole(i64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number without quotes")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+        }
+
+        deserializer.deserialize_i64(Visitor)
+    }
+}
+
 /// Defines a number that a key takes within bounds, from a flag's text or a TOML integer.
 macro_rules! bounded {
     ($(#[$doc:meta])* $name:ident, $what:literal, $bounds:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Deserialize)]
-        #[serde(try_from = "i64")]
+        #[serde(try_from = "Whole")]
         pub(super) struct $name(pub u32);
 
         impl TryFrom<i64> for $name {
@@ -224,6 +247,14 @@ macro_rules! bounded {
                     number,
                     bounds: $bounds,
                 })
+            }
+        }
+
+        impl TryFrom<Whole> for $name {
+            type Error = OutOfBounds;
+
+            fn try_from(Whole(number): Whole) -> Result<Self, OutOfBounds> {
+                number.try_into()
             }
         }
 

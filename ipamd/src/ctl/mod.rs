@@ -59,7 +59,8 @@ enum Command {
     Connectivity(connectivity::Command),
     /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
     Monitor(monitor::Filter),
-    /// Removes all of Cambric from this machine's kernel, and its records; refused while the daemon runs
+    /// Removes all of Cambric from this machine's kernel, its records, and the CNI configuration and plugin in the
+    /// directories that the daemon's configuration names; refused while the daemon runs
     Uninstall(machine::Uninstall),
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     monitor::{Monitor, flow_of},
     node::Node,
-    policy::enforce::{Led, SeenFlow},
+    policy::enforce::SeenFlow,
     server::Replies,
 };
 
@@ -59,8 +59,7 @@ impl NodeService {
         let services = Arc::clone(&self.services);
         let led = move |flow: &SeenFlow, inside: bool| {
             let to = (flow.destination, flow.destination_port).into();
-            let (service, backends) = services.led(flow.protocol, to, inside)?;
-            Some(Led { service, backends })
+            services.led(flow.protocol, flow.source, to, inside)
         };
         let traced = aside(move || node.policy().trace(&query, led)).await?;
         let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use bpf::layout::{FRONTEND_NODE_IN_RANGES, FRONTEND_RANGES, INSIDE_ONLY};
 use ipamd_api::services::{
     BackendCount, BackendState, BackendUse, FrontendScope, PortDetail, ServiceBackend, ServiceDetail,
     ServiceFrontend, ServiceLine, ServicePort, ServiceRole, ServiceSummary, TrafficPolicy,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::services::{self as cluster, Role, Service, SliceEndpoint},
-    policy::model::protocol,
+    policy::{enforce::Led, model::protocol},
 };
 
 /// Tells of services.
@@ -31,10 +32,13 @@ pub trait Listing: fmt::Debug + Send + Sync {
     /// Everything of one; `None` if there is none of the name.
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail>;
 
-    /// The service that is reached at an address and port, as NAMESPACE/NAME (or whose host port it is), and the backends
-    /// that a connection from inside, or from outside, may be led to. `None` if it is nobody's.
-    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)>;
+    /// Where a connection is led from `from`, which is inside or beyond the node. `None` if the address is nobody's.
+    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led>;
 }
+
+/// Why a cluster IP does not answer from beyond the node.
+const NOT_BEYOND_THE_NODE: &str =
+    "a cluster IP is not served to whoever is beyond the node (cluster-ip-external): it is dropped";
 
 impl Listing for Balancer {
     fn services(&self) -> Vec<ServiceLine> {
@@ -60,25 +64,53 @@ impl Listing for Balancer {
         })
     }
 
-    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)> {
-        self.lock().led(protocol, to, inside)
+    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led> {
+        self.lock().led(protocol, from, to, inside)
     }
 }
 
 impl State {
-    fn led(&self, protocol: u8, to: SocketAddr, inside: bool) -> Option<(String, Vec<SocketAddr>)> {
+    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led> {
         let key = |address: IpAddr| FrontendKey { address, port: to.port(), protocol };
         // Node ports are at all addresses of the node that serve them.
         let of_node = self.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
-        [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
+        let found = [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
             self.programmed.iter().find_map(|(owner, ports)| {
                 ports.iter().find_map(|port| {
-                    let (front, _) = port.fronts.iter().find(|(front, _)| front.key == wanted)?;
-                    let backends = port.plan.backends(if inside { front.inside } else { front.outside });
-                    let backends = backends.iter().map(|it| SocketAddr::new(it.address, it.port)).collect();
-                    Some((owner.to_string(), backends))
+                    let (front, value) = port.fronts.iter().find(|(front, _)| front.key == wanted)?;
+                    Some((owner, port, front, value))
                 })
             })
+        });
+        let Some((owner, port, front, value)) = found else { return self.led_nowhere(to.ip(), inside) };
+        let service = owner.to_string();
+        let keeps_out = |why| Led { service: service.clone(), backends: Vec::new(), refusal: Some(why) };
+        if value.flags & INSIDE_ONLY != 0 && !inside {
+            return Some(keeps_out(NOT_BEYOND_THE_NODE));
+        }
+        let welcome = value.flags & FRONTEND_RANGES == 0
+            || port.source_ranges.iter().any(|range| range.contains(from))
+            || self.node_addresses.contains(&from) && value.flags & FRONTEND_NODE_IN_RANGES != 0;
+        if !welcome {
+            return Some(keeps_out("its loadBalancerSourceRanges do not have the source: it is dropped"));
+        }
+        let backends = port.plan.backends(if inside { front.inside } else { front.outside });
+        let backends = backends.iter().map(|it| SocketAddr::new(it.address, it.port)).collect();
+        Some(Led { service, backends, refusal: None })
+    }
+
+    /// What becomes of what no service speaks, at an address that is a service's, whole.
+    fn led_nowhere(&self, to: IpAddr, inside: bool) -> Option<Led> {
+        self.addresses.contains_key(&to).then(|| {
+            let is_there = |port: &Programmed| port.fronts.iter().any(|(front, _)| front.key.address == to);
+            let owner = self.programmed.iter().find(|(_, ports)| ports.iter().any(is_there));
+            let refusal = if inside || self.cluster_ip_external {
+                "the service does not speak this protocol at this port: it is refused"
+            } else {
+                NOT_BEYOND_THE_NODE
+            };
+            let service = owner.map_or_else(|| to.to_string(), |(owner, _)| owner.to_string());
+            Led { service, backends: Vec::new(), refusal: Some(refusal) }
         })
     }
 

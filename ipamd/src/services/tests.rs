@@ -13,6 +13,7 @@ use ipamd_api::{AttachmentKey, PortMapping};
 
 use super::{
     Balancer, NodeAddresses, Site,
+    listing::Listing as _,
     memory::{From, Led, Memory},
     tables::{Backend, Family, FrontendKey, Limits, PortRow, Tables},
 };
@@ -372,4 +373,50 @@ fn a_family_without_source_ranges_is_open() {
     balancer.apply(&[with(&["192.0.2.0/24", "2001:db8:7::/48"])]);
     assert_eq!(tables.lead(From::Outside(CLIENT), at(v4)), Led::Dropped);
     assert_eq!(tables.lead(From::Outside(far), at(v6)), Led::Dropped);
+}
+
+/// What a trace says of a connection is what the tables do to it.
+#[test]
+fn what_is_told_of_a_connection_is_what_becomes_of_it() {
+    let tables = Memory::default();
+    let vip: IpAddr = [203, 0, 113, 1].into();
+    let Change::Put(Object::Service(plain)) = service(1, Some(NODE_PORT)) else { unreachable!() };
+    let ranged = Change::Put(Object::Service(Arc::new(Service {
+        load_balancer_ips: [vip].into(),
+        source_ranges: ["192.0.2.0/24".parse().unwrap()].into(),
+        ..(*plain).clone()
+    })));
+    let balancer = start(&tables, &[ranged, slice(1, [backend(1)]), service(2, None), no_slice(2)]);
+    balancer.set_node_addresses(node_addresses(&[NODE.into()]));
+    let welcome: IpAddr = [192, 0, 2, 77].into();
+    let sources = [From::Endpoint(POD), From::Node, From::Outside(CLIENT), From::Outside(welcome)];
+    let mut refused = 0;
+    for from in sources {
+        let (source, inside) = match from {
+            From::Endpoint(source) => (source, true),
+            From::Node => (NODE.into(), true),
+            From::Outside(source) => (source, false),
+        };
+        for address in [cluster_ip(1), cluster_ip(2), vip, NODE.into(), [198, 51, 100, 7].into()] {
+            for (protocol, port) in [(6, 80), (6, 81), (17, 80), (6, NODE_PORT), (1, 0)] {
+                let told = balancer.led(protocol, source, (address, port).into(), inside);
+                let done = tables.lead(from, FrontendKey { address, port, protocol });
+                let what = format!("{from:?} {address}:{port}/{protocol}: {told:?}, {done:?}");
+                match done {
+                    Led::AsIs => assert_eq!(told, None, "{what}"),
+                    Led::To(backends) => {
+                        let told = told.expect(&what);
+                        let told: BTreeSet<_> = told.backends.iter().map(|it| it.ip()).collect();
+                        assert_eq!(told, backends.into_iter().map(|it| it.address).collect(), "{what}");
+                    }
+                    Led::Refused | Led::Dropped => {
+                        let told = told.expect(&what);
+                        assert!(told.backends.is_empty(), "{what}");
+                        refused += usize::from(told.refusal.is_some());
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 10, "{refused}");
 }

@@ -180,7 +180,7 @@ fn look_at(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Start => &[
             "cambricctl preflight and cambricctl status, on that node",
-            "kubectl -n kube-system logs daemonset/cambric; kubectl get events -A: why the pod does not run",
+            "in a cluster, kubectl -n kube-system logs daemonset/cambric and kubectl get events -A: why the pod does not run",
         ],
         Kind::PodToPod | Kind::Stream => &[
             "cambricctl monitor --verdict deny, on both nodes, while the test runs: who is refused, by which rule",
@@ -226,7 +226,8 @@ fn look_at(kind: Kind) -> &'static [&'static str] {
             "nodeport-addresses in the daemon's configuration",
         ],
         Kind::Dns => &[
-            "kubectl -n kube-system get pods,endpointslices -l k8s-app=kube-dns: whether the cluster's DNS runs",
+            "in a cluster, kubectl -n kube-system get pods,endpointslices -l k8s-app=kube-dns: whether its DNS runs; on a bare node, \
+             whether the resolver in /etc/resolv.conf answers the node itself",
             "cambricctl service show kube-system/kube-dns, on the pod's node",
             "cambricctl monitor --verdict deny, while the test runs",
         ],

@@ -46,10 +46,19 @@ impl Difference {
 
 pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> anyhow::Result<Ending> {
     let client = &mut daemon.client;
+    let mut blank = true;
     sources::each(paths, |file, text| match text {
-        Ok(text) => hand_over(client, file, text),
+        Ok(text) => {
+            blank &= text.trim().is_empty();
+            hand_over(client, file, text)
+        }
         Err(reason) => bail!("{}: {reason}", clean(&file.to_string_lossy())),
     })?;
+    if blank {
+        bail!(
+            "there is no manifest in what is named: it is empty, as when the program that makes it has failed"
+        );
+    }
     client.send(Request::PolicyDiff)?;
     let mut difference = Difference::default();
     loop {

@@ -45,13 +45,15 @@ pub struct SeenFlow {
     pub destination_port: u16,
 }
 
-/// Where a service leads.
+/// Where a service leads a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Led {
-    /// The service, as NAMESPACE/NAME.
+    /// The service, as NAMESPACE/NAME, or whose host port it is.
     pub service: String,
     /// The backends that take a new connection.
     pub backends: Vec<SocketAddr>,
+    /// Why none may, as a sentence, if it is not for want of backends.
+    pub refusal: Option<&'static str>,
 }
 
 /// How a flow that is traced comes to its destination.
@@ -60,8 +62,8 @@ enum Way {
     Direct,
     /// By this service, which chose the destination.
     By(String),
-    /// To this service, which has nobody to choose.
-    Nowhere(String),
+    /// To this service, which leads it to nobody, for this reason.
+    Nowhere(String, &'static str),
 }
 
 /// What an endpoint's rules say of a flow.
@@ -245,8 +247,7 @@ impl State {
             note: None,
         };
         let by_itself = match way {
-            Way::Nowhere(service) => {
-                let note = "the service has no backend that takes new connections: they are refused";
+            Way::Nowhere(service, note) => {
                 return TracePath {
                     service: Some(service),
                     verdict: Verdict::Deny,
@@ -329,12 +330,15 @@ impl State {
 
     fn trace(&self, query: &TraceQuery, asked: Vec<(SeenFlow, Way)>) -> Result<Trace, String> {
         let is_local = |address| self.endpoint_at(address).is_some();
-        if !asked.iter().any(|(flow, _)| is_local(flow.source) || is_local(flow.destination)) {
+        let concerns = |(flow, way): &(SeenFlow, Way)| {
+            is_local(flow.source) || is_local(flow.destination) || matches!(way, Way::Nowhere(..))
+        };
+        if !asked.iter().any(concerns) {
             return Err(match asked.as_slice() {
                 [(_, Way::Direct), ..] | [] => {
                     format!("neither {} nor {} is an endpoint of this node", query.from, query.to)
                 }
-                [(_, Way::By(service) | Way::Nowhere(service)), ..] => format!(
+                [(_, Way::By(service) | Way::Nowhere(service, _)), ..] => format!(
                     "neither {} nor a backend of the service {service} is an endpoint of this node",
                     query.from
                 ),
@@ -370,12 +374,13 @@ impl Enforcer {
         let flows = self.lock().flows(query)?;
         let mut asked = Vec::new();
         for (flow, inside) in flows {
-            match led(&flow, inside).filter(|_| has_ports(flow.protocol)) {
+            match led(&flow, inside) {
                 None => asked.push((flow, Way::Direct)),
-                Some(Led { service, backends }) if backends.is_empty() => {
-                    asked.push((flow, Way::Nowhere(service)));
+                Some(Led { service, backends, refusal }) if backends.is_empty() => {
+                    let empty = "the service has no backend that takes new connections: they are refused";
+                    asked.push((flow, Way::Nowhere(service, refusal.unwrap_or(empty))));
                 }
-                Some(Led { service, backends }) => asked.extend(backends.into_iter().map(|backend| {
+                Some(Led { service, backends, .. }) => asked.extend(backends.into_iter().map(|backend| {
                     let to = SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
                     (to, Way::By(service.clone()))
                 })),

@@ -21,7 +21,10 @@ const EXTENSIONS: [&str; 3] = ["conflist", "conf", "json"];
 /// Why a network cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl::connectivity) enum ChainError {
-    #[error("cannot read {}: {source}", path.display())]
+    #[error(
+        "cannot read {}: {source}; --conf-dir names the directory of network configurations",
+        path.display()
+    )]
     File { path: PathBuf, source: io::Error },
     #[error("{} is no network configuration: {why}", path.display())]
     Configuration { path: PathBuf, why: String },

@@ -99,6 +99,7 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
             ((flow.destination, flow.destination_port) == (vip.ip(), vip.port())).then(|| Led {
                 service: "n/web".into(),
                 backends: backends.iter().map(|it| it.parse().unwrap()).collect(),
+                refusal: None,
             })
         }
     };
@@ -132,7 +133,7 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
     let elsewhere = TraceQuery { from: "192.0.2.1".into(), ..query("10.96.0.1", 6, 81) };
     let outside = bench.enforcer.trace(&elsewhere, |_, inside| {
         assert!(!inside);
-        Some(Led { service: "n/web".into(), backends: vec!["192.0.2.9:80".parse().unwrap()] })
+        Some(Led { service: "n/web".into(), backends: vec!["192.0.2.9:80".parse().unwrap()], refusal: None })
     });
     assert_eq!(
         outside.unwrap_err(),
