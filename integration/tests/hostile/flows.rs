@@ -203,8 +203,8 @@ fn who_has_the_port_of_a_flow_that_is_over_gets_no_answers_of_another() -> Resul
 
 #[test]
 fn two_processors_begin_one_flow() -> Result<()> {
-    needs_root!();
     const FLOWS: u16 = 400;
+    needs_root!();
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
     let server = node.neighbour.netns().inside(|| UdpSocket::bind((NEIGHBOUR4, 53)))?;

@@ -365,7 +365,7 @@ fn the_segments_of_an_aggregate_fit_the_way_with_all_of_their_headers() {
         let a = bench.a;
         let mut aggregate = Vec::new();
         // 20 bytes of IP, 32 of TCP.
-        etherparse::PacketBuilder::ethernet2(a.mac, a.host_mac)
+        PacketBuilder::ethernet2(a.mac, a.host_mac)
             .ipv4(a.ipv4.octets(), FAR4.octets(), 64)
             .tcp(40_000, 443, 1, 65_000)
             .ack(1)

@@ -406,7 +406,7 @@ fn what_is_told_of_a_connection_is_what_becomes_of_it() {
                     Led::AsIs => assert_eq!(told, None, "{what}"),
                     Led::To(backends) => {
                         let told = told.expect(&what);
-                        let told: BTreeSet<_> = told.backends.iter().map(|it| it.ip()).collect();
+                        let told: BTreeSet<_> = told.backends.iter().map(std::net::SocketAddr::ip).collect();
                         assert_eq!(told, backends.into_iter().map(|it| it.address).collect(), "{what}");
                     }
                     Led::Refused | Led::Dropped => {
