@@ -13,6 +13,7 @@
 
 #include "ipv4.h"
 #include "events.h"
+#include "stamps.h"
 #include "views.h"
 #include "conntrack.h"
 #include "owner.h"
@@ -37,6 +38,7 @@
 
 #include "ipv6.h"
 #include "events.h"
+#include "stamps.h"
 #include "views.h"
 #include "conntrack.h"
 #include "owner.h"

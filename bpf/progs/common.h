@@ -312,6 +312,23 @@ static __always_inline __u32 stir(__u32 bits)
 	return bits ^ bits >> 16;
 }
 
+/* Whether something has changed at a place since an epoch. */
+static __always_inline bool has_changed(__u32 place, __u32 since)
+{
+	__u32 *changed = bpf_map_lookup_elem(&changes, &place);
+
+	return !changed || (__s32)(*changed - since) > 0;
+}
+
+/* An epoch that no verdict holds from. */
+static __always_inline __u32 outdated(void)
+{
+	__u32 place = CHANGED_EVERYTHING;
+	__u32 *changed = bpf_map_lookup_elem(&changes, &place);
+
+	return changed ? *changed - 1 : 0;
+}
+
 /* A checksum from the sum of what it covers. RFC 1071. */
 static __always_inline __be16 fold(__u32 sum)
 {

@@ -16,9 +16,10 @@ static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol,
 }
 
 /* Whether the entry's verdict still holds for this packet. Asked of each, so the flow's age is looked at once a tick only. */
-static __always_inline bool FN(is_current)(const CT_ENTRY *entry, const PACKET *packet, __u32 epoch, __u32 now)
+static __always_inline bool FN(is_current)(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet, __u32 epoch,
+					       __u32 now)
 {
-	if (entry->epoch != epoch)
+	if (unlikely(entry->epoch != epoch) && !FN(still_holds)(key, entry))
 		return false;
 	if (unlikely(entry->seen != now) && FN(is_expired)(entry, packet->protocol, now))
 		return false;
@@ -89,7 +90,7 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 			mate->seen = entry->seen;
 		} else if ((mate || !FN(make_mate)(packet, entry, side)) && !against) {
 			/* Somebody else has its place: judged anew, the flow gets another. */
-			entry->epoch--;
+			entry->epoch = outdated();
 		}
 	}
 	if (unlikely(!is_over(packet->protocol, before) && is_over(packet->protocol, after)))

@@ -20,7 +20,7 @@ struct ip6 {
 
 /* Value of `node` (one element): what concerns every program. */
 struct node {
-	/* Raised whenever a flow that was judged before may have to be judged otherwise now. */
+	/* Raised whenever a flow that was judged before may have to be judged otherwise now: which ones, `changes` tells. */
 	__u32 epoch;
 	/* Not zero: pods are masqueraded. */
 	__u32 masquerade;
@@ -38,6 +38,13 @@ struct node {
 	struct ip4 hairpin4;
 	struct ip6 hairpin6;
 };
+
+/* Keys of `changes`, whose values are the epochs of the last change that concerned something: stamps.h. */
+#define CHANGED_PLACES 4096
+#define CHANGED_EVERYTHING 0
+#define CHANGED_ADDRESSES 1 /* and what follows: one address */
+#define CHANGED_NETWORKS 4097 /* and what follows: all of the first 24 bits, in IPv6 of 64 */
+#define CHANGES 8193 /* their number */
 
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* there are backends in the node's own namespace */

@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The slow path: what to do with a flow. Reached by the first packet of a flow, by the first after the epoch was
- * raised, and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
+ * The slow path: what to do with a flow. Reached by the first packet of a flow, by the first after something
+ * changed that concerns it (stamps.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
+
+/* Notes the epoch of a verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
+ * that is read later, a verdict by what was before a change would pass for one by what is after it. */
+static __always_inline void FN(begin_in_epoch)(struct scratch *room, const struct node *node)
+{
+	room->epoch = *(const volatile __u32 *)&node->epoch;
+	fence(room);
+}
 
 /* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
  * remembered that goes on. */
-static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side,
-				      const struct node *node)
+static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
 	*(PACKET *)&room->packet = *packet;
 	__builtin_memset(entry, 0, sizeof(*entry));
-	entry->epoch = node->epoch;
-	/* Whoever raises the epoch has changed before what is looked at from here on: a verdict has no newer epoch than what it was
-	 * made from. */
-	fence(room);
+	entry->epoch = room->epoch;
 	entry->seen = room->seen = ticks();
 	entry->born = entry->seen;
 	entry->opener = side;
@@ -220,6 +224,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
+	FN(begin_in_epoch)(room, state);
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
@@ -251,7 +256,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
-	FN(begin)(room, old, packet, side, state);
+	FN(begin)(room, old, packet, side);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	bool against = entry->opener != side;
@@ -334,6 +339,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
+	FN(begin_in_epoch)(room, state);
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
@@ -364,7 +370,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		}
 	}
 
-	bool goes_on = FN(begin)(room, old, packet, side, state);
+	bool goes_on = FN(begin)(room, old, packet, side);
 
 	bool against = entry->opener != side;
 	__u8 nat = NAT_NONE;

@@ -39,6 +39,13 @@ struct {
 } node SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CHANGES);
+	__type(key, __u32);
+	__type(value, __u32);
+} changes SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, UPLINK_ENTRIES);
 	__type(key, __u32);
@@ -254,6 +261,7 @@ struct scratch {
 	__u32 seen; /* the same */
 	__u32 fence; /* written for the order alone */
 	struct ct_key6 other_key; /* or a ct_key4 */
+	__u32 epoch; /* of the verdict */
 	struct prefix6 prefix; /* or a prefix4 */
 	struct peer peer; /* the side that a policy is asked about */
 	struct policy_key question;

@@ -2,7 +2,7 @@
 /*
  * A flow ends with its endpoints: who gets an address later inherits nothing of it. Who a flow's ends were is told by the
  * indices of their host ends, which its ways hold: the kernel gives a number to another interface only when all have had
- * their turn. Asked on the slow path, which every flow comes to after an endpoint has gone, for that raises the epoch.
+ * their turn. Asked on the slow path, which every flow comes to after an endpoint of it has gone, for that is a change of its address.
  */
 
 /* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's

@@ -71,7 +71,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 
 	if ((void *)(ethernet + 1) > end)
 		return drop(DROP_MALFORMED);
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) ||
+	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
 		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
@@ -131,12 +131,12 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 
 	/* On its way here it was judged and translated. */
 	if (entry && entry->flags & CT_SEEN_ON_WAY && entry->opener == side && entry->way[side].egress == skb->ifindex &&
-	    FN(is_current)(entry, &packet, state->epoch, now))
+	    FN(is_current)(&key, entry, &packet, state->epoch, now))
 		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
 
 	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
 
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) ||
+	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) ||
 		     entry->way[side].egress != skb->ifindex ||
 		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
@@ -233,7 +233,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1, reminder = 0;
 	CT_ENTRY *entry = FN(find)(&key);
 
-	if (unlikely(!entry || !FN(is_current)(entry, &packet, state->epoch, now) || entry->way[side].ingress ||
+	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
 			     FN(settle)(skb, &packet, &key, side);
@@ -307,7 +307,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 		return entry->way[side].nat == NAT_SOURCE ?
 			       FN(to_stack)(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;
-	if (!entry || !FN(is_current)(entry, &packet, state->epoch, now)) {
+	if (!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
 			int reason = FN(judge_sent)(skb, &packet, &key, side,
 						    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:

@@ -42,7 +42,7 @@ __noinline int FN(renew)(CT_ENTRY *place, const CT_ENTRY *entry)
 
 	if (!room || !place || !entry)
 		return 0;
-	place->epoch = entry->epoch - 1;
+	place->epoch = outdated();
 	fence(room);
 	place->seen = entry->seen;
 	place->flags = entry->flags;
@@ -114,7 +114,7 @@ static __always_inline void FN(fill_near)(CT_ENTRY *mate, const CT_ENTRY *entry,
 	__u32 to = side & 1, from = to ^ 1, mate_from = (from ^ turned) & 1, mate_to = mate_from ^ 1;
 
 	__builtin_memset(mate, 0, sizeof(*mate));
-	mate->epoch = entry->epoch - 1;
+	mate->epoch = outdated();
 	mate->seen = entry->seen;
 	mate->flags = entry->flags & ~(CT_FAR_VIEW | CT_SEEN_ON_WAY);
 	mate->service = entry->service;

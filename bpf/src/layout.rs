@@ -1,6 +1,7 @@
 //! The keys and values of the maps. The structs are generated from the programs' own BTF, so they cannot differ from
 //! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
 
+mod changes;
 mod service;
 
 use std::{
@@ -8,7 +9,7 @@ use std::{
     slice,
 };
 
-pub use self::service::*;
+pub use self::{changes::*, service::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6,
@@ -382,6 +383,11 @@ mod tests {
             (PEER_NODE, "PEER_NODE"),
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),
+            (CHANGED_PLACES, "CHANGED_PLACES"),
+            (CHANGED_EVERYTHING, "CHANGED_EVERYTHING"),
+            (CHANGED_ADDRESSES, "CHANGED_ADDRESSES"),
+            (CHANGED_NETWORKS, "CHANGED_NETWORKS"),
+            (CHANGED_NETWORKS + CHANGED_PLACES, "CHANGES"),
         ] {
             assert_eq!(value, defined(name), "{name}");
         }

@@ -15,6 +15,7 @@ use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::{
     cni_chain::Configurations,
+    concerned::Concerned,
     datapath::{Datapath, DatapathError, EndpointEntry},
     kernel_files,
     netlink::{Listener, SocketDiag, SocketDiagError, netns_cookie},
@@ -81,8 +82,8 @@ impl Kernel for Host {
         self.datapath.endpoints()
     }
 
-    fn bump_epoch(&self) -> Result<(), DatapathError> {
-        self.datapath.bump_epoch()
+    fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError> {
+        self.datapath.raise_epoch(concerned)
     }
 
     fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String> {

@@ -5,6 +5,7 @@ pub mod chain;
 pub mod cluster;
 pub mod cni_chain;
 pub mod cni_files;
+pub mod concerned;
 pub mod config;
 pub mod ctl;
 pub mod daemon;

@@ -16,8 +16,8 @@ use bpf::{
     CambricSkel, CambricSkelBuilder,
     attach::Pins,
     layout::{
-        Ageing, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6,
-        LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
+        Ageing, CHANGED_EVERYTHING, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
+        FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
@@ -229,12 +229,19 @@ impl Bench {
         put(&self.skeleton.maps.no_masquerade4, &key, &1u8)
     }
 
-    /// Raises the epoch.
+    /// Raises the epoch for every flow.
     pub fn raise_epoch(&self) -> Result<()> {
+        self.raise_epoch_at(&[CHANGED_EVERYTHING])
+    }
+
+    /// Raises the epoch for what is at some places: of everything, of an address, of a network.
+    pub fn raise_epoch_at(&self, places: &[u32]) -> Result<()> {
         let node = &self.skeleton.maps.node;
-        let bytes = node.lookup(0u32.as_bytes(), MapFlags::ANY)?.context("no node")?;
-        let mut value = Node::from_bytes(&bytes).context("layout")?;
-        value.epoch += 1;
+        let mut value = self.node()?;
+        value.epoch = value.epoch.wrapping_add(1);
+        for place in places {
+            put(&self.skeleton.maps.changes, place, &value.epoch)?;
+        }
         put(node, &0u32, &value)
     }
 
@@ -270,6 +277,17 @@ impl Bench {
     /// Forgets one view of an IPv4 flow, as an eviction does.
     pub fn forget_flow4(&self, key: &CtKey4) -> Result<()> {
         forget(&self.skeleton.maps.conntrack4, key.as_bytes())
+    }
+
+    /// Has the epoch be another, as if it had been raised as often as that takes.
+    pub fn set_epoch(&self, epoch: u32) -> Result<()> {
+        put(&self.skeleton.maps.node, &0u32, &Node { epoch, ..self.node()? })
+    }
+
+    /// What concerns every program.
+    pub fn node(&self) -> Result<Node> {
+        let bytes = self.skeleton.maps.node.lookup(0u32.as_bytes(), MapFlags::ANY)?.context("no node")?;
+        Node::from_bytes(&bytes).context("layout")
     }
 
     /// Every IPv4 flow that is remembered.

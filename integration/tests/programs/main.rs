@@ -17,4 +17,5 @@ mod services;
 mod services_bounds;
 mod stack;
 mod stage;
+mod stamps;
 mod states;

@@ -4,6 +4,7 @@
 mod age;
 mod attachments;
 mod batch;
+mod changes;
 mod conntrack;
 mod load;
 mod maps;
@@ -50,7 +51,7 @@ use self::{
     load::{Loaded, Programs},
     maps::TypedMap,
 };
-use crate::policy::tables::Slot;
+use crate::{concerned::Concerned, policy::tables::Slot};
 
 /// How many events one processor may tell a tick (1.07 s).
 const EVENT_RATE: u32 = 2_000;
@@ -209,6 +210,7 @@ pub struct Datapath {
     programs: Programs,
     program_ids: BTreeMap<String, u32>,
     node: TypedMap<u32, Node>,
+    changes: TypedMap<u32, u32>,
     wall_clock: TypedMap<u32, u32>,
     uplinks: TypedMap<u32, UplinkValue>,
     endpoints4: TypedMap<Ip4, Endpoint>,
@@ -253,6 +255,7 @@ impl Datapath {
             programs,
             program_ids,
             node: TypedMap::take(&mut maps, "node")?,
+            changes: TypedMap::take(&mut maps, "changes")?,
             wall_clock: TypedMap::take(&mut maps, "wall_clock")?,
             uplinks: TypedMap::take(&mut maps, "uplinks")?,
             endpoints4: TypedMap::take(&mut maps, "endpoints4")?,
@@ -273,15 +276,14 @@ impl Datapath {
             alone: Mutex::default(),
         };
         datapath.change_node(|node| {
-            if node.masquerade != u32::from(config.masquerade) {
-                node.masquerade = u32::from(config.masquerade);
-                node.epoch = node.epoch.wrapping_add(1);
-            }
+            node.masquerade = u32::from(config.masquerade);
             // Who listened to the last daemon is gone.
             node.events = 0;
             node.sample = 1;
             node.event_rate = EVENT_RATE;
         })?;
+        // The last daemon may have died between a write and the epoch that belongs to it.
+        datapath.raise_epoch(&Concerned::everything())?;
         Ok(datapath)
     }
 
@@ -328,12 +330,6 @@ impl Datapath {
             true
         })?;
         Ok(endpoints)
-    }
-
-    /// Makes every flow be judged anew on its next packet. Called after any change of endpoints, routes or uplinks
-    /// that could send an established flow elsewhere.
-    pub fn bump_epoch(&self) -> Result<(), DatapathError> {
-        self.change_node(|node| node.epoch = node.epoch.wrapping_add(1))
     }
 
     /// Which set of peers and postures is in force: 0 or 1.
@@ -386,7 +382,7 @@ impl Datapath {
         let changed4 = sync_keys(&self.no_masquerade4, &wanted4)?;
         let changed6 = sync_keys(&self.no_masquerade6, &wanted6)?;
         if changed4 || changed6 {
-            self.bump_epoch()?;
+            self.raise_epoch(&Concerned::everything())?;
         }
         *known = Some(networks.into());
         Ok(())

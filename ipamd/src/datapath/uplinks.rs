@@ -9,6 +9,7 @@ use bpf::{
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 
 use super::{Datapath, DatapathError, HOOKS, Repairs};
+use crate::concerned::Concerned;
 
 /// What the programs know of an uplink: the addresses that masqueraded packets leave with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Datapath {
             }
         }
         if changed {
-            self.bump_epoch()?;
+            self.raise_epoch(&Concerned::everything())?;
         }
         failed.map_or(Ok(repairs), Err)
     }

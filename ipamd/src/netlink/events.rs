@@ -5,18 +5,29 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::NetlinkError;
+use super::{
+    NetlinkError,
+    changed::{self, Links},
+    sieve::{Messages, Sieve},
+};
+use crate::concerned::Concerned;
 
-/// Links, queueing disciplines, addresses and routes of both families (`enum rtnetlink_groups`). Neighbours are left to
-/// the timer: ordinary ones come and go all the time.
-const GROUPS: [u32; 6] = [1, 4, 5, 7, 9, 11];
+/// Links, queueing disciplines, addresses, routes and rules of both families, and the next hops that routes share (`enum
+/// rtnetlink_groups`). Neighbours are left to the timer: ordinary ones come and go all the time.
+const GROUPS: [u32; 9] = [1, 4, 5, 7, 8, 9, 11, 19, 32];
+
+/// As much as the kernel puts into one datagram, in bytes.
+const DATAGRAM: usize = 32 << 10;
 
 /// A socket that becomes readable when the network configuration of its namespace changes.
 #[derive(Debug)]
 pub struct Events {
     raw: RawSocket,
+    links: Links,
+    buffer: Vec<u8>,
 }
 
 impl Events {
@@ -26,28 +37,58 @@ impl Events {
             let mut raw = RawSocket::new(NETLINK_ROUTE)?;
             raw.bind(&SocketAddr::new(0, 0))?;
             for group in GROUPS {
-                raw.add_membership(group)?;
+                match raw.add_membership(group) {
+                    // Kernels before 5.3 have no shared next hops.
+                    Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {}
+                    joined => joined?,
+                }
             }
             raw.set_non_blocking(true)?;
-            Ok(raw)
+            Ok(Self { raw, links: links()?, buffer: Vec::with_capacity(DATAGRAM) })
         };
-        open()
-            .map(|raw| Self { raw })
-            .map_err(|source| NetlinkError::new("listen to the kernel's events", source))
+        open().map_err(|source| NetlinkError::new("listen to the kernel's events", source))
     }
 
-    /// Throws away what has been said so far: the tables are read anyway. Having missed something is no different.
-    pub fn drain(&self) {
-        let mut buffer = Vec::with_capacity(8 << 10);
+    /// Reads what has been said so far, and returns the flows that it concerns: the tables are read anyway.
+    pub fn read(&mut self) -> Concerned {
+        let mut concerned = Concerned::nothing();
         loop {
-            buffer.clear();
-            match self.raw.recv(&mut buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.raw_os_error() != Some(nix::errno::Errno::ENOBUFS as i32) => return,
-                _ => {}
+            self.buffer.clear();
+            match self.raw.recv(&mut self.buffer, 0) {
+                Ok(_) => {
+                    for message in Messages(&self.buffer) {
+                        concerned.add(match message {
+                            Ok((header, body)) => {
+                                changed::concerned(header.message_type, header.flags, body, &mut self.links)
+                            }
+                            Err(_) => Concerned::everything(),
+                        });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return concerned,
+                Err(error) => {
+                    // Something was missed, interfaces perhaps.
+                    concerned.add(Concerned::everything());
+                    self.links = links().unwrap_or_default();
+                    if error.raw_os_error() != Some(nix::errno::Errno::ENOBUFS as i32) {
+                        return concerned;
+                    }
+                }
             }
         }
     }
+}
+
+/// The interfaces as they are.
+fn links() -> io::Result<Links> {
+    let links = std::cell::RefCell::new(Links::default());
+    let learn = |body: &[u8]| {
+        links.borrow_mut().learn(body);
+        false
+    };
+    Sieve::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), &learn, &mut drop)?;
+    Ok(links.into_inner())
 }
 
 impl AsFd for Events {

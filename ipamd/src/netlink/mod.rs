@@ -6,6 +6,7 @@
 //! thread that serves requests.
 
 mod address;
+mod changed;
 mod events;
 mod filter;
 mod link;

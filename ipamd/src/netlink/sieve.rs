@@ -78,7 +78,7 @@ impl Sieve {
 }
 
 /// The messages of a datagram: header and payload of each.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = io::Result<(NetlinkHeader, &'a [u8])>;

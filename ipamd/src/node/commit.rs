@@ -102,7 +102,7 @@ impl Node {
         }
         record.committed = Some(at);
         // What was sent to these addresses before they existed has been judged on that.
-        self.kernel.bump_epoch().map_err(internal)
+        self.kernel.raise_epoch(&attachment.ips().collect()).map_err(internal)
     }
 }
 

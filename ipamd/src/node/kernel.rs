@@ -10,6 +10,7 @@ use std::{
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::{
+    concerned::Concerned,
     datapath::{DatapathError, EndpointEntry},
     netlink::{Listener, SocketDiagError},
 };
@@ -32,8 +33,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError>;
     /// All addresses that the programs know.
     fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError>;
-    /// Makes every flow be judged anew.
-    fn bump_epoch(&self) -> Result<(), DatapathError>;
+    /// Has the flows that are concerned be judged again.
+    fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError>;
     /// What is wrong with the programs of a host end, a sentence each.
     fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String>;
     /// Removes the link pins of a host end.

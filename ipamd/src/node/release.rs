@@ -115,7 +115,7 @@ impl Node {
             // Also of an ADD that failed at its commit, policy may know the addresses, with this pod's labels.
             self.policy.dismiss(key);
             if record.committed.is_some() {
-                self.kernel.bump_epoch().map_err(internal)?;
+                self.kernel.raise_epoch(&ips.iter().copied().collect()).map_err(internal)?;
                 if !record.attachment.port_mappings.is_empty() {
                     self.services.set_host_ports(key, &[], &[]);
                 }

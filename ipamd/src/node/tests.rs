@@ -18,6 +18,7 @@ use ipamd_api::{
 use super::*;
 use crate::{
     cluster::{manifest, objects},
+    concerned::Concerned,
     datapath::DatapathError,
     leaks::{self, Grace},
     netlink::{Listener, SocketDiagError},
@@ -35,7 +36,7 @@ struct Fake {
     netns: BTreeMap<PathBuf, NetnsId>,
     /// Cookies of those whose sockets are led.
     namespaces: BTreeSet<u64>,
-    epoch: u32,
+    concerned: Concerned,
     unpinned: Vec<String>,
     /// Which address cannot be written.
     refuses: Option<IpAddr>,
@@ -90,8 +91,8 @@ impl Kernel for FakeKernel {
     fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError> {
         Ok(self.lock().endpoints.clone())
     }
-    fn bump_epoch(&self) -> Result<(), DatapathError> {
-        self.lock().epoch += 1;
+    fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError> {
+        self.lock().concerned.add(concerned.clone());
         Ok(())
     }
     fn attachment_faults(&self, ifname: &str, _: u32) -> Vec<String> {
@@ -267,10 +268,12 @@ async fn an_attachment_is_forwarded_from_its_commit_to_its_release() {
     assert_eq!(bench.node().endpoints()[0].state, EndpointState::Ready);
     assert_eq!(bench.node().check(&key("a")).faults, Vec::<String>::new());
 
-    let epoch = bench.kernel.lock().epoch;
+    let own = bench.kernel.lock().endpoints.keys().copied().collect::<Concerned>();
+    // The flows of its addresses alone.
+    assert_eq!(std::mem::take(&mut bench.kernel.lock().concerned), own);
     bench.node().release(&key("a")).await.unwrap();
     let fake = bench.kernel.lock();
-    assert!(fake.endpoints.is_empty() && fake.links.is_empty() && fake.epoch > epoch);
+    assert!(fake.endpoints.is_empty() && fake.links.is_empty() && fake.concerned == own);
     assert_eq!(fake.unpinned, [key("a").host_ifname()]);
     drop(fake);
     assert!(bench.node().endpoints().is_empty());

@@ -10,6 +10,7 @@ use ipamd_api::AttachmentKey;
 
 use crate::{
     attachment::Attachment,
+    concerned::Concerned,
     datapath::{DatapathError, EndpointEntry},
     policy::{enforce::LocalEndpoint, tables::Slot},
 };
@@ -112,7 +113,7 @@ impl Node {
         for ip in endpoint.attachment.ips() {
             self.kernel.put_endpoint(ip, entry)?;
         }
-        self.kernel.bump_epoch()?;
+        self.kernel.raise_epoch(&endpoint.attachment.ips().collect())?;
         Ok(true)
     }
 
@@ -123,7 +124,7 @@ impl Node {
             return Ok(false);
         }
         self.kernel.remove_endpoint(address)?;
-        self.kernel.bump_epoch()?;
+        self.kernel.raise_epoch(&Concerned::address(address))?;
         Ok(true)
     }
 

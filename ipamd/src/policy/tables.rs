@@ -11,7 +11,7 @@ use std::{fmt::Debug, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use crate::policy::model::Direction;
+use crate::{concerned::Concerned, policy::model::Direction};
 
 /// A class of addresses: those that the policies in force say the same about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,7 +144,7 @@ pub trait Tables: Debug + Send {
     fn limits(&self) -> Limits;
     /// Starts a new, empty set of peers and postures beside the one in force. One begun before is thrown away.
     fn begin(&mut self) -> Result<(), TableError>;
-    /// Puts the new set in force, whole and at once, raises the epoch, and drops the old one.
+    /// Puts the new set in force, whole and at once, raises the epoch of every flow, and drops the old one.
     fn switch(&mut self) -> Switch;
     /// Throws a set away that was begun. Its maps are retired by whoever made them.
     fn abandon(&mut self);
@@ -162,8 +162,8 @@ pub trait Tables: Debug + Send {
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError>;
     /// Gives a map up that no posture names any more. The programs that are looking at it may finish.
     fn retire_map(&mut self, map: PolicyMap);
-    /// Makes every flow be judged anew on its next packet.
-    fn raise_epoch(&mut self) -> Result<(), TableError>;
+    /// Has the flows that are concerned be judged again on their next packets.
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError>;
     /// How often a rule has decided or noted, since [`clear_hits`](Self::clear_hits).
     fn hits(&self, rule: RuleId) -> Result<u64, TableError>;
     /// Starts the counter of a rule anew.

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Reconciler;
 use crate::{
+    concerned::Concerned,
     leaks::Grace,
     monitor::Monitor,
     netlink::{Events, NetlinkError},
@@ -41,7 +42,7 @@ impl Reconciliation {
     /// Why the kernel's events cannot be listened to.
     pub fn start(mut reconciler: Reconciler) -> Result<Self, NetlinkError> {
         let failed = |source| NetlinkError::new("start the reconciliation", source);
-        let events = Events::open()?;
+        let mut events = Events::open()?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
         let woken = reconciler.peers.woken();
         let (passed, first_pass) = sync_channel(1);
@@ -51,7 +52,7 @@ impl Reconciliation {
             reconciler.settle();
             // Nobody waits for it if the daemon is on its way out.
             let _ = passed.send(());
-            run(&mut reconciler, &events, &stopped, woken.as_ref());
+            run(&mut reconciler, &mut events, &stopped, woken.as_ref());
         })
         .map_err(failed)?;
         first_pass.recv().map_err(|_| failed(io::Error::other("the first pass has failed")))?;
@@ -69,12 +70,12 @@ impl Drop for Reconciliation {
     }
 }
 
-fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader, nodes: Option<&PipeReader>) {
+fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, nodes: Option<&PipeReader>) {
     let mut sweep = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
     loop {
         let pause = reconciler.pause();
-        match wait(Some(events), nodes, stopped, pause) {
+        match wait(Some(&*events), nodes, stopped, pause) {
             Heard::Stop => return,
             Heard::Nothing => {}
             Heard::Nodes => {
@@ -85,13 +86,12 @@ fn run(reconciler: &mut Reconciler, events: &Events, stopped: &PipeReader, nodes
                 }
             }
             Heard::Change => {
-                reconciler.forget_routes();
-                match wait(None, None, stopped, SETTLE) {
-                    Heard::Stop => return,
-                    _ => events.drain(),
+                reconciler.judge_again(&events.read());
+                if matches!(wait(None, None, stopped, SETTLE), Heard::Stop) {
+                    return;
                 }
                 // Of what changed meanwhile, too.
-                reconciler.forget_routes();
+                reconciler.judge_again(&events.read());
             }
         }
         let now = Instant::now();
@@ -162,9 +162,10 @@ impl Reconciler {
         }
     }
 
-    /// Has every flow find its way anew: established ones remember their next hop and the route's MTU.
-    fn forget_routes(&self) {
-        if let Err(error) = self.datapath.bump_epoch() {
+    /// Has the flows that a change of the kernel's tables concerns find their way anew: established ones remember their next
+    /// hop and the route's MTU.
+    fn judge_again(&self, concerned: &Concerned) {
+        if let Err(error) = self.datapath.raise_epoch(concerned) {
             tracing::warn!(%error, "established flows may not follow a change of routes");
         }
     }

@@ -162,7 +162,9 @@ impl State {
         let Some(inherited) = self.inherited.take() else { return };
         let stale: Vec<_> =
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
-        self.staged.diverts |= !stale.is_empty();
+        for key in &stale {
+            self.stage_diversion(key.address);
+        }
         self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
         self.staged.released.extend(inherited.sets.into_values().map(|set| (set.family, set.filled)));
         for ((service, backend), member) in inherited.members {

@@ -55,7 +55,10 @@ impl State {
         }
         if !gone.is_empty() {
             let members: Vec<_> = gone.iter().map(|it| (it.service, it.backend)).collect();
-            let written = self.tables.remove_members(&members).and_then(|()| self.tables.raise_epoch());
+            // The flows that go to them.
+            let concerned = gone.iter().map(|it| it.backend.address).collect();
+            let written =
+                self.tables.remove_members(&members).and_then(|()| self.tables.raise_epoch(&concerned));
             // What has failed before is not made up for by this.
             self.failed |= has_failed(&written);
         }

@@ -15,6 +15,7 @@ use super::tables::{
     Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
     SetValue, TableError, Tables,
 };
+use crate::concerned::Concerned;
 
 /// Tables in memory; clones share them.
 #[derive(Clone, Debug)]
@@ -35,6 +36,7 @@ struct Contents {
     of_backends: BTreeSet<u16>,
     host_backends: bool,
     epoch: u32,
+    concerned: Concerned,
     /// Refuses every write while it is set.
     fails: bool,
 }
@@ -177,6 +179,11 @@ impl Memory {
         self.lock().epoch
     }
 
+    /// The flows that were judged anew since this was asked last.
+    pub fn take_concerned(&self) -> Concerned {
+        std::mem::take(&mut self.lock().concerned)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -316,8 +323,10 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        self.write()?.epoch += 1;
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        let mut contents = self.write()?;
+        contents.epoch += u32::from(!concerned.is_nothing());
+        contents.concerned.add(concerned.clone());
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! From the plan of a port to what is written of it.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bpf::layout::{FRONTEND_INSIDE_LOCAL, FRONTEND_NODE_IN_RANGES, FRONTEND_OUTSIDE_LOCAL, FRONTEND_RANGES};
 use ipnetwork::IpNetwork;
@@ -16,6 +16,7 @@ use super::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
     },
 };
+use crate::concerned::Concerned;
 
 /// Which port of an owner, in which family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +120,10 @@ impl State {
             let old = std::mem::replace(&mut port.source_ranges, source_ranges);
             let new = port.source_ranges.clone();
             self.staged.source_ranges.push(Ranges { service: port.number, old, new });
-            self.staged.diverts = true;
+            let old = port.fronts.iter().map(|(front, _)| front);
+            for address in old.chain(&plan.fronts).map(|front| front.key.address).collect::<Vec<_>>() {
+                self.stage_diversion(address);
+            }
         }
         if matches!(owner, Owner::HostPorts(_)) && !plan.problems.is_empty() {
             // It may lead there again when the address or the service has changed.
@@ -238,7 +242,9 @@ impl State {
             }
             if known.is_none_or(|(_, before)| *before != value) && !self.is_inherited(front.key, &value) {
                 self.staged.frontends.insert(front.key, Some(value));
-                self.staged.diverts |= known.is_none_or(|(it, _)| it.ranged != front.ranged);
+                if known.is_none_or(|(it, _)| it.ranged != front.ranged) {
+                    self.stage_diversion(front.key.address);
+                }
             }
             fronts.push((front, value));
         }
@@ -270,12 +276,23 @@ impl State {
         }
     }
 
+    /// Has the flows to an address be judged again, whether they are a service's now. No address stands for those of the
+    /// node.
+    pub fn stage_diversion(&mut self, address: IpAddr) {
+        let concerned = match (address.is_unspecified(), self.node_addresses.is_empty()) {
+            (false, _) => Concerned::address(address),
+            (true, false) => self.node_addresses.iter().copied().collect(),
+            (true, true) => Concerned::everything(),
+        };
+        self.staged.diverts.add(concerned);
+    }
+
     /// Takes a front away that is one's own.
     fn drop_front(&mut self, front: &Front) {
         self.owners.remove(&front.key);
         self.freed = true;
         self.staged.frontends.insert(front.key, None);
-        self.staged.diverts = true;
+        self.stage_diversion(front.key.address);
         self.count_front(front, false);
     }
 

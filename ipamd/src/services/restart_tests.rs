@@ -19,9 +19,12 @@ use super::{
     },
     tests::{CLIENT, NODE, NODE_PORT, POD, cluster_ip},
 };
-use crate::cluster::{
-    objects::{Change, Object},
-    services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint, SlicePort},
+use crate::{
+    cluster::{
+        objects::{Change, Object},
+        services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint, SlicePort},
+    },
+    concerned::Concerned,
 };
 
 /// Tables that are looked at after each write, and of which one may fail.
@@ -134,8 +137,8 @@ impl Tables for Watched {
         self.write(|tables| tables.set_host_backends(any))
     }
 
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        self.write(Tables::raise_epoch)
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        self.write(|tables| tables.raise_epoch(concerned))
     }
 }
 

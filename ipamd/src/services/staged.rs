@@ -11,6 +11,7 @@ use super::{
         Tables,
     },
 };
+use crate::concerned::Concerned;
 
 /// The source ranges of a service, as they were and as they are to be.
 #[derive(Debug)]
@@ -33,8 +34,8 @@ pub(super) struct Staged {
     /// Sets whose places are out of force then: the first keep their numbers.
     pub emptied: Vec<(Family, Filled)>,
     pub released: Vec<(Family, Filled)>,
-    /// Flows may have to go elsewhere.
-    pub diverts: bool,
+    /// The flows that may have to go elsewhere.
+    pub diverts: Concerned,
     /// Why what is here is not the whole.
     pub failed: Option<TableError>,
 }
@@ -80,6 +81,6 @@ impl Staged {
             tables.put_set(filled.number, SetValue::default());
             room.release(*family, filled);
         }
-        if staged.diverts { tables.raise_epoch() } else { Ok(()) }
+        tables.raise_epoch(&staged.diverts)
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
+use crate::concerned::Concerned;
 pub use crate::ipam::Family;
 
 /// Number of a service's port in one family: what flows, affinities and members are tied to. From 1.
@@ -160,6 +161,6 @@ pub trait Tables: Send + fmt::Debug {
     fn keep_ports(&mut self, row: PortRow, marked: &dyn Fn(u16) -> bool);
     /// Says whether there are backends in the node's own namespace.
     fn set_host_backends(&mut self, any: bool) -> Result<(), TableError>;
-    /// Has every flow be judged anew.
-    fn raise_epoch(&mut self) -> Result<(), TableError>;
+    /// Has the flows that are concerned be judged again.
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError>;
 }

@@ -26,8 +26,11 @@ use self::{
     stock::Stock,
 };
 use super::{Datapath, DatapathError, maps};
-use crate::policy::tables::{
-    EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, Switch, TableError, Tables,
+use crate::{
+    concerned::Concerned,
+    policy::tables::{
+        EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, Switch, TableError, Tables,
+    },
 };
 
 /// How much the tables hold, where that is configured.
@@ -161,7 +164,7 @@ impl PolicyTables {
     /// What follows a switch.
     fn leave_old_set(&mut self) -> Result<(), DatapathError> {
         // After the switch: a verdict by the old set must not carry the new epoch.
-        self.datapath.bump_epoch()?;
+        self.datapath.raise_epoch(&Concerned::everything())?;
         self.stock.retire_left_behind(std::mem::take(&mut self.left_behind));
         // Waits for the programs that still look at the old set.
         self.outer.put(&self.current)?;
@@ -246,8 +249,8 @@ impl Tables for PolicyTables {
         self.stock.retire(map.0);
     }
 
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        Ok(self.datapath.bump_epoch()?)
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        Ok(self.datapath.raise_epoch(concerned)?)
     }
 
     fn hits(&self, rule: RuleId) -> Result<u64, TableError> {

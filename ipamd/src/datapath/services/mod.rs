@@ -25,9 +25,12 @@ use nix::time::{ClockId, clock_gettime};
 pub use self::tied::{Tied, TiedSockets};
 use self::{family::OfFamily, mapped::Mapped};
 use super::{Datapath, DatapathError, maps::TypedMap};
-use crate::services::tables::{
-    Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
-    SetValue, TableError, Tables,
+use crate::{
+    concerned::Concerned,
+    services::tables::{
+        Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber,
+        SetNumber, SetValue, TableError, Tables,
+    },
 };
 
 /// How services treat what comes from outside, and which addresses they need of the node.
@@ -278,7 +281,7 @@ impl Tables for ServiceTables {
         changed.map_err(failed)
     }
 
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        self.datapath.bump_epoch().map_err(failed)
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        self.datapath.raise_epoch(concerned).map_err(failed)
     }
 }

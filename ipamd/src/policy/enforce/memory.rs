@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use super::tables::{
     EntryKey, EntryOf, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Slot, Switch, TableError, Tables,
 };
+use crate::concerned::Concerned;
 
 /// Tables in memory; clones share them.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ struct Contents {
     maps: BTreeMap<PolicyMap, BTreeMap<EntryKey, EntryValue>>,
     last_map: u32,
     epoch: u32,
+    concerned: Concerned,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +91,11 @@ impl Memory {
         self.contents().epoch
     }
 
+    /// The flows that were to be judged anew since this was asked last.
+    pub fn take_concerned(&self) -> Concerned {
+        std::mem::take(&mut self.contents().concerned)
+    }
+
     /// The policy maps there are.
     pub fn maps(&self) -> BTreeSet<PolicyMap> {
         self.contents().maps.keys().copied().collect()
@@ -129,6 +136,7 @@ impl Tables for Memory {
         if let Some(begun) = contents.begun.take() {
             contents.current = begun;
             contents.epoch += 1;
+            contents.concerned.add(Concerned::everything());
         }
         Switch::Done
     }
@@ -188,8 +196,10 @@ impl Tables for Memory {
         contents.maps.remove(&map);
     }
 
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        self.contents().epoch += 1;
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        let mut contents = self.contents();
+        contents.epoch += u32::from(!concerned.is_nothing());
+        contents.concerned.add(concerned.clone());
         Ok(())
     }
 

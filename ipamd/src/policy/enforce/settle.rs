@@ -17,6 +17,7 @@ use super::{
     tables::{Limits, Peer, Posture, Slot, TableError},
 };
 use crate::{
+    concerned::Concerned,
     policy::{
         compile::{classes::is_host, resolve::Resolver, rules::EndpointRules},
         model::Direction,
@@ -239,7 +240,7 @@ impl State {
             Some(_) => (0, Reverse(i16::from(net.prefix()))),
             None => (1, Reverse(-i16::from(net.prefix()))),
         });
-        let reclassified = !peers.is_empty();
+        let reclassified: Concerned = peers.iter().map(|(net, _)| *net).collect();
         for (net, wanted) in peers {
             supervisor::beat();
             if let Some(peer) = wanted {
@@ -257,7 +258,7 @@ impl State {
             writes.entries += entries.len();
             self.derived.maps.insert(Arc::clone(&compiled.rules), compiled);
         }
-        let mut let_go = Vec::new();
+        let (mut let_go, mut concerned) = (Vec::new(), Concerned::nothing());
         for (key, slot, rules) in endpoints {
             let map = is_policed(&rules)
                 .then(|| self.derived.maps.get(&rules).and_then(|compiled| compiled.map))
@@ -272,6 +273,7 @@ impl State {
                 self.tables.put_posture(slot, posture)?;
                 endpoint.posture = Some(posture);
                 writes.postures += 1;
+                concerned.add(endpoint.addresses.iter().copied().collect());
             }
             if let Some(compiled) = self.derived.maps.get_mut(&rules) {
                 compiled.users += 1;
@@ -280,9 +282,11 @@ impl State {
         }
         let policed =
             self.endpoints.values().any(|endpoint| endpoint.posture.is_some_and(|it| it.map.is_some()));
-        if writes.postures > 0 || (reclassified && policed) {
-            self.tables.raise_epoch()?;
+        // A flow is asked about by its own addresses: those of the endpoints whose policy is asked, and the other sides'.
+        if policed {
+            concerned.add(reclassified);
         }
+        self.tables.raise_epoch(&concerned)?;
         for rules in let_go {
             self.let_go(&rules);
         }

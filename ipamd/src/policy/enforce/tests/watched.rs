@@ -8,10 +8,14 @@ use std::sync::{
 use ipnetwork::IpNetwork;
 
 use super::*;
-use crate::policy::{
-    model::Direction,
-    tables::{
-        ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, Switch, TableError,
+use crate::{
+    concerned::Concerned,
+    policy::{
+        model::Direction,
+        tables::{
+            ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, Switch,
+            TableError,
+        },
     },
 };
 
@@ -131,8 +135,8 @@ impl Tables for Watched {
     fn retire_map(&mut self, map: PolicyMap) {
         self.inner.retire_map(map);
     }
-    fn raise_epoch(&mut self) -> Result<(), TableError> {
-        self.write(Tables::raise_epoch)
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
+        self.write(|inner| inner.raise_epoch(concerned))
     }
     fn hits(&self, rule: RuleId) -> Result<u64, TableError> {
         self.inner.hits(rule)
