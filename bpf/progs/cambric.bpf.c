@@ -146,6 +146,10 @@ int from_network(struct __sk_buff *skb)
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
+	if (skb->mark == MARK_JUDGED) {
+		skb->mark = 0;
+		return PASS;
+	}
 	if (is_of_vlan(skb))
 		return PASS;
 	switch (skb->protocol) {

@@ -46,7 +46,9 @@ const volatile bool clock_by_hand = false;
 /* The overlay: its UDP port, zero if there is none, and the number of its network. */
 const volatile __be16 overlay_port = 0;
 const volatile __u32 overlay_id = 0;
-/* What bpf_fib_lookup may be asked: newer kernels need not look the neighbour up. */
+/* BPF_FIB_LOOKUP_MARK of Linux 6.10: the mark lies where the Ethernet addresses are found afterwards. */
+#define FIB_LOOKUP_MARK (1 << 5)
+/* What bpf_fib_lookup may be asked: newer kernels need not look the neighbour up, and take the packet's mark. */
 const volatile __u32 fib_lookup_flags = 0;
 
 /* The transport headers, as far as they are read. */

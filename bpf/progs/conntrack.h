@@ -75,6 +75,8 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 	entry->flags = after;
 	if (!(after & CT_RESET) || said & CT_RESET)
 		entry->seen = now;
+	if (entry->way[side].via == VIA_UPLINK && (__u16)(now - entry->way[side].routed) > ROUTED_MOST)
+		entry->epoch = outdated();
 	/* Where the backend's node answers the client itself, it has the one view only. */
 	if (nat != NAT_NONE && !(against && entry->flags & CT_DSR)) {
 		CT_KEY *own = (CT_KEY *)&room->key, *key = (CT_KEY *)&room->mate_key;

@@ -42,6 +42,9 @@ static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *pack
 	if (via == VIA_UPLINK) {
 		struct bpf_redir_neigh next_hop = {};
 
+		/* For the program that sees it next. A mark that somebody has set is for routing, and stays. */
+		if (!skb->mark)
+			skb->mark = MARK_JUDGED;
 		if (FN(is_zero)(&entry->next_hop))
 			return bpf_redirect_neigh(egress, NULL, 0, 0);
 #if FAMILY == 4

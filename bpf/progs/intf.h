@@ -46,6 +46,10 @@ struct node {
 #define CHANGED_NETWORKS 4097 /* and what follows: all of the first 24 bits, in IPv6 of 64 */
 #define CHANGES 8193 /* their number */
 
+/* skb->mark of what a program has judged and sends out of an uplink, where it is taken away again. A pod cannot set it: the
+ * kernel clears marks between namespaces. A process of the node that may set marks gains nothing: it needs no judgement. */
+#define MARK_JUDGED 0x43616d62
+
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* there are backends in the node's own namespace */
 
@@ -192,7 +196,7 @@ struct ct_way {
 	__u8 sender_mac[MAC_LENGTH]; /* that the endpoint must send from */
 	__u8 destination_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
 	__u8 source_mac[MAC_LENGTH]; /* written for VIA_PEER and VIA_HOST_END */
-	__u16 pad;
+	__u16 routed; /* VIA_UPLINK: the tick when the routing table was asked */
 };
 
 #define CT_REPLIED 1 /* a packet went against the opener's way */
@@ -286,6 +290,10 @@ struct lifetimes {
 
 #define TICK_SHIFT 30
 
+/* For so many ticks a way out of an uplink is kept without asking the routing table: with no daemon that tells of changes, a
+ * flow follows them all the same. */
+#define ROUTED_MOST 256
+
 /* Context of the program `age`. */
 struct ageing {
 	__u32 now; /* the tick, given by the caller: such programs have no coarse clock */
@@ -338,6 +346,7 @@ enum counter {
 	COUNTER_EVENTS_LOST, /* events that the ring had no room for */
 	COUNTER_EVENTS_SUPPRESSED, /* events beyond the rate */
 	COUNTER_ANSWERS_SUPPRESSED, /* errors and resets beyond the rate */
+	COUNTER_JUDGED, /* packets that took the slow path */
 	COUNTERS
 };
 

@@ -6,10 +6,18 @@
 
 /* Notes the epoch of a verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
  * that is read later, a verdict by what was before a change would pass for one by what is after it. */
-static __always_inline void FN(begin_in_epoch)(struct scratch *room, const struct node *node)
+__noinline int FN(begin_in_epoch)(void)
 {
-	room->epoch = *(const volatile __u32 *)&node->epoch;
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state)
+		return 0;
+	count(COUNTER_JUDGED);
+	room->epoch = *(const volatile __u32 *)&state->epoch;
 	fence(room);
+	return 0;
 }
 
 /* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
@@ -24,6 +32,7 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	entry->epoch = room->epoch;
 	entry->seen = room->seen = ticks();
 	entry->born = entry->seen;
+	entry->way[0].routed = entry->way[1].routed = entry->seen;
 	entry->opener = side;
 	room->known = old;
 	if (!old) {
@@ -119,6 +128,46 @@ static __always_inline bool FN(leaves_as_node)(struct scratch *room, __u32 side,
 	return of_address && of_address->flags & ADDRESS_OF_NODE;
 }
 
+/* Asks the routing table with all that rules and next hops depend on. Whether it leads anywhere; where, is in scratch->fib. */
+__noinline int FN(ask_routes)(struct __sk_buff *skb, const PACKET *packet)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return false;
+
+	struct bpf_fib_lookup *fib = &room->fib;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = packet->protocol;
+	/* Not the packet's: an aggregate would not fit any route. Non-zero makes the kernel tell the MTU. */
+	fib->tot_len = 1;
+	/* Rules ask for them, and where a route has several next hops a hash of them chooses. */
+	if (has_ports(packet->protocol)) {
+		fib->sport = packet->source_port;
+		fib->dport = packet->destination_port;
+	}
+	if (fib_lookup_flags & FIB_LOOKUP_MARK)
+		*(__u32 *)fib->smac = skb->mark;
+#if FAMILY == 4
+	fib->family = AF_INET;
+	bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip4_header, tos), &fib->tos, sizeof(fib->tos));
+	fib->ipv4_src = packet->source.word[0];
+	fib->ipv4_dst = packet->destination.word[0];
+#else
+	fib->family = AF_INET6;
+	/* Class and flow label. */
+	bpf_skb_load_bytes(skb, ETH_HLEN, &fib->flowinfo, sizeof(fib->flowinfo));
+	fib->flowinfo &= bpf_htonl(0x0fffffff);
+	__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
+	__builtin_memcpy(fib->ipv6_dst, &packet->destination, sizeof(packet->destination));
+#endif
+	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
+
+	return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
 /* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
  * in the entry. */
 static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
@@ -131,24 +180,8 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
-		__builtin_memset(fib, 0, sizeof(*fib));
-		fib->ifindex = skb->ifindex;
-		fib->l4_protocol = packet->protocol;
-		/* Not the packet's: an aggregate would not fit any route. Non-zero makes the kernel tell the MTU. */
-		fib->tot_len = 1;
-#if FAMILY == 4
-		fib->family = AF_INET;
-		fib->ipv4_src = packet->source.word[0];
-		fib->ipv4_dst = packet->destination.word[0];
-#else
-		fib->family = AF_INET6;
-		__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
-		__builtin_memcpy(fib->ipv6_dst, &packet->destination, sizeof(packet->destination));
-#endif
-		long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
-
 		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. */
-		if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		if (!FN(ask_routes)(skb, packet))
 			return PARSED;
 		egress = fib->ifindex;
 	}
@@ -217,6 +250,8 @@ __noinline int FN(check_sender)(const PACKET *packet, __u32 at_uplink)
 __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 				     __u32 how)
 {
+	FN(begin_in_epoch)();
+
 	bool at_uplink = how & JUDGE_ELSEWHERE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -224,7 +259,6 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
-	FN(begin_in_epoch)(room, state);
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
@@ -332,6 +366,8 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 					 __u32 how)
 {
+	FN(begin_in_epoch)();
+
 	bool by_stack = how & JUDGE_ELSEWHERE, of_node = how & JUDGE_OF_NODE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -339,7 +375,6 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	if (!room || !state || !packet || !flow)
 		return DROP_CONNTRACK_FULL;
-	FN(begin_in_epoch)(room, state);
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;

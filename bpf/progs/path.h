@@ -235,6 +235,9 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 
 	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
+		if (!entry && !room->marked && packet.kind != PACKET_ERROR && FN(is_for_nobody)(&packet))
+			return FN(to_host)(skb, &packet, room, state);
+
 		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
 			     FN(settle)(skb, &packet, &key, side);
 
@@ -271,15 +274,18 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	CT_KEY key;
-	ADDRESS source;
-	__u32 zero = 0, ifindex = skb->ifindex;
-	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	/* One key for both: the stack is short of room. */
+	__u32 at = 0;
+	struct node *state = bpf_map_lookup_elem(&node, &at);
 
-	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &source, sizeof(source)))
+	at = skb->ifindex;
+
+	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &at);
+
+	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet.source, sizeof(ADDRESS)))
 		return PASS;
 
-	bool of_host = FN(equal)(&source, &uplink->MAP(ipv));
+	bool of_host = FN(equal)(&packet.source, &uplink->MAP(ipv));
 
 	if (of_host && !(state->external & EXTERNAL_HOST_BACKENDS))
 		return PASS;

@@ -22,6 +22,35 @@ static __always_inline bool FN(in_ranges)(struct scratch *room, __u32 service, c
 }
 
 /*
+ * Whether a packet from the network, of a flow that nobody remembers, is neither for an endpoint nor for a service: the
+ * host's own, or on its way through. Asked in place of all that is asked of a flow.
+ */
+__noinline int FN(is_for_nobody)(const PACKET *packet)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return false;
+
+	ADDRESS *address = (ADDRESS *)&room->address;
+	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	struct frontend *of_address;
+
+	if (is_balanced(packet->protocol) && has_port(PORTS_SERVED, packet->destination_port))
+		return false;
+	*address = packet->source;
+	if (bpf_map_lookup_elem(&MAP(endpoints), address))
+		return false;
+	*address = packet->destination;
+	if (bpf_map_lookup_elem(&MAP(endpoints), address))
+		return false;
+	/* What is reached from inside only has no mark, but its address is a service's. */
+	*key = (FRONTEND_KEY){ .address = *address };
+	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
+	return !of_address || of_address->flags & ADDRESS_OF_NODE;
+}
+
+/*
  * Gives scratch->packet, the first packet of a flow or one that is judged anew, the backend that it goes to as its
  * destination, if it is addressed to a service. Of a flow that has a backend, scratch->entry holds it, as that of side
  * `side` ^ 1.

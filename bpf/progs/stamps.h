@@ -10,8 +10,9 @@
  * epoch, then the places, then the tables; so what was read before a change carries an epoch from before it. fence() keeps
  * that order where a processor would not (arm64).
  *
- * Numbers are compared by their difference. A place that is shared with another address, or that was written 2^31 changes
- * ago, costs a judgement too many; one too few would take a flow that is silent for 2^31 changes.
+ * Numbers are compared by their difference. A place that is shared with another address costs a judgement too many, as does
+ * one that was written 2^31 changes ago (a daemon that starts writes each place); one too few would take a flow that is silent
+ * for 2^31 changes.
  */
 
 static __always_inline __u32 FN(address_place)(const ADDRESS *address)

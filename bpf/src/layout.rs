@@ -77,6 +77,8 @@ pub const COUNTER_EVENTS_LOST: u32 = 1;
 pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
 /// Errors and resets beyond the rate, so that nobody was answered.
 pub const COUNTER_ANSWERS_SUPPRESSED: u32 = 3;
+/// Packets that took the slow path.
+pub const COUNTER_JUDGED: u32 = 4;
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
@@ -120,6 +122,13 @@ pub const TICK_SHIFT: u32 = 30;
 
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH` (Linux 6.3): the neighbour is looked up when the packet is sent, not before.
 pub const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
+/// `BPF_FIB_LOOKUP_MARK` (Linux 6.10): the packet's mark counts for routing rules.
+pub const FIB_LOOKUP_MARK: u32 = 1 << 5;
+
+/// `skb->mark` of what was judged and is on its way out of an uplink.
+pub const MARK_JUDGED: u32 = 0x4361_6d62;
+/// For so many ticks a way out of an uplink is kept without asking the routing table.
+pub const ROUTED_MOST: u32 = 256;
 
 /// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
 /// given time for its handshake, an established one outlives an idle night's keep-alives. The port of a translated connection
@@ -383,6 +392,8 @@ mod tests {
             (PEER_NODE, "PEER_NODE"),
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),
+            (MARK_JUDGED, "MARK_JUDGED"),
+            (ROUTED_MOST, "ROUTED_MOST"),
             (CHANGED_PLACES, "CHANGED_PLACES"),
             (CHANGED_EVERYTHING, "CHANGED_EVERYTHING"),
             (CHANGED_ADDRESSES, "CHANGED_ADDRESSES"),
@@ -407,6 +418,7 @@ mod tests {
             (COUNTER_EVENTS_LOST as usize, "counter", "COUNTER_EVENTS_LOST"),
             (COUNTER_EVENTS_SUPPRESSED as usize, "counter", "COUNTER_EVENTS_SUPPRESSED"),
             (COUNTER_ANSWERS_SUPPRESSED as usize, "counter", "COUNTER_ANSWERS_SUPPRESSED"),
+            (COUNTER_JUDGED as usize, "counter", "COUNTER_JUDGED"),
         ] {
             assert_eq!(position(list, name), Some(value), "{name}");
         }

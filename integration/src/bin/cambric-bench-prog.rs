@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
+use bpf::layout::MARK_JUDGED;
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT};
 
@@ -24,6 +25,13 @@ struct Case {
     packet: Box<dyn Fn(u16) -> Vec<u8>>,
     /// How often one packet may be run before it is no longer the same (each run takes a hop).
     repeat: u32,
+}
+
+impl Case {
+    /// The mark that the packet comes with.
+    fn mark(&self) -> u32 {
+        if self.name.contains("judged where") { MARK_JUDGED } else { 0 }
+    }
 }
 
 fn main() -> Result<()> {
@@ -60,12 +68,16 @@ fn main() -> Result<()> {
 
 fn established_ns(bench: &Bench, case: &Case) -> Result<f64> {
     let packet = (case.packet)(1);
-    let first = bench.run(case.program, case.ifindex, &packet)?;
+    let first = bench.run_marked(case.program, case.ifindex, &packet, case.mark())?.0;
     ensure!(first.action == case.action, "{}: {} instead of {}", case.name, first.action, case.action);
     let calls = RUNS / case.repeat;
     let mut total = 0.0;
     for _ in 0..calls {
-        let ran = bench.run_many(case.program, case.ifindex, &packet, case.repeat)?;
+        let ran = if case.mark() == 0 {
+            bench.run_many(case.program, case.ifindex, &packet, case.repeat)?
+        } else {
+            bench.run_marked(case.program, case.ifindex, &packet, case.mark())?.0
+        };
         ensure!(ran.action == case.action, "{}: {} instead of {}", case.name, ran.action, case.action);
         total += nanoseconds(ran.duration);
     }
@@ -76,7 +88,7 @@ fn new_ns(bench: &Bench, case: &Case) -> Result<f64> {
     bench.forget_flows()?;
     let mut total = 0.0;
     for port in 1_000..1_000 + FLOWS {
-        let ran = bench.run(case.program, case.ifindex, &(case.packet)(port))?;
+        let ran = bench.run_marked(case.program, case.ifindex, &(case.packet)(port), case.mark())?.0;
         ensure!(ran.action == case.action, "{}: {} instead of {}", case.name, ran.action, case.action);
         total += nanoseconds(ran.duration);
     }
@@ -210,6 +222,39 @@ fn cases(bench: &Bench) -> Vec<Case> {
                 packet[..6].copy_from_slice(&uplink_mac);
                 packet
             }),
+        ),
+        case(
+            "from_network, IPv4, the host's own, at a port of masquerade",
+            "from_network",
+            bench.uplink,
+            PASS,
+            RUNS,
+            Box::new(move |port| {
+                let mut packet = tcp4(&Local { ipv4: exempt, ..a }, NODE4, port);
+                packet[..6].copy_from_slice(&uplink_mac);
+                packet[36..38].copy_from_slice(&10_250_u16.to_be_bytes());
+                packet
+            }),
+        ),
+        case(
+            "from_network, IPv4, on its way to another machine",
+            "from_network",
+            bench.uplink,
+            PASS,
+            RUNS,
+            Box::new(move |port| {
+                let mut packet = tcp4(&Local { ipv4: exempt, ..a }, FAR4, port);
+                packet[..6].copy_from_slice(&uplink_mac);
+                packet
+            }),
+        ),
+        case(
+            "to_network, IPv4, judged where it left its endpoint",
+            "to_network",
+            bench.uplink,
+            PASS,
+            1,
+            Box::new(move |port| tcp4(&a, exempt, port)),
         ),
         case(
             "to_network, IPv4, the host's own",

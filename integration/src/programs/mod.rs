@@ -16,8 +16,9 @@ use bpf::{
     CambricSkel, CambricSkelBuilder,
     attach::Pins,
     layout::{
-        Ageing, CHANGED_EVERYTHING, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
-        FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
+        Ageing, CHANGED_EVERYTHING, CHANGED_PLACES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS,
+        Endpoint, FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain,
+        Posture, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
@@ -145,7 +146,7 @@ impl Bench {
         let rodata = open.maps.rodata_data.as_deref_mut().context("no read-only data")?;
         rodata.masquerade_port_first = knobs.first_port;
         rodata.masquerade_port_count = knobs.ports;
-        rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH;
+        rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_MARK;
         rodata.lifetimes = LIFETIMES;
         rodata.clock_by_hand = knobs.tick.is_some();
         let skeleton = open.load()?;
@@ -279,8 +280,11 @@ impl Bench {
         forget(&self.skeleton.maps.conntrack4, key.as_bytes())
     }
 
-    /// Has the epoch be another, as if it had been raised as often as that takes.
+    /// Has the epoch be another, as if it had been raised as often as that takes, also at each place.
     pub fn set_epoch(&self, epoch: u32) -> Result<()> {
+        for place in 0..=2 * CHANGED_PLACES {
+            put(&self.skeleton.maps.changes, &place, &epoch)?;
+        }
         put(&self.skeleton.maps.node, &0u32, &Node { epoch, ..self.node()? })
     }
 
@@ -368,15 +372,28 @@ impl Bench {
 
     /// As [`Self::run`], `repeat` times on the same packet.
     pub fn run_many(&self, program: &str, ifindex: u32, packet: &[u8], repeat: u32) -> Result<Ran> {
-        self.run_as(program, ifindex, packet, repeat, 0)
+        Ok(self.run_on(program, ifindex, packet, repeat, 0, 0)?.0)
     }
 
     /// As [`Self::run`], on an aggregate that will be cut into segments with so many bytes of data each.
     pub fn run_aggregate(&self, program: &str, ifindex: u32, packet: &[u8], segment: u32) -> Result<Ran> {
-        self.run_as(program, ifindex, packet, 1, segment)
+        Ok(self.run_on(program, ifindex, packet, 1, segment, 0)?.0)
     }
 
-    fn run_as(&self, program: &str, ifindex: u32, packet: &[u8], repeat: u32, segment: u32) -> Result<Ran> {
+    /// As [`Self::run`], on a packet that has that mark; returns the mark that it has then, too.
+    pub fn run_marked(&self, program: &str, ifindex: u32, packet: &[u8], mark: u32) -> Result<(Ran, u32)> {
+        self.run_on(program, ifindex, packet, 1, 0, mark)
+    }
+
+    fn run_on(
+        &self,
+        program: &str,
+        ifindex: u32,
+        packet: &[u8],
+        repeat: u32,
+        segment: u32,
+        mark: u32,
+    ) -> Result<(Ran, u32)> {
         let programs = &self.skeleton.progs;
         let program = match program {
             "from_endpoint" => &programs.from_endpoint,
@@ -388,9 +405,12 @@ impl Bench {
         let mut context = [0; size_of::<SkBuff>()];
         context[offset_of!(SkBuff, ifindex)..][..size_of::<u32>()].copy_from_slice(&ifindex.to_ne_bytes());
         context[offset_of!(SkBuff, gso_size)..][..size_of::<u32>()].copy_from_slice(&segment.to_ne_bytes());
+        context[offset_of!(SkBuff, mark)..][..size_of::<u32>()].copy_from_slice(&mark.to_ne_bytes());
+        let mut context_out = [0; size_of::<SkBuff>()];
         let mut out = vec![0; packet.len() + 256];
         let input = ProgramInput {
             context_in: Some(&mut context),
+            context_out: Some(&mut context_out),
             data_in: Some(packet),
             data_out: Some(&mut out),
             repeat,
@@ -398,7 +418,9 @@ impl Bench {
         };
         let output = program.test_run(input)?;
         let packet = output.data.map(|data| data.to_vec()).unwrap_or_default();
-        Ok(Ran { action: output.return_value.cast_signed(), packet, duration: output.duration })
+        let ran = Ran { action: output.return_value.cast_signed(), packet, duration: output.duration };
+        let mark = context_out[offset_of!(SkBuff, mark)..].first_chunk().context("no mark")?;
+        Ok((ran, u32::from_ne_bytes(*mark)))
     }
 }
 

@@ -1,12 +1,17 @@
 //! What a frame looks like does not get it past the programs: VLAN tags, source routes.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
+use bpf::layout::MARK_JUDGED;
 use integration::{
     needs_root,
     testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, eventually},
 };
+use nix::sys::socket::{setsockopt, sockopt::Mark};
 
 use crate::scene::{Ends, MARK, is_dropped, node, of_pod, of_wire, open, tagged, tap, udp};
 
@@ -47,6 +52,34 @@ fn a_frame_of_a_vlan_of_the_wire_is_none_of_the_uplink() -> Result<()> {
     // Both plain ones, and nothing else.
     let arrived = inside.end();
     ensure!(arrived == 2, "{arrived} frames arrived");
+    Ok(())
+}
+
+#[test]
+fn a_mark_that_a_pod_sets_is_not_that_of_the_programs() -> Result<()> {
+    needs_root!();
+    let node = node()?;
+    let pod = open(&node, "a")?;
+    // What is larger than the way goes through the stack, which cuts it. The pieces are masqueraded at the uplink, unless they
+    // seem to have been judged.
+    node.netns().ip(&format!("route add {NEIGHBOUR4}/32 dev uplink mtu lock 1300"))?;
+    let echo = node.neighbour.serve_udp(SocketAddr::new(NEIGHBOUR4.into(), 0))?;
+    for mark in [0, MARK_JUDGED] {
+        let comes_back = pod.netns().inside(|| -> Result<bool> {
+            std::fs::write("/proc/sys/net/ipv4/ip_no_pmtu_disc", "1")?;
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            setsockopt(&socket, Mark, &mark)?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            let mut answer = [0; 1500];
+            Ok((0..3).any(|_| {
+                socket.send_to(&[1; 1400], echo.address()).is_ok()
+                    && socket.recv(&mut answer).is_ok_and(|length| length == 1400)
+            }))
+        })?;
+        ensure!(comes_back, "mark {mark:#x}: the datagram comes back");
+    }
+    let own = IpAddr::from(pod.ipv4());
+    ensure!(echo.peers().iter().all(|peer| peer.ip() != own), "unmasqueraded: {:?}", echo.peers());
     Ok(())
 }
 

@@ -19,3 +19,4 @@ mod stack;
 mod stage;
 mod stamps;
 mod states;
+mod way_out;

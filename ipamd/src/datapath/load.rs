@@ -11,7 +11,7 @@ use std::{
 use bpf::{
     CambricSkelBuilder, OpenCambricSkel,
     attach::{self, Direction, Pins},
-    layout::FIB_LOOKUP_SKIP_NEIGH,
+    layout::{FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH},
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 use libbpf_rs::{
@@ -69,7 +69,10 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     )));
 
     // A kernel refuses every look-up with a flag that it does not know.
-    let supported = if kernel_at_least(6, 3) { FIB_LOOKUP_SKIP_NEIGH } else { 0 };
+    let supported = [(6, 3, FIB_LOOKUP_SKIP_NEIGH), (6, 10, FIB_LOOKUP_MARK)]
+        .into_iter()
+        .filter(|(major, minor, _)| kernel_at_least(*major, *minor))
+        .fold(0, |flags, (_, _, flag)| flags | flag);
     let mut object = MaybeUninit::uninit();
     let mut open = CambricSkelBuilder::default().open(&mut object).map_err(DatapathError::Load)?;
     configure(&mut open, config, supported)?;

@@ -81,7 +81,7 @@ fn what_is_not_understood_concerns_every_flow() {
 
 #[test]
 fn shared_next_hops_concern_every_flow_where_routes_may_have_them() {
-    let mut told = |kind, flags| concerned(kind, flags, &[0; 8], &mut Links::default()).is_everything();
+    let told = |kind, flags| concerned(kind, flags, &[0; 8], &mut Links::default()).is_everything();
     assert!(!told(RTM_NEWNEXTHOP, 0));
     assert!(told(RTM_NEWNEXTHOP, NLM_F_REPLACE));
     assert!(told(RTM_NEWNEXTHOP + 1, 0));

@@ -1,6 +1,7 @@
 //! Takes the times of CNI plugins, of paths between two network namespaces and of services, in turns; prints tables.
 //! `scripts/bench` prepares the namespaces and says what to compare.
 
+mod churn;
 mod cni;
 mod fairness;
 mod path;
@@ -23,6 +24,8 @@ enum CommandLine {
     Path(path::Options),
     /// Requests per second of a service and of the servers behind it, on one core
     Service(service::Options),
+    /// Packets of many flows, while the node changes: what is lost, what comes out of order
+    Churn(churn::Options),
     /// How evenly connections to a service are spread
     Fairness(fairness::Options),
 }
@@ -32,6 +35,7 @@ fn main() -> Result<()> {
         CommandLine::Cni(options) => cni::run(&options),
         CommandLine::Path(options) => path::run(&options),
         CommandLine::Service(options) => service::run(&options),
+        CommandLine::Churn(options) => churn::run(&options),
         CommandLine::Fairness(options) => fairness::run(&options),
     }
 }

@@ -1,0 +1,125 @@
+//! Ways out of an uplink: by which rules they are found, for how long they are kept, and that what was judged is not judged
+//! again there. And what comes in that is for nobody here.
+
+use std::net::Ipv4Addr;
+
+use bpf::layout::{MARK_JUDGED, ROUTED_MOST};
+use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, NODE6, PASS, REDIRECT, ip};
+
+use crate::packets::*;
+
+#[test]
+fn what_was_judged_is_not_judged_at_the_uplink() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    for packet in [tcp4(&a, FAR4, (1000, 80), TCP_SYN), tcp6(&a, FAR6, (1000, 80), TCP_SYN)] {
+        let (ran, mark) = bench.run_marked("from_endpoint", a.ifindex, &packet, 0).unwrap();
+        assert_eq!((ran.action, mark), (REDIRECT, MARK_JUDGED));
+        // As it left the endpoint: it would be masqueraded.
+        let before = bench.tally().unwrap();
+        let (ran, mark) = bench.run_marked("to_network", bench.uplink, &packet, MARK_JUDGED).unwrap();
+        assert_eq!((ran.action, mark), (PASS, 0), "the mark is taken away");
+        assert_eq!(ran.packet, packet);
+        changes(&bench, &before, &[], (0, 0));
+        let (ran, _) = bench.run_marked("to_network", bench.uplink, &packet, 0).unwrap();
+        assert_ne!(ran.packet, packet, "without a mark it is judged");
+    }
+    // A mark that is there is somebody's, and what does not leave needs none.
+    let another = tcp4(&a, FAR4, (1001, 80), TCP_SYN);
+    assert_eq!(bench.run_marked("from_endpoint", a.ifindex, &another, 7).unwrap().1, 7);
+    for to in [b.ipv4, NODE4] {
+        let packet = tcp4(&a, to, (1002, 80), TCP_SYN);
+        assert_eq!(bench.run_marked("from_endpoint", a.ifindex, &packet, 0).unwrap().1, 0);
+    }
+}
+
+#[test]
+fn routing_rules_are_asked_with_ports_class_and_mark() {
+    let bench = bench();
+    let a = bench.a;
+    for rule in ["dport 99 ipproto tcp", "sport 98 ipproto tcp", "fwmark 7"] {
+        ip(&format!("rule add {rule} blackhole")).unwrap();
+        ip(&format!("-6 rule add {rule} blackhole")).unwrap();
+    }
+    ip("rule add tos 0x10 blackhole").unwrap();
+    ip("-6 rule add tos 0x10 blackhole").unwrap();
+    let run =
+        |packet: &[u8], mark| bench.run_marked("from_endpoint", a.ifindex, packet, mark).unwrap().0.action;
+    for (ports, mark, action) in
+        [((1000, 80), 0, REDIRECT), ((1000, 99), 0, PASS), ((98, 80), 0, PASS), ((1001, 80), 7, PASS)]
+    {
+        assert_eq!(run(&tcp4(&a, FAR4, ports, TCP_SYN), mark), action, "IPv4: {ports:?} {mark}");
+        assert_eq!(run(&tcp6(&a, FAR6, ports, TCP_SYN), mark), action, "IPv6: {ports:?} {mark}");
+    }
+    let mut hurried = tcp6(&a, FAR6, (1002, 80), TCP_SYN);
+    // The class lies across two bytes.
+    hurried[14] |= 0x01;
+    assert_eq!(run(&hurried, 0), PASS);
+    let plain = tcp4(&a, FAR4, (1003, 80), TCP_SYN);
+    let mut hurried = plain.clone();
+    hurried[15] = 0x10;
+    // RFC 1624.
+    let checksum = u32::from(u16::from_be_bytes([plain[24], plain[25]])) - 0x10;
+    hurried[24..26].copy_from_slice(&u16::try_from(checksum).unwrap().to_be_bytes());
+    assert_eq!(run(&hurried, 0), PASS);
+}
+
+#[test]
+fn a_way_out_is_asked_for_again_after_some_minutes() {
+    let bench = bench();
+    let a = bench.a;
+    bench.exempt(FAR4, 32).unwrap();
+    let packet = tcp4(&a, FAR4, (1000, 80), TCP_ACK);
+    let flow = || bench.flows4().unwrap()[0];
+    let run = || assert_eq!(bench.run("from_endpoint", a.ifindex, &packet).unwrap().action, REDIRECT);
+    run();
+    assert_eq!(Ipv4Addr::from(flow().1.next_hop), Ipv4Addr::new(192, 0, 2, 1));
+    // Nobody tells of it.
+    ip("route replace default via 192.0.2.2").unwrap();
+    for (age, hop) in [(ROUTED_MOST - 9, 1), (ROUTED_MOST + 1, 2)] {
+        let (key, mut entry) = flow();
+        for way in &mut entry.way {
+            way.routed = way.routed.wrapping_sub(u16::try_from(age).unwrap());
+        }
+        // It is looked at once in a tick.
+        entry.seen -= 1;
+        bench.put_flow4(&key, &entry).unwrap();
+        run();
+        run();
+        assert_eq!(Ipv4Addr::from(flow().1.next_hop), Ipv4Addr::new(192, 0, 2, hop), "after {age} ticks");
+        let (key, mut entry) = flow();
+        for way in &mut entry.way {
+            way.routed = way.routed.wrapping_add(u16::try_from(age).unwrap());
+        }
+        bench.put_flow4(&key, &entry).unwrap();
+    }
+}
+
+#[test]
+fn what_is_for_nobody_here_is_the_hosts_but_not_from_an_endpoint() {
+    let bench = bench();
+    let a = bench.a;
+    let stranger = Local { ipv4: FAR4, ipv6: FAR6, ..a };
+    // To the node's own Ethernet address: others are passed over at once.
+    let to_node = |mut packet: Vec<u8>| {
+        packet[..6].copy_from_slice(&bench.uplink_mac);
+        packet
+    };
+    let before = bench.tally().unwrap();
+    for port in [80, 10_250, 29_999, 40_000] {
+        for packet in [
+            tcp4(&stranger, NODE4, (1000, port), TCP_ACK),
+            tcp6(&stranger, NODE6, (1000, port), TCP_SYN),
+            udp4(&stranger, Ipv4Addr::new(203, 0, 113, 77), (1000, port)),
+        ] {
+            let packet = to_node(packet);
+            let ran = bench.run("from_network", bench.uplink, &packet).unwrap();
+            assert_eq!((ran.action, &ran.packet), (PASS, &packet));
+        }
+    }
+    changes(&bench, &before, &[], (0, 0));
+    // On its way to elsewhere: a local endpoint's packets do not come by an uplink.
+    let forged = to_node(tcp4(&a, Ipv4Addr::new(203, 0, 113, 77), (1000, 10_250), TCP_ACK));
+    assert_eq!(bench.run("from_network", bench.uplink, &forged).unwrap().action, DROP);
+    changes(&bench, &before, &[("forged_endpoint", 1)], (0, 0));
+}
