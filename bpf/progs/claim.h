@@ -3,6 +3,8 @@
 
 /* Half of them look for a port that is free, the other half also take one whose flow has ended. */
 #define CLAIM_ATTEMPTS 64
+/* How many places a flow that goes on is looked for at: it had the first of them that was free. */
+#define CLAIM_RECALLED 8
 
 /* The source becomes an address of the node, so its port is one that the node's own sockets do not use. */
 #define CLAIM_OF_NODE 1
@@ -123,7 +125,7 @@ __noinline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side
 	}
 	/* One that goes on: a port that is free is of no use to it, if it has another. */
 	if (entry->flags & CT_PICKED_UP && !room->known) {
-		for (__u32 i = 0; i < CLAIM_ATTEMPTS; i++) {
+		for (__u32 i = 0; i < CLAIM_RECALLED; i++) {
 			entry->nat_port[from] =
 				bpf_htons(masquerade_port_first + (start + i) % (masquerade_port_count ?: 1));
 			if (FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)

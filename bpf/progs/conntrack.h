@@ -124,9 +124,13 @@ static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, co
 {
 	__u32 said = FN(tells)(packet, entry->opener == side);
 
+	__u32 missing = said & ~entry->flags;
+
 	if (packet->kind == PACKET_ERROR)
 		return 0;
-	if (unlikely(entry->seen != now || (entry->flags & said) != said || entry->flags & CT_RESET)) {
+	/* Who goes on without an answer confirms nothing. */
+	if (unlikely(entry->seen != now || entry->flags & CT_RESET ||
+		     (missing && (missing != CT_CONFIRMED || entry->flags & CT_REPLIED)))) {
 		__u32 quiet = now - entry->seen;
 
 		FN(note)(packet, entry, way->nat, said, now);

@@ -203,43 +203,43 @@ fn who_has_the_port_of_a_flow_that_is_over_gets_no_answers_of_another() -> Resul
 
 #[test]
 fn two_processors_begin_one_flow() -> Result<()> {
-    const FLOWS: u16 = 400;
+    const FLOWS: usize = 400;
     needs_root!();
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
     let server = node.neighbour.netns().inside(|| UdpSocket::bind((NEIGHBOUR4, 53)))?;
-    server.set_read_timeout(Some(Duration::from_secs(1)))?;
+    server.set_read_timeout(Some(Duration::from_secs(3)))?;
     let together = Barrier::new(2);
     let send = |cpu: usize| -> Result<()> {
         let mut only = nix::sched::CpuSet::new();
         only.set(cpu)?;
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &only)?;
-        let (pod, together) = (&pod, &together);
-        for flow in 0..FLOWS {
-            let frame = {
-                let netns = pod.netns();
-                (netns, 10_000 + flow)
-            };
-            let socket = frame.0.inside(|| -> std::io::Result<UdpSocket> {
-                let socket = socket_of(pod.ipv4(), frame.1)?;
+        for port in (10_000..).take(FLOWS) {
+            let socket = pod.netns().inside(|| -> std::io::Result<UdpSocket> {
+                let socket = socket_of(pod.ipv4(), port)?;
                 socket.connect((NEIGHBOUR4, 53))?;
                 Ok(socket)
             });
             together.wait();
-            socket?.send(&frame.1.to_be_bytes())?;
+            socket?.send(&port.to_be_bytes())?;
         }
         Ok(())
     };
-    thread::scope(|scope| {
+    let receive = || {
+        let mut seen: BTreeMap<u16, BTreeSet<SocketAddr>> = BTreeMap::new();
+        let mut buffer = [0; 2];
+        while let Ok((2, from)) = server.recv_from(&mut buffer) {
+            seen.entry(u16::from_be_bytes(buffer)).or_default().insert(from);
+        }
+        seen
+    };
+    let seen = thread::scope(|scope| -> Result<_> {
         let both = [scope.spawn(|| send(0)), scope.spawn(|| send(1))];
-        both.into_iter().try_for_each(|it| it.join().expect("no panic"))
+        let seen = receive();
+        both.into_iter().try_for_each(|it| it.join().expect("no panic"))?;
+        Ok(seen)
     })?;
-    let mut seen: BTreeMap<u16, BTreeSet<SocketAddr>> = BTreeMap::new();
-    let mut buffer = [0; 2];
-    while let Ok((2, from)) = server.recv_from(&mut buffer) {
-        seen.entry(u16::from_be_bytes(buffer)).or_default().insert(from);
-    }
-    ensure!(seen.len() > usize::from(FLOWS) * 9 / 10, "{} flows arrived", seen.len());
+    ensure!(seen.len() > FLOWS * 9 / 10, "{} flows arrived", seen.len());
     let split: Vec<_> = seen.iter().filter(|(_, ports)| ports.len() > 1).collect();
     ensure!(split.is_empty(), "{} flows left by two ports: {split:?}", split.len());
     let (_, views) = flows(&node)?;
