@@ -22,6 +22,7 @@ use crate::{
     cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
+    endpoint_files::EndpointFiles,
     following::{self, Followers, Following},
     footprint::FootprintFile,
     host::Host,
@@ -109,10 +110,12 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         config.node_name.clone(),
         making(&config),
         store,
+        EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
         Box::new(host),
         Arc::clone(&policy),
         Arc::clone(&services),
-    )?;
+    )?
+    .let_unknown_pass(matches!(config.cluster, Cluster::None));
     let node = Arc::new(node);
     let metrics = Arc::new(Metrics::about(source));
     let released = released::directory(&config.socket);

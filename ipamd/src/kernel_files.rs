@@ -3,6 +3,7 @@
 //! A container's own `/proc/sys` and `/sys` can be read only, so that it is given the node's at another place.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -29,6 +30,14 @@ pub fn of_node(path: impl AsRef<Path>) -> PathBuf {
 /// The node's own name of a file that this process sees there, for who runs on the node itself.
 pub fn on_node(path: PathBuf) -> PathBuf {
     ROOT.get().and_then(|root| above(root, &path)).unwrap_or(path)
+}
+
+/// The id of this boot of the machine.
+///
+/// # Errors
+/// Those of the file that tells it.
+pub fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
 }
 
 fn above(root: &Path, path: &Path) -> Option<PathBuf> {

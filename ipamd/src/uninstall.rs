@@ -8,6 +8,7 @@ use ipamd_api::key::is_host_ifname;
 use crate::{
     config::Locations,
     datapath::Datapath,
+    endpoint_files,
     footprint::{Footprint, FootprintFile},
     netlink::{Link, NetlinkError, Route, Routes, Socket},
     plan, preflight, released, sysctl,
@@ -138,7 +139,8 @@ fn restore_sysctl(path: &str, before: &str, removal: &mut Removal) {
 
 fn remove_files(locations: &Locations, removal: &mut Removal) {
     let released = released::directory(&locations.socket);
-    for dir in [&locations.state_dir, &released] {
+    let endpoints = endpoint_files::directory(&locations.socket);
+    for dir in [&locations.state_dir, &released, &endpoints] {
         remove_path(dir, |path| fs::remove_dir_all(path), removal);
     }
     remove_path(&locations.socket, |path| fs::remove_file(path), removal);

@@ -16,13 +16,21 @@ use super::{
 impl Datapath {
     /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps and
     /// programs.
-    pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> Result<Repairs, DatapathError> {
-        let mut repairs = self.heal_pins()?;
-        for (ifname, ifindex) in host_ends {
+    ///
+    /// What cannot be mended keeps nothing else from being: the failures come beside the repairs.
+    pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> (Repairs, Vec<DatapathError>) {
+        let healed = host_ends.iter().map(|(ifname, ifindex)| {
             supervisor::beat();
-            repairs.extend(self.heal_interface(ifname, *ifindex)?);
+            self.heal_interface(ifname, *ifindex)
+        });
+        let (mut repairs, mut failures) = (Repairs::new(), Vec::new());
+        for result in [self.heal_pins()].into_iter().chain(healed) {
+            match result {
+                Ok(made) => repairs.extend(made),
+                Err(error) => failures.push(error),
+            }
         }
-        Ok(repairs)
+        (repairs, failures)
     }
 
     /// What is wrong with the programs of one host end, a sentence each.

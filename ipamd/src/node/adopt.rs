@@ -1,4 +1,5 @@
-//! Takes over endpoints that the programs know and the store does not, as after the store was moved aside.
+//! Takes over endpoints that the programs know and neither the store nor a file does. Who they are is not known, so no policy
+//! speaks of them: nothing of them passes, unless there is no policy at all.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -12,7 +13,8 @@ use crate::{attachment::Attachment, datapath::EndpointEntry};
 
 impl Node {
     /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
-    /// programs know of its addresses. Its namespace, pod and ports of the node stay unknown. `false` if it has a record after all, or
+    /// programs know of its addresses. Its namespace, pod and ports of the node stay unknown, so the programs are told to forget
+    /// it, and its record stays one that is not committed, unless [`Node::let_unknown_pass`] says otherwise. `false` if it has a record after all, or
     /// one of its addresses belongs to another.
     ///
     /// # Errors
@@ -44,7 +46,10 @@ impl Node {
             chained: entry.chained,
             created: now(),
         };
-        let slot = self.policy.admit(local_endpoint(&attachment)).map_err(internal)?;
+        let slot = match self.lets_unknown_pass {
+            true => Some(self.policy.admit(local_endpoint(&attachment)).map_err(internal)?),
+            false => None,
+        };
         state.allocator.adopt(&attachment);
         let stored = match self.store_new(state, &attachment) {
             Ok(ticket) => ticket,
@@ -52,15 +57,23 @@ impl Node {
                 for ip in attachment.ips() {
                     state.allocator.release(ip);
                 }
-                self.policy.dismiss(key);
+                if slot.is_some() {
+                    self.policy.dismiss(key);
+                }
                 return Err(error);
             }
         };
+        if slot.is_none() {
+            for ip in entries.keys() {
+                self.kernel.remove_endpoint(*ip).map_err(internal)?;
+            }
+            self.kernel.bump_epoch().map_err(internal)?;
+        }
         let record = Record {
             touched: attachment.created,
             attachment,
             stored: Some(stored),
-            committed: Some(Placed { ifindex: entry.ifindex, slot }),
+            committed: slot.map(|slot| Placed { ifindex: entry.ifindex, slot }),
         };
         state.records.insert(key.clone(), record);
         Ok(true)

@@ -27,9 +27,20 @@ impl Node {
         let slot = self.admit(key).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
         self.lead_sockets(key, request.netns_cookie)?;
+        self.keep_file(key);
         self.lead_ports(key).await?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
+    }
+
+    /// Keeps who it is beside the socket.
+    fn keep_file(&self, key: &AttachmentKey) {
+        // Under the lock: a release that comes now removes it again.
+        let state = self.state();
+        let Some(record) = state.records.get(key) else { return };
+        if let Some(at) = record.committed {
+            self.files.put(&record.attachment, at.ifindex);
+        }
     }
 
     /// Has the attachment's policy put into the tables.

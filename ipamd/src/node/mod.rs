@@ -14,6 +14,7 @@ mod release;
 mod repair;
 mod report;
 mod reserve;
+mod resume;
 mod watch;
 
 use std::{
@@ -31,11 +32,12 @@ use ipamd_api::{
 pub use kernel::Kernel;
 pub use ports::HostPort;
 pub use repair::Leak;
-pub use watch::{Committed, Records};
+pub use watch::{Committed, Records, Uncommitted};
 
 use crate::{
     attachment::Attachment,
     datapath::EndpointEntry,
+    endpoint_files::EndpointFiles,
     ipam::{Allocator, Pool},
     policy::{
         enforce::{Enforcer, LocalEndpoint},
@@ -106,6 +108,10 @@ pub struct Node {
     policy: Arc<Enforcer>,
     services: Arc<Balancer>,
     store: Store,
+    /// Who the committed endpoints are, beside the socket.
+    files: EndpointFiles,
+    /// Whether an endpoint passes of which nobody knows who it is.
+    lets_unknown_pass: bool,
     state: Mutex<State>,
     findings: Mutex<Findings>,
     conntrack: Mutex<BTreeMap<String, MapUse>>,
@@ -116,45 +122,58 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that goes on where the store and the programs' maps say that the last daemon stopped.
+    /// A node that goes on where the store, the programs' maps and the endpoints' files say that the last daemon stopped: what
+    /// one of them has lost the others tell.
     pub fn new(
         name: String,
         making: Making,
-        (store, loaded): (Store, Loaded),
+        (store, mut loaded): (Store, Loaded),
+        files: EndpointFiles,
         kernel: Box<dyn Kernel>,
         policy: Arc<Enforcer>,
         services: Arc<Balancer>,
     ) -> Result<Self, ApiError> {
         let entries = kernel.endpoints().map_err(internal)?;
+        let found = resume::complete(&mut loaded, &files, kernel.as_ref());
         let (is_chained, pools) = match making {
             Making::Own(pools) => (false, pools),
             Making::Chained => (true, Vec::new()),
         };
         let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
         let resume = |attachment: Attachment| {
-            let committed = attachment
-                .ips()
-                .find_map(|ip| entries.get(&ip))
-                .map(|entry| Placed { ifindex: entry.ifindex, slot: entry.slot });
+            let known = attachment.ips().find_map(|ip| entries.get(&ip));
+            let known = known.map(|entry| Placed { ifindex: entry.ifindex, slot: entry.slot });
+            let committed = known.or_else(|| resume::placed(&attachment, &found, kernel.as_ref()));
             let touched = attachment.created;
             (attachment.key.clone(), Record { attachment, stored: None, committed, touched })
         };
         let records = loaded.attachments.into_iter().map(resume).collect();
         let state = State { allocator, records, cursors: loaded.cursors, leaving: BTreeSet::new() };
-        Ok(Self {
+        let node = Self {
             name,
             is_chained,
             kernel,
             policy,
             services,
             store,
+            files,
+            lets_unknown_pass: false,
             state: Mutex::new(state),
             findings: Mutex::default(),
             conntrack: Mutex::default(),
             mtu: Mutex::new(FALLBACK_MTU),
             store_failure: Mutex::default(),
             started: Instant::now(),
-        })
+        };
+        node.store_restored(found.lost)?;
+        node.keep_files();
+        Ok(node)
+    }
+
+    /// Lets endpoints pass of which nobody knows who they are. For a node without a cluster: no policy speaks of anybody there.
+    #[must_use]
+    pub fn let_unknown_pass(self, may: bool) -> Self {
+        Self { lets_unknown_pass: may, ..self }
     }
 
     /// What the records are carried out on.

@@ -100,6 +100,8 @@ impl Node {
             let mut batch = Batch::new();
             batch.remove(key);
             let ticket = self.submit(batch)?;
+            // Before the record is gone for good: a file without a record is one that the store has lost.
+            self.files.remove(key);
             for ip in &ips {
                 self.kernel.remove_endpoint(*ip).map_err(internal)?;
             }

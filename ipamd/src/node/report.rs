@@ -50,6 +50,7 @@ impl Node {
         let unready = self.unready();
         let ready = unready.is_none();
         problems.extend(unready);
+        problems.extend(self.files.problem());
         problems.extend(self.policy.problems());
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());

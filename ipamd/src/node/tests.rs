@@ -1,4 +1,5 @@
 mod chained;
+mod losses;
 mod ports;
 
 use std::{
@@ -164,6 +165,8 @@ struct Bench {
     chained: bool,
     kernel: FakeKernel,
     dir: tempfile::TempDir,
+    /// Where the socket would be.
+    run: tempfile::TempDir,
 }
 
 impl Bench {
@@ -178,8 +181,8 @@ impl Bench {
     }
 
     fn start(chained: bool) -> Self {
-        let (kernel, dir) = (FakeKernel::default(), tempfile::tempdir().unwrap());
-        let mut bench = Self { node: None, chained, kernel, dir };
+        let [dir, run] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let mut bench = Self { node: None, chained, kernel: FakeKernel::default(), dir, run };
         bench.restart();
         bench
     }
@@ -195,8 +198,9 @@ impl Bench {
         let services =
             Balancer::new(Box::new(services::memory::Memory::default()), services::Site::default());
         let kernel = Box::new(self.kernel.clone());
-        let node =
-            Node::new("n".into(), making, opened, kernel, Arc::new(policy), Arc::new(services)).unwrap();
+        let files = EndpointFiles::beside(&self.run.path().join("sock")).unwrap();
+        let node = Node::new("n".into(), making, opened, files, kernel, Arc::new(policy), Arc::new(services))
+            .unwrap();
         let slots =
             node.policy.start(node.local_endpoints(), BTreeSet::new(), objects::Batch::default()).unwrap();
         node.set_slots(slots);
@@ -532,22 +536,6 @@ async fn a_restart_goes_on_where_the_last_daemon_stopped() {
     bench.restart();
     assert_eq!(bench.node().endpoints(), before);
     assert!(bench.node().reserve(&request("a")).unwrap().committed);
-}
-
-#[tokio::test]
-async fn endpoints_are_taken_over_when_the_store_was_moved_aside() {
-    let mut bench = Bench::new();
-    let addresses = bench.add("a").await.addresses;
-    let entries = bench.kernel.lock().endpoints.clone();
-    drop(bench.node.take());
-    bench.dir = tempfile::tempdir().unwrap();
-    bench.restart();
-    assert_eq!(bench.node().adopt(&key("a"), &entries), Ok(true));
-    assert_eq!(bench.node().adopt(&key("a"), &entries), Ok(false));
-    let adopted = &bench.node().endpoints()[0];
-    assert_eq!((&adopted.addresses, adopted.state), (&addresses, EndpointState::Ready));
-    bench.restart();
-    assert_eq!(bench.node().endpoints()[0].key, key("a"));
 }
 
 #[tokio::test]

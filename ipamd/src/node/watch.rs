@@ -5,13 +5,14 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Node, Placed, Record, entry, local_endpoint};
+use super::{Node, Placed, Record, entry, local_endpoint, now};
 use ipamd_api::AttachmentKey;
 
 use crate::{
     attachment::Attachment,
     concerned::Concerned,
     datapath::{DatapathError, EndpointEntry},
+    leaks,
     policy::{enforce::LocalEndpoint, tables::Slot},
 };
 
@@ -33,11 +34,26 @@ impl Committed {
     }
 }
 
+/// An attachment that is not committed, whose packets are dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Uncommitted {
+    /// Which.
+    pub key: AttachmentKey,
+    /// Name of its host end.
+    pub host_ifname: String,
+    /// Whether its ADD may still be under way.
+    pub fresh: bool,
+    /// Whether it is not known who it is.
+    pub unknown: bool,
+}
+
 /// The records at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     /// The committed endpoints.
     pub committed: Vec<Committed>,
+    /// The endpoints that are not committed.
+    pub uncommitted: Vec<Uncommitted>,
     /// Names of all host ends that belong to a record, committed or not.
     pub host_ifnames: BTreeSet<String>,
     /// Indexes of host ends that are being removed.
@@ -51,9 +67,17 @@ impl Node {
         let mut records = Records { leaving: state.leaving.clone(), ..Records::default() };
         for (key, record) in &state.records {
             let host_ifname = key.host_ifname();
-            if let Some(at) = record.committed {
-                let attachment = record.attachment.clone();
-                records.committed.push(Committed { attachment, host_ifname: host_ifname.clone(), at });
+            match record.committed {
+                Some(at) => {
+                    let attachment = record.attachment.clone();
+                    records.committed.push(Committed { attachment, host_ifname: host_ifname.clone(), at });
+                }
+                None => records.uncommitted.push(Uncommitted {
+                    key: key.clone(),
+                    host_ifname: host_ifname.clone(),
+                    fresh: now().abs_diff(record.touched) < leaks::GRACE,
+                    unknown: record.attachment.netns.as_os_str().is_empty(),
+                }),
             }
             records.host_ifnames.insert(host_ifname);
         }

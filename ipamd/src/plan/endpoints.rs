@@ -6,7 +6,7 @@ use super::{Observed, Plan, Restoration, Step};
 use crate::{
     ipam::Pool,
     netlink::{Link, Neighbour, Qdisc, Route},
-    node::{Committed, Placed},
+    node::{Committed, Placed, Uncommitted},
 };
 
 /// What has become of the queueing on a host end.
@@ -30,6 +30,28 @@ pub(super) fn plan(pools: &[Pool], endpoint: &Committed, observed: &Observed, pl
         plan_interface(pools, endpoint, link, observed, plan);
     }
     plan.steps.extend(restore(endpoint, observed));
+}
+
+/// An interface that stands without a commit gets the programs, which drop all that comes: without them its packets would find
+/// their way through the host's stack.
+pub(super) fn plan_uncommitted(endpoint: &Uncommitted, observed: &Observed, plan: &mut Plan) {
+    let Uncommitted { key, host_ifname, fresh, unknown } = endpoint;
+    let Some(link) = observed.links.iter().find(|link| link.is_named(host_ifname)) else { return };
+    // An ADD that is under way attaches them itself, before it sets the interface up, or gives it the name.
+    if *fresh && !*unknown {
+        return;
+    }
+    plan.host_ends.push((host_ifname.clone(), link.index));
+    if link.up {
+        let why = if *unknown {
+            "it is not known any more which pod it is"
+        } else {
+            "its ADD never came to an end"
+        };
+        plan.problems.push(format!(
+            "{key}: {why}, so all packets of its interface {host_ifname} are dropped; restart its pod"
+        ));
+    }
 }
 
 /// What Cambric has made of an endpoint's interface.
@@ -189,6 +211,26 @@ mod tests {
         another.links[0].index = 8;
         another.neighbours.clear();
         assert_eq!(planned(&another), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_interface_without_a_commit_gets_the_programs_and_is_told_of_once_its_add_is_over() {
+        let Committed { attachment, host_ifname, .. } = endpoint();
+        let planned = |fresh, unknown, observed: &Observed| {
+            let uncommitted =
+                Uncommitted { key: attachment.key.clone(), host_ifname: host_ifname.clone(), fresh, unknown };
+            let mut made = Plan::default();
+            plan_uncommitted(&uncommitted, observed, &mut made);
+            (made.host_ends, made.problems)
+        };
+        let host_ends = vec![(host_ifname.clone(), 7)];
+        assert_eq!(planned(true, false, &healthy()), (Vec::new(), Vec::new()));
+        for unknown in [false, true] {
+            let (attached, problems) = planned(unknown, unknown, &healthy());
+            assert_eq!((attached, problems.len()), (host_ends.clone(), 1), "{problems:?}");
+            assert!(problems[0].contains("are dropped; restart its pod"), "{problems:?}");
+            assert_eq!(planned(false, unknown, &Observed::default()), (Vec::new(), Vec::new()));
+        }
     }
 
     #[test]

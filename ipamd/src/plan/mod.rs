@@ -106,6 +106,9 @@ pub fn plan(
     for endpoint in &records.committed {
         endpoints::plan(pools, endpoint, observed, &mut plan);
     }
+    for uncommitted in &records.uncommitted {
+        endpoints::plan_uncommitted(uncommitted, observed, &mut plan);
+    }
     orphans::plan(records, observed, &mut plan);
     plan
 }

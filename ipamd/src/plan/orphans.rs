@@ -48,7 +48,16 @@ pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
             continue;
         }
         match (unheld.get(&link.index), key_of_alias(&link.alias)) {
-            (None, _) if whose == Whose::OtherPlugin => {}
+            // It is that plugin's to remove. Until then the programs drop what comes.
+            (None, _) if whose == Whose::OtherPlugin => {
+                plan.host_ends.push((name.to_owned(), link.index));
+                if link.up {
+                    plan.problems.push(format!(
+                        "the interface {} has no record, so all its packets are dropped; restart its pod",
+                        link.name
+                    ));
+                }
+            }
             (None, _) => plan.steps.push(Step::RemoveLink { ifname: link.name.clone(), ifindex: link.index }),
             (Some(entries), Some(key)) if key.host_ifname() == name => {
                 plan.steps.push(Step::Adopt(Adoption { key, entries: entries.clone() }));

@@ -74,18 +74,18 @@ fn mount_point(path: &Path) -> PathBuf {
     if path.starts_with(&customary) { customary } else { path.to_owned() }
 }
 
-/// Mounts a bpffs for `path` if it is not on one.
+/// Mounts a bpffs for `path` if it is not on one; whether it was mounted now.
 ///
 /// # Errors
 /// Why it cannot be mounted.
-pub fn mount_bpffs(path: &Path) -> Result<(), MountError> {
+pub fn mount_bpffs(path: &Path) -> Result<bool, MountError> {
     if is_on_bpffs(path) {
-        return Ok(());
+        return Ok(false);
     }
     if kernel_files::are_elsewhere() {
         return Err(MountError::InContainer { path: path.to_owned() });
     }
-    mount_at(&mount_point(path))
+    mount_at(&mount_point(path)).map(|()| true)
 }
 
 /// As [`mount_bpffs`], from a container that sees the node's processes: at the customary place, in the mount namespace of

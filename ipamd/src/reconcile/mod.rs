@@ -36,7 +36,7 @@ use crate::{
         self, Plan, Routing, Step, Uplinks,
         overlay::{self, overlay_link},
     },
-    preflight::cgroup_root,
+    preflight::{cgroup_root, mount_bpffs},
     services::{Balancer, NodeAddresses},
     supervisor,
 };
@@ -56,6 +56,7 @@ pub struct Reconciler {
     cgroup: Option<PathBuf>,
     node_port_addresses: Vec<IpNetwork>,
     socket: Socket,
+    bpffs: PathBuf,
     footprint: FootprintFile,
     pools: Vec<Pool>,
     peers: Arc<Peers>,
@@ -103,6 +104,7 @@ impl Reconciler {
             cgroup: cgroup_root(config.cgroup.as_deref()),
             node_port_addresses: config.node_port_addresses.clone(),
             socket: Socket::open()?,
+            bpffs: config.bpffs.clone(),
             footprint,
             pools: config.pools.clone(),
             peers,
@@ -208,6 +210,7 @@ impl Reconciler {
                     .map(|link| (link.index, link.name))
                     .collect::<BTreeMap<_, _>>();
                 self.node.forget_gone(&present);
+                self.node.keep_files();
                 self.conclude(&uplinks, plan, &failures);
             }
         }
@@ -262,13 +265,21 @@ impl Reconciler {
             ("clock", self.datapath.set_wall_clock().map(|()| Vec::new())),
             ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),
             ("uplink", self.datapath.set_uplinks(&ways_out)),
-            ("program", self.datapath.heal_attachments(&plan.host_ends)),
         ] {
             match repairs {
                 Ok(repairs) => repairs.iter().for_each(|repair| self.report(subject, repair)),
                 Err(error) => drop(failures.insert(error.to_string())),
             }
         }
+        // Somebody may have unmounted it, and with it all pins.
+        match mount_bpffs(&self.bpffs) {
+            Ok(false) => {}
+            Ok(true) => self.report("bpffs", &format!("mounted a bpffs for {}", self.bpffs.display())),
+            Err(error) => drop(failures.insert(error.to_string())),
+        }
+        let (repairs, unmended) = self.datapath.heal_attachments(&plan.host_ends);
+        repairs.iter().for_each(|repair| self.report("program", repair));
+        failures.extend(unmended.iter().map(ToString::to_string));
     }
 
     /// The node reaches its endpoints from any address of its own, and serves node ports there.

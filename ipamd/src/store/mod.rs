@@ -34,6 +34,7 @@ use tokio::sync::oneshot;
 pub(crate) use caught::{caught, message as panic_message, place as panic_place};
 pub use error::StoreError;
 pub use format::Batch;
+pub(crate) use format::weight;
 
 use crate::{attachment::Attachment, supervisor};
 
@@ -141,3 +142,5 @@ impl Ticket {
 mod damage_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::attachment as example_attachment;

@@ -24,6 +24,7 @@ use super::{
     watermark::{self, Mark, Unreadable, Watermark},
     writer::Writer,
 };
+use crate::kernel_files;
 
 /// The database, in the store's directory.
 const DATABASE: &str = "sled";
@@ -47,7 +48,7 @@ pub(super) fn open(dir: &Path) -> Result<(Writer, Loaded), StoreError> {
     let failed = |action| move |source| StoreError::io(action, dir, source);
     make_private(dir).map_err(failed("make the directory"))?;
     let lock = lock(dir)?;
-    let boot_id = watermark::boot_id().map_err(failed("read the kernel's boot id for"))?;
+    let boot_id = kernel_files::boot_id().map_err(failed("read the kernel's boot id for"))?;
     let mark = watermark::read(dir).map_err(|unreadable| match unreadable {
         Unreadable::Io(source) => StoreError::io("read the watermark in", dir, source),
         Unreadable::Damaged(detail) => damaged(dir, detail),

@@ -7,7 +7,7 @@ use ipamd_api::{
 
 use super::*;
 
-pub(super) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
+pub(crate) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     Attachment {
         key: AttachmentKey { network: "net".into(), container_id: id.into(), ifname: "eth0".into() },

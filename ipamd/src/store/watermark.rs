@@ -68,11 +68,6 @@ fn line(mark: &Mark) -> String {
     format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()))
 }
 
-/// This boot's id.
-pub(super) fn boot_id() -> io::Result<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
-}
-
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Watermark {
@@ -115,7 +110,7 @@ mod tests {
     fn what_is_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read(dir.path()), Ok(None)));
-        let mark = Mark { boot_id: boot_id().unwrap(), sequence: 7 };
+        let mark = Mark { boot_id: crate::kernel_files::boot_id().unwrap(), sequence: 7 };
         let watermark = Watermark::create(dir.path(), mark.clone()).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some(mark.clone()));
         watermark.advance(u64::MAX).unwrap();

@@ -314,9 +314,11 @@ impl Mirror {
 
     /// Takes the copy of the last state, and returns whether it is whole.
     fn load(&mut self) -> bool {
-        let is_whole = RESOURCES.iter().all(|it| self.cache.is_complete(it));
+        let mut is_whole = true;
         for resource in &RESOURCES {
-            for body in self.cache.load(resource) {
+            let loaded = self.cache.load(resource);
+            is_whole &= loaded.complete;
+            for body in loaded.bodies {
                 let seen = Seen::of(body);
                 self.keys(resource).seen(&seen);
                 self.read(resource, &seen);
@@ -409,12 +411,14 @@ impl Mirror {
     }
 
     fn put(&mut self, resource: &Resource, seen: &Seen) {
-        self.read(resource, seen);
-        self.cache.put(resource, &seen.key(), &seen.body);
+        // What is refused changes nothing, so the copy keeps what was in force, for the next start, too.
+        if self.read(resource, seen) {
+            self.cache.put(resource, &seen.key(), &seen.body);
+        }
     }
 
-    /// Reads an object. One that cannot be understood changes nothing.
-    fn read(&mut self, resource: &Resource, seen: &Seen) {
+    /// Reads an object; whether it could be understood. One that could not changes nothing.
+    fn read(&mut self, resource: &Resource, seen: &Seen) -> bool {
         let refused = (resource.to_string(), seen.key());
         let origin = Origin { file: Path::new(ORIGIN).into(), line: 0 };
         match manifest::typed(resource.kind, &seen.body, origin) {
@@ -425,6 +429,7 @@ impl Mirror {
                 if resource.kind == Kind::Pod && seen.body["spec"]["nodeName"] == *self.node {
                     self.local.push((seen.key(), Some(seen.uid().into())));
                 }
+                true
             }
             Err(error) => {
                 self.refusals_changed = true;
@@ -436,6 +441,7 @@ impl Mirror {
                     reason: error.reason,
                 };
                 self.refusals.insert(refused, refusal);
+                false
             }
         }
     }
