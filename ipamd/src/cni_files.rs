@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::whole_file;
+
 /// Name of the configuration's file. Runtimes take the first by name.
 pub const CONFLIST: &str = "10-cambric.conflist";
 /// Name of the plugin: the type that configurations give.
@@ -175,7 +177,6 @@ fn with_socket(text: &str, socket: &Path) -> String {
 /// Puts a file in a directory as a whole, unless it is there.
 fn put(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), CniFilesError> {
     let path = dir.join(name);
-    let permissions = fs::Permissions::from_mode(mode);
     let same_mode = |path: &Path| fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o777 == mode);
     if same_mode(&path) && fs::read(&path).is_ok_and(|there| there == content) {
         return Ok(());
@@ -183,10 +184,7 @@ fn put(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), CniFiles
     fs::create_dir_all(dir).map_err(failed("make", dir))?;
     // Runtimes read whatever ends in .conf, .conflist or .json, so this does not.
     let new = dir.join(format!(".{name}.new"));
-    let written = fs::write(&new, content)
-        .and_then(|()| fs::set_permissions(&new, permissions))
-        .and_then(|()| fs::File::open(&new)?.sync_all())
-        .and_then(|()| fs::rename(&new, &path));
+    let written = whole_file::replace(&path, &new, content, mode);
     written.map_err(failed("write", &path))?;
     tracing::info!(file = %path.display(), "written");
     Ok(())

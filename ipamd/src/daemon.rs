@@ -18,11 +18,13 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, kube::NetworkCondition},
+    alone::Alone,
+    attachment::Attachment,
+    cluster::{Cluster, kube::NetworkCondition, objects},
     cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
     datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
-    endpoint_files::EndpointFiles,
+    endpoint_files::{self, EndpointFiles},
     following::{self, Followers, Following},
     footprint::FootprintFile,
     host::Host,
@@ -32,7 +34,7 @@ use crate::{
     node::{Making, Node},
     peers::Peers,
     policy::enforce::Enforcer,
-    preflight,
+    pool_conflicts, preflight,
     probes::Probes,
     reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
@@ -40,7 +42,7 @@ use crate::{
     requests::NodeService,
     server::{self, Limits},
     services::{Balancer, Site, health::HealthPorts, parting::Parting},
-    store::{Loaded, Store},
+    store::{self, Loaded, Store, StoreError},
     supervisor,
     waiting::{Door, Waiting},
 };
@@ -65,13 +67,14 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     check_machine(&config)?;
 
     // The store's lock keeps a second daemon away from here on.
-    let (store, footprint) = open_records(&config.state_dir)?;
     let pins = Pins::new(&config.bpffs);
+    let Opened { store, set_aside, footprint } = open_records(&config, &pins)?;
     if !pins.programs().exists() {
         // The machine is new to this, or has booted: nobody is to count on this node before it can serve.
         config.cni.withdraw()?;
     }
     let (listener, socket_file) = server::listen(&config.socket)?;
+    let alone = Alone::take(&config.bpffs)?;
     let waiting = Arc::new(Waiting::default());
     let door = Arc::new(Door::new(config.node_name.clone(), Arc::clone(&waiting)));
     let (probes, served) = answer_probes(&config, &waiting)?;
@@ -87,10 +90,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         cluster = opening.opened() => cluster?,
         () = signals.wait() => return Ok(Ending::Stopped),
     };
-    let of_the_node = config.needs_pools();
-    if let Some(own) = &cluster.own {
-        config.take_pools(own)?;
-    }
+    let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
@@ -115,6 +115,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         Arc::clone(&policy),
         Arc::clone(&services),
     )?
+    .tell_of(set_aside)
     .let_unknown_pass(matches!(config.cluster, Cluster::None));
     let node = Arc::new(node);
     let metrics = Arc::new(Metrics::about(source));
@@ -162,19 +163,62 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     drop(door);
     background.shutdown().await;
     // In this order.
-    drop((following, parting, reconciliation, listening, socket_file, probes, served));
+    drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
     close(node)?;
     Ok(ending)
 }
 
-/// The store with what it holds, and what was changed on this machine.
-fn open_records(state_dir: &Path) -> anyhow::Result<((Store, Loaded), FootprintFile)> {
+/// Takes the pools of this node's Node, unless some are configured, and refuses such as cannot be handed out on this machine. Whether
+/// they are the Node's.
+fn take_pools(
+    config: &mut Config,
+    own: Option<&objects::Node>,
+    attachments: &[Attachment],
+) -> anyhow::Result<bool> {
+    let of_the_node = config.needs_pools();
+    if let Some(own) = own {
+        config.take_pools(own)?;
+    }
+    let conflict = pool_conflicts::find(&config.pools, attachments);
+    match conflict.context("cannot see which networks this node has")? {
+        Some(conflict) => bail!("{conflict}"),
+        None => Ok(of_the_node),
+    }
+}
+
+/// What the state directory has.
+struct Opened {
+    /// The store with what it holds.
+    store: (Store, Loaded),
+    /// Where a damaged one is now, and how that is told.
+    set_aside: Option<(PathBuf, String)>,
+    /// What was changed on this machine.
+    footprint: FootprintFile,
+}
+
+fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
+    let state_dir = &config.state_dir;
     let shown = state_dir.display();
     make_private(state_dir).with_context(|| format!("cannot make the state directory {shown}"))?;
-    let store = Store::open(&state_dir.join("store"))?;
-    let footprint =
-        FootprintFile::open(state_dir).with_context(|| format!("cannot read the notes in {shown}"))?;
-    Ok((store, footprint))
+    let path = state_dir.join("store");
+    let (store, set_aside) = match Store::open(&path) {
+        Err(damage @ StoreError::Damaged { .. }) => {
+            // What is pinned, and the endpoints' files, do not outlive a boot.
+            let is_first = !pins.programs().exists() && !endpoint_files::directory(&config.socket).exists();
+            let Some(aside) = store::set_aside(&path, is_first)? else { return Err(damage.into()) };
+            let sentence = format!(
+                "the store of an earlier boot of the machine was damaged and is set aside as {}; its containers are gone, and the \
+                 node goes on without it: remove the directory",
+                aside.display()
+            );
+            tracing::error!(error = %damage, "{sentence}");
+            (Store::open(&path)?, Some((aside, sentence)))
+        }
+        opened => (opened?, None),
+    };
+    let footprint = FootprintFile::open_or_begin(state_dir)
+        .with_context(|| format!("cannot read the notes in {shown}"))?;
+    Ok(Opened { store, set_aside, footprint })
 }
 
 /// Tells the cluster that this node has a network, as often as the node is made in it.

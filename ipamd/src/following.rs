@@ -1,7 +1,7 @@
 //! The thread that follows the cluster: what its source tells is enforced at once, on the spot.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     io,
     net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
@@ -16,7 +16,7 @@ use crate::{
         Cluster, Source, SourceState, Standalone,
         directory::Directory,
         kube::{Access, Asking, Kube, NetworkCondition},
-        objects::{self, Batch, Change, Object},
+        objects::{self, Batch, Change, Object, ObjectId},
     },
     config::Config,
     memory,
@@ -187,8 +187,9 @@ struct OwnNode {
 impl OwnNode {
     /// This node's object among changes; the last one counts.
     fn find(&self, batch: &Batch) -> Option<objects::Node> {
-        batch.changes.iter().rev().find_map(|change| match change {
-            Change::Put(Object::Node(node)) if *node.name == *self.name => Some(node.clone()),
+        let own = ObjectId::global(objects::Kind::Node, &self.name);
+        batch.changes.iter().rev().find(|change| change.id() == own).and_then(|change| match change {
+            Change::Put(Object::Node(node)) => Some(node.clone()),
             _ => None,
         })
     }
@@ -212,6 +213,16 @@ impl OwnNode {
     }
 }
 
+/// The last change of each object, in the order of these: what was told of an object before is nothing any more. So a wait takes
+/// no more room than the cluster has objects.
+fn latest(before: Vec<Change>, more: Vec<Change>) -> Vec<Change> {
+    let told: HashSet<_> = more.iter().map(Change::id).collect();
+    let mut all = before;
+    all.retain(|change| !told.contains(&change.id()));
+    all.extend(more);
+    all
+}
+
 async fn run<S: Source>(
     mut source: S,
     own: OwnNode,
@@ -223,7 +234,7 @@ async fn run<S: Source>(
     while !own.is_enough(node.as_ref()) {
         own.wait_for(node.as_ref());
         let more = source.next().await;
-        first.changes.extend(more.changes);
+        first.changes = latest(first.changes, more.changes);
         first.refusals = more.refusals.or(first.refusals);
         node = own.find(&first);
     }
@@ -324,4 +335,43 @@ pub fn node_addresses(config: &Config) -> io::Result<BTreeSet<IpAddr>> {
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
     });
     Ok(addresses.chain(config.pools.iter().map(crate::ipam::Pool::gateway)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::objects::Kind;
+
+    fn node(pod_cidr: &str) -> Change {
+        let node = objects::Node {
+            name: "own".into(),
+            pod_cidrs: vec![pod_cidr.parse().unwrap()],
+            labels: crate::policy::labels::Labels::default(),
+            addresses: Vec::new(),
+            internal: Vec::new(),
+        };
+        Change::Put(Object::Node(node))
+    }
+
+    fn gone(name: &str) -> Change {
+        Change::Remove(ObjectId::global(Kind::Node, name))
+    }
+
+    #[test]
+    fn of_each_object_the_last_change_is_kept() {
+        let mut all = Vec::new();
+        for round in 0..1000 {
+            all = latest(all, vec![node(&format!("10.{}.0.0/24", round % 200)), gone("other")]);
+        }
+        assert_eq!(all, [node("10.199.0.0/24"), gone("other")]);
+        assert_eq!(latest(all, vec![gone("own")]), [gone("other"), gone("own")]);
+    }
+
+    #[test]
+    fn a_node_that_was_deleted_says_nothing_of_pools() {
+        let own = OwnNode { name: "own".into(), needs_pools: true, waiting: Arc::default() };
+        let found = |changes: Vec<Change>| own.find(&Batch { changes, refusals: None }).is_some();
+        assert!(found(vec![gone("own"), node("10.0.0.0/24"), gone("other")]));
+        assert!(!found(vec![node("10.0.0.0/24"), gone("own")]));
+    }
 }

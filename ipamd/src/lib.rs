@@ -1,5 +1,6 @@
 //! Cambric's node daemon: addresses, programs and the records that tie them together.
 
+pub mod alone;
 pub mod attachment;
 pub mod chain;
 pub mod cluster;
@@ -28,6 +29,7 @@ pub mod node;
 pub mod peers;
 pub mod plan;
 pub mod policy;
+pub mod pool_conflicts;
 pub mod preflight;
 pub mod probes;
 pub mod processes;

@@ -15,6 +15,9 @@ use crate::node::Node;
 /// How often is looked for files.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// How old a file of another ending is when nobody writes it any more.
+const ABANDONED: Duration = Duration::from_mins(1);
+
 /// The directory of the files, beside the socket.
 pub fn directory(socket: &Path) -> PathBuf {
     socket.with_file_name("released")
@@ -47,6 +50,7 @@ async fn catch_up_with(dir: &Path, node: &Node, failing: &mut Failing) {
         }
     };
     failing.retain(|path, _| names.contains(path));
+    names.iter().filter(|path| is_abandoned(path)).for_each(|path| remove(path));
     // A file of another ending is one that the plugin is still writing.
     for path in names.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
         let key = match read(&path) {
@@ -78,6 +82,12 @@ async fn catch_up_with(dir: &Path, node: &Node, failing: &mut Failing) {
     }
 }
 
+/// Whether a plugin that wrote this file was killed over it. It takes a moment.
+fn is_abandoned(path: &Path) -> bool {
+    let age = || fs::symlink_metadata(path).ok()?.modified().ok()?.elapsed().ok();
+    path.extension().is_some_and(|ending| ending == "tmp") && age().is_some_and(|age| age > ABANDONED)
+}
+
 fn read(path: &Path) -> io::Result<AttachmentKey> {
     /// More than any key takes.
     const LONGEST: u64 = 4096;
@@ -100,5 +110,27 @@ fn remove(path: &Path) {
     };
     if let Err(error) = removed {
         tracing::warn!(file = %path.display(), %error, "cannot remove a note of a deletion");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_nobody_writes_any_more_is_abandoned() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, age| {
+            let path = dir.path().join(name);
+            let file = fs::File::create(&path).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+            path
+        };
+        assert!(is_abandoned(&file("a.77.tmp", 2 * ABANDONED)));
+        assert!(!is_abandoned(&file("b.77.tmp", Duration::ZERO)));
+        assert!(!is_abandoned(&file("c.json", 2 * ABANDONED)));
+        assert!(!is_abandoned(&dir.path().join("gone.tmp")));
     }
 }

@@ -81,6 +81,22 @@ pub enum ConfigError {
         /// The first of the pools.
         pool: IpNetwork,
     },
+    /// A directory depends on where the daemon was started.
+    #[error("{key} is {:?}, which depends on where the daemon is started; give the whole path, from / on", path.display())]
+    Relative {
+        /// The key.
+        key: &'static str,
+        /// What it is.
+        path: PathBuf,
+    },
+    /// An interface that leads nowhere.
+    #[error(
+        "uplink names lo, which leads to nobody but the node itself; name the interfaces that lead out of the node"
+    )]
+    UplinkLo,
+    /// No socket can have it.
+    #[error("vxlan-port is 0, but must be from 1 to 65535")]
+    VxlanPort,
     /// What are uplinks is said twice.
     #[error(
         "uplink names the uplinks, so uplink-exclude leaves none out: give one of the two (in the file or by flags)"
@@ -184,6 +200,17 @@ impl Config {
     fn check(options: Options) -> Result<Self, ConfigError> {
         let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, uplinks, .. } =
             Locations::of(&options);
+        for (key, path) in [("socket", &socket), ("state-dir", &state_dir), ("bpffs", &bpffs)] {
+            if path.is_relative() {
+                return Err(ConfigError::Relative { key, path: path.clone() });
+            }
+        }
+        if uplinks.named.iter().any(|name| name == "lo") {
+            return Err(ConfigError::UplinkLo);
+        }
+        if options.vxlan_port == Some(0) {
+            return Err(ConfigError::VxlanPort);
+        }
         if !uplinks.named.is_empty() && !uplinks.excluded.is_empty() {
             return Err(ConfigError::UplinksNamedAndExcluded);
         }

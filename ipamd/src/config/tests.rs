@@ -186,6 +186,11 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("external-service-mode = \"nat\"", "\"nat\": external service modes are snat and dsr"),
         ("nodeport-addresses = [\"eth0\"]", "eth0"),
         ("nodeport-addresses = [\"192.0.2.0/33\"]", "192.0.2.0/33"),
+        ("vxlan-port = 0", "vxlan-port is 0"),
+        ("uplink = [\"eth0\", \"lo\"]", "uplink names lo"),
+        ("state-dir = \"state\"", "state-dir is \"state\""),
+        ("socket = \"run/s\"", "socket is \"run/s\""),
+        ("bpffs = \"\"", "bpffs is \"\""),
         ("", "--pool"),
     ] {
         let error = file(text).unwrap_err();

@@ -46,9 +46,10 @@ impl Node {
             chained: entry.chained,
             created: now(),
         };
-        let slot = match self.lets_unknown_pass {
-            true => Some(self.policy.admit(local_endpoint(&attachment)).map_err(internal)?),
-            false => None,
+        let slot = if self.lets_unknown_pass {
+            Some(self.policy.admit(local_endpoint(&attachment)).map_err(internal)?)
+        } else {
+            None
         };
         state.allocator.adopt(&attachment);
         let stored = match self.store_new(state, &attachment) {

@@ -20,6 +20,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -110,6 +111,8 @@ pub struct Node {
     store: Store,
     /// Who the committed endpoints are, beside the socket.
     files: EndpointFiles,
+    /// What was damaged and is set aside, in sentences, each as long as its file is there.
+    set_aside: Vec<(PathBuf, String)>,
     /// Whether an endpoint passes of which nobody knows who it is.
     lets_unknown_pass: bool,
     state: Mutex<State>,
@@ -157,6 +160,7 @@ impl Node {
             services,
             store,
             files,
+            set_aside: Vec::new(),
             lets_unknown_pass: false,
             state: Mutex::new(state),
             findings: Mutex::default(),
@@ -165,9 +169,16 @@ impl Node {
             store_failure: Mutex::default(),
             started: Instant::now(),
         };
-        node.store_restored(found.lost)?;
+        node.store_restored(&found.lost)?;
         node.keep_files();
         Ok(node)
+    }
+
+    /// Tells of what was damaged and is set aside, until somebody removes it.
+    #[must_use]
+    pub fn tell_of(mut self, set_aside: Option<(PathBuf, String)>) -> Self {
+        self.set_aside.extend(set_aside);
+        self
     }
 
     /// Lets endpoints pass of which nobody knows who they are. For a node without a cluster: no policy speaks of anybody there.

@@ -99,9 +99,10 @@ impl Node {
             // First what can be refused.
             let mut batch = Batch::new();
             batch.remove(key);
-            let ticket = self.submit(batch)?;
-            // Before the record is gone for good: a file without a record is one that the store has lost.
+            // Before the record is: a file without one is that of a record which the store has lost. If the record stays after
+            // all, the reconciliation writes it again.
             self.files.remove(key);
+            let ticket = self.submit(batch)?;
             for ip in &ips {
                 self.kernel.remove_endpoint(*ip).map_err(internal)?;
             }

@@ -51,6 +51,7 @@ impl Node {
         let ready = unready.is_none();
         problems.extend(unready);
         problems.extend(self.files.problem());
+        problems.extend(self.set_aside.iter().filter(|it| it.0.exists()).map(|it| it.1.clone()));
         problems.extend(self.policy.problems());
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());

@@ -74,9 +74,9 @@ pub(super) fn placed(attachment: &Attachment, found: &Found, kernel: &dyn Kernel
 
 impl Node {
     /// Stores what the store had lost.
-    pub(super) fn store_restored(&self, lost: Vec<Attachment>) -> Result<(), ApiError> {
+    pub(super) fn store_restored(&self, lost: &[Attachment]) -> Result<(), ApiError> {
         let mut batch = Batch::new();
-        for attachment in &lost {
+        for attachment in lost {
             batch.put(attachment).map_err(|error| self.refusal(&error))?;
         }
         if !lost.is_empty() {

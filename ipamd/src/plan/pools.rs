@@ -43,7 +43,21 @@ pub(super) fn plan(pools: &[Pool], uplinks: &Uplinks, observed: &Observed, plan:
         }
         let dead_end =
             |route: &&Route| route.destination == pool.cidr() && route.kind == RouteKind::Unreachable;
-        if observed.routes.iter().find(dead_end).is_none() {
+        if observed.routes.iter().any(|route| dead_end(&route)) {
+            continue;
+        }
+        // In its place, that is: the kernel has one route of each destination and metric.
+        let wanted = Route::unreachable(pool.cidr());
+        let in_the_way = |route: &Route| {
+            route.destination == wanted.destination && route.metric == wanted.metric && !route.ours
+        };
+        if observed.routes.iter().any(in_the_way) {
+            plan.problems.push(format!(
+                "somebody else has a route to {}, which is a pool of this node: what is sent to addresses that no container \
+                 has follows it; remove it, or choose another pool",
+                pool.cidr()
+            ));
+        } else {
             plan.steps.push(Step::PutRoute(Route::unreachable(pool.cidr())));
         }
     }
@@ -135,6 +149,22 @@ mod tests {
     #[test]
     fn a_node_is_left_alone() {
         assert_eq!(planned(&pools(), &node()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_route_that_somebody_else_has_is_not_replaced() {
+        let mut observed = node();
+        let gateway = "192.0.2.1".parse().unwrap();
+        let others = Route::to_peer("10.88.0.0/16".parse().unwrap(), 2, gateway, false, None);
+        observed.routes[0] = Route { ours: false, metric: 0, ..others };
+        let mut made = Plan::default();
+        plan(&pools(), &Uplinks::default(), &observed, &mut made);
+        assert_eq!((made.steps, made.problems.len()), (Vec::new(), 1));
+        assert!(
+            made.problems[0].contains("10.88.0.0/16, which is a pool of this node"),
+            "{:?}",
+            made.problems
+        );
     }
 
     #[test]

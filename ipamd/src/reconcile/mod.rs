@@ -278,7 +278,9 @@ impl Reconciler {
             Err(error) => drop(failures.insert(error.to_string())),
         }
         let (repairs, unmended) = self.datapath.heal_attachments(&plan.host_ends);
-        repairs.iter().for_each(|repair| self.report("program", repair));
+        for repair in &repairs {
+            self.report("program", repair);
+        }
         failures.extend(unmended.iter().map(ToString::to_string));
     }
 
@@ -325,6 +327,7 @@ impl Reconciler {
                 .chain(self.problems_of_ways.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.host_port_problems()))
                 .chain(failures.iter().cloned())
+                .chain(self.footprint.problem())
                 .chain(self.broken.iter().cloned())
                 .chain(too_large)
                 .collect(),

@@ -35,6 +35,7 @@ pub(crate) use caught::{caught, message as panic_message, place as panic_place};
 pub use error::StoreError;
 pub use format::Batch;
 pub(crate) use format::weight;
+pub use open::set_aside;
 
 use crate::{attachment::Attachment, supervisor};
 

@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -42,6 +42,30 @@ const SEGMENT: usize = 64 << 10;
 struct Contents {
     loaded: Loaded,
     ledger: Ledger,
+}
+
+/// Moves a damaged store aside if it is of another boot of the machine: its containers are gone, and what it says is worth
+/// nothing. Where its watermark does not tell, `is_first` says whether nothing was left by a daemon of this boot. Returns
+/// where it is now; `None` if it is of this boot.
+///
+/// # Errors
+/// Why it cannot be moved, or the boot be told.
+pub fn set_aside(dir: &Path, is_first: bool) -> Result<Option<PathBuf>, StoreError> {
+    let failed = |action| move |source| StoreError::io(action, dir, source);
+    let boot_id = kernel_files::boot_id().map_err(failed("read the kernel's boot id for"))?;
+    let of_this_boot = watermark::read(dir).ok().flatten().map_or(!is_first, |mark| mark.boot_id == boot_id);
+    if of_this_boot {
+        return Ok(None);
+    }
+    let aside = dir.with_extension("damaged");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(StoreError::io("remove what was set aside before", &aside, error));
+        }
+        _ => {}
+    }
+    fs::rename(dir, &aside).map_err(failed("set aside"))?;
+    Ok(Some(aside))
 }
 
 pub(super) fn open(dir: &Path) -> Result<(Writer, Loaded), StoreError> {

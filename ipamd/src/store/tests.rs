@@ -240,3 +240,22 @@ fn a_first_start_that_was_cut_short_is_made_up_for() {
     std::fs::remove_file(dir.path().join("watermark")).unwrap();
     assert_eq!(Store::open(dir.path()).unwrap().1, Loaded::default());
 }
+
+#[test]
+fn a_damaged_store_of_another_boot_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    fill(&store, 5);
+    let mark = store.join("watermark");
+    assert_eq!(set_aside(&store, true).unwrap(), None, "it is of this boot");
+    std::fs::write(&mark, "cut").unwrap();
+    assert_eq!(set_aside(&store, false).unwrap(), None, "nobody can say");
+    for _ in 0..2 {
+        std::fs::create_dir_all(&store).unwrap();
+        std::fs::write(&mark, "cut").unwrap();
+        let aside = set_aside(&store, true).unwrap().unwrap();
+        assert!(aside.join("watermark").exists() && !store.exists(), "the machine has booted");
+    }
+    let (_, loaded) = Store::open(&store).unwrap();
+    assert_eq!(loaded, Loaded::default());
+}
