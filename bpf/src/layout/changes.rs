@@ -1,6 +1,6 @@
 //! Where the programs look for the last change of what a flow follows from: `progs/stamps.h`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Ip4, Ip6};
 
@@ -45,6 +45,6 @@ pub fn network_place(address: IpAddr) -> u32 {
                 let mask = u32::MAX << (32 - CHANGED_PREFIX4);
                 place(&Ip4::from(Ipv4Addr::from(u32::from(address) & mask)).word)
             }
-            IpAddr::V6(address) => place(&Ip6::from(Ipv6Addr::from(address)).word[..2]),
+            IpAddr::V6(address) => place(&Ip6::from(address).word[..2]),
         }
 }

@@ -183,7 +183,7 @@ impl Datapath {
         for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
-        let typed: [(&str, &MapHandle); 13] = [
+        let typed: [(&str, &MapHandle); 15] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
@@ -195,6 +195,8 @@ impl Datapath {
             (self.conntrack4.name(), self.conntrack4.handle()),
             (self.conntrack6.name(), self.conntrack6.handle()),
             (self.wall_clock.name(), self.wall_clock.handle()),
+            (self.changes.name(), self.changes.handle()),
+            ("held_ports", &self.held_ports),
             ("drops", &self.drops),
             ("counters", &self.counters),
         ];

@@ -66,7 +66,7 @@ fn places(concerned: &Concerned) -> BTreeSet<u32> {
 
 /// Adds the places of a network; false if it is too large for that.
 fn add_places(network: IpNetwork, places: &mut BTreeSet<u32>) -> bool {
-    let (whole, placed) = match network {
+    let (whole, grouped) = match network {
         IpNetwork::V4(_) => (32, CHANGED_PREFIX4),
         IpNetwork::V6(_) => (128, CHANGED_PREFIX6),
     };
@@ -74,7 +74,7 @@ fn add_places(network: IpNetwork, places: &mut BTreeSet<u32>) -> bool {
         places.insert(address_place(network.ip()));
         return true;
     }
-    let count = 1_u32.checked_shl(placed.saturating_sub(network.prefix()).into()).unwrap_or(u32::MAX);
+    let count = 1_u32.checked_shl(grouped.saturating_sub(network.prefix()).into()).unwrap_or(u32::MAX);
     if count > NETWORKS_MOST {
         return false;
     }

@@ -52,6 +52,7 @@ const RTN_MULTICAST: u8 = 5;
 
 /// What there is of an interface that ways depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "what the kernel says of a link, each by itself")]
 struct Link {
     up: bool,
     carrier: bool,

@@ -68,7 +68,7 @@ impl Node {
             for ip in entries.keys() {
                 self.kernel.remove_endpoint(*ip).map_err(internal)?;
             }
-            self.kernel.bump_epoch().map_err(internal)?;
+            self.kernel.raise_epoch(&entries.keys().copied().collect()).map_err(internal)?;
         }
         let record = Record {
             touched: attachment.created,
