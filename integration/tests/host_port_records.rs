@@ -74,7 +74,10 @@ fn what_cannot_be_mapped_is_named() -> Result<()> {
             json!([{"hostPort": 80, "containerPort": 1, "protocol": "icmp"}]),
             "portMappings[0].protocol must be",
         ),
-        (json!([web(80), web(80)]), "runtimeConfig.portMappings[1] must not overlap with the mapping 80/tcp"),
+        (
+            json!([web(80), {"hostPort": 80, "containerPort": 81}]),
+            "runtimeConfig.portMappings[1] must not overlap with the mapping 80/tcp",
+        ),
     ] {
         let refused = asking(sandbox.cni("ADD"), &mappings).refusal()?;
         ensure!(refused.code == 7 && refused.message.contains(named), "{refused}");

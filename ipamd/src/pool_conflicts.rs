@@ -20,17 +20,25 @@ struct Machine {
     routes: Vec<Route>,
 }
 
+impl Machine {
+    fn see() -> Result<Self, NetlinkError> {
+        let mut socket = Socket::open()?;
+        Ok(Self {
+            links: socket.links()?,
+            addresses: socket.addresses()?,
+            routes: socket.routes(Routes::Others)?,
+        })
+    }
+}
+
 /// The first conflict of `pools` with what this network namespace has or with `attachments`, in a sentence.
 ///
 /// # Errors
 /// Why that cannot be seen.
 pub fn find(pools: &[Pool], attachments: &[Attachment]) -> Result<Option<String>, NetlinkError> {
-    let mut socket = Socket::open()?;
-    let machine = Machine {
-        links: socket.links()?,
-        addresses: socket.addresses()?,
-        routes: socket.routes(Routes::Others)?,
-    };
+    // On a thread of its own, in the same namespace: the socket blocks, and a thread that drives a runtime may not.
+    let seen = std::thread::scope(|scope| scope.spawn(Machine::see).join());
+    let machine = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok(pools.iter().find_map(|pool| of_machine(pool, &machine).or_else(|| of_endpoints(pool, attachments))))
 }
 
