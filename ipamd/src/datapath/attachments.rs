@@ -99,7 +99,7 @@ impl Datapath {
                         attach::detach_clsact(ifindex, direction)?;
                         repairs.push(format!("attached {name} to {ifname}"));
                     }
-                    repairs.extend(self.heal_link_pin(ifname, direction)?);
+                    repairs.extend(self.heal_link_pin(ifname, ifindex, direction)?);
                 }
                 AttachMode::Clsact => {
                     if attached.is_none() {
@@ -167,13 +167,22 @@ impl Datapath {
         self.links().insert((ifname.to_owned(), hook(direction)), link);
     }
 
-    fn heal_link_pin(&self, ifname: &str, direction: Direction) -> Result<Option<String>, DatapathError> {
+    fn heal_link_pin(
+        &self,
+        ifname: &str,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Option<String>, DatapathError> {
         let path = self.pins.link(ifname, direction);
         if path.exists() {
             return Ok(None);
         }
         let links = self.links();
         let Some(link) = links.get(&(ifname.to_owned(), hook(direction))) else { return Ok(None) };
+        // A DEL that is under way has taken the pin away because the interface is gone; the kernel says so of the link.
+        if !attach::link_info(link.as_fd()).is_ok_and(|info| info.ifindex == ifindex) {
+            return Ok(None);
+        }
         attach::pin(link.as_fd(), &path)?;
         Ok(Some(format!("pinned the link {}", path.display())))
     }

@@ -134,6 +134,11 @@ impl Node {
         if record.is_none_or(|record| record.committed != Some(endpoint.at)) {
             return Ok(false);
         }
+        // What was observed may be from before its commit.
+        let known = self.kernel.endpoints()?;
+        if endpoint.attachment.ips().all(|ip| known.get(&ip) == Some(entry)) {
+            return Ok(false);
+        }
         for ip in endpoint.attachment.ips() {
             self.kernel.put_endpoint(ip, entry)?;
         }

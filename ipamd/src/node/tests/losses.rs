@@ -59,7 +59,8 @@ async fn who_an_endpoint_is_survives_the_loss_of_all_but_one() {
             assert_ne!(at.slot, resume::NO_SLOT, "{lost:?}: policy has given it a place");
             // What the reconciliation does.
             let entry = records.committed[0].entry(false);
-            assert!(bench.node().restore_endpoint(&records.committed[0], &entry).unwrap());
+            let restored = bench.node().restore_endpoint(&records.committed[0], &entry).unwrap();
+            assert_eq!(restored, lost.maps, "{lost:?}: only what is not there is put there");
             bench.node().keep_files();
         }
         let other = bench.node().reserve(&request("bb")).unwrap().addresses;
