@@ -7,7 +7,7 @@ pub(super) const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause while the server does not answer as it should.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// The longest that a server is obeyed that says when to come back: nothing may be without a list for long.
-const LONGEST_SAID: Duration = Duration::from_secs(30);
+const LONGEST_SAID: Duration = Duration::from_secs(10);
 /// Within how long the nodes of a cluster list anew what a server has forgotten the history of, which it does for all of
 /// them at once.
 const RELIST: Duration = Duration::from_secs(5);
