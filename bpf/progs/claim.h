@@ -4,7 +4,7 @@
 /* Half of them look for a port that is free, the other half also take one whose flow has ended. */
 #define CLAIM_ATTEMPTS 64
 /* How many places a flow that goes on is looked for at: it had the first of them that was free. */
-#define CLAIM_RECALLED 8
+#define CLAIM_RECALLED 4
 
 /* The source becomes an address of the node, so its port is one that the node's own sockets do not use. */
 #define CLAIM_OF_NODE 1

@@ -128,16 +128,16 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
+	bool current = entry && FN(is_current)(&key, entry, &packet, state->epoch, now);
 
 	/* On its way here it was judged and translated. */
-	if (entry && entry->flags & CT_SEEN_ON_WAY && entry->opener == side && entry->way[side].egress == skb->ifindex &&
-	    FN(is_current)(&key, entry, &packet, state->epoch, now))
+	if (current && unlikely(entry->flags & CT_SEEN_ON_WAY) && entry->opener == side &&
+	    entry->way[side].egress == skb->ifindex)
 		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
 
 	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
 
-	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) ||
-		     entry->way[side].egress != skb->ifindex ||
+	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
 		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = FN(judge_received)(skb, &packet, &key, side,
 						JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
