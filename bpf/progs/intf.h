@@ -40,11 +40,12 @@ struct node {
 };
 
 /* Keys of `changes`, whose values are the epochs of the last change that concerned something: stamps.h. */
-#define CHANGED_PLACES 4096
+#define CHANGED_ADDRESS_PLACES 32768
+#define CHANGED_NETWORK_PLACES 4096
 #define CHANGED_EVERYTHING 0
 #define CHANGED_ADDRESSES 1 /* and what follows: one address */
-#define CHANGED_NETWORKS 4097 /* and what follows: all of the first 24 bits, in IPv6 of 64 */
-#define CHANGES 8193 /* their number */
+#define CHANGED_NETWORKS 32769 /* and what follows: all of the first 24 bits, in IPv6 of 64 */
+#define CHANGES 36865 /* their number */
 
 /* skb->mark of what a program has judged and sends out of an uplink, where it is taken away again. A pod cannot set it: the
  * kernel clears marks between namespaces. A process of the node that may set marks gains nothing: it needs no judgement. */

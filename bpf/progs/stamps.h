@@ -21,7 +21,7 @@ static __always_inline __u32 FN(address_place)(const ADDRESS *address)
 
 	for (int i = 0; i < WORDS; i++)
 		mixed = stir(mixed ^ address->word[i]);
-	return CHANGED_ADDRESSES + mixed % CHANGED_PLACES;
+	return CHANGED_ADDRESSES + mixed % CHANGED_ADDRESS_PLACES;
 }
 
 /* Of the network that the address is in: its first 24 bits, in IPv6 64. */
@@ -32,7 +32,7 @@ static __always_inline __u32 FN(network_place)(const ADDRESS *address)
 #else
 	__u32 mixed = stir(stir(address->word[0]) ^ address->word[1]);
 #endif
-	return CHANGED_NETWORKS + mixed % CHANGED_PLACES;
+	return CHANGED_NETWORKS + mixed % CHANGED_NETWORK_PLACES;
 }
 
 static __always_inline bool FN(is_unchanged)(const ADDRESS *address, __u32 since)

@@ -394,11 +394,12 @@ mod tests {
             (CLASS_ANY, "CLASS_ANY"),
             (MARK_JUDGED, "MARK_JUDGED"),
             (ROUTED_MOST, "ROUTED_MOST"),
-            (CHANGED_PLACES, "CHANGED_PLACES"),
+            (CHANGED_ADDRESS_PLACES, "CHANGED_ADDRESS_PLACES"),
+            (CHANGED_NETWORK_PLACES, "CHANGED_NETWORK_PLACES"),
             (CHANGED_EVERYTHING, "CHANGED_EVERYTHING"),
             (CHANGED_ADDRESSES, "CHANGED_ADDRESSES"),
             (CHANGED_NETWORKS, "CHANGED_NETWORKS"),
-            (CHANGED_NETWORKS + CHANGED_PLACES, "CHANGES"),
+            (CHANGES, "CHANGES"),
         ] {
             assert_eq!(value, defined(name), "{name}");
         }

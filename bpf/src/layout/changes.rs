@@ -4,14 +4,19 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Ip4, Ip6};
 
-/// Places of each kind in the map `changes`.
-pub const CHANGED_PLACES: u32 = 4096;
+/// Places of addresses in the map `changes`. Every flow of an address that shares its place with one that changes is judged
+/// again: with ten changes a second, a pod's flows for nothing once in an hour.
+pub const CHANGED_ADDRESS_PLACES: u32 = 32768;
+/// Places of networks.
+pub const CHANGED_NETWORK_PLACES: u32 = 4096;
+/// All keys of `changes`.
+pub const CHANGES: u32 = CHANGED_NETWORKS + CHANGED_NETWORK_PLACES;
 /// Key of `changes`: the last change that concerned every flow.
 pub const CHANGED_EVERYTHING: u32 = 0;
 /// From here on: the last change that concerned an address.
 pub const CHANGED_ADDRESSES: u32 = 1;
 /// From here on: the last change that concerned a network.
-pub const CHANGED_NETWORKS: u32 = 4097;
+pub const CHANGED_NETWORKS: u32 = CHANGED_ADDRESSES + CHANGED_ADDRESS_PLACES;
 /// Length of the prefixes that have a place: IPv4.
 pub const CHANGED_PREFIX4: u8 = 24;
 /// IPv6.
@@ -24,27 +29,27 @@ fn stir(mut bits: u32) -> u32 {
     bits ^ bits >> 16
 }
 
-fn place(words: &[u32]) -> u32 {
-    words.iter().fold(0, |mixed, word| stir(mixed ^ word)) % CHANGED_PLACES
+fn mix(words: &[u32]) -> u32 {
+    words.iter().fold(0, |mixed, word| stir(mixed ^ word))
 }
 
 /// The place of an address.
 pub fn address_place(address: IpAddr) -> u32 {
-    CHANGED_ADDRESSES
-        + match address {
-            IpAddr::V4(address) => place(&Ip4::from(address).word),
-            IpAddr::V6(address) => place(&Ip6::from(address).word),
-        }
+    let mixed = match address {
+        IpAddr::V4(address) => mix(&Ip4::from(address).word),
+        IpAddr::V6(address) => mix(&Ip6::from(address).word),
+    };
+    CHANGED_ADDRESSES + mixed % CHANGED_ADDRESS_PLACES
 }
 
 /// The place of the network of [`CHANGED_PREFIX4`] or [`CHANGED_PREFIX6`] bits that an address is in.
 pub fn network_place(address: IpAddr) -> u32 {
-    CHANGED_NETWORKS
-        + match address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX << (32 - CHANGED_PREFIX4);
-                place(&Ip4::from(Ipv4Addr::from(u32::from(address) & mask)).word)
-            }
-            IpAddr::V6(address) => place(&Ip6::from(address).word[..2]),
+    let mixed = match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX << (32 - CHANGED_PREFIX4);
+            mix(&Ip4::from(Ipv4Addr::from(u32::from(address) & mask)).word)
         }
+        IpAddr::V6(address) => mix(&Ip6::from(address).word[..2]),
+    };
+    CHANGED_NETWORKS + mixed % CHANGED_NETWORK_PLACES
 }

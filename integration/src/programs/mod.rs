@@ -16,9 +16,9 @@ use bpf::{
     CambricSkel, CambricSkelBuilder,
     attach::Pins,
     layout::{
-        Ageing, CHANGED_EVERYTHING, CHANGED_PLACES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS,
-        Endpoint, FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain,
-        Posture, SkBuff, Uplink,
+        Ageing, CHANGED_EVERYTHING, CHANGES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
+        FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture,
+        SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
@@ -282,7 +282,7 @@ impl Bench {
 
     /// Has the epoch be another, as if it had been raised as often as that takes, also at each place.
     pub fn set_epoch(&self, epoch: u32) -> Result<()> {
-        for place in 0..=2 * CHANGED_PLACES {
+        for place in 0..CHANGES {
             put(&self.skeleton.maps.changes, &place, &epoch)?;
         }
         put(&self.skeleton.maps.node, &0u32, &Node { epoch, ..self.node()? })

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bpf::layout::{CHANGED_EVERYTHING, CHANGED_PLACES, CtEntry4, address_place, network_place};
+use bpf::layout::{CHANGED_EVERYTHING, CHANGES, CtEntry4, address_place, network_place};
 use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, REDIRECT};
 
 use crate::packets::*;
@@ -10,7 +10,7 @@ use crate::packets::*;
 /// Places that a flow has nothing to do with: those of nobody whose place it shares.
 fn strange_places(own: &[IpAddr]) -> Vec<u32> {
     let places: Vec<_> = own.iter().flat_map(|it| [address_place(*it), network_place(*it)]).collect();
-    (1..=2 * CHANGED_PLACES).filter(|place| !places.contains(place)).collect()
+    (1..CHANGES).filter(|place| !places.contains(place)).collect()
 }
 
 /// Whether the flow of a packet from `a` is judged: `a` is unknown meanwhile, whose flow would be dropped then.

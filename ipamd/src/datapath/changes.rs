@@ -10,7 +10,7 @@ use std::{
 };
 
 use bpf::layout::{
-    CHANGED_EVERYTHING, CHANGED_PLACES, CHANGED_PREFIX4, CHANGED_PREFIX6, address_place, network_place,
+    CHANGED_EVERYTHING, CHANGED_PREFIX4, CHANGED_PREFIX6, CHANGES, address_place, network_place,
 };
 use ipnetwork::IpNetwork;
 
@@ -34,7 +34,7 @@ impl Datapath {
     /// Has every flow be judged again. The last daemon may have died between a write and the epoch that belongs to it. And no
     /// place holds a number so old that it would pass for one to come.
     pub(super) fn raise_every_place(&self) -> Result<(), DatapathError> {
-        self.raise_at((0..=2 * CHANGED_PLACES).collect())
+        self.raise_at((0..CHANGES).collect())
     }
 
     fn raise_at(&self, places: BTreeSet<u32>) -> Result<(), DatapathError> {
