@@ -23,7 +23,10 @@ use crate::{
     cluster::{Cluster, kube::NetworkCondition, objects},
     cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
-    datapath::{Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables},
+    datapath::{
+        Datapath, DatapathConfig, DatapathError, ExternalSettings, Machine, MapSizes, PolicyTables,
+        ServiceTables,
+    },
     endpoint_files::{self, EndpointFiles},
     following::{self, Followers, Following},
     footprint::FootprintFile,
@@ -350,7 +353,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     let datapath = Datapath::open(&DatapathConfig {
         pins: pins.clone(),
         attach_mode: config.attach,
-        conntrack_size: config.conntrack_size,
+        sizes: MapSizes::new(&config.sizes, Machine::here()),
         masquerade: config.masquerade,
         masquerade_ports: config.masquerade_ports.clone(),
         lifetimes: config.conntrack_timeouts,

@@ -91,6 +91,7 @@ impl Door {
             uplinks: Vec::new(),
             uptime_seconds: self.started.elapsed().as_secs(),
             conntrack: BTreeMap::new(),
+            maps: BTreeMap::new(),
             drops: BTreeMap::new(),
             untracked: 0,
             policy: PolicyStatus::default(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use integration::programs::{Bench, Knobs};
-use ipamd::datapath::{Datapath, DatapathConfig, PolicySizes};
+use ipamd::datapath::{Datapath, DatapathConfig, Machine, MapSizes, PolicySizes, RequestedSizes};
 
 /// A folder on the bpffs; removed with all pins in it.
 struct Pinned(PathBuf);
@@ -47,7 +47,10 @@ impl Stage {
             pins: bpf::attach::Pins::new(&pinned.0),
             attach_mode: None,
             // As the programs were loaded, so that their maps are adopted.
-            conntrack_size: 131_072,
+            sizes: MapSizes::new(
+                &RequestedSizes { conntrack: Some(131_072), ..RequestedSizes::default() },
+                Machine { memory: 0, processors: 1 },
+            ),
             masquerade: true,
             masquerade_ports: 10_000..=29_999,
             lifetimes: bpf::layout::LIFETIMES,
@@ -58,4 +61,16 @@ impl Stage {
         let datapath = Arc::new(Datapath::open(&config).unwrap());
         Self { bench, datapath, config, _pinned: pinned }
     }
+}
+
+#[test]
+fn the_fill_of_each_map_is_counted_by_its_name() {
+    let stage = Stage::new();
+    let fills = stage.datapath.fills().unwrap();
+    let capacity = |name: &str| fills[name].capacity;
+    assert!(fills["endpoints4"].entries >= 2, "{fills:?}");
+    assert!(fills["endpoints4"].entries < fills["endpoints4"].capacity, "{fills:?}");
+    assert_eq!(capacity("fragments4"), u64::from(stage.config.sizes.fragments));
+    assert_eq!(capacity("no_masquerade6"), u64::from(stage.config.sizes.prefixes));
+    assert_eq!(fills["sockets6"].entries, 0, "{fills:?}");
 }

@@ -288,6 +288,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Entries in the conntrack maps and their capacity, by family (`ipv4`, `ipv6`).
     pub conntrack: BTreeMap<String, MapUse>,
+    /// How full each map is, as of a minute ago at most, by its name.
+    #[serde(default)]
+    pub maps: BTreeMap<String, MapUse>,
     /// Packets dropped since the programs' maps were made, by reason.
     pub drops: BTreeMap<String, u64>,
     /// Flows that passed although conntrack could not take them, since then.

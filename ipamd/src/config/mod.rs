@@ -22,7 +22,7 @@ use ipnetwork::IpNetwork;
 use crate::{
     cluster::{Cluster, objects},
     cni_files::CniFiles,
-    datapath::PolicySizes,
+    datapath::{PolicySizes, RequestedSizes},
     ipam::{Pool, PoolError, check_disjoint},
     supervisor,
 };
@@ -38,7 +38,6 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
 /// Where programs, maps and links are pinned unless the configuration says otherwise, below the node's root.
 pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
 
-const DEFAULT_CONNTRACK_SIZE: u32 = 131_072;
 /// Assigned to VXLAN by IANA.
 const DEFAULT_VXLAN_PORT: u16 = 4789;
 /// 0xca3a: no number that another network plugin uses by default.
@@ -154,10 +153,10 @@ pub struct Config {
     pub no_masquerade: Vec<IpNetwork>,
     /// Ports of masqueraded flows.
     pub masquerade_ports: RangeInclusive<u16>,
-    /// Entries of each conntrack map.
-    pub conntrack_size: u32,
     /// How long connections are remembered.
     pub conntrack_timeouts: Lifetimes,
+    /// How large the maps are to be that all endpoints share.
+    pub sizes: RequestedSizes,
     /// How much the policy tables hold.
     pub policy: PolicySizes,
     /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
@@ -241,9 +240,15 @@ impl Config {
             masquerade: options.masquerade.unwrap_or(true) && !chained,
             no_masquerade: options.no_masquerade,
             masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
-            conntrack_size: options.conntrack_size.map_or(DEFAULT_CONNTRACK_SIZE, |size| size.0),
             conntrack_timeouts: timeouts::lifetimes(&options.conntrack_timeout)
                 .map_err(ConfigError::TwoTimes)?,
+            sizes: RequestedSizes {
+                conntrack: options.conntrack_size.map(|size| size.0),
+                sockets: options.socket_size.map(|size| size.0),
+                affinities: options.affinity_size.map(|size| size.0),
+                fragments: options.fragment_size.map(|size| size.0),
+                prefixes: options.prefix_size.map(|size| size.0),
+            },
             policy: PolicySizes {
                 entries: options.policy_entries.map_or(sizes.entries, |entries| entries.0),
                 addresses: options.policy_addresses.map_or(sizes.addresses, |entries| entries.0),

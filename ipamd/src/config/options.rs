@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, de};
 use super::IfnamePattern;
 use super::timeouts::ConntrackTimeout;
 use super::values::{
-    Attach, ConntrackSize, ExternalServiceMode, LogFormat, LogLevel, Mtu, NodeName, PolicyAddresses,
-    PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, RoutingMode, Switch, VxlanId,
+    AffinitySize, Attach, ConntrackSize, ExternalServiceMode, FragmentSize, LogFormat, LogLevel, Mtu,
+    NodeName, PolicyAddresses, PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, PrefixSize,
+    RoutingMode, SocketSize, Switch, VxlanId,
 };
 use crate::{
     cluster::Cluster,
@@ -83,12 +84,24 @@ pub(super) struct Options {
     #[arg(long, value_name = "FIRST-LAST")]
     #[serde(deserialize_with = "text")]
     pub masquerade_ports: Option<PortRange>,
-    /// Entries of each family's conntrack map [default: 131072]
+    /// Entries of each family's conntrack map [default: by the memory; 131072 for 8 GiB]
     #[arg(long, value_name = "ENTRIES")]
     pub conntrack_size: Option<ConntrackSize>,
     /// How long connections in a state are remembered after their last packet, such as tcp-established=7200; repeatable
     #[arg(long, value_name = "STATE=SECONDS")]
     pub conntrack_timeout: Vec<ConntrackTimeout>,
+    /// Sockets of each family that are led to a backend [default: half of --conntrack-size]
+    #[arg(long, value_name = "ENTRIES")]
+    pub socket_size: Option<SocketSize>,
+    /// Clients of each family with an affinity [default: half of --conntrack-size]
+    #[arg(long, value_name = "ENTRIES")]
+    pub affinity_size: Option<AffinitySize>,
+    /// Datagrams of each family that are under way in pieces [default: a quarter of --conntrack-size, at least 8192]
+    #[arg(long, value_name = "ENTRIES")]
+    pub fragment_size: Option<FragmentSize>,
+    /// Nodes' addresses and prefixes of each family [default: as --conntrack-size, at least 65536]
+    #[arg(long, value_name = "ENTRIES")]
+    pub prefix_size: Option<PrefixSize>,
     /// Entries of one endpoint's policy map [default: 16384]
     #[arg(long, value_name = "ENTRIES")]
     pub policy_entries: Option<PolicyEntries>,
@@ -173,6 +186,10 @@ impl Options {
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),
             conntrack_size: self.conntrack_size.or(other.conntrack_size),
             conntrack_timeout: either(self.conntrack_timeout, other.conntrack_timeout),
+            socket_size: self.socket_size.or(other.socket_size),
+            affinity_size: self.affinity_size.or(other.affinity_size),
+            fragment_size: self.fragment_size.or(other.fragment_size),
+            prefix_size: self.prefix_size.or(other.prefix_size),
             routing: self.routing.or(other.routing),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             vxlan_id: self.vxlan_id.or(other.vxlan_id),

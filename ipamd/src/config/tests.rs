@@ -1,6 +1,7 @@
 use ipamd_api::DEFAULT_SOCKET;
 
 use super::*;
+use crate::datapath::{Machine, MapSizes};
 
 fn flags(flags: &[&str]) -> Result<Config, String> {
     let command_line = CommandLine::try_parse_from([&["cambric-ipamd"], flags].concat())
@@ -20,7 +21,7 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.bpffs, Path::new("/sys/fs/bpf/cambric"));
     assert_eq!(config.pools[0].name(), "10.88.0.0/16");
     assert_eq!(config.masquerade_ports, 10_000..=29_999);
-    assert_eq!(config.conntrack_size, 131_072);
+    assert_eq!(config.sizes, RequestedSizes::default());
     assert!(
         config.masquerade
             && config.uplinks == UplinkRule::default()
@@ -231,10 +232,10 @@ fn the_example_is_what_the_defaults_are() {
             .collect::<Vec<_>>()
             .join("\n");
         let full = file(&uncommented).unwrap();
-        assert_eq!(
-            (&bare.socket, bare.conntrack_size, &bare.masquerade_ports),
-            (&full.socket, full.conntrack_size, &full.masquerade_ports)
-        );
+        assert_eq!((&bare.socket, &bare.masquerade_ports), (&full.socket, &full.masquerade_ports));
+        // On a machine of 8 GiB they are what the example says.
+        let machine = Machine { memory: 8 << 30, processors: 4 };
+        assert_eq!(MapSizes::new(&bare.sizes, machine), MapSizes::new(&full.sizes, machine));
         assert_eq!((bare.socket_lb, bare.external_services), (full.socket_lb, full.external_services));
     }
 }

@@ -276,6 +276,30 @@ bounded!(
     1024..=16_777_216
 );
 bounded!(
+    /// Entries of a map of sockets: each takes about 150 bytes of kernel memory at once.
+    SocketSize,
+    "socket-size",
+    1024..=16_777_216
+);
+bounded!(
+    /// Entries of a map of affinities: each takes about 150 bytes of kernel memory at once.
+    AffinitySize,
+    "affinity-size",
+    64..=16_777_216
+);
+bounded!(
+    /// Entries of a map of datagrams in pieces: each takes about 100 bytes of kernel memory at once.
+    FragmentSize,
+    "fragment-size",
+    64..=16_777_216
+);
+bounded!(
+    /// Entries of a map of nodes' addresses, or of prefixes: 16 bytes of kernel memory each at once, the rest as they are used.
+    PrefixSize,
+    "prefix-size",
+    1024..=16_777_216
+);
+bounded!(
     /// Number of a VXLAN network (RFC 7348, 24 bits; 0 is left out, for some networks filter it).
     VxlanId,
     "vxlan-id",

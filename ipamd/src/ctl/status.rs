@@ -1,11 +1,11 @@
 //! `cambricctl status`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use ipamd_api::{
     Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, ClusterStatus, Status, Thread, Uplink},
+    wire::{AttachMode, ClusterStatus, MapUse, Status, Thread, Uplink},
 };
 
 use super::{
@@ -53,6 +53,7 @@ fn text(status: &Status) -> String {
             .to_owned(),
         ),
         ("Connections", conntrack.collect::<Vec<_>>().join("\n")),
+        ("Maps", none(fills(&status.maps))),
         ("Untracked", format!("{} flows", status.untracked)),
         ("Policies", policies(&status.policy)),
         ("Policy tables", tables(&status.policy)),
@@ -68,6 +69,13 @@ fn threads(busy: &[Thread]) -> String {
         format!("{name} has been at one thing for {busy_seconds} s; the daemon ends at {deadline_seconds} s")
     };
     if busy.is_empty() { "on time".to_owned() } else { busy.iter().map(line).collect::<Vec<_>>().join("\n") }
+}
+
+/// A line for each map that has something.
+fn fills(maps: &BTreeMap<String, MapUse>) -> String {
+    let filled = maps.iter().filter(|(_, used)| used.entries > 0);
+    let lines = filled.map(|(name, used)| format!("{name} {} of {}", used.entries, used.capacity));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A line for each, with why it is one and what masqueraded packets leave it with.
@@ -142,6 +150,14 @@ mod tests {
             "eth0 (10.0.0.1, 2001:db8::1): default route IPv4, way to the node b (10.0.0.2)\n\
              eth1 (no address): default route IPv4, way to the node b (10.0.0.2)"
         );
+    }
+
+    #[test]
+    fn a_map_is_shown_with_its_fill_and_its_size() {
+        let used = |entries| MapUse { entries, capacity: 100 };
+        let maps =
+            [("machines4".into(), used(7)), ("sockets4".into(), used(0)), ("sockets6".into(), used(100))];
+        assert_eq!(fills(&maps.into()), "machines4 7 of 100\nsockets6 100 of 100");
     }
 
     #[test]

@@ -118,19 +118,28 @@ fn configure(
         rodata.masquerade_port_first = *config.masquerade_ports.start();
         rodata.masquerade_port_count =
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
+        rodata.fragment_entries = config.sizes.fragments;
         rodata.fib_lookup_flags = fib_flags;
         (rodata.overlay_port, rodata.overlay_id) =
             config.overlay.map_or((0, 0), |(port, id)| (port.to_be(), id));
     }
-    for map in [&mut open.maps.conntrack4, &mut open.maps.conntrack6] {
-        map.set_max_entries(config.conntrack_size).map_err(DatapathError::Load)?;
-    }
-    let half = (config.conntrack_size / 2).max(1);
-    for map in [&mut open.maps.sockets4, &mut open.maps.sockets6] {
-        map.set_max_entries(half).map_err(DatapathError::Load)?;
-    }
-    for map in [&mut open.maps.affinities4, &mut open.maps.affinities6] {
-        map.set_max_entries(half).map_err(DatapathError::Load)?;
+    let maps = &mut open.maps;
+    let sizes = &config.sizes;
+    for (map, entries) in [
+        (&mut maps.conntrack4, sizes.conntrack),
+        (&mut maps.conntrack6, sizes.conntrack),
+        (&mut maps.sockets4, sizes.sockets),
+        (&mut maps.sockets6, sizes.sockets),
+        (&mut maps.affinities4, sizes.affinities),
+        (&mut maps.affinities6, sizes.affinities),
+        (&mut maps.fragments4, sizes.fragments),
+        (&mut maps.fragments6, sizes.fragments),
+        (&mut maps.no_masquerade4, sizes.prefixes),
+        (&mut maps.no_masquerade6, sizes.prefixes),
+        (&mut maps.machines4, sizes.prefixes),
+        (&mut maps.machines6, sizes.prefixes),
+    ] {
+        map.set_max_entries(entries).map_err(DatapathError::Load)?;
     }
     open.maps.hits.set_max_entries(config.policy_rules).map_err(DatapathError::Load)?;
     Ok(())

@@ -10,6 +10,7 @@ mod load;
 mod maps;
 mod policy;
 mod services;
+mod sizes;
 mod uplinks;
 
 use std::{
@@ -39,12 +40,13 @@ use ipamd_api::{
     wire::{AttachMode, Connection, ConntrackFilter, MapUse},
 };
 use ipnetwork::IpNetwork;
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{MapCore, MapHandle, MapType};
 
 pub use self::{
     load::probe_attach_mode,
     policy::{PolicySizes, PolicyTables},
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
+    sizes::{Machine, MapSizes, RequestedSizes, objection},
     uplinks::Uplink,
 };
 use self::{
@@ -74,8 +76,8 @@ pub struct DatapathConfig {
     pub pins: Pins,
     /// How programs are attached; `None` takes tcx where the kernel has it, and leaves clsact filters that endpoints have.
     pub attach_mode: Option<AttachMode>,
-    /// Entries of each family's conntrack map.
-    pub conntrack_size: u32,
+    /// Entries of the maps that all endpoints share.
+    pub sizes: MapSizes,
     /// Whether what leaves the cluster is masqueraded.
     pub masquerade: bool,
     /// The ports (and ICMP identifiers) that masqueraded flows leave from.
@@ -423,6 +425,33 @@ impl Datapath {
             maps::sum(&self.counters, COUNTER_EVENTS_LOST)?,
             maps::sum(&self.counters, COUNTER_EVENTS_SUPPRESSED)?,
         ))
+    }
+
+    /// How full each map is that has a bound which users may meet, by its name; but for those of flows, which the sweep counts. Reads
+    /// them whole: tens of milliseconds.
+    pub fn fills(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
+        let typed = [
+            (self.endpoints4.name(), self.endpoints4.handle()),
+            (self.endpoints6.name(), self.endpoints6.handle()),
+            (self.no_masquerade4.name(), self.no_masquerade4.handle()),
+            (self.no_masquerade6.name(), self.no_masquerade6.handle()),
+            (self.machines4.name(), self.machines4.handle()),
+            (self.machines6.name(), self.machines6.handle()),
+        ];
+        let bounded =
+            |map: &MapHandle| matches!(map.map_type(), MapType::Hash | MapType::LruHash | MapType::LpmTrie);
+        let others = self.others.iter().map(|(name, map)| (name.as_str(), map));
+        let maps = typed.into_iter().chain(others.filter(|(_, map)| bounded(map)));
+        let count = |(name, map): (&str, &MapHandle)| {
+            let mut entries = 0;
+            batch::each_entry(map, |_, _| {
+                entries += 1;
+                true
+            })
+            .map_err(|error| DatapathError::map(name)(error.into()))?;
+            Ok((name.to_owned(), MapUse { entries, capacity: map.max_entries().into() }))
+        };
+        maps.map(count).collect()
     }
 
     /// Errors and resets that were beyond the rate.

@@ -60,6 +60,11 @@ struct ConntrackLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MapLabels {
+    map: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyLabels {
     state: &'static str,
 }
@@ -79,6 +84,8 @@ pub struct Metrics {
     untracked: Counter,
     conntrack: Gauges<ConntrackLabels>,
     conntrack_capacity: Gauges<ConntrackLabels>,
+    map_entries: Gauges<MapLabels>,
+    map_capacity: Gauges<MapLabels>,
     policy_changes: Histogram,
     service_changes: Histogram,
     policies: Gauges<PolicyLabels>,
@@ -108,6 +115,8 @@ impl Default for Metrics {
             untracked: Counter::default(),
             conntrack: Family::default(),
             conntrack_capacity: Family::default(),
+            map_entries: Family::default(),
+            map_capacity: Family::default(),
             policy_changes: Histogram::new(POLICY_LATENCIES),
             service_changes: Histogram::new(POLICY_LATENCIES),
             policies: Family::default(),
@@ -172,6 +181,12 @@ impl Metrics {
             "Connections that can be remembered",
             self.conntrack_capacity.clone(),
         );
+        registry.register(
+            "map_entries",
+            "Entries of each map, as of a minute ago at most",
+            self.map_entries.clone(),
+        );
+        registry.register("map_capacity", "Entries that each map has room for", self.map_capacity.clone());
         registry.register(
             "problems",
             "Things that need a person; cambricctl status names them",
@@ -296,6 +311,11 @@ impl Metrics {
             let labels = ConntrackLabels { family };
             self.conntrack.get_or_create(&labels).set(used.entries);
             self.conntrack_capacity.get_or_create(&labels).set(used.capacity);
+        }
+        for (map, used) in status.maps {
+            let labels = MapLabels { map };
+            self.map_entries.get_or_create(&labels).set(used.entries);
+            self.map_capacity.get_or_create(&labels).set(used.capacity);
         }
         let policy = &status.policy;
         for (state, count) in [("enforced", policy.policies), ("left_out", policy.left_out)] {

@@ -37,7 +37,7 @@ pub use watch::{Committed, Records, Uncommitted};
 
 use crate::{
     attachment::Attachment,
-    datapath::EndpointEntry,
+    datapath::{EndpointEntry, objection},
     endpoint_files::EndpointFiles,
     ipam::{Allocator, Pool},
     policy::{
@@ -118,6 +118,7 @@ pub struct Node {
     state: Mutex<State>,
     findings: Mutex<Findings>,
     conntrack: Mutex<BTreeMap<String, MapUse>>,
+    maps: Mutex<BTreeMap<String, MapUse>>,
     mtu: Mutex<u32>,
     /// Why the store takes no more records.
     store_failure: Mutex<Option<String>>,
@@ -165,6 +166,7 @@ impl Node {
             state: Mutex::new(state),
             findings: Mutex::default(),
             conntrack: Mutex::default(),
+            maps: Mutex::default(),
             mtu: Mutex::new(FALLBACK_MTU),
             store_failure: Mutex::default(),
             started: Instant::now(),
@@ -210,6 +212,21 @@ impl Node {
     /// Takes note of how full the conntrack maps are.
     pub fn set_conntrack_use(&self, conntrack: BTreeMap<String, MapUse>) {
         *lock(&self.conntrack) = conntrack;
+    }
+
+    /// Takes note of how full the maps are, those of flows as the last sweep had it, and says so of one that is nearly full since.
+    pub fn set_map_use(&self, mut maps: BTreeMap<String, MapUse>) {
+        for (family, name) in [("ipv4", "conntrack4"), ("ipv6", "conntrack6")] {
+            maps.extend(lock(&self.conntrack).get(family).map(|used| (name.to_owned(), *used)));
+        }
+        let mut known = lock(&self.maps);
+        for (name, used) in &maps {
+            let before = known.get(name).and_then(|used| objection(name, *used));
+            if let (None, Some(said)) = (before, objection(name, *used)) {
+                tracing::warn!(map = %name, entries = used.entries, capacity = used.capacity, "{said}");
+            }
+        }
+        *known = maps;
     }
 
     /// Closes the store once all that was submitted is written.

@@ -9,7 +9,7 @@ use ipamd_api::{
 };
 
 use super::{Node, Record, lock};
-use crate::{policy::enforce::Counts, supervisor};
+use crate::{datapath::objection, policy::enforce::Counts, supervisor};
 
 impl Node {
     /// Why no ADD can be served, a sentence; `None`: it can. This waits for nothing.
@@ -53,6 +53,8 @@ impl Node {
         problems.extend(self.files.problem());
         problems.extend(self.set_aside.iter().filter(|it| it.0.exists()).map(|it| it.1.clone()));
         problems.extend(self.policy.problems());
+        let maps = lock(&self.maps).clone();
+        problems.extend(maps.iter().filter_map(|(name, used)| objection(name, *used)));
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());
             BTreeMap::new()
@@ -81,6 +83,7 @@ impl Node {
             uplinks: findings.uplinks,
             uptime_seconds: self.started.elapsed().as_secs(),
             conntrack: lock(&self.conntrack).clone(),
+            maps,
             drops,
             untracked,
             policy: policy_status(self.policy.counts()),

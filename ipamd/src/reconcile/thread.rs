@@ -25,6 +25,8 @@ pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_millis(400);
 /// How often expired connections are swept out of the maps.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// How often the maps are looked at for how full they are.
+const COUNT_EVERY: Duration = Duration::from_mins(1);
 /// How often is looked for attachments that were left behind.
 const LEAKS_EVERY: Duration = Duration::from_secs(30);
 
@@ -72,6 +74,7 @@ impl Drop for Reconciliation {
 
 fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, nodes: Option<&PipeReader>) {
     let mut sweep = Instant::now();
+    let mut count = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
     loop {
         let pause = reconciler.pause();
@@ -103,6 +106,10 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
         if now >= sweep {
             reconciler.sweep_conntrack();
             sweep = now + SWEEP_EVERY;
+        }
+        if now >= count {
+            reconciler.count_entries();
+            count = now + COUNT_EVERY;
         }
     }
 }
@@ -167,6 +174,13 @@ impl Reconciler {
     fn judge_again(&self, concerned: &Concerned) {
         if let Err(error) = self.datapath.raise_epoch(concerned) {
             tracing::warn!(%error, "established flows may not follow a change of routes");
+        }
+    }
+
+    fn count_entries(&self) {
+        match self.datapath.fills() {
+            Ok(fills) => self.node.set_map_use(fills),
+            Err(error) => tracing::warn!(%error, "it cannot be told how full the maps are"),
         }
     }
 

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ipamd::{
     cluster::{Source, directory::Directory},
-    datapath::{Datapath, DatapathConfig, PolicySizes, PolicyTables},
+    datapath::{Datapath, DatapathConfig, Machine, MapSizes, PolicySizes, PolicyTables, RequestedSizes},
     policy::enforce::Enforcer,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -79,7 +79,10 @@ fn datapath_config(pins: &PinFolder) -> DatapathConfig {
     DatapathConfig {
         pins: bpf::attach::Pins::new(&pins.0),
         attach_mode: None,
-        conntrack_size: 131_072,
+        sizes: MapSizes::new(
+            &RequestedSizes { conntrack: Some(131_072), ..RequestedSizes::default() },
+            Machine { memory: 0, processors: 1 },
+        ),
         masquerade: true,
         masquerade_ports: 20_000..=39_999,
         lifetimes: bpf::layout::LIFETIMES,
