@@ -20,3 +20,4 @@ mod stage;
 mod stamps;
 mod states;
 mod way_out;
+mod weight;
