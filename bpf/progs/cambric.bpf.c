@@ -25,6 +25,8 @@
 #include "claim.h"
 #include "overlay.h"
 #include "mark.h"
+#include "origin.h"
+#include "own_socket.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"
@@ -50,6 +52,8 @@
 #include "claim.h"
 #include "overlay.h"
 #include "mark.h"
+#include "origin.h"
+#include "own_socket.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"
@@ -131,13 +135,25 @@ int from_network(struct __sk_buff *skb)
 {
 	if (is_of_vlan(skb))
 		return PASS;
+
+	const struct uplink *uplink = uplink_of(skb);
+
+	if (!uplink)
+		return PASS;
+	/* Else the compiler keeps the place of `ifindex`, and the verifier refuses a pointer into the context. */
+	barrier_var(skb);
+	if (uplink->flags & UPLINK_OVERLAY) {
+		if (uplink->flags & UPLINK_SEEN_ONLY && skb->priority != FRAME_SEEN)
+			return drop(DROP_FOREIGN_FRAME);
+		skb->priority = 0;
+	}
 	if (unlikely(skb->pkt_type != PACKET_HOST))
 		return from_broadcast(skb);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return from_network_v4(skb);
+		return from_network_v4(skb, uplink);
 	case bpf_htons(ETH_P_IPV6):
-		return from_network_v6(skb);
+		return from_network_v6(skb, uplink);
 	}
 	return PASS;
 }

@@ -110,6 +110,13 @@ enum {
 	PARSED_NEIGHBOUR_DISCOVERY = -1, /* IPv6 neighbour solicitation or advertisement */
 };
 
+/*
+ * A packet's priority from where an uplink has seen that it is a frame from a node to where the overlay's interface receives
+ * what is in it: taking the frame apart leaves the priority as it is, but not the interface that the frame came by. Its
+ * lower bits are those of no priority at all, so that nobody else takes it for one.
+ */
+#define FRAME_SEEN 0xca3b0000
+
 /* How the slow path is asked. */
 #define JUDGE_KNOWN 1 /* the flow has an entry, which the packet does not fit */
 #define JUDGE_ELSEWHERE 2 /* not at the hook where packets of this sort enter the host */
@@ -195,6 +202,21 @@ static __always_inline struct scratch *scratch_room(void)
 static __always_inline void fence(struct scratch *room)
 {
 	__sync_lock_test_and_set(&room->fence, 1);
+}
+
+/* The next two have keys of their own, whose place on the stack is free behind them. */
+static __always_inline const struct node *node_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
+static __always_inline const struct uplink *uplink_of(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+
+	return bpf_map_lookup_elem(&uplinks, &ifindex);
 }
 
 static __always_inline __u32 ticks(void)

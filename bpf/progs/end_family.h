@@ -17,6 +17,7 @@
 #undef CLIENT
 #undef AFFINITY
 #undef SOURCE_RANGE
+#undef CONNECTION
 #undef SOCKET_KEY
 #undef SOCKET_PEER
 #undef WORDS

@@ -21,6 +21,7 @@
 #define CLIENT struct JOIN(client, FAMILY)
 #define AFFINITY struct JOIN(affinity, FAMILY)
 #define SOURCE_RANGE struct JOIN(source_range, FAMILY)
+#define CONNECTION struct JOIN(connection, FAMILY)
 #define SOCKET_KEY struct JOIN(socket_key, FAMILY)
 #define SOCKET_PEER struct JOIN(socket_peer, FAMILY)
 #define WORDS ((int)(sizeof(ADDRESS) / sizeof(__be32)))

@@ -75,13 +75,24 @@ struct endpoint {
 struct uplink {
 	struct ip6 ipv6;
 	struct ip4 ipv4;
+	__u32 flags; /* UPLINK_* */
 };
+
+#define UPLINK_OVERLAY 1 /* it is the overlay's interface: what it receives came in frames */
+#define UPLINK_SEEN_ONLY 2 /* with UPLINK_OVERLAY: frames that no uplink's program has seen are dropped */
 
 /* Values of `machines4`, `machines6`; the key is an address of a node of the cluster. */
 #define MACHINE_SENDS_FRAMES 1 /* frames of the overlay come from it */
 #define MACHINE_EXTERNAL 2 /* services are met there, but nodes do not reach each other by it */
 
-/* Key of `no_masquerade4`, `no_masquerade6`. */
+/* Value of `host_ends`, whose key is the index of an endpoint's host end, and of `node_macs4`, `node_macs6`, whose key is the
+ * address of another node. */
+struct ethernet_address {
+	__u8 mac[MAC_LENGTH];
+	__u16 pad;
+};
+
+/* Key of `no_masquerade4`, `no_masquerade6`, `node_prefixes4`, `node_prefixes6`. */
 struct prefix4 {
 	__u32 length; /* bits */
 	struct ip4 address;
@@ -338,6 +349,7 @@ enum drop_reason {
 	DROP_FOREIGN_DISCOVERY, /* neighbour discovery that is not of this link */
 	DROP_CHECKSUM_PLACE, /* an endpoint has the kernel write a checksum over what was judged */
 	DROP_FRAGMENT_SHARE, /* an interface has begun as many datagrams in pieces as it may at a time */
+	DROP_FOREIGN_WAY, /* sent from another node's endpoint, but it did not come from that node */
 	DROP_REASONS /* their number */
 };
 

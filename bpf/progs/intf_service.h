@@ -129,7 +129,31 @@ struct affinity6 {
 	__u32 seen;
 };
 
-/* Key of `sockets4`, `sockets6`. */
+/* Values of `connections4`, `connections6`; the key is a socket's cookie. What a connected socket means, and whom it was led
+ * to: one for each, until it is closed. */
+struct connection4 {
+	__u64 netns; /* cookie */
+	struct ip4 meant; /* the service's */
+	struct ip4 backend;
+	__be16 meant_port;
+	__be16 backend_port;
+	__u32 service;
+	__u32 protocol;
+	__u32 pad;
+};
+
+struct connection6 {
+	__u64 netns;
+	struct ip6 meant;
+	struct ip6 backend;
+	__be16 meant_port;
+	__be16 backend_port;
+	__u32 service;
+	__u32 protocol;
+	__u32 pad;
+};
+
+/* Key of `sockets4`, `sockets6`: sockets that are not connected, each as many times as it sends to services. */
 enum socket_peer_as {
 	AS_BACKEND, /* the address is a backend's: the value has the service's, which the application means */
 	AS_SERVICE, /* the address is a service's: the value has the backend that datagrams go to */

@@ -103,6 +103,12 @@ static __always_inline bool is_martian_v4(const struct ip4 *address)
 	return is_link_scope_v4(address) || *(const __u8 *)address == 127;
 }
 
+/* Addresses of a link that an interface may have beside others: none that is a martian. */
+static __always_inline bool is_of_this_link_v4(const struct ip4 *address)
+{
+	return false;
+}
+
 /* Whether the options between the header's fixed part and `end` name further destinations (RFC 791; RFC 7126 has such
  * packets dropped). A malformed list counts as one: what comes behind its fault is not known. */
 __noinline int source_routed_v4(struct __sk_buff *skb, __u32 end)

@@ -86,6 +86,12 @@ static __always_inline bool is_link_scope_v6(const struct ip6 *address)
 	return (first >> 24) == 0xff || (first >> 22) == (0xfe80 >> 6) || is_zero_v6(address);
 }
 
+/* fe80::/10 */
+static __always_inline bool is_of_this_link_v6(const struct ip6 *address)
+{
+	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 /* Whether no other machine may send from that address, or not to a pod: as destinations of link scope; ::1,
  * ::ffff:0:0/96. */
 static __always_inline bool is_martian_v6(const struct ip6 *address)
@@ -258,13 +264,39 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packe
 	return PARSED;
 }
 
-/* Whether the endpoint behind the interface may speak as that address: its own, or one of the link alone. */
+/* The address of the link that an interface has by its Ethernet address. RFC 4291, appendix A. */
+static __always_inline void make_link_local(struct ip6 *address, const __u8 *mac)
+{
+	__u8 *bytes = (__u8 *)address;
+
+	address->word[0] = bpf_htonl(0xfe800000);
+	address->word[1] = 0;
+	bytes[8] = mac[0] ^ 2;
+	bytes[9] = mac[1];
+	bytes[10] = mac[2];
+	bytes[11] = 0xff;
+	bytes[12] = 0xfe;
+	bytes[13] = mac[3];
+	bytes[14] = mac[4];
+	bytes[15] = mac[5];
+}
+
+/* Whether the endpoint behind the interface may speak as that address: its own, of which the one of the link follows from its
+ * Ethernet address. All others of the link may be somebody else's, on the bridge of another plugin. */
 static __always_inline bool may_speak_as_v6(struct __sk_buff *skb, const struct ip6 *address)
 {
 	struct endpoint *endpoint;
 
-	if ((address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
-		return true;
+	if (is_of_this_link_v6(address)) {
+		__u32 ifindex = skb->ifindex;
+		struct ethernet_address *known = bpf_map_lookup_elem(&host_ends, &ifindex);
+		struct ip6 own;
+
+		if (!known)
+			return false;
+		make_link_local(&own, known->mac);
+		return equal_v6(&own, address);
+	}
 	endpoint = bpf_map_lookup_elem(&endpoints6, address);
 	return endpoint && endpoint->ifindex == skb->ifindex;
 }
@@ -328,7 +360,9 @@ static __always_inline int discover_v6(struct __sk_buff *skb, const struct packe
 		return drop(DROP_FOREIGN_DISCOVERY);
 	if (!is_zero_v6(&packet->source) && !may_speak_as_v6(skb, &packet->source))
 		return drop(DROP_FOREIGN_SOURCE);
-	if (message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT && !may_speak_as_v6(skb, &message.target))
+	/* Who asks without an address asks for its own, whose others would give it up. RFC 4862. */
+	if ((message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT || is_zero_v6(&packet->source)) &&
+	    !may_speak_as_v6(skb, &message.target))
 		return drop(DROP_FOREIGN_SOURCE);
 	return PASS;
 }

@@ -422,6 +422,8 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 			seen->source_port = old->nat_port[side & 1];
 		}
 	} else if (!by_stack) {
+		if (!old && FN(is_for_own_socket)(skb, packet))
+			return NOT_FOR_ENDPOINT;
 		reason = FN(serve)(side, FROM_OUTSIDE);
 		if (reason)
 			return reason;
@@ -443,6 +445,9 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		return by_stack ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
 	if (!old && !of_node) {
 		reason = FN(check_sender)(packet, !by_stack);
+		/* A mark is put in by another node than the client's. */
+		if (!reason && !room->marked)
+			reason = FN(check_origin)(skb, by_stack);
 		if (reason)
 			return reason;
 	}

@@ -84,6 +84,50 @@ struct {
 	__type(value, __u8);
 } no_masquerade6 SEC(".maps");
 
+/* The prefixes of other nodes' endpoints: the address that the node sends from directly, of the prefix's family; zero: what
+ * it sends comes by the overlay alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix4);
+	__type(value, struct ip4);
+} node_prefixes4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix6);
+	__type(value, struct ip6);
+} node_prefixes6 SEC(".maps");
+
+/* The Ethernet addresses that other nodes were last seen with in the neighbour table, which may forget them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip4);
+	__type(value, struct ethernet_address);
+} node_macs4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PREFIX_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip6);
+	__type(value, struct ethernet_address);
+} node_macs6 SEC(".maps");
+
+/* The Ethernet address of the container's end, by the index of the host end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ENDPOINT_ENTRIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct ethernet_address);
+} host_ends SEC(".maps");
+
 /* The addresses of the cluster's nodes: MACHINE_*. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

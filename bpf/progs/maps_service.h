@@ -39,6 +39,9 @@ SERVICE_MAP(lookup_tables, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, LOOKUP_ENTRIES, _
 SERVICE_MAP(members4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, BACKEND_ENTRIES, struct member4, __u32);
 SERVICE_MAP(members6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, BACKEND_ENTRIES, struct member6, __u32);
 BOTH_FAMILIES(affinities, BPF_MAP_TYPE_LRU_HASH, 0, AFFINITY_ENTRIES, struct client, struct affinity);
+/* Exact: a socket that is idle for days is not forgotten for those that come and go. */
+SERVICE_MAP(connections4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection4);
+SERVICE_MAP(connections6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection6);
 BOTH_FAMILIES(sockets, BPF_MAP_TYPE_LRU_HASH, 0, SOCKET_ENTRIES, struct socket_key, struct socket_peer);
 SERVICE_MAP(source_ranges4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range4, __u8);
 SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range6, __u8);

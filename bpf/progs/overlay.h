@@ -32,11 +32,17 @@ static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *pack
 				       const struct node *state)
 {
 	if (unlikely(FN(is_frame)(packet))) {
-		if (FN(is_machine)(&packet->source))
+		if (FN(is_machine)(&packet->source)) {
+			skb->priority = FRAME_SEEN;
 			return PASS;
+		}
 		if (FN(is_our_frame)(skb, packet, room))
 			return FN(refuse)(packet, DROP_FOREIGN_FRAME, skb->ifindex);
 	}
+	/* Nodes may send their frames in IPsec, which the host takes off behind this. */
+	if (overlay_port && unlikely(packet->protocol == IPPROTO_ESP || packet->protocol == IPPROTO_AH) &&
+	    FN(is_machine)(&packet->source))
+		skb->priority = FRAME_SEEN;
 	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
 	 * its configuration says so. */
 	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN))

@@ -126,6 +126,13 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 
+	if (unlikely(packet.kind == PACKET_ERROR) && skb->ingress_ifindex) {
+		int reason = FN(check_reporter)(&packet, skb->ingress_ifindex);
+
+		if (reason)
+			return FN(refuse)(&packet, reason, skb->ifindex);
+	}
+
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
 	bool current = entry && FN(is_current)(&key, entry, &packet, state->epoch, now);
@@ -195,13 +202,11 @@ __noinline int FN(pass_on)(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entr
 }
 
 /* What the network sends, to endpoints and to services. */
-static __always_inline int FN(from_network)(struct __sk_buff *skb)
+static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct uplink *uplink)
 {
 	PACKET packet = {};
 	CT_KEY key;
-	__u32 zero = 0, ifindex = skb->ifindex;
-	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	const struct node *state = node_state();
 	struct scratch *room = scratch_room();
 	int parsed = FN(parse)(skb, &packet);
 
@@ -211,7 +216,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 			FN(note_early)(&packet);
 		return parsed == DROP_MALFORMED ? drop(parsed) : PASS;
 	}
-	if (!state || !uplink || !room)
+	if (!state || !room)
 		return PASS;
 	room->marked = false;
 	if (unlikely(packet.transport > MARK_AT)) {
@@ -225,6 +230,11 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb)
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
 		    FN(equal)(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
 			return FN(to_host)(skb, &packet, room, state);
+	} else if (packet.kind == PACKET_ERROR) {
+		int reason = FN(check_reporter)(&packet, skb->ifindex);
+
+		if (reason)
+			return FN(refuse)(&packet, reason, skb->ifindex);
 	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
 		/* The host keeps them for a while, in vain: their first goes another way. */
 		count_drops(DROP_UNKNOWN_FRAGMENT, packet.early);

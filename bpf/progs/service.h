@@ -82,8 +82,9 @@ static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed, 
 	return second ? next : at;
 }
 
-/* Takes one backend of a set. `mixed` says who the client is, `lasting` how long its affinity lasts. */
-static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, __u32 lasting, int *reason)
+/* Takes one backend of a set. `mixed` says who the client is, `lasting` how long its affinity lasts. Those inside take turns
+ * alone; where that is known beforehand, the verifier is spared the walk through 128 scores. */
+static __always_inline BACKEND *FN(take_turn)(enum service_from from, __u32 index, __u32 mixed, __u32 lasting, int *reason)
 {
 	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
 
@@ -106,9 +107,9 @@ static __always_inline BACKEND *FN(take_turn)(__u32 index, __u32 mixed, __u32 la
 			*reason = DROP_NO_LOCAL_BACKEND;
 		return NULL;
 	}
-	if (now.parts.flags & SET_BY_SCORE) {
+	if (from != FROM_INSIDE && now.parts.flags & SET_BY_SCORE) {
 		at = FN(highest)(at, count, mixed, is_second_turn(lasting, mixed));
-	} else if (now.parts.flags & SET_BY_TABLE) {
+	} else if (from != FROM_INSIDE && now.parts.flags & SET_BY_TABLE) {
 		at += (__u64)stir(is_second_turn(lasting, mixed) ? ~mixed : mixed) * count >> 32;
 
 		__u32 word = at >> 1;
@@ -156,7 +157,7 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 		}
 	}
 
-	BACKEND *backend = FN(take_turn)(frontend->set[from], mixed, lasting, &reason);
+	BACKEND *backend = FN(take_turn)(from, frontend->set[from], mixed, lasting, &reason);
 
 	if (!backend)
 		return reason;

@@ -4,7 +4,7 @@
  * stack alone holds what these programs work on: they may be interrupted by others on the same processor.
  */
 
-/* Remembers how a socket and its backend are tied, so that the application sees the service's address. */
+/* Remembers how a socket that is not connected and a backend are tied, so that the application sees the service's address. */
 static __always_inline void FN(tie)(SOCKET_KEY *key, enum socket_peer_as as, const ADDRESS *from, __be16 from_port,
 				    SOCKET_PEER *value, const ADDRESS *to, __be16 to_port)
 {
@@ -86,9 +86,22 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 
 	if (reason)
 		return reason == DROP_NO_BACKEND ? unserved(protocol, of_node, connects) : SOCKET_REFUSED;
+	if (connects) {
+		CONNECTION connection = {
+			.netns = netns,
+			.meant = meant,
+			.backend = *address,
+			.meant_port = meant_port,
+			.backend_port = *port,
+			.service = frontend->service,
+			.protocol = protocol,
+		};
+
+		bpf_map_update_elem(&MAP(connections), &key.cookie, &connection, BPF_ANY);
+		return SOCKET_LED;
+	}
 	FN(tie)(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
-	if (!connects)
-		FN(tie)(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
+	FN(tie)(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
 	return SOCKET_LED;
 }
 
@@ -102,6 +115,15 @@ static __always_inline bool FN(meant_by)(struct bpf_sock_addr *ctx, ADDRESS *add
 		.protocol = ctx->protocol,
 		.as = AS_BACKEND,
 	};
+	CONNECTION *connected = bpf_map_lookup_elem(&MAP(connections), &key.cookie);
+
+	if (connected && connected->backend_port == *port && connected->protocol == ctx->protocol &&
+	    FN(equal)(&connected->backend, address)) {
+		*address = connected->meant;
+		*port = connected->meant_port;
+		return true;
+	}
+
 	SOCKET_PEER *known = bpf_map_lookup_elem(&MAP(sockets), &key);
 
 	if (!known)

@@ -150,3 +150,15 @@ int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return show6(ctx);
 }
+
+/* A socket is closed: what is known of its connection ends with it. */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+
+	bpf_map_delete_elem(&connections4, &cookie);
+	if (ctx->family == AF_INET6)
+		bpf_map_delete_elem(&connections6, &cookie);
+	return SOCKET_PASSES;
+}

@@ -256,7 +256,9 @@ fn into_io(error: &libbpf_rs::Error) -> io::Error {
 }
 
 /// The cgroup hooks, by the names of the programs that run at them.
-pub const CGROUP_HOOKS: [(&str, libbpf_sys::bpf_attach_type); 8] = [
+pub const CGROUP_HOOKS: [(&str, libbpf_sys::bpf_attach_type); 9] = [
+    // First: what is remembered of a socket from then on is forgotten with it.
+    ("sock_release", libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE),
     ("connect4", libbpf_sys::BPF_CGROUP_INET4_CONNECT),
     ("connect6", libbpf_sys::BPF_CGROUP_INET6_CONNECT),
     ("sendmsg4", libbpf_sys::BPF_CGROUP_UDP4_SENDMSG),

@@ -12,9 +12,10 @@ use std::{
 pub use self::{changes::*, service::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
-    ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, event as Event, ip4 as Ip4, ip6 as Ip6,
-    lifetimes as Lifetimes, node as Node, peer as Peer, policy_entry as PolicyEntry, policy_key as PolicyKey,
-    posture as Posture, prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink,
+    ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
+    event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node, peer as Peer,
+    policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture, prefix4 as Prefix4,
+    prefix6 as Prefix6, uplink as Uplink,
 };
 
 /// [`Node::events`]: new flows and their ends are told.
@@ -85,6 +86,11 @@ pub const ENDPOINT_SHAPED: u8 = 1;
 /// Another plugin made its interface, and leads what the programs do not translate.
 pub const ENDPOINT_CHAINED: u8 = 2;
 
+/// [`Uplink::flags`]: it is the overlay's interface.
+pub const UPLINK_OVERLAY: u32 = 1;
+/// The same: frames that no uplink's program has seen are dropped.
+pub const UPLINK_SEEN_ONLY: u32 = 2;
+
 /// In the maps of the nodes' addresses, a bit: frames of the overlay come from it.
 pub const MACHINE_SENDS_FRAMES: u8 = 1;
 /// The same: services are met there, but nodes do not reach each other by it.
@@ -147,7 +153,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 32] = [
+pub const DROP_REASONS: [&str; 33] = [
     "none",
     "malformed",
     "not_ip",
@@ -180,6 +186,7 @@ pub const DROP_REASONS: [&str; 32] = [
     "foreign_discovery",
     "checksum_place",
     "fragment_share",
+    "foreign_way",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
@@ -218,6 +225,7 @@ plain!(
     Node,
     Endpoint,
     Uplink,
+    EthernetAddress,
     Prefix4,
     Prefix6,
     CtKey4,
@@ -447,7 +455,8 @@ mod tests {
     fn layouts_have_no_holes() {
         assert_eq!(size_of::<Node>(), 7 * 4 + 4 + 16);
         assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1 + 4);
-        assert_eq!(size_of::<Uplink>(), 16 + 4);
+        assert_eq!(size_of::<Uplink>(), 16 + 4 + 4);
+        assert_eq!(size_of::<EthernetAddress>(), 6 + 2);
         assert_eq!(size_of::<CtKey4>(), 2 * 4 + 2 * 2 + 1 + 3);
         assert_eq!(size_of::<CtKey6>(), 2 * 16 + 2 * 2 + 1 + 3);
         assert_eq!(size_of::<CtWay>(), 4 + 4 + 2 + 1 + 1 + 3 * 6 + 2);

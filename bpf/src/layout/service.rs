@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::{Plain, TICK_SHIFT, plain};
 pub use crate::skeleton::types::{
     affinity4 as Affinity4, affinity6 as Affinity6, backend_set as BackendSet, backend4 as Backend4,
-    backend6 as Backend6, client4 as Client4, client6 as Client6, frontend as Frontend,
-    frontend_key4 as FrontendKey4, frontend_key6 as FrontendKey6, lookup_places as LookupPlaces,
-    member4 as Member4, member6 as Member6, socket_key4 as SocketKey4, socket_key6 as SocketKey6,
-    socket_peer4 as SocketPeer4, socket_peer6 as SocketPeer6, source_range4 as SourceRange4,
-    source_range6 as SourceRange6,
+    backend6 as Backend6, client4 as Client4, client6 as Client6, connection4 as Connection4,
+    connection6 as Connection6, frontend as Frontend, frontend_key4 as FrontendKey4,
+    frontend_key6 as FrontendKey6, lookup_places as LookupPlaces, member4 as Member4, member6 as Member6,
+    socket_key4 as SocketKey4, socket_key6 as SocketKey6, socket_peer4 as SocketPeer4,
+    socket_peer6 as SocketPeer6, source_range4 as SourceRange4, source_range6 as SourceRange6,
 };
 
 /// [`Frontend::flags`]: only sources in the service's ranges are welcome.
@@ -66,6 +66,8 @@ plain!(
     Backend6,
     Client4,
     Client6,
+    Connection4,
+    Connection6,
     Frontend,
     FrontendKey4,
     FrontendKey6,

@@ -17,8 +17,8 @@ use bpf::{
     attach::Pins,
     layout::{
         Ageing, CHANGED_EVERYTHING, CHANGES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
-        FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN, Plain, Posture,
-        SkBuff, Uplink,
+        EthernetAddress, FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN,
+        Plain, Posture, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{
@@ -173,7 +173,11 @@ impl Bench {
             &0u32,
             &Node { epoch: 1, masquerade: 1, sample: 1, ..Node::default() },
         )?;
-        put(&bench.skeleton.maps.uplinks, &bench.uplink, &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into() })?;
+        put(
+            &bench.skeleton.maps.uplinks,
+            &bench.uplink,
+            &Uplink { ipv4: NODE4.into(), ipv6: NODE6.into(), flags: 0 },
+        )?;
         bench.add_endpoint(&bench.a, 0)?;
         bench.add_endpoint(&bench.b, 0)?;
         bench.set_tick(knobs.tick.unwrap_or_default())?;
@@ -214,6 +218,8 @@ impl Bench {
             pad: 0,
             slot: local.slot,
         };
+        let mac = EthernetAddress { mac: local.mac, pad: 0 };
+        put(&self.skeleton.maps.host_ends, &local.ifindex, &mac)?;
         put(&self.skeleton.maps.endpoints4, &Ip4::from(local.ipv4), &value)?;
         put(&self.skeleton.maps.endpoints6, &Ip6::from(local.ipv6), &value)
     }

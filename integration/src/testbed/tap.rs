@@ -42,7 +42,11 @@ struct Seen {
 }
 
 impl Tap {
-    pub(super) fn open(netns: &Netns, mark: &str) -> Result<Self> {
+    pub(super) fn open(
+        netns: &Netns,
+        mark: &str,
+        wanted: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let tapped = netns
             .inside(|| socket(AddressFamily::Packet, SockType::Datagram, flags, SockProtocol::EthAll))
@@ -55,7 +59,7 @@ impl Tap {
                 let over = stopped.load(Ordering::Relaxed);
                 let mut waiting = [PollFd::new(std::os::fd::AsFd::as_fd(&tapped), PollFlags::POLLIN)];
                 let _ = poll(&mut waiting, PollTimeout::from(20_u8));
-                counted.drain(&tapped, &mark);
+                counted.drain(&tapped, &mark, &wanted);
                 if over {
                     break;
                 }
@@ -93,12 +97,12 @@ impl Drop for Tap {
 }
 
 impl Seen {
-    fn drain(&self, tapped: &OwnedFd, mark: &[u8]) {
+    fn drain(&self, tapped: &OwnedFd, mark: &[u8], wanted: &impl Fn(&[u8]) -> bool) {
         let mut buffer = [0; 2048];
         while let Ok((length, from)) = recvfrom::<LinkAddr>(tapped.as_raw_fd(), &mut buffer) {
             let outgoing = from.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
             let packet = &buffer[..length.min(buffer.len())];
-            if !outgoing && packet.windows(mark.len()).any(|part| part == mark) {
+            if !outgoing && packet.windows(mark.len()).any(|part| part == mark) && wanted(packet) {
                 self.count.fetch_add(1, Ordering::Relaxed);
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
@@ -152,7 +156,12 @@ impl Drop for Spray {
 pub trait Marked: Machine {
     /// Counts what arrives with that mark.
     fn tap(&self, mark: &str) -> Result<Tap> {
-        Tap::open(self.netns(), mark)
+        Tap::open(self.netns(), mark, |_| true)
+    }
+
+    /// Counts what of that arrives of which `wanted` is true. It is given the packet from its IP header on.
+    fn tap_where(&self, mark: &str, wanted: impl Fn(&[u8]) -> bool + Send + 'static) -> Result<Tap> {
+        Tap::open(self.netns(), mark, wanted)
     }
 
     /// Sends datagrams with that mark.

@@ -4,6 +4,7 @@
 mod changes;
 mod masquerade;
 mod mtu;
+mod origins;
 mod policy;
 mod reach;
 mod scene;

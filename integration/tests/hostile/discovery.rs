@@ -86,3 +86,61 @@ fn a_pod_may_ask_for_its_gateway_at_the_gateways_address() -> Result<()> {
     ensure!(pod.reaches(gateway)? && pod.reaches(NODE6)?);
     Ok(())
 }
+
+/// The address of the link that follows from an Ethernet address.
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let mut address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, 0, 0, 0];
+    address[13..].copy_from_slice(&mac[3..]);
+    address.into()
+}
+
+/// An advertisement or a solicitation of `target`.
+fn about(ends: Ends, from: Ipv6Addr, to: Ipv6Addr, kind: u8, target: Ipv6Addr) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(ends.from, ends.to)
+        .ipv6(from.octets(), to.octets(), 255)
+        .icmpv6(Icmpv6Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0x60, 0, 0, 0] })
+        .write(&mut frame, &target.octets())?;
+    Ok(frame)
+}
+
+#[test]
+fn a_pod_speaks_on_its_link_as_its_ethernet_address_says_and_as_nobody_else() -> Result<()> {
+    needs_root!();
+    let node = node()?;
+    let pod = open(&node, "a")?;
+    let (frames, ends) = of_pod(&pod)?;
+    let all: Ipv6Addr = "ff02::1".parse()?;
+    let (own, hosts) = (link_local(ends.from), link_local(ends.to));
+    let nobody = Ipv6Addr::UNSPECIFIED;
+    let dropped = || node.drops("foreign_source");
+    let before = dropped()?;
+    // Of itself: by both addresses, and while it looks whether they are free.
+    for frame in [
+        about(ends, own, all, 136, own)?,
+        about(ends, pod.ipv6(), all, 136, pod.ipv6())?,
+        about(ends, own, all, 135, "fd00:88::1".parse()?)?,
+        about(ends, nobody, all, 135, own)?,
+        about(ends, nobody, all, 135, pod.ipv6())?,
+    ] {
+        frames.send(&frame)?;
+    }
+    let masked = Ends { from: ends.to, to: ends.to };
+    let forged = [
+        about(ends, own, all, 136, hosts)?,
+        about(ends, hosts, all, 136, hosts)?,
+        // With the host's Ethernet address, too.
+        about(masked, hosts, all, 136, hosts)?,
+        about(ends, hosts, all, 135, "fd00:88::1".parse()?)?,
+        about(ends, own, all, 136, "fe80::1".parse()?)?,
+        about(ends, nobody, all, 135, hosts)?,
+        about(ends, nobody, all, 135, "fd00:88::1".parse()?)?,
+    ];
+    for frame in &forged {
+        frames.send(frame)?;
+    }
+    let wanted = before + forged.len() as u64;
+    ensure!(eventually(Duration::from_secs(3), || dropped().is_ok_and(|now| now >= wanted)));
+    ensure!(dropped()? == wanted, "{} were dropped, not {}", dropped()? - before, forged.len());
+    Ok(())
+}

@@ -7,3 +7,4 @@ mod forms;
 mod icmp;
 mod scene;
 mod senders;
+mod table;

@@ -258,7 +258,9 @@ fn an_endpoint_tells_neighbours_of_itself_only() {
     let bench = bench();
     let (a, b) = (bench.a, bench.b);
 
-    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
+    // By its Ethernet address, and somebody's.
+    let link_local: Ipv6Addr = "fe80::ff:fe00:5".parse().unwrap();
+    let other = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
     let (solicitation, advertisement) = (135, 136);
     let message = |kind: u8, source: Ipv6Addr, target: Ipv6Addr| {
         let mut packet = Vec::new();
@@ -286,14 +288,18 @@ fn an_endpoint_tells_neighbours_of_itself_only() {
         (advertisement, b.ipv6, b.ipv6),
         (advertisement, a.ipv6, b.ipv6),
         (advertisement, link_local, b.ipv6),
+        (advertisement, a.ipv6, other),
+        (solicitation, other, b.ipv6),
+        (solicitation, Ipv6Addr::UNSPECIFIED, other),
+        (solicitation, Ipv6Addr::UNSPECIFIED, b.ipv6),
     ] {
         let ran = bench.run("from_endpoint", a.ifindex, &message(kind, source, target)).unwrap();
         assert_eq!(ran.action, DROP, "{kind} {source} {target}");
     }
-    changes(&bench, &before, &[("foreign_source", 4)], (0, 0));
+    changes(&bench, &before, &[("foreign_source", 8)], (0, 0));
     let cut = &message(advertisement, a.ipv6, a.ipv6)[..14 + 40 + 8];
     assert_eq!(bench.run("from_endpoint", a.ifindex, cut).unwrap().action, DROP);
-    changes(&bench, &before, &[("malformed", 1), ("foreign_source", 4)], (0, 0));
+    changes(&bench, &before, &[("malformed", 1), ("foreign_source", 8)], (0, 0));
 }
 
 #[test]

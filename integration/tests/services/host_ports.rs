@@ -112,3 +112,21 @@ fn a_port_that_a_process_of_the_node_has_is_refused() -> Result<()> {
     ensure!(node.neighbour.ask_tcp(at(NODE4, 2222))?.name == "web");
     Ok(())
 }
+
+#[test]
+fn a_process_that_comes_to_a_port_that_leads_elsewhere_is_told_of() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let _shop = crate::shop::shop(&node)?;
+    let _process = Answering::start(&node, "process", crate::shop::NODE_PORT)?;
+    let told = || {
+        node.status().is_ok_and(|status| {
+            let problems = status["problems"].as_array().cloned().unwrap_or_default();
+            let text = |it: &Value| it.as_str().unwrap_or_default().to_owned();
+            problems.iter().map(text).any(|it| it.contains("listens at") && it.contains("shop/web"))
+        })
+    };
+    // A look may take its share of the time and no more, so a busy machine looks rarely.
+    ensure!(eventually(Duration::from_mins(2), told), "{}", node.status()?["problems"]);
+    Ok(())
+}

@@ -192,7 +192,7 @@ impl Datapath {
         for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
-        let typed: [(&str, &MapHandle); 15] = [
+        let typed: [(&str, &MapHandle); 20] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
@@ -201,6 +201,11 @@ impl Datapath {
             (self.no_masquerade6.name(), self.no_masquerade6.handle()),
             (self.machines4.name(), self.machines4.handle()),
             (self.machines6.name(), self.machines6.handle()),
+            (self.node_prefixes4.name(), self.node_prefixes4.handle()),
+            (self.node_prefixes6.name(), self.node_prefixes6.handle()),
+            (self.node_macs4.name(), self.node_macs4.handle()),
+            (self.node_macs6.name(), self.node_macs6.handle()),
+            (self.host_ends.name(), self.host_ends.handle()),
             (self.conntrack4.name(), self.conntrack4.handle()),
             (self.conntrack6.name(), self.conntrack6.handle()),
             (self.wall_clock.name(), self.wall_clock.handle()),

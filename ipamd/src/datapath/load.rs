@@ -20,7 +20,10 @@ use libbpf_rs::{
 };
 use tracing::{debug, info};
 
-use super::{DatapathConfig, DatapathError, maps};
+use super::{DatapathConfig, DatapathError, OVERLAY, maps};
+
+/// The maps of connections that forget none.
+const EXACT: [&str; 2] = ["connections4", "connections6"];
 
 /// The programs by name.
 pub type Programs = BTreeMap<String, OwnedFd>;
@@ -89,7 +92,8 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
         }
         let handle = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
         // Connections go on; what was counted begins anew.
-        if let Some(old) = old.get(&name).filter(|old| old.map_type() == MapType::LruHash) {
+        let lasts = |old: &&MapHandle| old.map_type() == MapType::LruHash || EXACT.contains(&&*name);
+        if let Some(old) = old.get(&name).filter(lasts) {
             maps::copy_entries(old, &handle).map_err(DatapathError::map(&name))?;
         }
         put_pin(handle.as_fd(), &pins.map(&name))?;
@@ -128,6 +132,9 @@ fn configure(
     for (map, entries) in [
         (&mut maps.conntrack4, sizes.conntrack),
         (&mut maps.conntrack6, sizes.conntrack),
+        // They take memory as they are used.
+        (&mut maps.connections4, sizes.conntrack),
+        (&mut maps.connections6, sizes.conntrack),
         (&mut maps.sockets4, sizes.sockets),
         (&mut maps.sockets6, sizes.sockets),
         (&mut maps.affinities4, sizes.affinities),
@@ -138,6 +145,10 @@ fn configure(
         (&mut maps.no_masquerade6, sizes.prefixes),
         (&mut maps.machines4, sizes.prefixes),
         (&mut maps.machines6, sizes.prefixes),
+        (&mut maps.node_prefixes4, sizes.prefixes),
+        (&mut maps.node_prefixes6, sizes.prefixes),
+        (&mut maps.node_macs4, sizes.prefixes),
+        (&mut maps.node_macs6, sizes.prefixes),
     ] {
         map.set_max_entries(entries).map_err(DatapathError::Load)?;
     }
@@ -199,7 +210,10 @@ pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
 
 fn replace_in_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
     let mut replaced = 0;
-    for (ifname, direction) in pinned_links(pins)? {
+    let mut links = pinned_links(pins)?;
+    // What receives the overlay's packets asks whether an uplink has seen their frames, so it comes last.
+    links.sort_by_key(|(ifname, _)| ifname == OVERLAY);
+    for (ifname, direction) in links {
         let path = pins.link(&ifname, direction);
         let link = attach::open_pinned(&path)?;
         if attach::link_info(link.as_fd())?.ifindex == 0 {

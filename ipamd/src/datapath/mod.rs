@@ -8,6 +8,7 @@ mod changes;
 mod conntrack;
 mod load;
 mod maps;
+mod origins;
 mod policy;
 mod services;
 mod sizes;
@@ -31,8 +32,8 @@ use bpf::{
     layout::{
         COUNTER_ANSWERS_SUPPRESSED, COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED,
         CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, ENDPOINT_CHAINED, ENDPOINT_SHAPED, EVENTS_DROPS,
-        EVENTS_FLOWS, Endpoint, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain,
-        Prefix4, Prefix6, Uplink as UplinkValue,
+        EVENTS_FLOWS, Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES,
+        Node, Plain, Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::{
@@ -44,10 +45,11 @@ use libbpf_rs::{MapCore, MapHandle, MapType};
 
 pub use self::{
     load::probe_attach_mode,
+    origins::{NearNode, Origins},
     policy::{PolicySizes, PolicyTables},
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
     sizes::{Machine, MapSizes, RequestedSizes, objection},
-    uplinks::Uplink,
+    uplinks::{Frames, OVERLAY, Uplink},
 };
 use self::{
     load::{Loaded, Programs},
@@ -221,8 +223,15 @@ pub struct Datapath {
     no_masquerade6: TypedMap<Prefix6, u8>,
     machines4: TypedMap<Ip4, u8>,
     machines6: TypedMap<Ip6, u8>,
+    node_prefixes4: TypedMap<Prefix4, Ip4>,
+    node_prefixes6: TypedMap<Prefix6, Ip6>,
+    node_macs4: TypedMap<Ip4, EthernetAddress>,
+    node_macs6: TypedMap<Ip6, EthernetAddress>,
+    host_ends: TypedMap<u32, EthernetAddress>,
     /// What both hold, once this daemon has written them: nobody else does.
     not_masqueraded: Mutex<Option<Box<[IpNetwork]>>>,
+    /// The same of the prefixes of other nodes.
+    origins: Mutex<Option<Origins>>,
     conntrack4: TypedMap<CtKey4, CtEntry4>,
     conntrack6: TypedMap<CtKey6, CtEntry6>,
     lifetimes: Lifetimes,
@@ -266,7 +275,13 @@ impl Datapath {
             no_masquerade6: TypedMap::take(&mut maps, "no_masquerade6")?,
             machines4: TypedMap::take(&mut maps, "machines4")?,
             machines6: TypedMap::take(&mut maps, "machines6")?,
+            node_prefixes4: TypedMap::take(&mut maps, "node_prefixes4")?,
+            node_prefixes6: TypedMap::take(&mut maps, "node_prefixes6")?,
+            node_macs4: TypedMap::take(&mut maps, "node_macs4")?,
+            node_macs6: TypedMap::take(&mut maps, "node_macs6")?,
+            host_ends: TypedMap::take(&mut maps, "host_ends")?,
             not_masqueraded: Mutex::default(),
+            origins: Mutex::default(),
             conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
             conntrack6: TypedMap::take(&mut maps, "conntrack6")?,
             lifetimes: config.lifetimes,
@@ -285,6 +300,7 @@ impl Datapath {
             node.event_rate = EVENT_RATE;
         })?;
         datapath.raise_every_place()?;
+        datapath.adopt_host_ends()?;
         Ok(datapath)
     }
 
@@ -305,6 +321,7 @@ impl Datapath {
 
     /// Makes an address forwardable, or changes what is known of it.
     pub fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        self.put_host_end(entry)?;
         match address {
             IpAddr::V4(address) => self.endpoints4.put(&address.into(), &entry.into()),
             IpAddr::V6(address) => self.endpoints6.put(&address.into(), &entry.into()),
@@ -313,6 +330,7 @@ impl Datapath {
 
     /// Cuts an address off. Unknown addresses are fine.
     pub fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError> {
+        self.remove_host_end(address)?;
         match address {
             IpAddr::V4(address) => self.endpoints4.remove(&address.into()),
             IpAddr::V6(address) => self.endpoints6.remove(&address.into()),
@@ -437,6 +455,8 @@ impl Datapath {
             (self.no_masquerade6.name(), self.no_masquerade6.handle()),
             (self.machines4.name(), self.machines4.handle()),
             (self.machines6.name(), self.machines6.handle()),
+            (self.node_prefixes4.name(), self.node_prefixes4.handle()),
+            (self.node_prefixes6.name(), self.node_prefixes6.handle()),
         ];
         let bounded =
             |map: &MapHandle| matches!(map.map_type(), MapType::Hash | MapType::LruHash | MapType::LpmTrie);
@@ -590,16 +610,19 @@ impl Datapath {
 /// Both hooks of an interface.
 const HOOKS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Makes the entries of a hash map those that are wanted.
-fn sync_entries<K: Plain>(map: &TypedMap<K, u8>, wanted: &[(K, u8)]) -> Result<(), DatapathError> {
+/// Makes the entries of a map those that are wanted.
+fn sync_entries<K: Plain, V: Plain>(map: &TypedMap<K, V>, wanted: &[(K, V)]) -> Result<(), DatapathError> {
     let mut present = Vec::new();
     map.each(|key, value| {
         present.push((key, value));
         true
     })?;
-    let known: HashMap<_, _> = present.iter().map(|(key, value)| (key.as_bytes(), *value)).collect();
+    let known: HashMap<_, _> =
+        present.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
     let all: HashSet<_> = wanted.iter().map(|(key, _)| key.as_bytes()).collect();
-    for (key, value) in wanted.iter().filter(|(key, value)| known.get(key.as_bytes()) != Some(value)) {
+    for (key, value) in
+        wanted.iter().filter(|(key, value)| known.get(key.as_bytes()) != Some(&value.as_bytes()))
+    {
         map.put(key, value)?;
     }
     for (key, _) in present.iter().filter(|(key, _)| !all.contains(key.as_bytes())) {

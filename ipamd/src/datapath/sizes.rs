@@ -99,9 +99,11 @@ pub fn objection(map: &str, used: MapUse) -> Option<String> {
     let advice = match map {
         "conntrack4" | "conntrack6" => "raise --conntrack-size, or the least used connections are forgotten",
         "endpoints4" | "endpoints6" => "no more endpoints fit on this node",
-        "no_masquerade4" | "no_masquerade6" | "machines4" | "machines6" => {
-            "raise --prefix-size, or nodes that join are not known"
+        "connections4" | "connections6" => {
+            "raise --conntrack-size, or sockets outlive their backends and see them in place of the service"
         }
+        "no_masquerade4" | "no_masquerade6" | "machines4" | "machines6" | "node_prefixes4"
+        | "node_prefixes6" => "raise --prefix-size, or nodes that join are not known",
         "frontends4" | "frontends6" | "members4" | "members6" | "source_ranges4" | "source_ranges6" => {
             "no more services and backends fit"
         }

@@ -4,12 +4,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bpf::{
     attach,
-    layout::{Plain, Uplink as UplinkValue},
+    layout::{Plain, UPLINK_OVERLAY, UPLINK_SEEN_ONLY, Uplink as UplinkValue},
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 
 use super::{Datapath, DatapathError, HOOKS, Repairs};
 use crate::concerned::Concerned;
+
+/// Name of the overlay's interface.
+pub const OVERLAY: &str = "cambric-overlay";
 
 /// What the programs know of an uplink: the addresses that masqueraded packets leave with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,17 @@ pub struct Uplink {
     pub ipv4: Option<Ipv4Addr>,
     /// IPv6 source of masqueraded packets.
     pub ipv6: Option<Ipv6Addr>,
+    /// Whether it is the overlay's interface, and then which of its frames are taken.
+    pub overlay: Option<Frames>,
+}
+
+/// Which frames of the overlay are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// Those that an uplink's program has let through.
+    Seen,
+    /// All: nodes are reached by an interface that has no such program.
+    All,
 }
 
 impl From<&Uplink> for UplinkValue {
@@ -29,6 +43,11 @@ impl From<&Uplink> for UplinkValue {
         Self {
             ipv4: uplink.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
             ipv6: uplink.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
+            flags: match uplink.overlay {
+                None => 0,
+                Some(Frames::All) => UPLINK_OVERLAY,
+                Some(Frames::Seen) => UPLINK_OVERLAY | UPLINK_SEEN_ONLY,
+            },
         }
     }
 }

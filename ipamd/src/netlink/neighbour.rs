@@ -3,14 +3,20 @@
 use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::RouteType,
 };
 
 use super::{NetlinkError, Socket};
+
+/// `NTF_USE`: the kernel asks for the neighbour as if a packet waited for it.
+const USE: u8 = 1;
+/// `NDA_FLAGS_EXT`, and in it `NTF_EXT_MANAGED` (Linux 5.16): the kernel keeps asking. Older ones pass over it.
+const FLAGS_EXT: u16 = 15;
+const EXT_MANAGED: u32 = 1;
 
 /// A permanent neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +52,16 @@ impl Neighbour {
 fn message(neighbour: &Neighbour) -> NeighbourMessage {
     let Neighbour { ifindex, address, mac } = *neighbour;
     let mut message = NeighbourMessage::default();
-    message.header.ifindex = ifindex;
     message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unicast;
+    name(&mut message, ifindex, address);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
+}
+
+/// Says which neighbour is meant.
+fn name(message: &mut NeighbourMessage, ifindex: u32, address: IpAddr) {
+    message.header.ifindex = ifindex;
     let destination = match address {
         IpAddr::V4(ip) => {
             message.header.family = AddressFamily::Inet;
@@ -60,8 +73,6 @@ fn message(neighbour: &Neighbour) -> NeighbourMessage {
         }
     };
     message.attributes.push(NeighbourAttribute::Destination(destination));
-    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-    message
 }
 
 impl Socket {
@@ -87,6 +98,30 @@ impl Socket {
             NLM_F_CREATE | NLM_F_REPLACE,
             || format!("set the neighbour {address} of interface {ifindex} to {mac}"),
         )
+    }
+
+    /// Has the kernel know at all times at which Ethernet address a machine of an interface's link is. Repeating it does no
+    /// harm; the kernel forgets it when the interface goes down.
+    pub fn watch_neighbour(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.state = NeighbourState::None;
+        // Else the table's garbage collection may take it.
+        message.header.flags = NeighbourFlags::ExtLearned | NeighbourFlags::from_bits_retain(USE);
+        name(&mut message, ifindex, address);
+        let flags = DefaultNla::new(FLAGS_EXT, EXT_MANAGED.to_ne_bytes().to_vec());
+        message.attributes.push(NeighbourAttribute::Other(flags));
+        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE, || {
+            format!("watch the neighbour {address} of interface {ifindex}")
+        })
+    }
+
+    /// Has it forget the machine.
+    pub fn forget_neighbour(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        name(&mut message, ifindex, address);
+        self.request(RouteNetlinkMessage::DelNeighbour(message), 0, || {
+            format!("forget the neighbour {address} of interface {ifindex}")
+        })
     }
 
     /// Removes a neighbour.

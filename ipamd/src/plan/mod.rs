@@ -3,6 +3,7 @@
 
 mod claims;
 mod endpoints;
+mod origins;
 mod orphans;
 pub mod overlay;
 pub mod peers;
@@ -18,6 +19,7 @@ use std::{
 use ipamd_api::AttachmentKey;
 
 pub use endpoints::Shaping;
+pub use origins::origins;
 pub use orphans::key_of_alias;
 pub use overlay::Overlay;
 pub use peers::Routing;

@@ -5,16 +5,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipamd_api::MacAddr;
 
 use super::{Observed, Plan, Routing, Step, Uplinks};
+pub use crate::datapath::OVERLAY;
 use crate::{
     cluster::objects::Node,
-    datapath::Uplink,
+    datapath::{Frames, Uplink},
     ipam::Pool,
     netlink::{Link, Vxlan},
     peers::Nodes,
 };
 
-/// Name of the overlay's interface.
-pub const OVERLAY: &str = "cambric-overlay";
 /// What a frame of the overlay has in front of it over IPv4 and over IPv6, in bytes: IP, UDP, VXLAN and Ethernet.
 const OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
 const OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
@@ -67,9 +66,11 @@ pub fn overlay_link(observed: &Observed) -> Option<&Link> {
 }
 
 /// The overlay's interface as an uplink, if it is there: what leaves by it as the node has the gateway's address.
-pub fn overlay_uplink(pools: &[Pool], observed: &Observed) -> Option<Uplink> {
+pub fn overlay_uplink(pools: &[Pool], uplinks: &Uplinks, observed: &Observed) -> Option<Uplink> {
     let link = overlay_link(observed).filter(|link| link.up)?;
-    let mut uplink = Uplink { ifindex: link.index, ifname: link.name.clone(), ..Uplink::default() };
+    let frames = if uplinks.elsewhere.is_empty() { Frames::Seen } else { Frames::All };
+    let mut uplink =
+        Uplink { ifindex: link.index, ifname: link.name.clone(), overlay: Some(frames), ..Uplink::default() };
     for pool in pools {
         match pool.gateway() {
             IpAddr::V4(ip) => uplink.ipv4 = uplink.ipv4.or(Some(ip)),
@@ -198,7 +199,13 @@ mod tests {
     }
 
     fn routing() -> Routing {
-        Routing { mode: RoutingMode::Auto, own: "own".into(), vxlan_id: 7, vxlan_port: 4789 }
+        Routing {
+            mode: RoutingMode::Auto,
+            own: "own".into(),
+            vxlan_id: 7,
+            vxlan_port: 4789,
+            keeps_sources: false,
+        }
     }
 
     fn address(text: &str) -> Address {
@@ -212,6 +219,7 @@ mod tests {
             ifname: "eth0".into(),
             ipv4: "192.0.2.1".parse().ok(),
             ipv6: "2001:db8::1".parse().ok(),
+            ..Uplink::default()
         };
         let addresses = vec![address("192.0.2.1"), address("2001:db8::1")];
         (

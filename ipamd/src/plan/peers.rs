@@ -39,6 +39,8 @@ pub struct Routing {
     pub vxlan_id: u32,
     /// UDP port of the overlay.
     pub vxlan_port: u16,
+    /// Whether endpoints reach what is not their nodes' with their own addresses: the network leads to these, then.
+    pub keeps_sources: bool,
 }
 
 /// What the kernel should have.
@@ -169,11 +171,11 @@ fn tell_of_missing(routing: &Routing, nodes: &Nodes, pools: &[Pool], problems: &
 }
 
 /// Where this node is.
-struct Site<'a> {
+pub(super) struct Site<'a> {
     /// The overlay and the index of its interface, once that is there.
-    overlay: Option<(Overlay, u32)>,
-    uplinks: &'a Uplinks,
-    observed: &'a Observed,
+    pub(super) overlay: Option<(Overlay, u32)>,
+    pub(super) uplinks: &'a Uplinks,
+    pub(super) observed: &'a Observed,
 }
 
 impl Site<'_> {
@@ -221,7 +223,7 @@ impl Site<'_> {
     }
 
     /// The next hop to a node that shares a subnet with this one, and the interface to it.
-    fn directly(&self, node: &Node, cidr: IpNetwork) -> Option<(u32, IpAddr)> {
+    pub(super) fn directly(&self, node: &Node, cidr: IpNetwork) -> Option<(u32, IpAddr)> {
         node.internal.iter().filter(|address| address.is_ipv4() == cidr.is_ipv4()).find_map(|next_hop| {
             let own = self.observed.addresses.iter().find(|own| {
                 let of_uplink = self.uplinks.present.iter().any(|uplink| uplink.ifindex == own.ifindex);
@@ -303,12 +305,13 @@ mod tests {
     }
 
     fn uplinks() -> Uplinks {
-        let uplink = Uplink { ifindex: 2, ifname: "eth0".into(), ipv4: "192.0.2.1".parse().ok(), ipv6: None };
+        let uplink =
+            Uplink { ifindex: 2, ifname: "eth0".into(), ipv4: "192.0.2.1".parse().ok(), ..Uplink::default() };
         Uplinks { present: vec![uplink], mtu: Some(1500), ..Uplinks::default() }
     }
 
     fn routing(mode: RoutingMode) -> Routing {
-        Routing { mode, own: "own".into(), vxlan_id: 7, vxlan_port: 4789 }
+        Routing { mode, own: "own".into(), vxlan_id: 7, vxlan_port: 4789, keeps_sources: false }
     }
 
     fn machine() -> Observed {

@@ -24,12 +24,12 @@ pub use self::thread::Reconciliation;
 
 use crate::{
     config::{Config, UplinkRule},
-    datapath::{Datapath, Uplink},
+    datapath::{Datapath, NearNode, Origins, Uplink},
     footprint::FootprintFile,
     ipam::Pool,
     metrics::Metrics,
     monitor::Monitor,
-    netlink::{Address, Link, NetlinkError, Socket},
+    netlink::{Address, Link, NetlinkError, Socket, SocketDiag},
     node::{FALLBACK_MTU, Findings, Node},
     peers::{Nodes, Peers},
     plan::{
@@ -72,6 +72,10 @@ pub struct Reconciler {
     place: Option<Place>,
     /// What is wrong with them.
     problems_of_ways: Vec<String>,
+    /// The nodes whose Ethernet addresses the kernel watches.
+    near_nodes: BTreeSet<NearNode>,
+    /// Ports that processes of the node listen at in vain, a sentence each.
+    problems_of_ports: Vec<String>,
     /// What failed in the last pass, so that it is said once and not every few seconds.
     failing: BTreeSet<String>,
     /// The endpoints that have lost their interfaces, so that each is told of once.
@@ -113,6 +117,7 @@ impl Reconciler {
                 own: config.node_name.clone(),
                 vxlan_id: config.vxlan_id,
                 vxlan_port: config.vxlan_port,
+                keeps_sources: !config.masquerade || !config.no_masquerade.is_empty(),
             },
             uplink_rule: config.uplinks.clone(),
             known_uplinks: BTreeSet::new(),
@@ -121,6 +126,8 @@ impl Reconciler {
             pace: Pace::new(Instant::now()),
             place: None,
             problems_of_ways: Vec::new(),
+            near_nodes: BTreeSet::new(),
+            problems_of_ports: Vec::new(),
             failing: BTreeSet::new(),
             broken: Vec::new(),
             settled: false,
@@ -194,6 +201,7 @@ impl Reconciler {
                     }
                 }
                 if looks {
+                    self.look_at_ports();
                     self.pace.looked(Instant::now(), began.elapsed(), !failures.is_empty());
                 }
                 if more && failures.is_empty() {
@@ -202,7 +210,12 @@ impl Reconciler {
                 if let Some(problems) = plan.problems_of_ways.take() {
                     self.problems_of_ways = problems;
                 }
-                let overlay = overlay::overlay_uplink(&self.pools, &observed);
+                let overlay = overlay::overlay_uplink(&self.pools, &uplinks, &observed);
+                let origins = plan::origins(&self.routing, &nodes, &self.pools, &uplinks, &observed);
+                self.watch_near_nodes(&origins, looks);
+                if let Err(error) = self.datapath.set_origins(&origins) {
+                    failures.insert(error.to_string());
+                }
                 self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
                 let present = observed
                     .links
@@ -237,6 +250,36 @@ impl Reconciler {
         }
         self.known_uplinks = names;
         new
+    }
+
+    /// Looks who listens at a port that a service or a container has.
+    fn look_at_ports(&mut self) {
+        let Some(services) = &self.services else { return };
+        let listeners = SocketDiag::open(None).and_then(|diag| diag.listeners());
+        // Where nobody can say, nothing is said.
+        let problems = listeners.map(|listeners| services.shadowed(&listeners)).unwrap_or_default();
+        for problem in problems.iter().filter(|problem| !self.problems_of_ports.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        self.problems_of_ports = problems;
+    }
+
+    /// Has the kernel know where the nodes of this one's links are, whose packets are told by that. Again and again, for it
+    /// forgets that with an interface that goes down.
+    fn watch_near_nodes(&mut self, origins: &Origins, again: bool) {
+        let near: BTreeSet<_> = origins.values().flatten().copied().collect();
+        for node in near.iter().filter(|node| again || !self.near_nodes.contains(node)) {
+            if let Err(error) = self.socket.watch_neighbour(node.ifindex, node.address) {
+                // The interface may be going.
+                tracing::debug!(%error, "a node's Ethernet address is learnt from what it sends alone");
+            }
+        }
+        for node in self.near_nodes.difference(&near) {
+            if let Err(error) = self.socket.forget_neighbour(node.ifindex, node.address) {
+                tracing::debug!(%error, "a node that is gone stays a neighbour");
+            }
+        }
+        self.near_nodes = near;
     }
 
     /// The programs of uplinks and host ends, and what they take from the configuration.
@@ -325,6 +368,7 @@ impl Reconciler {
                 .problems
                 .into_iter()
                 .chain(self.problems_of_ways.iter().cloned())
+                .chain(self.problems_of_ports.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.host_port_problems()))
                 .chain(failures.iter().cloned())
                 .chain(self.footprint.problem())

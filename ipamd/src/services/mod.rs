@@ -25,6 +25,7 @@ pub mod plan;
 mod program;
 #[cfg(test)]
 mod restart_tests;
+mod shadowed;
 mod staged;
 pub mod tables;
 #[cfg(test)]

@@ -420,3 +420,25 @@ fn what_is_told_of_a_connection_is_what_becomes_of_it() {
     }
     assert!(refused > 10, "{refused}");
 }
+
+#[test]
+fn who_listens_where_a_port_of_the_node_leads_elsewhere_is_told_of() {
+    let tables = Memory::default();
+    let balancer = start(&tables, &[]);
+    balancer.set_host_ports(&container("a"), &[mapping(None, 53)], &[POD]);
+    let listens = |at: &str, protocol| crate::netlink::Listener { at: at.parse().unwrap(), protocol };
+    let (tcp, udp) = (crate::netlink::Protocol::Tcp, crate::netlink::Protocol::Udp);
+    for (listener, told) in [
+        (listens("0.0.0.0:53", tcp), true),
+        (listens("[::]:53", tcp), true),
+        (listens(&format!("{NODE}:53"), tcp), true),
+        (listens("0.0.0.0:53", udp), false),
+        (listens("0.0.0.0:54", tcp), false),
+        (listens("192.0.2.99:53", tcp), false),
+    ] {
+        let problems = balancer.shadowed(&[listener]);
+        assert_eq!(problems.len(), usize::from(told), "{listener:?}: {problems:?}");
+        let named = |it: &String| it.contains(&listener.at.to_string()) && it.contains("net/a/eth0");
+        assert!(problems.iter().all(named), "{problems:?}");
+    }
+}

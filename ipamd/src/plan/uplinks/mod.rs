@@ -28,6 +28,8 @@ pub struct Uplinks {
     pub present: Vec<Uplink>,
     /// Why each is one.
     pub(super) reasons: Reasons,
+    /// The interfaces that lead to nodes but are no uplinks, by name: what comes by them passes no program.
+    pub elsewhere: Vec<String>,
     /// The smallest of their MTUs.
     pub mtu: Option<u32>,
     /// What is wrong, a sentence each.
@@ -39,11 +41,25 @@ pub struct Uplinks {
 pub fn uplinks(rule: &UplinkRule, own: &str, nodes: &Nodes, observed: &Observed) -> Uplinks {
     let mut uplinks = Uplinks::default();
     let internal = nodes.get(own).map_or(&[][..], |node| &node.internal);
+    let reasons = reasons(own, nodes, observed);
+    let to_nodes: Vec<_> = reasons
+        .iter()
+        .filter(|(_, all)| all.iter().any(Reason::is_of_nodes))
+        .map(|(index, _)| *index)
+        .collect();
     let links = if rule.named.is_empty() {
-        find(rule, own, nodes, observed, &mut uplinks)
+        find(rule, reasons, observed, &mut uplinks)
     } else {
         named(rule, observed, &mut uplinks)
     };
+    let leads_by = |link: &&Link| {
+        link.name != "lo" && !is_overlay(link) && !links.iter().any(|it| it.index == link.index)
+    };
+    uplinks.elsewhere = (to_nodes.into_iter())
+        .filter_map(|index| observed.link(index).map(|link| upper(link, observed)))
+        .filter(leads_by)
+        .map(|link| link.name.clone())
+        .collect();
     uplinks.mtu = links.iter().map(|link| link.mtu).min();
     for link in links {
         let sources = Sources { observed, internal, ifindex: link.index };
@@ -52,6 +68,7 @@ pub fn uplinks(rule: &UplinkRule, own: &str, nodes: &Nodes, observed: &Observed)
             ifname: link.name.clone(),
             ipv4: sources.ipv4(),
             ipv6: sources.ipv6(),
+            overlay: None,
         });
     }
     if uplinks.present.is_empty() {
@@ -88,13 +105,12 @@ fn named<'a>(rule: &UplinkRule, observed: &'a Observed, uplinks: &mut Uplinks) -
 
 fn find<'a>(
     rule: &UplinkRule,
-    own: &str,
-    nodes: &Nodes,
+    reasons: Reasons,
     observed: &'a Observed,
     uplinks: &mut Uplinks,
 ) -> Vec<&'a Link> {
     let mut found = Reasons::new();
-    for (ifindex, reasons) in reasons(own, nodes, observed) {
+    for (ifindex, reasons) in reasons {
         let Some(link) = observed.link(ifindex).map(|link| upper(link, observed)) else { continue };
         if may_lead_out(link, observed) && !rule.excluded.iter().any(|pattern| pattern.is_of(&link.name)) {
             for reason in reasons {

@@ -33,6 +33,13 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// Whether other nodes reach this one there, or are reached.
+    pub(super) fn is_of_nodes(&self) -> bool {
+        matches!(self, Self::InternalIp(_) | Self::Way { .. })
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -109,6 +109,7 @@ fn a_default_route_makes_an_uplink() {
         ifname: "eth0".into(),
         ipv4: Some("192.0.2.1".parse().unwrap()),
         ipv6: Some("2001:db8::1".parse().unwrap()),
+        overlay: None,
     };
     assert_eq!(told(&found), ["eth0: default route IPv4"]);
     assert_eq!((found.present, found.mtu, found.problems), (vec![eth0], Some(1450), vec![]));
@@ -279,6 +280,11 @@ fn an_interface_without_an_ethernet_header_is_none_and_told_of() {
         "{problems:?}"
     );
     assert_eq!(found(&without(&["wg*"]), &nodes, &observed).problems, Vec::<String>::new());
+    // Nodes are reached by it all the same, and what comes by it is seen by no program.
+    for rule in [rule, without(&["wg*"]), named(&["eth0"])] {
+        assert_eq!(found(&rule, &nodes, &observed).elsewhere, ["wg0"], "{rule:?}");
+        assert_eq!(found(&rule, &nodes[..1], &observed).elsewhere, Vec::<String>::new(), "{rule:?}");
+    }
     let of_name = found(&named(&["wg0"]), &[], &observed);
     assert!(of_name.present.is_empty() && of_name.problems[0].contains("no Ethernet header"));
 }

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Where a sender is. An address of another node's endpoint is believed if the packet comes by the overlay, whose frames are
+ * taken from nodes alone, or directly from that node. Which of both a node does is its own choice, so neither is asked for:
+ * a router, or who is behind one, does neither. And an address of an endpoint of this node is believed behind its own
+ * interface alone. Asked of the first packet of a flow.
+ */
+
+/* Whether a packet's Ethernet source is that of a node: as it was last seen, or as the neighbour table has it. */
+__noinline int FN(is_from_machine)(struct __sk_buff *skb)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room)
+		return false;
+
+	ADDRESS *machine = (ADDRESS *)&room->address;
+	struct bpf_fib_lookup *fib = &room->fib;
+	struct ethernet_address *known = bpf_map_lookup_elem(&MAP(node_macs), machine);
+	struct ethernet_address source = {};
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), source.mac, MAC_LENGTH))
+		return false;
+	if (known && same_mac(known->mac, source.mac))
+		return true;
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = skb->ifindex;
+	fib->tot_len = 1;
+#if FAMILY == 4
+	fib->family = AF_INET;
+	fib->ipv4_dst = machine->word[0];
+#else
+	fib->family = AF_INET6;
+	__builtin_memcpy(fib->ipv6_dst, machine, sizeof(*machine));
+#endif
+	/* Without flags: here it is the neighbour that is asked for. */
+	if (bpf_fib_lookup(skb, fib, sizeof(*fib), 0) != BPF_FIB_LKUP_RET_SUCCESS || !same_mac(fib->dmac, source.mac))
+		return false;
+	/* A node beyond a router has the router's. */
+#if FAMILY == 4
+	if (fib->ipv4_dst != machine->word[0])
+		return false;
+#else
+	if (!FN(equal)((const ADDRESS *)fib->ipv6_dst, machine))
+		return false;
+#endif
+	bpf_map_update_elem(&MAP(node_macs), machine, &source, BPF_ANY);
+	return true;
+}
+
+/* Whether the sender that check_sender() has left in scratch can have sent what came by this interface: at an uplink, or
+ * through the host's stack. */
+__noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room)
+		return DROP_FOREIGN_WAY;
+
+	const ADDRESS *sender = (ADDRESS *)&room->sender;
+	/* Both are read at their own places, or the verifier sees one read at a place that is not constant. */
+	const volatile struct __sk_buff *fields = skb;
+	__u32 here = fields->ifindex, came_by = fields->ingress_ifindex, ifindex = by_stack ? came_by : here;
+	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+
+	if (by_stack) {
+		struct endpoint *endpoint = bpf_map_lookup_elem(&MAP(endpoints), sender);
+
+		/* The bridge of another plugin may be where its packets come from. */
+		if (endpoint && endpoint->ifindex != ifindex && (uplink || !(endpoint->flags & ENDPOINT_CHAINED)))
+			return DROP_FORGED_ENDPOINT;
+	}
+
+	PREFIX *prefix = (PREFIX *)&room->prefix;
+
+	prefix->length = sizeof(ADDRESS) * 8;
+	prefix->address = *sender;
+
+	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+
+	if (likely(!machine))
+		return PARSED;
+	/* Of what comes by an uplink, the stack has what was seen there. */
+	if (by_stack)
+		return uplink ? PARSED : DROP_FOREIGN_WAY;
+	if (uplink && uplink->flags & UPLINK_OVERLAY)
+		return PARSED;
+	if (FN(is_zero)(machine))
+		return DROP_FOREIGN_WAY;
+	*(ADDRESS *)&room->address = *machine;
+	return FN(is_from_machine)(skb) ? PARSED : DROP_FOREIGN_WAY;
+}
+
+/* Whether somebody may tell of an error: one who came by that interface. It is no endpoint of this node, but behind its own
+ * interface, and not the node itself. A router of the link may have no address but one of the link. */
+__noinline int FN(check_reporter)(const PACKET *packet, __u32 ifindex)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !packet)
+		return DROP_MARTIAN;
+
+	ADDRESS *sender = (ADDRESS *)&room->sender;
+
+	*sender = packet->outer_source;
+	if (FN(is_martian)(sender) && !FN(is_of_this_link)(sender))
+		return DROP_MARTIAN;
+
+	bool at_uplink = bpf_map_lookup_elem(&uplinks, &ifindex) != NULL;
+	struct endpoint *endpoint = bpf_map_lookup_elem(&MAP(endpoints), sender);
+
+	if (endpoint && endpoint->ifindex != ifindex && (at_uplink || !(endpoint->flags & ENDPOINT_CHAINED)))
+		return DROP_FORGED_ENDPOINT;
+	return at_uplink && FN(is_of_node)(room, state, sender) ? DROP_MARTIAN : PARSED;
+}

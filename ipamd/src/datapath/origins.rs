@@ -1,0 +1,98 @@
+//! Where senders are: the Ethernet addresses of endpoints by their host ends, and how packets of other nodes' endpoints come.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::PoisonError,
+};
+
+use bpf::layout::{EthernetAddress, Ip4, Ip6, Plain, Prefix4, Prefix6};
+use ipnetwork::IpNetwork;
+
+use super::{Datapath, DatapathError, EndpointEntry, maps::TypedMap};
+
+/// The prefixes of other nodes' endpoints, each with where its node sends from directly; those without come by the overlay
+/// alone.
+pub type Origins = BTreeMap<IpNetwork, Option<NearNode>>;
+
+/// A node of a link of this one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NearNode {
+    /// Index of the uplink that leads there.
+    pub ifindex: u32,
+    /// The address that it is reached at.
+    pub address: IpAddr,
+}
+
+impl Datapath {
+    /// Sets from where packets of other nodes' endpoints are believed.
+    pub fn set_origins(&self, origins: &Origins) -> Result<(), DatapathError> {
+        let mut known = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(origins) {
+            return Ok(());
+        }
+        *known = None;
+        let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
+        let (mut nodes4, mut nodes6) = (HashSet::new(), HashSet::new());
+        for (prefix, node) in origins {
+            let node = node.map(|node| node.address);
+            match prefix {
+                IpNetwork::V4(prefix) => {
+                    let node = match node {
+                        Some(IpAddr::V4(node)) => node,
+                        _ => Ipv4Addr::UNSPECIFIED,
+                    };
+                    let key = Prefix4 { length: prefix.prefix().into(), address: prefix.network().into() };
+                    nodes4.insert(node);
+                    wanted4.push((key, Ip4::from(node)));
+                }
+                IpNetwork::V6(prefix) => {
+                    let node = match node {
+                        Some(IpAddr::V6(node)) => node,
+                        _ => Ipv6Addr::UNSPECIFIED,
+                    };
+                    let key = Prefix6 { length: prefix.prefix().into(), address: prefix.network().into() };
+                    nodes6.insert(node);
+                    wanted6.push((key, Ip6::from(node)));
+                }
+            }
+        }
+        super::sync_entries(&self.node_prefixes4, &wanted4)?;
+        super::sync_entries(&self.node_prefixes6, &wanted6)?;
+        forget_others(&self.node_macs4, |node| nodes4.contains(&Ipv4Addr::from(node)))?;
+        forget_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
+        *known = Some(origins.clone());
+        Ok(())
+    }
+
+    /// An endpoint speaks on its link as its Ethernet address says.
+    pub(super) fn put_host_end(&self, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        self.host_ends.put(&entry.ifindex, &EthernetAddress { mac: entry.container_mac.0, pad: 0 })
+    }
+
+    /// The endpoint of an address is to be cut off; so it does not speak, either.
+    pub(super) fn remove_host_end(&self, address: IpAddr) -> Result<(), DatapathError> {
+        let known = match address {
+            IpAddr::V4(address) => self.endpoints4.get(&address.into()),
+            IpAddr::V6(address) => self.endpoints6.get(&address.into()),
+        }?;
+        known.map_or(Ok(()), |endpoint| self.host_ends.remove(&endpoint.ifindex))
+    }
+
+    /// The host ends of the endpoints that an earlier daemon has left, and no others.
+    pub(super) fn adopt_host_ends(&self) -> Result<(), DatapathError> {
+        let endpoints = self.endpoints()?;
+        for entry in endpoints.values() {
+            self.put_host_end(entry)?;
+        }
+        let known: HashSet<_> = endpoints.values().map(|entry| entry.ifindex).collect();
+        forget_others(&self.host_ends, |ifindex| known.contains(&ifindex))
+    }
+}
+
+fn forget_others<K: Plain, V: Plain>(
+    map: &TypedMap<K, V>,
+    wanted: impl Fn(K) -> bool,
+) -> Result<(), DatapathError> {
+    map.keys().iter().filter(|key| !wanted(**key)).try_for_each(|key| map.remove(key))
+}
