@@ -135,7 +135,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         gone,
         metrics: Arc::clone(&metrics),
     };
-    let following = cluster.follow(&config, followers).await?;
+    let following = tokio::select! {
+        following = cluster.follow(&config, followers) => following?,
+        () = signals.wait() => return Ok(Ending::Stopped),
+    };
     node.find_namespaces();
     let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
@@ -149,7 +152,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     )?
     .tell_ends(Arc::clone(&monitor))
     .tend_services(Arc::clone(&services));
-    let reconciliation = Reconciliation::start(reconciler)?;
+    let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     door.open(service.about(following.state.clone(), following.asking.clone()));
@@ -167,7 +170,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     background.shutdown().await;
     // In this order.
     drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
-    close(node)?;
+    close(node).await?;
     Ok(ending)
 }
 
@@ -232,12 +235,11 @@ async fn tell_of_network(network: NetworkCondition, peers: Arc<Peers>) {
     }
 }
 
-fn close(node: Arc<Node>) -> anyhow::Result<()> {
-    if let Some(node) = Arc::into_inner(node) {
-        node.close()?;
-    } else {
-        // Somebody still walks the connections for a client that is gone.
-        tracing::debug!("the store is closed by its last user");
+async fn close(node: Arc<Node>) -> anyhow::Result<()> {
+    match Arc::try_unwrap(node) {
+        Ok(node) => node.close()?,
+        // Somebody still walks the connections for a client that is gone, or is in the midst of a large change.
+        Err(node) => node.flush().await,
     }
     Ok(())
 }

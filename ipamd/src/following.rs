@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -31,6 +31,9 @@ use crate::{
 
 /// Where the copy of the cluster's last state is, in the state directory.
 const COPY: &str = "cluster";
+
+/// How long a change under way is waited for at the end.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 /// What the thread works with.
 #[derive(Clone, Debug)]
@@ -72,7 +75,8 @@ pub struct Opened {
     pub own: Option<objects::Node>,
 }
 
-/// The running thread. Dropping it waits until the batch under way is enforced.
+/// The running thread. Dropping it waits a moment for the batch under way to be enforced; what is in the kernel is whole at any
+/// instant.
 #[derive(Debug)]
 pub struct Following {
     stop: Option<oneshot::Sender<()>>,
@@ -319,8 +323,10 @@ async fn until(time: Option<Instant>) {
 impl Drop for Following {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("following the cluster has failed");
+        if self.thread.take().is_some_and(|thread| supervisor::join_within(thread, FAREWELL).is_none()) {
+            tracing::info!(
+                "stopped in the midst of a large change of the cluster; the next start puts it in force"
+            );
         }
     }
 }

@@ -159,6 +159,18 @@ pub fn spawn<T: Send + 'static>(
     })
 }
 
+/// Waits for a thread to end, at most so long. It ends with the process then.
+pub fn join_within<T>(thread: JoinHandle<T>, within: Duration) -> Option<thread::Result<T>> {
+    let deadline = std::time::Instant::now() + within;
+    while !thread.is_finished() {
+        if std::time::Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Some(thread.join())
+}
+
 /// The calling thread gets on. Whatever may take long says so at each step.
 pub fn beat() {
     OWN.with_borrow(|own| own.iter().for_each(|pulse| pulse.beat()));

@@ -38,7 +38,11 @@ fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
     if let Err(error) = memory::allow_files() {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(daemon::run(config))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ending = runtime.block_on(daemon::run(config));
+    // What is still under way for nobody is not waited for.
+    runtime.shutdown_background();
+    ending
 }
 
 /// Becomes a daemon that starts, in the same process, so that nobody takes it for one that has failed. Returns only why it

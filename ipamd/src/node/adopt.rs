@@ -8,7 +8,7 @@ use ipamd_api::{
     wire::{Assigned, NetnsId},
 };
 
-use super::{Node, Placed, Record, internal, local_endpoint, now};
+use super::{Node, Placed, Record, State, internal, local_endpoint, now};
 use crate::{attachment::Attachment, datapath::EndpointEntry};
 
 impl Node {
@@ -24,12 +24,18 @@ impl Node {
         key: &AttachmentKey,
         entries: &BTreeMap<IpAddr, EndpointEntry>,
     ) -> Result<bool, ApiError> {
-        let state = &mut *self.state();
         let Some(entry) = entries.values().next() else { return Ok(false) };
-        if state.records.contains_key(key) || entries.keys().any(|ip| state.allocator.holder(*ip).is_some()) {
-            return Ok(false);
-        }
-        let pools = state.allocator.pools();
+        let is_taken = |state: &State| {
+            let is_held = |ip: &IpAddr| state.allocator.holder(*ip).is_some();
+            state.records.contains_key(key) || entries.keys().any(is_held)
+        };
+        let pools = {
+            let state = self.state();
+            if is_taken(&state) {
+                return Ok(false);
+            }
+            state.allocator.pools()
+        };
         let assigned = |address: &IpAddr| Assigned { address: *address, gateway: gateway(&pools, *address) };
         let attachment = Attachment {
             key: key.clone(),
@@ -46,11 +52,20 @@ impl Node {
             chained: entry.chained,
             created: now(),
         };
+        // Not under the lock: policy may be at a large change.
         let slot = if self.lets_unknown_pass {
             Some(self.policy.admit(local_endpoint(&attachment)).map_err(internal)?)
         } else {
             None
         };
+        let state = &mut *self.state();
+        if is_taken(state) {
+            // An ADD has come meanwhile; one of the same attachment has made it known to policy itself.
+            if slot.is_some() && !state.records.contains_key(key) {
+                self.policy.dismiss_later(key);
+            }
+            return Ok(false);
+        }
         state.allocator.adopt(&attachment);
         let stored = match self.store_new(state, &attachment) {
             Ok(ticket) => ticket,
@@ -59,7 +74,7 @@ impl Node {
                     state.allocator.release(ip);
                 }
                 if slot.is_some() {
-                    self.policy.dismiss(key);
+                    self.policy.dismiss_later(key);
                 }
                 return Err(error);
             }

@@ -7,13 +7,20 @@ use super::{Node, entry};
 impl Node {
     /// Compares an attachment's record with what the kernel has of it.
     pub fn check(&self, key: &AttachmentKey) -> Checked {
-        let state = self.state();
-        let Some(record) = state.records.get(key) else {
+        // The kernel is asked after the lock, for its answer may have to wait for its own.
+        let known = {
+            let state = self.state();
+            state
+                .records
+                .get(key)
+                .map(|record| (record.attachment.clone(), record.committed, self.reservation(record)))
+        };
+        let Some((attachment, committed, reservation)) = known else {
             return Checked { reservation: None, faults: vec![format!("the daemon has no record of {key}")] };
         };
         let host_ifname = key.host_ifname();
         let mut faults = Vec::new();
-        match (record.committed, self.kernel.link_index(&host_ifname)) {
+        match (committed, self.kernel.link_index(&host_ifname)) {
             (None, _) => faults.push(format!("the ADD of {key} was never completed")),
             (Some(_), None) => faults.push(format!("the interface {host_ifname} is gone")),
             (Some(at), Some(present)) if at.ifindex != present => {
@@ -24,9 +31,8 @@ impl Node {
                 match self.kernel.endpoints() {
                     Err(error) => faults.push(error.to_string()),
                     Ok(known) => {
-                        for ip in record.attachment.ips() {
-                            let wanted =
-                                known.get(&ip).map(|known| entry(&record.attachment, at, known.shaped));
+                        for ip in attachment.ips() {
+                            let wanted = known.get(&ip).map(|known| entry(&attachment, at, known.shaped));
                             if known.get(&ip) != wanted.as_ref() {
                                 faults.push(format!(
                                     "the programs know something else of {ip} than its record says"
@@ -39,6 +45,6 @@ impl Node {
                 }
             }
         }
-        Checked { reservation: Some(self.reservation(record)), faults }
+        Checked { reservation: Some(reservation), faults }
     }
 }

@@ -1,11 +1,15 @@
 //! The second half of ADD: the interface stands, and its traffic is let through.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{Node, Placed, entry, internal, local_endpoint};
 use crate::{policy::tables::Slot, store::Batch};
+
+/// How long an ADD or DEL waits for a change of the whole cluster to be in force.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 impl Node {
     /// Tells the programs of an attachment once its record is durable.
@@ -43,13 +47,48 @@ impl Node {
         }
     }
 
-    /// Has the attachment's policy put into the tables.
+    /// Has the attachment's policy put into the tables. A large change of the cluster is not waited for: until it is in force,
+    /// and then this attachment's policy, nothing of the attachment passes.
     async fn admit(&self, key: &AttachmentKey) -> Result<Slot, ApiError> {
         let endpoint = local_endpoint(&self.state().records.get(key).ok_or_else(|| unknown(key))?.attachment);
-        let policy = Arc::clone(&self.policy);
-        // A change of the whole cluster may be under way, which takes its time.
-        let admitted = tokio::task::spawn_blocking(move || policy.admit(endpoint)).await.map_err(internal)?;
-        admitted.map_err(internal)
+        let mut admission = self.policy.queue(endpoint).map_err(internal)?;
+        drop(self.take_in());
+        loop {
+            match timeout(PATIENCE, &mut admission.outcome).await {
+                Ok(outcome) => return outcome.map_err(internal)?.map_err(internal),
+                Err(_) if self.policy.is_changing_for(PATIENCE) && !admission.has_begun() => {
+                    tracing::info!(%key, "a large change of policies is under way: cut off until it is in force");
+                    return Ok(admission.slot);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Has endpoints and their ports of the node be taken into the tables that wait for that, unless that is about to be done.
+    pub(super) fn take_in(&self) -> Option<JoinHandle<()>> {
+        let (policy, services) = (Arc::clone(&self.policy), Arc::clone(&self.services));
+        let (endpoints, ports) = (policy.needs_taking(), services.needs_taking());
+        (endpoints || ports).then(|| {
+            tokio::task::spawn_blocking(move || {
+                if ports {
+                    services.take();
+                }
+                if endpoints {
+                    policy.take();
+                }
+            })
+        })
+    }
+
+    /// The same, and waits for it unless a large change is under way, after which it is done.
+    pub(super) async fn taken_in(&self) {
+        let Some(mut taking) = self.take_in() else { return };
+        while timeout(PATIENCE, &mut taking).await.is_err() {
+            if self.policy.is_changing_for(PATIENCE) || self.services.is_changing_for(PATIENCE) {
+                return;
+            }
+        }
     }
 
     /// Has the node's ports that the container asked for lead to it.
@@ -63,10 +102,9 @@ impl Node {
         if mappings.is_empty() {
             return Ok(());
         }
-        let (services, key) = (Arc::clone(&self.services), key.clone());
-        // As with policy, a change of all services may be under way.
-        let led = move || services.set_host_ports(&key, &mappings, &addresses);
-        tokio::task::spawn_blocking(led).await.map_err(internal)
+        self.services.set_host_ports_later(key, mappings, addresses);
+        self.taken_in().await;
+        Ok(())
     }
 
     /// Has the container's sockets be led to services' backends.
@@ -88,7 +126,7 @@ impl Node {
         let mut state = self.state();
         // It may have been released while its record was on the way to the disk.
         let Some(record) = state.records.get_mut(key) else {
-            self.policy.dismiss(key);
+            self.policy.dismiss_later(key);
             return Err(unknown(key));
         };
         let host_ifname = key.host_ifname();

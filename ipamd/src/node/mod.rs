@@ -22,7 +22,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ipamd_api::{
@@ -50,6 +50,9 @@ use crate::{
 
 /// The MTU of containers while no uplink is known and none is configured.
 pub const FALLBACK_MTU: u32 = 1500;
+
+/// How long the store may take for its last batches when the daemon ends.
+const FLUSHES_WITHIN: Duration = Duration::from_millis(500);
 
 /// One attachment as the daemon holds it.
 #[derive(Debug)]
@@ -235,6 +238,14 @@ impl Node {
     /// Why the last records could not be written.
     pub fn close(self) -> Result<(), StoreError> {
         self.store.close()
+    }
+
+    /// Waits a moment for the store to have written all that was submitted.
+    pub async fn flush(&self) {
+        if let Ok(ticket) = self.submit(Batch::new()) {
+            // What is not durable by then was not promised to anybody.
+            let _ = tokio::time::timeout(FLUSHES_WITHIN, ticket.wait()).await;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -91,7 +91,8 @@ impl Node {
     }
 
     /// Cuts an attachment off: nothing of it is forwarded once this returns, and its addresses are free. The removal
-    /// of the record and of the interface are under way.
+    /// of the record and of the interface are under way. This waits for nothing, for the state is held: policy and services
+    /// forget it by [`Self::taken_in`].
     pub(super) fn detach(&self, state: &mut State, key: &AttachmentKey) -> Result<Leaving, ApiError> {
         let mut removed = None;
         if let Some(record) = state.records.get(key) {
@@ -116,11 +117,11 @@ impl Node {
                 self.kernel.remove_namespace(cookie).map_err(internal)?;
             }
             // Also of an ADD that failed at its commit, policy may know the addresses, with this pod's labels.
-            self.policy.dismiss(key);
+            self.policy.dismiss_later(key);
             if record.committed.is_some() {
                 self.kernel.raise_epoch(&ips.iter().copied().collect()).map_err(internal)?;
                 if !record.attachment.port_mappings.is_empty() {
-                    self.services.set_host_ports(key, &[], &[]);
+                    self.services.set_host_ports_later(key, Vec::new(), Vec::new());
                 }
                 tracing::info!(%key, "endpoint removed");
             }
@@ -141,6 +142,7 @@ impl Node {
     }
 
     async fn await_gone(&self, key: &AttachmentKey, leaving: Leaving) -> Result<(), ApiError> {
+        self.taken_in().await;
         if let Some(ticket) = leaving.removed {
             ticket.wait().await.map_err(|error| self.refusal(&error))?;
         }

@@ -46,6 +46,10 @@ impl Node {
                 leaks.push(Leak { key: attachment.key, reason });
             }
         }
+        if !leaks.is_empty() {
+            // On a thread that may wait, if not for a large change.
+            self.policy.forget_dismissed();
+        }
         leaks
     }
 }

@@ -1,6 +1,7 @@
 mod chained;
 mod losses;
 mod ports;
+mod under_change;
 
 use std::{
     path::{Path, PathBuf},
@@ -164,6 +165,8 @@ struct Bench {
     node: Option<Node>,
     chained: bool,
     kernel: FakeKernel,
+    /// The policy tables.
+    tables: Memory,
     dir: tempfile::TempDir,
     /// Where the socket would be.
     run: tempfile::TempDir,
@@ -182,7 +185,8 @@ impl Bench {
 
     fn start(chained: bool) -> Self {
         let [dir, run] = [(), ()].map(|()| tempfile::tempdir().unwrap());
-        let mut bench = Self { node: None, chained, kernel: FakeKernel::default(), dir, run };
+        let (kernel, tables) = (FakeKernel::default(), Memory::default());
+        let mut bench = Self { node: None, chained, kernel, tables, dir, run };
         bench.restart();
         bench
     }
@@ -194,7 +198,8 @@ impl Bench {
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
         let making = if self.chained { Making::Chained } else { Making::Own(pools) };
         let opened = Store::open(self.dir.path()).unwrap();
-        let policy = Enforcer::new(Box::new(Memory::default()));
+        self.tables = Memory::default();
+        let policy = Enforcer::new(Box::new(self.tables.clone()));
         let services =
             Balancer::new(Box::new(services::memory::Memory::default()), services::Site::default());
         let kernel = Box::new(self.kernel.clone());

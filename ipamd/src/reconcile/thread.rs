@@ -3,12 +3,12 @@
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
     os::fd::AsFd,
-    sync::mpsc::sync_channel,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::oneshot;
 
 use super::Reconciler;
 use crate::{
@@ -42,12 +42,12 @@ impl Reconciliation {
     ///
     /// # Errors
     /// Why the kernel's events cannot be listened to.
-    pub fn start(mut reconciler: Reconciler) -> Result<Self, NetlinkError> {
+    pub async fn start(mut reconciler: Reconciler) -> Result<Self, NetlinkError> {
         let failed = |source| NetlinkError::new("start the reconciliation", source);
         let mut events = Events::open()?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
         let woken = reconciler.peers.woken();
-        let (passed, first_pass) = sync_channel(1);
+        let (passed, first_pass) = oneshot::channel();
         let thread = supervisor::spawn("reconcile", move || {
             reconciler.free_leaks();
             // A node is ready when it reaches the others.
@@ -57,7 +57,7 @@ impl Reconciliation {
             run(&mut reconciler, &mut events, &stopped, woken.as_ref());
         })
         .map_err(failed)?;
-        first_pass.recv().map_err(|_| failed(io::Error::other("the first pass has failed")))?;
+        first_pass.await.map_err(|_| failed(io::Error::other("the first pass has failed")))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }

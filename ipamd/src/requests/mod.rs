@@ -139,12 +139,18 @@ impl NodeService {
     async fn reply(&self, request: Request) -> Result<Reply, ApiError> {
         let node = &self.node;
         Ok(match request {
-            Request::Reserve(reserve) => Reply::Reservation(Box::new(node.reserve(&reserve)?)),
+            Request::Reserve(reserve) => {
+                let node = Arc::clone(node);
+                Reply::Reservation(Box::new(aside(move || node.reserve(&reserve)).await??))
+            }
             Request::Release { key } => {
                 node.release(&key).await?;
                 Reply::Done
             }
-            Request::Check { key } => Reply::Checked(Box::new(node.check(&key))),
+            Request::Check { key } => {
+                let node = Arc::clone(node);
+                Reply::Checked(Box::new(aside(move || node.check(&key)).await?))
+            }
             Request::Gc { network, valid } => {
                 Reply::Collected { released: node.collect(&network, &valid).await? }
             }

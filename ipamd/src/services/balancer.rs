@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -126,6 +129,28 @@ pub(super) struct State {
 #[derive(Debug)]
 pub struct Balancer {
     state: Mutex<State>,
+    /// Ports of the node that come and go while somebody has the state; who has it next takes them in.
+    queue: Mutex<Vec<HostPorts>>,
+    /// Somebody waits for the state to do that.
+    taking: AtomicBool,
+    /// Since when a change of the cluster has had the state.
+    changing: Mutex<Option<Instant>>,
+}
+
+/// A container, its ports of the node in place of those before, and where they lead.
+type HostPorts = (AttachmentKey, Vec<PortMapping>, Vec<IpAddr>);
+
+/// A change of the cluster has the state until this is dropped.
+struct Changing<'a>(&'a Balancer);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        *locked(&self.0.changing) = None;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Balancer {
@@ -160,6 +185,9 @@ impl Balancer {
                 failed: false,
                 started: false,
             }),
+            queue: Mutex::default(),
+            taking: AtomicBool::new(false),
+            changing: Mutex::default(),
         }
     }
 
@@ -175,6 +203,7 @@ impl Balancer {
     ) -> Result<Applied, TableError> {
         let began = Instant::now();
         let mut state = self.lock();
+        let _changing = self.changing();
         state.stand_at(addresses);
         for HostPort { key, mapping, backends, .. } in host_ports {
             state.host_ports.entry(key).or_default().push((mapping, backends));
@@ -202,6 +231,7 @@ impl Balancer {
     pub fn apply<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Applied {
         let began = Instant::now();
         let mut state = self.lock();
+        let _changing = self.changing();
         let mut concerned = BTreeSet::new();
         for change in changes {
             state.absorb(change, &mut concerned);
@@ -217,6 +247,7 @@ impl Balancer {
     /// Sets the addresses of the node.
     pub fn set_node_addresses(&self, addresses: NodeAddresses) {
         let mut state = self.lock();
+        let _changing = self.changing();
         if state.node_addresses == addresses.all && state.node_ports == addresses.node_ports {
             return;
         }
@@ -229,15 +260,44 @@ impl Balancer {
 
     /// Leads ports of the node to a container, in place of those that led to it. When this returns they do.
     pub fn set_host_ports(&self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
-        let mut state = self.lock();
-        let known = state.host_ports.remove(key).is_some();
-        if !mappings.is_empty() {
-            let ports = mappings.iter().map(|mapping| (*mapping, backends.to_vec())).collect();
-            state.host_ports.insert(key.clone(), ports);
+        self.lock().set_host_ports(key, mappings, backends);
+    }
+
+    /// The same as soon as nothing is in the way: by [`Self::take`], or by whoever has the state next.
+    pub fn set_host_ports_later(
+        &self,
+        key: &AttachmentKey,
+        mappings: Vec<PortMapping>,
+        backends: Vec<IpAddr>,
+    ) {
+        locked(&self.queue).push((key.clone(), mappings, backends));
+    }
+
+    /// Whether somebody should call [`Self::take`]: nobody else is about to.
+    pub fn needs_taking(&self) -> bool {
+        !locked(&self.queue).is_empty() && !self.taking.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits for the state, and takes in what waits for it.
+    pub fn take(&self) {
+        loop {
+            drop(self.lock());
+            self.taking.store(false, Ordering::Release);
+            // What came since may have counted on this.
+            if !self.needs_taking() {
+                return;
+            }
         }
-        if state.started && (known || state.host_ports.contains_key(key)) {
-            state.bring(vec![Owner::HostPorts(key.clone())]);
-        }
+    }
+
+    /// Whether a change of the cluster has been under way for so long.
+    pub fn is_changing_for(&self, time: Duration) -> bool {
+        locked(&self.changing).is_some_and(|since| since.elapsed() >= time)
+    }
+
+    fn changing(&self) -> Changing<'_> {
+        *locked(&self.changing) = Some(Instant::now());
+        Changing(self)
     }
 
     /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can.
@@ -298,11 +358,26 @@ impl Balancer {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = locked(&self.state);
+        for (key, mappings, backends) in std::mem::take(&mut *locked(&self.queue)) {
+            state.set_host_ports(&key, &mappings, &backends);
+        }
+        state
     }
 }
 
 impl State {
+    fn set_host_ports(&mut self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
+        let known = self.host_ports.remove(key).is_some();
+        if !mappings.is_empty() {
+            let ports = mappings.iter().map(|mapping| (*mapping, backends.to_vec())).collect();
+            self.host_ports.insert(key.clone(), ports);
+        }
+        if self.started && (known || self.host_ports.contains_key(key)) {
+            self.bring(vec![Owner::HostPorts(key.clone())]);
+        }
+    }
+
     fn stand_at(&mut self, addresses: NodeAddresses) {
         self.node_addresses = addresses.all;
         self.node_ports = addresses.node_ports;

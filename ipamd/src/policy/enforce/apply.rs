@@ -1,12 +1,13 @@
 //! Changes of the cluster: whole, or not at all.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use ipamd_api::AttachmentKey;
 
 use super::{
+    queue::Entrant,
     settle::{Unsettled, Writes},
-    state::{State, Unfit},
+    state::{Closed, State, Unfit},
     tables::{Slot, TableError},
 };
 use crate::{cluster::objects::Change, policy::compile::world::LocalEndpoint};
@@ -149,8 +150,43 @@ impl State {
         })
     }
 
+    /// Takes in an endpoint that has waited for the state.
+    pub fn take_in(&mut self, entrant: Entrant) {
+        let Entrant { endpoint, begun, answer } = entrant;
+        begun.store(true, Ordering::Relaxed);
+        let key = endpoint.key.clone();
+        if self.closed.remove(&key).is_some() {
+            self.slots().settle(&key, true);
+        }
+        let outcome = self.admit(endpoint.clone());
+        let placed = outcome.is_ok();
+        match answer.send(outcome) {
+            // Its ADD has gone on without its policy, and only a person can tell what to do.
+            Err(Err(error)) => {
+                tracing::warn!(%key, %error, "is cut off");
+                self.closed.insert(key, Closed { endpoint, reason: error.to_string() });
+            }
+            _ => self.slots().settle(&key, placed),
+        }
+    }
+
+    /// Tries once more to enforce endpoints that are cut off.
+    pub fn retry_closed(&mut self) {
+        for (key, Closed { endpoint, .. }) in std::mem::take(&mut self.closed) {
+            match self.admit(endpoint.clone()) {
+                Ok(_) => self.slots().settle(&key, true),
+                Err(error) => {
+                    self.closed.insert(key, Closed { endpoint, reason: error.to_string() });
+                }
+            }
+        }
+    }
+
     /// Forgets an endpoint.
     pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
+        if self.closed.remove(key).is_some() {
+            self.slots().settle(key, false);
+        }
         let mut concerned = BTreeSet::new();
         let Some(gone) = self.leave(key, &mut concerned) else { return Ok(()) };
         self.room_made = true;

@@ -7,6 +7,7 @@ use ipamd_api::policy::{
 use super::{
     Enforcer,
     explain::pod_name,
+    locked,
     state::{State, Unfit},
 };
 use crate::{
@@ -203,26 +204,43 @@ impl Enforcer {
         found.map(|policy| state.detail(policy)).collect()
     }
 
-    /// How much there is.
+    /// How much there is; while a change is under way, how much there was before it.
     pub fn counts(&self) -> Counts {
-        let state = self.lock();
-        let maps = &state.derived.maps;
+        self.look().0
+    }
+
+    /// What needs a person, a sentence each; while a change is under way, what did before it.
+    pub fn problems(&self) -> Vec<String> {
+        self.look().1
+    }
+
+    fn look(&self) -> (Counts, Vec<String>) {
+        let mut seen = locked(&self.seen);
+        if let Some(state) = self.try_state() {
+            *seen = (state.counts(), state.problems());
+        }
+        seen.clone()
+    }
+}
+
+impl State {
+    fn counts(&self) -> Counts {
+        let maps = &self.derived.maps;
         Counts {
-            policies: state.ranks.len(),
-            refused: state.refusals.len(),
-            unfit: state.unfit.len() + state.unenforced().count(),
-            classes: state.derived.classes.count(),
+            policies: self.ranks.len(),
+            refused: self.refusals.len(),
+            unfit: self.unfit.len() + self.unenforced().count(),
+            classes: self.derived.classes.count(),
             maps: maps.len(),
             entries: maps.values().map(|compiled| compiled.entries).sum(),
-            peers: state.derived.peers.len(),
-            rules: state.names.in_use(),
-            memory: state.tables.memory(),
+            peers: self.derived.peers.len(),
+            rules: self.names.in_use(),
+            memory: self.tables.memory(),
         }
     }
 
-    /// What needs a person: a sentence each.
-    pub fn problems(&self) -> Vec<String> {
-        let state = self.lock();
+    fn problems(&self) -> Vec<String> {
+        let state = self;
         let failure = state.failure.as_ref();
         let failed = failure.map(|error| format!("policies are not enforced as they are: {error}"));
         let refused = (!state.refusals.is_empty()).then(|| {
@@ -245,6 +263,15 @@ impl Enforcer {
         let enforced = state.ranks.keys().filter_map(|id| state.world.policies.get(id));
         let closed =
             enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
-        failed.into_iter().chain(refused).chain(left_out).chain(closed).chain(contested).take(100).collect()
+        let cut_off = state.closed.iter().map(|(key, it)| format!("{key} is cut off: {}", it.reason));
+        failed
+            .into_iter()
+            .chain(cut_off)
+            .chain(refused)
+            .chain(left_out)
+            .chain(closed)
+            .chain(contested)
+            .take(100)
+            .collect()
     }
 }

@@ -6,6 +6,7 @@ mod explain;
 mod listing;
 pub mod memory;
 mod peers;
+mod queue;
 mod rebuild;
 mod settle;
 mod state;
@@ -16,19 +17,28 @@ mod trial;
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use ipamd_api::AttachmentKey;
+use tokio::sync::oneshot;
 
 pub use self::{
     apply::EnforceError,
     explain::{Led, Numbers, SeenFlow},
     listing::Counts,
+    queue::Admission,
     settle::Writes,
 };
-use self::{settle::Unsettled, state::State};
+use self::{
+    queue::{Entrant, Slots, Waiting},
+    settle::Unsettled,
+    state::State,
+};
 use crate::cluster::objects::Batch;
 pub use crate::policy::compile::world::LocalEndpoint;
 use crate::policy::tables::{self, Slot, TableError, Tables};
@@ -37,8 +47,30 @@ use crate::policy::tables::{self, Slot, TableError, Tables};
 #[derive(Debug)]
 pub struct Enforcer {
     state: Mutex<State>,
-    /// Endpoints that are gone and are still to be forgotten; whoever has the state next does that.
-    dismissed: Mutex<Vec<AttachmentKey>>,
+    /// Endpoints that come and go.
+    queue: Mutex<Vec<Waiting>>,
+    /// Somebody waits for the state to take them in.
+    taking: AtomicBool,
+    slots: Arc<Mutex<Slots>>,
+    /// How many of them there are.
+    most: u32,
+    /// Since when a change of the cluster has had the state.
+    changing: Mutex<Option<Instant>>,
+    /// How much there was, and what needed a person, when the state was last to be had.
+    seen: Mutex<(Counts, Vec<String>)>,
+}
+
+/// A change of the cluster has the state until this is dropped.
+struct Changing<'a>(&'a Enforcer);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        *locked(&self.0.changing) = None;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a batch came to.
@@ -53,7 +85,17 @@ pub struct Applied {
 impl Enforcer {
     /// Enforces nothing yet: what is in the tables stays in force until [`Self::start`].
     pub fn new(tables: Box<dyn Tables>) -> Self {
-        Self { state: Mutex::new(State::new(tables)), dismissed: Mutex::default() }
+        let most = tables.limits().slots;
+        let state = State::new(tables);
+        Self {
+            slots: Arc::clone(&state.slots),
+            state: Mutex::new(state),
+            queue: Mutex::default(),
+            taking: AtomicBool::new(false),
+            most,
+            changing: Mutex::default(),
+            seen: Mutex::default(),
+        }
     }
 
     /// Puts the cluster in force as it was told first, in place of what the tables have. Endpoints keep their slots where
@@ -68,6 +110,7 @@ impl Enforcer {
         first: Batch,
     ) -> Result<Vec<(AttachmentKey, Slot)>, EnforceError> {
         let mut state = self.lock();
+        let _changing = self.changing();
         state.node_addresses = node_addresses;
         state.refusals = first.refusals.unwrap_or_default();
         state.world.fill(first.changes);
@@ -92,21 +135,81 @@ impl Enforcer {
         self.lock().admit(endpoint)
     }
 
+    /// Takes an endpoint in as soon as nothing is in the way: by [`Self::take`], or by whoever has the state next.
+    ///
+    /// # Errors
+    /// That there is no slot left.
+    pub fn queue(&self, endpoint: LocalEndpoint) -> Result<Admission, EnforceError> {
+        let slot = locked(&self.slots)
+            .claim(&endpoint.key, None, self.most)
+            .ok_or(EnforceError::Slots(self.most))?;
+        let (answer, outcome) = oneshot::channel();
+        let begun = Arc::default();
+        let entrant = Entrant { endpoint, begun: Arc::clone(&begun), answer };
+        locked(&self.queue).push(Waiting::Admit(Box::new(entrant)));
+        Ok(Admission { slot, outcome, begun })
+    }
+
+    /// Forgets an endpoint in the same way.
+    pub fn dismiss_later(&self, key: &AttachmentKey) {
+        locked(&self.queue).push(Waiting::Dismiss(key.clone()));
+    }
+
     /// Forgets an endpoint, at once or soon.
     pub fn dismiss(&self, key: &AttachmentKey) {
-        self.dismissed().push(key.clone());
-        match self.state.try_lock() {
-            Ok(mut state) => self.drain(&mut state),
-            Err(TryLockError::Poisoned(poisoned)) => self.drain(&mut poisoned.into_inner()),
-            // A change is under way; the next one, or the next reconciliation, takes care of it.
-            Err(TryLockError::WouldBlock) => {}
+        self.dismiss_later(key);
+        self.forget_dismissed();
+    }
+
+    /// Forgets what was dismissed, unless somebody has the state.
+    pub fn forget_dismissed(&self) {
+        // If a change is under way, the next one, or the next reconciliation, takes care of it.
+        if let Some(mut state) = self.try_state() {
+            self.drain(&mut state);
         }
+    }
+
+    /// Whether somebody should call [`Self::take`]: nobody else is about to.
+    pub fn needs_taking(&self) -> bool {
+        !locked(&self.queue).is_empty() && !self.taking.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits for the state, and takes in what waits for it.
+    pub fn take(&self) {
+        loop {
+            drop(self.lock());
+            self.taking.store(false, Ordering::Release);
+            // What came since may have counted on this.
+            if !self.needs_taking() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a change of the cluster has been under way for so long.
+    pub fn is_changing_for(&self, time: Duration) -> bool {
+        locked(&self.changing).is_some_and(|since| since.elapsed() >= time)
+    }
+
+    /// Whether somebody waits to be taken in.
+    #[cfg(test)]
+    pub fn waits(&self) -> bool {
+        !locked(&self.queue).is_empty() || self.taking.load(Ordering::Acquire)
+    }
+
+    /// Has the state as a large change has it.
+    #[cfg(test)]
+    pub fn stall(&self, act: impl FnOnce()) {
+        let _state = self.lock();
+        let _changing = self.changing();
+        act();
     }
 
     /// Takes changes of the cluster in.
     pub fn apply(&self, batch: Batch) -> Applied {
         let began = Instant::now();
         let mut state = self.lock();
+        let _changing = self.changing();
         if let Some(refusals) = batch.refusals {
             for refusal in refusals.iter().filter(|it| !state.refusals.contains(it)) {
                 tracing::warn!(%refusal, "refused");
@@ -119,9 +222,11 @@ impl Enforcer {
         Applied { took: began.elapsed(), writes: writes.unwrap_or_default() }
     }
 
-    /// Sets the addresses from which the node itself always reaches its endpoints.
+    /// Sets the addresses from which the node itself always reaches its endpoints. Not while a change is under way: it is said
+    /// at every reconciliation.
     pub fn set_node_addresses(&self, addresses: BTreeSet<IpAddr>) {
-        let mut state = self.lock();
+        let Some(mut state) = self.try_state() else { return };
+        let _changing = self.changing();
         if !state.started || state.node_addresses == addresses {
             return;
         }
@@ -132,9 +237,11 @@ impl Enforcer {
         }
     }
 
-    /// Tries again what has failed or did not fit, and clears away what is out of use.
+    /// Tries again what has failed or did not fit, and clears away what is out of use. Not while a change is under way.
     pub fn retry(&self) {
-        let mut state = self.lock();
+        let Some(mut state) = self.try_state() else { return };
+        self.drain(&mut state);
+        let _changing = self.changing();
         if !state.started {
             return;
         }
@@ -142,6 +249,7 @@ impl Enforcer {
             state.rebuild()
         } else {
             let retried = state.retry_unfit().map_err(Unsettled::from);
+            state.retry_closed();
             retried.and_then(|()| state.compact())
         };
         if let Err(error) = outcome {
@@ -155,16 +263,31 @@ impl Enforcer {
         state
     }
 
-    fn drain(&self, state: &mut State) {
-        let keys = std::mem::take(&mut *self.dismissed());
-        for key in keys {
-            if let Err(error) = state.dismiss(&key) {
-                state.failed(&error);
-            }
+    /// The state, unless somebody has it.
+    fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
-    fn dismissed(&self) -> MutexGuard<'_, Vec<AttachmentKey>> {
-        self.dismissed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> Changing<'_> {
+        *locked(&self.changing) = Some(Instant::now());
+        Changing(self)
+    }
+
+    fn drain(&self, state: &mut State) {
+        let waiting = std::mem::take(&mut *locked(&self.queue));
+        for waiting in waiting {
+            match waiting {
+                Waiting::Dismiss(key) => {
+                    if let Err(error) = state.dismiss(&key) {
+                        state.failed(&error);
+                    }
+                }
+                Waiting::Admit(entrant) => state.take_in(*entrant),
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
@@ -12,7 +12,9 @@ use ipnetwork::IpNetwork;
 
 use super::{
     compiled::Compiled,
+    locked,
     peers::Peers,
+    queue::Slots,
     tables::{Posture, Slot, Tables},
 };
 use crate::{
@@ -50,6 +52,13 @@ pub(super) struct Unfit {
     pub reason: String,
 }
 
+/// An endpoint whose policy did not get into the tables after its ADD had to go on.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub endpoint: LocalEndpoint,
+    pub reason: String,
+}
+
 /// What was made of the cluster and is in a set of the tables. A new set has one of its own.
 #[derive(Debug, Default)]
 pub(super) struct Derived {
@@ -77,7 +86,10 @@ pub(super) struct State {
     pub unfit: BTreeMap<ObjectId, Unfit>,
     /// Something went that may make room for what did not fit.
     pub room_made: bool,
-    pub last_slot: u32,
+    /// Endpoints that are served although their policy is in no table: nothing of theirs passes.
+    pub closed: BTreeMap<AttachmentKey, Closed>,
+    /// Also given out by who does not have the state.
+    pub slots: Arc<Mutex<Slots>>,
     pub started: bool,
     /// Why the tables are not as they should be.
     pub failure: Option<String>,
@@ -98,7 +110,8 @@ impl State {
             refusals: Vec::new(),
             unfit: BTreeMap::new(),
             room_made: false,
-            last_slot: 0,
+            closed: BTreeMap::new(),
+            slots: Arc::default(),
             started: false,
             failure: None,
             looked_at: None,
@@ -223,9 +236,14 @@ impl State {
     /// Takes an endpoint into the world, and nothing else. `None`: there is no slot left.
     pub fn place(&mut self, endpoint: LocalEndpoint, slot: Option<Slot>) -> Option<Slot> {
         let key = endpoint.key.clone();
-        let (slot, posture, rules) = match self.endpoints.get(&key) {
-            Some(known) => (known.slot, known.posture, known.rules.clone()),
-            None => (self.free_slot(slot)?, None, None),
+        let (slot, posture, rules) = if let Some(known) = self.endpoints.get(&key) {
+            (known.slot, known.posture, known.rules.clone())
+        } else {
+            let most = self.tables.limits().slots;
+            let mut slots = self.slots();
+            let slot = slots.claim(&key, slot, most)?;
+            slots.settle(&key, true);
+            (slot, None, None)
         };
         let (item, addresses) = (endpoint.item(), endpoint.addresses.clone());
         self.world.put_local(endpoint);
@@ -258,24 +276,15 @@ impl State {
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(key)?;
+        self.slots().free(key);
         self.world.remove_local(key);
         self.renew_item(&endpoint.item, concerned);
         concerned.remove(key);
         Some(endpoint)
     }
 
-    /// The slot that is asked for, if it is free, or the next one after the last that was given: a slot rests before it is
-    /// given again.
-    fn free_slot(&mut self, wanted: Option<Slot>) -> Option<Slot> {
-        let most = self.tables.limits().slots;
-        let used = self.endpoints.values().map(|endpoint| endpoint.slot).collect::<BTreeSet<_>>();
-        if let Some(slot) = wanted.filter(|slot| (1..=most).contains(&slot.0) && !used.contains(slot)) {
-            return Some(slot);
-        }
-        let order = (self.last_slot + 1..=most).chain(1..=self.last_slot.min(most));
-        let slot = order.map(Slot).find(|slot| !used.contains(slot))?;
-        self.last_slot = slot.0;
-        Some(slot)
+    pub fn slots(&self) -> MutexGuard<'_, Slots> {
+        locked(&self.slots)
     }
 
     /// What rules of an endpoint are resolved for.

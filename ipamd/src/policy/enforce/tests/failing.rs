@@ -136,3 +136,26 @@ fn an_endpoint_whose_rules_do_not_fit_is_refused_and_leaves_nothing() {
     assert!(bench.tables.postures().is_empty() && bench.tables.maps().is_empty());
     bench.enforcer.admit(local(2, "free")).unwrap();
 }
+
+#[test]
+fn an_endpoint_that_was_not_waited_for_is_told_of_and_tried_again() {
+    let bench = Bench::started(ROOM, &[], &(wide("wide") + &remote(1, "friend")));
+    let admission = bench.enforcer.queue(local(1, "guarded")).unwrap();
+    let slot = admission.slot;
+    // Its ADD has gone on.
+    drop(admission);
+    bench.enforcer.take();
+    let problems = bench.enforcer.problems();
+    assert!(
+        problems[0].starts_with("test/container-1/eth0 is cut off: its policy does not fit: it needs "),
+        "{problems:?}"
+    );
+    assert!(bench.tables.postures().is_empty());
+    bench.remove(Kind::NetworkPolicy, "wide");
+    bench.enforcer.retry();
+    assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+    assert!(bench.tables.postures().contains_key(&slot));
+    bench.enforcer.dismiss(&local(1, "guarded").key);
+    assert_eq!(bench.enforcer.admit(local(2, "guarded")).unwrap(), Slot(2));
+    assert_eq!(bench.enforcer.admit(local(1, "guarded")).unwrap(), Slot(3), "a place rests");
+}
