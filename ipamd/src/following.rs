@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
@@ -31,9 +31,6 @@ use crate::{
 
 /// Where the copy of the cluster's last state is, in the state directory.
 const COPY: &str = "cluster";
-
-/// How long a change under way is waited for at the end.
-const FAREWELL: Duration = Duration::from_millis(50);
 
 /// What the thread works with.
 #[derive(Clone, Debug)]
@@ -323,7 +320,11 @@ async fn until(time: Option<Instant>) {
 impl Drop for Following {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| supervisor::join_within(thread, FAREWELL).is_none()) {
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| supervisor::join_within(thread, supervisor::FAREWELL).is_none())
+        {
             tracing::info!(
                 "stopped in the midst of a large change of the cluster; the next start puts it in force"
             );

@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a thread may work without getting on, unless the configuration says otherwise: the largest step of any on a slow
 /// machine, several times over.
 pub const DEADLINE: Duration = Duration::from_mins(2);
+/// How long a thread that may be waiting for a large change is waited for when the daemon ends.
+pub const FAREWELL: Duration = Duration::from_millis(50);
 /// The exit status of a daemon that a thread has ended (`EX_SOFTWARE`).
 const FAILED: i32 = 70;
 

@@ -69,8 +69,9 @@ impl Drop for Listening {
     fn drop(&mut self) {
         // The other end of the pipe sees it close.
         drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("reading the programs' events has failed");
+        // It may be at the name of somebody, which waits for a large change of policies.
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, supervisor::FAREWELL);
         }
     }
 }

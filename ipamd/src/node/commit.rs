@@ -1,6 +1,9 @@
 //! The second half of ADD: the interface stands, and its traffic is let through.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
 use tokio::{task::JoinHandle, time::timeout};
@@ -10,6 +13,8 @@ use crate::{policy::tables::Slot, store::Batch};
 
 /// How long an ADD or DEL waits for a change of the whole cluster to be in force.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// And how long for its own policy, and for that of other pods that came before it.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Tells the programs of an attachment once its record is durable.
@@ -53,14 +58,15 @@ impl Node {
         let endpoint = local_endpoint(&self.state().records.get(key).ok_or_else(|| unknown(key))?.attachment);
         let mut admission = self.policy.queue(endpoint).map_err(internal)?;
         drop(self.take_in());
+        let began = Instant::now();
         loop {
-            match timeout(PATIENCE, &mut admission.outcome).await {
-                Ok(outcome) => return outcome.map_err(internal)?.map_err(internal),
-                Err(_) if self.policy.is_changing_for(PATIENCE) && !admission.has_begun() => {
-                    tracing::info!(%key, "a large change of policies is under way: cut off until it is in force");
-                    return Ok(admission.slot);
-                }
-                Err(_) => {}
+            if let Ok(outcome) = timeout(PATIENCE, &mut admission.outcome).await {
+                return outcome.map_err(internal)?.map_err(internal);
+            }
+            let is_behind_a_change = self.policy.is_changing_for(PATIENCE) && !admission.has_begun();
+            if is_behind_a_change || began.elapsed() >= PATIENCE_WITH_OTHERS {
+                tracing::info!(%key, "policy is at something large: the endpoint is cut off until its own is in force");
+                return Ok(admission.slot);
             }
         }
     }
@@ -84,8 +90,11 @@ impl Node {
     /// The same, and waits for it unless a large change is under way, after which it is done.
     pub(super) async fn taken_in(&self) {
         let Some(mut taking) = self.take_in() else { return };
+        let began = Instant::now();
         while timeout(PATIENCE, &mut taking).await.is_err() {
-            if self.policy.is_changing_for(PATIENCE) || self.services.is_changing_for(PATIENCE) {
+            let is_behind_a_change =
+                self.policy.is_changing_for(PATIENCE) || self.services.is_changing_for(PATIENCE);
+            if is_behind_a_change || began.elapsed() >= PATIENCE_WITH_OTHERS {
                 return;
             }
         }

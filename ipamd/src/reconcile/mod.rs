@@ -156,6 +156,16 @@ impl Reconciler {
         self.pace.rests(Instant::now())
     }
 
+    /// Passes took the processor so long.
+    fn spent(&mut self, cpu: std::time::Duration) {
+        self.pace.spent(Instant::now(), cpu);
+    }
+
+    /// How long no pass is to be made because the kernel tells of changes.
+    fn breath(&self) -> std::time::Duration {
+        self.pace.breath(Instant::now())
+    }
+
     /// How long there is nothing to do, if nothing is heard.
     fn pause(&self) -> std::time::Duration {
         self.pace.pause(Instant::now())

@@ -13,9 +13,17 @@ const ASKED: u32 = 20;
 /// How often a change of nodes has the uplinks found anew, though the ways to nodes are not looked at yet.
 const PASS_ASKED_EVERY: Duration = Duration::from_millis(500);
 
+/// Of the processor's time of one core, passes because the kernel has changed may take one part in so many: with a whole
+/// routing table of the Internet on the node, one takes a second.
+const HEARD: u32 = 50;
+/// But the kernel's changes are looked at this often, whatever that takes.
+const HEARD_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+
 /// When to look next.
 #[derive(Debug)]
 pub(super) struct Pace {
+    /// No pass before, whatever the kernel tells.
+    breathes: Instant,
     /// Nodes have changed since the last look.
     asked: bool,
     /// Not before, even if asked.
@@ -31,7 +39,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Looks at once.
     pub fn new(now: Instant) -> Self {
-        Self { asked: true, rested: now, due: now, passed: now, pass: None }
+        Self { breathes: now, asked: true, rested: now, due: now, passed: now, pass: None }
     }
 
     /// Nodes have changed.
@@ -62,11 +70,21 @@ impl Pace {
         self.pass = None;
     }
 
+    /// Passes took the processor so long.
+    pub fn spent(&mut self, now: Instant, cpu: Duration) {
+        self.breathes = now + (cpu * HEARD).min(HEARD_AT_LEAST_EVERY);
+    }
+
+    /// How long no pass is to be made because the kernel tells of changes.
+    pub fn breath(&self, now: Instant) -> Duration {
+        self.breathes.saturating_duration_since(now)
+    }
+
     /// How long there is nothing to do, if nobody asks.
     pub fn pause(&self, now: Instant) -> Duration {
         let next = if self.asked { self.rested.min(self.due) } else { self.due };
         let next = self.pass.map_or(next, |at| next.min(at));
-        next.saturating_duration_since(now).min(PASS_EVERY)
+        next.saturating_duration_since(now).min(PASS_EVERY).max(self.breath(now))
     }
 
     /// A look took so long. One that failed is repeated sooner.
@@ -81,6 +99,21 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_tells_is_looked_at_in_proportion_to_what_a_pass_takes() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.looked(now, Duration::from_millis(1), false);
+        pace.spent(now, Duration::from_millis(5));
+        assert_eq!((pace.breath(now), pace.pause(now)), (Duration::from_millis(250), PASS_EVERY));
+        assert_eq!(pace.breath(now + Duration::from_secs(1)), Duration::ZERO);
+        // A table of a million routes.
+        pace.spent(now, Duration::from_millis(200));
+        assert_eq!((pace.breath(now), pace.pause(now)), (Duration::from_secs(10), Duration::from_secs(10)));
+        pace.spent(now, Duration::from_secs(2));
+        assert_eq!(pace.breath(now), HEARD_AT_LEAST_EVERY);
+    }
 
     #[test]
     fn a_long_look_is_rare_and_a_short_one_is_not() {

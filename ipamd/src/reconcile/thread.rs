@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    time::{ClockId, clock_gettime},
+};
 use tokio::sync::oneshot;
 
 use super::Reconciler;
@@ -23,6 +26,8 @@ use crate::{
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
 /// How long is waited after word of a change, for the rest of it: an ADD makes a dozen events.
 const SETTLE: Duration = Duration::from_millis(400);
+/// How long a pass under way is waited for at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often expired connections are swept out of the maps.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How often the maps are looked at for how full they are.
@@ -30,7 +35,7 @@ const COUNT_EVERY: Duration = Duration::from_mins(1);
 /// How often is looked for attachments that were left behind.
 const LEAKS_EVERY: Duration = Duration::from_secs(30);
 
-/// The running reconciliation. Dropping it waits until the pass under way is done.
+/// The running reconciliation. Dropping it waits until the pass under way is done, if that is soon: each step of it is whole.
 #[derive(Debug)]
 pub struct Reconciliation {
     stop: Option<PipeWriter>,
@@ -66,8 +71,8 @@ impl Drop for Reconciliation {
     fn drop(&mut self) {
         // The other end of the pipe sees it close.
         drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the reconciliation has failed");
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, FAREWELL);
         }
     }
 }
@@ -89,12 +94,9 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
                 }
             }
             Heard::Change => {
-                reconciler.judge_again(&events.read());
-                if matches!(wait(None, None, stopped, SETTLE), Heard::Stop) {
+                if heed(reconciler, events, stopped) {
                     return;
                 }
-                // Of what changed meanwhile, too.
-                reconciler.judge_again(&events.read());
             }
         }
         let now = Instant::now();
@@ -102,7 +104,7 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
             reconciler.free_leaks();
             leaks = now + LEAKS_EVERY;
         }
-        reconciler.settle();
+        reconciler.settle_in_measure();
         if now >= sweep {
             reconciler.sweep_conntrack();
             sweep = now + SWEEP_EVERY;
@@ -110,6 +112,24 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
         if now >= count {
             reconciler.count_entries();
             count = now + COUNT_EVERY;
+        }
+    }
+}
+
+/// Has flows follow what changes, and waits until it is time for a pass about it. Returns whether to stop.
+fn heed(reconciler: &Reconciler, events: &mut Events, stopped: &PipeReader) -> bool {
+    loop {
+        reconciler.judge_again(&events.read());
+        // For the rest of it.
+        if matches!(wait(None, None, stopped, SETTLE), Heard::Stop) {
+            return true;
+        }
+        // Of what changed meanwhile, too.
+        reconciler.judge_again(&events.read());
+        match wait(Some(&*events), None, stopped, reconciler.breath()) {
+            Heard::Stop => return true,
+            Heard::Change if !reconciler.breath().is_zero() => {}
+            _ => return false,
         }
     }
 }
@@ -145,6 +165,11 @@ fn wait(
     at.map_or(Heard::Nothing, |at| meanings.swap_remove(at).0)
 }
 
+/// What the calling thread has had of the processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 /// Takes note of all nodes that have changed so far.
 fn drain(nodes: Option<&PipeReader>) {
     if let Some(mut nodes) = nodes {
@@ -159,6 +184,14 @@ impl Reconciler {
         if self.pass() {
             self.pass();
         }
+    }
+
+    /// The same, and rests in proportion to what that took the processor.
+    fn settle_in_measure(&mut self) {
+        let before = processor_time();
+        self.settle();
+        let cpu = processor_time().saturating_sub(before);
+        self.spent(cpu);
     }
 
     fn free_leaks(&self) {

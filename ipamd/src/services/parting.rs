@@ -23,7 +23,7 @@ use crate::{
 /// How many changes may wait.
 const QUEUE: usize = 256;
 
-/// The running thread. Dropping it lets it finish what waits.
+/// The running thread. Dropping it lets it finish what waits, if that takes no more than a moment.
 #[derive(Debug)]
 pub struct Parting {
     sender: Option<SyncSender<Vec<Gone>>>,
@@ -46,8 +46,8 @@ impl Parting {
 impl Drop for Parting {
     fn drop(&mut self) {
         drop(self.sender.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("ending sockets has failed");
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, supervisor::FAREWELL);
         }
     }
 }
