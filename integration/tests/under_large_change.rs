@@ -8,11 +8,13 @@ use std::{
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, Node, Settings, eventually},
+    testbed::{Machine, Node, Pod, Settings, eventually},
 };
 
 const POLICIES: usize = 10_000;
 const PODS: usize = 12;
+/// Pods that come while the policies come into force, and stay.
+const KEPT: usize = 5;
 /// Each policy is for the pods of one application, so each pod has a thousand of them.
 const APPS: usize = 10;
 
@@ -67,6 +69,8 @@ fn adds_dels_and_questions_do_not_wait() -> Result<()> {
         ("readyz", Duration::ZERO),
     ];
     let mut rounds = 0;
+    // Some that come meanwhile stay.
+    let mut kept = Vec::new();
     let began = Instant::now();
     while !all_in_force(&node) && began.elapsed() < Duration::from_secs(100) {
         let mut took = [Duration::ZERO; 4];
@@ -85,7 +89,11 @@ fn adds_dels_and_questions_do_not_wait() -> Result<()> {
         ensure!(probed.success(), "{probed}");
         took[3] = clock.elapsed();
         let clock = Instant::now();
-        pod.del()?;
+        if kept.len() < KEPT {
+            kept.push(pod);
+        } else {
+            pod.del()?;
+        }
         took[1] = clock.elapsed();
         for ((_, longest), took) in longest.iter_mut().zip(took) {
             *longest = (*longest).max(took);
@@ -100,12 +108,17 @@ fn adds_dels_and_questions_do_not_wait() -> Result<()> {
     for (what, took) in longest {
         ensure!(took < AT_ONCE, "{what} took {took:?}");
     }
-    // Who came meanwhile is enforced like all others, and who went is gone.
-    let late = node.add_pod_of("shop/late", &[("app", "a3")])?;
-    let enforced = || late.ping(pods[0].ipv4(), &["-c1", "-W1"]).is_ok_and(|pings| pings.received == 0);
-    ensure!(eventually(Duration::from_secs(20), enforced));
-    ensure!(node.reaches(late.ipv4())?, "the node reaches its pods");
-    assert_eq!(node.status()?["endpoints"].as_u64(), Some(PODS as u64 + 1));
+    // Who comes and came is enforced by what is told as in force, at once: policies that let only strangers in. A pod that no
+    // policy is for is reached.
+    let reaches = |to: &Pod| anyhow::Ok(pods[0].ping(to.ipv4(), &["-c1", "-W1"])?.received > 0);
+    kept.push(node.add_pod_of("shop/late", &[("app", "a3")])?);
+    for pod in &kept {
+        ensure!(!reaches(pod)?, "{} is reached", pod.ipv4());
+        ensure!(node.reaches(pod.ipv4())?, "the node reaches its pods");
+    }
+    let free = node.add_pod_of("shop/free", &[])?;
+    ensure!(eventually(AT_ONCE, || reaches(&free).unwrap_or(false)));
+    assert_eq!(node.status()?["endpoints"].as_u64(), Some((PODS + kept.len() + 1) as u64));
     Ok(())
 }
 

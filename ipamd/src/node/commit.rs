@@ -60,13 +60,13 @@ impl Node {
         drop(self.take_in());
         let began = Instant::now();
         loop {
-            if let Ok(outcome) = timeout(PATIENCE, &mut admission.outcome).await {
-                return outcome.map_err(internal)?.map_err(internal);
+            if let Some(outcome) = admission.within(PATIENCE).await {
+                return outcome.map_err(internal);
             }
             let is_behind_a_change = self.policy.is_changing_for(PATIENCE) && !admission.has_begun();
             if is_behind_a_change || began.elapsed() >= PATIENCE_WITH_OTHERS {
                 tracing::info!(%key, "policy is at something large: the endpoint is cut off until its own is in force");
-                return Ok(admission.slot);
+                return admission.go_on().map_err(internal);
             }
         }
     }

@@ -1,10 +1,14 @@
 //! Changes of the cluster: whole, or not at all.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use ipamd_api::AttachmentKey;
 
 use super::{
+    places::Place,
     queue::Entrant,
     settle::{Unsettled, Writes},
     state::{Closed, State, Unfit},
@@ -28,6 +32,9 @@ pub enum EnforceError {
     /// The cluster is not known yet.
     #[error("the policies are not known yet")]
     NotStarted,
+    /// Who was to take it in did not come to an end.
+    #[error("whoever was to enforce its policy has failed; see the log")]
+    Abandoned,
 }
 
 impl State {
@@ -125,8 +132,12 @@ impl State {
         }
     }
 
-    /// Takes an endpoint in, or its new state. When this returns it is enforced.
-    pub fn admit(&mut self, endpoint: LocalEndpoint) -> Result<Slot, EnforceError> {
+    /// Takes an endpoint in, or its new state; a new one at this place, if one is given. When this returns it is enforced.
+    pub fn admit(
+        &mut self,
+        endpoint: LocalEndpoint,
+        place: Option<Arc<Place>>,
+    ) -> Result<Slot, EnforceError> {
         if !self.started {
             return Err(EnforceError::NotStarted);
         }
@@ -134,7 +145,7 @@ impl State {
         let before = self.world.locals.get(&key).cloned();
         let mut concerned = BTreeSet::from([key.clone()]);
         let most = self.tables.limits().slots;
-        let slot = self.enter(endpoint, None, &mut concerned).ok_or(EnforceError::Slots(most))?;
+        let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
         let Err(unsettled) = self.bring(concerned) else { return Ok(slot) };
         match before {
             Some(before) => {
@@ -152,50 +163,49 @@ impl State {
 
     /// Takes in an endpoint that has waited for the state.
     pub fn take_in(&mut self, entrant: Entrant) {
-        let Entrant { endpoint, begun, answer } = entrant;
+        let Entrant { endpoint, place, begun, answer } = entrant;
         begun.store(true, Ordering::Relaxed);
         let key = endpoint.key.clone();
-        if self.closed.remove(&key).is_some() {
-            self.slots().settle(&key, true);
-        }
-        let outcome = self.admit(endpoint.clone());
-        let placed = outcome.is_ok();
-        match answer.send(outcome) {
-            // Its ADD has gone on without its policy, and only a person can tell what to do.
-            Err(Err(error)) => {
-                tracing::warn!(%key, %error, "is cut off");
-                self.closed.insert(key, Closed { endpoint, reason: error.to_string() });
-            }
-            _ => self.slots().settle(&key, placed),
+        // What was there of the same attachment has another place.
+        self.forget(&key);
+        let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&place)));
+        // Its ADD has gone on without its policy, and only a person can tell what to do.
+        if let Err(Err(error)) = answer.send(outcome) {
+            tracing::warn!(%key, %error, "is cut off");
+            self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
         }
     }
 
     /// Tries once more to enforce endpoints that are cut off.
     pub fn retry_closed(&mut self) {
-        for (key, Closed { endpoint, .. }) in std::mem::take(&mut self.closed) {
-            match self.admit(endpoint.clone()) {
-                Ok(_) => self.slots().settle(&key, true),
-                Err(error) => {
-                    self.closed.insert(key, Closed { endpoint, reason: error.to_string() });
-                }
+        for (key, Closed { endpoint, place, .. }) in std::mem::take(&mut self.closed) {
+            if let Err(error) = self.admit(endpoint.clone(), Some(Arc::clone(&place))) {
+                self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
             }
+        }
+    }
+
+    /// Forgets an endpoint; what fails is made good later.
+    pub fn forget(&mut self, key: &AttachmentKey) {
+        if let Err(error) = self.dismiss(key) {
+            self.failed(&error);
         }
     }
 
     /// Forgets an endpoint.
     pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
-        if self.closed.remove(key).is_some() {
-            self.slots().settle(key, false);
-        }
+        self.closed.remove(key);
         let mut concerned = BTreeSet::new();
         let Some(gone) = self.leave(key, &mut concerned) else { return Ok(()) };
         self.room_made = true;
         if self.failure.is_none() {
-            self.tables.clear_posture(gone.slot)?;
+            gone.place.clear_posture(&mut *self.tables)?;
             if let Some(rules) = &gone.rules {
                 self.let_go(rules);
             }
         }
+        // Its place is nobody's any more when a new set comes into force.
+        drop(gone);
         self.back(concerned)
     }
 

@@ -160,7 +160,9 @@ impl State {
         flow: &SeenFlow,
     ) -> Result<(bool, RuleId), TableError> {
         let Some(endpoint) = self.endpoints.get(key) else { return Ok((false, RuleId(0))) };
-        let Some(posture) = self.tables.posture(endpoint.slot)? else { return Ok((false, RuleId(0))) };
+        let Some(posture) = self.tables.posture(endpoint.place.slot())? else {
+            return Ok((false, RuleId(0)));
+        };
         let policed = match direction {
             Direction::Ingress => posture.ingress,
             Direction::Egress => posture.egress,

@@ -6,6 +6,7 @@ mod explain;
 mod listing;
 pub mod memory;
 mod peers;
+mod places;
 mod queue;
 mod rebuild;
 mod settle;
@@ -25,7 +26,6 @@ use std::{
 };
 
 use ipamd_api::AttachmentKey;
-use tokio::sync::oneshot;
 
 pub use self::{
     apply::EnforceError,
@@ -34,11 +34,7 @@ pub use self::{
     queue::Admission,
     settle::Writes,
 };
-use self::{
-    queue::{Entrant, Slots, Waiting},
-    settle::Unsettled,
-    state::State,
-};
+use self::{places::Places, queue::Waiting, settle::Unsettled, state::State};
 use crate::cluster::objects::Batch;
 pub use crate::policy::compile::world::LocalEndpoint;
 use crate::policy::tables::{self, Slot, TableError, Tables};
@@ -51,7 +47,7 @@ pub struct Enforcer {
     queue: Mutex<Vec<Waiting>>,
     /// Somebody waits for the state to take them in.
     taking: AtomicBool,
-    slots: Arc<Mutex<Slots>>,
+    places: Arc<Places>,
     /// How many of them there are.
     most: u32,
     /// Since when a change of the cluster has had the state.
@@ -88,7 +84,7 @@ impl Enforcer {
         let most = tables.limits().slots;
         let state = State::new(tables);
         Self {
-            slots: Arc::clone(&state.slots),
+            places: Arc::clone(&state.places),
             state: Mutex::new(state),
             queue: Mutex::default(),
             taking: AtomicBool::new(false),
@@ -114,9 +110,9 @@ impl Enforcer {
         state.node_addresses = node_addresses;
         state.refusals = first.refusals.unwrap_or_default();
         state.world.fill(first.changes);
-        let most = state.tables.limits().slots;
         for (endpoint, slot) in endpoints {
-            state.place(endpoint, slot).ok_or(EnforceError::Slots(most))?;
+            let place = self.places.claim(slot, self.most).ok_or(EnforceError::Slots(self.most))?;
+            state.place(endpoint, place);
         }
         match state.rebuild() {
             Ok(()) => {}
@@ -124,7 +120,7 @@ impl Enforcer {
             Err(Unsettled::Overflow(overflow)) => return Err(EnforceError::Fit(overflow.to_string())),
         }
         state.started = true;
-        Ok(state.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.slot)).collect())
+        Ok(state.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.place.slot())).collect())
     }
 
     /// Takes an endpoint in, or its new state. When this returns its policy is enforced.
@@ -132,22 +128,19 @@ impl Enforcer {
     /// # Errors
     /// Why it is not.
     pub fn admit(&self, endpoint: LocalEndpoint) -> Result<Slot, EnforceError> {
-        self.lock().admit(endpoint)
+        self.lock().admit(endpoint, None)
     }
 
-    /// Takes an endpoint in as soon as nothing is in the way: by [`Self::take`], or by whoever has the state next.
+    /// Takes an endpoint in, in place of one of the same attachment, as soon as nothing is in the way: by [`Self::take`], or by
+    /// whoever has the state next.
     ///
     /// # Errors
     /// That there is no slot left.
     pub fn queue(&self, endpoint: LocalEndpoint) -> Result<Admission, EnforceError> {
-        let slot = locked(&self.slots)
-            .claim(&endpoint.key, None, self.most)
-            .ok_or(EnforceError::Slots(self.most))?;
-        let (answer, outcome) = oneshot::channel();
-        let begun = Arc::default();
-        let entrant = Entrant { endpoint, begun: Arc::clone(&begun), answer };
-        locked(&self.queue).push(Waiting::Admit(Box::new(entrant)));
-        Ok(Admission { slot, outcome, begun })
+        let place = self.places.claim(None, self.most).ok_or(EnforceError::Slots(self.most))?;
+        let (admission, waiting) = Admission::new(endpoint, place);
+        locked(&self.queue).push(waiting);
+        Ok(admission)
     }
 
     /// Forgets an endpoint in the same way.
@@ -281,11 +274,7 @@ impl Enforcer {
         let waiting = std::mem::take(&mut *locked(&self.queue));
         for waiting in waiting {
             match waiting {
-                Waiting::Dismiss(key) => {
-                    if let Err(error) = state.dismiss(&key) {
-                        state.failed(&error);
-                    }
-                }
+                Waiting::Dismiss(key) => state.forget(&key),
                 Waiting::Admit(entrant) => state.take_in(*entrant),
             }
         }

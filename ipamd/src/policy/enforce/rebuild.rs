@@ -45,6 +45,7 @@ impl State {
         match switched {
             Ok(unfinished) => {
                 self.derived.peers.pack();
+                self.places.renewed();
                 if let Some(error) = unfinished {
                     // What is in force is known; it is only not all that it should be.
                     self.failed(&error);

@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use super::{
     compiled::{Compiled, Entries, Extension},
     state::State,
-    tables::{Limits, Peer, Posture, Slot, TableError},
+    tables::{Limits, Peer, Posture, TableError},
 };
 use crate::{
     concerned::Concerned,
@@ -81,7 +81,7 @@ struct Plan {
     extensions: Vec<(Arc<EndpointRules>, Extension)>,
     peers: Vec<(IpNetwork, Option<Peer>)>,
     maps: Vec<(Compiled, Entries)>,
-    endpoints: Vec<(AttachmentKey, Slot, Arc<EndpointRules>)>,
+    endpoints: Vec<(AttachmentKey, Arc<EndpointRules>)>,
 }
 
 impl State {
@@ -155,7 +155,7 @@ impl State {
             if endpoint.posture.is_some() && endpoint.rules.as_ref() == Some(rules) {
                 continue;
             }
-            plan.endpoints.push((key.clone(), endpoint.slot, Arc::clone(rules)));
+            plan.endpoints.push((key.clone(), Arc::clone(rules)));
             let known = self.derived.maps.contains_key(rules)
                 || made
                     .iter()
@@ -259,7 +259,7 @@ impl State {
             self.derived.maps.insert(Arc::clone(&compiled.rules), compiled);
         }
         let (mut let_go, mut concerned) = (Vec::new(), Concerned::nothing());
-        for (key, slot, rules) in endpoints {
+        for (key, rules) in endpoints {
             let map = is_policed(&rules)
                 .then(|| self.derived.maps.get(&rules).and_then(|compiled| compiled.map))
                 .flatten();
@@ -270,7 +270,7 @@ impl State {
             };
             let Some(endpoint) = self.endpoints.get_mut(&key) else { continue };
             if endpoint.posture != Some(posture) {
-                self.tables.put_posture(slot, posture)?;
+                endpoint.place.put_posture(&mut *self.tables, posture)?;
                 endpoint.posture = Some(posture);
                 writes.postures += 1;
                 concerned.add(endpoint.addresses.iter().copied().collect());

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::Instant,
 };
 
@@ -12,9 +12,8 @@ use ipnetwork::IpNetwork;
 
 use super::{
     compiled::Compiled,
-    locked,
     peers::Peers,
-    queue::Slots,
+    places::{Place, Places},
     tables::{Posture, Slot, Tables},
 };
 use crate::{
@@ -35,7 +34,7 @@ use crate::{
 /// An endpoint of this node.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub slot: Slot,
+    pub place: Arc<Place>,
     pub item: ObjectId,
     pub addresses: Vec<IpAddr>,
     pub selecting: Selecting,
@@ -56,6 +55,7 @@ pub(super) struct Unfit {
 #[derive(Debug)]
 pub(super) struct Closed {
     pub endpoint: LocalEndpoint,
+    pub place: Arc<Place>,
     pub reason: String,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct State {
     /// Endpoints that are served although their policy is in no table: nothing of theirs passes.
     pub closed: BTreeMap<AttachmentKey, Closed>,
     /// Also given out by who does not have the state.
-    pub slots: Arc<Mutex<Slots>>,
+    pub places: Arc<Places>,
     pub started: bool,
     /// Why the tables are not as they should be.
     pub failure: Option<String>,
@@ -111,7 +111,7 @@ impl State {
             unfit: BTreeMap::new(),
             room_made: false,
             closed: BTreeMap::new(),
-            slots: Arc::default(),
+            places: Arc::default(),
             started: false,
             failure: None,
             looked_at: None,
@@ -233,35 +233,31 @@ impl State {
         endpoint.selecting = selecting.collect();
     }
 
-    /// Takes an endpoint into the world, and nothing else. `None`: there is no slot left.
-    pub fn place(&mut self, endpoint: LocalEndpoint, slot: Option<Slot>) -> Option<Slot> {
-        let key = endpoint.key.clone();
-        let (slot, posture, rules) = if let Some(known) = self.endpoints.get(&key) {
-            (known.slot, known.posture, known.rules.clone())
-        } else {
-            let most = self.tables.limits().slots;
-            let mut slots = self.slots();
-            let slot = slots.claim(&key, slot, most)?;
-            slots.settle(&key, true);
-            (slot, None, None)
-        };
-        let (item, addresses) = (endpoint.item(), endpoint.addresses.clone());
+    /// Takes an endpoint into the world, and nothing else.
+    pub fn place(&mut self, endpoint: LocalEndpoint, place: Arc<Place>) {
+        let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
         self.world.put_local(endpoint);
-        let placed = Endpoint { slot, item, addresses, selecting: Selecting::new(), rules, posture };
+        let known = self.endpoints.remove(&key).filter(|known| known.place.slot() == place.slot());
+        let (posture, rules) = known.map_or((None, None), |known| (known.posture, known.rules));
+        let placed = Endpoint { place, item, addresses, selecting: Selecting::new(), rules, posture };
         self.endpoints.insert(key, placed);
-        Some(slot)
     }
 
-    /// Takes an endpoint in. `None`: there is no slot left.
+    /// Takes an endpoint in, at this place, or else the one it has, or any. `None`: there is no place left.
     pub fn enter(
         &mut self,
         endpoint: LocalEndpoint,
-        slot: Option<Slot>,
+        place: Option<Arc<Place>>,
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Slot> {
         let item = endpoint.item();
-        let before = self.endpoints.get(&endpoint.key).map(|known| known.item.clone());
-        let slot = self.place(endpoint, slot)?;
+        let known = self.endpoints.get(&endpoint.key);
+        let before = known.map(|known| known.item.clone());
+        let place = place
+            .or_else(|| known.map(|known| Arc::clone(&known.place)))
+            .or_else(|| self.places.claim(None, self.tables.limits().slots))?;
+        let slot = place.slot();
+        self.place(endpoint, place);
         if let Some(before) = before.filter(|before| *before != item) {
             self.renew_item(&before, concerned);
         }
@@ -276,15 +272,10 @@ impl State {
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(key)?;
-        self.slots().free(key);
         self.world.remove_local(key);
         self.renew_item(&endpoint.item, concerned);
         concerned.remove(key);
         Some(endpoint)
-    }
-
-    pub fn slots(&self) -> MutexGuard<'_, Slots> {
-        locked(&self.slots)
     }
 
     /// What rules of an endpoint are resolved for.

@@ -98,7 +98,9 @@ impl Enforcer {
         }
         let locals = trial.world.locals.values().cloned().collect::<Vec<_>>();
         for endpoint in locals {
-            trial.place(endpoint, None);
+            // There is one for each: the world has no more endpoints than there are places.
+            let Some(place) = trial.places.claim(None, trial.tables.limits().slots) else { break };
+            trial.place(endpoint, place);
         }
         if let Err(unsettled) = trial.rebuild() {
             let reason = match unsettled {

@@ -141,9 +141,8 @@ fn an_endpoint_whose_rules_do_not_fit_is_refused_and_leaves_nothing() {
 fn an_endpoint_that_was_not_waited_for_is_told_of_and_tried_again() {
     let bench = Bench::started(ROOM, &[], &(wide("wide") + &remote(1, "friend")));
     let admission = bench.enforcer.queue(local(1, "guarded")).unwrap();
-    let slot = admission.slot;
-    // Its ADD has gone on.
-    drop(admission);
+    // Its ADD goes on.
+    let slot = admission.go_on().unwrap();
     bench.enforcer.take();
     let problems = bench.enforcer.problems();
     assert!(
@@ -158,4 +157,33 @@ fn an_endpoint_that_was_not_waited_for_is_told_of_and_tried_again() {
     bench.enforcer.dismiss(&local(1, "guarded").key);
     assert_eq!(bench.enforcer.admit(local(2, "guarded")).unwrap(), Slot(2));
     assert_eq!(bench.enforcer.admit(local(1, "guarded")).unwrap(), Slot(3), "a place rests");
+}
+
+#[test]
+fn who_goes_on_hears_what_has_just_come_of_it() {
+    let bench = Bench::started(ROOM, &[], &(wide("wide") + &remote(1, "friend")));
+    let admission = bench.enforcer.queue(local(1, "guarded")).unwrap();
+    bench.enforcer.take();
+    let error = admission.go_on().unwrap_err();
+    assert!(error.to_string().starts_with("its policy does not fit: it needs "), "{error}");
+    // So nobody is served with a place that is free again.
+    assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
+}
+
+#[test]
+fn one_that_comes_again_is_not_judged_as_the_one_before() {
+    let bench = Bench::started(ROOM, &[local(1, "free")], &guard("g", "80"));
+    let before = *bench.tables.postures().keys().next().unwrap();
+    bench.enforcer.dismiss_later(&local(1, "free").key);
+    let slot = bench.enforcer.queue(local(1, "guarded")).unwrap().go_on().unwrap();
+    assert!(!bench.tables.postures().contains_key(&slot), "nothing passes before its own policy is there");
+    bench.enforcer.take();
+    let postures = bench.tables.postures();
+    assert!(postures[&slot].ingress && !postures.contains_key(&before), "{postures:?}");
+    // Nor if nobody has said that the one before went.
+    let again = bench.enforcer.queue(local(1, "free")).unwrap().go_on().unwrap();
+    assert!(!bench.tables.postures().contains_key(&again));
+    bench.enforcer.take();
+    let postures = bench.tables.postures();
+    assert!(!postures[&again].ingress && !postures.contains_key(&slot), "{postures:?}");
 }

@@ -311,3 +311,25 @@ fn a_rebuild_that_fails_at_any_write_leaves_what_is_in_force_in_force() {
     }
     assert!(failed > 5, "{failed}");
 }
+
+#[test]
+fn a_place_of_which_the_tables_may_still_say_something_is_given_to_nobody() {
+    let tables = Memory::new(Limits { slots: 1, ..ROOM });
+    let watched = Watched::new(&tables);
+    let fails_after = Arc::clone(&watched.fails_after);
+    let enforcer = Enforcer::new(Box::new(watched));
+    enforcer.start([(local(1, "free"), None)], BTreeSet::new(), batch("")).unwrap();
+    fails_after.store(0, Ordering::Relaxed);
+    enforcer.apply(batch(&guard("g", "80")));
+    assert!(!enforcer.problems().is_empty());
+    // What would make it good fails, too, so that the endpoint's posture stays where it was.
+    fails_after.store(0, Ordering::Relaxed);
+    enforcer.dismiss(&local(1, "free").key);
+    assert!(tables.postures().contains_key(&Slot(1)));
+    assert!(enforcer.queue(local(2, "guarded")).is_err(), "all of it would pass");
+    enforcer.retry();
+    assert_eq!(enforcer.queue(local(2, "guarded")).unwrap().go_on().unwrap(), Slot(1));
+    assert!(tables.postures().is_empty());
+    enforcer.take();
+    assert!(tables.postures()[&Slot(1)].ingress);
+}
