@@ -101,20 +101,13 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let listening = Listening::start(Arc::clone(&monitor), &pins)?;
-    let host = Host::new(
-        Arc::clone(&datapath),
-        pins.clone(),
-        Reaper::start()?,
-        config.socket_lb,
-        Configurations::new(config.cni.conf_dir.clone()),
-    );
     let attachments = store.1.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
         making(&config),
         store,
         EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
-        Box::new(host),
+        Box::new(host(&config, &datapath, &pins)?),
         Arc::clone(&policy),
         Arc::clone(&services),
     )?
@@ -190,6 +183,12 @@ fn take_pools(
         Some(conflict) => bail!("{conflict}"),
         None => Ok(of_the_node),
     }
+}
+
+/// What the node's records are carried out on.
+fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Host> {
+    let configurations = Configurations::new(config.cni.conf_dir.clone());
+    Ok(Host::new(Arc::clone(datapath), pins.clone(), Reaper::start()?, config.socket_lb, configurations))
 }
 
 /// What the state directory has.

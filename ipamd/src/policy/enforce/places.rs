@@ -108,11 +108,12 @@ mod tests {
     #[test]
     fn a_place_rests_before_it_is_given_again() {
         let places = Arc::new(Places::default());
-        let [a, b, c] = [(); 3].map(|()| places.claim(None, 3));
-        assert_eq!([&a, &b, &c].map(|it| slot(it.as_ref())), [Some(1), Some(2), Some(3)]);
-        drop(b);
-        let [d, e] = [(); 2].map(|()| places.claim(None, 3));
-        assert_eq!([d, e].map(|it| slot(it.as_ref())), [Some(2), None]);
+        let mut given = [(); 3].map(|()| places.claim(None, 3));
+        assert_eq!(given.each_ref().map(|it| slot(it.as_ref())), [Some(1), Some(2), Some(3)]);
+        given[1] = None;
+        let more = [(); 2].map(|()| places.claim(None, 3));
+        assert_eq!(more.each_ref().map(|it| slot(it.as_ref())), [Some(2), None]);
+        drop(more);
         assert_eq!(slot(places.claim(Some(Slot(1)), 3).as_ref()), Some(2), "1 is somebody's");
     }
 
