@@ -112,7 +112,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         Arc::clone(&services),
     )?
     .tell_of(set_aside)
-    .let_unknown_pass(matches!(config.cluster, Cluster::None));
+    .let_unknown_pass(matches!(config.cluster, Cluster::None))
+    .rest_addresses(config.address_rest);
     let node = Arc::new(node);
     let metrics = Arc::new(Metrics::about(source));
     let released = released::directory(&config.socket);

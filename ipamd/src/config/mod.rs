@@ -40,6 +40,8 @@ pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
 
 /// Assigned to VXLAN by IANA.
 const DEFAULT_VXLAN_PORT: u16 = 4789;
+/// Other nodes, name servers and clients may know a deleted pod's address for as long.
+const ADDRESS_REST: Duration = Duration::from_mins(1);
 /// 0xca3a: no number that another network plugin uses by default.
 const DEFAULT_VXLAN_ID: u32 = 51_770;
 const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;
@@ -176,6 +178,8 @@ pub struct Config {
     /// How programs are attached. If `None`, by tcx where the kernel has it, and to endpoints by clsact filters where it is
     /// known that nobody else needs their qdisc.
     pub attach: Option<AttachMode>,
+    /// How long an address rests before another attachment gets it.
+    pub address_rest: Duration,
     /// How long a thread may take for one step.
     pub thread_deadline: Duration,
     /// Bytes; the smallest of the uplinks' if `None`.
@@ -263,6 +267,9 @@ impl Config {
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach,
+            address_rest: options
+                .address_rest
+                .map_or(ADDRESS_REST, |seconds| Duration::from_secs(seconds.into())),
             thread_deadline: options
                 .thread_deadline
                 .map_or(supervisor::DEADLINE, |seconds| Duration::from_secs(seconds.get().into())),

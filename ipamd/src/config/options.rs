@@ -60,6 +60,9 @@ pub(super) struct Options {
     /// Prefix that addresses are handed out from, or NAME=CIDR; repeatable [default: the pod CIDRs of this node's Node]
     #[arg(long, value_name = "CIDR")]
     pub pool: Vec<PoolEntry>,
+    /// Seconds that the address of a deleted pod rests before another gets it, while there are others [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub address_rest: Option<u32>,
     /// Whether other plugins, before Cambric in the chain, make the interfaces and assign the addresses [default: false]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     pub chained: Option<bool>,
@@ -177,6 +180,7 @@ impl Options {
             uplink: either(self.uplink, other.uplink),
             uplink_exclude: either(self.uplink_exclude, other.uplink_exclude),
             pool: either(self.pool, other.pool),
+            address_rest: self.address_rest.or(other.address_rest),
             chained: self.chained.or(other.chained),
             cluster: self.cluster.or(other.cluster),
             kube_api_server: self.kube_api_server.or(other.kube_api_server),

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, btree_map},
     net::IpAddr,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ipamd_api::{
@@ -11,7 +12,7 @@ use ipamd_api::{
     wire::{self, Assigned},
 };
 
-use super::{AllocationError, Family, Pool, PoolUse, family::number, runs::Runs};
+use super::{AllocationError, Family, Pool, PoolUse, family::number, resting::Resting, runs::Runs};
 use crate::attachment::Attachment;
 
 /// A pool and what is taken of it.
@@ -19,16 +20,19 @@ use crate::attachment::Attachment;
 struct Filled {
     pool: Pool,
     used: Runs,
+    /// Those, and what was given back and still rests.
+    busy: Runs,
+    resting: Resting,
     /// The address that was handed out last, by turn; the next one follows it.
     cursor: Option<u128>,
 }
 
 impl Filled {
-    /// The address whose turn it is: the first free one behind the cursor, around the end.
+    /// The address whose turn it is: the first behind the cursor, around the end, that is free and has rested.
     fn next(&self) -> Option<u128> {
         let (first, last) = self.pool.assignable();
         let from = self.cursor.filter(|cursor| *cursor < last).map_or(first, |cursor| cursor + 1);
-        [from, first].into_iter().map(|from| self.used.first_gap(from)).find(|free| *free <= last)
+        [from, first].into_iter().map(|from| self.busy.first_gap(from)).find(|free| *free <= last)
     }
 
     fn assigned(&self, number: u128) -> Assigned {
@@ -38,13 +42,16 @@ impl Filled {
 
 /// The addresses of all pools: who holds which, and whose turn it is.
 ///
-/// Each pool goes round: a freed address rests until the cursor has passed all others. Of several pools of one
-/// family the first that has an address left is taken.
+/// Each pool goes round: a freed address comes again when the cursor has passed all others, and not before it has rested for a
+/// while. Of several pools of one family the first that has such an address left is taken; if none has, the address that has
+/// rested longest.
 #[derive(Debug)]
 pub struct Allocator {
     pools: Vec<Filled>,
     /// Every address in use, also those that lie in no pool (any more).
     holders: BTreeMap<IpAddr, Arc<AttachmentKey>>,
+    /// How long an address rests before it is given to another, while there are others.
+    rest: Duration,
 }
 
 impl Allocator {
@@ -63,10 +70,16 @@ impl Allocator {
             Filled {
                 pool,
                 used: Runs::default(),
+                busy: Runs::default(),
+                resting: Resting::default(),
                 cursor: cursor.filter(|cursor| (first..=last).contains(cursor)),
             }
         };
-        let mut allocator = Self { pools: pools.into_iter().map(filled).collect(), holders: BTreeMap::new() };
+        let mut allocator = Self {
+            pools: pools.into_iter().map(filled).collect(),
+            holders: BTreeMap::new(),
+            rest: Duration::ZERO,
+        };
         for attachment in attachments {
             let key = Arc::new(attachment.key.clone());
             for address in attachment.ips() {
@@ -74,6 +87,11 @@ impl Allocator {
             }
         }
         allocator
+    }
+
+    /// Has addresses rest for so long.
+    pub fn set_rest(&mut self, rest: Duration) {
+        self.rest = rest;
     }
 
     /// Takes one address of each family that has pools, for `key`: the requested one where there is one of the
@@ -88,6 +106,20 @@ impl Allocator {
         key: &AttachmentKey,
         requested: &[IpAddr],
     ) -> Result<Vec<Assigned>, AllocationError> {
+        self.reserve_at(Instant::now(), key, requested)
+    }
+
+    fn reserve_at(
+        &mut self,
+        now: Instant,
+        key: &AttachmentKey,
+        requested: &[IpAddr],
+    ) -> Result<Vec<Assigned>, AllocationError> {
+        for filled in &mut self.pools {
+            for rested in filled.resting.take_rested(now, self.rest) {
+                filled.busy.remove(rested);
+            }
+        }
         if self.pools.is_empty() {
             return Err(AllocationError::NoPools);
         }
@@ -121,11 +153,18 @@ impl Allocator {
 
     /// Gives an address back; `false` if nobody had it.
     pub fn release(&mut self, address: IpAddr) -> bool {
+        self.release_at(Instant::now(), address)
+    }
+
+    fn release_at(&mut self, now: Instant, address: IpAddr) -> bool {
         if self.holders.remove(&address).is_none() {
             return false;
         }
         if let Some(at) = self.pool_of(address) {
-            self.pools[at].used.remove(number(address));
+            let filled = &mut self.pools[at];
+            if filled.used.remove(number(address)) {
+                filled.resting.put(number(address), now);
+            }
         }
         true
     }
@@ -183,6 +222,8 @@ impl Allocator {
             // Under an older configuration a container may have got what is reserved now; it is no part of the count.
             if filled.pool.reserved(address).is_none() {
                 filled.used.insert(number(address));
+                filled.busy.insert(number(address));
+                filled.resting.remove(number(address));
             }
         }
     }
@@ -206,19 +247,22 @@ impl Allocator {
 
     /// The address of a family whose turn it is, and the pool it is in; `None` if the family has no pools.
     fn turn(&self, family: Family) -> Result<Option<(usize, u128)>, AllocationError> {
-        let mut full = Vec::new();
-        for (at, filled) in self.pools.iter().enumerate().filter(|(_, filled)| filled.pool.family() == family)
-        {
-            if let Some(next) = filled.next() {
-                return Ok(Some((at, next)));
-            }
-            full.push(PoolUse {
-                pool: filled.pool.to_string(),
-                used: filled.used.count(),
-                capacity: filled.pool.capacity(),
-            });
+        let of_family = || self.pools.iter().enumerate().filter(|(_, filled)| filled.pool.family() == family);
+        let next = of_family().find_map(|(at, filled)| Some((at, filled.next()?)));
+        let rested_longest = || {
+            let resting = of_family().filter_map(|(at, filled)| Some((filled.resting.longest()?, at)));
+            resting.min().map(|((_, number), at)| (at, number))
+        };
+        if let Some(found) = next.or_else(rested_longest) {
+            return Ok(Some(found));
         }
-        if full.is_empty() { Ok(None) } else { Err(AllocationError::Exhausted { family, pools: full }) }
+        let full = of_family().map(|(_, filled)| PoolUse {
+            pool: filled.pool.to_string(),
+            used: filled.used.count(),
+            capacity: filled.pool.capacity(),
+        });
+        let pools = full.collect::<Vec<_>>();
+        if pools.is_empty() { Ok(None) } else { Err(AllocationError::Exhausted { family, pools }) }
     }
 }
 

@@ -4,6 +4,7 @@ mod allocator;
 mod error;
 mod family;
 mod pool;
+mod resting;
 mod runs;
 
 pub use allocator::Allocator;

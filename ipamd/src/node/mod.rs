@@ -192,6 +192,14 @@ impl Node {
         Self { lets_unknown_pass: may, ..self }
     }
 
+    /// Has addresses rest for so long before another attachment gets them, while there are others.
+    #[must_use]
+    pub fn rest_addresses(mut self, rest: Duration) -> Self {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.allocator.set_rest(rest);
+        self
+    }
+
     /// What the records are carried out on.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()

@@ -84,6 +84,52 @@ fn a_freed_address_rests_until_its_turn_comes_round() {
 }
 
 #[test]
+fn a_freed_address_rests_for_its_time_and_the_longest_rested_one_is_taken_when_all_do() {
+    const REST: Duration = Duration::from_mins(1);
+    // Five addresses.
+    let mut allocator = fresh(&["10.0.0.0/29"]);
+    allocator.set_rest(REST);
+    let began = Instant::now();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let give = |allocator: &mut Allocator, now, id: u32| {
+        allocator.reserve_at(now, &key(id), &[]).unwrap().remove(0).address.to_string()
+    };
+    let free = |allocator: &mut Allocator, now, last: u32| {
+        assert!(allocator.release_at(now, ip(&format!("10.0.0.{last}"))));
+    };
+    for last in 2..=5 {
+        assert_eq!(give(&mut allocator, began, last), format!("10.0.0.{last}"));
+    }
+    free(&mut allocator, at(1), 4);
+    free(&mut allocator, at(2), 2);
+    assert_eq!(give(&mut allocator, at(3), 6), "10.0.0.6");
+    assert_eq!(allocator.pools()[0].used, 3, "what rests is not used");
+    assert!(allocator.refusals().is_empty(), "there are still some");
+    // By turn it would be 2, which rests; all others are used or rest, too.
+    assert_eq!(give(&mut allocator, at(3), 7), "10.0.0.4");
+    free(&mut allocator, at(4), 4);
+    // 2 has rested, 4 has not.
+    assert_eq!(give(&mut allocator, at(62), 8), "10.0.0.2");
+    free(&mut allocator, at(62), 3);
+    // Since its second end, not its first.
+    assert_eq!(give(&mut allocator, at(63), 9), "10.0.0.4");
+    // Who asks for an address gets it.
+    let asked = allocator.reserve_at(at(63), &key(10), &[ip("10.0.0.3")]).unwrap();
+    assert_eq!(asked[0].address, ip("10.0.0.3"));
+    assert_eq!(allocator.refusals().len(), 1, "all are used");
+}
+
+#[test]
+fn an_address_of_the_next_pool_is_taken_before_one_that_rests() {
+    let mut allocator = fresh(&["10.0.0.0/30", "10.0.1.0/30"]);
+    allocator.set_rest(Duration::from_mins(1));
+    assert_eq!(allocator.give("a"), ["10.0.0.2"]);
+    allocator.release(ip("10.0.0.2"));
+    assert_eq!(allocator.give("b"), ["10.0.1.2"]);
+    assert_eq!(allocator.give("c"), ["10.0.0.2"]);
+}
+
+#[test]
 fn the_turn_survives_a_restart_but_not_a_change_of_the_prefix() {
     let mut allocator = fresh(&["10.0.0.0/29"]);
     allocator.give("a");
