@@ -1,11 +1,12 @@
 //! The programs alone, run by `BPF_PROG_TEST_RUN` on packets built by a library, in a namespace of the calling thread's
 //! own: two local endpoints, an uplink with a default route, and whatever a test adds.
 
+mod pool;
 mod services;
 
 use std::{
     collections::BTreeMap,
-    mem::{MaybeUninit, offset_of},
+    mem::offset_of,
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
     time::Duration,
@@ -13,20 +14,16 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use bpf::{
-    CambricSkel, CambricSkelBuilder,
     attach::Pins,
     layout::{
         Ageing, CHANGED_EVERYTHING, CHANGES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
-        EthernetAddress, FIB_LOOKUP_MARK, FIB_LOOKUP_SKIP_NEIGH, Ip4, Ip6, LIFETIMES, Node, POSTURE_KNOWN,
-        Plain, Posture, SkBuff, Uplink,
+        EthernetAddress, Ip4, Ip6, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
     },
 };
-use libbpf_rs::{
-    ErrorKind, MapCore, MapFlags, OpenObject, ProgramInput,
-    skel::{OpenSkel, Skel, SkelBuilder},
-};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, ProgramInput, skel::Skel};
 use nix::sched::{CloneFlags, unshare};
 
+use self::pool::Lent;
 pub use self::services::Served;
 
 /// `TC_ACT_UNSPEC`: on to the next program and the stack.
@@ -64,7 +61,7 @@ pub struct Local {
 
 /// The loaded programs with their maps, and the interfaces they are told of.
 pub struct Bench {
-    skeleton: CambricSkel<'static>,
+    skeleton: Lent,
     /// An endpoint.
     pub a: Local,
     /// Another.
@@ -140,17 +137,7 @@ impl Bench {
             std::fs::write(format!("/proc/sys/net/{key}"), value).with_context(|| format!("set {key}"))?;
         }
 
-        // The skeleton borrows the object for as long as it lives; a test's lasts as long as its process.
-        let object: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = CambricSkelBuilder::default().open(object)?;
-        let rodata = open.maps.rodata_data.as_deref_mut().context("no read-only data")?;
-        rodata.masquerade_port_first = knobs.first_port;
-        rodata.masquerade_port_count = knobs.ports;
-        rodata.fib_lookup_flags = FIB_LOOKUP_SKIP_NEIGH | FIB_LOOKUP_MARK;
-        rodata.lifetimes = LIFETIMES;
-        rodata.clock_by_hand = knobs.tick.is_some();
-        let skeleton = open.load()?;
-
+        let skeleton = Lent::new(knobs)?;
         let local = |name: &str, last: u8| -> Result<Local> {
             Ok(Local {
                 ifindex: ifindex(name)?,
@@ -186,6 +173,7 @@ impl Bench {
 
     /// Pins the maps, for a datapath to adopt.
     pub fn pin_maps(&mut self, pins: &Pins) -> Result<()> {
+        self.skeleton.spend();
         std::fs::create_dir_all(pins.maps())?;
         for mut map in self.skeleton.object_mut().maps_mut() {
             let name = map.name().to_string_lossy().into_owned();

@@ -3,8 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use bpf::layout::{MARK_JUDGED, ROUTED_MOST};
+use bpf::layout::{FIB_LOOKUP_MARK, MARK_JUDGED, ROUTED_MOST};
 use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, NODE6, PASS, REDIRECT, ip};
+use ipamd::datapath::fib_lookup_flags;
 
 use crate::packets::*;
 
@@ -45,8 +46,9 @@ fn routing_rules_are_asked_with_ports_class_and_mark() {
     ip("-6 rule add tos 0x10 blackhole").unwrap();
     let run =
         |packet: &[u8], mark| bench.run_marked("from_endpoint", a.ifindex, packet, mark).unwrap().0.action;
+    let by_mark = if fib_lookup_flags() & FIB_LOOKUP_MARK == 0 { REDIRECT } else { PASS };
     for (ports, mark, action) in
-        [((1000, 80), 0, REDIRECT), ((1000, 99), 0, PASS), ((98, 80), 0, PASS), ((1001, 80), 7, PASS)]
+        [((1000, 80), 0, REDIRECT), ((1000, 99), 0, PASS), ((98, 80), 0, PASS), ((1001, 80), 7, by_mark)]
     {
         assert_eq!(run(&tcp4(&a, FAR4, ports, TCP_SYN), mark), action, "IPv4: {ports:?} {mark}");
         assert_eq!(run(&tcp6(&a, FAR6, ports, TCP_SYN), mark), action, "IPv6: {ports:?} {mark}");

@@ -59,6 +59,14 @@ pub fn probe_attach_mode() -> AttachMode {
     }
 }
 
+/// With which of its flags the programs look a route up: a kernel refuses every look-up with one that it does not know.
+pub fn fib_lookup_flags() -> u32 {
+    [(6, 3, FIB_LOOKUP_SKIP_NEIGH), (6, 10, FIB_LOOKUP_MARK)]
+        .into_iter()
+        .filter(|(major, minor, _)| kernel_at_least(*major, *minor))
+        .fold(0, |flags, (_, _, flag)| flags | flag)
+}
+
 /// Loads the programs and pins them with their maps. Pinned maps are adopted; where one was made for another size its
 /// entries are copied, where its layout was another it is replaced. Pinned links then run the new programs.
 pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
@@ -71,14 +79,9 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
         |_, line| debug!(target: "libbpf", "{}", line.trim_end()),
     )));
 
-    // A kernel refuses every look-up with a flag that it does not know.
-    let supported = [(6, 3, FIB_LOOKUP_SKIP_NEIGH), (6, 10, FIB_LOOKUP_MARK)]
-        .into_iter()
-        .filter(|(major, minor, _)| kernel_at_least(*major, *minor))
-        .fold(0, |flags, (_, _, flag)| flags | flag);
     let mut object = MaybeUninit::uninit();
     let mut open = CambricSkelBuilder::default().open(&mut object).map_err(DatapathError::Load)?;
-    configure(&mut open, config, supported)?;
+    configure(&mut open, config)?;
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
     let old = adopt_maps(&mut open, pins)?;
@@ -112,18 +115,14 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     Ok(loaded)
 }
 
-fn configure(
-    open: &mut OpenCambricSkel<'_>,
-    config: &DatapathConfig,
-    fib_flags: u32,
-) -> Result<(), DatapathError> {
+fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<(), DatapathError> {
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         rodata.lifetimes = config.lifetimes;
         rodata.masquerade_port_first = *config.masquerade_ports.start();
         rodata.masquerade_port_count =
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
         rodata.fragment_entries = config.sizes.fragments;
-        rodata.fib_lookup_flags = fib_flags;
+        rodata.fib_lookup_flags = fib_lookup_flags();
         (rodata.overlay_port, rodata.overlay_id) =
             config.overlay.map_or((0, 0), |(port, id)| (port.to_be(), id));
     }

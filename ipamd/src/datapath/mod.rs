@@ -43,17 +43,17 @@ use ipamd_api::{
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle, MapType};
 
+use self::{
+    load::{Loaded, Programs},
+    maps::TypedMap,
+};
 pub use self::{
-    load::probe_attach_mode,
+    load::{fib_lookup_flags, probe_attach_mode},
     origins::{NearNode, Origins},
     policy::{PolicySizes, PolicyTables},
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
     sizes::{Machine, MapSizes, RequestedSizes, objection},
     uplinks::{Frames, OVERLAY, Uplink},
-};
-use self::{
-    load::{Loaded, Programs},
-    maps::TypedMap,
 };
 use crate::{concerned::Concerned, policy::tables::Slot};
 
