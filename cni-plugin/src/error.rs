@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use ipamd_api::{ApiError, ClientError, ErrorKind};
 use serde::Serialize;
 
-use crate::{netlink::NetlinkError, version::CniVersion};
+use crate::{netlink::NetlinkError, text::message, version::CniVersion};
 
 /// Why the plugin failed. Codes up to 99 are the specification's, those above 100 are Cambric's own.
 #[derive(Debug, thiserror::Error)]
@@ -292,11 +292,13 @@ impl Failure {
             #[serde(skip_serializing_if = "str::is_empty")]
             details: &'a str,
         }
+        // Both name what others have written.
+        let (told, details) = (self.error.to_string(), self.details.join("; "));
         let object = ErrorObject {
             cni_version: self.version.unwrap_or(CniVersion::NEWEST).as_str(),
             code: self.error.code(),
-            msg: &self.error.to_string(),
-            details: &self.details.join("; "),
+            msg: &message(&told),
+            details: &message(&details),
         };
         // Strings and numbers always serialize; the constant only spares an unwrap.
         serde_json::to_string(&object)

@@ -11,6 +11,8 @@ mod daemon;
 mod environment;
 mod error;
 mod expectation;
+#[cfg(test)]
+mod fuzz;
 mod interface;
 mod invocation;
 mod logging;

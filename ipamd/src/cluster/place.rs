@@ -79,9 +79,7 @@ impl<'a> Place<'a> {
     /// Refuses fields that are not known.
     pub fn only(&self, known: &[&str]) -> Result<(), FieldError> {
         match self.fields()?.keys().find(|key| !known.contains(&key.as_str())) {
-            Some(key) => {
-                Err(FieldError { field: self.path_to(&clipped(key)), reason: "is not known".into() })
-            }
+            Some(key) => Err(FieldError { field: self.path_to(key), reason: "is not known".into() }),
             None => Ok(()),
         }
     }
@@ -121,7 +119,7 @@ impl<'a> Place<'a> {
         if !path.is_empty() {
             path.push('.');
         }
-        path.push_str(key);
+        path.push_str(&plain(key));
         path
     }
 
@@ -130,13 +128,25 @@ impl<'a> Place<'a> {
     }
 }
 
+/// A key for a message, not long. It may be anybody's, and messages are shown on terminals.
+pub fn plain(key: &str) -> String {
+    let key = clipped(key);
+    if key.contains(is_obeyed) { key.escape_debug().collect() } else { key }
+}
+
+/// Whether a sign ends a line, or is one that a terminal obeys.
+fn is_obeyed(sign: char) -> bool {
+    sign.is_control()
+        || matches!(sign, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A text for a message: in quotes, without control characters, not long.
 pub fn shown(text: &str) -> String {
     format!("{:?}", clipped(text))
 }
 
 /// A text for a message, not long.
-pub fn clipped(text: &str) -> String {
+fn clipped(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -163,6 +173,10 @@ mod tests {
         assert_eq!(items[2].integer().unwrap_err().to_string(), "a.b[2]: \"x\" is not a whole number");
         assert_eq!(items[0].only(&["d"]).unwrap_err().to_string(), "a.b[0].c: is not known");
         assert_eq!(a.need("d").unwrap_err().to_string(), "a.d: is missing");
+        let document = json!({"a": {"b\u{1b}[31m\n": 1, "\u{e4}": 2}});
+        let a = Place::root(&document);
+        let a = a.need("a").unwrap();
+        assert_eq!(a.only(&["\u{e4}"]).unwrap_err().to_string(), r"a.b\u{1b}[31m\n: is not known");
         assert_eq!(shown(&"\u{7}x".repeat(200)).len(), 40 * ("\\u{7}x".len()) + 5);
     }
 }

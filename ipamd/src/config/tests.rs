@@ -256,3 +256,27 @@ fn uplinks_are_named_or_some_are_excluded() {
     let error = flags(&["--pool=10.88.0.0/16", "--uplink=eth0", "--uplink-exclude=eth9"]).unwrap_err();
     assert!(error.contains("uplink-exclude"), "{error}");
 }
+
+#[test]
+fn whatever_a_configuration_file_holds_is_taken_or_refused_by_its_name() {
+    let holds = |input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let read = || parse(Path::new("/etc/fuzz.toml"), &text).and_then(Config::check);
+        let shown = format!("{:?}", read());
+        ::fuzz::same("the same file, read again", &format!("{:?}", read()), &shown)?;
+        match read() {
+            // The parser shows the line and points at what is wrong with it.
+            Err(ConfigError::File { detail, .. }) if !detail.is_empty() => Ok(()),
+            Err(error) => ::fuzz::one_sentence(&error.to_string()),
+            Ok(config)
+                if config.pools.is_empty()
+                    && config.cluster == Cluster::None
+                    && !shown.contains("PluginsBefore") =>
+            {
+                Err("there is nothing to hand out addresses from".into())
+            }
+            Ok(_) => Ok(()),
+        }
+    };
+    ::fuzz::Target::new("config", ::fuzz::Form::Text).holds(holds);
+}

@@ -25,7 +25,7 @@ pub struct Address {
 }
 
 impl Address {
-    fn from_message(message: &AddressMessage) -> Option<Self> {
+    pub(super) fn from_message(message: &AddressMessage) -> Option<Self> {
         let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
         let mut address = None;
         let mut local = None;

@@ -43,7 +43,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn from_message(message: &TcMessage, hook: Hook) -> Option<Self> {
+    pub(super) fn from_message(message: &TcMessage, hook: Hook) -> Option<Self> {
         let program = message.attributes.iter().find_map(|attribute| match attribute {
             TcAttribute::Options(options) => options.iter().find_map(|option| match option {
                 TcOption::Bpf(TcFilterBpfOption::ProgId(number)) => Some(*number),

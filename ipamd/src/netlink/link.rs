@@ -48,7 +48,7 @@ impl Link {
         self.name == name || self.second_names.iter().any(|second| second == name)
     }
 
-    fn from_message(message: LinkMessage) -> Self {
+    pub(super) fn from_message(message: LinkMessage) -> Self {
         let mut link = Self {
             index: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),

@@ -9,6 +9,8 @@ mod address;
 mod changed;
 mod events;
 mod filter;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod neighbour;
 pub mod netfilter;

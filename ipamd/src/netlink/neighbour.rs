@@ -30,7 +30,7 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    fn from_message(message: NeighbourMessage) -> Option<Self> {
+    pub(super) fn from_message(message: NeighbourMessage) -> Option<Self> {
         if message.header.state != NeighbourState::Permanent {
             return None;
         }

@@ -165,6 +165,13 @@ impl Netfilter {
     }
 }
 
+/// Reads an answer to the request of number 0.
+#[cfg(test)]
+pub(super) fn fuzzed(bytes: &[u8]) -> io::Result<()> {
+    read(bytes, 0, &mut |attributes: &[u8]| drop(text(attributes, NFTA_TABLE).map(ToOwned::to_owned)))
+        .map(drop)
+}
+
 /// Reads what came at once, and returns whether the answer has ended.
 fn read(mut bytes: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     while !bytes.is_empty() {

@@ -115,7 +115,7 @@ impl Route {
         Self { destination: pool, kind, source: None, ours: true, protocol: PROTOCOL, metric }
     }
 
-    fn from_message(message: RouteMessage) -> Option<Self> {
+    pub(super) fn from_message(message: RouteMessage) -> Option<Self> {
         let header = &message.header;
         let unspecified: IpAddr = match header.address_family {
             AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),

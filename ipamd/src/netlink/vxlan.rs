@@ -106,7 +106,7 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    fn from_message(message: NeighbourMessage) -> Option<Self> {
+    pub(super) fn from_message(message: NeighbourMessage) -> Option<Self> {
         let (mut mac, mut machine) = (None, None);
         for attribute in message.attributes {
             match attribute {

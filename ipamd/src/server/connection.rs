@@ -139,7 +139,7 @@ async fn receive(
 }
 
 /// Reads a request; the version first, for the rest may make sense to another version only.
-fn parse(body: &[u8]) -> Result<Request, ApiError> {
+pub(super) fn parse(body: &[u8]) -> Result<Request, ApiError> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,

@@ -130,4 +130,6 @@ async fn accept(
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -154,6 +154,9 @@ fn garbage(error: &serde_json::Error, text: &[u8]) -> Failure {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ::fuzz::{Form, Target, one_sentence, same};
 use proptest::prelude::*;
 
 use super::*;
@@ -142,4 +143,45 @@ proptest! {
 fn the_policy_itself_is_read() {
     let manifest = read(Path::new("a.yaml"), POLICY);
     assert_eq!(manifest.objects.len(), 2, "{:?}", manifest.refusals);
+}
+
+/// What a manifest says, without where it says so.
+fn said(manifest: &Manifest) -> Vec<Object> {
+    let bare = |located: &Located| {
+        let mut object = located.object.clone();
+        if let Object::Policy(policy) = &mut object {
+            Arc::make_mut(policy).origin = None;
+        }
+        object
+    };
+    manifest.objects.iter().map(bare).collect()
+}
+
+fn holds(input: &[u8]) -> Result<(), String> {
+    let (file, text) = (Path::new("fuzz.yaml"), String::from_utf8_lossy(input));
+    let manifest = read(file, &text);
+    same("the same file, read again", &read(file, &text), &manifest)?;
+    if !manifest.complete && manifest.refusals.is_empty() {
+        return Err("something is missing, and nobody is told".into());
+    }
+    for refusal in &manifest.refusals {
+        one_sentence(&refusal.to_string())?;
+    }
+    // The values of the documents, as JSON, are documents of the same objects.
+    let values = Documents::of(&text).map(|step| match step {
+        Step::Document(node) => Some(node.value().to_string()),
+        Step::Malformed(_) | Step::Syntax(_) => None,
+    });
+    match values.collect::<Option<Vec<_>>>() {
+        Some(values) if values.iter().map(String::len).sum::<usize>() < 16 << 10 => {
+            let json = read(file, &values.join("\n---\n"));
+            same("what YAML says, said in JSON", &said(&json), &said(&manifest))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn whatever_a_file_holds_is_read_or_refused_in_a_sentence_and_json_says_what_yaml_does() {
+    Target::new("manifests", Form::Text).holds(holds);
 }

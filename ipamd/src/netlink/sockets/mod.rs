@@ -159,5 +159,11 @@ pub enum SocketDiagError {
     },
 }
 
+/// Reads an answer to the request of number 0.
+#[cfg(test)]
+pub(super) fn fuzzed(bytes: &[u8]) -> io::Result<()> {
+    answer::read(bytes, 0, &mut |header| drop(Found::new(header, Protocol::Tcp))).map(drop)
+}
+
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use super::model::{ADMIN_TIER, Action, BASELINE_TIER, Direction, Entity, Order, 
 use crate::cluster::{
     field::FieldError,
     objects::{Kind, Object, Origin},
-    place::{Place, clipped, shown},
+    place::{Place, plain, shown},
     v1,
 };
 
@@ -142,7 +142,7 @@ fn unknown(place: &Place<'_>, what: &str, kinds: &[&str]) -> Option<FieldError> 
         return None;
     }
     let field =
-        fields.keys().next().map_or_else(|| place.path(), |key| format!("{}.{}", place.path(), clipped(key)));
+        fields.keys().next().map_or_else(|| place.path(), |key| format!("{}.{}", place.path(), plain(key)));
     Some(FieldError { field, reason: format!("is {what} of a kind that this version does not know") })
 }
 

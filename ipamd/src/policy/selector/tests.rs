@@ -379,3 +379,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whatever_a_selector_says_is_read_as_it_is_shown_or_refused_in_a_sentence() {
+    let holds = |input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        match text.parse::<Selector>() {
+            Ok(selector) => {
+                let shown = selector.to_string();
+                ::fuzz::one_sentence(&shown)?;
+                ::fuzz::same("a selector, shown and read", &shown.parse::<Selector>(), &Ok(selector))
+            }
+            Err(error) => {
+                if error.column > text.chars().count() + 1 {
+                    return Err(format!("column {} is beyond the end", error.column));
+                }
+                ::fuzz::one_sentence(&error.to_string())
+            }
+        }
+    };
+    ::fuzz::Target::new("selectors", ::fuzz::Form::Text).holds(holds);
+}
