@@ -32,6 +32,7 @@ use crate::{
     footprint::FootprintFile,
     host::Host,
     ipam::Pool,
+    mending,
     metrics::{Metrics, Served},
     monitor::{Listening, Monitor},
     node::{Making, Node},
@@ -57,6 +58,8 @@ pub enum Ending {
     Stopped,
     /// The cluster has given this node other prefixes, and a daemon that starts takes them.
     OtherPrefixes,
+    /// The store could not be written, and a daemon that starts can.
+    WritableAgain,
 }
 
 /// Runs the daemon until it is told to stop, or has to start anew.
@@ -156,7 +159,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
 
-    let ending = signals.ending(&config, of_the_node.then_some(&*peers)).await;
+    let ending = signals.ending(&config, &node, of_the_node.then_some(&*peers)).await;
     served.stop();
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
@@ -164,7 +167,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     background.shutdown().await;
     // In this order.
     drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
-    close(node).await?;
+    match close(node).await {
+        // That it could not be written is known.
+        Err(_) if ending == Ending::WritableAgain => {}
+        closed => closed?,
+    }
     Ok(ending)
 }
 
@@ -267,7 +274,7 @@ impl Signals {
 
     /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `peers` says which
     /// it names now.
-    async fn ending(&mut self, config: &Config, peers: Option<&Peers>) -> Ending {
+    async fn ending(&mut self, config: &Config, node: &Node, peers: Option<&Peers>) -> Ending {
         let other_prefixes = async {
             match peers {
                 Some(peers) => peers.own_cidrs_differ(&config.pools.iter().map(Pool::cidr).collect()).await,
@@ -286,6 +293,11 @@ impl Signals {
                      do not lead packets to any more: restart their pods"
                 );
                 Ending::OtherPrefixes
+            }
+            () = mending::writable_again(node, &config.state_dir) => {
+                let dir = config.state_dir.display();
+                tracing::warn!("starting anew, for {dir} could not be written and can be again");
+                Ending::WritableAgain
             }
         }
     }

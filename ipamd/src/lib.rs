@@ -21,6 +21,7 @@ pub mod kernel_files;
 pub mod kube_proxy;
 pub mod leaks;
 pub mod memory;
+mod mending;
 pub mod metrics;
 pub mod monitor;
 pub mod netfilter;

@@ -17,7 +17,7 @@ use ipamd::{
 fn main() -> ExitCode {
     match run(CommandLine::parse()) {
         Ok(Ending::Stopped) => ExitCode::SUCCESS,
-        Ok(Ending::OtherPrefixes) => {
+        Ok(Ending::OtherPrefixes | Ending::WritableAgain) => {
             eprintln!("cambric-ipamd: cannot start anew: {}", start_anew());
             ExitCode::FAILURE
         }

@@ -264,11 +264,15 @@ impl Node {
         self.store.submit(batch).map_err(|error| self.refusal(&error))
     }
 
-    /// How the store's refusal is told. One that is for good is remembered for [`Self::status`].
+    /// How the store's refusal is told. One that lasts is remembered for [`Self::status`].
     fn refusal(&self, error: &StoreError) -> ApiError {
         let kind = match error {
             StoreError::Busy => ErrorKind::TryAgainLater,
             StoreError::Unencodable { .. } => ErrorKind::InvalidRequest,
+            StoreError::Write { .. } => {
+                *lock(&self.store_failure) = Some(error.to_string());
+                ErrorKind::TryAgainLater
+            }
             _ => {
                 *lock(&self.store_failure) = Some(error.to_string());
                 ErrorKind::Internal

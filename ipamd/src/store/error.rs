@@ -61,7 +61,7 @@ pub enum StoreError {
         detail: String,
     },
     /// A batch could not be written. All later ones fail as well, since they build on it.
-    #[error("cannot write to the store in {}: {detail}; mend the cause and restart the daemon", path.display())]
+    #[error("cannot write to the store in {}: {detail}; make room there, or make it writable: the daemon then goes on by itself", path.display())]
     Write {
         /// The store's directory.
         path: PathBuf,
