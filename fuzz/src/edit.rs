@@ -191,7 +191,7 @@ impl Corpus {
             };
             match edit {
                 Edit::Take { which, .. } if number == 0 => {
-                    one_of(&self.inputs, *which).clone_into(&mut input)
+                    one_of(&self.inputs, *which).clone_into(&mut input);
                 }
                 Edit::Take { which, at, from } => {
                     let other = one_of(&self.inputs, *which);
