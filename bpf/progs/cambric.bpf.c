@@ -3,7 +3,7 @@
  * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h -> rewrite.h -> forward.h
  *
  * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
@@ -27,6 +27,7 @@
 #include "mark.h"
 #include "origin.h"
 #include "own_socket.h"
+#include "waiting.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"
@@ -54,6 +55,7 @@
 #include "mark.h"
 #include "origin.h"
 #include "own_socket.h"
+#include "waiting.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"

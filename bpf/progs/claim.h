@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Making a translated flow one of its own as the other side sees it: no other flow has the same addresses and ports. */
 
-/* Half of them look for a port that is free, the other half also take one whose flow has ended. */
-#define CLAIM_ATTEMPTS 64
+/* How often so many are tried at most, all there can be and some that are free but a socket's; and how many in one go. */
+#define CLAIM_ROUNDS 300
+#define CLAIM_STRIDE 256
+
 /* How many places a flow that goes on is looked for at: it had the first of them that was free. */
 #define CLAIM_RECALLED 4
+
+/* No reason: a port is to be searched for. */
+#define CLAIM_UNKNOWN (-1)
 
 /* The source becomes an address of the node, so its port is one that the node's own sockets do not use. */
 #define CLAIM_OF_NODE 1
 #define CLAIM_TAKE_CLOSED 2
 #define CLAIM_OWN 4 /* only what the flow has already */
+#define CLAIM_TAKE_WAITING 8 /* also from a flow that waits */
+#define CLAIM_TAKE 16 /* from whoever has it: one of its ends is gone */
 
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
 static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple,
@@ -43,6 +50,14 @@ static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 prot
 	return socket != NULL;
 }
 
+/* Whether a translated flow may lose its place to another: it is not answered, or nobody has gone on from that. An answered
+ * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
+static __always_inline bool FN(may_lose_place)(const CT_ENTRY *holder, __u8 protocol)
+{
+	return holder->flags & CT_FAR_VIEW && !(holder->flags & CT_CONFIRMED) &&
+	       (protocol == IPPROTO_TCP || !(holder->flags & CT_REPLIED));
+}
+
 /*
  * Tries one source port, entry->nat_port[side] in scratch: if it is to be had, the mate is stored as the entry of the
  * flow as the other side sees it. `packet` goes the opener's way.
@@ -72,8 +87,9 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 			;
 		else if (how & CLAIM_OWN)
 			return -1;
-		else if (FN(is_expired)(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && is_closed(packet->protocol, holder->flags)) || FN(has_ended)(key, holder))
+		else if ((how & CLAIM_TAKE_WAITING && FN(may_lose_place)(holder, packet->protocol)) ||
+			 FN(is_expired)(holder, packet->protocol, entry->seen) ||
+			 (how & CLAIM_TAKE_CLOSED && is_closed(packet->protocol, holder->flags)) || how & CLAIM_TAKE)
 			/* Deleted and then made, so that of two who want it one fails. */
 			FN(forget)(key, holder, (CT_KEY *)&room->other_key);
 		else
@@ -92,12 +108,95 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	return bpf_map_update_elem(&MAP(conntrack), key, mate, BPF_NOEXIST) ? -1 : 0;
 }
 
-/*
- * Completes scratch->entry, the entry of the flow as `packet` opens it: addresses and destination port of its other view
- * are set, and nat_port[side] holds the source port that the flow had there before, or zero. A reason for a drop if no
- * port is free.
- */
-__noinline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+/* Takes note of a flow that may lose its place: the oldest of the same endpoint, and of others. */
+static __always_inline void FN(weigh)(struct claim_search *search, const CT_ENTRY *holder, __be16 port, __u32 ingress)
+{
+	__u16 age = search->now - holder->begun;
+	bool mine = holder->way[holder->opener & 1].ingress == ingress;
+	struct claim_victim *victim = mine ? &search->mine : &search->others;
+
+	if (!victim->count++ || age > victim->age) {
+		victim->age = age;
+		victim->port = port;
+	}
+}
+
+/* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
+__noinline int FN(how_ended)(const PACKET *packet, __u32 side, __u32 how)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1, to = from ^ 1;
+
+	how |= CLAIM_TAKE_CLOSED;
+	if (!room || !packet)
+		return how;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder;
+	CT_KEY *key = (CT_KEY *)&room->mate_key;
+
+	FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from], &entry->nat_address[to],
+		     entry->nat_port[to]);
+	holder = FN(find)(key);
+	return holder && FN(has_ended)(key, holder) ? how | CLAIM_TAKE : how;
+}
+
+/* Goes on to the next port; returns who has it, as scratch->mate_key says. */
+static __always_inline CT_ENTRY *FN(step)(struct scratch *room, const PACKET *packet, __u32 side)
+{
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	struct claim_search *search = &room->search;
+	__u32 from = side & 1, to = from ^ 1;
+
+	search->at = (search->at + search->step) % (masquerade_port_count ?: 1);
+	search->tried++;
+	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
+	search->turned = from ^ FN(make_key)((CT_KEY *)&room->mate_key, packet, &entry->nat_address[from],
+					     entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
+	return FN(find)((CT_KEY *)&room->mate_key);
+}
+
+/* Goes on to the next port, and tells whether it is free, or the flow's own: its near view was evicted, and is to find the far one.
+ * If not, takes note of what has it. */
+__noinline int FN(next_port)(const PACKET *packet, __u32 side)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1;
+
+	if (!room || !packet)
+		return false;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder = FN(step)(room, packet, side);
+	CT_KEY *key = (CT_KEY *)&room->mate_key;
+
+	if (!holder || (holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, room->search.turned)))
+		return true;
+	if (FN(is_expired)(holder, packet->protocol, entry->seen) || is_closed(packet->protocol, holder->flags) ||
+	    FN(has_ended)(key, holder))
+		room->search.ended = entry->nat_port[from];
+	else if (FN(may_lose_place)(holder, packet->protocol))
+		FN(weigh)(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
+	return false;
+}
+
+/* The same, but takes no note. */
+__noinline int FN(is_next_free)(const PACKET *packet, __u32 side)
+{
+	struct scratch *room = scratch_room();
+
+	return room && packet && !FN(step)(room, packet, side);
+}
+
+/* Goes on to the next port that is free, but not for ever. */
+__noinline int FN(next_free_port)(const PACKET *packet, __u32 side)
+{
+	for (__u32 i = 0; i < CLAIM_STRIDE; i++)
+		if (FN(is_next_free)(packet, side))
+			return true;
+	return false;
+}
+
+/* The port that the flow has, or that it must have. CLAIM_UNKNOWN: any will do. */
+__noinline int FN(claim_known)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -111,34 +210,81 @@ __noinline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side
 		       is_icmp(packet->protocol)) ||
 		     !packet->source_port;
 	bool keeps_port = fixed || !(how & CLAIM_OF_NODE);
-	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
-	 * has drawn the source port at random already. */
-	__u32 start = FN(mix_client)(packet, false);
 
 	if (fixed || (keeps_port && !entry->nat_port[from]))
 		entry->nat_port[from] = packet->source_port;
 	if (entry->nat_port[from] || fixed) {
-		if (FN(claim_port)(skb, packet, from, how | CLAIM_TAKE_CLOSED) == 0)
+		if (FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how)) == 0)
 			return PARSED;
 		if (fixed)
 			return DROP_NO_MASQUERADE_PORT;
 	}
+	return CLAIM_UNKNOWN;
+}
+
+/* Searches for a port. */
+__noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1, count = masquerade_port_count;
+
+	if (!room || !packet)
+		return DROP_NO_MASQUERADE_PORT;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	struct claim_search *search = &room->search;
+
+	__builtin_memset(search, 0, sizeof(*search));
+	search->now = moment();
+	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
+	 * has drawn the source port at random already. */
+	search->first = FN(mix_client)(packet, false);
+	search->step = claim_steps[search->first >> 28 & 15];
 	/* One that goes on: a port that is free is of no use to it, if it has another. */
 	if (entry->flags & CT_PICKED_UP && !room->known) {
-		for (__u32 i = 0; i < CLAIM_RECALLED; i++) {
-			entry->nat_port[from] =
-				bpf_htons(masquerade_port_first + (start + i) % (masquerade_port_count ?: 1));
-			if (FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)
+		search->at = search->first % (count ?: 1);
+		for (__u32 i = 0; i < CLAIM_RECALLED; i++)
+			if (!FN(is_next_free)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)
 				return PARSED;
-		}
 	}
-	for (__u32 i = 0; i < CLAIM_ATTEMPTS; i++) {
-		__u32 offset = (start + i) % (masquerade_port_count ?: 1);
-		__u32 closed = i >= CLAIM_ATTEMPTS / 2 ? CLAIM_TAKE_CLOSED : 0;
-
-		entry->nat_port[from] = bpf_htons(masquerade_port_first + offset);
-		if (FN(claim_port)(skb, packet, from, how | closed) == 0)
+	search->at = search->first % (count ?: 1);
+	for (__u32 i = 0; i < CLAIM_TRIES; i++)
+		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how) == 0)
+			return PARSED;
+	if (search->ended) {
+		entry->nat_port[from] = search->ended;
+		/* It may be another's by now. */
+		if (FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how)) == 0)
 			return PARSED;
 	}
-	return DROP_NO_MASQUERADE_PORT;
+	search->tried = CLAIM_TRIES;
+	for (__u32 i = 0; i < CLAIM_ROUNDS; i++) {
+		if (search->tried >= count || !may_search())
+			break;
+		if (FN(next_free_port)(packet, from) && FN(claim_port)(skb, packet, from, how) == 0)
+			return PARSED;
+	}
+
+	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
+
+	if (!victim->count)
+		return DROP_NO_MASQUERADE_PORT;
+	entry->nat_port[from] = victim->port;
+	return FN(claim_port)(skb, packet, from, how | CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING) ? DROP_NO_MASQUERADE_PORT :
+											      PARSED;
+}
+
+/*
+ * Completes scratch->entry, the entry of the flow as `packet` opens it: addresses and destination port of its other view
+ * are set, and nat_port[side] holds the source port that the flow had there before, or zero. A reason for a drop if no
+ * port is to be had.
+ *
+ * A free port is searched for in the whole range. If there is none, one of the oldest flows that wait loses its own: of the same
+ * endpoint, if most are its; so nobody can keep all ports by asking what is never answered.
+ */
+static __always_inline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+{
+	int reason = FN(claim_known)(skb, packet, side, how);
+
+	return reason == CLAIM_UNKNOWN ? FN(claim_search)(skb, packet, side, how) : reason;
 }

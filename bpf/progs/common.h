@@ -36,6 +36,11 @@ const volatile struct lifetimes lifetimes = {};
  * range that the host's own sockets draw from, so the host's packets need no look-up. */
 const volatile __u16 masquerade_port_first = 10000;
 const volatile __u16 masquerade_port_count = 20000;
+/* Steps that lead to every port once before they come to one again, whatever the number of ports: primes above it. */
+const volatile __u32 claim_steps[16] = { 65537, 65539, 65543, 65551, 65557, 65563, 65579, 65581,
+					 65587, 65599, 65609, 65617, 65629, 65633, 65647, 65651 };
+/* Of the maps `waiting4` and `waiting6`, each. */
+const volatile __u32 waiting_entries = WAITING_ENTRIES;
 /* Of the maps `fragments4` and `fragments6`, each. */
 const volatile __u32 fragment_entries = FRAGMENT_ENTRIES;
 /* How many errors and resets are sent in a tick (1.07 s) to behind one interface, and by one processor. */
@@ -303,6 +308,66 @@ __noinline int may_begin_pieces(__u32 ifindex)
 	__sync_fetch_and_add(&account->pieces, 1);
 	__sync_fetch_and_add(&all->pieces, 1);
 	return true;
+}
+
+static __always_inline void turn_over_opening(struct account *account, __u32 now)
+{
+	if (account->opening_tick != now) {
+		account->opening_tick = now;
+		account->opening = 0;
+	}
+}
+
+/*
+ * Whether an endpoint (its host end's index) may open one more flow of so many entries in this tick: as many may wait for an answer
+ * as there is room left for. What the network opens has no account, for nobody knows who it is: there the oldest goes first.
+ */
+__noinline int may_open(__u32 ifindex, __u32 entries)
+{
+	__u32 zero = 0, now = ticks();
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = ifindex ? account_of(ifindex) : NULL;
+
+	if (!account || !all)
+		return true;
+	turn_over_opening(account, now);
+	turn_over_opening(all, now);
+	if ((__s64)account->opening + all->opening >= (__s64)waiting_entries)
+		return false;
+	__sync_fetch_and_add(&account->opening, entries);
+	__sync_fetch_and_add(&all->opening, entries);
+	return true;
+}
+
+/* A flow that an endpoint has opened waits no more. */
+__noinline int end_wait(__u32 ifindex, __u32 entries)
+{
+	__u32 zero = 0, now = ticks();
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = bpf_map_lookup_elem(&accounts, &ifindex);
+
+	/* It may have been opened in an earlier tick. */
+	if (account && all && account->opening_tick == now && all->opening_tick == now && account->opening > 0) {
+		__sync_fetch_and_sub(&account->opening, entries);
+		__sync_fetch_and_sub(&all->opening, entries);
+	}
+	return 0;
+}
+
+/* The beginnings of flows are told apart by these: 17 ms. */
+static __always_inline __u16 moment(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns() >> MOMENT_SHIFT;
+	return bpf_ktime_get_ns() >> MOMENT_SHIFT;
+}
+
+/* Ports that are tried for a flow in one go. */
+#define CLAIM_TRIES 64
+/* How often one processor goes on with a search, of 256 ports, in a tick: some 50 ms of it. */
+#define CLAIM_SEARCHES 2000
+
+__noinline int may_search(void)
+{
+	return spend(BUDGET_CLAIMS, CLAIM_SEARCHES);
 }
 
 /*

@@ -37,16 +37,17 @@ static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *e
 	if (!room || !state || !(state->events & EVENTS_FLOWS))
 		return;
 
-	PACKET inside = *packet;
+	PACKET *inside = (PACKET *)&room->told;
 
+	*inside = *packet;
 	if (nat & NAT_DESTINATION) {
-		inside.destination = entry->nat_address[(side ^ 1) & 1];
-		inside.destination_port = entry->nat_port[(side ^ 1) & 1];
+		inside->destination = entry->nat_address[(side ^ 1) & 1];
+		inside->destination_port = entry->nat_port[(side ^ 1) & 1];
 	}
-	if (!FN(is_sampled)(&inside, state) || !within_budget(state))
+	if (!FN(is_sampled)(inside, state) || !within_budget(state))
 		return;
 	room->answer.rule = room->answer.log = 0;
-	FN(tell)(&inside, against ? what | TELL_AGAINST : what, 0);
+	FN(tell)(inside, against ? what | TELL_AGAINST : what, 0);
 }
 
 /* What a packet of a translated flow says besides: the other side finishes first. */
@@ -95,6 +96,9 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 			entry->epoch = outdated();
 		}
 	}
+	/* Its answer shows that there is somebody; of TCP, that the opener goes on, for answers can be had for forged questions. */
+	if (unlikely(after & ~before & (packet->protocol == IPPROTO_TCP ? CT_CONFIRMED : CT_REPLIED)))
+		end_wait(entry->way[entry->opener & 1].ingress, nat == NAT_NONE ? 1 : 2);
 	if (unlikely(!is_over(packet->protocol, before) && is_over(packet->protocol, after)))
 		FN(tell_end)(packet, entry, nat, side, against);
 	return 0;

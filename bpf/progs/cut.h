@@ -38,7 +38,12 @@ static __always_inline int hide_at_uplink_v4(struct scratch *room, const struct 
 	transit->nat_address[side ^ 1] = entry->nat_address[to];
 	transit->nat_port[side ^ 1] = entry->nat_port[to];
 	transit->way[side].nat = NAT_SOURCE;
-	return bpf_map_update_elem(&conntrack4, key, transit, BPF_ANY) ? DROP_CONNTRACK_FULL : PARSED;
+	transit->begun = holder ? holder->begun : moment();
+	if (bpf_map_update_elem(&conntrack4, key, transit, BPF_ANY))
+		return DROP_CONNTRACK_FULL;
+	if (!holder)
+		wait_in_line_v4(WAIT_FAR, transit->begun);
+	return PARSED;
 }
 
 /* Hands a packet to the host's stack, which is to cut it. */

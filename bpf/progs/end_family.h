@@ -26,7 +26,9 @@
 #undef TELL_AGAINST
 #undef POLICE_OF_NODE
 #undef POLICE_AGAINST
-#undef CLAIM_ATTEMPTS
+#undef WAITING
+#undef WAIT_NEAR
+#undef WAIT_FAR
 #undef CLAIM_OF_NODE
 #undef CLAIM_TAKE_CLOSED
 #undef IP_HEADER

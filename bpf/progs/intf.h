@@ -235,7 +235,7 @@ struct ct_entry4 {
 	__u32 service; /* whose backend the flow goes to; 0: none's */
 	__u8 opener; /* index of the side that opened the flow */
 	__u8 born; /* tick of its first packet, modulo 256 */
-	__u8 pad[2];
+	__u16 begun; /* the same, in 2^24 ns, modulo 65536 */
 	__be16 nat_port[2];
 	struct ip4 nat_address[2];
 	struct ip4 next_hop; /* for VIA_UPLINK; zero: ask the routing table */
@@ -249,11 +249,24 @@ struct ct_entry6 {
 	__u32 service;
 	__u8 opener;
 	__u8 born;
-	__u8 pad[2];
+	__u16 begun;
 	__be16 nat_port[2];
 	struct ip6 nat_address[2];
 	struct ip6 next_hop;
 	struct ct_way way[2];
+};
+
+/* Values of `waiting4`, `waiting6`: entries of flows that nobody has gone on from, in the order in which they came. */
+struct waiting4 {
+	struct ct_key4 key;
+	__u16 begun; /* of the entry that is meant */
+	__u8 pad[2];
+};
+
+struct waiting6 {
+	struct ct_key6 key;
+	__u16 begun;
+	__u8 pad[2];
 };
 
 /* Keys of `fragments4`, `fragments6`: a datagram under way in pieces, by the interface whose hook sees them: who sends by another
@@ -301,6 +314,7 @@ struct lifetimes {
 };
 
 #define TICK_SHIFT 30
+#define MOMENT_SHIFT 24
 
 /* For so many ticks a way out of an uplink is kept without asking the routing table: with no daemon that tells of changes, a
  * flow follows them all the same. */
@@ -350,6 +364,7 @@ enum drop_reason {
 	DROP_CHECKSUM_PLACE, /* an endpoint has the kernel write a checksum over what was judged */
 	DROP_FRAGMENT_SHARE, /* an interface has begun as many datagrams in pieces as it may at a time */
 	DROP_FOREIGN_WAY, /* sent from another node's endpoint, but it did not come from that node */
+	DROP_OPENING_SHARE, /* an endpoint has opened as many flows that wait for an answer as it may in a tick */
 	DROP_REASONS /* their number */
 };
 
@@ -398,6 +413,8 @@ struct event {
 struct account {
 	__u32 tick;
 	__u32 answers; /* errors and resets that were sent in it */
+	__u32 opening_tick;
+	__s32 opening; /* entries of flows that were opened in that and wait */
 	__u32 eighth; /* of a tick */
 	__u32 pieces; /* datagrams in pieces that were begun in it */
 };
@@ -406,6 +423,7 @@ struct account {
 enum budget_of {
 	BUDGET_EVENTS,
 	BUDGET_ANSWERS, /* errors and resets */
+	BUDGET_CLAIMS, /* searches for a port, beyond the first tries */
 	BUDGETS
 };
 

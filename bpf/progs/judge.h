@@ -32,9 +32,11 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	entry->epoch = room->epoch;
 	entry->seen = room->seen = ticks();
 	entry->born = entry->seen;
+	entry->begun = moment();
 	entry->way[0].routed = entry->way[1].routed = entry->seen;
 	entry->opener = side;
 	room->known = old;
+	room->begins = true;
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
 			entry->flags = CT_PICKED_UP;
@@ -50,7 +52,9 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	if (is_over(packet->protocol, old->flags) && opens)
 		return false;
 	room->seen = old->seen;
+	room->begins = false;
 	entry->born = old->born;
+	entry->begun = old->begun;
 	entry->flags = old->flags;
 	entry->opener = old->opener;
 	entry->service = old->service;

@@ -11,6 +11,8 @@
 /* Entries per family. The daemon sets the conntrack's before it loads; an entry costs about 170 bytes of kernel
  * memory for IPv4 and 220 for IPv6, allocated at once. */
 #define CONNTRACK_ENTRIES 131072
+/* As many of them may be of flows that wait until they are confirmed. Floods fight for these alone. */
+#define WAITING_ENTRIES 65536
 #define ENDPOINT_ENTRIES 8192
 #define FRAGMENT_ENTRIES 32768
 /* Interfaces of endpoints, and uplinks. */
@@ -160,6 +162,28 @@ struct {
 } conntrack6 SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAITING_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct waiting4);
+} waiting4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAITING_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct waiting6);
+} waiting6 SEC(".maps");
+
+/* How many places in `waiting4` and `waiting6` have been given. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} waited SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ENTRIES);
 	__type(key, struct fragment4);
@@ -292,6 +316,26 @@ struct {
 	__type(value, struct account);
 } all_accounts SEC(".maps");
 
+/* A flow that may lose its port. */
+struct claim_victim {
+	__u32 count; /* as many were met; this is the oldest */
+	__u16 age;
+	__be16 port;
+};
+
+/* The search for a port. */
+struct claim_search {
+	__u32 first;
+	__u32 at; /* which was tried last */
+	__u32 step;
+	__u32 tried;
+	__u32 turned; /* whether the sides are the other way round in the key of that one */
+	__u16 now;
+	__be16 ended; /* the port of a flow that has ended */
+	struct claim_victim mine; /* of the same endpoint */
+	struct claim_victim others;
+};
+
 struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */
 	struct ct_entry6 mate; /* the same */
@@ -313,13 +357,16 @@ struct scratch {
 	struct policy_entry answer; /* of the policy that was asked last; zero: none was */
 	__be16 opener_port; /* of the flow in question */
 	bool against; /* the packet that was judged went against its flow's opener */
-	__u8 pad[5];
+	bool begins; /* that packet is the first of a flow */
+	__u8 pad[4];
 	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
+	__u8 told[80]; /* that of which it is told: the same */
 	struct client6 client; /* or a client4 */
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
 	struct frontend_key6 frontend; /* or a frontend_key4 */
 	__be32 quote[32]; /* what an error quotes */
+	struct claim_search search;
 	struct ip6 sender; /* or an ip4: of the packet, or of the error */
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;

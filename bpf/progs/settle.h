@@ -95,9 +95,11 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 		return DROP_CONNTRACK_FULL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	__u32 said;
+	__u32 said, entries = entry->way[side & 1].nat == NAT_NONE ? 1 : 2;
 	int reason;
 
+	if (room->begins && !may_open(entry->way[entry->opener & 1].ingress, entries))
+		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;
 	said = FN(tells)(packet, entry->opener == side);
@@ -106,6 +108,9 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 					   said | FN(holds)(packet, entry, entry->way[side & 1].nat, said), entry->seen,
 					   room->seen, entry->born);
 	reason = FN(store)(skb, room, packet, side);
+	/* Where the backend's node answers the client itself, there is the one view only. */
+	if (room->begins && !reason)
+		FN(wait_in_line)(entries > 1 && !(entry->flags & CT_DSR) ? WAIT_NEAR | WAIT_FAR : WAIT_NEAR, entry->begun);
 	/* In scratch it is as it was, so that track() sees the change, tells of an end and has the mate know. */
 	entry->flags = room->flags | (entry->flags & CT_DSR);
 	return reason;

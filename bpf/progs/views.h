@@ -49,6 +49,7 @@ __noinline int FN(renew)(CT_ENTRY *place, const CT_ENTRY *entry)
 	place->service = entry->service;
 	place->opener = entry->opener;
 	place->born = entry->born;
+	place->begun = entry->begun;
 	place->nat_port[0] = entry->nat_port[0];
 	place->nat_port[1] = entry->nat_port[1];
 	place->nat_address[0] = entry->nat_address[0];
@@ -90,6 +91,7 @@ static __always_inline void FN(fill_far)(CT_ENTRY *mate, const CT_ENTRY *entry, 
 	mate->service = entry->service;
 	mate->opener = mate_from;
 	mate->born = entry->born;
+	mate->begun = entry->begun;
 	mate->nat_address[mate_from] = packet->source;
 	mate->nat_port[mate_from] = packet->source_port;
 	mate->nat_address[mate_to] = packet->destination;
@@ -120,6 +122,7 @@ static __always_inline void FN(fill_near)(CT_ENTRY *mate, const CT_ENTRY *entry,
 	mate->service = entry->service;
 	mate->opener = mate_from;
 	mate->born = entry->born;
+	mate->begun = entry->begun;
 	mate->nat_address[mate_from] = packet->destination;
 	mate->nat_port[mate_from] = packet->destination_port;
 	mate->nat_address[mate_to] = packet->source;

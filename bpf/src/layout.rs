@@ -153,7 +153,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 33] = [
+pub const DROP_REASONS: [&str; 34] = [
     "none",
     "malformed",
     "not_ip",
@@ -187,6 +187,7 @@ pub const DROP_REASONS: [&str; 33] = [
     "checksum_place",
     "fragment_share",
     "foreign_way",
+    "opening_share",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

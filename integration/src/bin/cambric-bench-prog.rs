@@ -38,7 +38,8 @@ impl Case {
 }
 
 fn main() -> Result<()> {
-    let mut bench = Bench::new(&Knobs::default())?;
+    // However many flows a round opens in a tick.
+    let mut bench = Bench::new(&Knobs { waiting: 1 << 20, ..Knobs::default() })?;
     // A packet that was delivered is delivered again from the same Ethernet source.
     bench.b.host_mac = bench.a.mac;
     bench.add_endpoint(&bench.b, 0)?;

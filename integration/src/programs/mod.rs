@@ -16,8 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bpf::{
     attach::Pins,
     layout::{
-        Ageing, CHANGED_EVERYTHING, CHANGES, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, Endpoint,
-        EthernetAddress, Ip4, Ip6, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
+        Ageing, CHANGED_EVERYTHING, CHANGES, CT_CONFIRMED, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS,
+        Endpoint, EthernetAddress, Ip4, Ip6, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
     },
 };
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, ProgramInput, skel::Skel};
@@ -99,13 +99,15 @@ pub struct Knobs {
     pub first_port: u16,
     /// Number of such ports.
     pub ports: u16,
+    /// Entries of flows that wait, of each family.
+    pub waiting: u32,
     /// The tick at which the clock stands until [`Bench::set_tick`] moves it; `None`: the clock of the programs is the kernel's.
     pub tick: Option<u32>,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
-        Self { first_port: 10_000, ports: 20_000, tick: None }
+        Self { first_port: 10_000, ports: 20_000, waiting: 65_536, tick: None }
     }
 }
 
@@ -291,6 +293,13 @@ impl Bench {
     /// Every IPv4 flow that is remembered.
     pub fn flows4(&self) -> Result<Vec<(CtKey4, CtEntry4)>> {
         entries(&self.skeleton.maps.conntrack4)
+    }
+
+    /// How many entries of IPv4 flows are confirmed, and how many wait.
+    pub fn stages4(&self) -> Result<(usize, usize)> {
+        let flows = self.flows4()?;
+        let confirmed = flows.iter().filter(|(_, entry)| entry.flags & CT_CONFIRMED != 0).count();
+        Ok((confirmed, flows.len() - confirmed))
     }
 
     /// Every IPv6 flow that is remembered.

@@ -26,7 +26,7 @@ const ARRAY_MOST: u32 = 65_535;
 static IDLE: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
 /// What is decided when the programs are loaded.
-type Fixed = (u16, u16, bool);
+type Fixed = (u16, u16, bool, u32);
 
 struct Loaded {
     skeleton: CambricSkel<'static>,
@@ -41,7 +41,7 @@ pub struct Lent {
 
 impl Lent {
     pub fn new(knobs: &Knobs) -> Result<Self> {
-        let fixed = (knobs.first_port, knobs.ports, knobs.tick.is_some());
+        let fixed = (knobs.first_port, knobs.ports, knobs.tick.is_some(), knobs.waiting);
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         let found = idle.iter().position(|it| it.fixed == fixed).map(|at| idle.swap_remove(at));
         drop(idle);
@@ -59,9 +59,17 @@ fn load(fixed: Fixed) -> Result<Loaded> {
     // The skeleton borrows the object's place for as long as it lives, which nobody knows beforehand.
     let mut open = CambricSkelBuilder::default().open(Box::leak(Box::new(MaybeUninit::uninit())))?;
     let rodata = open.maps.rodata_data.as_deref_mut().context("no read-only data")?;
-    (rodata.masquerade_port_first, rodata.masquerade_port_count, rodata.clock_by_hand) = fixed;
+    (
+        rodata.masquerade_port_first,
+        rodata.masquerade_port_count,
+        rodata.clock_by_hand,
+        rodata.waiting_entries,
+    ) = fixed;
     rodata.fib_lookup_flags = fib_lookup_flags();
     rodata.lifetimes = LIFETIMES;
+    for map in [&mut open.maps.waiting4, &mut open.maps.waiting6] {
+        map.set_max_entries(fixed.3)?;
+    }
     Ok(Loaded { skeleton: open.load()?, fixed })
 }
 
@@ -114,7 +122,7 @@ fn clear(skeleton: &mut CambricSkel<'static>) -> Result<()> {
                     forget(&map, &key)?;
                 }
             }
-            MapType::Array if map.max_entries() <= ARRAY_MOST => {
+            MapType::Array if map.max_entries() <= ARRAY_MOST || name.starts_with("waiting") => {
                 let keys: Vec<u8> = (0..map.max_entries()).flat_map(u32::to_ne_bytes).collect();
                 let values = vec![0; (map.max_entries() * map.value_size()) as usize];
                 map.update_batch(&keys, &values, map.max_entries(), MapFlags::ANY, MapFlags::ANY)?;

@@ -5,6 +5,7 @@ mod discovery;
 mod flows;
 mod forms;
 mod icmp;
+mod pressure;
 mod scene;
 mod senders;
 mod table;

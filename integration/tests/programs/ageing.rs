@@ -87,16 +87,20 @@ fn ports_are_held_where_connections_to_services_are() {
 
 #[test]
 fn a_flow_that_is_over_belongs_to_nobody_though_nothing_has_aged() {
-    let bench = Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN) }).unwrap();
+    let bench =
+        Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN), ..Knobs::default() }).unwrap();
     let (a, b, far) = (bench.a, bench.b, outside(&bench));
     let (question, others) = (udp4(&a, FAR4, (5_000, 53)), udp4(&b, FAR4, (5_000, 53)));
     send_out(&bench, &question);
     let answer = udp4(&far, NODE4, (53, 20_000));
+    // Without an answer it would lose its port.
+    assert_eq!(bench.run("from_network", bench.uplink, &answer).unwrap().action, REDIRECT);
     assert_eq!(bench.run("from_endpoint", b.ifindex, &others).unwrap().action, DROP, "the port is taken");
     bench.set_tick(BEGIN + LIFETIMES.udp + 1).unwrap();
     // Its answers are the host's, and the port another's.
     assert_eq!(bench.run("from_network", bench.uplink, &answer).unwrap().action, PASS);
     assert_eq!(bench.run("from_endpoint", b.ifindex, &others).unwrap().action, REDIRECT);
+    assert_eq!(bench.run("from_network", bench.uplink, &answer).unwrap().action, REDIRECT);
     // Who had it gets none, rather than the answers of the other.
     assert_eq!(bench.run("from_endpoint", a.ifindex, &question).unwrap().action, DROP);
     let back = bench.run("from_network", bench.uplink, &answer).unwrap();
@@ -107,7 +111,8 @@ fn a_flow_that_is_over_belongs_to_nobody_though_nothing_has_aged() {
 
 #[test]
 fn who_takes_the_port_of_a_flow_that_is_over_takes_both_its_views() {
-    let bench = Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN) }).unwrap();
+    let bench =
+        Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN), ..Knobs::default() }).unwrap();
     let (a, b) = (bench.a, bench.b);
     send_out(&bench, &udp4(&a, FAR4, (5_000, 53)));
     bench.set_tick(BEGIN + LIFETIMES.udp + 1).unwrap();

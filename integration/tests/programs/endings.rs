@@ -93,6 +93,8 @@ fn the_ports_of_an_endpoint_that_is_gone_are_free() {
     let (_, port) = send_out(&bench, &tcp4(&a, FAR4, (40_000, 443), TCP_SYN));
     let reply = network4(&bench, FAR4, NODE4, (443, port), TCP_SYN_ACK);
     assert_eq!(bench.run("from_network", bench.uplink, &reply).unwrap().action, REDIRECT);
+    // Established, it keeps its port.
+    send_out(&bench, &tcp4(&a, FAR4, (40_000, 443), TCP_ACK));
     let other = tcp4(&b, FAR4, (40_000, 443), TCP_SYN);
     assert_eq!(bench.run("from_endpoint", b.ifindex, &other).unwrap().action, DROP);
     assert_eq!(bench.drops().unwrap()["no_masquerade_port"], 1);

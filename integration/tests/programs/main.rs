@@ -12,6 +12,7 @@ mod marks;
 mod masquerade;
 mod packets;
 mod policy;
+mod pressure;
 mod random_services;
 mod services;
 mod services_bounds;

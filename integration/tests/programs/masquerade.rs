@@ -129,6 +129,14 @@ fn two_endpoints_never_share_a_port_to_one_destination() {
     let second = seen(&other.packet).ports.0;
     assert_ne!(first, second);
 
+    // Both are answered, and go on.
+    for (from, port) in [(&a, first), (&b, second)] {
+        let answer = network4(&bench, FAR4, NODE4, (443, port), TCP_SYN_ACK);
+        assert_eq!(bench.run("from_network", bench.uplink, &answer).unwrap().action, REDIRECT);
+        let ack = tcp4(from, FAR4, (40_000, 443), TCP_ACK);
+        assert_eq!(bench.run("from_endpoint", from.ifindex, &ack).unwrap().action, REDIRECT);
+    }
+
     // Both ports are taken: a third flow waits, another destination does not.
     let before = bench.tally().unwrap();
     let third = tcp4(&a, FAR4, (40_001, 443), TCP_SYN);
@@ -137,8 +145,10 @@ fn two_endpoints_never_share_a_port_to_one_destination() {
     send_out(&bench, &tcp4(&a, FAR4, (40_001, 444), TCP_SYN));
 
     // One of the two ends: its port is free again.
-    let reset = network4(&bench, FAR4, NODE4, (443, second), TCP_RST);
-    assert_eq!(bench.run("from_network", bench.uplink, &reset).unwrap().action, REDIRECT);
+    let fin = tcp4(&b, FAR4, (40_000, 443), TCP_FIN);
+    assert_eq!(bench.run("from_endpoint", b.ifindex, &fin).unwrap().action, REDIRECT);
+    let fin = network4(&bench, FAR4, NODE4, (443, second), TCP_FIN);
+    assert_eq!(bench.run("from_network", bench.uplink, &fin).unwrap().action, REDIRECT);
     let (_, port) = send_out(&bench, &third);
     assert_eq!(port, second);
     let of_b = |key: &bpf::layout::CtKey4| key.sides().iter().any(|(address, _)| *address == b.ipv4);

@@ -256,7 +256,8 @@ fn the_port_of_a_connection_that_the_far_side_has_finished_first_is_kept() {
 
 #[test]
 fn a_blind_reset_makes_no_port_free() {
-    let bench = Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN) }).unwrap();
+    let bench =
+        Bench::new(&Knobs { first_port: 20_000, ports: 1, tick: Some(BEGIN), ..Knobs::default() }).unwrap();
     let (a, b) = (bench.a, bench.b);
     let (_, port) = send_out(&bench, &tcp4(&a, FAR4, (40_000, 443), TCP_SYN));
     let back = |flags| {

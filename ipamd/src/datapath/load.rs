@@ -121,6 +121,7 @@ fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<
         rodata.masquerade_port_first = *config.masquerade_ports.start();
         rodata.masquerade_port_count =
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
+        rodata.waiting_entries = config.sizes.waiting();
         rodata.fragment_entries = config.sizes.fragments;
         rodata.fib_lookup_flags = fib_lookup_flags();
         (rodata.overlay_port, rodata.overlay_id) =
@@ -134,6 +135,8 @@ fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<
         // They take memory as they are used.
         (&mut maps.connections4, sizes.conntrack),
         (&mut maps.connections6, sizes.conntrack),
+        (&mut maps.waiting4, sizes.waiting()),
+        (&mut maps.waiting6, sizes.waiting()),
         (&mut maps.sockets4, sizes.sockets),
         (&mut maps.sockets6, sizes.sockets),
         (&mut maps.affinities4, sizes.affinities),

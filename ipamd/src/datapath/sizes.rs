@@ -88,6 +88,11 @@ impl MapSizes {
             prefixes: requested.prefixes.unwrap_or(conntrack.max(LEAST_PREFIXES)),
         }
     }
+
+    /// How many entries of flows may be of those that nobody has gone on from: the other half is kept for those that are established.
+    pub fn waiting(&self) -> u32 {
+        (self.conntrack / 2).max(1)
+    }
 }
 
 /// Who is told that a map fills, in percent of it.
@@ -150,6 +155,7 @@ mod tests {
         };
         let sizes = on(8 * GIB, 4);
         assert_eq!(sizes.conntrack, defined("CONNTRACK_ENTRIES"));
+        assert_eq!(sizes.waiting(), defined("WAITING_ENTRIES"));
         assert_eq!(sizes.sockets, defined("SOCKET_ENTRIES"));
         assert_eq!(sizes.affinities, defined("AFFINITY_ENTRIES"));
         assert_eq!(sizes.fragments, defined("FRAGMENT_ENTRIES"));

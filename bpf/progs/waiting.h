@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows that nobody has gone on from wait in line: half of the entries of conntrack at most are theirs. Who comes when the line is
+ * full takes the place of who came first, if that waits still. So a flood of what nobody answers, or nobody goes on from, takes
+ * the place of its like alone, and the connections that are established stay. Those are not in the line, and their packets do
+ * not look into it: an entry that is confirmed stays where it is, and is met by who takes its place in the line.
+ */
+
+#define WAITING struct JOIN(waiting, FAMILY)
+
+/* Which views of a flow wait. */
+#define WAIT_NEAR 1
+#define WAIT_FAR 2
+
+/* Gives scratch->other_key's flow up, if it is the one that waited and waits still. */
+static __always_inline void FN(displace)(struct scratch *room, __u16 begun)
+{
+	CT_KEY *key = (CT_KEY *)&room->other_key, *other = (CT_KEY *)&room->mate;
+	CT_ENTRY *entry = FN(find)(key), *mate;
+	__u32 turned;
+
+	/* What has the key now may have come later. */
+	if (!entry || entry->begun != begun || entry->flags & CT_CONFIRMED)
+		return;
+	turned = FN(mate_key)(other, key, entry);
+	mate = FN(find)(other);
+	if (mate && FN(names)(mate, key, turned) && mate->flags & CT_CONFIRMED)
+		return;
+	FN(forget)(key, entry, other);
+}
+
+/* Puts an entry at the end of the line. */
+static __always_inline void FN(line_up)(struct scratch *room, const CT_KEY *key, __u16 begun)
+{
+	__u32 at = FAMILY == 6, *waited_so_far = bpf_map_lookup_elem(&waited, &at);
+	WAITING *place;
+	__u16 begun_before;
+
+	if (!waited_so_far)
+		return;
+	at = __sync_fetch_and_add(waited_so_far, 1) % (waiting_entries ?: 1);
+	place = bpf_map_lookup_elem(&MAP(waiting), &at);
+	if (!place)
+		return;
+	*(CT_KEY *)&room->other_key = place->key;
+	begun_before = place->begun;
+	place->key = *key;
+	place->begun = begun;
+	FN(displace)(room, begun_before);
+}
+
+/* Has the flow wait whose keys are scratch->key and scratch->mate_key. */
+__noinline int FN(wait_in_line)(__u32 views, __u32 begun)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room)
+		return 0;
+	if (views & WAIT_NEAR)
+		FN(line_up)(room, (CT_KEY *)&room->key, begun);
+	if (views & WAIT_FAR)
+		FN(line_up)(room, (CT_KEY *)&room->mate_key, begun);
+	return 0;
+}

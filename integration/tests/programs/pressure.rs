@@ -1,0 +1,312 @@
+//! Floods: nobody takes another's share of what all share, and nothing established is lost to them.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use bpf::layout::{CtKey, LIFETIMES};
+use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, REDIRECT, Served};
+
+use crate::packets::*;
+
+/// A client beyond the uplink.
+fn client(bench: &Bench, number: u32) -> Local {
+    let ipv4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + number);
+    Local { ipv4, mac: [2; 6], host_mac: bench.uplink_mac, ..bench.a }
+}
+
+/// What a program makes of a packet, and the ports that it has then.
+#[track_caller]
+fn sent(bench: &Bench, program: &str, ifindex: u32, packet: &[u8]) -> (u16, u16) {
+    let ran = bench.run(program, ifindex, packet).unwrap();
+    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+    seen(&ran.packet).ports
+}
+
+/// A handshake between a local endpoint and a machine beyond; returns the port that it leaves from.
+#[track_caller]
+fn connect(bench: &Bench, from: &Local, ports: (u16, u16)) -> u16 {
+    let out = |flags| sent(bench, "from_endpoint", from.ifindex, &tcp4(from, FAR4, ports, flags)).0;
+    let port = out(TCP_SYN);
+    sent(bench, "from_network", bench.uplink, &network4(bench, FAR4, NODE4, (ports.1, port), TCP_SYN_ACK));
+    assert_eq!(out(TCP_ACK), port);
+    port
+}
+
+#[test]
+fn a_flow_waits_until_its_opener_goes_on_after_the_answer() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let packet = |flags| tcp4(&a, FAR4, (40_000, 443), flags);
+    let (port, _) = sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_SYN));
+    assert_eq!(bench.stages4().unwrap(), (0, 2));
+    // Once more, and an answer that anybody gets who says that he is somebody else.
+    sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_SYN));
+    let reply = network4(&bench, FAR4, NODE4, (443, port), TCP_SYN_ACK);
+    sent(&bench, "from_network", bench.uplink, &reply);
+    assert_eq!(bench.stages4().unwrap(), (0, 2));
+    // He hears it: both views have moved on, and the port is the same in both ways.
+    assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_ACK)).0, port);
+    assert_eq!(bench.stages4().unwrap(), (2, 0));
+    let reply = network4(&bench, FAR4, NODE4, (443, port), TCP_ACK);
+    assert_eq!(sent(&bench, "from_network", bench.uplink, &reply), (443, 40_000));
+    assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_ACK)).0, port);
+    assert_eq!(bench.stages4().unwrap(), (2, 0));
+    // Between endpoints there is one view.
+    sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, b.ipv4, (40_000, 80), TCP_SYN));
+    sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (80, 40_000), TCP_SYN_ACK));
+    assert_eq!(bench.stages4().unwrap(), (2, 1));
+    sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, b.ipv4, (40_000, 80), TCP_ACK));
+    assert_eq!(bench.stages4().unwrap(), (3, 0));
+    // Judged anew they stay where they are.
+    bench.raise_epoch().unwrap();
+    assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_ACK)).0, port);
+    sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (80, 40_000), TCP_ACK));
+    assert_eq!(bench.stages4().unwrap(), (3, 0));
+}
+
+#[test]
+fn every_port_of_a_destination_is_found() {
+    let bench = Bench::new(&Knobs { waiting: 1 << 18, ..Knobs::default() }).unwrap();
+    let a = bench.a;
+    let mut ports = HashSet::new();
+    for source in 1..=20_000 {
+        let (port, _) = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (source, 53)));
+        assert!((10_000..30_000).contains(&port));
+        assert!(ports.insert(port), "{port} has a flow already, of {} that have one", ports.len());
+    }
+    // All are taken: the next flow gets that of one that waits. Another destination has all of them.
+    let (port, _) = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (20_001, 53)));
+    assert!(ports.contains(&port));
+    sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (20_001, 54)));
+}
+
+#[test]
+fn the_last_port_is_found_among_established_flows_and_none_of_them_is_displaced() {
+    let bench = Bench::new(&Knobs { ports: 300, ..Knobs::default() }).unwrap();
+    let a = bench.a;
+    let ports: Vec<_> = (0..300).map(|number| connect(&bench, &a, (40_000 + number, 443))).collect();
+    assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 300);
+    let before = bench.tally().unwrap();
+    for source in 1_000..1_100 {
+        let syn = tcp4(&a, FAR4, (source, 443), TCP_SYN);
+        assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
+    }
+    changes(&bench, &before, &[("no_masquerade_port", 100)], (0, 0));
+    for (number, port) in (0..).zip(ports) {
+        let ack = tcp4(&a, FAR4, (40_000 + number, 443), TCP_ACK);
+        assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &ack).0, port);
+    }
+}
+
+#[test]
+fn one_endpoint_does_not_take_another_ones_ports() {
+    // However slow the machine, no question is over meanwhile.
+    let bench = Bench::new(&Knobs { waiting: 1 << 18, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    let established = connect(&bench, &a, (40_000, 53));
+    let asked = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (39_999, 53))).0;
+    for source in 1..=30_000 {
+        sent(&bench, "from_endpoint", b.ifindex, &udp4(&b, FAR4, (source, 53)));
+    }
+    // What a asked before, and asks now, is answered.
+    let answer = |port| {
+        let mut packet = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
+            .ipv4(FAR4.octets(), NODE4.octets(), 64)
+            .udp(53, port)
+            .write(&mut packet, b"answer")
+            .unwrap();
+        packet
+    };
+    assert_eq!(sent(&bench, "from_network", bench.uplink, &answer(asked)), (53, 39_999));
+    let mut ports = Vec::new();
+    for source in 50_000..50_008 {
+        ports.push((source, sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (source, 53))).0));
+    }
+    for (source, port) in ports {
+        assert_eq!(sent(&bench, "from_network", bench.uplink, &answer(port)), (53, source));
+    }
+    assert_eq!(
+        sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, FAR4, (40_000, 53), TCP_ACK)).0,
+        established
+    );
+}
+
+#[test]
+fn forged_connections_to_a_node_port_do_not_keep_honest_ones_out() {
+    let bench = bench();
+    bench.serve(&Served::tcp(1, (NODE4, 30_080).into(), &[(FAR4, 8080).into()])).unwrap();
+    let packet = |from: &Local, port, flags| tcp4(from, NODE4, (port, 30_080), flags);
+    let arrives = |from: &Local, port, flags| {
+        let ran = bench.run("from_network", bench.uplink, &packet(from, port, flags)).unwrap();
+        assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+        seen(&ran.packet).ports.0
+    };
+    let back = |to: u16| {
+        let answer = network4(&bench, FAR4, NODE4, (8080, to), TCP_SYN_ACK);
+        sent(&bench, "from_network", bench.uplink, &answer)
+    };
+    let honest = client(&bench, 1);
+    let opened = |port| {
+        let node_port = arrives(&honest, port, TCP_SYN);
+        assert_eq!(back(node_port), (30_080, port));
+        assert_eq!(arrives(&honest, port, TCP_ACK), node_port);
+        node_port
+    };
+    let before: Vec<_> = (1..=20).map(|port| (port, opened(port))).collect();
+    // The backend answers them all, and nobody goes on.
+    for number in 0..24_000 {
+        let node_port = arrives(&client(&bench, 1_000 + number), 4_000, TCP_SYN);
+        back(node_port);
+    }
+    for port in 101..=120 {
+        opened(port);
+    }
+    for (port, node_port) in before {
+        assert_eq!(arrives(&honest, port, TCP_ACK), node_port);
+    }
+}
+
+#[test]
+fn a_flood_leaves_established_connections_alone_and_lets_new_ones_in() {
+    let bench = Bench::new(&Knobs { waiting: 8_192, ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    let established = connect(&bench, &b, (40_000, 443));
+    let local = |flags| sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (40_000, 80), flags));
+    local(TCP_SYN);
+    sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, b.ipv4, (80, 40_000), TCP_SYN_ACK));
+    local(TCP_ACK);
+    assert_eq!(bench.stages4().unwrap().0, 3);
+    // From the network to a, each from somebody else, five times what there is room for; and as many of a.
+    let syn = |from: &Local, to: Ipv4Addr, ports| tcp4(from, to, ports, TCP_SYN);
+    for number in 0..40_000 {
+        bench.run("from_network", bench.uplink, &syn(&client(&bench, number), a.ipv4, (4_000, 80))).unwrap();
+        if number % 400 == 0 {
+            let source = 1_000 + u16::try_from(number / 400).unwrap();
+            sent(&bench, "from_network", bench.uplink, &syn(&client(&bench, 1), b.ipv4, (source, 80)));
+            let answer = tcp4(&b, client(&bench, 1).ipv4, (80, source), TCP_SYN_ACK);
+            sent(&bench, "from_endpoint", b.ifindex, &answer);
+        }
+    }
+    for number in 0..40_000_u32 {
+        let (source, port) =
+            (u16::try_from(number % 50_000 + 1).unwrap(), 5_000 + u16::try_from(number / 50_000).unwrap());
+        bench.run("from_endpoint", a.ifindex, &syn(&a, FAR4, (source, port))).unwrap();
+    }
+    let (confirmed, waiting) = bench.stages4().unwrap();
+    assert_eq!(confirmed, 3);
+    assert!(waiting <= 8_192, "{waiting} wait");
+    let ack = tcp4(&b, FAR4, (40_000, 443), TCP_ACK);
+    assert_eq!(sent(&bench, "from_endpoint", b.ifindex, &ack).0, established);
+    local(TCP_ACK);
+    connect(&bench, &b, (40_001, 443));
+    assert_eq!(bench.stages4().unwrap().0, 5);
+}
+
+#[test]
+fn an_endpoint_has_as_many_flows_that_wait_as_others_have_room() {
+    let bench = Bench::new(&Knobs { waiting: 1_000, ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    // Each has two entries, for it is masqueraded.
+    let (mut passed, mut ticks) = (0_u128, 2);
+    let began = std::time::Instant::now();
+    for source in 1..=5_000 {
+        match bench.run("from_endpoint", a.ifindex, &tcp6(&a, FAR6, (source, 80), TCP_SYN)).unwrap().action {
+            REDIRECT => passed += 1,
+            action => assert_eq!(action, DROP),
+        }
+    }
+    ticks += began.elapsed().as_nanos() >> 30;
+    assert!(passed >= 250 && passed <= 250 * ticks, "{passed} in {ticks} ticks");
+    let refused = u64::try_from(5_000 - passed).unwrap();
+    assert_eq!(bench.drops().unwrap().get("opening_share"), Some(&refused));
+    // b opens what it likes, and more than that if it is answered and goes on.
+    for source in 1..=100 {
+        let ran = bench.run("from_endpoint", b.ifindex, &tcp6(&b, FAR6, (source, 80), TCP_SYN)).unwrap();
+        assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+    }
+    for number in 0..2_000 {
+        let (there, back) = ((10_000 + number, 80), (80, 10_000 + number));
+        sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, there, TCP_SYN));
+        sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, b.ipv4, back, TCP_SYN_ACK));
+        sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, there, TCP_ACK));
+    }
+}
+
+#[test]
+fn who_came_first_goes_first_and_who_is_confirmed_stays() {
+    let bench = Bench::new(&Knobs { waiting: 4, ..Knobs::default() }).unwrap();
+    let (a, outside) = (bench.a, |number| client(&bench, number));
+    let comes = |number, flags| {
+        let packet = tcp4(&outside(number), a.ipv4, (4_000, 80), flags);
+        sent(&bench, "from_network", bench.uplink, &packet)
+    };
+    let known = || {
+        let mut numbers: Vec<_> = bench
+            .flows4()
+            .unwrap()
+            .iter()
+            .flat_map(|(key, _)| key.sides())
+            .filter(|(address, _)| *address != a.ipv4)
+            .filter_map(|(address, _)| match address {
+                IpAddr::V4(address) => Some(address.octets()[3]),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    for number in 1..=4 {
+        comes(number, TCP_SYN);
+    }
+    // The second is answered and goes on; the first comes again, but has its place already.
+    sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, outside(2).ipv4, (80, 4_000), TCP_SYN_ACK));
+    comes(2, TCP_ACK);
+    comes(1, TCP_SYN);
+    assert_eq!(known(), [1, 2, 3, 4]);
+    for number in 5..=8 {
+        comes(number, TCP_SYN);
+    }
+    assert_eq!(known(), [2, 5, 6, 7, 8]);
+    // What was given up may come again, and takes a place at the end.
+    comes(1, TCP_SYN);
+    assert_eq!(known(), [1, 2, 6, 7, 8]);
+    comes(5, TCP_SYN);
+    comes(9, TCP_SYN);
+    assert_eq!(known(), [1, 2, 5, 8, 9]);
+}
+
+#[test]
+fn a_place_in_the_line_is_of_one_flow_not_of_its_addresses() {
+    let bench = Bench::new(&Knobs { waiting: 4, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let a = bench.a;
+    let opens = |number| {
+        let packet = tcp4(&client(&bench, number), a.ipv4, (4_000, 80), TCP_SYN);
+        sent(&bench, "from_network", bench.uplink, &packet)
+    };
+    opens(1);
+    bench.set_tick(1_000 + LIFETIMES.tcp_opening + 1).unwrap();
+    // Their beginnings are told apart.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    for number in 1..=4 {
+        opens(number);
+    }
+    // Five places were given. The first of them was that of a flow that is over, the next is that of the first of these.
+    assert_eq!(bench.stages4().unwrap(), (0, 4));
+    opens(5);
+    assert_eq!(bench.stages4().unwrap(), (0, 4));
+}
+
+#[test]
+fn both_views_of_a_flow_that_waits_go_together() {
+    let bench = Bench::new(&Knobs { waiting: 4, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let a = bench.a;
+    for source in 1..=20 {
+        // Of one tick, an endpoint has a share.
+        bench.set_tick(1_000 + u32::from(source)).unwrap();
+        sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (source, 53)));
+        assert_eq!(bench.stages4().unwrap(), (0, if source == 1 { 2 } else { 4 }));
+    }
+}
