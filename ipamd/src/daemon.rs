@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     alone::Alone,
     attachment::Attachment,
+    chain,
     cluster::{Cluster, kube::NetworkCondition, objects},
     cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
@@ -38,7 +39,7 @@ use crate::{
     node::{Making, Node},
     peers::Peers,
     policy::enforce::Enforcer,
-    pool_conflicts, preflight,
+    pool_conflicts, prefixes, preflight,
     probes::Probes,
     reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
@@ -193,6 +194,19 @@ fn take_pools(
     }
 }
 
+/// Why a daemon that starts could not use the prefixes that the Node names now, in a sentence.
+fn objection(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
+    let mut candidate = config.clone();
+    candidate.pools.clear();
+    let error = take_pools(&mut candidate, Some(own), &node.attachments()).err()?;
+    let problem = format!(
+        "the Node has other pod CIDRs now, which cannot be used, so those before stay in use: {}",
+        chain::sentence(&error)
+    );
+    tracing::warn!("{problem}");
+    Some(problem)
+}
+
 /// What the node's records are carried out on.
 fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Host> {
     let configurations = Configurations::new(config.cni.conf_dir.clone());
@@ -277,7 +291,12 @@ impl Signals {
     async fn ending(&mut self, config: &Config, node: &Node, peers: Option<&Peers>) -> Ending {
         let other_prefixes = async {
             match peers {
-                Some(peers) => peers.own_cidrs_differ(&config.pools.iter().map(Pool::cidr).collect()).await,
+                Some(peers) => {
+                    let in_use = config.pools.iter().map(Pool::cidr).collect();
+                    let objection = |own: &objects::Node| objection(config, node, own);
+                    let tell = |problem| node.refuse_prefixes(problem);
+                    prefixes::others(peers, in_use, prefixes::SETTLES, objection, tell).await;
+                }
                 None => std::future::pending().await,
             }
         };

@@ -31,6 +31,7 @@ pub mod peers;
 pub mod plan;
 pub mod policy;
 pub mod pool_conflicts;
+mod prefixes;
 pub mod preflight;
 pub mod probes;
 pub mod processes;

@@ -90,16 +90,19 @@ impl Peers {
         self.own_came.notified().await;
     }
 
-    /// Waits until this node's object says that its pods have their addresses from other prefixes than these. Without an
-    /// object, and without prefixes in it, nothing is said.
-    pub async fn own_cidrs_differ(&self, cidrs: &BTreeSet<IpNetwork>) {
+    /// Waits until this node's object says that its pods have their addresses from other prefixes than these, and returns it.
+    /// Without an object, and without prefixes in it, nothing is said.
+    pub async fn own_cidrs_differ(&self, cidrs: &BTreeSet<IpNetwork>) -> Arc<Node> {
         loop {
             // Told from here on, whatever is said while the object is looked at.
             let moved = self.own_moved.notified();
             let own = self.all().get(&*self.own).map(Arc::clone);
-            let said = own.map(|node| node.pod_cidrs.iter().copied().collect::<BTreeSet<_>>());
-            if said.is_some_and(|said| !said.is_empty() && said != *cidrs) {
-                return;
+            let differs = |node: &Arc<Node>| {
+                let said = node.pod_cidrs.iter().copied().collect::<BTreeSet<_>>();
+                !said.is_empty() && said != *cidrs
+            };
+            if let Some(own) = own.filter(differs) {
+                return own;
             }
             moved.await;
         }

@@ -125,6 +125,8 @@ pub struct Node {
     mtu: Mutex<u32>,
     /// Why the store takes no more records.
     store_failure: Mutex<Option<String>>,
+    /// Why prefixes that the cluster has given this node are not followed.
+    refused_prefixes: Mutex<Option<String>>,
     started: Instant,
 }
 
@@ -172,6 +174,7 @@ impl Node {
             maps: Mutex::default(),
             mtu: Mutex::new(FALLBACK_MTU),
             store_failure: Mutex::default(),
+            refused_prefixes: Mutex::default(),
             started: Instant::now(),
         };
         node.store_restored(&found.lost)?;
@@ -203,6 +206,16 @@ impl Node {
     /// What the records are carried out on.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()
+    }
+
+    /// Takes note of why prefixes that the cluster has given this node are not followed.
+    pub fn refuse_prefixes(&self, problem: Option<String>) {
+        *lock(&self.refused_prefixes) = problem;
+    }
+
+    /// All attachments.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.state().records.values().map(|record| record.attachment.clone()).collect()
     }
 
     /// What enforces policy on its endpoints.

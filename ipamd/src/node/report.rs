@@ -50,6 +50,7 @@ impl Node {
         let unready = self.unready();
         let ready = unready.is_none();
         problems.extend(unready);
+        problems.extend(lock(&self.refused_prefixes).clone());
         problems.extend(self.files.problem());
         problems.extend(self.set_aside.iter().filter(|it| it.0.exists()).map(|it| it.1.clone()));
         problems.extend(self.policy.problems());

@@ -1,0 +1,100 @@
+//! When this node's Node names other prefixes for its pods than those in use: only a daemon that starts takes them, so the one that
+//! runs sees first that it could.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ipnetwork::IpNetwork;
+use tokio::time::timeout;
+
+use crate::{cluster::objects, peers::Peers};
+
+/// How long a Node says the same before that counts: of two controllers that disagree about it none is followed.
+pub const SETTLES: Duration = Duration::from_secs(2);
+
+fn cidrs(node: &objects::Node) -> BTreeSet<IpNetwork> {
+    node.pod_cidrs.iter().copied().collect()
+}
+
+/// Waits until the Node names other prefixes than those in use, for a while, and `objection` has none to them; `tell` is told what
+/// the objection is, and when it no longer matters.
+pub async fn others(
+    peers: &Peers,
+    in_use: BTreeSet<IpNetwork>,
+    settles: Duration,
+    mut objection: impl FnMut(&objects::Node) -> Option<String>,
+    mut tell: impl FnMut(Option<String>),
+) {
+    let mut known = in_use.clone();
+    loop {
+        let own: Arc<objects::Node> = peers.own_cidrs_differ(&known).await;
+        let said = cidrs(&own);
+        if said == in_use {
+            tell(None);
+            known = said;
+            continue;
+        }
+        if timeout(settles, peers.own_cidrs_differ(&said)).await.is_ok() {
+            continue;
+        }
+        let Some(objection) = objection(&own) else { return };
+        tell(Some(objection));
+        known = said;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::objects::{Change, Object};
+
+    const MOMENT: Duration = Duration::from_millis(30);
+
+    fn node(cidr: &str) -> Change {
+        Change::Put(Object::Node(objects::Node {
+            name: "a".into(),
+            labels: [("l", "x")].into_iter().collect(),
+            addresses: Vec::new(),
+            internal: Vec::new(),
+            pod_cidrs: vec![cidr.parse().unwrap()],
+        }))
+    }
+
+    #[tokio::test]
+    async fn prefixes_that_cannot_be_used_end_nothing_and_are_told_of_until_others_come() {
+        let peers = Peers::new("a").unwrap();
+        let (now, bad, good) = ("10.1.0.0/24", "127.0.0.0/24", "10.2.0.0/24");
+        let mut told = Vec::new();
+        let objection =
+            |node: &objects::Node| node.pod_cidrs[0].ip().is_loopback().then(|| "it is loopback".to_owned());
+        let followed = others(&peers, BTreeSet::from([now.parse().unwrap()]), MOMENT, objection, |problem| {
+            told.push(problem)
+        });
+        let acts = async {
+            for cidr in [now, bad, now, bad, good] {
+                peers.apply(&[node(cidr)]);
+                tokio::time::sleep(4 * MOMENT).await;
+            }
+        };
+        let both = async { tokio::join!(followed, acts) };
+        timeout(Duration::from_secs(20), both).await.unwrap();
+        let problem = Some("it is loopback".to_owned());
+        assert_eq!(told, [problem.clone(), None, problem]);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_stay_is_not_followed() {
+        let peers = Peers::new("a").unwrap();
+        let now = BTreeSet::from(["10.1.0.0/24".parse().unwrap()]);
+        let followed = others(&peers, now, 20 * MOMENT, |_| None, |_| {});
+        let fight = async {
+            for round in 0..20 {
+                peers.apply(&[node(if round % 2 == 0 { "10.2.0.0/24" } else { "10.3.0.0/24" })]);
+                tokio::time::sleep(MOMENT).await;
+            }
+        };
+        tokio::select! {
+            () = followed => panic!("one of the two was followed"),
+            () = fight => {}
+        }
+    }
+}
