@@ -119,7 +119,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     .let_unknown_pass(matches!(config.cluster, Cluster::None))
     .rest_addresses(config.address_rest);
     let node = Arc::new(node);
-    let metrics = Arc::new(Metrics::about(source));
+    let metrics = Arc::new(Metrics::about(source, config.cluster_stale_after));
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
@@ -153,7 +153,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
-    door.open(service.about(following.state.clone(), following.asking.clone()));
+    door.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
     config.cni.install()?;
     let mut background = background(&node, released, following.network.clone(), &peers);
     served.open(metrics, Arc::clone(&node));

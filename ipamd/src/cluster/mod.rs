@@ -14,7 +14,7 @@ pub mod services;
 pub mod special;
 pub mod v1;
 
-use std::{fmt, future::Future, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, future::Future, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use ipamd_api::wire::ClusterStatus;
 
@@ -71,6 +71,11 @@ pub trait SourceState: fmt::Debug + Send + Sync {
     }
 }
 
+/// Whether a source has not told of every change for so long that it is a problem. One that never told everything is at once.
+pub fn is_stale(status: &ClusterStatus, after: Duration) -> bool {
+    !status.live && status.age_seconds.is_none_or(|age| Duration::from_secs(age) >= after)
+}
+
 /// What a source has gone through with a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceCounts {
@@ -100,6 +105,21 @@ impl Source for Standalone {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_does_not_tell_is_a_problem_after_its_time() {
+        let status = |live, age_seconds| ClusterStatus {
+            source: "kube".into(),
+            live,
+            age_seconds,
+            unlisted: Vec::new(),
+            trouble: None,
+        };
+        let stale = |live, age| is_stale(&status(live, age), Duration::from_secs(30));
+        assert!(!stale(true, Some(40)) && !stale(false, Some(29)));
+        assert!(stale(false, Some(30)) && stale(false, None));
+        assert!(is_stale(&status(false, Some(0)), Duration::ZERO));
+    }
 
     #[test]
     fn sources_are_named_by_their_kind() {

@@ -178,6 +178,8 @@ pub struct Config {
     /// How programs are attached. If `None`, by tcx where the kernel has it, and to endpoints by clsact filters where it is
     /// known that nobody else needs their qdisc.
     pub attach: Option<AttachMode>,
+    /// How long the cluster's source may not tell of every change before that is a problem.
+    pub cluster_stale_after: Duration,
     /// How long an address rests before another attachment gets it.
     pub address_rest: Duration,
     /// How long a thread may take for one step.
@@ -267,6 +269,7 @@ impl Config {
             vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
             vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
             attach,
+            cluster_stale_after: Duration::from_secs(options.cluster_stale_after.unwrap_or(0).into()),
             address_rest: options
                 .address_rest
                 .map_or(ADDRESS_REST, |seconds| Duration::from_secs(seconds.into())),

@@ -70,6 +70,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "SOURCE")]
     #[serde(deserialize_with = "text")]
     pub cluster: Option<Cluster>,
+    /// Seconds that the cluster's source may not tell of every change before that is a problem in status and metrics [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub cluster_stale_after: Option<u32>,
     /// URL of the Kubernetes API server, instead of the one that the pod's environment or the kubeconfig names
     #[arg(long, value_name = "URL")]
     pub kube_api_server: Option<String>,
@@ -183,6 +186,7 @@ impl Options {
             address_rest: self.address_rest.or(other.address_rest),
             chained: self.chained.or(other.chained),
             cluster: self.cluster.or(other.cluster),
+            cluster_stale_after: self.cluster_stale_after.or(other.cluster_stale_after),
             kube_api_server: self.kube_api_server.or(other.kube_api_server),
             metrics: self.metrics.or(other.metrics),
             masquerade: self.masquerade.or(other.masquerade),

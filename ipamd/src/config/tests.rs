@@ -80,6 +80,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--vxlan-port=8472",
         "--vxlan-id=7",
         "--attach=clsact",
+        "--cluster-stale-after=40",
         "--address-rest=30",
         "--thread-deadline=90",
         "--mtu=1400",
@@ -117,6 +118,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         vxlan-port = 8472
         vxlan-id = 7
         attach = "clsact"
+        cluster-stale-after = 40
         address-rest = 30
         thread-deadline = 90
         mtu = 1400

@@ -18,7 +18,10 @@ use prometheus_client::{
 
 pub use http::{Served, serve};
 
-use crate::{cluster::SourceState, node::Node};
+use crate::{
+    cluster::{SourceState, is_stale},
+    node::Node,
+};
 
 /// Bounds of the latency histograms, in seconds: an ADD's share in the daemon is a few milliseconds, most of it disk.
 const LATENCIES: [f64; 11] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -98,6 +101,7 @@ pub struct Metrics {
     answers_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
     source: Option<Arc<dyn SourceState>>,
+    stale_after: Duration,
     /// Only one scrape at a time brings the counters to where the programs' are: two would add the same twice.
     scrape: Mutex<()>,
 }
@@ -129,6 +133,7 @@ impl Default for Metrics {
             answers_suppressed: Counter::default(),
             problems: Gauge::default(),
             source: None,
+            stale_after: Duration::ZERO,
             scrape: Mutex::default(),
         };
         metrics.register();
@@ -138,9 +143,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that tell of the cluster's source, too.
-    pub fn about(source: Option<Arc<dyn SourceState>>) -> Self {
-        let mut metrics = Self { source: source.clone(), ..Self::default() };
+    /// Metrics that tell of the cluster's source, too, which is a problem when it has not told of every change for so long.
+    pub fn about(source: Option<Arc<dyn SourceState>>, stale_after: Duration) -> Self {
+        let mut metrics = Self { source: source.clone(), stale_after, ..Self::default() };
         if let Some(source) = source {
             metrics.registry.register_collector(Box::new(cluster::Cluster(source)));
         }
@@ -294,7 +299,8 @@ impl Metrics {
         let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.endpoints.set(status.endpoints);
         // A cluster that is not told of is one more, as in cambricctl status.
-        let stale = self.source.as_ref().is_some_and(|it| !it.status().live);
+        let is_stale = |it: &Arc<dyn SourceState>| is_stale(&it.status(), self.stale_after);
+        let stale = self.source.as_ref().is_some_and(is_stale);
         self.problems.set(status.problems.len() as u64 + u64::from(stale));
         for Pool { name, capacity, used, .. } in node.pools() {
             for (state, count) in [("used", used), ("free", capacity.saturating_sub(used))] {

@@ -8,7 +8,11 @@ mod services;
 mod session;
 mod turns;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ipamd_api::{
     ApiError, ErrorKind, Reply, Request,
@@ -23,7 +27,7 @@ use self::turns::Turns;
 
 pub use self::session::Session;
 use crate::{
-    cluster::{SourceState, kube::Asking},
+    cluster::{SourceState, is_stale, kube::Asking},
     metrics::Metrics,
     monitor::Monitor,
     node::Node,
@@ -47,6 +51,7 @@ pub struct NodeService {
     diffs: Semaphore,
     /// How up to date what is known of the cluster is.
     cluster: Option<Arc<dyn SourceState>>,
+    stale_after: Duration,
     /// Whom to ask for pods that nobody has told of.
     asking: Option<Asking>,
 }
@@ -75,20 +80,27 @@ impl NodeService {
             files,
             diffs: Semaphore::new(1),
             cluster: None,
+            stale_after: Duration::ZERO,
             asking: None,
         }
     }
 
-    /// The same, which also tells how up to date `cluster` is, and asks for pods that nobody has told of.
+    /// The same, which also tells how up to date `cluster` is, a problem when it has not told of every change for
+    /// so long, and asks for pods that nobody has told of.
     #[must_use]
-    pub fn about(self, cluster: Option<Arc<dyn SourceState>>, asking: Option<Asking>) -> Self {
-        Self { cluster, asking, ..self }
+    pub fn about(
+        self,
+        cluster: Option<Arc<dyn SourceState>>,
+        stale_after: Duration,
+        asking: Option<Asking>,
+    ) -> Self {
+        Self { cluster, stale_after, asking, ..self }
     }
 
     fn status(&self, mut status: Status) -> Status {
         status.cluster = self.cluster.as_ref().map(|cluster| cluster.status());
         if let Some(cluster) = &status.cluster
-            && !cluster.live
+            && is_stale(cluster, self.stale_after)
         {
             status.problems.push(stale(cluster));
         }
