@@ -41,6 +41,7 @@ pub mod released;
 pub mod requests;
 pub mod server;
 pub mod services;
+mod steady;
 pub mod store;
 pub mod supervisor;
 pub mod sysctl;

@@ -9,7 +9,7 @@ use ipamd_api::{
 };
 
 use super::{Node, Placed, Record, State, internal, local_endpoint, now};
-use crate::{attachment::Attachment, datapath::EndpointEntry};
+use crate::{attachment::Attachment, datapath::EndpointEntry, steady::Moment};
 
 impl Node {
     /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
@@ -86,7 +86,7 @@ impl Node {
             self.kernel.raise_epoch(&entries.keys().copied().collect()).map_err(internal)?;
         }
         let record = Record {
-            touched: attachment.created,
+            touched: Moment::now(),
             attachment,
             stored: Some(stored),
             committed: slot.map(|slot| Placed { ifindex: entry.ifindex, slot }),

@@ -45,6 +45,7 @@ use crate::{
         tables::Slot,
     },
     services::Balancer,
+    steady::Moment,
     store::{Batch, Loaded, Store, StoreError, Ticket},
 };
 
@@ -62,8 +63,8 @@ struct Record {
     stored: Option<Ticket>,
     /// Where it is, from the commit on.
     committed: Option<Placed>,
-    /// When it was last asked for, in seconds since the Unix epoch.
-    touched: u64,
+    /// When it was last asked for. Not by the time of day: a step of that must not make an ADD under way an old one.
+    touched: Moment,
 }
 
 /// Where a committed endpoint is.
@@ -153,7 +154,8 @@ impl Node {
             let known = attachment.ips().find_map(|ip| entries.get(&ip));
             let known = known.map(|entry| Placed { ifindex: entry.ifindex, slot: entry.slot });
             let committed = known.or_else(|| resume::placed(&attachment, &found, kernel.as_ref()));
-            let touched = attachment.created;
+            // Of a time in the future the clock was set back, perhaps by years, which must not protect for as long.
+            let touched = Moment::now().before(now().abs_diff(attachment.created));
             (attachment.key.clone(), Record { attachment, stored: None, committed, touched })
         };
         let records = loaded.attachments.into_iter().map(resume).collect();

@@ -97,13 +97,7 @@ impl Node {
         let mut removed = None;
         if let Some(record) = state.records.get(key) {
             let ips = record.attachment.ips().collect::<Vec<_>>();
-            // First what can be refused.
-            let mut batch = Batch::new();
-            batch.remove(key);
-            // Before the record is: a file without one is that of a record which the store has lost. If the record stays after
-            // all, the reconciliation writes it again.
-            self.files.remove(key);
-            let ticket = self.submit(batch)?;
+            // First what the kernel may refuse: then the attachment stays, in memory and on the disk, and can be released again.
             for ip in &ips {
                 self.kernel.remove_endpoint(*ip).map_err(internal)?;
             }
@@ -116,10 +110,18 @@ impl Node {
             if let Some(cookie) = cookie.filter(|_| !is_shared()) {
                 self.kernel.remove_namespace(cookie).map_err(internal)?;
             }
+            if record.committed.is_some() {
+                self.kernel.raise_epoch(&ips.iter().copied().collect()).map_err(internal)?;
+            }
+            let mut batch = Batch::new();
+            batch.remove(key);
+            // Before the record is: a file without one is that of a record which the store has lost. If the record stays after
+            // all, the reconciliation writes it again.
+            self.files.remove(key);
+            let ticket = self.submit(batch)?;
             // Also of an ADD that failed at its commit, policy may know the addresses, with this pod's labels.
             self.policy.dismiss_later(key);
             if record.committed.is_some() {
-                self.kernel.raise_epoch(&ips.iter().copied().collect()).map_err(internal)?;
                 if !record.attachment.port_mappings.is_empty() {
                     self.services.set_host_ports_later(key, Vec::new(), Vec::new());
                 }

@@ -2,7 +2,7 @@
 
 use ipamd_api::AttachmentKey;
 
-use super::{Node, now};
+use super::Node;
 use crate::leaks::{self, Grace, LeakReason, NetnsSeen, Observation, Verdict};
 
 /// An attachment that had been left behind and is freed.
@@ -17,7 +17,6 @@ pub struct Leak {
 impl Node {
     /// Frees what is in nobody's use any more. What cannot be freed now is found again next time.
     pub fn repair_leaks(&self, grace: Grace) -> Vec<Leak> {
-        let now = now();
         let suspects = {
             let state = self.state();
             let unlinked = |key: &AttachmentKey| self.kernel.link_index(&key.host_ifname()).is_none();
@@ -34,7 +33,7 @@ impl Node {
                 Some(_) => NetnsSeen::Another,
             };
             let seen = Observation { host_link: false, committed, netns };
-            let Verdict::Leaked(reason) = leaks::judge(touched, now, seen, grace) else { continue };
+            let Verdict::Leaked(reason) = leaks::judge(touched.age(), seen, grace) else { continue };
             let mut state = self.state();
             // Meanwhile an ADD may have come for it.
             let unchanged = state

@@ -6,7 +6,7 @@ use ipamd_api::{
 };
 
 use super::{Leak, Node, Record, State, chained, lock, now, ports};
-use crate::{attachment::Attachment, leaks::Grace, store::Batch};
+use crate::{attachment::Attachment, leaks::Grace, steady::Moment, store::Batch};
 
 impl Node {
     /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
@@ -51,12 +51,12 @@ impl Node {
             match (stands, is_same) {
                 (true, true) => {
                     agrees(&record.attachment, request)?;
-                    record.touched = now();
+                    record.touched = Moment::now();
                     return Ok(Reservation { attach_mode, ..self.reservation(record) });
                 }
                 (true, false) if !is_changed => return Err(elsewhere(&record.attachment)),
                 (false, true) if is_of_same_pod(&record.attachment, request) => {
-                    record.touched = now();
+                    record.touched = Moment::now();
                     return Ok(Reservation { attach_mode, ..self.reservation(record) });
                 }
                 // The runtime made a new container of the same id, or another plugin a new interface: the old one is gone.
@@ -78,7 +78,7 @@ impl Node {
             }
         };
         let key = attachment.key.clone();
-        let touched = attachment.created;
+        let touched = Moment::now();
         let record = Record { attachment, stored: Some(stored), committed: None, touched };
         let reservation = Reservation { attach_mode, ..self.reservation(&record) };
         tracing::debug!(%key, "reserved");

@@ -40,7 +40,7 @@ struct Fake {
     namespaces: BTreeSet<u64>,
     concerned: Concerned,
     unpinned: Vec<String>,
-    /// Which address cannot be written.
+    /// Which address can be neither written nor removed.
     refuses: Option<IpAddr>,
     listeners: Vec<Listener>,
     /// Removed interfaces stay in sight.
@@ -87,7 +87,11 @@ impl Kernel for FakeKernel {
         Ok(())
     }
     fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError> {
-        self.lock().endpoints.remove(&address);
+        let mut fake = self.lock();
+        if fake.refuses == Some(address) {
+            return Err(Self::refused());
+        }
+        fake.endpoints.remove(&address);
         Ok(())
     }
     fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError> {
@@ -544,6 +548,22 @@ async fn a_restart_goes_on_where_the_last_daemon_stopped() {
 }
 
 #[tokio::test]
+async fn a_release_that_the_kernel_refuses_loses_nothing_and_can_be_repeated() {
+    let mut bench = Bench::new();
+    let reservation = bench.add("a").await;
+    bench.kernel.lock().refuses = Some(reservation.addresses[1].address);
+    assert_eq!(kind(bench.node().release(&key("a")).await), ErrorKind::Internal);
+    bench.kernel.lock().refuses = None;
+    assert!(bench.node().check(&key("a")).reservation.is_some());
+    bench.restart();
+    let known = bench.node().check(&key("a")).reservation;
+    assert_eq!(known.map(|it| it.addresses), Some(reservation.addresses), "the disk has it, too");
+    bench.node().release(&key("a")).await.unwrap();
+    assert!(bench.node().check(&key("a")).reservation.is_none());
+    assert!(bench.kernel.lock().endpoints.is_empty());
+}
+
+#[tokio::test]
 async fn leaks_are_freed_once_they_are_old_enough() {
     let bench = Bench::new();
     bench.add("a").await;
@@ -552,7 +572,7 @@ async fn leaks_are_freed_once_they_are_old_enough() {
     bench.kernel.lock().netns.clear();
     assert_eq!(bench.node().repair_leaks(Grace::Kept), []);
     for record in bench.node().state().records.values_mut() {
-        record.touched -= leaks::GRACE;
+        record.touched = record.touched.before(leaks::GRACE);
     }
     let freed = bench.node().repair_leaks(Grace::Kept);
     assert_eq!(freed.iter().map(|leak| leak.key.clone()).collect::<Vec<_>>(), [key("a"), key("bb")]);

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Node, Placed, Record, entry, local_endpoint, now};
+use super::{Node, Placed, Record, entry, local_endpoint};
 use ipamd_api::AttachmentKey;
 
 use crate::{
@@ -75,7 +75,7 @@ impl Node {
                 None => records.uncommitted.push(Uncommitted {
                     key: key.clone(),
                     host_ifname: host_ifname.clone(),
-                    fresh: now().abs_diff(record.touched) < leaks::GRACE,
+                    fresh: record.touched.age() < leaks::GRACE,
                     unknown: record.attachment.netns.as_os_str().is_empty(),
                 }),
             }
