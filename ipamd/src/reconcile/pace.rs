@@ -16,8 +16,8 @@ const PASS_ASKED_EVERY: Duration = Duration::from_millis(500);
 /// Of the processor's time of one core, passes because the kernel has changed may take one part in so many: with a whole
 /// routing table of the Internet on the node, one takes a second.
 const HEARD: u32 = 50;
-/// But the kernel's changes are looked at this often, whatever that takes.
-const HEARD_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+/// But the kernel's changes are looked at this often, whatever that takes: a pass of some seconds is one of a million routes.
+const HEARD_AT_LEAST_EVERY: Duration = Duration::from_mins(2);
 
 /// When to look next.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ mod tests {
         // A table of a million routes.
         pace.spent(now, Duration::from_millis(200));
         assert_eq!((pace.breath(now), pace.pause(now)), (Duration::from_secs(10), Duration::from_secs(10)));
-        pace.spent(now, Duration::from_secs(2));
+        pace.spent(now, Duration::from_secs(3));
         assert_eq!(pace.breath(now), HEARD_AT_LEAST_EVERY);
     }
 

@@ -149,17 +149,23 @@ fn wait(
     stopped: &PipeReader,
     longest: Duration,
 ) -> Heard {
-    let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
+    let until = Instant::now() + longest;
     let mut meanings = vec![(Heard::Stop, stopped.as_fd())];
     meanings.extend(events.map(|it| (Heard::Change, it.as_fd())));
     meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
     let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
-    // It never waits for long, so that it need not rest: one that does not come back hangs.
-    let polled = poll(&mut watched, timeout);
-    supervisor::beat();
-    if polled.is_err() {
-        // Interrupted by a signal: a pass too many does no harm.
-        return Heard::Nothing;
+    loop {
+        // Never for long at a time, so that it need not rest: one that does not come back hangs.
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.min(PASS_EVERY)).unwrap_or(PollTimeout::MAX);
+        let polled = poll(&mut watched, timeout);
+        supervisor::beat();
+        match polled {
+            // Interrupted by a signal: a pass too many does no harm.
+            Err(_) => return Heard::Nothing,
+            Ok(0) if left > PASS_EVERY => {}
+            Ok(_) => break,
+        }
     }
     let at = watched.iter().position(|it| it.any().unwrap_or(false));
     at.map_or(Heard::Nothing, |at| meanings.swap_remove(at).0)
