@@ -35,7 +35,7 @@ fn holds(bytes: &[u8]) -> Result<(), String> {
                 let _ = Forwarding::from_message(message);
             }
             Ok(RouteNetlinkMessage::NewTrafficFilter(message)) => {
-                drop(Filter::from_message(&message, Hook::Ingress));
+                let _ = Filter::from_message(&message, Hook::Ingress);
             }
             Ok(_) => {}
         }

@@ -162,7 +162,10 @@ pub enum SocketDiagError {
 /// Reads an answer to the request of number 0.
 #[cfg(test)]
 pub(super) fn fuzzed(bytes: &[u8]) -> io::Result<()> {
-    answer::read(bytes, 0, &mut |header| drop(Found::new(header, Protocol::Tcp))).map(drop)
+    answer::read(bytes, 0, &mut |header| {
+        let _ = Found::new(header, Protocol::Tcp);
+    })
+    .map(drop)
 }
 
 #[cfg(test)]
