@@ -214,7 +214,10 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 	if (unlikely(parsed)) {
 		if (parsed == DROP_UNKNOWN_FRAGMENT)
 			FN(note_early)(&packet);
-		return parsed == DROP_MALFORMED ? drop(parsed) : PASS;
+		if (parsed == DROP_MALFORMED)
+			return drop(parsed);
+		/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
+		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop(DROP_FORGED_ENDPOINT) : PASS;
 	}
 	if (!state || !room)
 		return PASS;

@@ -52,6 +52,7 @@ pub fn uninstall(locations: &Locations) -> Removal {
             remove_links(&mut socket, &mut removal);
             remove_routes(&mut socket, &mut removal);
             remove_pools(&mut socket, &footprint, &mut removal);
+            remove_neighbours(&mut socket, &Pins::new(&locations.bpffs), &mut removal);
         }
         Err(error) => removal.failed.push(error.to_string()),
     }
@@ -122,6 +123,24 @@ fn remove_pools(socket: &mut Socket, footprint: &Footprint, removal: &mut Remova
             let removed = socket.remove_address(lo.index, *address);
             removal.note(format!("gateway address {address}"), gone_is_fine(removed));
         }
+    }
+}
+
+/// The other nodes whose Ethernet addresses the kernel watches. Those that an administrator has put in stay.
+fn remove_neighbours(socket: &mut Socket, pins: &Pins, removal: &mut Removal) {
+    let nodes = Datapath::near_nodes(pins);
+    if nodes.is_empty() {
+        return;
+    }
+    let watched = match socket.watched_neighbours() {
+        Ok(watched) => watched,
+        Err(error) => return removal.failed.push(error.to_string()),
+    };
+    for (ifindex, address) in watched.into_iter().filter(|(_, address)| nodes.contains(address)) {
+        removal.note(
+            format!("neighbour {address} of interface {ifindex}"),
+            gone_is_fine(socket.forget_neighbour(ifindex, address)),
+        );
     }
 }
 

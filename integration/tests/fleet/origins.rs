@@ -203,3 +203,46 @@ fn a_nodes_new_ethernet_address_is_learnt() -> Result<()> {
     ensure!(one.drops("foreign_way")? < 50, "{target}: {}", one.status()?["drops"]);
     Ok(())
 }
+
+#[test]
+fn the_neighbours_of_an_administrator_stay_and_those_that_were_watched_go() -> Result<()> {
+    needs_root!();
+    let fleet = Fleet::new()?;
+    let two = fleet.node("two", TWO, &["--routing=direct"])?;
+    let one = fleet.node("one", ONE, &["--routing=direct"])?;
+    let (a, b) = (Serving::on(&fleet, &one, "a")?, Serving::on(&fleet, &two, "b")?);
+    in_time("all reach all", || all_reach_all(&[&a, &b]))?;
+    let table = |node: &Node| node.netns().ip("neighbour show dev uplink");
+    let is_watched = |node: &Node, address: std::net::Ipv4Addr| -> Result<bool> {
+        let table = table(node)?;
+        Ok(table
+            .lines()
+            .any(|line| line.starts_with(&format!("{address} ")) && line.contains("extern_learn")))
+    };
+    let (own, far) = (ONE.ipv4(), TWO.ipv4());
+    for (node, other) in [(&one, far), (&two, own)] {
+        let watched = || is_watched(node, other).is_ok_and(|it| it);
+        ensure!(eventually(Duration::from_secs(10), watched), "{}", table(node)?);
+    }
+    let mac = one.netns().mac_of("uplink")?.map(|byte| format!("{byte:02x}")).join(":");
+    let is_permanent = |table: &str| {
+        let start = format!("{own} ");
+        table
+            .lines()
+            .any(|line| line.starts_with(&start) && line.contains(&mac) && line.contains("PERMANENT"))
+    };
+    two.netns().ip(&format!("neighbour replace {own} lladdr {mac} dev uplink nud permanent"))?;
+    // A daemon that starts watches all.
+    two.stop_daemon()?;
+    two.start_daemon()?;
+    in_time("all reach all", || all_reach_all(&[&a, &b]))?;
+    ensure!(is_permanent(&table(&two)?), "{}", table(&two)?);
+    for (node, other) in [(&two, own), (&one, far)] {
+        node.stop_daemon()?;
+        let (state, bpffs) = (node.state_dir().display().to_string(), node.bpffs().display().to_string());
+        node.ctl(&["uninstall", "--config=/dev/null", "--state-dir", &state, "--bpffs", &bpffs])?;
+        ensure!(!is_watched(node, other)?, "{}", table(node)?);
+    }
+    ensure!(is_permanent(&table(&two)?), "{}", table(&two)?);
+    Ok(())
+}

@@ -136,10 +136,34 @@ impl Sender {
                 let kind = if from.is_ipv4() { random.of(&[3, 4, 11, 12]) } else { random.of(&[1, 2, 3, 4]) };
                 quoted.and_then(|()| Self::icmp_of(builder, from.is_ipv4(), kind, random, &about, &mut frame))
             }
-            _ => builder.write(&mut frame, etherparse::IpNumber(random.of(&PROTOCOLS)), payload),
+            _ => {
+                // The builder wants the headers of what it knows, so it hears of the protocol afterwards.
+                // 253 is for experiments (RFC 3692).
+                let unknown = etherparse::IpNumber(253);
+                builder
+                    .write(&mut frame, unknown, payload)
+                    .map(|()| Self::set_protocol(&mut frame, from.is_ipv4(), random.of(&PROTOCOLS)))
+            }
         };
         written.expect("the packet is small");
         frame
+    }
+
+    /// Has the header of IP say that this follows. The header is sound, and has no options.
+    fn set_protocol(frame: &mut [u8], v4: bool, protocol: u8) {
+        let header = &mut frame[ETHERNET..];
+        if !v4 {
+            header[6] = protocol;
+            return;
+        }
+        header[9] = protocol;
+        header[10..12].fill(0);
+        let words =
+            header[..20].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+        let sum: u32 = words.sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0);
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
 
     fn icmp(

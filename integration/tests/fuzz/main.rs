@@ -84,6 +84,12 @@ fn is_forged(packet: &[u8]) -> bool {
     }
 }
 
+/// Shows a packet that has arrived where none may.
+fn shown(packet: &[u8]) -> bool {
+    println!("arrived at the closed pod: {packet:02x?}");
+    true
+}
+
 fn addresses(pod: &Pod<'_>) -> [IpAddr; 2] {
     [pod.ipv4().into(), pod.ipv6().into()]
 }
@@ -131,8 +137,10 @@ fn frames_of_any_form_do_no_harm() -> Result<()> {
     let neighbour = &node.neighbour;
     neighbour.netns().ip(&format!("route add 10.88.0.0/16 via {NODE4}"))?;
     neighbour.netns().ip(&format!("route add fd00:88::/64 via {NODE6}"))?;
-    let (forbidden, on_wire) =
-        ([closed.tap(MARK_OF_POD)?, closed.tap(MARK_OF_WIRE)?], neighbour.tap_where(MARK_OF_POD, is_forged)?);
+    let (forbidden, on_wire) = (
+        [closed.tap_where(MARK_OF_POD, shown)?, closed.tap_where(MARK_OF_WIRE, shown)?],
+        neighbour.tap_where(MARK_OF_POD, is_forged)?,
+    );
 
     let (mut datagrams, mut streams, mut servers, mut accepting) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());

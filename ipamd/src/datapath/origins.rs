@@ -1,13 +1,17 @@
 //! Where senders are: the Ethernet addresses of endpoints by their host ends, and how packets of other nodes' endpoints come.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::PoisonError,
 };
 
-use bpf::layout::{EthernetAddress, Ip4, Ip6, Plain, Prefix4, Prefix6};
+use bpf::{
+    attach::Pins,
+    layout::{EthernetAddress, Ip4, Ip6, Plain, Prefix4, Prefix6},
+};
 use ipnetwork::IpNetwork;
+use libbpf_rs::MapHandle;
 
 use super::{Datapath, DatapathError, EndpointEntry, maps::TypedMap};
 
@@ -63,6 +67,23 @@ impl Datapath {
         forget_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
         *known = Some(origins.clone());
         Ok(())
+    }
+
+    /// The nodes of this one's links that the pinned maps tell of; none, where there are no maps.
+    pub fn near_nodes(pins: &Pins) -> BTreeSet<IpAddr> {
+        let pinned =
+            |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+        let mut nodes = BTreeSet::new();
+        if let Ok(prefixes) = TypedMap::<Prefix4, Ip4>::open("node_prefixes4", pinned) {
+            let values = prefixes.keys().into_iter().filter_map(|key| prefixes.get(&key).ok()?);
+            nodes.extend(values.map(|node| IpAddr::from(Ipv4Addr::from(node))));
+        }
+        if let Ok(prefixes) = TypedMap::<Prefix6, Ip6>::open("node_prefixes6", pinned) {
+            let values = prefixes.keys().into_iter().filter_map(|key| prefixes.get(&key).ok()?);
+            nodes.extend(values.map(|node| IpAddr::from(Ipv6Addr::from(node))));
+        }
+        nodes.retain(|node| !node.is_unspecified());
+        nodes
     }
 
     /// An endpoint speaks on its link as its Ethernet address says.

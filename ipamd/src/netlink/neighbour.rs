@@ -34,18 +34,22 @@ impl Neighbour {
         if message.header.state != NeighbourState::Permanent {
             return None;
         }
-        let mut address = None;
-        let mut mac = None;
-        for attribute in message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(ip.into()),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(ip.into()),
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok().map(MacAddr),
-                _ => {}
-            }
-        }
-        Some(Self { ifindex: message.header.ifindex, address: address?, mac: mac? })
+        let address = named(&message)?;
+        let mac = message.attributes.into_iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.try_into().ok().map(MacAddr),
+            _ => None,
+        })?;
+        Some(Self { ifindex: message.header.ifindex, address, mac })
     }
+}
+
+/// The IP address of the neighbour that a message is of.
+fn named(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some((*ip).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some((*ip).into()),
+        _ => None,
+    })
 }
 
 /// The message that names a neighbour.
@@ -112,6 +116,20 @@ impl Socket {
         message.attributes.push(NeighbourAttribute::Other(flags));
         self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE, || {
             format!("watch the neighbour {address} of interface {ifindex}")
+        })
+    }
+
+    /// The neighbours that somebody has the kernel watch, by their interfaces.
+    pub fn watched_neighbours(&mut self) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
+        let query = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        self.dump(&query, "neighbours", |message| match message {
+            RouteNetlinkMessage::NewNeighbour(message)
+                if message.header.flags.contains(NeighbourFlags::ExtLearned)
+                    && message.header.state != NeighbourState::Permanent =>
+            {
+                Some((message.header.ifindex, named(&message)?))
+            }
+            _ => None,
         })
     }
 

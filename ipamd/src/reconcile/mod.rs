@@ -33,7 +33,7 @@ use crate::{
     node::{FALLBACK_MTU, Findings, Node},
     peers::{Nodes, Peers},
     plan::{
-        self, Plan, Routing, Step, Uplinks,
+        self, Observed, Plan, Routing, Step, Uplinks,
         overlay::{self, overlay_link},
     },
     preflight::{cgroup_root, mount_bpffs},
@@ -222,7 +222,7 @@ impl Reconciler {
                 }
                 let overlay = overlay::overlay_uplink(&self.pools, &uplinks, &observed);
                 let origins = plan::origins(&self.routing, &nodes, &self.pools, &uplinks, &observed);
-                self.watch_near_nodes(&origins, looks);
+                self.watch_near_nodes(&origins, &observed, looks);
                 if let Err(error) = self.datapath.set_origins(&origins) {
                     failures.insert(error.to_string());
                 }
@@ -275,16 +275,19 @@ impl Reconciler {
     }
 
     /// Has the kernel know where the nodes of this one's links are, whose packets are told by that. Again and again, for it
-    /// forgets that with an interface that goes down.
-    fn watch_near_nodes(&mut self, origins: &Origins, again: bool) {
-        let near: BTreeSet<_> = origins.values().flatten().copied().collect();
+    /// forgets that with an interface that goes down. What an administrator has put into the table stays as it is.
+    fn watch_near_nodes(&mut self, origins: &Origins, observed: &Observed, again: bool) {
+        let permanent = |node: &NearNode| {
+            observed.neighbours.iter().any(|it| (it.ifindex, it.address) == (node.ifindex, node.address))
+        };
+        let near: BTreeSet<_> = origins.values().flatten().filter(|node| !permanent(node)).copied().collect();
         for node in near.iter().filter(|node| again || !self.near_nodes.contains(node)) {
             if let Err(error) = self.socket.watch_neighbour(node.ifindex, node.address) {
                 // The interface may be going.
                 tracing::debug!(%error, "a node's Ethernet address is learnt from what it sends alone");
             }
         }
-        for node in self.near_nodes.difference(&near) {
+        for node in self.near_nodes.difference(&near).filter(|node| !permanent(node)) {
             if let Err(error) = self.socket.forget_neighbour(node.ifindex, node.address) {
                 tracing::debug!(%error, "a node that is gone stays a neighbour");
             }
@@ -338,7 +341,7 @@ impl Reconciler {
     }
 
     /// The node reaches its endpoints from any address of its own, and serves node ports there.
-    fn tend_addresses(&self, observed: &plan::Observed) {
+    fn tend_addresses(&self, observed: &Observed) {
         let policy = self.node.policy();
         let own = observed.addresses.iter().map(|address| address.address);
         let own: BTreeSet<_> = own.chain(self.pools.iter().map(Pool::gateway)).collect();
