@@ -74,14 +74,20 @@ impl Datagrams {
     }
 }
 
-/// Whether a packet that left the node by the uplink, sent by the pod that is hostile, has a source that it may have: the
-/// node's, for it is masqueraded.
-fn is_forged(packet: &[u8]) -> bool {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(4) => packet.get(12..16).is_none_or(|source| source != NODE4.octets()),
-        Some(6) => packet.get(8..24).is_none_or(|source| source != NODE6.octets()),
-        _ => true,
+/// Whether a packet that left the node by the uplink, sent by the pod that is hostile, has a source that it may not have: neither
+/// the node's, for it is masqueraded, nor its own, with which it answers what came to it from the wire.
+fn is_forged(packet: &[u8], own: &[IpAddr]) -> bool {
+    let source = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(12..16).and_then(|it| <[u8; 4]>::try_from(it).ok()).map(IpAddr::from),
+        Some(6) => packet.get(8..24).and_then(|it| <[u8; 16]>::try_from(it).ok()).map(IpAddr::from),
+        _ => None,
+    };
+    let node: [IpAddr; 2] = [NODE4.into(), NODE6.into()];
+    let forged = source.is_none_or(|source| !node.contains(&source) && !own.contains(&source));
+    if forged {
+        println!("left with a forged source: {packet:02x?}");
     }
+    forged
 }
 
 /// Shows a packet that has arrived where none may.
@@ -137,9 +143,10 @@ fn frames_of_any_form_do_no_harm() -> Result<()> {
     let neighbour = &node.neighbour;
     neighbour.netns().ip(&format!("route add 10.88.0.0/16 via {NODE4}"))?;
     neighbour.netns().ip(&format!("route add fd00:88::/64 via {NODE6}"))?;
+    let own = addresses(&hostile);
     let (forbidden, on_wire) = (
         [closed.tap_where(MARK_OF_POD, shown)?, closed.tap_where(MARK_OF_WIRE, shown)?],
-        neighbour.tap_where(MARK_OF_POD, is_forged)?,
+        neighbour.tap_where(MARK_OF_POD, move |packet| is_forged(packet, &own))?,
     );
 
     let (mut datagrams, mut streams, mut servers, mut accepting) =
