@@ -63,8 +63,12 @@ static __always_inline int FN(from_broadcast)(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	struct scratch *room = scratch_room();
+	int parsed = FN(parse)(skb, &packet);
 
-	if (!room || FN(parse)(skb, &packet) || !FN(is_our_frame)(skb, &packet, room))
+	/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
+	if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source))
+		return drop(DROP_FORGED_ENDPOINT);
+	if (!room || parsed || !FN(is_our_frame)(skb, &packet, room))
 		return PASS;
 	return FN(refuse)(&packet, DROP_FOREIGN_FRAME, skb->ifindex);
 }
