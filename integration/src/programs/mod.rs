@@ -131,6 +131,9 @@ impl Bench {
             "link set b1 up",
             "route add default via 192.0.2.1",
             "route add default via 2001:db8::1 dev up0",
+            // Before Linux 6.3 a look-up tells a route's MTU only if the neighbour is known.
+            "neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0",
+            "neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev up0",
         ] {
             ip(line)?;
         }

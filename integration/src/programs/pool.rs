@@ -19,7 +19,7 @@ use libbpf_rs::{
 use super::{Knobs, forget};
 
 /// So many wait for their next test. Each holds some 100 MiB of maps.
-const IDLE_MOST: usize = 3;
+const IDLE_MOST: usize = 2;
 /// What is larger is an array of services' backends: nothing of it is found without a frontend.
 const ARRAY_MOST: u32 = 65_535;
 
