@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bpf::{CambricSkel, CambricSkelBuilder, layout::LIFETIMES};
 use ipamd::datapath::fib_lookup_flags;
 use libbpf_rs::{
-    MapCore, MapFlags, MapType, RingBufferBuilder,
+    ErrorKind, MapCore, MapFlags, MapType, RingBufferBuilder,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
@@ -20,6 +20,7 @@ use super::{Knobs, forget};
 
 /// So many wait for their next test. Each holds some 100 MiB of maps.
 const IDLE_MOST: usize = 2;
+const LOAD_ATTEMPTS: usize = 5;
 /// What is larger is an array of services' backends: nothing of it is found without a frontend.
 const ARRAY_MOST: u32 = 65_535;
 
@@ -55,7 +56,22 @@ impl Lent {
     }
 }
 
+/// The verifier gives up when a signal is pending, with EAGAIN: the process has several threads, and children that end.
 fn load(fixed: Fixed) -> Result<Loaded> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match load_once(fixed) {
+            Err(error) if is_again(&error) => {}
+            other => return other,
+        }
+    }
+    load_once(fixed)
+}
+
+fn is_again(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<libbpf_rs::Error>().is_some_and(|it| it.kind() == ErrorKind::WouldBlock)
+}
+
+fn load_once(fixed: Fixed) -> Result<Loaded> {
     // The skeleton borrows the object's place for as long as it lives, which nobody knows beforehand.
     let mut open = CambricSkelBuilder::default().open(Box::leak(Box::new(MaybeUninit::uninit())))?;
     let rodata = open.maps.rodata_data.as_deref_mut().context("no read-only data")?;
