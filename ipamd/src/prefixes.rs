@@ -67,7 +67,7 @@ mod tests {
         let objection =
             |node: &objects::Node| node.pod_cidrs[0].ip().is_loopback().then(|| "it is loopback".to_owned());
         let followed = others(&peers, BTreeSet::from([now.parse().unwrap()]), MOMENT, objection, |problem| {
-            told.push(problem)
+            told.push(problem);
         });
         let acts = async {
             for cidr in [now, bad, now, bad, good] {
