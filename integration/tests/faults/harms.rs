@@ -1,0 +1,348 @@
+//! What goes wrong, and what is done about it by somebody else than the daemon.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::scene::{Scene, names};
+
+/// Something that goes wrong.
+pub struct Fault {
+    pub name: &'static str,
+    /// What has to be so before the daemon starts.
+    pub prepare: fn(&Node) -> Result<Vec<Mounted>>,
+    /// Does the harm; the number of the cell says to which of several things.
+    pub strike: fn(&Scene<'_>, usize) -> Result<()>,
+    /// What a supervisor or a person does, if anybody has to.
+    pub mend: fn(&Scene<'_>) -> Result<()>,
+    /// Whether operations wait until it is mended.
+    pub hangs: bool,
+    /// Words of the sentence that says what was.
+    pub says: &'static str,
+}
+
+/// A file system that goes with this.
+pub struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+const NOTHING: Fault = Fault {
+    name: "",
+    prepare: |_| Ok(Vec::new()),
+    strike: |_, _| Ok(()),
+    mend: |_| Ok(()),
+    hangs: false,
+    says: "",
+};
+
+/// A daemon that is dead, and started again.
+const DEAD: Fault = Fault { mend: |scene| scene.node.start_daemon(), says: "serving", ..NOTHING };
+
+/// A dead daemon whose records are harmed: where the next one refuses them, they are moved aside, as it says.
+const ROBBED: Fault = Fault {
+    mend: |scene| {
+        if scene.node.start_daemon().is_ok() {
+            return Ok(());
+        }
+        fs::remove_dir_all(scene.node.state_dir().join("store"))?;
+        scene.node.start_daemon()
+    },
+    says: "is damaged",
+    ..NOTHING
+};
+
+pub const FAULTS: &[Fault] = &[
+    Fault {
+        name: "the daemon is killed",
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            Ok(())
+        },
+        ..DEAD
+    },
+    Fault {
+        name: "the daemon is killed again and again as it starts",
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            for attempt in 0..8 {
+                scene.node.launch_daemon()?;
+                thread::sleep(Duration::from_millis(3 + 17 * attempt + 5 * turn as u64));
+                scene.node.kill_daemon();
+            }
+            Ok(())
+        },
+        ..DEAD
+    },
+    Fault {
+        name: "the daemon hangs",
+        strike: |scene, _| signal(scene, "-STOP"),
+        mend: |scene| signal(scene, "-CONT"),
+        hangs: true,
+        ..NOTHING
+    },
+    Fault {
+        name: "the disk of the records is full",
+        prepare: |node| tmpfs(&node.state_dir(), "size=24m"),
+        strike: |scene, _| fill(&scene.node.state_dir()),
+        mend: |scene| Ok(fs::remove_file(scene.node.state_dir().join("filler"))?),
+        says: "",
+        ..NOTHING
+    },
+    Fault {
+        name: "the daemon starts on a read-only disk",
+        prepare: |node| tmpfs(&node.state_dir(), "size=64m"),
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            remount(&scene.node.state_dir(), MsFlags::MS_RDONLY)?;
+            scene.node.launch_daemon()?;
+            thread::sleep(Duration::from_millis(500));
+            Ok(())
+        },
+        mend: |scene| {
+            scene.node.kill_daemon();
+            remount(&scene.node.state_dir(), MsFlags::empty())?;
+            scene.node.start_daemon()
+        },
+        says: "Read-only file system",
+        ..NOTHING
+    },
+    Fault {
+        name: "a file of the records is missing",
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            Ok(fs::remove_file(one_of(files(&scene.node.state_dir().join("store"))?, turn)?)?)
+        },
+        ..ROBBED
+    },
+    Fault {
+        name: "a file of the records is cut in half",
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            let file = one_of(files(&scene.node.state_dir().join("store"))?, turn)?;
+            let length = fs::metadata(&file)?.len();
+            Ok(OpenOptions::new().write(true).open(file)?.set_len(length / 2)?)
+        },
+        ..ROBBED
+    },
+    Fault {
+        name: "a file of the records is damaged",
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            damage(&one_of(files(&scene.node.state_dir().join("store"))?, turn)?)
+        },
+        ..ROBBED
+    },
+    Fault {
+        name: "all records are missing",
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            Ok(fs::remove_dir_all(scene.node.state_dir())?)
+        },
+        says: "is known by its file",
+        ..DEAD
+    },
+    Fault {
+        name: "the pin of a map is removed",
+        strike: |scene, turn| {
+            let maps = files(&scene.node.bpffs().join("maps"))?;
+            // Others in each cell.
+            Ok(fs::remove_file(one_of(maps, 7 * turn + 2)?)?)
+        },
+        says: "repaired: pinned",
+        ..NOTHING
+    },
+    Fault {
+        name: "the pin of a map is removed while none runs",
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            Ok(fs::remove_file(one_of(files(&scene.node.bpffs().join("maps"))?, 5 * turn + 1)?)?)
+        },
+        says: "",
+        ..DEAD
+    },
+    Fault {
+        name: "all maps and programs lose their pins while none runs",
+        // Not the links: with the last reference to one its program is gone, and nobody is left to drop anything.
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            fs::remove_dir_all(scene.node.bpffs().join("maps"))?;
+            Ok(fs::remove_dir_all(scene.node.bpffs().join("programs"))?)
+        },
+        ..DEAD
+    },
+    Fault {
+        name: "the bpffs is unmounted, or another is mounted over it",
+        prepare: |node| {
+            fs::create_dir_all(node.bpffs())?;
+            mounted(node.bpffs(), "bpf", "")
+        },
+        strike: |scene, turn| {
+            let bpffs = scene.node.bpffs();
+            if turn % 2 == 0 {
+                return Ok(umount2(bpffs, MntFlags::MNT_DETACH)?);
+            }
+            // It is unmounted again by the next, or with the node.
+            mounted(bpffs, "bpf", "").map(std::mem::forget)
+        },
+        ..NOTHING
+    },
+    Fault {
+        name: "others detach a pod's programs",
+        strike: |scene, _| {
+            let links = scene.node.bpffs().join("links");
+            let of_pod = scene.pods[3].host_ifname();
+            let pins: Vec<_> =
+                files(&links)?.into_iter().filter(|path| path.to_string_lossy().contains(&of_pod)).collect();
+            ensure!(!pins.is_empty(), "no pins of {of_pod} in {:?}", names(&links));
+            for pin in pins {
+                let done = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output()?;
+                ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            }
+            Ok(())
+        },
+        says: "is not attached to",
+        ..NOTHING
+    },
+    Fault {
+        name: "others remove the routes to a pod",
+        strike: |scene, _| {
+            let [.., d] = &scene.pods;
+            scene.node.netns().ip(&format!("route del {}", d.ipv4()))?;
+            scene.node.netns().ip(&format!("-6 route del {}", d.ipv6())).map(drop)
+        },
+        says: "put the route to",
+        ..NOTHING
+    },
+    Fault {
+        name: "the uplink goes down and comes up",
+        strike: |scene, _| scene.node.netns().ip("link set uplink down").map(drop),
+        mend: |scene| {
+            let node = scene.node.netns();
+            node.ip("link set uplink up")?;
+            node.ip(&format!("address replace {NODE6}/64 dev uplink nodad"))?;
+            node.ip(&format!("route replace default via {NEIGHBOUR4}"))?;
+            node.ip(&format!("-6 route replace default via {NEIGHBOUR6}")).map(drop)
+        },
+        says: "uplink",
+        ..NOTHING
+    },
+    Fault {
+        name: "the socket is removed while none runs",
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            Ok(fs::remove_file(scene.node.socket())?)
+        },
+        ..DEAD
+    },
+    Fault {
+        name: "the directory of manifests is gone",
+        strike: |scene, _| Ok(fs::rename(scene.node.cluster(), scene.node.folder().join("away"))?),
+        mend: |scene| {
+            let (cluster, away) = (scene.node.cluster(), scene.node.folder().join("away"));
+            // What was put there meanwhile goes on.
+            for name in names(&cluster) {
+                fs::rename(cluster.join(&name), away.join(&name))?;
+            }
+            let _ = fs::remove_dir(&cluster);
+            Ok(fs::rename(away, cluster)?)
+        },
+        says: "cluster",
+        ..NOTHING
+    },
+    Fault {
+        name: "the manifest of a policy is half written",
+        strike: |scene, _| {
+            let file = scene.node.cluster().join("closed.yaml");
+            fs::copy(&file, scene.node.folder().join("whole"))?;
+            Ok(fs::write(
+                file,
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: clo",
+            )?)
+        },
+        mend: |scene| {
+            Ok(fs::rename(scene.node.folder().join("whole"), scene.node.cluster().join("closed.yaml"))?)
+        },
+        says: "closed.yaml",
+        ..NOTHING
+    },
+];
+
+fn signal(scene: &Scene<'_>, signal: &str) -> Result<()> {
+    let pid = scene.node.daemon().as_ref().context("a daemon")?.pid();
+    let done = Command::new("kill").args([signal, &pid.to_string()]).status()?;
+    ensure!(done.success(), "kill {signal} {pid}: {done}");
+    Ok(())
+}
+
+fn mounted(at: &Path, kind: &str, options: &str) -> Result<Vec<Mounted>> {
+    mount(Some(kind), at, Some(kind), MsFlags::empty(), Some(options))
+        .with_context(|| format!("mount {kind} at {}", at.display()))?;
+    Ok(vec![Mounted(at.to_owned())])
+}
+
+fn tmpfs(at: &Path, options: &str) -> Result<Vec<Mounted>> {
+    fs::create_dir_all(at)?;
+    mounted(at, "tmpfs", options)
+}
+
+fn remount(at: &Path, flags: MsFlags) -> Result<()> {
+    let flags = flags | MsFlags::MS_REMOUNT;
+    mount(None::<&str>, at, None::<&str>, flags | MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("mount {} anew", at.display()))
+}
+
+/// Takes what is left of a file system.
+fn fill(at: &Path) -> Result<()> {
+    let mut filler = File::create(at.join("filler"))?;
+    let block = [0xaa; 4096];
+    loop {
+        match filler.write_all(&block) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// All files below a folder, in order.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn one_of(files: Vec<PathBuf>, turn: usize) -> Result<PathBuf> {
+    let count = files.len();
+    files.into_iter().nth(turn % count.max(1)).context("no files")
+}
+
+/// Turns every bit of some bytes in the middle of a file around.
+fn damage(path: &Path) -> Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let (at, mut bytes) = (length / 2, [0; 16]);
+    file.seek(SeekFrom::Start(at))?;
+    let read = file.read(&mut bytes)?;
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    file.seek(SeekFrom::Start(at))?;
+    Ok(file.write_all(&bytes[..read])?)
+}
