@@ -131,7 +131,7 @@ fn the_end_of_the_daemon_does_not_wait_either() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     node.manifest("many.yaml", &policies())?;
     let mut number = 0;
-    let under_way = eventually(Duration::from_secs(60), || {
+    let under_way = eventually(Duration::from_mins(1), || {
         number += 1;
         node.add_pod_of(&format!("shop/new-{number}"), &[]).is_ok() && is_under_way(&node)
             || all_in_force(&node)

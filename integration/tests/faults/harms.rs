@@ -342,7 +342,9 @@ fn damage(path: &Path) -> Result<()> {
     let (at, mut bytes) = (length / 2, [0; 16]);
     file.seek(SeekFrom::Start(at))?;
     let read = file.read(&mut bytes)?;
-    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    for byte in &mut bytes {
+        *byte = !*byte;
+    }
     file.seek(SeekFrom::Start(at))?;
     Ok(file.write_all(&bytes[..read])?)
 }

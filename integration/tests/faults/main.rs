@@ -101,7 +101,9 @@ fn nothing_is_lost_or_let_through_whatever_goes_wrong() -> Result<()> {
                 }
                 Err(error) => vec![format!("{}: {error:#}", fault.name)],
             };
-            failed.iter().for_each(|failure| eprintln!("{failure}"));
+            for failure in &failed {
+                eprintln!("{failure}");
+            }
             failures.lock().unwrap_or_else(PoisonError::into_inner).extend(failed);
             count.fetch_add(1, Ordering::Relaxed);
         }
