@@ -38,7 +38,7 @@ fn what_was_judged_is_not_judged_at_the_uplink() {
 fn routing_rules_are_asked_with_ports_class_and_mark() {
     let bench = bench();
     let a = bench.a;
-    for rule in ["dport 99 ipproto tcp", "sport 98 ipproto tcp", "fwmark 7"] {
+    for rule in ["dport 99 ipproto 6", "sport 98 ipproto 6", "fwmark 7"] {
         ip(&format!("rule add {rule} blackhole")).unwrap();
         ip(&format!("-6 rule add {rule} blackhole")).unwrap();
     }
