@@ -78,7 +78,7 @@ fn programs_that_are_still_attached_are_named_with_their_places() -> Result<()> 
     let tc = load("cali_tc_preamble", libbpf_sys::BPF_PROG_TYPE_SCHED_CLS, 0, -1)?;
     let of_others = load("somebody", libbpf_sys::BPF_PROG_TYPE_SCHED_CLS, 0, -1)?;
     let xdp = load("xdp_cali_entryp", libbpf_sys::BPF_PROG_TYPE_XDP, 0, 2)?;
-    let (hook, kind) = CGROUP_HOOKS[0];
+    let (hook, kind) = *CGROUP_HOOKS.iter().find(|(hook, _)| *hook == "connect4").context("a hook")?;
     let connect = load("calico_connect_v4", libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, kind, 1)?;
     let cgroup = File::open(machine.cgroup().path())?;
     let in_cgroup = attach_cgroup(connect.as_fd(), cgroup.as_fd(), kind)?;
