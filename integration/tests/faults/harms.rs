@@ -26,6 +26,8 @@ pub struct Fault {
     pub mend: fn(&Scene<'_>) -> Result<()>,
     /// Whether operations wait until it is mended.
     pub hangs: bool,
+    /// How long a good flow may be silent: who loses what the programs know has packets dropped until it is known again.
+    pub silence: Duration,
     /// Words of the sentence that says what was.
     pub says: &'static str,
 }
@@ -45,6 +47,7 @@ const NOTHING: Fault = Fault {
     strike: |_, _| Ok(()),
     mend: |_| Ok(()),
     hangs: false,
+    silence: Duration::ZERO,
     says: "",
 };
 
@@ -181,6 +184,7 @@ pub const FAULTS: &[Fault] = &[
             fs::remove_dir_all(scene.node.bpffs().join("maps"))?;
             Ok(fs::remove_dir_all(scene.node.bpffs().join("programs"))?)
         },
+        silence: Duration::from_secs(5),
         ..DEAD
     },
     Fault {

@@ -50,7 +50,7 @@ impl Row {
         let cells: Vec<_> =
             Operation::ALL.into_iter().enumerate().map(|(turn, it)| scene.cell(fault, it, turn)).collect();
         let said = scene.said(fault);
-        let flows = scene.end();
+        let flows = scene.end(fault.silence);
         Ok(Self { fault: fault.name, cells, flows, said, seconds: began.elapsed().as_secs() })
     }
 
