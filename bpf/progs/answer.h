@@ -2,11 +2,9 @@
 /* Errors that the programs send themselves, to whoever sent a packet to a service in vain. RFC 792, RFC 4443. */
 
 #if FAMILY == 4
-#define IP_HEADER struct ip4_header
 #define PORT_UNREACHABLE (3 << 24 | 3 << 16)
 #define TOO_LARGE (3 << 24 | 4 << 16)
 #else
-#define IP_HEADER struct ip6_header
 #define PORT_UNREACHABLE (1 << 24 | 4 << 16)
 #define TOO_LARGE (2 << 24)
 #endif

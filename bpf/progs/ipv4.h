@@ -2,6 +2,7 @@
 /* What only IPv4 has: its header, its ICMP. RFC 791, RFC 792. */
 
 #define FAMILY 4
+#define IP_HEADER struct ip4_header
 #include "family.h"
 
 #define ICMP_ECHO_REPLY 0

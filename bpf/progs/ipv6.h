@@ -2,6 +2,7 @@
 /* What only IPv6 has: its header and extension headers, its ICMP. RFC 8200, RFC 4443, RFC 4861. */
 
 #define FAMILY 6
+#define IP_HEADER struct ip6_header
 #include "family.h"
 
 #define ICMPV6_LAST_ERROR 4 /* 1 to 4: unreachable, too big, time exceeded, parameter problem */

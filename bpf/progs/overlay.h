@@ -44,8 +44,9 @@ static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *pack
 	    FN(is_machine)(&packet->source))
 		skb->priority = FRAME_SEEN;
 	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
-	 * its configuration says so. */
-	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN))
+	 * its configuration says so. Options that it does not like it answers with an error, to who is said to have sent them. */
+	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN) &&
+	    likely(packet->transport <= ETH_HLEN + sizeof(IP_HEADER)))
 		return PASS;
 
 	ADDRESS *sender = (ADDRESS *)&room->sender;

@@ -125,3 +125,19 @@ fn what_is_for_nobody_here_is_the_hosts_but_not_from_an_endpoint() {
     assert_eq!(bench.run("from_network", bench.uplink, &forged).unwrap().action, DROP);
     changes(&bench, &before, &[("forged_endpoint", 1)], (0, 0));
 }
+
+#[test]
+fn the_node_is_not_made_to_tell_a_pod_of_an_error_by_options_that_it_does_not_like() {
+    let bench = bench();
+    let to_node = Local { mac: [2, 0, 0, 0, 9, 9], host_mac: bench.uplink_mac, ..bench.a };
+    let plain = tcp4(&to_node, NODE4, (1000, 7000), TCP_ACK);
+    let mut with_options = plain.clone();
+    // Four bytes of options; the kernel answers those that it cannot read, whatever segment they come with.
+    with_options.splice(34..34, [1, 4, 0x86, 0]);
+    with_options[14] = 0x46;
+    with_options[17] += 4;
+    let action = |packet: &[u8]| bench.run("from_network", bench.uplink, packet).unwrap().action;
+    assert_eq!(action(&plain), PASS, "a segment that begins nothing is the node's own");
+    assert_eq!(action(&with_options), DROP);
+    assert_eq!(bench.drops().unwrap()["forged_endpoint"], 1);
+}
