@@ -365,6 +365,7 @@ enum drop_reason {
 	DROP_FRAGMENT_SHARE, /* an interface has begun as many datagrams in pieces as it may at a time */
 	DROP_FOREIGN_WAY, /* sent from another node's endpoint, but it did not come from that node */
 	DROP_OPENING_SHARE, /* an endpoint has opened as many flows that wait for an answer as it may in a tick */
+	DROP_UNASKED_ANSWER, /* an ICMP answer, such as an echo reply, to what nobody is known to have asked */
 	DROP_REASONS /* their number */
 };
 

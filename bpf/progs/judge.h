@@ -40,9 +40,6 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
 			entry->flags = CT_PICKED_UP;
-		/* An answer to what nobody is known to have asked passes if the question would. */
-		if (packet->asker == ASKER_DESTINATION)
-			entry->opener = side ^ 1;
 		return false;
 	}
 	entry->nat_address[0] = old->nat_address[0];
@@ -59,6 +56,15 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	entry->opener = old->opener;
 	entry->service = old->service;
 	return true;
+}
+
+/* Why a packet that belongs to no flow opens none: it tells of another packet, or answers one. A reason for a drop. An answer that
+ * passed because its question would have passed a policy in one direction though nobody asks. */
+static __always_inline int FN(opens_none)(const PACKET *packet)
+{
+	if (packet->kind == PACKET_ERROR)
+		return DROP_UNRELATED_ERROR;
+	return packet->asker == ASKER_DESTINATION ? DROP_UNASKED_ANSWER : PARSED;
 }
 
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
@@ -287,13 +293,13 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 
 	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;
 
-	if (packet->kind == PACKET_ERROR && !old)
-		return DROP_UNRELATED_ERROR;
 	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
 		if (FN(is_taken)(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
+	if (!old && unlikely(FN(opens_none)(packet)))
+		return FN(opens_none)(packet);
 	FN(begin)(room, old, packet, side);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
@@ -445,8 +451,9 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		if (!destination && !entry->service && !nat)
 			return NOT_FOR_ENDPOINT;
 	}
+	/* Of its own errors the node knows what they are about. */
 	if (packet->kind == PACKET_ERROR && !old)
-		return by_stack ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
+		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
 	if (!old && !of_node) {
 		reason = FN(check_sender)(packet, !by_stack);
 		/* A mark is put in by another node than the client's. */
@@ -455,6 +462,8 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		if (reason)
 			return reason;
 	}
+	if (!old && unlikely(FN(opens_none)(packet)))
+		return FN(opens_none)(packet);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;

@@ -153,7 +153,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 34] = [
+pub const DROP_REASONS: [&str; 35] = [
     "none",
     "malformed",
     "not_ip",
@@ -188,6 +188,7 @@ pub const DROP_REASONS: [&str; 34] = [
     "fragment_share",
     "foreign_way",
     "opening_share",
+    "unasked_answer",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

@@ -1,14 +1,16 @@
 //! Who was pinged may answer, and no more.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
-use etherparse::PacketBuilder;
-use integration::{needs_root, testbed::Node};
+use integration::{
+    needs_root,
+    testbed::{Node, eventually},
+};
 
-use crate::scene::{Ends, MARK, is_dropped, of_pod, open, tap};
+use crate::scene::{is_dropped, message, of_pod, open, tap};
 
-/// The pods `shop/quiet-*` may send nothing, and get echo requests only.
+/// The pods `shop/quiet-*` may send nothing, and get echo requests only. Nothing reaches the pods `shop/shy`.
 const QUIET: &str = "\
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
@@ -19,26 +21,12 @@ spec:
   ingress:
   - { action: Allow, protocol: ICMP, icmp: { type: 8 } }
   - { action: Allow, protocol: ICMPv6, icmp: { type: 128 } }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { namespace: shop, name: shy }
+spec: { podSelector: { matchLabels: { app: shy } }, policyTypes: [Ingress] }
 ";
-
-/// A message of ICMP with the mark.
-fn message(ends: Ends, from: IpAddr, to: IpAddr, kind: u8, id: u16) -> Result<Vec<u8>> {
-    let [high, low] = id.to_be_bytes();
-    let builder = PacketBuilder::ethernet2(ends.from, ends.to);
-    let mut frame = Vec::new();
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => builder
-            .ipv4(from.octets(), to.octets(), 64)
-            .icmpv4_raw(kind, 0, [high, low, 0, 1])
-            .write(&mut frame, MARK.as_bytes())?,
-        (IpAddr::V6(from), IpAddr::V6(to)) => builder
-            .ipv6(from.octets(), to.octets(), 64)
-            .icmpv6_raw(kind, 0, [high, low, 0, 1])
-            .write(&mut frame, MARK.as_bytes())?,
-        _ => anyhow::bail!("{from} and {to} are not of one family"),
-    }
-    Ok(frame)
-}
 
 #[test]
 fn who_is_pinged_neither_pings_back_nor_is_asked_anything_else() -> Result<()> {
@@ -59,8 +47,7 @@ fn who_is_pinged_neither_pings_back_nor_is_asked_anything_else() -> Result<()> {
             let before = at_other.count();
             ping()?;
             anyhow::ensure!(
-                integration::testbed::eventually(std::time::Duration::from_secs(3), || at_other.count()
-                    > before),
+                eventually(Duration::from_secs(10), || at_other.count() > before),
                 "{own} answers"
             );
             let back = message(from_quiet, own, peer, question, id)?;
@@ -69,6 +56,34 @@ fn who_is_pinged_neither_pings_back_nor_is_asked_anything_else() -> Result<()> {
                 let asked = message(from_other, peer, own, *kind, id)?;
                 is_dropped(&node, "policy_ingress", &at_quiet, || of_other.send(&asked), ping)?;
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_answer_passes_an_ingress_policy_if_it_was_asked_for() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    node.apply("policy.yaml", QUIET)?;
+    let shy = node.add_pod_of("shop/shy", &[("app", "shy")])?;
+    let other = open(&node, "b")?;
+    let ((of_shy, from_shy), (of_other, from_other)) = (of_pod(&shy)?, of_pod(&other)?);
+    let at_shy = tap(&shy)?;
+    for (own, peer, question, answer, others) in [
+        (IpAddr::from(shy.ipv4()), IpAddr::from(other.ipv4()), 8, 0, &[14, 16, 18, 43][..]),
+        (shy.ipv6().into(), other.ipv6().into(), 128, 129, &[140, 161][..]),
+    ] {
+        let send = |kind, id| of_other.send(&message(from_other, peer, own, kind, id)?);
+        // What it asks is answered by the other's kernel.
+        let asks = || of_shy.send(&message(from_shy, own, peer, question, 5)?);
+        let before = at_shy.count();
+        asks()?;
+        let answered = || at_shy.count() > before;
+        anyhow::ensure!(eventually(Duration::from_secs(10), answered), "{peer} answers");
+        is_dropped(&node, "unasked_answer", &at_shy, || send(answer, 6), asks)?;
+        for kind in others {
+            is_dropped(&node, "unasked_answer", &at_shy, || send(*kind, 5), asks)?;
         }
     }
     Ok(())

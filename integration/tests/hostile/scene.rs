@@ -74,6 +74,25 @@ pub fn udp(ends: Ends, from: IpAddr, to: IpAddr, port: u16) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
+/// A message of ICMP with the mark.
+pub fn message(ends: Ends, from: IpAddr, to: IpAddr, kind: u8, id: u16) -> Result<Vec<u8>> {
+    let [high, low] = id.to_be_bytes();
+    let builder = PacketBuilder::ethernet2(ends.from, ends.to);
+    let mut frame = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => builder
+            .ipv4(from.octets(), to.octets(), 64)
+            .icmpv4_raw(kind, 0, [high, low, 0, 1])
+            .write(&mut frame, MARK.as_bytes())?,
+        (IpAddr::V6(from), IpAddr::V6(to)) => builder
+            .ipv6(from.octets(), to.octets(), 64)
+            .icmpv6_raw(kind, 0, [high, low, 0, 1])
+            .write(&mut frame, MARK.as_bytes())?,
+        _ => anyhow::bail!("{from} and {to} are not of one family"),
+    }
+    Ok(frame)
+}
+
 /// The frame with a VLAN tag.
 pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
     let mut tagged = frame[..12].to_vec();

@@ -14,7 +14,7 @@ use integration::{
     testbed::{Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Tap, eventually},
 };
 
-use crate::scene::{Ends, MARK, node, of_pod, of_wire, open, tagged, tap};
+use crate::scene::{Ends, MARK, message, node, of_pod, of_wire, open, tagged, tap};
 
 /// Another node, beyond the neighbour: what its pods send comes by the overlay alone.
 const FAR_NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 9);
@@ -72,6 +72,10 @@ enum Form {
     Translated,
     /// An ICMP error about a flow of the victim.
     Error,
+    /// An ICMP error about a packet that the victim has not sent.
+    Stray,
+    /// An echo reply to what the victim has not asked.
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,8 @@ const SOURCES: [Source; 11] = [
     Source::OfTheLink,
     Source::Mapped,
 ];
-const FORMS: [Form; 4] = [Form::Plain, Form::Tagged, Form::Translated, Form::Error];
+const FORMS: [Form; 6] =
+    [Form::Plain, Form::Tagged, Form::Translated, Form::Error, Form::Stray, Form::Answer];
 
 /// A cell of the table.
 #[derive(Clone, Copy)]
@@ -116,6 +121,17 @@ impl fmt::Display for Cell {
 
 /// What becomes of a packet.
 fn expected(Cell { way, source, form, v4 }: Cell) -> Outcome {
+    // Who would be let through with a datagram, or an error that is about something, is not with what opens no flow.
+    for (of, like, reason) in
+        [(Form::Stray, Form::Error, "unrelated_error"), (Form::Answer, Form::Plain, "unasked_answer")]
+    {
+        if form == of {
+            return match expected(Cell { way, source, form: like, v4 }) {
+                Outcome::Arrives => Outcome::Dropped(reason),
+                outcome => outcome,
+            };
+        }
+    }
     let is_endpoint = matches!(source, Source::Victim | Source::OtherPod);
     match (way, form) {
         (Way::Pod, Form::Tagged) => Outcome::Dropped("vlan"),
@@ -229,6 +245,10 @@ impl<'n> Scene<'n> {
             Form::Plain => datagram(inner, (from, number), (victim, PORT))?,
             Form::Tagged => tagged(&datagram(inner, (from, number), (victim, PORT))?, 100),
             Form::Translated => datagram(inner, (from, number), (node_address(v4), NODE_PORT))?,
+            Form::Stray => {
+                error(inner, from, victim, &datagram(inner, (victim, PORT), (from, number))?[14..])?
+            }
+            Form::Answer => message(inner, from, victim, if v4 { 0 } else { 129 }, number)?,
             Form::Error => {
                 // About an answer of the victim, or of the pod that sends to it.
                 let honest = Cell {

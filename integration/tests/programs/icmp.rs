@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bpf::layout::{CT_FAR_VIEW, CT_REPLIED, CtEntry, CtKey};
 use etherparse::PacketBuilder;
-use integration::programs::{Bench, FAR4, FAR6, Local, NODE4, REDIRECT};
+use integration::programs::{Bench, DROP, FAR4, FAR6, Local, NODE4, PASS, REDIRECT};
 
 use crate::{masquerade::send_out, packets::*};
 
@@ -134,12 +134,77 @@ fn timestamps_are_masqueraded_by_their_identifier() {
 }
 
 #[test]
-fn an_answer_that_nobody_has_asked_for_is_a_flow_of_who_would_have_asked() {
+fn an_answer_that_nobody_has_asked_for_opens_no_flow() {
+    let bench = bench();
+    let (a, b, far) = (bench.a, bench.b, outside(&bench));
+    let refused = |program: &str, ifindex, packet: &[u8]| {
+        let before = bench.tally().unwrap();
+        assert_eq!(bench.run(program, ifindex, packet).unwrap().action, DROP, "{program}");
+        changes(&bench, &before, &[("unasked_answer", 1)], (0, 0));
+    };
+    for kind in [0, 14, 16, 18, 43] {
+        refused("from_endpoint", a.ifindex, &message4(&a, b.ipv4, kind, 7));
+        refused("from_endpoint", a.ifindex, &message4(&a, FAR4, kind, 7));
+        refused("from_network", bench.uplink, &message4(&far, a.ipv4, kind, 7));
+        refused("to_endpoint", a.ifindex, &message4(&far, a.ipv4, kind, 7));
+        refused("to_network", bench.uplink, &message4(&a, FAR4, kind, 7));
+        // The node may have asked.
+        let of_node = message4(&far, NODE4, kind, 7);
+        assert_eq!(bench.run("from_network", bench.uplink, &of_node).unwrap().action, PASS);
+    }
+    for kind in [129, 140, 161] {
+        refused("from_endpoint", a.ifindex, &message6(&a, b.ipv6, kind, 7));
+        refused("from_network", bench.uplink, &message6(&far, a.ipv6, kind, 7));
+        refused("to_endpoint", a.ifindex, &message6(&far, a.ipv6, kind, 7));
+    }
+    assert_eq!((bench.flows4().unwrap().len(), bench.flows6().unwrap().len()), (0, 0));
+}
+
+#[test]
+fn a_ping_goes_on_after_its_flow_was_forgotten() {
     let bench = bench();
     let (a, b) = (bench.a, bench.b);
-    for kind in [0, 14] {
-        let packet = message4(&a, b.ipv4, kind, 7);
-        assert_eq!(bench.run("from_endpoint", a.ifindex, &packet).unwrap().action, REDIRECT);
-    }
-    assert_eq!(opened(&bench), [(b.ipv4.into(), true, 8 << 8), (b.ipv4.into(), true, 13 << 8)]);
+    let ping = || bench.run("from_endpoint", a.ifindex, &message4(&a, b.ipv4, 8, 7)).unwrap().action;
+    let answer = || bench.run("from_endpoint", b.ifindex, &message4(&b, a.ipv4, 0, 7)).unwrap().action;
+    assert_eq!((ping(), answer()), (REDIRECT, REDIRECT));
+    bench.forget_flows().unwrap();
+    assert_eq!((answer(), ping(), answer()), (DROP, REDIRECT, REDIRECT));
+    assert_eq!(opened(&bench), [(a.ipv4.into(), true, 8 << 8)]);
+}
+
+#[test]
+fn an_error_opens_no_flow_in_the_place_of_a_closed_connection() {
+    let bench = bench();
+    let a = bench.a;
+    // The translated connection, as its other side sees it, is over.
+    let (out, port) = send_out(&bench, &tcp4(&a, FAR4, (40_000, 443), TCP_SYN));
+    let mut reset = Vec::new();
+    PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
+        .ipv4(FAR4.octets(), NODE4.octets(), 64)
+        .tcp(443, port, 1, 0)
+        .rst()
+        .ack(1)
+        .write(&mut reset, &[])
+        .unwrap();
+    assert_eq!(bench.run("from_network", bench.uplink, &reset).unwrap().action, REDIRECT);
+    assert_eq!(seen(&out.packet).source, IpAddr::from(NODE4));
+    let before = bench.tally().unwrap();
+    // About an answer from FAR4 to NODE4, as a pod would tell that were the node.
+    let as_node = Local { ipv4: NODE4, ..a };
+    bench.add_endpoint(&as_node, 0).unwrap();
+    let mut answer = Vec::new();
+    PacketBuilder::ethernet2([2; 6], a.host_mac)
+        .ipv4(FAR4.octets(), NODE4.octets(), 64)
+        .tcp(443, port, 1, 0)
+        .ack(1)
+        .write(&mut answer, &[])
+        .unwrap();
+    let mut error = Vec::new();
+    PacketBuilder::ethernet2(a.mac, a.host_mac)
+        .ipv4(NODE4.octets(), FAR4.octets(), 64)
+        .icmpv4_raw(3, 3, [0; 4])
+        .write(&mut error, &answer[14..42])
+        .unwrap();
+    assert_eq!(bench.run("from_endpoint", a.ifindex, &error).unwrap().action, DROP);
+    changes(&bench, &before, &[("unrelated_error", 1)], (0, 0));
 }

@@ -353,4 +353,14 @@ pub mod protocol {
     pub fn is_icmp(protocol: u8) -> bool {
         matches!(protocol, ICMP | ICMPV6)
     }
+
+    /// The type of the ICMP message that one of this type answers; `None` if it is no answer. As the programs have it
+    /// (`request_of` in ipv4.h and ipv6.h).
+    pub fn question_of(protocol: u8, kind: u8) -> Option<u8> {
+        match (protocol, kind) {
+            (ICMP, 0) => Some(8),
+            (ICMP, 14 | 16 | 18 | 43) | (ICMPV6, 129 | 140 | 161) => Some(kind - 1),
+            _ => None,
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
         compile::{rules::Decision, world::BARE_NAMESPACE},
         model::{
             Direction,
-            protocol::{has_ports, is_icmp},
+            protocol::{self, has_ports, is_icmp, question_of},
         },
     },
 };
@@ -266,6 +266,16 @@ impl State {
         if flow.source == flow.destination {
             path.note = Some(by_itself.into());
             return path;
+        }
+        if let Some(question) = path.icmp.and_then(|icmp| question_of(flow.protocol, icmp.kind)) {
+            return TracePath {
+                verdict: Verdict::Deny,
+                note: Some(format!(
+                    "an ICMP answer opens no flow: it passes if it was asked for, so trace the question, {}/{question}",
+                    protocol::name(flow.protocol)
+                )),
+                ..path
+            };
         }
         for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
         {

@@ -127,6 +127,12 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
     // Through a service, a pod may come back to itself.
     let itself = trace(&["10.0.0.3:8080"]);
     assert!(itself.paths[0].note.as_ref().unwrap().contains("whatever its policies say"), "{itself:?}");
+    // An answer is no flow, whoever would be let through.
+    for (protocol, kind, question) in [(1, 0, "icmp/8"), (1, 14, "icmp/13")] {
+        let answer = bench.enforcer.trace(&query("n/p2", protocol, kind << 8), |_, _| None).unwrap();
+        assert_eq!((answer.verdict, answer.paths[0].steps.len()), (TraceVerdict::Deny, 0));
+        assert!(answer.paths[0].note.as_ref().unwrap().ends_with(question), "{answer:?}");
+    }
     // A ping of the address is no connection to the service.
     let ping = bench.enforcer.trace(&query("10.96.0.1", 1, 0x0800), led(&["10.0.0.1:80"])).unwrap();
     assert_eq!(ping.paths[0].service, None);
