@@ -50,6 +50,14 @@ static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 prot
 	return socket != NULL;
 }
 
+/* Whether the place of a flow is free for another: it is over. A reset may be forged, but not one of an endpoint of this node. */
+static __always_inline bool FN(has_left)(const CT_ENTRY *holder, __u8 protocol)
+{
+	return is_closed(protocol, holder->flags) ||
+	       (protocol == IPPROTO_TCP && (holder->flags & (CT_RESET | CT_RESET_BY_REPLIER)) == CT_RESET &&
+		holder->way[holder->opener & 1].ingress);
+}
+
 /* Whether a translated flow may lose its place to another: it is not answered, or nobody has gone on from that. An answered
  * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
 static __always_inline bool FN(may_lose_place)(const CT_ENTRY *holder, __u8 protocol)
@@ -89,7 +97,7 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 			return -1;
 		else if ((how & CLAIM_TAKE_WAITING && FN(may_lose_place)(holder, packet->protocol)) ||
 			 FN(is_expired)(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && is_closed(packet->protocol, holder->flags)) || how & CLAIM_TAKE)
+			 (how & CLAIM_TAKE_CLOSED && FN(has_left)(holder, packet->protocol)) || how & CLAIM_TAKE)
 			/* Deleted and then made, so that of two who want it one fails. */
 			FN(forget)(key, holder, (CT_KEY *)&room->other_key);
 		else
@@ -170,7 +178,7 @@ __noinline int FN(next_port)(const PACKET *packet, __u32 side)
 
 	if (!holder || (holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, room->search.turned)))
 		return true;
-	if (FN(is_expired)(holder, packet->protocol, entry->seen) || is_closed(packet->protocol, holder->flags) ||
+	if (FN(is_expired)(holder, packet->protocol, entry->seen) || FN(has_left)(holder, packet->protocol) ||
 	    FN(has_ended)(key, holder))
 		room->search.ended = entry->nat_port[from];
 	else if (FN(may_lose_place)(holder, packet->protocol))

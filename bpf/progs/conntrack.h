@@ -121,10 +121,37 @@ static __always_inline __u32 FN(tells)(const PACKET *packet, bool by_opener)
 	return by_opener ? CT_CONFIRMED : said;
 }
 
+/* The number of a segment, as CT_ANSWER: of one that goes against the opener's way its own, else what it acknowledges. None: a
+ * reset (its number may be the one that was forged), and what acknowledges nothing. */
+__noinline int FN(number)(struct __sk_buff *skb, const PACKET *packet, __u32 against)
+{
+	__be32 number;
+
+	if (!packet || packet->protocol != IPPROTO_TCP || packet->kind == PACKET_ERROR ||
+	    packet->kind == PACKET_LATER_FRAGMENT || packet->flags & TCP_RST || (!against && !(packet->flags & TCP_ACK)))
+		return 0;
+	if (bpf_skb_load_bytes(skb,
+			       packet->transport + (against ? offsetof(struct tcp_header, sequence) :
+							      offsetof(struct tcp_header, acknowledgement)),
+			       &number, sizeof(number)))
+		return 0;
+	if (against && packet->flags & TCP_SYN)
+		return ((bpf_ntohl(number) + 1) & CT_NUMBER) | CT_NUMBERED | CT_BY_SYN;
+	return (bpf_ntohl(number) & CT_NUMBER) | CT_NUMBERED;
+}
+
+/* The same besides what a packet says, where it counts: of answers, and of what comes after them, until one is acknowledged. */
+static __always_inline __u32 FN(with_number)(struct __sk_buff *skb, const PACKET *packet, __u32 flags, __u32 said)
+{
+	if (packet->protocol != IPPROTO_TCP || flags & CT_CONFIRMED || !(said & CT_REPLIED || flags & CT_NUMBERED))
+		return said;
+	return said | FN(number)(skb, packet, said & CT_REPLIED);
+}
+
 /* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
  * that is only read stays in every processor's cache. Returns for how many ticks no packet was written down. */
-static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, const struct ct_way *way, __u32 side,
-				       __u32 now)
+static __always_inline __u32 FN(track)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
+				       const struct ct_way *way, __u32 side, __u32 now)
 {
 	__u32 said = FN(tells)(packet, entry->opener == side);
 
@@ -137,7 +164,7 @@ static __always_inline __u32 FN(track)(const PACKET *packet, CT_ENTRY *entry, co
 		     (missing && (missing != CT_CONFIRMED || entry->flags & CT_REPLIED)))) {
 		__u32 quiet = now - entry->seen;
 
-		FN(note)(packet, entry, way->nat, said, now);
+		FN(note)(packet, entry, way->nat, FN(with_number)(skb, packet, entry->flags, said), now);
 		return quiet;
 	}
 	return 0;

@@ -221,8 +221,11 @@ struct ct_way {
 #define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
 #define CT_PICKED_UP 256 /* TCP: begun by a segment that opens no connection; its beginning was forgotten, or never seen */
 #define CT_OF_NODE 512 /* opened by a process of this node; with CT_BY_STACK */
-#define CT_CONFIRMED 2048 /* TCP: the opener went on after it was answered; others: both sides still sent after a while */
+#define CT_CONFIRMED 2048 /* TCP: the opener has acknowledged the answer; others but ICMP: both sides still sent after a while */
 #define CT_HOLDS_PORT 4096 /* TCP, the source is translated: the other side has finished first, and will wait for what is late */
+#define CT_NUMBERED 8192 /* TCP, until CT_CONFIRMED: an answer was seen, and the upper half of its sequence number is that of the flags */
+#define CT_BY_SYN 16384 /* the same: that answer was a SYN */
+#define CT_NUMBER 0xffff0000
 #define CT_SEEN_ON_WAY 1024 /* of a CT_FAR_VIEW: the opener's packets pass the endpoint's host end translated, on their way to it */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other

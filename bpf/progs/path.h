@@ -89,7 +89,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 
 	struct ct_way *way = &entry->way[side];
 
-	FN(track)(&packet, entry, way, side, now);
+	FN(track)(skb, &packet, entry, way, side, now);
 	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
 		if (way->via == VIA_STACK)
 			return FN(to_stack)(skb, &packet, entry, way, side);
@@ -160,7 +160,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	}
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
-	FN(track)(&packet, entry, &entry->way[side], side, now);
+	FN(track)(skb, &packet, entry, &entry->way[side], side, now);
 	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
 }
 
@@ -186,9 +186,11 @@ __noinline int FN(pass_on)(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entr
 
 	if (large && !FN(may_be_cut)(skb))
 		return FN(refuse_large)(skb, packet, way->mtu - added, false);
-	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side)
-		/* The answers are not seen here; that the client goes on shows that they come. */
-		entry->flags |= CT_REPLIED;
+	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side &&
+	    !(entry->flags & (CT_CONFIRMED | CT_NUMBERED)))
+		/* The answers are not seen here; that the client goes on shows that they come. What it acknowledges first stands
+		 * for their number. */
+		entry->flags |= CT_REPLIED | FN(number)(skb, packet, false);
 	if (mark) {
 		int reason = FN(put_mark)(skb, packet);
 
@@ -267,7 +269,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 		return TC_ACT_SHOT;
 
 	struct ct_way *way = &entry->way[side];
-	__u32 quiet = FN(track)(&packet, entry, way, side, now) | reminder;
+	__u32 quiet = FN(track)(skb, &packet, entry, way, side, now) | reminder;
 
 	if (way->via == VIA_STACK)
 		return FN(to_stack)(skb, &packet, entry, way, side);
@@ -347,6 +349,6 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	struct ct_way *way = &entry->way[side];
 
 	if (entry->service)
-		FN(track)(&packet, entry, way, side, now);
+		FN(track)(skb, &packet, entry, way, side, now);
 	return FN(to_stack)(skb, &packet, entry, way, side);
 }

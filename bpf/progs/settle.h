@@ -102,7 +102,7 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;
-	said = FN(tells)(packet, entry->opener == side);
+	said = FN(with_number)(skb, packet, entry->flags, FN(tells)(packet, entry->opener == side));
 	if (packet->kind != PACKET_ERROR)
 		entry->flags = flags_after(packet->protocol, entry->flags,
 					   said | FN(holds)(packet, entry, entry->way[side & 1].nat, said), entry->seen,

@@ -118,8 +118,12 @@ pub const CT_RESET: u32 = 8;
 pub const CT_FAR_VIEW: u32 = 32;
 /// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
 pub const CT_RESET_BY_REPLIER: u32 = 64;
-/// TCP: the opener went on after it was answered; others: both sides still sent after a while.
+/// TCP: the opener has acknowledged the answer; others but ICMP: both sides still sent after a while.
 pub const CT_CONFIRMED: u32 = 2048;
+/// TCP, until [`CT_CONFIRMED`]: an answer was seen; the upper half of its number is that of the flags.
+pub const CT_NUMBERED: u32 = 8192;
+/// The same: that answer was a SYN.
+pub const CT_BY_SYN: u32 = 16_384;
 /// TCP, the source is translated: the other side has finished first.
 pub const CT_HOLDS_PORT: u32 = 4096;
 
@@ -386,6 +390,8 @@ mod tests {
             (CT_FAR_VIEW, "CT_FAR_VIEW"),
             (CT_RESET_BY_REPLIER, "CT_RESET_BY_REPLIER"),
             (CT_CONFIRMED, "CT_CONFIRMED"),
+            (CT_NUMBERED, "CT_NUMBERED"),
+            (CT_BY_SYN, "CT_BY_SYN"),
             (CT_HOLDS_PORT, "CT_HOLDS_PORT"),
             (NAT_SOURCE.into(), "NAT_SOURCE"),
             (NAT_DESTINATION.into(), "NAT_DESTINATION"),

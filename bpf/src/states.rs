@@ -17,7 +17,7 @@ pub enum State {
     New,
     /// TCP: half open; UDP: one exchange.
     Answered,
-    /// TCP: the opener went on after the answer; UDP: a stream.
+    /// TCP: the opener has acknowledged the answer; UDP: a stream.
     Established,
     /// TCP: one side has finished.
     Closing,

@@ -1,12 +1,16 @@
 //! Floods of a pod and of the wire, with packets that pass the whole node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use integration::{
     needs_root,
-    testbed::{Answering, Asking, Frames, Machine, NEIGHBOUR4, NODE4},
+    testbed::{Answering, Asking, Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Pod},
 };
 
 use crate::scene::{Ends, node, of_pod, of_wire, open};
@@ -70,5 +74,77 @@ fn floods_of_a_pod_and_of_the_wire_leave_connections_alone_and_let_new_ones_in()
     }
     let used = &node.status()?["conntrack"]["ipv4"];
     ensure!(used["entries"].as_u64() < used["capacity"].as_u64(), "{used}");
+    Ok(())
+}
+
+/// A SYN of the stranger with this number or, blind, the segment that would go on.
+fn forged(ends: Ends, number: u32, to: SocketAddr, blind: bool) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(ends.from, ends.to);
+    let builder = match to.ip() {
+        IpAddr::V4(to) => {
+            let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + number);
+            builder.ipv4(from.octets(), to.octets(), 64)
+        }
+        IpAddr::V6(to) => {
+            let strange = Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 0);
+            builder.ipv6((u128::from(strange) + u128::from(number)).to_be_bytes(), to.octets(), 64)
+        }
+    };
+    let step = builder.tcp(4_000, to.port(), 1, 65_000);
+    let step = if blind { step.ack(77) } else { step.syn() };
+    let mut frame = Vec::new();
+    step.write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+/// A connection of a pod to a server beyond the node, from both ends.
+fn idle(node: &Node, pod: &Pod<'_>, at: IpAddr) -> Result<(TcpStream, TcpStream)> {
+    let listener = node.neighbour.netns().inside(|| TcpListener::bind((at, 0)))?;
+    let to = listener.local_addr()?;
+    let client = pod.netns().inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(30)))?;
+    client.set_read_timeout(Some(Duration::from_secs(30)))?;
+    Ok((client, listener.accept()?.0))
+}
+
+#[test]
+fn blind_acknowledgements_leave_idle_connections_alone() -> Result<()> {
+    needs_root!();
+    let node = node()?;
+    let (quiet, victim) = (open(&node, "quiet")?, open(&node, "victim")?);
+    let _open = Answering::start(&victim, "victim", 8080)?;
+    let netns = node.neighbour.netns();
+    netns.ip(&format!("route add {} via {NODE4}", victim.ipv4()))?;
+    netns.ip(&format!("route add {} via {NODE6}", victim.ipv6()))?;
+    let mut idle4 = idle(&node, &quiet, NEIGHBOUR4.into())?;
+    let mut idle6 = idle(&node, &quiet, NEIGHBOUR6.into())?;
+    let (wire, ends) = of_wire(&node)?;
+    for (to, closed) in [(IpAddr::from(victim.ipv4()), 81), (IpAddr::from(victim.ipv6()), 81)] {
+        // More than the table has entries, in turns: the answer to the SYN comes before the segment.
+        for turn in 0..60 {
+            for blind in [false, true, true] {
+                for number in turn * 200..(turn + 1) * 200 {
+                    let port = if number % 4 == 0 { closed } else { 8080 };
+                    let _ = wire.send(&forged(ends, number, (to, port).into(), blind)?);
+                }
+            }
+        }
+    }
+    // Their servers speak next: nothing but the entry says whose the port is.
+    for (client, server) in [&mut idle4, &mut idle6] {
+        server.write_all(b"next")?;
+        let mut heard = [0; 4];
+        client.read_exact(&mut heard).context("an idle connection is lost")?;
+    }
+    // And what the stranger has sent is no connection, but for a lucky number in 32,768.
+    let listed = node.ctl(&["ct", "list", "--address", &victim.ipv4().to_string()])?;
+    let waits = |state: &str| matches!(state, "new" | "answered" | "closed");
+    let (waiting, connections): (Vec<_>, Vec<_>) =
+        listed.as_array().context("a list")?.iter().partition(|it| it["state"].as_str().is_some_and(waits));
+    ensure!(
+        waiting.len() > 100 && connections.len() < 10,
+        "{} of {}: {connections:?}",
+        connections.len(),
+        waiting.len()
+    );
     Ok(())
 }

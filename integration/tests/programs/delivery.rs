@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use bpf::layout::{CT_CONFIRMED, CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, ENDPOINT_CHAINED};
+use bpf::layout::{
+    CT_BY_SYN, CT_CONFIRMED, CT_NUMBERED, CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, ENDPOINT_CHAINED,
+};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, IpNumber, Ipv4Header, PacketBuilder};
 use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Tally, ip};
 
@@ -33,7 +35,7 @@ fn local_endpoints_reach_each_other_directly_in_both_families() {
         changes(&bench, &before, &[], (0, 0));
     }
     let flows = bench.flows4().unwrap();
-    assert_eq!(flows[0].1.flags, CT_REPLIED);
+    assert_eq!(flows[0].1.flags, CT_REPLIED | CT_NUMBERED | CT_BY_SYN);
 }
 
 #[test]

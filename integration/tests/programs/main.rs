@@ -2,6 +2,7 @@
 
 mod ageing;
 mod answers;
+mod blind;
 mod delivery;
 mod endings;
 mod errors;

@@ -17,6 +17,9 @@ pub const TCP_RST: u8 = 4;
 
 pub const TCP_FIN: u8 = 5;
 
+/// Acknowledges what nobody has sent.
+pub const TCP_BLIND: u8 = 6;
+
 pub fn bench() -> Bench {
     Bench::new(&Knobs::default()).unwrap()
 }
@@ -46,6 +49,7 @@ pub fn tcp(
     let step = match flags {
         TCP_SYN => step.syn(),
         TCP_ACK => step.ack(7),
+        TCP_BLIND => step.ack(0x7654_3210),
         TCP_SYN_ACK => step.syn().ack(7),
         TCP_RST => step.rst(),
         TCP_FIN => step.fin().ack(7),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bpf::{
     layout::{
-        CT_CONFIRMED, CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_REPLIED, CT_RESET,
-        CT_RESET_BY_REPLIER, CtEntry4, CtKey4, LIFETIMES,
+        CT_BY_SYN, CT_CONFIRMED, CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_NUMBERED,
+        CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, CtEntry4, CtKey4, LIFETIMES,
     },
     states::{State, lifetime},
 };
@@ -26,7 +26,10 @@ const ALL: u32 = CT_REPLIED
     | CT_FIN_REPLIER
     | CT_RESET
     | CT_RESET_BY_REPLIER
-    | CT_HOLDS_PORT;
+    | CT_HOLDS_PORT
+    | ANSWER;
+/// A SYN was answered with a number below 65,536, which all of these packets have but the blind one.
+const ANSWER: u32 = CT_NUMBERED | CT_BY_SYN;
 
 /// The cells of the table whose first title is given: title of the row, titles of the columns and what is in them.
 fn table(first: &str) -> Vec<(String, BTreeMap<String, String>)> {
@@ -47,13 +50,14 @@ fn flags_of(row: &str) -> u32 {
     let goes_on = CT_REPLIED | CT_CONFIRMED;
     match row {
         "new" => 0,
-        "answered" => CT_REPLIED,
+        "answered" => CT_REPLIED | ANSWER,
         "established" => goes_on,
         "closing, by opener" => goes_on | CT_FIN_OPENER,
         "closing, by other" => goes_on | CT_FIN_REPLIER,
         "reset, by opener" => goes_on | CT_RESET,
         "reset, by other" => goes_on | CT_RESET | CT_RESET_BY_REPLIER,
         "refused" => CT_REPLIED | CT_RESET | CT_RESET_BY_REPLIER,
+        "refused after an answer" => CT_REPLIED | CT_RESET | CT_RESET_BY_REPLIER | ANSWER,
         "closed" => goes_on | CT_FIN_OPENER | CT_FIN_REPLIER,
         other => panic!("no state {other}"),
     }
@@ -132,6 +136,7 @@ fn segments(title: &str) -> (bool, &'static [u8]) {
     match title {
         "SYN" => (true, &[TCP_SYN]),
         "segment" => (true, &[TCP_ACK]),
+        "blind segment" => (true, &[TCP_BLIND]),
         "FIN" => (true, &[TCP_FIN]),
         "RST" => (true, &[TCP_RST]),
         "answer" => (false, &[TCP_SYN_ACK, TCP_ACK]),
@@ -164,7 +169,7 @@ fn tcp_goes_from_state_to_state_as_the_table_says() {
                 }
             }
         }
-        assert_eq!(cells, 11 * 8, "each cell was tried");
+        assert_eq!(cells, 12 * 9, "each cell was tried");
     }
 }
 
