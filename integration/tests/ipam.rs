@@ -7,6 +7,10 @@ use integration::{
     needs_root,
     testbed::{Machine, Node, Pod, Settings, eventually},
 };
+use ipamd_api::{
+    AttachmentKey, Client, Reply, Request,
+    wire::{NetnsId, Reserve},
+};
 use serde_json::{Value, json};
 
 fn in_use(node: &Node) -> Result<HashSet<IpAddr>> {
@@ -124,7 +128,7 @@ fn an_address_in_use_is_released_by_hand_only_with_force() -> Result<()> {
     assert!(node.reaches(pod.ipv4())?);
     assert_eq!(node.ctl(&["ipam", "show", &ip])?["key"]["container_id"], "a");
     node.ctl(&["ipam", "release", &ip, "--force"])?;
-    assert!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -168,4 +172,35 @@ fn a_pool_that_is_too_small_or_overlaps_is_refused_by_name() -> Result<()> {
         assert!(error.contains(pools[pools.len() - 1]), "{error}");
     }
     Ok(())
+}
+
+/// A runtime that kills an ADD sends its DEL at once, and the daemon may read the request of the killed one after it.
+#[test]
+fn what_a_killed_add_asks_for_after_its_del_is_released() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    let pod = node.add_pod("stands")?;
+    let key = AttachmentKey { network: "net".into(), container_id: "a".into(), ifname: "eth0".into() };
+    let reserve = |key: &AttachmentKey| Reserve {
+        key: key.clone(),
+        netns: pod.netns().path().to_owned(),
+        netns_id: NetnsId { dev: 4, ino: 1 },
+        addresses: Vec::new(),
+        mac: None,
+        mtu: None,
+        pod: None,
+        labels: std::collections::BTreeMap::default(),
+        port_mappings: Vec::new(),
+        chained: None,
+    };
+    let mut killed = Client::connect(&node.socket())?;
+    ensure!(matches!(killed.call(Request::Release { key: key.clone() })?, Reply::Done));
+    let given = killed.call(Request::Reserve(Box::new(reserve(&key))))?;
+    ensure!(matches!(given, Reply::Reservation(_)), "{given:?}");
+    ensure!(in_use(&node)?.len() == 4);
+    drop(killed);
+    let is_free = || in_use(&node).is_ok_and(|used| used.len() == 2);
+    // Long before it would count as left behind.
+    ensure!(eventually(Duration::from_secs(15), is_free), "{:?}", in_use(&node)?);
+    pod.check()
 }

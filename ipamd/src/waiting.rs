@@ -134,6 +134,12 @@ impl Service for Door {
         self.service.get().is_some_and(|service| service.is_under_way(session))
     }
 
+    async fn gone(&self, session: &mut Session) {
+        if let Some(service) = self.service.get() {
+            service.gone(session).await;
+        }
+    }
+
     fn misunderstood(&self) {
         if let Some(service) = self.service.get() {
             service.misunderstood();

@@ -33,6 +33,23 @@ impl Node {
         self.await_gone(key, leaving).await
     }
 
+    /// Releases what an ADD had reserved whose plugin is gone before its commit. A DEL may have been here already: that of a
+    /// runtime which kills an ADD and deletes is sometimes read before the request of the killed one.
+    ///
+    /// # Errors
+    /// Why the record could not be removed.
+    pub async fn give_up(&self, key: &AttachmentKey) -> Result<(), ApiError> {
+        let leaving = {
+            let mut state = self.state();
+            if state.records.get(key).is_none_or(|record| record.committed.is_some()) {
+                return Ok(());
+            }
+            tracing::info!(%key, "the plugin is gone before its commit; its reservation is released");
+            self.detach(&mut state, key)?
+        };
+        self.await_gone(key, leaving).await
+    }
+
     /// Releases every attachment of `network` that nothing in `valid` may mean; returns how many.
     ///
     /// # Errors

@@ -337,6 +337,19 @@ async fn an_add_that_was_broken_off_binds_nobody() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_before_its_commit_is_released_and_nothing_else_is() {
+    let bench = Bench::new();
+    bench.add("a").await;
+    bench.node().reserve(&request("b")).unwrap();
+    for id in ["a", "b", "never asked for"] {
+        bench.node().give_up(&key(id)).await.unwrap();
+    }
+    let left = bench.node().endpoints();
+    assert_eq!(left.iter().map(|it| &it.key).collect::<Vec<_>>(), [&key("a")]);
+    assert_eq!(bench.node().pools()[0].used, 1);
+}
+
+#[tokio::test]
 async fn an_exhausted_pool_takes_the_addresses_of_containers_that_are_gone_at_once() {
     let bench = Bench::new();
     let gone = bench.add("a").await;

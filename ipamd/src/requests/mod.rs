@@ -121,7 +121,11 @@ impl NodeService {
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
             Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.turns).await {
-                Ok(()) => self.reply(Request::Reserve(reserve)).await.map(Some),
+                Ok(()) => {
+                    let reply = self.reply(Request::Reserve(reserve)).await;
+                    session.has_reserved(reply.is_ok());
+                    reply.map(Some)
+                }
                 Err(error) => Err(error),
             }),
             Request::Commit(commit) => {
@@ -249,6 +253,14 @@ impl Service for NodeService {
 
     fn is_under_way(&self, session: &Session) -> bool {
         session.is_under_way()
+    }
+
+    async fn gone(&self, session: &mut Session) {
+        if let Some(key) = session.reserved()
+            && let Err(error) = self.node.give_up(key).await
+        {
+            tracing::warn!(%key, %error, "what a broken off ADD had reserved is freed later");
+        }
     }
 
     fn misunderstood(&self) {

@@ -23,6 +23,8 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: no other of its attachment comes into it.
     turn: Option<Turn>,
+    /// Whether that ADD was given its reservation.
+    has_reserved: bool,
     /// Asks for the pod that is being added.
     asked: Option<JoinHandle<()>>,
     files: Vec<ManifestText>,
@@ -37,14 +39,25 @@ impl Session {
 
     /// Begins an ADD. One that this connection has begun before is over.
     pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &Turns) -> Result<(), ApiError> {
-        self.turn = None;
+        self.end();
         self.turn = Some(turns.take(key).await?);
         Ok(())
+    }
+
+    /// Takes note of whether the ADD that has begun was given its reservation.
+    pub(super) fn has_reserved(&mut self, given: bool) {
+        self.has_reserved = given;
+    }
+
+    /// The attachment of an ADD that was given its reservation and has not come to its commit.
+    pub(super) fn reserved(&self) -> Option<&AttachmentKey> {
+        self.turn.as_ref().filter(|_| self.has_reserved).map(Turn::key)
     }
 
     /// No ADD is under way any more.
     pub(super) fn end(&mut self) {
         self.turn = None;
+        self.has_reserved = false;
     }
 
     /// Keeps who asks for the pod that is being added.

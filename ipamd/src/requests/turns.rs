@@ -58,6 +58,13 @@ impl Turns {
     }
 }
 
+impl Turn {
+    /// What is added.
+    pub fn key(&self) -> &AttachmentKey {
+        &self.key
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut locks = locked(&self.locks);

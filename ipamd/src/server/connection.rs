@@ -82,7 +82,7 @@ pub(super) async fn serve<S: Service>(
         };
         let outcome = match next {
             // It has gone, or is too slow.
-            Err(_) => return,
+            Err(error) => Err(error),
             Ok(Next::Request(request)) => service.answer(*request, &mut session, &mut replies).await,
             Ok(Next::Misunderstood(error)) => {
                 service.misunderstood();
@@ -94,10 +94,19 @@ pub(super) async fn serve<S: Service>(
                 return;
             }
         };
-        if outcome.is_err() {
+        if let Err(error) = outcome {
+            if has_gone(&error) {
+                service.gone(&mut session).await;
+            }
             return;
         }
     }
+}
+
+/// Whether the client has closed its end, and is not merely slow.
+fn has_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset)
 }
 
 async fn receive(

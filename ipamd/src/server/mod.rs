@@ -46,6 +46,11 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
+    /// The client has closed the connection. What it has left half done is undone.
+    fn gone(&self, _session: &mut Self::Session) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Takes note of a request that could not be understood.
     fn misunderstood(&self) {}
 }
