@@ -121,6 +121,14 @@ pub fn attach_tcx(
     .map_err(step)
 }
 
+/// Detaches a tcx link's program before the link itself is gone: the kernel frees a link whose last pin is removed some time
+/// later, and until then refuses to attach the same program there again (`EEXIST`).
+pub fn detach_tcx(link: BorrowedFd<'_>) -> Result<(), AttachError> {
+    // SAFETY: the descriptor is open for the length of the call.
+    checked(unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) })
+        .map_err(failed("detach a link".to_owned()))
+}
+
 /// What a tcx link is attached to.
 pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
     let mut info = libbpf_sys::bpf_link_info::default();

@@ -65,6 +65,17 @@ impl Datapath {
         }
     }
 
+    /// Detaches the programs of an interface that stays, and may get them again at once.
+    pub(super) fn detach_links(&self, ifname: &str) {
+        for direction in HOOKS {
+            let pinned = attach::open_pinned(&self.pins.link(ifname, direction));
+            // Without one there is nothing to detach; the link of an interface that is gone is detached already.
+            if let Err(error) = pinned.and_then(|link| attach::detach_tcx(link.as_fd())) {
+                tracing::debug!(interface = ifname, %error, "a link could not be detached");
+            }
+        }
+    }
+
     /// Names of the interfaces that have pinned links.
     pub fn pinned_interfaces(&self) -> Vec<String> {
         let mut names: Vec<_> =

@@ -21,6 +21,7 @@ use libbpf_rs::{
 use tracing::{debug, info};
 
 use super::{DatapathConfig, DatapathError, OVERLAY, maps};
+use crate::supervisor;
 
 /// The maps of connections that forget none.
 const EXACT: [&str; 2] = ["connections4", "connections6"];
@@ -85,7 +86,9 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
     let old = adopt_maps(&mut open, pins)?;
-    let skeleton = open.load().map_err(DatapathError::Load)?;
+    // The kernel verifies for as long as it takes, several seconds on a busy machine. Whoever ended the daemon for that would
+    // have the next one begin anew; what does not come to its end is seen by the startup probe.
+    let skeleton = supervisor::resting(|| open.load()).map_err(DatapathError::Load)?;
 
     let mut loaded = Loaded { programs: BTreeMap::new(), maps: BTreeMap::new() };
     for map in skeleton.object().maps() {

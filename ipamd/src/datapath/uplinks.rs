@@ -69,6 +69,7 @@ impl Datapath {
         }
         for ifname in self.pinned_interfaces() {
             if !is_host_ifname(&ifname) && !uplinks.iter().any(|uplink| uplink.ifname == ifname) {
+                self.detach_links(&ifname);
                 self.unpin_links(&ifname);
                 tracing::debug!(interface = ifname, "the programs are detached: it is no uplink any more");
             }
