@@ -1,16 +1,11 @@
 //! ADD, and who reaches whom then.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{
-        FAR4, FAR6, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Settings, eventually,
-    },
+    testbed::{FAR4, FAR6, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Settings},
 };
 use serde_json::json;
 
@@ -350,11 +345,7 @@ fn a_deleted_pod_is_cut_off_and_its_address_answers_no_more() -> Result<()> {
     }
     assert_eq!(b.netns().links()?, ["lo"]);
     a.del()?;
-    assert!(
-        eventually(Duration::from_secs(2), || node.leftovers().is_ok_and(|left| left.is_empty())),
-        "{:?}",
-        node.leftovers()?
-    );
+    node.is_left_clean()?;
     Ok(())
 }
 

@@ -97,7 +97,7 @@ fn a_port_of_the_host_leads_to_a_pod_by_portmap() -> Result<()> {
     chain.del(&pod)?;
     ensure!(node.neighbour.connect((IpAddr::V4(NODE4), 8080)).is_err());
     other.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -159,7 +159,7 @@ fn bandwidth_limits_what_a_pod_gets_and_what_it_sends() -> Result<()> {
     chain.del(&limited)?;
     free.del()?;
     other.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     ensure!(
         node.netns().links()?.iter().all(|link| link == "lo" || link == "uplink"),
         "{:?}",
@@ -193,7 +193,7 @@ fn tuning_may_change_what_we_made() -> Result<()> {
     assert!(pod.reaches(other.ipv4())? && other.reaches(pod.ipv6())?);
     chain.del(&pod)?;
     other.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -212,7 +212,7 @@ fn all_three_together_with_both_ways_of_attaching() -> Result<()> {
         let _server = pod.serve_tcp("0.0.0.0:81".parse::<SocketAddr>()?)?;
         node.neighbour.connect((IpAddr::V4(NODE4), 8081))?.exchange(1 << 20).context(mode)?;
         chain.del(&pod)?;
-        ensure!(node.leftovers()?.is_empty(), "{mode}: {:?}", node.leftovers()?);
+        node.is_left_clean().context(mode)?;
     }
     Ok(())
 }

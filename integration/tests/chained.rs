@@ -172,11 +172,7 @@ fn del_cuts_a_pod_off_and_leaves_its_interface_to_the_other_plugin() -> Result<(
     node.stop_daemon()?;
     b.del_behind(&node, First::Bridge)?;
     node.start_daemon()?;
-    ensure!(
-        eventually(PATIENCE, || node.leftovers().is_ok_and(|left| left.is_empty())),
-        "{:?}",
-        node.leftovers()?
-    );
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -239,7 +235,7 @@ fn what_cannot_be_policed_is_refused_and_leaves_nothing() -> Result<()> {
     let made = sandbox.first(&own, "ADD", First::Ptp, None).run()?;
     let refused = sandbox.cni_behind(&made).refusal()?;
     ensure!(refused.code == 7 && refused.message.contains("not the first of its chain"), "{refused}");
-    ensure!(own.leftovers()?.is_empty(), "{:?}", own.leftovers()?);
+    own.is_left_clean()?;
     Ok(())
 }
 

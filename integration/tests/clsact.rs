@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use integration::{
     needs_root,
     testbed::{FAR4, FAR6, Machine, NODE4, Node, Settings},
@@ -51,7 +51,7 @@ fn add_is_refused_again_and_check_and_del_are_idempotent() -> Result<()> {
     pod.check()?;
     pod.del()?;
     pod.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 

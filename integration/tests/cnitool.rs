@@ -1,11 +1,11 @@
 //! The CNI project's own `cnitool`.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, Netns, Node, Settings, eventually},
+    testbed::{Machine, Netns, Node, Settings},
 };
 use serde_json::{Value, json};
 
@@ -66,8 +66,7 @@ fn two_namespaces_reach_each_other(node: &Node, conflist: &Value) -> Result<()> 
     run(node, conflist, "check", b.netns())?;
     run(node, conflist, "del", a.netns())?;
     run(node, conflist, "del", b.netns())?;
-    let nothing_left = || node.leftovers().is_ok_and(|left| left.is_empty());
-    ensure!(eventually(Duration::from_secs(10), nothing_left), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     assert_eq!(a.netns().links()?, ["lo"]);
     Ok(())
 }

@@ -132,7 +132,6 @@ fn no_address_is_lost_or_given_twice_however_the_daemon_dies() -> Result<()> {
         sandbox.cni("DEL").run()?;
         assert_eq!(sandbox.netns().links()?, ["lo"]);
     }
-    let clean = eventually(Duration::from_secs(15), || node.leftovers().is_ok_and(|left| left.is_empty()));
-    ensure!(clean, "left over: {:#?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }

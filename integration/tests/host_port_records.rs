@@ -47,7 +47,7 @@ fn a_port_is_one_containers_until_it_is_deleted() -> Result<()> {
     first.del()?;
     asking(second.cni("ADD"), &overlapping).run()?;
     second.cni("DEL").run()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -82,7 +82,7 @@ fn what_cannot_be_mapped_is_named() -> Result<()> {
         let refused = asking(sandbox.cni("ADD"), &mappings).refusal()?;
         ensure!(refused.code == 7 && refused.message.contains(named), "{refused}");
     }
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -123,6 +123,6 @@ fn ports_outlive_the_daemon() -> Result<()> {
     ensure!(recorded(&node, &pod)? == before);
     pod.del()?;
     add(&node, "b", &mappings)?.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }

@@ -5,18 +5,9 @@ use std::{collections::HashMap, process::Command, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Invocation, Machine, Node, Pod, Refusal, Sandbox, eventually},
+    testbed::{Invocation, Machine, Node, Pod, Refusal, Sandbox},
 };
 use serde_json::json;
-
-/// How soon what a DEL leaves to the daemon is done.
-const SOON: Duration = Duration::from_secs(10);
-
-fn expect_nothing_left(node: &Node) -> Result<()> {
-    let clean = eventually(SOON, || node.leftovers().is_ok_and(|left| left.is_empty()));
-    ensure!(clean, "left over: {:#?}", node.leftovers()?);
-    Ok(())
-}
 
 fn expect_working(node: &Node, pod: &Pod<'_>) -> Result<()> {
     pod.check()?;
@@ -68,7 +59,7 @@ fn of_many_adds_of_one_container_at_a_time_one_wins() -> Result<()> {
     let pod = sandbox.added(won.into_iter().next().context("a result")??)?;
     expect_working(&node, &pod)?;
     pod.del()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -82,7 +73,7 @@ fn add_makes_an_interface_anew_that_the_container_has_lost() -> Result<()> {
         expect_working(&node, &pod)?;
     }
     pod.del()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -110,7 +101,7 @@ fn an_interface_of_another_is_not_touched() -> Result<()> {
     let refused = sandbox.cni("ADD").refusal()?;
     assert_eq!(refused.code, 107, "{refused}");
     assert_eq!(sandbox.netns().links()?.len(), 3);
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -121,7 +112,7 @@ fn del_succeeds_twice_and_for_what_never_was() -> Result<()> {
     pod.del()?;
     pod.del()?;
     node.cni("DEL", "never").run()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -130,11 +121,11 @@ fn del_succeeds_without_a_namespace() -> Result<()> {
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
     node.cni("DEL", pod.name()).run()?;
-    expect_nothing_left(&node)?;
+    node.is_left_clean()?;
     let pod = node.add_pod("b")?;
     drop(pod);
     node.cni("DEL", "b").netns("/run/netns/gone".as_ref()).run()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -153,7 +144,7 @@ fn del_while_the_daemon_is_away_is_caught_up_with() -> Result<()> {
     ensure!(!addresses.contains(&format!("\"{}\"", a.ipv4())), "{addresses}");
     expect_working(&node, &b)?;
     b.del()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 #[test]
@@ -171,7 +162,7 @@ fn del_and_add_while_the_daemon_is_away_then_add_again() -> Result<()> {
     thread::sleep(Duration::from_secs(2));
     pod.cni("CHECK").set("prevResult", again).run()?;
     pod.del()?;
-    expect_nothing_left(&node)
+    node.is_left_clean()
 }
 
 /// A system call by its name, and which of those of that name.
@@ -230,8 +221,7 @@ fn after_an_add_killed_at_any_step_del_leaves_nothing() -> Result<()> {
         let sandbox = node.sandbox("a")?;
         kill_at(&sandbox.cni("ADD"), &moment)?;
         sandbox.cni("DEL").run()?;
-        let left = node.leftovers()?;
-        ensure!(left.is_empty(), "ADD killed at {moment:?}, and DEL, left {left:#?}");
+        node.is_left_clean().with_context(|| format!("ADD killed at {moment:?}, and DEL"))?;
         ensure!(sandbox.netns().links()? == ["lo"], "killed at {moment:?}: {:?}", sandbox.netns().links()?);
     }
     Ok(())
@@ -262,8 +252,7 @@ fn after_an_add_killed_at_any_step_add_succeeds() -> Result<()> {
         ensure!(answers, "killed at {moment:?}, then added, it does not answer");
         ensure!(node.pod_links()?.len() == 1, "killed at {moment:?}: {:?}", node.pod_links()?);
         pod.del()?;
-        let left = node.leftovers()?;
-        ensure!(left.is_empty(), "ADD killed at {moment:?}, ADD and DEL left {left:#?}");
+        node.is_left_clean().with_context(|| format!("ADD killed at {moment:?}, ADD and DEL"))?;
     }
     Ok(())
 }
@@ -277,8 +266,7 @@ fn after_a_del_killed_at_any_step_del_leaves_nothing() -> Result<()> {
         let pod = node.add_pod("a")?;
         kill_at(&pod.cni("DEL"), &moment)?;
         pod.del()?;
-        let left = node.leftovers()?;
-        ensure!(left.is_empty(), "DEL killed at {moment:?}, and DEL, left {left:#?}");
+        node.is_left_clean().with_context(|| format!("DEL killed at {moment:?}, and DEL"))?;
     }
     Ok(())
 }
@@ -300,8 +288,7 @@ fn an_add_killed_at_any_time_is_undone_by_its_next() -> Result<()> {
         } else {
             sandbox.cni("DEL").run()?;
         }
-        let left = node.leftovers()?;
-        ensure!(left.is_empty(), "round {round} left {left:#?}");
+        node.is_left_clean().with_context(|| format!("round {round}"))?;
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Many pods at once.
 
-use std::{collections::HashSet, thread, time::Duration};
+use std::{collections::HashSet, thread};
 
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Daemon, Machine, Node, Pod, eventually},
+    testbed::{Daemon, Machine, Node, Pod},
 };
 
 const PODS: usize = 100;
@@ -50,8 +50,7 @@ fn a_hundred_pods_come_and_go_twenty_at_a_time_and_leave_nothing() -> Result<()>
             .collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("the thread ran"))
     })?;
-    let clean = eventually(Duration::from_secs(10), || node.leftovers().is_ok_and(|left| left.is_empty()));
-    ensure!(clean, "left over: {:#?}", node.leftovers()?);
+    node.is_left_clean()?;
     for pod in &pods {
         assert_eq!(pod.netns().links()?, ["lo"], "{}", pod.name());
     }

@@ -74,8 +74,7 @@ fn a_chain_without_a_qdisc_is_attached_by_filters() -> Result<()> {
     for pod in [&a, &b] {
         pod.del()?;
     }
-    let clean = eventually(Duration::from_secs(5), || node.leftovers().is_ok_and(|left| left.is_empty()));
-    ensure!(clean, "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 

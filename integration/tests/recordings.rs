@@ -82,7 +82,7 @@ fn the_plugin_serves_what_runtimes_sent() -> Result<()> {
             environment.insert("CNI_COMMAND".into(), "DEL".into());
             replay(&node, &path, &Recording { environment, ..add }, sandbox.netns())?;
         }
-        ensure!(node.leftovers()?.is_empty(), "{}: {:?}", path.display(), node.leftovers()?);
+        node.is_left_clean().with_context(|| path.display().to_string())?;
     }
     let nowhere = node.sandbox("b")?;
     for command in ["STATUS", "GC"] {
@@ -113,9 +113,7 @@ fn a_delete_without_a_readable_configuration_removes_what_the_container_has() ->
             node.start_daemon()?;
         }
         other.del()?;
-        let nothing_left = || node.leftovers().is_ok_and(|left| left.is_empty());
-        let waited = integration::testbed::eventually(std::time::Duration::from_secs(15), nothing_left);
-        ensure!(waited, "{:?}", node.leftovers()?);
+        node.is_left_clean()?;
     }
     Ok(())
 }

@@ -86,7 +86,7 @@ fn each_interface_answers_at_its_own_addresses() -> Result<()> {
         other.command("DEL", at)?;
     }
     other.pod.del()?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 

@@ -206,8 +206,7 @@ fn what_the_daemon_holds_stays_as_much_as_it_was() -> Result<()> {
     let grown = last.grown(first);
     ensure!(grown.is_empty(), "after {rounds} rounds there are {}", grown.join(", "));
     pods.iter().try_for_each(Pod::del)?;
-    let clean = eventually(PATIENCE, || node.leftovers().is_ok_and(|left| left.is_empty()));
-    ensure!(clean, "left over: {:?}", node.leftovers()?);
+    node.is_left_clean()?;
     println!(
         "{rounds} rounds in {} s: nothing grows, nothing is lost or let through",
         began.elapsed().as_secs()

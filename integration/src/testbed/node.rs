@@ -397,6 +397,16 @@ impl Node {
         left.extend(listing["addresses"].as_array().into_iter().flatten().map(Value::to_string));
         Ok(left)
     }
+
+    /// Fails if something of pods is left on the node. A DEL that the kernel keeps waiting for its interface returns, and the
+    /// daemon removes the pins when the interface is gone: so this waits.
+    pub fn is_left_clean(&self) -> Result<()> {
+        let clean = super::eventually(std::time::Duration::from_secs(15), || {
+            self.leftovers().is_ok_and(|left| left.is_empty())
+        });
+        ensure!(clean, "left over: {:#?}", self.leftovers()?);
+        Ok(())
+    }
 }
 
 impl Machine for Node {

@@ -55,8 +55,7 @@ fn nothing_is_left(node: &Node, run: &str) -> Result<()> {
     ensure!(namespaces(run).is_empty(), "{:?} are left", namespaces(run));
     let manifests: Vec<_> = fs::read_dir(node.cluster())?.flatten().map(|it| it.file_name()).collect();
     ensure!(!manifests.iter().any(|it| it.to_string_lossy().contains(run)), "{manifests:?} are left");
-    let gone = || node.leftovers().is_ok_and(|left| left.is_empty());
-    ensure!(eventually(PATIENCE, gone), "{:?} is left", node.leftovers()?);
+    node.is_left_clean()?;
     let services = node.ctl(&["service", "list"])?;
     ensure!(!services.to_string().contains(run), "a service is left: {services}");
     Ok(())

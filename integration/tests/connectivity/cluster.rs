@@ -83,8 +83,7 @@ impl Scene {
     fn nothing_is_left(&self) -> Result<()> {
         ensure!(self.namespaces().is_empty(), "{:?}", self.namespaces());
         for node in [&self.near, &self.far] {
-            let gone = || node.leftovers().is_ok_and(|left| left.is_empty());
-            ensure!(eventually(PATIENCE, gone), "{:?}", node.leftovers()?);
+            node.is_left_clean()?;
         }
         Ok(())
     }

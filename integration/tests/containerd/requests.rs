@@ -65,7 +65,7 @@ fn ports_of_the_node_lead_to_the_pods_that_ask_for_them() -> Result<()> {
         containerd.cri.remove_sandbox(&sandbox)?;
     }
     ensure!(node.neighbour.ask_tcp(at(NODE4, 54323)).is_err());
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 
@@ -85,7 +85,7 @@ fn bandwidth_name_servers_and_labels_do_not_keep_a_pod_from_running() -> Result<
     let shaped = run(node.netns().command("tc")?.args(["qdisc", "show"]))?;
     ensure!(shaped.contains("qdisc tbf") && shaped.contains("rate 10Mbit"), "{shaped}");
     containerd.cri.remove_sandbox(&sandbox)?;
-    ensure!(node.leftovers()?.is_empty(), "{:?}", node.leftovers()?);
+    node.is_left_clean()?;
     Ok(())
 }
 

@@ -69,7 +69,7 @@ fn one_client_port_by_two_nodes_works_or_is_refused_at_once() -> Result<()> {
                     ensure!(error.kind() == ErrorKind::ConnectionRefused, "by {other}: {error}");
                 }
             }
-            ensure!(began.elapsed() < Duration::from_secs(1), "by {other} after {:?}", began.elapsed());
+            ensure!(began.elapsed() < Duration::from_secs(3), "by {other} after {:?}", began.elapsed());
             for _ in 0..5 {
                 goes_on(&mut first).with_context(|| format!("the first, by {one}"))?;
             }
@@ -122,7 +122,7 @@ fn an_aggregate_of_datagrams_arrives_whole() -> Result<()> {
         let to = at(node, NODE_PORT);
         let client = nodes.client.udp_socket(to)?;
         Asking::connect(&nodes.client, &client, to)?;
-        client.set_read_timeout(Some(Duration::from_secs(1)))?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
         setsockopt(&client, sockopt::UdpGsoSegment, &1000)?;
         // The kernel cuts it where it leaves the last device that takes it whole.
         ensure!(client.send(&[7; 5000])? == 5000);
