@@ -354,6 +354,8 @@ conntrack!(CtKey6, CtEntry6, Ipv6Addr);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const INTF: &str = include_str!("../progs/intf.h");
@@ -375,6 +377,16 @@ mod tests {
         value
             .strip_prefix("0x")
             .map_or_else(|| value.parse().unwrap(), |digits| u32::from_str_radix(digits, 16).unwrap())
+    }
+
+    /// Who sees a drop reason looks it up there.
+    #[test]
+    fn the_documents_tell_of_each_drop_reason() {
+        let document = include_str!("../../docs/troubleshooting.md");
+        let rows = document.lines().skip_while(|line| *line != "## Drop reasons");
+        let told =
+            rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect::<BTreeSet<_>>();
+        assert_eq!(told, DROP_REASONS.into_iter().filter(|it| *it != "none").collect());
     }
 
     #[test]

@@ -205,6 +205,50 @@ mod tests {
         CommandLine::command().debug_assert();
     }
 
+    /// The commands of a document, with values for what it leaves open.
+    fn commands(document: &str) -> Vec<Vec<String>> {
+        let shown = document.lines().flat_map(|line| {
+            let block = line.strip_prefix("    ").map(|it| it.trim_start_matches("ping -c 1 $("));
+            let inline = line.split('`').skip(1).step_by(2);
+            inline.chain(block).filter(|it| it.starts_with("cambricctl ")).collect::<Vec<_>>()
+        });
+        let word = |word: &str| match word.trim_end_matches("...") {
+            "ADDRESS" => "10.88.0.7".to_owned(),
+            "NAMESPACE/POD" | "NAMESPACE/NAME" => "shop/web".to_owned(),
+            other => other.to_owned(),
+        };
+        let until = ['#', '|', ')', ';', '<'];
+        shown
+            .map(|it| it.split(until).next().unwrap_or(it).split_whitespace().map(word).collect::<Vec<_>>())
+            .filter(|words| words.iter().skip(1).any(|word| !word.is_empty()))
+            .collect()
+    }
+
+    #[test]
+    fn the_commands_of_the_documents_are_understood() {
+        use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingRequiredArgument};
+
+        let mut seen = 0;
+        for document in [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/troubleshooting.md"),
+            include_str!("../../../conf/kubernetes/MIGRATION.md"),
+        ] {
+            for command in commands(document) {
+                seen += 1;
+                if let Err(error) = CommandLine::try_parse_from(&command) {
+                    // A sentence may leave the arguments out.
+                    let is_name = matches!(
+                        error.kind(),
+                        MissingRequiredArgument | DisplayHelpOnMissingArgumentOrSubcommand
+                    );
+                    assert!(is_name, "{command:?}: {error}");
+                }
+            }
+        }
+        assert!(seen > 20, "only {seen} commands were found");
+    }
+
     #[test]
     fn only_a_diff_keeps_1_for_what_changes() {
         let failure = |args: &[&str]| CommandLine::try_parse_from(args).unwrap().failure();
