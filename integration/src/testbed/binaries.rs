@@ -23,9 +23,14 @@ impl Binaries {
         found.clone().map_err(anyhow::Error::msg)
     }
 
+    /// Those of another version, in a folder.
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
     fn look() -> Result<Self> {
         if let Some(folder) = env::var_os("CAMBRIC_BIN_DIR") {
-            return Ok(Self { folder: folder.into() });
+            return Ok(Self::in_folder(folder));
         }
         // <target>/<triple>/<profile>/deps/<test>
         let test = env::current_exe()?;

@@ -111,7 +111,7 @@ pub struct Node {
     // Dropped in this order: the daemon before what it stands on.
     daemon: Mutex<Option<Daemon>>,
     settings: Settings,
-    binaries: Binaries,
+    binaries: Mutex<Binaries>,
     netns: Netns,
     /// The machine on the other end of the uplink.
     pub neighbour: Neighbour,
@@ -183,7 +183,7 @@ impl Node {
     }
 
     fn make(settings: Settings, neighbour: Neighbour, lan: &Lan) -> Result<Self> {
-        let binaries = Binaries::find()?;
+        let binaries = Mutex::new(Binaries::find()?);
         let netns = Netns::new("node")?;
         let name = unique();
         let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
@@ -234,7 +234,7 @@ impl Node {
     }
 
     fn launch(&self, flags: &[&str]) -> Result<Daemon> {
-        let mut command = self.netns.command(self.binaries.daemon())?;
+        let mut command = self.netns.command(self.binaries().daemon())?;
         let config = self.folder.path().join("ipamd.toml");
         // There and empty: the machine's own must not be read.
         std::fs::write(&config, "")?;
@@ -300,8 +300,13 @@ impl Node {
     }
 
     /// The programs under test.
-    pub fn binaries(&self) -> &Binaries {
-        &self.binaries
+    pub fn binaries(&self) -> Binaries {
+        self.binaries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has those of another version run from now on.
+    pub fn use_binaries(&self, binaries: Binaries) {
+        *self.binaries.lock().unwrap_or_else(PoisonError::into_inner) = binaries;
     }
 
     /// A network configuration of one plugin, `cambric`, as a runtime hands it over.
@@ -314,7 +319,7 @@ impl Node {
 
     /// An invocation of `cambric` for a container.
     pub fn cni(&self, command: &str, container: &str) -> Invocation<'_> {
-        Invocation::new(self, self.binaries.plugin(), command, container, self.config())
+        Invocation::new(self, self.binaries().plugin(), command, container, self.config())
     }
 
     /// A container's namespace without an interface.
@@ -344,7 +349,7 @@ impl Node {
 
     /// Asks `cambricctl`.
     pub fn ctl(&self, args: &[&str]) -> Result<Value> {
-        let mut command = self.netns.command(self.binaries.ctl())?;
+        let mut command = self.netns.command(self.binaries().ctl())?;
         let out = command.arg("--socket").arg(self.socket()).args(["-o", "json"]).args(args).output()?;
         ensure!(out.status.success(), "cambricctl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         Ok(serde_json::from_slice(&out.stdout)?)
@@ -357,7 +362,7 @@ impl Node {
 
     /// Runs `cambricctl` for what it prints and how it ends.
     pub fn ctl_output(&self, args: &[&str]) -> Result<Output> {
-        let mut command = self.netns.command(self.binaries.ctl())?;
+        let mut command = self.netns.command(self.binaries().ctl())?;
         Ok(command.arg("--socket").arg(self.socket()).args(args).output()?)
     }
 

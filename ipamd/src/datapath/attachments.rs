@@ -1,6 +1,9 @@
 //! The programs on interfaces, their links and pins: looked at, and put back where somebody took them away.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::PoisonError,
+};
 
 use bpf::attach::{self, Direction};
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
@@ -31,6 +34,15 @@ impl Datapath {
             }
         }
         (repairs, failures)
+    }
+
+    /// Once for this daemon, has the links that an earlier one left run its programs. All that these look up has been written; what
+    /// those before have judged is judged again.
+    pub(super) fn take_over(&self) -> Result<(), DatapathError> {
+        let renewed = self.to_take_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(renewed) = renewed else { return Ok(()) };
+        load::take_over(&self.pins, &self.programs, &renewed)?;
+        self.raise_every_place()
     }
 
     /// What is wrong with the programs of one host end, a sentence each.
@@ -203,6 +215,7 @@ impl Datapath {
         for folder in [self.pins.programs(), self.pins.maps(), self.pins.links()] {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
+        load::put_layout(&self.pins)?;
         let typed: [(&str, &MapHandle); 20] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),

@@ -1,4 +1,4 @@
-//! Loading the programs: onto the maps that an earlier daemon left, and into the links that it left, without a gap.
+//! Loading the programs: onto the maps that an earlier daemon left, and later into the links that it left, without a gap.
 
 use std::{
     collections::BTreeMap,
@@ -23,11 +23,23 @@ use tracing::{debug, info};
 use super::{DatapathConfig, DatapathError, OVERLAY, maps};
 use crate::supervisor;
 
+/// The version of what is pinned: raised when an earlier release could not go on with it. A directory `layout_N` tells it.
+const LAYOUT: u32 = 2;
+const LAYOUT_NAME: &str = "layout_";
+
 /// The maps of connections that forget none.
 const EXACT: [&str; 2] = ["connections4", "connections6"];
 
 /// The programs by name.
 pub type Programs = BTreeMap<String, OwnedFd>;
+
+/// A map that was made anew, by what it was and what it is.
+#[derive(Debug)]
+pub struct Renewed {
+    name: String,
+    former: MapHandle,
+    now: MapHandle,
+}
 
 /// What [`load`] leaves: everything is pinned, and the object that it came from is freed.
 pub struct Loaded {
@@ -35,6 +47,9 @@ pub struct Loaded {
     pub programs: Programs,
     /// The maps by name.
     pub maps: BTreeMap<String, MapHandle>,
+    /// The maps that the programs write and that were made anew in another size: those of an earlier daemon write into the former
+    /// ones until [`take_over`].
+    pub renewed: Vec<Renewed>,
 }
 
 /// The program that forgets flows. It sleeps while it goes through maps that are not made whole at once, which Linux allows since
@@ -69,12 +84,14 @@ pub fn fib_lookup_flags() -> u32 {
 }
 
 /// Loads the programs and pins them with their maps. Pinned maps are adopted; where one was made for another size its
-/// entries are copied, where its layout was another it is replaced. Pinned links then run the new programs.
+/// entries are copied, where its layout was another it is replaced. Pinned links run the former programs until [`take_over`]: what
+/// was made anew is to be filled first, or whoever is looked up there meanwhile is nobody.
 pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     let pins = &config.pins;
     for folder in [pins.programs(), pins.maps(), pins.links()] {
         fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
     }
+    refuse_newer(pins)?;
     libbpf_rs::set_print(Some((
         libbpf_rs::PrintLevel::Warn,
         |_, line| debug!(target: "libbpf", "{}", line.trim_end()),
@@ -85,22 +102,29 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     configure(&mut open, config)?;
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
-    let old = adopt_maps(&mut open, pins)?;
+    let mut old = adopt_maps(&mut open, pins)?;
     // The kernel verifies for as long as it takes, several seconds on a busy machine. Whoever ended the daemon for that would
     // have the next one begin anew; what does not come to its end is seen by the startup probe.
     let skeleton = supervisor::resting(|| open.load()).map_err(DatapathError::Load)?;
+    put_layout(pins)?;
 
-    let mut loaded = Loaded { programs: BTreeMap::new(), maps: BTreeMap::new() };
+    let mut loaded = Loaded { programs: BTreeMap::new(), maps: BTreeMap::new(), renewed: Vec::new() };
     for map in skeleton.object().maps() {
         let name = map.name().to_string_lossy().into_owned();
         if name.ends_with(".rodata") {
             continue;
         }
         let handle = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
-        // Connections go on; what was counted begins anew.
-        let lasts = |old: &&MapHandle| old.map_type() == MapType::LruHash || EXACT.contains(&&*name);
-        if let Some(old) = old.get(&name).filter(lasts) {
-            maps::copy_entries(old, &handle).map_err(DatapathError::map(&name))?;
+        // Connections and endpoints go on; what was counted begins anew.
+        let lasts =
+            |old: &MapHandle| matches!(old.map_type(), MapType::Hash | MapType::LruHash | MapType::LpmTrie);
+        let is_of_programs = map.map_type() == MapType::LruHash || EXACT.contains(&&*name);
+        if let Some(former) = old.remove(&name).filter(lasts) {
+            maps::copy_entries(&former, &handle).map_err(DatapathError::map(&name))?;
+            if is_of_programs {
+                let now = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
+                loaded.renewed.push(Renewed { name: name.clone(), former, now });
+            }
         }
         put_pin(handle.as_fd(), &pins.map(&name))?;
         loaded.maps.insert(name, handle);
@@ -114,8 +138,27 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
         put_pin(owned.as_fd(), &pins.program(&name))?;
         loaded.programs.insert(name, owned);
     }
-    replace_in_links(pins, &loaded.programs)?;
     Ok(loaded)
+}
+
+/// Leaves alone what a newer release has pinned: the containers go on by it.
+fn refuse_newer(pins: &Pins) -> Result<(), DatapathError> {
+    let root = pins.root();
+    let entries = fs::read_dir(root).map_err(DatapathError::pin(root))?;
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let layouts = names.filter_map(|name| name.to_str()?.strip_prefix(LAYOUT_NAME)?.parse::<u32>().ok());
+    match layouts.max() {
+        Some(found) if found > LAYOUT => {
+            Err(DatapathError::Newer { path: root.to_owned(), found, known: LAYOUT })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says what is pinned.
+pub fn put_layout(pins: &Pins) -> Result<(), DatapathError> {
+    let layout = pins.root().join(format!("{LAYOUT_NAME}{LAYOUT}"));
+    fs::create_dir_all(&layout).map_err(DatapathError::pin(&layout))
 }
 
 fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<(), DatapathError> {
@@ -213,7 +256,11 @@ pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
     }
 }
 
-fn replace_in_links(pins: &Pins, programs: &Programs) -> Result<(), DatapathError> {
+/// Has pinned links run the programs. What the former ones have written meanwhile comes along.
+pub fn take_over(pins: &Pins, programs: &Programs, renewed: &[Renewed]) -> Result<(), DatapathError> {
+    for map in renewed {
+        maps::copy_entries(&map.former, &map.now).map_err(DatapathError::map(&map.name))?;
+    }
     let mut replaced = 0;
     let mut links = pinned_links(pins)?;
     // What receives the overlay's packets asks whether an uplink has seen their frames, so it comes last.
@@ -264,6 +311,21 @@ mod tests {
         assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Egress), "to_endpoint");
         assert_eq!(program_for("eth0", Direction::Ingress), "from_network");
         assert_eq!(program_for("cmb0", Direction::Egress), "to_network");
+    }
+
+    #[test]
+    fn what_a_newer_release_has_pinned_is_refused_with_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let pins = Pins::new(root.path());
+        refuse_newer(&pins).unwrap();
+        put_layout(&pins).unwrap();
+        put_layout(&pins).unwrap();
+        refuse_newer(&pins).unwrap();
+        fs::create_dir(root.path().join("layout_10")).unwrap();
+        fs::create_dir(root.path().join("layout_more")).unwrap();
+        let refusal = refuse_newer(&pins).unwrap_err().to_string();
+        let words = "of a newer Cambric (layout 10, this one knows 2); start that version, or drain the node";
+        assert!(refusal.contains(words), "{refusal}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle, MapType};
 
 use self::{
-    load::{Loaded, Programs},
+    load::{Loaded, Programs, Renewed},
     maps::TypedMap,
 };
 pub use self::{
@@ -120,6 +120,20 @@ pub enum DatapathError {
     Layout {
         /// Its name.
         map: String,
+    },
+    /// What is pinned is of a release that this one does not know.
+    #[error(
+        "what is pinned in {} is of a newer Cambric (layout {found}, this one knows {known}); start that version, or drain the node, run \
+         `cambricctl uninstall` of that version, and start again",
+        path.display()
+    )]
+    Newer {
+        /// The directory of the pins.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+        /// The newest layout that this release knows.
+        known: u32,
     },
     /// A file on the bpffs could not be made, read or removed.
     #[error("cannot use {path} (is a bpffs mounted there?): {source}")]
@@ -242,16 +256,18 @@ pub struct Datapath {
     others: BTreeMap<String, MapHandle>,
     /// The tcx links by (interface, hook). Held open: a link whose pin somebody deletes goes on.
     links: Mutex<BTreeMap<(String, &'static str), OwnedFd>>,
+    /// Until the programs have taken over: the maps that those of an earlier daemon still write into.
+    to_take_over: Mutex<Option<Vec<Renewed>>>,
     /// Changing `node` is a read and a write.
     alone: Mutex<()>,
 }
 
 impl Datapath {
-    /// Loads the programs, adopting the maps that are pinned, and puts them into every pinned link that an earlier
-    /// daemon left, without a gap.
+    /// Loads the programs, adopting the maps that are pinned. They go into every link that an earlier daemon left, without a gap,
+    /// once the uplinks are set: by then all that they look up is there.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let attach_mode = config.attach_mode.unwrap_or_else(probe_attach_mode);
-        let Loaded { programs, mut maps } = load::load(config)?;
+        let Loaded { programs, mut maps, renewed } = load::load(config)?;
         let program_ids = programs
             .iter()
             .map(|(name, fd)| Ok((name.clone(), program_id(fd.as_fd())?)))
@@ -290,6 +306,7 @@ impl Datapath {
             counters: untyped(&mut maps, "counters")?,
             others: maps,
             links: Mutex::default(),
+            to_take_over: Mutex::new(Some(renewed)),
             alone: Mutex::default(),
         };
         datapath.change_node(|node| {

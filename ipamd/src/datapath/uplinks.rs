@@ -56,7 +56,8 @@ impl Datapath {
     /// Attaches the uplinks' programs and tells the programs their addresses; detaches from those no longer listed.
     /// Changes nothing where all is as wished, so it is called from every reconciliation. Raises the epoch when
     /// something changed. One uplink that fails, for it may be going, leaves the others none the worse; the first failure
-    /// is returned. What is done as uplinks come and go is no repair.
+    /// is returned. What is done as uplinks come and go is no repair. The first time, the programs take over from those of an
+    /// earlier daemon.
     pub fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<Repairs, DatapathError> {
         let mut changed = false;
         // First those that go: they leave room in the map, and perhaps their name to another interface.
@@ -74,10 +75,20 @@ impl Datapath {
                 tracing::debug!(interface = ifname, "the programs are detached: it is no uplink any more");
             }
         }
-        let (mut repairs, mut failed) = (Vec::new(), None);
+        let (mut told, mut repairs, mut failed) = (Vec::new(), Vec::new(), None);
         for uplink in uplinks {
-            match self.set_uplink(uplink, &mut changed) {
-                Ok(healed) => repairs.extend(healed),
+            match self.tell_of_uplink(uplink, &mut changed) {
+                Ok(is_new) => told.push((uplink, is_new)),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Err(error) = self.take_over() {
+            failed = failed.or(Some(error));
+        }
+        for (uplink, is_new) in told {
+            match self.heal_interface(&uplink.ifname, uplink.ifindex) {
+                Ok(healed) if !is_new => repairs.extend(healed),
+                Ok(_) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -87,19 +98,15 @@ impl Datapath {
         failed.map_or(Ok(repairs), Err)
     }
 
-    fn set_uplink(&self, uplink: &Uplink, changed: &mut bool) -> Result<Repairs, DatapathError> {
+    /// Tells the programs of an uplink; whether they did not know of it.
+    fn tell_of_uplink(&self, uplink: &Uplink, changed: &mut bool) -> Result<bool, DatapathError> {
         let value = UplinkValue::from(uplink);
         let known = self.uplinks.get(&uplink.ifindex)?;
-        let is_new = known.is_none();
         if known.is_none_or(|known| known.as_bytes() != value.as_bytes()) {
             self.uplinks.put(&uplink.ifindex, &value)?;
             *changed = true;
         }
-        let mut repairs = self.heal_interface(&uplink.ifname, uplink.ifindex)?;
-        if is_new {
-            repairs.clear();
-        }
-        Ok(repairs)
+        Ok(known.is_none())
     }
 
     fn detach_filters(&self, ifindex: u32) {

@@ -40,8 +40,8 @@ pub enum StoreError {
     },
     /// It has a format that this release does not know.
     #[error(
-        "the store in {} was written by a newer Cambric (format {found}, this one knows {known}); start that version, \
-         or move the directory aside and start again: the daemon then takes over the endpoints that the kernel still knows",
+        "the store in {} was written by a newer Cambric (format {found}, this one knows {known}), and what is pinned is of that, too; start \
+         that version, or drain the node, run `cambricctl uninstall` of that version, and start again",
         path.display()
     )]
     Newer {

@@ -18,8 +18,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::StoreError;
 use crate::attachment::Attachment;
 
-/// The version of the format that this release writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 1;
+/// The version of the format that this release writes, and the newest that it reads. What is pinned belongs to it: an earlier
+/// release whose programs cannot go on with the maps of this one is kept away by this number.
+///
+/// Of 1 and 2 the records are the same. In 1 the maps of endpoints were smaller, and who has an address was read from them alone.
+pub(super) const FORMAT: u32 = 2;
+/// The earliest that this release reads.
+pub(super) const FORMAT_BEFORE: u32 = 1;
 
 pub(super) const META: &str = "meta";
 pub(super) const SUMMARY: &str = "summary";
@@ -83,6 +88,20 @@ impl Batch {
     /// Removes an attachment's record, if there is one.
     pub fn remove(&mut self, key: &AttachmentKey) {
         self.changes.push((attachment_key(key), None));
+    }
+
+    /// Says that no release before this one goes on with what is here.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn claim(&mut self) -> Result<(), StoreError> {
+        let unencodable = |error: serde_json::Error| StoreError::Unencodable {
+            key: META.into(),
+            detail: error.to_string(),
+        };
+        let json = serde_json::to_vec(&Meta { format: FORMAT }).map_err(unencodable)?;
+        self.changes.push((META.to_owned(), Some(seal(META, &json))));
+        Ok(())
     }
 
     /// Records the address that a pool has handed out last.

@@ -19,7 +19,7 @@ use nix::{
 use super::{
     Loaded, StoreError,
     caught::caught,
-    format::{self, FORMAT, META, Meta, Record, SUMMARY, Summary, seal},
+    format::{self, FORMAT, FORMAT_BEFORE, META, Meta, Record, SUMMARY, Summary, seal},
     ledger::Ledger,
     watermark::{self, Mark, Unreadable, Watermark},
     writer::Writer,
@@ -154,7 +154,7 @@ fn remove_unfinished(dir: &Path) -> io::Result<()> {
 fn create(dir: &Path) -> Result<(), StoreError> {
     let db = sled_open(dir, UNFINISHED)?;
     let unencodable = |error: serde_json::Error| StoreError::io("make the database in", dir, error.into());
-    let meta = serde_json::to_vec(&Meta { format: FORMAT }).map_err(unencodable)?;
+    let meta = serde_json::to_vec(&Meta { format: FORMAT_BEFORE }).map_err(unencodable)?;
     let summary = serde_json::to_vec(&Summary::default()).map_err(unencodable)?;
     let mut first = sled::Batch::default();
     first.insert(META, seal(META, &meta));
@@ -248,7 +248,7 @@ fn read(dir: &Path, db: &sled::Db) -> Result<Contents, StoreError> {
     let meta = db.get(META).map_err(|error| damaged(words(&error)))?;
     let meta = meta.ok_or_else(|| damaged("the database lacks its format's version".into()))?;
     match format::decode(META.as_bytes(), &meta) {
-        Ok((_, Record::Meta(Meta { format: FORMAT }))) => {}
+        Ok((_, Record::Meta(Meta { format: FORMAT_BEFORE..=FORMAT }))) => {}
         Ok((_, Record::Meta(Meta { format }))) if format > FORMAT => return Err(newer(dir, format)),
         Ok(_) => return Err(damaged("the database is of no known format".into())),
         Err(detail) => return Err(damaged(detail)),

@@ -160,15 +160,42 @@ fn refused(dir: &Path) -> (bool, String) {
 #[test]
 fn a_newer_format_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    tamper(dir.path(), format::META, br#"{"format":2,"more":true}"#);
+    tamper(dir.path(), format::META, br#"{"format":3,"more":true}"#);
     let (damaged, text) = refused(dir.path());
     assert!(!damaged);
     assert!(
         text.contains(
-            "was written by a newer Cambric (format 2, this one knows 1); start that version, or move"
+            "was written by a newer Cambric (format 3, this one knows 2), and what is pinned is of that, too; start that \
+             version, or drain the node, run `cambricctl uninstall`"
         ),
         "{text}"
     );
+}
+
+#[test]
+fn the_format_before_is_read_and_stays_until_this_release_has_claimed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let format = || {
+        let (writer, _) = open::open(dir.path()).unwrap();
+        let meta = writer.db.get(format::META).unwrap().unwrap();
+        match format::decode(format::META.as_bytes(), &meta).unwrap() {
+            (_, format::Record::Meta(meta)) => meta.format,
+            other => panic!("{other:?}"),
+        }
+    };
+    fill(dir.path(), 3);
+    let before = Store::open(dir.path()).unwrap().1;
+    assert_eq!(format(), 1, "a daemon that could not load its programs leaves the way back open");
+
+    let (store, _) = Store::open(dir.path()).unwrap();
+    for _ in 0..2 {
+        let mut batch = Batch::new();
+        batch.claim().unwrap();
+        store.submit(batch).unwrap().wait_blocking().unwrap();
+    }
+    store.close().unwrap();
+    assert_eq!(format(), 2);
+    assert_eq!(Store::open(dir.path()).unwrap().1, before);
 }
 
 #[test]

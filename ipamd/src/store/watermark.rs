@@ -12,8 +12,8 @@ use std::{
     path::Path,
 };
 
-use super::format::FORMAT;
-
+/// The version of this file's format.
+const FORMAT: u32 = 1;
 const NAME: &str = "watermark";
 const MAGIC: &str = "cambric-store";
 
