@@ -47,7 +47,7 @@ use crate::{
     requests::NodeService,
     server::{self, Limits},
     services::{Balancer, Site, health::HealthPorts, parting::Parting},
-    store::{self, Batch, Loaded, Store, StoreError},
+    store::{self, Loaded, Store, StoreError},
     supervisor,
     waiting::{Door, Waiting},
 };
@@ -100,9 +100,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
-    let mut claim = Batch::new();
-    claim.claim()?;
-    store.0.submit(claim)?.wait().await?;
+    store.0.claim()?.wait().await?;
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);

@@ -107,7 +107,7 @@ impl Stream {
                     let _ = sender.send(&number.to_be_bytes());
                     number += 1;
                     sending.sent.store(number, Ordering::Relaxed);
-                    let due = began + Duration::from_secs_f64(number as f64 / f64::from(rate));
+                    let due = began + Duration::from_nanos(number * 1_000_000_000 / u64::from(rate));
                     let ahead = due.saturating_duration_since(Instant::now());
                     // Some at a time: sleeping is what costs.
                     if ahead > Duration::from_millis(1) {

@@ -94,7 +94,7 @@ impl Batch {
     ///
     /// # Errors
     /// None that is known of.
-    pub fn claim(&mut self) -> Result<(), StoreError> {
+    pub(super) fn claim(&mut self) -> Result<(), StoreError> {
         let unencodable = |error: serde_json::Error| StoreError::Unencodable {
             key: META.into(),
             detail: error.to_string(),

@@ -90,6 +90,16 @@ impl Store {
         }
     }
 
+    /// From here on no release before this one goes on with what is stored and pinned.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn claim(&self) -> Result<Ticket, StoreError> {
+        let mut batch = Batch::new();
+        batch.claim()?;
+        self.submit(batch)
+    }
+
     /// Writes what is queued and closes the database.
     ///
     /// # Errors

@@ -189,9 +189,7 @@ fn the_format_before_is_read_and_stays_until_this_release_has_claimed_it() {
 
     let (store, _) = Store::open(dir.path()).unwrap();
     for _ in 0..2 {
-        let mut batch = Batch::new();
-        batch.claim().unwrap();
-        store.submit(batch).unwrap().wait_blocking().unwrap();
+        store.claim().unwrap().wait_blocking().unwrap();
     }
     store.close().unwrap();
     assert_eq!(format(), 2);
