@@ -129,6 +129,63 @@ pub fn detach_tcx(link: BorrowedFd<'_>) -> Result<(), AttachError> {
         .map_err(failed("detach a link".to_owned()))
 }
 
+/// Attaches `program` to a hook of an interface by tcx without a link: it stays until the interface goes, whatever becomes of the
+/// bpffs. It runs behind the programs that are there already, or in the place of the program `former` that is attached so.
+pub fn attach_tcx_program(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    direction: Direction,
+    former: Option<u32>,
+) -> Result<(), AttachError> {
+    let step = failed(format!("attach a program by tcx to the {direction:?} of interface {ifindex}"));
+    let mut options = libbpf_sys::bpf_prog_attach_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_attach_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    // SAFETY: the call takes a number and returns a new descriptor or an error.
+    let former = former.map(|id| owned(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) })).transpose();
+    let former = match former {
+        Ok(former) => former,
+        Err(error) => return Err(step(error)),
+    };
+    if let Some(former) = &former {
+        options.flags = libbpf_sys::BPF_F_REPLACE;
+        options.__bindgen_anon_1.replace_prog_fd = former.as_raw_fd();
+    }
+    let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    // SAFETY: the descriptors are open, and `options` outlives the call.
+    checked(unsafe {
+        libbpf_sys::bpf_prog_attach_opts(program.as_raw_fd(), target, direction.tcx(), &raw const options)
+    })
+    .map_err(step)
+}
+
+/// Detaches the program of that number from a hook of an interface, where it is attached by tcx without a link.
+pub fn detach_tcx_program(id: u32, ifindex: u32, direction: Direction) -> Result<(), AttachError> {
+    let step = || failed(format!("detach a program from the {direction:?} of interface {ifindex}"));
+    // SAFETY: the call takes a number and returns a new descriptor or an error.
+    let program = owned(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) }).map_err(step())?;
+    let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    // SAFETY: the descriptor is open; no options are passed.
+    checked(unsafe {
+        libbpf_sys::bpf_prog_detach_opts(program.as_raw_fd(), target, direction.tcx(), std::ptr::null())
+    })
+    .map_err(step())
+}
+
+/// The numbers of the programs of that name that are attached to a hook of an interface by tcx without a link.
+pub fn unlinked_tcx_programs(
+    name: &str,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<Vec<u32>, AttachError> {
+    let unlinked = tcx_attachments(ifindex, direction)?.into_iter().filter(|(_, link)| *link == 0);
+    // The kernel keeps fifteen bytes of a name.
+    let kept = name.get(..15).unwrap_or(name);
+    let of_name = |id: &u32| program_name(*id).as_deref() == Some(kept);
+    Ok(unlinked.map(|(id, _)| id).filter(of_name).collect())
+}
+
 /// What a tcx link is attached to.
 pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
     let mut info = libbpf_sys::bpf_link_info::default();

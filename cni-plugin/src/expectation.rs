@@ -254,6 +254,7 @@ pub mod tests {
             committed: true,
             port_mappings: Vec::new(),
             chained: false,
+            without_link: true,
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{fs, io, os::fd::AsFd, path::Path};
 
 use bpf::attach::{
-    AttachError, Direction, attach_clsact, attach_tcx, clsact_program, link_info, open_pinned, pin,
-    program_id, tcx_programs,
+    AttachError, Direction, attach_clsact, attach_tcx, attach_tcx_program, clsact_program, link_info,
+    open_pinned, pin, program_id, tcx_attachments, unlinked_tcx_programs,
 };
 use ipamd_api::wire::{AttachMode, Reservation};
 
@@ -21,6 +21,20 @@ pub fn attach(reservation: &Reservation, host_ifindex: u32) -> Result<(), Attach
     for (direction, program_path, link_path) in hooks(reservation) {
         let program = open_pinned(program_path)?;
         match reservation.attach_mode {
+            // With the interface it goes, and not before.
+            AttachMode::Tcx if reservation.without_link => {
+                let id = program_id(program.as_fd())?;
+                // On another plugin's interface what a former ADD attached stays.
+                let name = program_path.file_name().unwrap_or_default().to_string_lossy();
+                let former = if reservation.chained {
+                    unlinked_tcx_programs(&name, host_ifindex, direction)?
+                } else {
+                    Vec::new()
+                };
+                if !former.contains(&id) {
+                    attach_tcx_program(program.as_fd(), host_ifindex, direction, former.first().copied())?;
+                }
+            }
             AttachMode::Tcx => {
                 let link = attach_tcx(program.as_fd(), host_ifindex, direction)?;
                 pin_anew(link.as_fd(), link_path)?;
@@ -100,8 +114,10 @@ fn tcx_fault(
     link_path: &Path,
 ) -> Result<Option<String>, AttachError> {
     let id = program_id(open_pinned(program_path)?.as_fd())?;
-    if !tcx_programs(ifindex, direction)?.contains(&id) {
-        return Ok(Some(format!("the program pinned at {} is not attached", program_path.display())));
+    match tcx_attachments(ifindex, direction)?.into_iter().find(|(program, _)| *program == id) {
+        None => return Ok(Some(format!("the program pinned at {} is not attached", program_path.display()))),
+        Some((_, 0)) => return Ok(None),
+        Some(_) => {}
     }
     let link = match open_pinned(link_path) {
         Err(error) if error.source().kind() == io::ErrorKind::NotFound => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bpf::attach::Direction;
 use integration::{
     needs_root,
     testbed::{Invocation, Machine, Node, Pod, Settings, eventually},
@@ -128,14 +129,9 @@ fn a_host_end_that_is_down_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_missing_pin_is_named() -> Result<()> {
+fn a_detached_program_is_named() -> Result<()> {
     needs_root!();
-    on_the_host(
-        |node, pod| {
-            Ok(std::fs::remove_file(node.bpffs().join(format!("links/{}-ingress", pod.host_ifname())))?)
-        },
-        "is not attached",
-    )
+    on_the_host(|_, pod| pod.detach(Direction::Ingress), "is not attached")
 }
 
 #[test]

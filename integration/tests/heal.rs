@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
+use bpf::attach::Direction;
 use integration::{
     needs_root,
     testbed::{FAR4, Machine, Node, Pod, Settings, eventually},
@@ -72,15 +73,12 @@ fn gateways_and_pool_routes() -> Result<()> {
 }
 
 #[test]
-fn link_pins() -> Result<()> {
+fn programs_that_others_detach() -> Result<()> {
     needs_root!();
     let node = Node::start()?;
     let pod = node.add_pod("a")?;
-    for direction in ["ingress", "egress"] {
-        // With its last pin a link goes, and the program is detached.
-        let pin = node.bpffs().join(format!("links/{}-{direction}", pod.host_ifname()));
-        healed(&node, &pod, &format!("removing {}", pin.display()), || Ok(fs::remove_file(&pin)?))?;
-        ensure!(pin.exists(), "{}", pin.display());
+    for direction in [Direction::Ingress, Direction::Egress] {
+        healed(&node, &pod, &format!("detaching the program at {direction:?}"), || pod.detach(direction))?;
     }
     Ok(())
 }

@@ -94,7 +94,15 @@ fn a_pod_stays_who_it_is_whatever_is_lost_but_for_one() -> Result<()> {
         scene.suffers(what, || {
             paths.iter().try_for_each(|path| {
                 if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-            })
+            })?;
+            let [a, b, c] = &scene.pods;
+            let passes = |to| a.reaches(to).map_err(std::io::Error::other);
+            match (passes(b.ipv4())?, passes(c.ipv4())?) {
+                (false, true) => Ok(()),
+                other => {
+                    Err(std::io::Error::other(format!("without a daemon, b and c are reached: {other:?}")))
+                }
+            }
         })?;
         scene.stands(what)?;
         let back = || fs::read_dir(&files).is_ok_and(|files| files.count() == 3);
@@ -131,6 +139,55 @@ fn nothing_passes_of_a_pod_that_nobody_knows_any_more() -> Result<()> {
     }
     let scene = Scene::new(&node)?;
     scene.stands("made anew")
+}
+
+#[test]
+fn a_damaged_store_needs_no_person_and_gives_no_address_twice() -> Result<()> {
+    needs_root!();
+    let node = Node::in_cluster()?;
+    let scene = Scene::new(&node)?;
+    let watermark = node.state_dir().join("store/watermark");
+    scene.suffers("a damaged store", || fs::write(&watermark, "cambric-store 1 cut"))?;
+    scene.stands("a damaged store")?;
+    let aside = || -> Result<usize> {
+        let names = fs::read_dir(node.state_dir())?.flatten().map(|entry| entry.file_name());
+        Ok(names.filter(|name| name.to_string_lossy().starts_with("store.damaged-")).count())
+    };
+    ensure!(aside()? == 1 && !node.state_dir().join("store.lost").exists());
+    let said = "is damaged: the file watermark is cut off; it is moved aside as ";
+    ensure!(node.log().contains(said), "{}", node.log());
+
+    // With it all that tells who they are is lost: their interfaces stand, closed, and keep their addresses.
+    scene.suffers("everything", || {
+        fs::write(&watermark, "cut")?;
+        fs::remove_dir_all(scene.files())?;
+        fs::remove_dir_all(node.bpffs())
+    })?;
+    let [a, b, c] = &scene.pods;
+    for pod in [a, b, c] {
+        let is_told =
+            |it: &String| it.contains(&pod.host_ifname()) && it.contains("not known any more which");
+        let told = || scene.problems().is_ok_and(|problems| problems.iter().any(is_told));
+        ensure!(eventually(PATIENCE, told), "{:?}\n{}", scene.problems()?, node.log());
+        ensure!(!node.reaches(pod.ipv4())?, "the node reaches it");
+    }
+    ensure!(!a.reaches(c.ipv4())? && !c.reaches(a.ipv6())?, "something passes");
+    let other = node.add_pod_of("shop/d", &[("app", "d")])?;
+    for pod in [a, b, c] {
+        ensure!(
+            pod.addresses().iter().all(|it| !other.addresses().contains(it)),
+            "an address is given twice"
+        );
+    }
+    for pod in [a, b, c, &other] {
+        pod.del()?;
+    }
+    ensure!(
+        scene.problems()?.is_empty()
+            || eventually(PATIENCE, || scene.problems().is_ok_and(|it| it.is_empty()))
+    );
+    ensure!(aside()? == 2);
+    Ok(())
 }
 
 #[test]

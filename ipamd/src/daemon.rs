@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
+use ipamd_api::key::is_host_ifname;
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -21,7 +22,7 @@ use crate::{
     alone::Alone,
     attachment::Attachment,
     chain,
-    cluster::{Cluster, kube::NetworkCondition, objects},
+    cluster::{Cluster, SourceState, kube::NetworkCondition, objects},
     cni_chain::Configurations,
     config::{Config, ExternalServiceMode, Maker},
     datapath::{
@@ -37,6 +38,7 @@ use crate::{
     metrics::{Metrics, Served},
     monitor::{Listening, Monitor},
     node::{Making, Node},
+    notices,
     peers::Peers,
     policy::enforce::Enforcer,
     pool_conflicts, prefixes, preflight,
@@ -62,6 +64,9 @@ pub enum Ending {
     /// The store could not be written, and a daemon that starts can.
     WritableAgain,
 }
+
+/// Where a store is copied to in which nothing can be written; beside the socket, on another disk.
+pub const COPY_OF_STORE: &str = "store.copy";
 
 /// Runs the daemon until it is told to stop, or has to start anew.
 ///
@@ -100,7 +105,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
-    store.0.claim()?.wait().await?;
+    claim(&store.0).await?;
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
@@ -116,11 +121,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         Arc::clone(&policy),
         Arc::clone(&services),
     )?
-    .tell_of(set_aside)
     .let_unknown_pass(matches!(config.cluster, Cluster::None))
     .rest_addresses(config.address_rest);
     let node = Arc::new(node);
-    let metrics = Arc::new(Metrics::about(source, config.cluster_stale_after));
+    let metrics = metrics(&config, source, set_aside);
     let released = released::directory(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
@@ -156,7 +160,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     door.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
     config.cni.install()?;
-    let mut background = background(&node, released, following.network.clone(), &peers);
+    let mut background = background(&node, released, following.network.clone(), &peers, &metrics);
     served.open(metrics, Arc::clone(&node));
     say(&[sd_notify::NotifyState::Ready]);
     say_serving(&config, attachments, &datapath);
@@ -208,6 +212,15 @@ fn objection(config: &Config, node: &Node, own: &objects::Node) -> Option<String
     Some(problem)
 }
 
+/// The metrics, in which a store that was moved aside counts.
+fn metrics(config: &Config, source: Option<Arc<dyn SourceState>>, set_aside: bool) -> Arc<Metrics> {
+    let metrics = Metrics::about(source, config.cluster_stale_after);
+    if set_aside {
+        metrics.repair("store");
+    }
+    Arc::new(metrics)
+}
+
 /// What the node's records are carried out on.
 fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Host> {
     let configurations = Configurations::new(config.cni.conf_dir.clone());
@@ -218,8 +231,8 @@ fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Resul
 struct Opened {
     /// The store with what it holds.
     store: (Store, Loaded),
-    /// Where a damaged one is now, and how that is told.
-    set_aside: Option<(PathBuf, String)>,
+    /// Whether a damaged one was moved aside.
+    set_aside: bool,
     /// What was changed on this machine.
     footprint: FootprintFile,
 }
@@ -227,26 +240,35 @@ struct Opened {
 fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
     let state_dir = &config.state_dir;
     let shown = state_dir.display();
-    make_private(state_dir).with_context(|| format!("cannot make the state directory {shown}"))?;
-    let path = state_dir.join("store");
-    let (store, set_aside) = match Store::open(&path) {
-        Err(damage @ StoreError::Damaged { .. }) => {
-            // What is pinned, and the endpoints' files, do not outlive a boot.
-            let is_first = !pins.programs().exists() && !endpoint_files::directory(&config.socket).exists();
-            let Some(aside) = store::set_aside(&path, is_first)? else { return Err(damage.into()) };
-            let sentence = format!(
-                "the store of an earlier boot of the machine was damaged and is set aside as {}; its containers are gone, and the \
-                 node goes on without it: remove the directory",
-                aside.display()
-            );
-            tracing::error!(error = %damage, "{sentence}");
-            (Store::open(&path)?, Some((aside, sentence)))
-        }
-        opened => (opened?, None),
-    };
+    match make_private(state_dir) {
+        // The store tells of it.
+        Err(error) if store::is_of_the_disk(&error) => {}
+        made => made.with_context(|| format!("cannot make the state directory {shown}"))?,
+    }
+    // What is pinned, the endpoints' files and interfaces do not outlive a boot.
+    let is_first = !pins.programs().exists()
+        && !endpoint_files::directory(&config.socket).exists()
+        && !has_host_ends().unwrap_or(true);
+    let scratch = config.socket.with_file_name(COPY_OF_STORE);
+    let store::Found { store, loaded, set_aside } =
+        Store::open_or_begin(&state_dir.join("store"), &scratch, is_first)?;
     let footprint = FootprintFile::open_or_begin(state_dir)
         .with_context(|| format!("cannot read the notes in {shown}"))?;
-    Ok(Opened { store, set_aside, footprint })
+    Ok(Opened { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
+}
+
+/// Keeps earlier releases away from what this one has pinned. Where nothing can be written the daemon that can does it.
+async fn claim(store: &Store) -> Result<(), StoreError> {
+    match store.unwritable() {
+        Some(_) => Ok(()),
+        None => store.claim()?.wait().await,
+    }
+}
+
+/// Whether a container's interface leads here that Cambric made.
+fn has_host_ends() -> nix::Result<bool> {
+    let interfaces = nix::net::if_::if_nameindex()?;
+    Ok(interfaces.iter().any(|it| it.name().to_str().is_ok_and(is_host_ifname)))
 }
 
 /// Tells the cluster that this node has a network, as often as the node is made in it.
@@ -329,9 +351,11 @@ fn background(
     released: PathBuf,
     network: Option<NetworkCondition>,
     peers: &Arc<Peers>,
+    metrics: &Arc<Metrics>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(network) = network {
+        tasks.spawn(notices::tell(network.events(), Arc::clone(node), Arc::clone(metrics)));
         tasks.spawn(tell_of_network(network, Arc::clone(peers)));
     }
     let node = Arc::clone(node);

@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod netfilter;
 pub mod netlink;
 pub mod node;
+mod notices;
 pub mod peers;
 pub mod plan;
 pub mod policy;

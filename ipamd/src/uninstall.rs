@@ -7,6 +7,7 @@ use ipamd_api::key::is_host_ifname;
 
 use crate::{
     config::Locations,
+    daemon::COPY_OF_STORE,
     datapath::Datapath,
     endpoint_files,
     footprint::{Footprint, FootprintFile},
@@ -92,6 +93,9 @@ fn remove_links(socket: &mut Socket, removal: &mut Removal) {
     // Those of other plugins, behind which Cambric stands in the chain, stay.
     for link in links.iter().filter(|link| link.veth) {
         for name in link.second_names.iter().filter(|name| is_host_ifname(name)) {
+            if let Err(error) = Datapath::detach(name, link.index) {
+                removal.failed.push(format!("programs of interface {}: {error}", link.name));
+            }
             let removed = socket.remove_second_name(link.index, name);
             removal.note(format!("name {name} of interface {}", link.name), gone_is_fine(removed));
         }
@@ -159,7 +163,8 @@ fn restore_sysctl(path: &str, before: &str, removal: &mut Removal) {
 fn remove_files(locations: &Locations, removal: &mut Removal) {
     let released = released::directory(&locations.socket);
     let endpoints = endpoint_files::directory(&locations.socket);
-    for dir in [&locations.state_dir, &released, &endpoints] {
+    let copy = locations.socket.with_file_name(COPY_OF_STORE);
+    for dir in [&locations.state_dir, &released, &endpoints, &copy] {
         remove_path(dir, |path| fs::remove_dir_all(path), removal);
     }
     remove_path(&locations.socket, |path| fs::remove_file(path), removal);

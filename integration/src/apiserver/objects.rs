@@ -34,7 +34,7 @@ pub enum Streaming {
 }
 
 /// The resources that are always there: plural and group, kind.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("nodes", "Node"),
     ("namespaces", "Namespace"),
     ("serviceaccounts", "ServiceAccount"),
@@ -45,6 +45,7 @@ const BUILT_IN: [(&str, &str); 10] = [
     ("customresourcedefinitions.apiextensions.k8s.io", "CustomResourceDefinition"),
     ("leases.coordination.k8s.io", "Lease"),
     ("daemonsets.apps", "DaemonSet"),
+    ("events.events.k8s.io", "Event"),
 ];
 
 /// An object in one of its states.

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use bpf::attach::{self, Direction};
 use serde_json::{Value, json};
 
 use super::{Invocation, Machine, Netns, Node};
@@ -159,6 +160,20 @@ impl<'n> Pod<'n> {
     /// CHECK.
     pub fn check(&self) -> Result<()> {
         self.cni("CHECK").run().map(drop)
+    }
+
+    /// Takes a program off the pod's host end, as somebody else would.
+    pub fn detach(&self, direction: Direction) -> Result<()> {
+        let (host_ifname, name) = match direction {
+            Direction::Ingress => (self.host_ifname(), "from_endpoint"),
+            Direction::Egress => (self.host_ifname(), "to_endpoint"),
+        };
+        self.sandbox.node.netns().inside(move || {
+            let index = nix::net::if_::if_nametoindex(host_ifname.as_str())?;
+            let attached = attach::unlinked_tcx_programs(name, index, direction)?;
+            ensure!(attached.len() == 1, "{name} is attached to {host_ifname} {} times", attached.len());
+            Ok(attach::detach_tcx_program(attached[0], index, direction)?)
+        })
     }
 
     /// DEL; the namespace stays.

@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node};
+use bpf::attach::Direction;
+use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::scene::{Scene, names};
@@ -54,18 +55,9 @@ const NOTHING: Fault = Fault {
 /// A daemon that is dead, and started again.
 const DEAD: Fault = Fault { mend: |scene| scene.node.start_daemon(), says: "serving", ..NOTHING };
 
-/// A dead daemon whose records are harmed: where the next one refuses them, they are moved aside, as it says.
-const ROBBED: Fault = Fault {
-    mend: |scene| {
-        if scene.node.start_daemon().is_ok() {
-            return Ok(());
-        }
-        fs::remove_dir_all(scene.node.state_dir().join("store"))?;
-        scene.node.start_daemon()
-    },
-    says: "is damaged",
-    ..NOTHING
-};
+/// A dead daemon whose records are harmed: the next one moves them aside and goes on. Of what is not damage, as a missing snapshot,
+/// nothing is said.
+const ROBBED: Fault = Fault { says: "is moved aside as", ..DEAD };
 
 pub const FAULTS: &[Fault] = &[
     Fault {
@@ -110,16 +102,22 @@ pub const FAULTS: &[Fault] = &[
         strike: |scene, _| {
             scene.node.kill_daemon();
             remount(&scene.node.state_dir(), MsFlags::MS_RDONLY)?;
-            scene.node.launch_daemon()?;
-            thread::sleep(Duration::from_millis(500));
-            Ok(())
+            start_unready(scene)
         },
-        mend: |scene| {
-            scene.node.kill_daemon();
-            remount(&scene.node.state_dir(), MsFlags::empty())?;
-            scene.node.start_daemon()
-        },
+        mend: |scene| remount(&scene.node.state_dir(), MsFlags::empty()),
         says: "Read-only file system",
+        ..NOTHING
+    },
+    Fault {
+        name: "the daemon starts on a full disk",
+        prepare: |node| tmpfs(&node.state_dir(), "size=24m"),
+        strike: |scene, _| {
+            scene.node.kill_daemon();
+            fill(&scene.node.state_dir())?;
+            start_unready(scene)
+        },
+        mend: |scene| Ok(fs::remove_file(scene.node.state_dir().join("filler"))?),
+        says: "No space left on device",
         ..NOTHING
     },
     Fault {
@@ -177,12 +175,11 @@ pub const FAULTS: &[Fault] = &[
         ..DEAD
     },
     Fault {
-        name: "all maps and programs lose their pins while none runs",
-        // Not the links: with the last reference to one its program is gone, and nobody is left to drop anything.
+        name: "all pins are removed while none runs",
         strike: |scene, _| {
             scene.node.kill_daemon();
-            fs::remove_dir_all(scene.node.bpffs().join("maps"))?;
-            Ok(fs::remove_dir_all(scene.node.bpffs().join("programs"))?)
+            // What polices the pods goes on with what it knows, until the next daemon has filled maps anew.
+            Ok(fs::remove_dir_all(scene.node.bpffs())?)
         },
         silence: Duration::from_secs(5),
         ..DEAD
@@ -206,16 +203,9 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "others detach a pod's programs",
         strike: |scene, _| {
-            let links = scene.node.bpffs().join("links");
-            let of_pod = scene.pods[3].host_ifname();
-            let pins: Vec<_> =
-                files(&links)?.into_iter().filter(|path| path.to_string_lossy().contains(&of_pod)).collect();
-            ensure!(!pins.is_empty(), "no pins of {of_pod} in {:?}", names(&links));
-            for pin in pins {
-                let done = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output()?;
-                ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            }
-            Ok(())
+            let pod = &scene.pods[3];
+            pod.detach(Direction::Ingress)?;
+            pod.detach(Direction::Egress)
         },
         says: "is not attached to",
         ..NOTHING
@@ -283,6 +273,14 @@ pub const FAULTS: &[Fault] = &[
         ..NOTHING
     },
 ];
+
+/// Starts a daemon that cannot write, so is not ready, and answers all the same.
+fn start_unready(scene: &Scene<'_>) -> Result<()> {
+    scene.node.launch_daemon()?;
+    let says_so = || scene.node.status().is_ok_and(|status| status["ready"] == false);
+    ensure!(eventually(Duration::from_secs(30), says_so), "{:?}", scene.node.status());
+    Ok(())
+}
 
 fn signal(scene: &Scene<'_>, signal: &str) -> Result<()> {
     let pid = scene.node.daemon().as_ref().context("a daemon")?.pid();

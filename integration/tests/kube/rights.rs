@@ -29,6 +29,13 @@ fn the_manifests_role_is_what_the_daemon_needs() -> Result<()> {
             scene.server.put(definition);
         }
     }
+    // One that cannot be understood is told of.
+    scene.server.put(json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "odd", "namespace": "shop"},
+        "spec": {"podSelector": {"matchLabels": {"a/b/c": "x"}}},
+    }));
+    scene.server.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
     let mut node = scene.server.get("nodes", "node").unwrap_or_default();
     node["status"]["conditions"] = json!([{"type": "NetworkUnavailable", "status": "True"}]);
     scene.server.put(node);
@@ -47,5 +54,16 @@ fn the_manifests_role_is_what_the_daemon_needs() -> Result<()> {
     let unused: Vec<_> = role.iter().filter(|right| !used.contains(right)).collect();
     ensure!(lacking.is_empty(), "the role lacks {lacking:?}");
     ensure!(unused.is_empty(), "nobody needs {unused:?}");
+    let events = scene.server.all("events.events.k8s.io");
+    let of_odd: Vec<_> = events.iter().filter(|it| it["regarding"]["name"] == "odd").collect();
+    ensure!(of_odd.len() == 1, "{events:?}");
+    ensure!(
+        of_odd[0]["metadata"]["namespace"] == "shop"
+            && of_odd[0]["reason"] == "Refused"
+            && of_odd[0]["type"] == "Warning"
+            && of_odd[0]["note"].as_str().is_some_and(|note| note.contains("podSelector.matchLabels")),
+        "{}",
+        of_odd[0]
+    );
     Ok(())
 }

@@ -228,9 +228,9 @@ pub struct Reservation {
     pub from_endpoint: PathBuf,
     /// Path of the pinned program for what reaches the container from the host's stack (egress of the host end).
     pub to_endpoint: PathBuf,
-    /// Where the link of `from_endpoint` is pinned (tcx only).
+    /// Where the link of `from_endpoint` is pinned (tcx by a link only).
     pub from_endpoint_link: PathBuf,
-    /// Where the link of `to_endpoint` is pinned (tcx only).
+    /// Where the link of `to_endpoint` is pinned (tcx by a link only).
     pub to_endpoint_link: PathBuf,
     /// Whether the attachment was committed before this request: its interface should stand already.
     pub committed: bool,
@@ -240,6 +240,9 @@ pub struct Reservation {
     /// Whether another plugin makes the interface: `host_ifname` is a second name of its host end then.
     #[serde(default)]
     pub chained: bool,
+    /// Whether tcx is to attach without a link. A daemon of an earlier release, which does not say so, looks for links only.
+    #[serde(default)]
+    pub without_link: bool,
 }
 
 /// An address of an attachment and the gateway it is reached by.

@@ -16,6 +16,17 @@ use super::{
     load::{self, program_for},
 };
 
+/// By what a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attached {
+    /// By a tcx link, which lives as long as its pin or this daemon.
+    Link,
+    /// By tcx without a link: as long as the interface.
+    Program,
+    /// By a filter: as long as the interface, too.
+    Filter,
+}
+
 impl Datapath {
     /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps and
     /// programs.
@@ -60,11 +71,27 @@ impl Datapath {
             let pin = self.pins.link(ifname, direction);
             if attached.is_none() {
                 faults.push(format!("the program {name} is not attached to {ifname}"));
-            } else if attached == Some(AttachMode::Tcx) && !pin.exists() {
+            } else if attached == Some(Attached::Link) && !pin.exists() {
                 faults.push(format!("the link of {name} is not pinned at {}", pin.display()));
             }
         }
         faults
+    }
+
+    /// Takes the programs off an endpoint's host end that stays, where no pin's removal does.
+    ///
+    /// # Errors
+    /// Why one stays.
+    pub fn detach(ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        for direction in HOOKS {
+            // A kernel without tcx has none.
+            let unlinked = attach::unlinked_tcx_programs(program_for(ifname, direction), ifindex, direction);
+            for id in unlinked.unwrap_or_default() {
+                attach::detach_tcx_program(id, ifindex, direction)?;
+            }
+            attach::detach_clsact(ifindex, direction)?;
+        }
+        Ok(())
     }
 
     /// Removes the link pins of an interface that is gone or going.
@@ -104,7 +131,7 @@ impl Datapath {
             let name = program_for(ifname, direction);
             let attached = self.attached_by(ifname, ifindex, direction)?;
             match self.attach_mode {
-                AttachMode::Tcx if attached == Some(AttachMode::Clsact) => {}
+                AttachMode::Tcx if matches!(attached, Some(Attached::Filter | Attached::Program)) => {}
                 // An older program is in the filter: it is replaced there, so that no packet meets both or neither.
                 AttachMode::Tcx
                     if attached.is_none()
@@ -112,6 +139,16 @@ impl Datapath {
                         && attach::clsact_program(ifindex, direction)?.is_some() =>
                 {
                     attach::attach_clsact(self.program(name)?.as_fd(), ifindex, direction)?;
+                    repairs.push(format!("attached {name} to {ifname}"));
+                }
+                // On an endpoint's host end nothing may end what polices it but its own end.
+                AttachMode::Tcx if attached.is_none() && is_host_ifname(ifname) => {
+                    let former = attach::unlinked_tcx_programs(name, ifindex, direction)?;
+                    let program = self.program(name)?;
+                    attach::attach_tcx_program(program.as_fd(), ifindex, direction, former.first().copied())?;
+                    self.links().remove(&(ifname.to_owned(), hook(direction)));
+                    load::remove_pin(&self.pins.link(ifname, direction))?;
+                    attach::detach_clsact(ifindex, direction)?;
                     repairs.push(format!("attached {name} to {ifname}"));
                 }
                 AttachMode::Tcx => {
@@ -135,6 +172,13 @@ impl Datapath {
                         self.links().remove(&(ifname.to_owned(), hook(direction)));
                         load::remove_pin(&pin)?;
                     }
+                    if is_host_ifname(ifname) {
+                        // The same without a link. A kernel without tcx has none.
+                        let unlinked = attach::unlinked_tcx_programs(name, ifindex, direction);
+                        for id in unlinked.unwrap_or_default() {
+                            attach::detach_tcx_program(id, ifindex, direction)?;
+                        }
+                    }
                 }
             }
         }
@@ -147,16 +191,24 @@ impl Datapath {
         ifname: &str,
         ifindex: u32,
         direction: Direction,
-    ) -> Result<Option<AttachMode>, DatapathError> {
-        if self.attach_mode == AttachMode::Tcx && self.has_link(ifname, ifindex, direction) {
-            return Ok(Some(AttachMode::Tcx));
+    ) -> Result<Option<Attached>, DatapathError> {
+        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
+        if self.attach_mode == AttachMode::Tcx {
+            if self.has_link(ifname, ifindex, direction) {
+                return Ok(Some(Attached::Link));
+            }
+            let attachments = attach::tcx_attachments(ifindex, direction)?;
+            if is_host_ifname(ifname)
+                && attachments.iter().any(|(id, link)| *link == 0 && Some(*id) == wanted)
+            {
+                return Ok(Some(Attached::Program));
+            }
         }
         if !self.may_have_filter(ifname) {
             return Ok(None);
         }
-        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
         let is_wanted = attach::clsact_program(ifindex, direction)?.is_some_and(|id| Some(id) == wanted);
-        Ok(is_wanted.then_some(AttachMode::Clsact))
+        Ok(is_wanted.then_some(Attached::Filter))
     }
 
     /// Whether a filter on that interface is as good as what programs are attached by.

@@ -100,6 +100,7 @@ pub struct Metrics {
     events_suppressed: Counter,
     answers_suppressed: Counter,
     problems: Gauge<u64, AtomicU64>,
+    kubernetes_event_failures: Counter,
     source: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
     /// Only one scrape at a time brings the counters to where the programs' are: two would add the same twice.
@@ -132,6 +133,7 @@ impl Default for Metrics {
             events_suppressed: Counter::default(),
             answers_suppressed: Counter::default(),
             problems: Gauge::default(),
+            kubernetes_event_failures: Counter::default(),
             source: None,
             stale_after: Duration::ZERO,
             scrape: Mutex::default(),
@@ -196,6 +198,11 @@ impl Metrics {
             "problems",
             "Things that need a person; cambricctl status names them",
             self.problems.clone(),
+        );
+        registry.register(
+            "kubernetes_event_failures",
+            "Events about this node and its policies that the API server did not take",
+            self.kubernetes_event_failures.clone(),
         );
     }
 
@@ -286,6 +293,11 @@ impl Metrics {
             _ => "other",
         };
         self.errors.get_or_create(&ErrorLabels { kind }).inc();
+    }
+
+    /// Counts Events that the API server did not take.
+    pub fn kubernetes_event_failures(&self, count: u64) {
+        self.kubernetes_event_failures.inc_by(count);
     }
 
     /// Counts a repair.

@@ -68,7 +68,9 @@ impl Node {
         }
         state.allocator.adopt(&attachment);
         let stored = match self.store_new(state, &attachment) {
-            Ok(ticket) => ticket,
+            Ok(ticket) => Some(ticket),
+            // It is found again by the daemon that can write.
+            Err(_) if self.store.unwritable().is_some() => None,
             Err(error) => {
                 for ip in attachment.ips() {
                     state.allocator.release(ip);
@@ -88,7 +90,7 @@ impl Node {
         let record = Record {
             touched: Moment::now(),
             attachment,
-            stored: Some(stored),
+            stored,
             committed: slot.map(|slot| Placed { ifindex: entry.ifindex, slot }),
         };
         state.records.insert(key.clone(), record);

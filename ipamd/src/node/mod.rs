@@ -20,7 +20,6 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -115,8 +114,6 @@ pub struct Node {
     store: Store,
     /// Who the committed endpoints are, beside the socket.
     files: EndpointFiles,
-    /// What was damaged and is set aside, in sentences, each as long as its file is there.
-    set_aside: Vec<(PathBuf, String)>,
     /// Whether an endpoint passes of which nobody knows who it is.
     lets_unknown_pass: bool,
     state: Mutex<State>,
@@ -160,6 +157,7 @@ impl Node {
         };
         let records = loaded.attachments.into_iter().map(resume).collect();
         let state = State { allocator, records, cursors: loaded.cursors, leaving: BTreeSet::new() };
+        let store_failure = store.unwritable().map(ToString::to_string);
         let node = Self {
             name,
             is_chained,
@@ -168,27 +166,19 @@ impl Node {
             services,
             store,
             files,
-            set_aside: Vec::new(),
             lets_unknown_pass: false,
             state: Mutex::new(state),
             findings: Mutex::default(),
             conntrack: Mutex::default(),
             maps: Mutex::default(),
             mtu: Mutex::new(FALLBACK_MTU),
-            store_failure: Mutex::default(),
+            store_failure: Mutex::new(store_failure),
             refused_prefixes: Mutex::default(),
             started: Instant::now(),
         };
         node.store_restored(&found.lost)?;
         node.keep_files();
         Ok(node)
-    }
-
-    /// Tells of what was damaged and is set aside, until somebody removes it.
-    #[must_use]
-    pub fn tell_of(mut self, set_aside: Option<(PathBuf, String)>) -> Self {
-        self.set_aside.extend(set_aside);
-        self
     }
 
     /// Lets endpoints pass of which nobody knows who they are. For a node without a cluster: no policy speaks of anybody there.
@@ -317,6 +307,7 @@ impl Node {
             committed,
             port_mappings: attachment.port_mappings.clone(),
             chained: attachment.chained,
+            without_link: true,
         }
     }
 }

@@ -52,7 +52,6 @@ impl Node {
         problems.extend(unready);
         problems.extend(lock(&self.refused_prefixes).clone());
         problems.extend(self.files.problem());
-        problems.extend(self.set_aside.iter().filter(|it| it.0.exists()).map(|it| it.1.clone()));
         problems.extend(self.policy.problems());
         let maps = lock(&self.maps).clone();
         problems.extend(maps.iter().filter_map(|(name, used)| objection(name, *used)));

@@ -79,7 +79,7 @@ impl Node {
         for attachment in lost {
             batch.put(attachment).map_err(|error| self.refusal(&error))?;
         }
-        if !lost.is_empty() {
+        if !lost.is_empty() && self.store.unwritable().is_none() {
             // What is not stored is found again at the next start.
             drop(self.submit(batch)?);
         }

@@ -174,6 +174,8 @@ struct Bench {
     dir: tempfile::TempDir,
     /// Where the socket would be.
     run: tempfile::TempDir,
+    /// The store's disk takes nothing.
+    unwritable: bool,
 }
 
 impl Bench {
@@ -190,7 +192,7 @@ impl Bench {
     fn start(chained: bool) -> Self {
         let [dir, run] = [(), ()].map(|()| tempfile::tempdir().unwrap());
         let (kernel, tables) = (FakeKernel::default(), Memory::default());
-        let mut bench = Self { node: None, chained, kernel, tables, dir, run };
+        let mut bench = Self { node: None, chained, kernel, tables, dir, run, unwritable: false };
         bench.restart();
         bench
     }
@@ -201,7 +203,11 @@ impl Bench {
         let mut pools = pools.map(|(name, cidr)| Pool::new(name, cidr.parse().unwrap()).unwrap()).to_vec();
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
         let making = if self.chained { Making::Chained } else { Making::Own(pools) };
-        let opened = Store::open(self.dir.path()).unwrap();
+        let opened = if self.unwritable {
+            Store::read_only_for_test(self.dir.path())
+        } else {
+            Store::open(self.dir.path()).unwrap()
+        };
         self.tables = Memory::default();
         let policy = Enforcer::new(Box::new(self.tables.clone()));
         let services =

@@ -58,13 +58,16 @@ pub struct Records {
     pub host_ifnames: BTreeSet<String>,
     /// Indexes of host ends that are being removed.
     pub leaving: BTreeSet<u32>,
+    /// Whether records of running containers may be missing.
+    pub has_lost: bool,
 }
 
 impl Node {
     /// The records, to be compared with what the kernel has.
     pub fn records(&self) -> Records {
         let state = self.state();
-        let mut records = Records { leaving: state.leaving.clone(), ..Records::default() };
+        let mut records =
+            Records { leaving: state.leaving.clone(), has_lost: self.store.has_lost(), ..Records::default() };
         for (key, record) in &state.records {
             let host_ifname = key.host_ifname();
             match record.committed {
@@ -82,6 +85,15 @@ impl Node {
             records.host_ifnames.insert(host_ifname);
         }
         records
+    }
+
+    /// All endpoints have been looked for whose records may have been missing.
+    pub fn found_lost(&self) {
+        if self.store.has_lost()
+            && let Err(error) = self.store.found_lost()
+        {
+            tracing::warn!(%error, "records that were found again are not written yet");
+        }
     }
 
     /// The committed endpoints, as policy is told of them, with their places in the policy tables.

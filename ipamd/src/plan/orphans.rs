@@ -1,11 +1,20 @@
 //! What Cambric left in the kernel and no record speaks of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipamd_api::{AttachmentKey, key::is_host_ifname};
+use ipnetwork::IpNetwork;
 
 use super::{Adoption, Observed, Plan, Step};
-use crate::{netlink::Link, node::Records};
+use crate::{
+    datapath::EndpointEntry,
+    netlink::{Link, Route, RouteKind},
+    node::Records,
+    policy::tables::Slot,
+};
 
 /// What the alias of a host end starts with.
 const ALIAS_PREFIX: &str = "cambric ";
@@ -58,8 +67,21 @@ pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
                     ));
                 }
             }
+            // It may be that of a running container whose record is lost.
+            (None, Some(key)) if records.has_lost && link.up && key.host_ifname() == name => {
+                plan.steps.push(match routed(&key, link, observed) {
+                    entries if entries.is_empty() => {
+                        Step::RemoveLink { ifname: link.name.clone(), ifindex: link.index }
+                    }
+                    entries => {
+                        plan.host_ends.push((name.to_owned(), link.index));
+                        Step::Adopt(Adoption { key, entries })
+                    }
+                });
+            }
             (None, _) => plan.steps.push(Step::RemoveLink { ifname: link.name.clone(), ifindex: link.index }),
             (Some(entries), Some(key)) if key.host_ifname() == name => {
+                plan.host_ends.push((name.to_owned(), link.index));
                 plan.steps.push(Step::Adopt(Adoption { key, entries: entries.clone() }));
             }
             (Some(_), _) => plan.problems.push(format!(
@@ -83,12 +105,45 @@ pub(super) fn plan(records: &Records, observed: &Observed, plan: &mut Plan) {
     }
 }
 
+/// What the programs would know of a host end's addresses, by the routes that lead there.
+fn routed(key: &AttachmentKey, link: &Link, observed: &Observed) -> BTreeMap<IpAddr, EndpointEntry> {
+    let (host_mac, container_mac) = key.macs();
+    let entry = |address: IpAddr| {
+        let neighbour =
+            observed.neighbours.iter().find(|it| (it.ifindex, it.address) == (link.index, address));
+        EndpointEntry {
+            ifindex: link.index,
+            container_mac: neighbour.map_or(container_mac, |it| it.mac),
+            host_mac: link.mac.unwrap_or(host_mac),
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            shaped: false,
+            chained: false,
+            slot: Slot(0),
+        }
+    };
+    let leads_there = |route: &&Route| {
+        let by = matches!(&route.kind, RouteKind::Unicast { ifindexes, .. } if *ifindexes == [link.index]);
+        by && is_one_address(route.destination)
+    };
+    observed
+        .routes
+        .iter()
+        .filter(leads_there)
+        .map(|route| route.destination.ip())
+        .map(|ip| (ip, entry(ip)))
+        .collect()
+}
+
+fn is_one_address(network: IpNetwork) -> bool {
+    network.prefix() == if network.is_ipv4() { 32 } else { 128 }
+}
+
 #[cfg(test)]
 mod tests {
     use ipamd_api::MacAddr;
 
     use super::*;
-    use crate::{datapath::EndpointEntry, netlink::Link, policy::tables::Slot};
+    use crate::netlink::Neighbour;
 
     fn key() -> AttachmentKey {
         AttachmentKey { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() }
@@ -145,6 +200,29 @@ mod tests {
         let observed = Observed { links: vec![host_end()], ..Observed::default() };
         let made = planned(&Records::default(), &observed);
         assert_eq!(made.steps, [Step::RemoveLink { ifname: key().host_ifname(), ifindex: 7 }]);
+    }
+
+    #[test]
+    fn where_records_are_lost_routes_tell_whose_an_interface_is() {
+        let [four, six] = ["10.88.0.2", "fd00::2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let link = Link { up: true, mtu: 1500, ..host_end() };
+        let observed = Observed {
+            links: vec![link.clone()],
+            routes: [four, six].map(|ip| Route::to_endpoint(ip, 7, ip)).to_vec(),
+            neighbours: vec![Neighbour { ifindex: 7, address: four, mac: MacAddr([2; 6]) }],
+            ..Observed::default()
+        };
+        let lost = Records { has_lost: true, ..Records::default() };
+        let (host_mac, container_mac) = key().macs();
+        let of_four = EndpointEntry { host_mac, slot: Slot(0), ..entry(7) };
+        let entries = [(four, of_four), (six, EndpointEntry { container_mac, ..of_four })].into();
+        assert_eq!(planned(&lost, &observed).steps, [Step::Adopt(Adoption { key: key(), entries })]);
+        // Nothing is lost, or it leads nowhere, or was never set up: it is left of an ADD or a DEL.
+        let removed = [Step::RemoveLink { ifname: key().host_ifname(), ifindex: 7 }];
+        assert_eq!(planned(&Records::default(), &observed).steps, removed);
+        let down = Observed { links: vec![Link { up: false, ..link }], ..observed.clone() };
+        assert_eq!(planned(&lost, &down).steps, removed);
+        assert_eq!(planned(&lost, &Observed { routes: Vec::new(), ..observed }).steps, removed);
     }
 
     #[test]

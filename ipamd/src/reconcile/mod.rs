@@ -234,6 +234,9 @@ impl Reconciler {
                     .collect::<BTreeMap<_, _>>();
                 self.node.forget_gone(&present);
                 self.node.keep_files();
+                if failures.is_empty() {
+                    self.node.found_lost();
+                }
                 self.conclude(&uplinks, plan, &failures);
             }
         }

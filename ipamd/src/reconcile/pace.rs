@@ -16,6 +16,9 @@ const PASS_ASKED_EVERY: Duration = Duration::from_millis(500);
 /// Of the processor's time of one core, passes because the kernel has changed may take one part in so many: with a whole
 /// routing table of the Internet on the node, one takes a second.
 const HEARD: u32 = 50;
+/// Of what a pass takes beyond this it may take less: the routes that change one after the other cost something by themselves.
+const LONG: Duration = Duration::from_millis(100);
+const HEARD_LONG: u32 = 200;
 /// But the kernel's changes are looked at this often, whatever that takes: a pass of some seconds is one of a million routes.
 const HEARD_AT_LEAST_EVERY: Duration = Duration::from_mins(2);
 
@@ -72,7 +75,8 @@ impl Pace {
 
     /// Passes took the processor so long.
     pub fn spent(&mut self, now: Instant, cpu: Duration) {
-        self.breathes = now + (cpu * HEARD).min(HEARD_AT_LEAST_EVERY);
+        let rest = cpu.min(LONG) * HEARD + cpu.saturating_sub(LONG) * HEARD_LONG;
+        self.breathes = now + rest.min(HEARD_AT_LEAST_EVERY);
     }
 
     /// How long no pass is to be made because the kernel tells of changes.
@@ -110,7 +114,7 @@ mod tests {
         assert_eq!(pace.breath(now + Duration::from_secs(1)), Duration::ZERO);
         // A table of a million routes.
         pace.spent(now, Duration::from_millis(200));
-        assert_eq!((pace.breath(now), pace.pause(now)), (Duration::from_secs(10), Duration::from_secs(10)));
+        assert_eq!((pace.breath(now), pace.pause(now)), (Duration::from_secs(25), Duration::from_secs(25)));
         pace.spent(now, Duration::from_secs(3));
         assert_eq!(pace.breath(now), HEARD_AT_LEAST_EVERY);
     }

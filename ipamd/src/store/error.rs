@@ -27,11 +27,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Something is missing or not as it was written.
-    #[error(
-        "the store in {} is damaged: {detail}; restore the directory from a copy, or move it aside and start again: \
-         the daemon then takes over the endpoints that the kernel still knows",
-        path.display()
-    )]
+    #[error("the store in {} is damaged: {detail}", path.display())]
     Damaged {
         /// The store's directory.
         path: PathBuf,

@@ -13,19 +13,24 @@
 //! in any way loses nothing. Whether the disk's own cache survives a loss of power is not waited for: all containers
 //! are gone then too, and what the log lost at its end was about them.
 
+mod aside;
 mod caught;
 mod error;
 mod format;
 mod ledger;
 mod open;
+mod room;
 mod watermark;
 mod writer;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    path::Path,
-    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
     thread::JoinHandle,
 };
 
@@ -35,7 +40,7 @@ pub(crate) use caught::{caught, message as panic_message, place as panic_place};
 pub use error::StoreError;
 pub use format::Batch;
 pub(crate) use format::weight;
-pub use open::set_aside;
+pub use room::{is_of_the_disk, try_to_write};
 
 use crate::{attachment::Attachment, supervisor};
 
@@ -58,6 +63,22 @@ pub struct Store {
     /// `None` once it is closing: the writer ends with its queue.
     queue: Option<SyncSender<writer::Job>>,
     writer: Option<JoinHandle<Result<(), StoreError>>>,
+    /// Why nothing can be written.
+    unwritable: Option<StoreError>,
+    dir: PathBuf,
+    /// Whether records may be missing that nobody has looked for yet.
+    has_lost: AtomicBool,
+}
+
+/// A store as it was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The store.
+    pub store: Store,
+    /// What it holds.
+    pub loaded: Loaded,
+    /// Where a damaged one is now that was in its place.
+    pub set_aside: Option<PathBuf>,
 }
 
 impl Store {
@@ -67,10 +88,66 @@ impl Store {
     /// [`StoreError::Damaged`], [`StoreError::Newer`] or [`StoreError::Locked`], and those of the file system.
     pub fn open(dir: &Path) -> Result<(Self, Loaded), StoreError> {
         let (writer, loaded) = open::open(dir)?;
+        Ok((Self::writing(writer, dir, false)?, loaded))
+    }
+
+    /// Opens the store in `dir` in whatever state it is. A damaged one is moved aside; where nothing can be written, this one
+    /// takes nothing and holds what a copy in `scratch` tells, which must be a path on another disk that nobody else uses.
+    /// `is_first` says that no daemon has left anything on this machine since it booted.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] or [`StoreError::Locked`], and those of a file system that can be written.
+    pub fn open_or_begin(dir: &Path, scratch: &Path, is_first: bool) -> Result<Found, StoreError> {
+        Self::of(open::open_or_begin(dir, scratch, is_first)?, dir)
+    }
+
+    fn of(opening: open::Opening, dir: &Path) -> Result<Found, StoreError> {
+        let open::Opening { writer, loaded, has_lost, set_aside } = opening;
+        let store = match writer {
+            Ok(writer) => Self::writing(writer, dir, has_lost)?,
+            Err(why) => Self {
+                queue: None,
+                writer: None,
+                unwritable: Some(why),
+                dir: dir.to_owned(),
+                has_lost: has_lost.into(),
+            },
+        };
+        Ok(Found { store, loaded, set_aside })
+    }
+
+    fn writing(writer: writer::Writer, dir: &Path, has_lost: bool) -> Result<Self, StoreError> {
         let (queue, jobs) = sync_channel(QUEUE);
         let spawned = supervisor::spawn("store", move || writer.run(&jobs));
         let writer = spawned.map_err(|source| StoreError::io("start the writer of", dir, source))?;
-        Ok((Self { queue: Some(queue), writer: Some(writer) }, loaded))
+        Ok(Self {
+            queue: Some(queue),
+            writer: Some(writer),
+            unwritable: None,
+            dir: dir.to_owned(),
+            has_lost: has_lost.into(),
+        })
+    }
+
+    /// Why nothing can be written since it was opened.
+    pub fn unwritable(&self) -> Option<&StoreError> {
+        self.unwritable.as_ref()
+    }
+
+    /// Whether records of running containers may be missing that nobody has looked for yet.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
+    }
+
+    /// What was missing has been looked for, and what was found is submitted. Waits until it is durable.
+    ///
+    /// # Errors
+    /// Why it could not be written; records may still be missing then.
+    pub fn found_lost(&self) -> Result<(), StoreError> {
+        self.submit(Batch::new())?.wait_blocking()?;
+        aside::forget_loss(&self.dir);
+        self.has_lost.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Queues a batch, which will be written wholly or not at all, after all that were queued before. Does not block.
@@ -81,6 +158,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] if the queue is full, [`StoreError::Closed`] if the writer has ended.
     pub fn submit(&self, batch: Batch) -> Result<Ticket, StoreError> {
+        if let Some(why) = &self.unwritable {
+            return Err(why.clone());
+        }
         let (done, ticket) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         match queue.try_send(writer::Job { batch, done }) {

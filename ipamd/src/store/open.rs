@@ -5,7 +5,7 @@ use std::{
     fs::{self, DirBuilder, File, Permissions},
     io::{self, ErrorKind},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -17,10 +17,11 @@ use nix::{
 };
 
 use super::{
-    Loaded, StoreError,
+    Loaded, StoreError, aside,
     caught::caught,
     format::{self, FORMAT, FORMAT_BEFORE, META, Meta, Record, SUMMARY, Summary, seal},
     ledger::Ledger,
+    room::{find_room, is_of_the_disk},
     watermark::{self, Mark, Unreadable, Watermark},
     writer::Writer,
 };
@@ -44,34 +45,140 @@ struct Contents {
     ledger: Ledger,
 }
 
-/// Moves a damaged store aside if it is of another boot of the machine: its containers are gone, and what it says is worth
-/// nothing. Where its watermark does not tell, `is_first` says whether nothing was left by a daemon of this boot. Returns
-/// where it is now; `None` if it is of this boot.
-///
-/// # Errors
-/// Why it cannot be moved, or the boot be told.
-pub fn set_aside(dir: &Path, is_first: bool) -> Result<Option<PathBuf>, StoreError> {
-    let failed = |action| move |source| StoreError::io(action, dir, source);
-    let boot_id = kernel_files::boot_id().map_err(failed("read the kernel's boot id for"))?;
-    let of_this_boot = watermark::read(dir).ok().flatten().map_or(!is_first, |mark| mark.boot_id == boot_id);
-    if of_this_boot {
-        return Ok(None);
-    }
-    let aside = dir.with_extension("damaged");
-    match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(StoreError::io("remove what was set aside before", &aside, error));
-        }
-        _ => {}
-    }
-    fs::rename(dir, &aside).map_err(failed("set aside"))?;
-    Ok(Some(aside))
+/// What stands behind an open store.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// Writes it; `None`: nothing can be written there.
+    pub writer: Result<Writer, StoreError>,
+    pub loaded: Loaded,
+    /// Whether records of this boot may be missing.
+    pub has_lost: bool,
+    /// Where a damaged store is now.
+    pub set_aside: Option<PathBuf>,
 }
 
 pub(super) fn open(dir: &Path) -> Result<(Writer, Loaded), StoreError> {
-    let failed = |action| move |source| StoreError::io(action, dir, source);
-    make_private(dir).map_err(failed("make the directory"))?;
+    make_private(dir).map_err(|source| StoreError::io("make the directory", dir, source))?;
+    open_locked(dir, lock(dir)?).map_err(|(error, _)| error)
+}
+
+/// What a node does that has lost records of running containers.
+const GOES_ON: &str =
+    "the node goes on with the endpoints that the kernel and the files beside the socket tell of";
+
+/// Opens the store in whatever state it is: a damaged one is moved aside, and where nothing can be written, a copy in
+/// `scratch` tells what it holds. `is_first` says that no daemon has left anything on this machine since it booted.
+pub(super) fn open_or_begin(dir: &Path, scratch: &Path, is_first: bool) -> Result<Opening, StoreError> {
+    let boot_id = kernel_files::boot_id()
+        .map_err(|source| StoreError::io("read the kernel's boot id for", dir, source))?;
+    match make_private(dir) {
+        Err(why) if is_of_the_disk(&why) => return read_copy(dir, scratch, &boot_id, &why),
+        made => made.map_err(|source| StoreError::io("make the directory", dir, source))?,
+    }
     let lock = lock(dir)?;
+    // Before sled tries, which leaves half a database on a full disk.
+    match find_room(dir) {
+        Err(why) if is_of_the_disk(&why) => return read_copy(dir, scratch, &boot_id, &why),
+        tried => tried.map_err(|source| StoreError::io("write to", dir, source))?,
+    }
+    if !is_first && !dir.join(DATABASE).exists() && !dir.join(watermark::NAME).exists() {
+        tracing::error!("the store in {} is missing; {GOES_ON}", dir.display());
+        aside::note_loss(dir, &boot_id)?;
+    }
+    let (error, lock) = match open_locked(dir, lock) {
+        Ok((writer, loaded)) => {
+            let has_lost = aside::is_loss_noted(dir, &boot_id);
+            return Ok(Opening { writer: Ok(writer), loaded, has_lost, set_aside: None });
+        }
+        Err((error @ StoreError::Damaged { .. }, lock)) => (error, lock),
+        Err((error, _)) => return Err(error),
+    };
+    let mark = watermark::read(dir).ok().flatten();
+    let has_lost = mark.map_or(!is_first, |mark| mark.boot_id == boot_id);
+    if has_lost {
+        aside::note_loss(dir, &boot_id)?;
+    }
+    let aside = aside::set_aside(dir)?;
+    let goes_on =
+        if has_lost { GOES_ON } else { "it is of an earlier boot of the machine, whose containers are gone" };
+    tracing::error!("{error}; it is moved aside as {}, and {goes_on}", aside.display());
+    let (writer, loaded) = open(dir)?;
+    // Not before the new one is taken: whoever waits for it finds that.
+    drop(lock);
+    Ok(Opening { writer: Ok(writer), loaded, has_lost, set_aside: Some(aside) })
+}
+
+/// Reads what a store holds in which nothing can be written. sled writes as it opens, so this is done on a copy.
+pub(super) fn read_copy(
+    dir: &Path,
+    scratch: &Path,
+    boot_id: &str,
+    reason: &io::Error,
+) -> Result<Opening, StoreError> {
+    let why = StoreError::Write { path: dir.to_owned(), detail: reason.to_string() };
+    let copied = remove_tree(scratch).and_then(|()| match copy_tree(dir, scratch) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        copied => copied,
+    });
+    let loaded = match copied {
+        Ok(()) => match open(scratch) {
+            Ok((writer, loaded)) => {
+                discard(writer.db);
+                Ok(loaded)
+            }
+            Err(error @ StoreError::Newer { .. }) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        },
+        Err(error) => Err(format!("cannot copy it to {}: {error}", scratch.display())),
+    };
+    aside::await_sled(scratch);
+    if let Err(error) = remove_tree(scratch) {
+        tracing::warn!(path = %scratch.display(), %error, "cannot remove the copy of the store");
+    }
+    match &loaded {
+        Ok(_) => tracing::error!("{why}; containers go on as they are, and none is added"),
+        Err(unread) => {
+            tracing::error!("{why}; it cannot be read either ({unread}), so {GOES_ON}, and none is added");
+        }
+    }
+    let has_lost = aside::is_loss_noted(dir, boot_id) || loaded.is_err();
+    Ok(Opening { writer: Err(why), loaded: loaded.unwrap_or_default(), has_lost, set_aside: None })
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    make_private(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the store whose lock that is, or gives the lock back.
+fn open_locked(dir: &Path, lock: Flock<File>) -> Result<(Writer, Loaded), (StoreError, Flock<File>)> {
+    match open_database(dir) {
+        Ok((db, contents, watermark)) => {
+            let writer = Writer { db, ledger: contents.ledger, watermark, dir: dir.to_owned(), lock };
+            Ok((writer, contents.loaded))
+        }
+        Err(error) => Err((error, lock)),
+    }
+}
+
+fn open_database(dir: &Path) -> Result<(sled::Db, Contents, Watermark), StoreError> {
+    let failed = |action| move |source| StoreError::io(action, dir, source);
     let boot_id = kernel_files::boot_id().map_err(failed("read the kernel's boot id for"))?;
     let mark = watermark::read(dir).map_err(|unreadable| match unreadable {
         Unreadable::Io(source) => StoreError::io("read the watermark in", dir, source),
@@ -107,10 +214,13 @@ pub(super) fn open(dir: &Path) -> Result<(Writer, Loaded), StoreError> {
         discard(db);
         return Err(error);
     }
-    let watermark =
-        Watermark::create(dir, Mark { boot_id, sequence }).map_err(failed("write the watermark in"))?;
-    let writer = Writer { db, ledger: contents.ledger, watermark, dir: dir.to_owned(), lock };
-    Ok((writer, contents.loaded))
+    match Watermark::create(dir, Mark { boot_id, sequence }) {
+        Ok(watermark) => Ok((db, contents, watermark)),
+        Err(source) => {
+            discard(db);
+            Err(StoreError::io("write the watermark in", dir, source))
+        }
+    }
 }
 
 fn damaged(dir: &Path, detail: String) -> StoreError {
@@ -135,11 +245,19 @@ fn make_private(dir: &Path) -> io::Result<()> {
 
 /// Locks the directory itself: it is there before anything else, and nobody deletes it by mistake.
 fn lock(dir: &Path) -> Result<Flock<File>, StoreError> {
-    let file = File::open(dir).map_err(|source| StoreError::io("open the directory", dir, source))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let failed = |action| move |source| StoreError::io(action, dir, source);
+    let file = File::open(dir).map_err(failed("open the directory"))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => StoreError::Locked { path: dir.to_owned() },
         other => StoreError::io("lock the directory", dir, other.into()),
-    })
+    })?;
+    // Another daemon may have moved it aside since it was opened.
+    let is = |it: &fs::Metadata| (it.dev(), it.ino());
+    let locked = lock.metadata().map_err(failed("look at the directory"))?;
+    match fs::metadata(dir) {
+        Ok(there) if is(&there) == is(&locked) => Ok(lock),
+        _ => Err(StoreError::Locked { path: dir.to_owned() }),
+    }
 }
 
 /// An earlier daemon was stopped while it made its first database.

@@ -203,7 +203,7 @@ fn a_record_too_many_or_changed_is_refused() {
     let extra = serde_json::to_vec(&attachment("x", &["10.7.7.7"])).unwrap();
     tamper(dir.path(), "attachment/net/x/eth0", &extra);
     let (damaged, text) = refused(dir.path());
-    assert!(damaged && text.contains("it holds 2 attachments instead of 1; restore the directory"), "{text}");
+    assert!(damaged && text.contains("it holds 2 attachments instead of 1"), "{text}");
 
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path(), 2);
@@ -266,21 +266,105 @@ fn a_first_start_that_was_cut_short_is_made_up_for() {
     assert_eq!(Store::open(dir.path()).unwrap().1, Loaded::default());
 }
 
-#[test]
-fn a_damaged_store_of_another_boot_is_set_aside() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = dir.path().join("store");
-    fill(&store, 5);
-    let mark = store.join("watermark");
-    assert_eq!(set_aside(&store, true).unwrap(), None, "it is of this boot");
-    std::fs::write(&mark, "cut").unwrap();
-    assert_eq!(set_aside(&store, false).unwrap(), None, "nobody can say");
-    for _ in 0..2 {
-        std::fs::create_dir_all(&store).unwrap();
-        std::fs::write(&mark, "cut").unwrap();
-        let aside = set_aside(&store, true).unwrap().unwrap();
-        assert!(aside.join("watermark").exists() && !store.exists(), "the machine has booted");
+fn read_only() -> std::io::Error {
+    std::io::ErrorKind::ReadOnlyFilesystem.into()
+}
+
+impl Store {
+    /// Opens one as on a disk that is read-only.
+    pub(crate) fn read_only_for_test(dir: &Path) -> (Self, Loaded) {
+        let opening = open::read_copy(dir, &dir.with_extension("copy"), "boot", &read_only()).unwrap();
+        let Found { store, loaded, .. } = Self::of(opening, dir).unwrap();
+        (store, loaded)
     }
-    let (_, loaded) = Store::open(&store).unwrap();
-    assert_eq!(loaded, Loaded::default());
+}
+
+/// A store with content below a state directory of its own, and what it holds.
+fn filled() -> (tempfile::TempDir, PathBuf, Loaded) {
+    let state = tempfile::tempdir().unwrap();
+    let store = state.path().join("store");
+    fill(&store, 5);
+    let (opened, loaded) = Store::open(&store).unwrap();
+    opened.close().unwrap();
+    (state, store, loaded)
+}
+
+fn begun(store: &Path, is_first: bool) -> Found {
+    Store::open_or_begin(store, &store.with_extension("copy"), is_first).unwrap()
+}
+
+#[test]
+fn a_whole_store_opens_as_it_is_and_nothing_is_lost() {
+    let (_state, store, loaded) = filled();
+    for is_first in [false, true] {
+        let found = begun(&store, is_first);
+        assert_eq!((found.loaded, found.set_aside, found.store.has_lost()), (loaded.clone(), None, false));
+    }
+}
+
+#[test]
+fn a_damaged_store_is_moved_aside_and_what_it_held_counts_as_lost_until_it_was_looked_for() {
+    let (_state, store, _) = filled();
+    std::fs::write(store.join("sled/db"), "cut").unwrap();
+    let found = begun(&store, false);
+    assert_eq!(found.loaded, Loaded::default());
+    assert!(found.set_aside.unwrap().join("sled/db").exists());
+    assert!(found.store.has_lost());
+    // The daemon is killed before it has looked; then not.
+    drop(found.store);
+    let again = begun(&store, false);
+    assert_eq!((again.set_aside, again.store.has_lost()), (None, true));
+    again.store.found_lost().unwrap();
+    assert!(!again.store.has_lost());
+    drop(again.store);
+    assert!(!begun(&store, false).store.has_lost());
+}
+
+#[test]
+fn a_damaged_store_of_another_boot_has_lost_nothing() {
+    let (_state, store, _) = filled();
+    std::fs::write(store.join("watermark"), "cut").unwrap();
+    let found = begun(&store, true);
+    assert!(found.set_aside.is_some() && !found.store.has_lost());
+}
+
+#[test]
+fn a_missing_store_has_lost_what_the_daemon_before_had() {
+    let (_state, store, _) = filled();
+    std::fs::remove_dir_all(&store).unwrap();
+    assert!(begun(&store, false).store.has_lost());
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::remove_file(store.with_extension("lost")).unwrap();
+    assert!(!begun(&store, true).store.has_lost(), "it is the first one");
+}
+
+#[test]
+fn a_store_of_a_newer_release_or_of_another_daemon_is_left_alone() {
+    let (_state, store, _) = filled();
+    let _other = Store::open(&store).unwrap();
+    let scratch = store.with_extension("copy");
+    let error = Store::open_or_begin(&store, &scratch, false).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let (_state, store, _) = filled();
+    std::fs::write(store.join("watermark"), "cambric-store 2 whatever").unwrap();
+    let error = Store::open_or_begin(&store, &scratch, false).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { .. }) && store.exists(), "{error}");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_tells_what_it_holds_and_takes_nothing() {
+    let (state, store, loaded) = filled();
+    let scratch = state.path().join("copy");
+    let reason = read_only();
+    let (opened, found) = Store::read_only_for_test(&store);
+    assert_eq!((found, opened.has_lost()), (loaded, false));
+    assert!(!store.with_extension("copy").exists(), "the copy stays");
+    let error = opened.submit(Batch::new()).unwrap_err();
+    assert!(error.to_string().contains("read-only filesystem"), "{error}");
+    assert_eq!(opened.unwritable().unwrap().to_string(), error.to_string());
+    opened.close().unwrap();
+    // What cannot be read either may be anything.
+    std::fs::write(store.join("sled/db"), "cut").unwrap();
+    let opening = open::read_copy(&store, &scratch, "boot", &reason).unwrap();
+    assert_eq!((opening.loaded, opening.has_lost), (Loaded::default(), true));
 }

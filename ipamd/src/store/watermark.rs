@@ -14,7 +14,8 @@ use std::{
 
 /// The version of this file's format.
 const FORMAT: u32 = 1;
-const NAME: &str = "watermark";
+/// The file, in the store's directory.
+pub(super) const NAME: &str = "watermark";
 const MAGIC: &str = "cambric-store";
 
 /// What a watermark says.

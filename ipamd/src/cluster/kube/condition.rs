@@ -11,7 +11,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::failure::words_of;
+use super::{events::Events, failure::words_of};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +29,11 @@ pub struct NetworkCondition {
 impl NetworkCondition {
     pub(super) fn new(config: kube::Config, node: &str) -> Self {
         Self { config, node: node.into() }
+    }
+
+    /// What else is told of the same node.
+    pub fn events(&self) -> Events {
+        Events::new(self.config.clone(), &self.node)
     }
 
     /// Says that the network is available, again and again until the server has taken it in.

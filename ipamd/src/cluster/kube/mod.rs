@@ -10,6 +10,7 @@ mod collection;
 mod condition;
 mod contact;
 mod definitions;
+mod events;
 mod exchange;
 mod failure;
 mod keys;
@@ -53,6 +54,7 @@ pub use self::{
     asking::{AskError, Asking},
     client::ClientError,
     condition::NetworkCondition,
+    events::{Events, Notice},
 };
 use super::{
     Source, SourceState,

@@ -123,3 +123,28 @@ async fn a_file_says_nothing_of_what_is_gone_or_was_made_anew() {
     bench.restart();
     assert_eq!(bench.node().endpoints(), of_store, "the record is another's");
 }
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_adds_nothing_and_keeps_what_is_found() {
+    let mut bench = Bench::new();
+    let before = bench.add_pod("a").await;
+    drop(bench.node.take());
+    bench.unwritable = true;
+    // Only the kernel knows the other one.
+    let of_a = bench.kernel.lock().endpoints.values().next().copied().unwrap();
+    bench.restart();
+    assert_eq!(bench.node().endpoints(), [before]);
+    let why = bench.node().unready().unwrap();
+    assert!(why.starts_with("cannot write to the store in "), "{why}");
+    let refused = bench.node().reserve(&request("b")).unwrap_err();
+    assert_eq!((refused.kind, refused.message), (ErrorKind::TryAgainLater, why));
+    let ip: IpAddr = "10.0.1.2".parse().unwrap();
+    let entries = [(ip, EndpointEntry { ifindex: bench.link("c"), ..of_a })].into();
+    assert!(bench.node().adopt(&key("c"), &entries).unwrap());
+    assert_eq!(bench.node().endpoint_of(ip).unwrap().key, key("c"), "its address is reserved");
+    assert!(!bench.kernel.lock().endpoints.contains_key(&ip), "nothing of it passes");
+    bench.unwritable = false;
+    bench.restart();
+    assert_eq!(bench.node().unready(), None);
+    bench.node().reserve(&request("b")).unwrap();
+}

@@ -1,7 +1,7 @@
 //! Changes of the cluster: whole, or not at all.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -13,8 +13,12 @@ use super::{
     settle::{Unsettled, Writes},
     state::{Closed, State, Unfit},
     tables::{Slot, TableError},
+    trials,
 };
-use crate::{cluster::objects::Change, policy::compile::world::LocalEndpoint};
+use crate::{
+    cluster::objects::{Change, Object},
+    policy::compile::world::LocalEndpoint,
+};
 
 /// Why an endpoint is not enforced.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,11 @@ pub enum EnforceError {
     Abandoned,
 }
 
+/// Whether a change puts a policy.
+fn is_policy(change: &Change) -> bool {
+    matches!(change, Change::Put(Object::Policy(_)))
+}
+
 impl State {
     /// Brings the tables to where the world is.
     pub fn bring(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
@@ -55,40 +64,81 @@ impl State {
 
     /// Takes changes in: together, or, if they do not fit together, those that fit.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<Writes, TableError> {
+        if let [change] = &*changes {
+            return self.apply_alone(change.clone());
+        }
         let mut concerned = BTreeSet::new();
         let mut undo = Vec::new();
-        let single = changes.len() == 1;
         for change in &changes {
             self.unfit.remove(&change.id());
             undo.extend(self.absorb(change.clone(), &mut concerned));
         }
         self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
-        let overflow = match self.bring(concerned.clone()) {
+        match self.bring(concerned.clone()) {
             Ok(writes) => return Ok(writes),
             Err(Unsettled::Table(error)) => return Err(error),
-            Err(Unsettled::Overflow(overflow)) => overflow,
-        };
+            Err(Unsettled::Overflow(_)) => {}
+        }
         for change in undo.into_iter().rev() {
             self.absorb(change, &mut concerned);
         }
+        self.back(concerned)?;
+        self.apply_in_pieces(changes)
+    }
+
+    /// Takes those of changes in that fit, where all do not: each namespace by itself, and of one a half after the other.
+    fn apply_in_pieces(&mut self, mut changes: Vec<Change>) -> Result<Writes, TableError> {
+        let first = changes.first().map(Change::id).and_then(|id| id.namespace);
         let mut writes = Writes::default();
-        if single {
-            self.leave_out(changes, &overflow.to_string());
-            self.back(concerned)?;
-        } else {
-            self.back(concerned)?;
-            for change in changes {
-                writes += self.apply_alone(change)?;
+        if changes.iter().all(|it| it.id().namespace == first) {
+            let rest = changes.split_off(changes.len() / 2);
+            for half in [changes, rest] {
+                let half = self.without_untried(half);
+                if !half.is_empty() {
+                    writes += self.apply(half)?;
+                }
             }
+            return Ok(writes);
+        }
+        // What is in no namespace comes first: it says what the others are.
+        let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            namespaces.entry(change.id().namespace).or_default().push(change);
+        }
+        for of_it in namespaces.into_values() {
+            writes += self.apply(of_it)?;
         }
         Ok(writes)
     }
 
+    /// Leaves out policies that are not to be tried now, for too many of their namespace that did not fit were tried. What goes is
+    /// always tried.
+    fn without_untried(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        let now = trials::now();
+        let mut tried = Vec::with_capacity(changes.len());
+        for change in changes {
+            let id = change.id();
+            match &id.namespace {
+                Some(namespace) if is_policy(&change) && !self.trials.may_try(namespace, now) => {
+                    let reason = format!(
+                        "so much of the namespace {namespace} does not fit that this one is tried later only"
+                    );
+                    self.unfit.insert(id, Unfit { change, reason, tried: false });
+                }
+                _ => tried.push(change),
+            }
+        }
+        tried
+    }
+
     /// Takes one change in; if it does not fit, what was there before stays.
-    pub fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
+    fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
+        let [change] = &*self.without_untried(vec![change]) else { return Ok(Writes::default()) };
+        let began = trials::processor_time();
         let mut concerned = BTreeSet::new();
         self.unfit.remove(&change.id());
         let undo = self.absorb(change.clone(), &mut concerned);
+        self.room_made |= matches!(undo, Some(Change::Put(_)));
         match self.bring(concerned.clone()) {
             Ok(writes) => Ok(writes),
             Err(Unsettled::Table(error)) => Err(error),
@@ -96,8 +146,12 @@ impl State {
                 if let Some(undo) = undo {
                     self.absorb(undo, &mut concerned);
                 }
-                self.leave_out(vec![change], &overflow.to_string());
+                self.leave_out(change.clone(), overflow.to_string());
                 self.back(concerned)?;
+                if let Some(namespace) = change.id().namespace {
+                    let took = trials::processor_time().saturating_sub(began);
+                    self.trials.came_to_nothing(&namespace, took, trials::now());
+                }
                 Ok(Writes::default())
             }
         }
@@ -117,19 +171,17 @@ impl State {
         }
     }
 
-    fn leave_out(&mut self, changes: Vec<Change>, reason: &str) {
-        for change in changes {
-            let id = change.id();
-            match &change {
-                Change::Put(_) => tracing::warn!(object = %id, reason, "does not fit, and is not enforced"),
-                // What is not there goes without being asked.
-                Change::Remove(_) if !self.is_in_force(&id) => continue,
-                Change::Remove(_) => {
-                    tracing::warn!(object = %id, reason, "is gone, and stays in force: the others do not fit without it");
-                }
+    fn leave_out(&mut self, change: Change, reason: String) {
+        let id = change.id();
+        match &change {
+            Change::Put(_) => tracing::warn!(object = %id, reason, "does not fit, and is not enforced"),
+            // What is not there goes without being asked.
+            Change::Remove(_) if !self.is_in_force(&id) => return,
+            Change::Remove(_) => {
+                tracing::warn!(object = %id, reason, "is gone, and stays in force: the others do not fit without it");
             }
-            self.unfit.insert(id, Unfit { change, reason: reason.to_owned() });
         }
+        self.unfit.insert(id, Unfit { change, reason, tried: true });
     }
 
     /// Takes an endpoint in, or its new state; a new one at this place, if one is given. When this returns it is enforced.
@@ -209,13 +261,16 @@ impl State {
         self.back(concerned)
     }
 
-    /// Tries what did not fit once more.
+    /// Tries what did not fit once more if there may be room now, and what was not tried yet.
     pub fn retry_unfit(&mut self) -> Result<(), TableError> {
-        if !std::mem::take(&mut self.room_made) {
-            return Ok(());
-        }
-        for (_, Unfit { change, .. }) in std::mem::take(&mut self.unfit) {
-            self.apply_alone(change)?;
+        let room_made = std::mem::take(&mut self.room_made);
+        let due = self.unfit.iter().filter(|(_, it)| room_made || !it.tried);
+        let mut due: Vec<_> = due.map(|(id, it)| (it.tried, id.clone())).collect();
+        // Who was never tried comes first.
+        due.sort();
+        for (_, id) in due {
+            let Some(Unfit { change, .. }) = self.unfit.get(&id) else { continue };
+            self.apply_alone(change.clone())?;
         }
         // What was left out again made no room.
         self.room_made = false;

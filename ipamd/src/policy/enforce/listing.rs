@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// How many objects that are not in force are told of as Events.
+const TOLD: usize = 100;
+
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -164,7 +167,7 @@ impl State {
                 in_force: self.is_in_force(id),
             }
         };
-        let unfit = self.unfit.iter().map(|(id, Unfit { change, reason })| match change {
+        let unfit = self.unfit.iter().map(|(id, Unfit { change, reason, .. })| match change {
             Change::Put(object) => of(id, Some(object), "", reason.clone()),
             Change::Remove(_) => {
                 of(id, None, "", format!("it is gone, and what is left does not fit: {reason}"))
@@ -189,6 +192,13 @@ impl Enforcer {
         let policies = policies.map(|policy| state.summary(policy)).collect();
         let refused = state.refusals.iter().map(|it| state.refused(it)).chain(state.left_out()).collect();
         (policies, refused)
+    }
+
+    /// Objects that are not in force as they are written, each with why in a word; `None` while a change is under way.
+    pub fn not_enforced(&self) -> Option<Vec<(RefusedObject, &'static str)>> {
+        let state = self.try_state()?;
+        let refused = state.refusals.iter().map(|it| (state.refused(it), "Refused"));
+        Some(refused.chain(state.left_out().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect())
     }
 
     /// Everything of the policies in force that are meant.

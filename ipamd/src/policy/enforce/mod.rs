@@ -14,6 +14,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod trials;
 
 use std::{
     collections::BTreeSet,

@@ -80,16 +80,15 @@ impl State {
         }
     }
 
-    /// Policies come one after the other, so that those are left out that do not fit.
+    /// Policies come in pieces, so that those are left out that do not fit.
     fn fill_piece_by_piece(&mut self) -> Result<(), Unsettled> {
         let policies = std::mem::take(&mut self.world.policies);
         let all = self.derive();
         self.settle(all)?;
         let mut ordered = policies.into_values().map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
         ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (_, policy) in ordered {
-            self.apply_alone(Change::Put(Object::Policy(policy)))?;
-        }
+        let puts = ordered.into_iter().map(|(_, policy)| Change::Put(Object::Policy(policy))).collect();
+        self.apply(puts)?;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::{
     peers::Peers,
     places::{Place, Places},
     tables::{Posture, Slot, Tables},
+    trials::Trials,
 };
 use crate::{
     cluster::objects::{Change, Kind, ObjectId, Refusal},
@@ -49,6 +50,8 @@ pub(super) struct Endpoint {
 pub(super) struct Unfit {
     pub change: Change,
     pub reason: String,
+    /// Whether it was tried; else it waits for that.
+    pub tried: bool,
 }
 
 /// An endpoint whose policy did not get into the tables after its ADD had to go on.
@@ -86,6 +89,8 @@ pub(super) struct State {
     pub unfit: BTreeMap<ObjectId, Unfit>,
     /// Something went that may make room for what did not fit.
     pub room_made: bool,
+    /// What trying those has cost.
+    pub trials: Trials,
     /// Endpoints that are served although their policy is in no table: nothing of theirs passes.
     pub closed: BTreeMap<AttachmentKey, Closed>,
     /// Also given out by who does not have the state.
@@ -110,6 +115,7 @@ impl State {
             refusals: Vec::new(),
             unfit: BTreeMap::new(),
             room_made: false,
+            trials: Trials::default(),
             closed: BTreeMap::new(),
             places: Arc::default(),
             started: false,

@@ -151,6 +151,45 @@ fn scattered(policies: usize, ports: usize) -> String {
     (0..policies).map(policy).collect()
 }
 
+/// Of the processor, for this thread alone: others may be busy.
+fn processor_time() -> Duration {
+    Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap())
+}
+
+#[test]
+fn a_namespace_whose_policies_do_not_fit_keeps_nobody_from_others() {
+    let most = Limits { entries: 2_000, rules: 20_000, ..ROOM };
+    let other = LocalEndpoint { key: local(2, "x").key, ..local(2, "guarded") };
+    let other =
+        LocalEndpoint { pod: other.pod.map(|pod| wire::Pod { namespace: "other".into(), ..pod }), ..other };
+    let bench = Bench::started(most, &[local(1, "guarded"), other], &remote(1, "friend"));
+    let theirs = guard("fits", "80").replace("namespace: n", "namespace: other");
+    let mut cluster = puts(&scattered(600, 50));
+    cluster.extend(puts(&theirs));
+    let began = processor_time();
+    bench.enforcer.apply(Batch { changes: cluster, refusals: None });
+    let took = processor_time().saturating_sub(began);
+    println!("600 policies of which some 40 fit: {took:?}");
+    let in_force = |namespace: &str| {
+        let (policies, _) = bench.enforcer.policies();
+        policies.iter().filter(|it| it.policy.namespace.as_deref() == Some(namespace)).count()
+    };
+    assert_eq!(in_force("other"), 1, "the other namespace's policy is in force");
+    let fit = in_force("n");
+    assert!((30..=40).contains(&fit), "{fit}");
+    let (_, refused) = bench.enforcer.policies();
+    assert_eq!(refused.len(), 600 - fit);
+    assert!(refused.iter().any(|it| it.reason.contains("room for 2000")), "{:?}", refused[0]);
+    // What is tried again and again is bounded, too.
+    let began = processor_time();
+    for _ in 0..5 {
+        bench.enforcer.retry();
+    }
+    let again = processor_time().saturating_sub(began);
+    println!("five looks for room: {again:?}");
+    assert!(took < Duration::from_secs(20) && again < Duration::from_secs(10), "{took:?}, {again:?}");
+}
+
 #[test]
 fn many_single_ports_cost_little_more_than_each_of_them() {
     let most = Limits { entries: 20_000, rules: 20_000, ..ROOM };
@@ -159,11 +198,9 @@ fn many_single_ports_cost_little_more_than_each_of_them() {
         let cluster = puts(&scattered(4, ports / 4));
         let least = (0..3).map(|_| {
             let bench = Bench::started(most, &pods, &remote(1, "friend"));
-            // Time of this thread alone: others may be busy.
-            let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
-            let began = now();
+            let began = processor_time();
             bench.enforcer.apply(Batch { changes: cluster.clone(), refusals: None });
-            let took = now().saturating_sub(began);
+            let took = processor_time().saturating_sub(began);
             assert!(bench.passes("n/r1", "n/p1", 2) && !bench.passes("n/r1", "n/p1", 3));
             assert!(bench.enforcer.problems().is_empty(), "{:?}", bench.enforcer.problems());
             took

@@ -1,0 +1,74 @@
+//! How much the node gives to trying objects that do not fit. Each that is tried is compiled with all the others of its pods, so
+//! thousands that do not fit would keep the node from everybody's policies for minutes. Therefore what comes to nothing is
+//! on the account of its namespace, which is filled up again little by little; what an empty one would pay for is left out untried.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// What an account holds at most: processor time.
+const ROOM: Duration = Duration::from_secs(1);
+/// The share of the time that passes by which it is filled up: a fiftieth.
+const SHARE: u32 = 50;
+
+/// Of an account: how much was taken from it, and when.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    spent: Duration,
+    at: Duration,
+}
+
+/// The accounts of the namespaces that have taken something. Times are those of a steady clock.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trials(BTreeMap<Box<str>, Taken>);
+
+impl Trials {
+    /// Whether another object of this namespace may be tried.
+    pub fn may_try(&mut self, namespace: &str, now: Duration) -> bool {
+        self.0.retain(|_, taken| !left(taken, now).is_zero());
+        self.0.get(namespace).is_none_or(|taken| left(taken, now) < ROOM)
+    }
+
+    /// One was tried for so long, and did not fit.
+    pub fn came_to_nothing(&mut self, namespace: &str, took: Duration, now: Duration) {
+        let spent = self.0.get(namespace).map_or(Duration::ZERO, |taken| left(taken, now)) + took;
+        self.0.insert(namespace.into(), Taken { spent, at: now });
+    }
+}
+
+/// What is still taken of an account.
+fn left(taken: &Taken, now: Duration) -> Duration {
+    taken.spent.saturating_sub(now.saturating_sub(taken.at) / SHARE)
+}
+
+/// The time that this thread has had a processor: others may be busy.
+pub(super) fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The time of a steady clock.
+pub(super) fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_spent_its_time_waits_until_some_has_passed_and_nobody_else_does() {
+        let mut trials = Trials::default();
+        let at = Duration::from_secs;
+        for _ in 0..4 {
+            assert!(trials.may_try("a", at(0)));
+            trials.came_to_nothing("a", Duration::from_millis(300), at(0));
+        }
+        assert!(!trials.may_try("a", at(0)) && trials.may_try("b", at(0)));
+        assert!(!trials.may_try("a", at(10)), "a fiftieth of it is the room for what was taken beyond");
+        assert!(trials.may_try("a", at(11)));
+        trials.came_to_nothing("a", Duration::from_millis(300), at(11));
+        assert!(!trials.may_try("a", at(11)));
+        assert!(trials.may_try("a", at(60)));
+        assert!(trials.may_try("b", at(1000)) && trials.0.is_empty(), "what is full again is forgotten");
+    }
+}
