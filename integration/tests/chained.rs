@@ -10,7 +10,7 @@ use integration::{
     needs_root,
     testbed::{
         First, Listeners, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Pod, Settings, allowed,
-        denied, eventually, hold, tcp, udp,
+        denied, hold, tcp, udp,
     },
 };
 use serde_json::{Value, json};
