@@ -31,7 +31,7 @@ static long FN(age_entry)(void *map, const CT_KEY *key, CT_ENTRY *entry, struct 
 		/* Two processors have written at once. */
 		entry->seen = mate->seen;
 		entry->flags = (entry->flags & ~CT_STATE) | (mate->flags & CT_STATE);
-	} else if (FN(ends_are_gone)(key, entry, &first, &second)) {
+	} else if (FN(ends_are_others)(key, entry, &first, &second)) {
 		FN(forget)(key, entry, &room);
 		ageing->forgotten++;
 		return 0;

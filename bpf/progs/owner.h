@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A flow ends with its endpoints: who gets an address later inherits nothing of it. Who a flow's ends were is told by the
+ * A flow ends with its endpoints: who gets an address later inherits nothing of it, nor of what was sent there while it was
+ * nobody's. Who a flow's ends were is told by the
  * indices of their host ends, which its ways hold: the kernel gives a number to another interface only when all have had
  * their turn. Asked on the slow path, which every flow comes to after an endpoint of it has gone, for that is a change of its address.
  */
@@ -15,8 +16,9 @@ static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, 
 	return bpf_map_lookup_elem(&MAP(endpoints), key);
 }
 
-/* Whether an endpoint that was one end of the flow is gone. `first` and `second` are room for addresses. */
-static __always_inline bool FN(ends_are_gone)(const CT_KEY *key, const CT_ENTRY *entry, ADDRESS *first, ADDRESS *second)
+/* Whether the flow's ends are others by now: an endpoint is gone, or there is one at an address that was nobody's here.
+ * `first` and `second` are room for addresses. */
+static __always_inline bool FN(ends_are_others)(const CT_KEY *key, const CT_ENTRY *entry, ADDRESS *first, ADDRESS *second)
 {
 	__u32 opener = entry->opener & 1;
 	bool far = entry->flags & CT_FAR_VIEW;
@@ -27,17 +29,11 @@ static __always_inline bool FN(ends_are_gone)(const CT_KEY *key, const CT_ENTRY 
 	*first = elsewhere && !opener == far ? entry->nat_address[0] : key->address[0];
 	*second = elsewhere && opener == far ? entry->nat_address[1] : key->address[1];
 
-	__u32 of_first = entry->way[0].ingress, of_second = entry->way[1].ingress;
-
-	if (of_first) {
-		endpoint = bpf_map_lookup_elem(&MAP(endpoints), first);
-		if (!endpoint || endpoint->ifindex != of_first)
-			return true;
-	}
-	if (!of_second)
-		return false;
+	endpoint = bpf_map_lookup_elem(&MAP(endpoints), first);
+	if ((endpoint ? endpoint->ifindex : 0) != entry->way[0].ingress)
+		return true;
 	endpoint = bpf_map_lookup_elem(&MAP(endpoints), second);
-	return !endpoint || endpoint->ifindex != of_second;
+	return (endpoint ? endpoint->ifindex : 0) != entry->way[1].ingress;
 }
 
 /* The same. `key` is the flow's, in scratch. */
@@ -47,7 +43,7 @@ __noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
 
 	if (!room || !key || !entry)
 		return false;
-	return FN(ends_are_gone)(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
+	return FN(ends_are_others)(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
 }
 
 /* The entry of a flow whose ends are still there and whose time is not over; otherwise it is forgotten. */

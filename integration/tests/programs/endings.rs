@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER};
+use bpf::layout::{CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, CtEntry, CtKey};
 use integration::programs::{Bench, DROP, FAR4, Knobs, Local, NODE4, PASS, REDIRECT, Served};
 
 use crate::{masquerade::send_out, packets::*};
@@ -61,8 +61,47 @@ fn who_gets_an_address_inherits_no_flow_of_the_node() {
     let ran = bench.run("from_endpoint", b.ifindex, &tcp4(&b, heir.ipv4, (2, 1), TCP_ACK)).unwrap();
     assert_eq!(ran.action, REDIRECT);
     let [(key, entry)] = bench.flows4().unwrap()[..] else { panic!("one flow") };
-    let opener = bpf::layout::CtKey::sides(&key)[usize::from(entry.opener)].0;
+    let opener = CtKey::sides(&key)[usize::from(entry.opener)].0;
     assert_eq!((opener, entry.flags & CT_REPLIED), (IpAddr::from(b.ipv4), 0), "a flow of its own");
+}
+
+/// Who has opened the flow between two addresses.
+fn opener(bench: &Bench, one: &Local, other: &Local) -> IpAddr {
+    let flows = bench.flows4().unwrap();
+    let between = |sides: [(IpAddr, u16); 2]| {
+        [one, other].iter().all(|it| sides.iter().any(|side| side.0 == IpAddr::from(it.ipv4)))
+    };
+    let (key, entry) = flows.iter().find(|(key, _)| between(key.sides())).expect("a flow");
+    key.sides()[CtEntry::opener(entry)].0
+}
+
+#[test]
+fn who_gets_an_address_meets_no_flow_that_was_opened_to_it_before() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let heir = Local { ipv4: [10, 88, 0, 9].into(), ..b };
+    let web = Local { ipv4: [10, 88, 0, 8].into(), ..b };
+    bench.exempt([10, 88, 0, 0].into(), 24).unwrap();
+    bench.remove_endpoint(&b).unwrap();
+    // Nobody has the addresses; one is a backend's already.
+    let vip = [10, 96, 0, 1].into();
+    bench.serve(&Served::tcp(1, (vip, 80).into(), &[(web.ipv4, 8080).into()])).unwrap();
+    for packet in [udp4(&a, heir.ipv4, (53, 5000)), tcp4(&a, vip, (40_000, 80), TCP_SYN)] {
+        bench.run("from_endpoint", a.ifindex, &packet).unwrap();
+    }
+    assert_eq!(opener(&bench, &a, &heir), IpAddr::from(a.ipv4));
+    assert_eq!(opener(&bench, &a, &web), IpAddr::from(a.ipv4));
+    bench.add_endpoint(&heir, 0).unwrap();
+    bench.raise_epoch().unwrap();
+    let sent = bench.run("from_endpoint", b.ifindex, &udp4(&heir, a.ipv4, (5000, 53))).unwrap();
+    assert_eq!(sent.action, REDIRECT);
+    assert_eq!(opener(&bench, &a, &heir), IpAddr::from(heir.ipv4), "it is no answer");
+    bench.remove_endpoint(&heir).unwrap();
+    bench.add_endpoint(&web, 0).unwrap();
+    bench.raise_epoch().unwrap();
+    let sent = bench.run("from_endpoint", b.ifindex, &tcp4(&web, a.ipv4, (8080, 40_000), TCP_SYN)).unwrap();
+    assert_eq!((sent.action, seen(&sent.packet).source), (REDIRECT, web.ipv4.into()), "nor the service's");
+    assert_eq!(opener(&bench, &a, &web), IpAddr::from(web.ipv4));
 }
 
 #[test]
