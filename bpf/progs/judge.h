@@ -253,7 +253,9 @@ __noinline int FN(check_sender)(const PACKET *packet, __u32 at_uplink)
 		return DROP_MARTIAN;
 	/* A node that answers clients directly sends on, marked, what another node's own process has sent to it. And what netfilter
 	 * has translated goes through the stack with an address of the node. */
-	return at_uplink && !room->marked && FN(is_of_node)(room, state, sender) ? DROP_MARTIAN : PARSED;
+	return at_uplink && !room->marked && (FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender)) ?
+		       DROP_MARTIAN :
+		       PARSED;
 }
 
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */

@@ -86,8 +86,8 @@ struct {
 	__type(value, __u8);
 } no_masquerade6 SEC(".maps");
 
-/* The prefixes of other nodes' endpoints: the address that the node sends from directly, of the prefix's family; zero: what
- * it sends comes by the overlay alone. */
+/* Where senders are, by their prefix. Of other nodes' endpoints: the address that the node sends from directly, of the prefix's
+ * family; zero: what it sends comes by the overlay alone. All ones: here, or nowhere. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, PREFIX_ENTRIES);

@@ -3,8 +3,26 @@
  * Where a sender is. An address of another node's endpoint is believed if the packet comes by the overlay, whose frames are
  * taken from nodes alone, or directly from that node. Which of both a node does is its own choice, so neither is asked for:
  * a router, or who is behind one, does neither. And an address of an endpoint of this node is believed behind its own
- * interface alone. Asked of the first packet of a flow.
+ * interface alone. What this node itself gives out, and has given to none, nobody has beyond an uplink; behind another
+ * interface may be the pods of another plugin. Asked of the first packet of a flow.
  */
+
+/* Whether a prefix is this node's own: as `node_prefixes` says it, for no machine has that address. */
+static __always_inline bool FN(is_here)(const ADDRESS *machine)
+{
+	return machine->word[0] == 0xffffffff;
+}
+
+/* Whether an address is a service's alone, and met on the node alone: nobody sends from there beyond it. */
+static __always_inline bool FN(is_cluster_ip)(struct scratch *room, const ADDRESS *address)
+{
+	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	struct frontend *of_address;
+
+	*key = (FRONTEND_KEY){ .address = *address };
+	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
+	return of_address && of_address->flags & ADDRESS_OF_SERVICE && of_address->flags & INSIDE_ONLY;
+}
 
 /* Whether a packet's Ethernet source is that of a node: as it was last seen, or as the neighbour table has it. */
 __noinline int FN(is_from_machine)(struct __sk_buff *skb)
@@ -80,6 +98,8 @@ __noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
 
 	if (likely(!machine))
 		return PARSED;
+	if (FN(is_here)(machine))
+		return by_stack ? PARSED : DROP_MARTIAN;
 	/* Of what comes by an uplink, the stack has what was seen there. */
 	if (by_stack)
 		return uplink ? PARSED : DROP_FOREIGN_WAY;
@@ -113,5 +133,18 @@ __noinline int FN(check_reporter)(const PACKET *packet, __u32 ifindex)
 
 	if (endpoint && endpoint->ifindex != ifindex && (at_uplink || !(endpoint->flags & ENDPOINT_CHAINED)))
 		return DROP_FORGED_ENDPOINT;
-	return at_uplink && FN(is_of_node)(room, state, sender) ? DROP_MARTIAN : PARSED;
+	if (!at_uplink)
+		return PARSED;
+
+	PREFIX *prefix = (PREFIX *)&room->prefix;
+
+	prefix->length = sizeof(ADDRESS) * 8;
+	prefix->address = *sender;
+
+	/* A router may be anybody beyond. */
+	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+
+	return (machine && FN(is_here)(machine)) || FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender) ?
+		       DROP_MARTIAN :
+		       PARSED;
 }

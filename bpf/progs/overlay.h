@@ -26,6 +26,46 @@ static __always_inline bool FN(is_our_frame)(struct __sk_buff *skb, const PACKET
 	       bpf_ntohl(header->id) >> 8 == overlay_id;
 }
 
+/* Whether another node's endpoints are met at the address by their own: where they are not masqueraded. */
+static __always_inline bool FN(meets_endpoints)(struct scratch *room, const struct node *state, const ADDRESS *address)
+{
+	PREFIX *exempt = (PREFIX *)&room->prefix;
+
+	exempt->length = sizeof(ADDRESS) * 8;
+	exempt->address = *address;
+	return !state->masquerade || bpf_map_lookup_elem(&MAP(no_masquerade), exempt);
+}
+
+/* Keeps from the host what somebody sends as a local endpoint, as the node itself, or as who is not where it came from. */
+static __always_inline int FN(guard_host)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room,
+					  const struct node *state)
+{
+	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
+	 * its configuration says so. Options that it does not like it answers with an error, to who is said to have sent them. */
+	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN) &&
+	    likely(packet->transport <= ETH_HLEN + sizeof(IP_HEADER)))
+		return PASS;
+
+	ADDRESS *sender = (ADDRESS *)&room->sender;
+
+	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
+	if (bpf_map_lookup_elem(&MAP(endpoints), sender))
+		return FN(refuse)(packet, DROP_FORGED_ENDPOINT, skb->ifindex);
+	if (FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender))
+		return FN(refuse)(packet, DROP_MARTIAN, skb->ifindex);
+	/* A router may tell of errors, and be anybody. */
+	if (packet->kind == PACKET_ERROR)
+		return PASS;
+
+	int reason = FN(check_origin)(skb, false);
+
+	/* Who is not masqueraded comes by whatever way leads to the node's address. */
+	if (likely(!reason) ||
+	    (reason == DROP_FOREIGN_WAY && FN(meets_endpoints)(room, state, &packet->destination)))
+		return PASS;
+	return FN(refuse)(packet, reason, skb->ifindex);
+}
+
 /* Lets the host have what is for it, unless somebody sends as a local endpoint or as the node itself; a frame of the overlay
  * only if a node of the cluster has sent it. */
 static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room,
@@ -43,20 +83,7 @@ static __always_inline int FN(to_host)(struct __sk_buff *skb, const PACKET *pack
 	if (overlay_port && unlikely(packet->protocol == IPPROTO_ESP || packet->protocol == IPPROTO_AH) &&
 	    FN(is_machine)(&packet->source))
 		skb->priority = FRAME_SEEN;
-	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
-	 * its configuration says so. Options that it does not like it answers with an error, to who is said to have sent them. */
-	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN) &&
-	    likely(packet->transport <= ETH_HLEN + sizeof(IP_HEADER)))
-		return PASS;
-
-	ADDRESS *sender = (ADDRESS *)&room->sender;
-
-	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
-	if (bpf_map_lookup_elem(&MAP(endpoints), sender))
-		return FN(refuse)(packet, DROP_FORGED_ENDPOINT, skb->ifindex);
-	if (FN(is_of_node)(room, state, sender))
-		return FN(refuse)(packet, DROP_MARTIAN, skb->ifindex);
-	return PASS;
+	return FN(guard_host)(skb, packet, room, state);
 }
 
 /* What came with a broadcast or multicast Ethernet address. */
@@ -69,7 +96,11 @@ static __always_inline int FN(from_broadcast)(struct __sk_buff *skb)
 	/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
 	if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source))
 		return drop(DROP_FORGED_ENDPOINT);
-	if (!room || parsed || !FN(is_our_frame)(skb, &packet, room))
+	const struct node *state = node_state();
+
+	if (!room || !state || parsed)
 		return PASS;
-	return FN(refuse)(&packet, DROP_FOREIGN_FRAME, skb->ifindex);
+	if (FN(is_our_frame)(skb, &packet, room))
+		return FN(refuse)(&packet, DROP_FOREIGN_FRAME, skb->ifindex);
+	return FN(guard_host)(skb, &packet, room, state);
 }

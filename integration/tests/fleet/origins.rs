@@ -159,7 +159,9 @@ fn what_a_pod_of_another_node_sends_comes_from_that_node() -> Result<()> {
     in_time("all reach all", || all_reach_all(&[&a, &b, &c]))?;
     let stranger = Stranger::in_subnet(&fleet)?;
     let router_mac = fleet.router.netns().mac_of("lan1")?;
-    for (node, pod, others) in [(&one, &a.pod, [&b.pod, &c.pod]), (&two, &b.pod, [&a.pod, &c.pod])] {
+    for (node, site, pod, others) in
+        [(&one, ONE, &a.pod, [&b.pod, &c.pod]), (&two, TWO, &b.pod, [&a.pod, &c.pod])]
+    {
         let inside = pod.tap(MARK)?;
         let to_mac = node.netns().mac_of("uplink")?;
         for (from, to) in others.into_iter().flat_map(|other| pairs(other, pod)) {
@@ -168,6 +170,11 @@ fn what_a_pod_of_another_node_sends_comes_from_that_node() -> Result<()> {
                 let frame = plain(from_mac, to_mac, from, to)?;
                 is_dropped(node, "foreign_way", &inside, || stranger.send(&frame))
                     .with_context(|| format!("{from} to {to}"))?;
+                // Nor to the node's own stack: its node would have masqueraded it.
+                let own = if to.is_ipv4() { site.ipv4().into() } else { site.ipv6().into() };
+                let frame = plain(from_mac, to_mac, from, own)?;
+                is_dropped(node, "foreign_way", &inside, || stranger.send(&frame))
+                    .with_context(|| format!("{from} to {own}"))?;
             }
         }
     }

@@ -12,6 +12,7 @@ use integration::{
 };
 
 use crate::scene::{Ends, MARK, closed, is_dropped, node, of_wire, open, tap, udp};
+use crate::table::{FAR_POD4, FAR_POD6, NODES};
 
 #[test]
 fn the_wire_sends_to_pods_as_no_one_that_it_cannot_be() -> Result<()> {
@@ -42,16 +43,52 @@ fn the_wire_sends_to_the_node_neither_as_its_pods_nor_as_itself() -> Result<()> 
     for name in ["all", "uplink"] {
         node.netns().sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
     }
+    // Once the prefixes of the far node are known.
+    node.apply("nodes.yaml", NODES)?;
+    for (from, to) in
+        [(IpAddr::from(FAR_POD4), IpAddr::from(pod.ipv4())), (FAR_POD6.into(), pod.ipv6().into())]
+    {
+        let before = node.drops("foreign_way")?;
+        // Each is the first of its flow.
+        let mut ports = 7000..;
+        let refused = || {
+            let frame = udp(ends, from, to, ports.next().unwrap_or_default());
+            frame.and_then(|frame| frames.send(&frame)).is_ok()
+                && node.drops("foreign_way").is_ok_and(|now| now > before)
+        };
+        ensure!(eventually(Duration::from_secs(10), refused), "{from}: {}", node.log());
+    }
     let port = 9999;
-    for (pod, node_address, far) in [
-        (IpAddr::from(pod.ipv4()), IpAddr::from(NODE4), IpAddr::from(NEIGHBOUR4)),
-        (pod.ipv6().into(), NODE6.into(), NEIGHBOUR6.into()),
+    for (pod, node_address, far, others) in [
+        (
+            IpAddr::from(pod.ipv4()),
+            IpAddr::from(NODE4),
+            IpAddr::from(NEIGHBOUR4),
+            [
+                (FAR_POD4.into(), "foreign_way"),
+                ("10.88.0.77".parse()?, "martian"),
+                ("192.0.2.255".parse()?, "martian"),
+            ],
+        ),
+        (
+            pod.ipv6().into(),
+            NODE6.into(),
+            NEIGHBOUR6.into(),
+            [
+                (FAR_POD6.into(), "foreign_way"),
+                ("fd00:88::77".parse()?, "martian"),
+                ("fd00:88::".parse()?, "martian"),
+            ],
+        ),
     ] {
         let socket = node.netns().inside(|| UdpSocket::bind((node_address, port)))?;
         socket.set_read_timeout(Some(Duration::from_secs(3)))?;
-        for (source, reason) in [(pod, "forged_endpoint"), (node_address, "martian")] {
+        let sources = [(pod, "forged_endpoint"), (node_address, "martian")].into_iter().chain(others);
+        // Also with a broadcast Ethernet address, for the host takes such a packet, too.
+        let broadcast = Ends { to: [0xff; 6], ..ends };
+        for ((source, reason), to) in sources.flat_map(|source| [(source, ends), (source, broadcast)]) {
             let before = node.drops(reason)?;
-            frames.send(&udp(ends, source, node_address, port)?)?;
+            frames.send(&udp(to, source, node_address, port)?)?;
             frames.send(&udp(ends, far, node_address, port)?)?;
             let mut buffer = [0; 64];
             let (_, from) = socket.recv_from(&mut buffer)?;

@@ -18,9 +18,9 @@ use crate::scene::{Ends, MARK, message, node, of_pod, of_wire, open, tagged, tap
 
 /// Another node, beyond the neighbour: what its pods send comes by the overlay alone.
 const FAR_NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 9);
-const FAR_POD4: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 5);
-const FAR_POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 9, 0, 0, 0, 0, 5);
-const NODES: &str = "\
+pub const FAR_POD4: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 5);
+pub const FAR_POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 9, 0, 0, 0, 0, 5);
+pub const NODES: &str = "\
 apiVersion: v1
 kind: Node
 metadata: { name: far }
@@ -54,6 +54,12 @@ enum Source {
     PodOfFarNode,
     Node,
     Gateway,
+    /// An address of the node's pool that no pod has.
+    Unassigned,
+    /// IPv4 alone: of the wire's network.
+    Broadcast,
+    /// Of a service.
+    ClusterIp,
     Loopback,
     Unspecified,
     Multicast,
@@ -87,13 +93,16 @@ enum Outcome {
 }
 
 const WAYS: [Way; 5] = [Way::Pod, Way::Wire, Way::Beside, Way::Overlay, Way::OverlayBeside];
-const SOURCES: [Source; 11] = [
+const SOURCES: [Source; 14] = [
     Source::Honest,
     Source::Victim,
     Source::OtherPod,
     Source::PodOfFarNode,
     Source::Node,
     Source::Gateway,
+    Source::Unassigned,
+    Source::Broadcast,
+    Source::ClusterIp,
     Source::Loopback,
     Source::Unspecified,
     Source::Multicast,
@@ -149,6 +158,8 @@ fn expected(Cell { way, source, form, v4 }: Cell) -> Outcome {
             // The kernel refuses its own addresses in IPv4 alone. What netfilter has masqueraded has them, too, so the
             // programs ask policy, as of anybody.
             Source::Node | Source::Gateway if !v4 => Outcome::Arrives,
+            // There another plugin may have pods, and services be met.
+            Source::Unassigned | Source::Broadcast | Source::ClusterIp => Outcome::Arrives,
             Source::Mapped => Outcome::Dropped("martian"),
             _ => Outcome::Lost,
         },
@@ -222,6 +233,9 @@ impl<'n> Scene<'n> {
             Source::PodOfFarNode => Some(far_pod(v4)),
             Source::Node => Some(node_address(v4)),
             Source::Gateway => either("10.88.0.1", "fd00:88::1"),
+            Source::Unassigned => either("10.88.0.77", "fd00:88::77"),
+            Source::Broadcast => v4.then(|| "192.0.2.255".parse().ok()).flatten(),
+            Source::ClusterIp => either("10.96.0.77", "fd00:96::77"),
             Source::Loopback => either("127.0.0.1", "::1"),
             Source::Unspecified => either("0.0.0.0", "::"),
             Source::Multicast => either("224.0.0.9", "ff02::9"),

@@ -49,7 +49,7 @@ use self::{
 };
 pub use self::{
     load::{fib_lookup_flags, probe_attach_mode},
-    origins::{NearNode, Origins},
+    origins::{NearNode, Origin, Origins},
     policy::{PolicySizes, PolicyTables},
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
     sizes::{Machine, MapSizes, RequestedSizes, objection},

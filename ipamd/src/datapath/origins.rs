@@ -15,9 +15,43 @@ use libbpf_rs::MapHandle;
 
 use super::{Datapath, DatapathError, EndpointEntry, maps::TypedMap};
 
-/// The prefixes of other nodes' endpoints, each with where its node sends from directly; those without come by the overlay
-/// alone.
-pub type Origins = BTreeMap<IpNetwork, Option<NearNode>>;
+/// Where senders are, by their prefix.
+pub type Origins = BTreeMap<IpNetwork, Origin>;
+
+/// Where the senders of a prefix are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// On this node, or nowhere.
+    Here,
+    /// Endpoints of a node that sends directly, or by the overlay.
+    Node(NearNode),
+    /// Endpoints of a node that sends by the overlay alone.
+    Overlay,
+}
+
+impl Origin {
+    /// The node that sends directly.
+    pub fn node(&self) -> Option<NearNode> {
+        match self {
+            Self::Node(node) => Some(*node),
+            Self::Here | Self::Overlay => None,
+        }
+    }
+
+    /// As the programs have it, where `node` is an address that they know as one of their family.
+    fn machine<A: Copy>(&self, node: Option<A>, here: A, nowhere: A) -> A {
+        match self {
+            Self::Here => here,
+            Self::Node(_) => node.unwrap_or(nowhere),
+            Self::Overlay => nowhere,
+        }
+    }
+}
+
+/// In place of a machine: the prefix is this node's own.
+const HERE4: Ipv4Addr = Ipv4Addr::BROADCAST;
+/// As [`HERE4`].
+const HERE6: Ipv6Addr = Ipv6Addr::from_bits(u128::MAX);
 
 /// A node of a link of this one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +63,7 @@ pub struct NearNode {
 }
 
 impl Datapath {
-    /// Sets from where packets of other nodes' endpoints are believed.
+    /// Sets from where senders are believed.
     pub fn set_origins(&self, origins: &Origins) -> Result<(), DatapathError> {
         let mut known = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() == Some(origins) {
@@ -38,23 +72,25 @@ impl Datapath {
         *known = None;
         let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
         let (mut nodes4, mut nodes6) = (HashSet::new(), HashSet::new());
-        for (prefix, node) in origins {
-            let node = node.map(|node| node.address);
+        for (prefix, origin) in origins {
+            let node = origin.node().map(|node| node.address);
             match prefix {
                 IpNetwork::V4(prefix) => {
                     let node = match node {
-                        Some(IpAddr::V4(node)) => node,
-                        _ => Ipv4Addr::UNSPECIFIED,
+                        Some(IpAddr::V4(node)) => Some(node),
+                        _ => None,
                     };
+                    let node = origin.machine(node, HERE4, Ipv4Addr::UNSPECIFIED);
                     let key = Prefix4 { length: prefix.prefix().into(), address: prefix.network().into() };
                     nodes4.insert(node);
                     wanted4.push((key, Ip4::from(node)));
                 }
                 IpNetwork::V6(prefix) => {
                     let node = match node {
-                        Some(IpAddr::V6(node)) => node,
-                        _ => Ipv6Addr::UNSPECIFIED,
+                        Some(IpAddr::V6(node)) => Some(node),
+                        _ => None,
                     };
+                    let node = origin.machine(node, HERE6, Ipv6Addr::UNSPECIFIED);
                     let key = Prefix6 { length: prefix.prefix().into(), address: prefix.network().into() };
                     nodes6.insert(node);
                     wanted6.push((key, Ip6::from(node)));
@@ -82,7 +118,7 @@ impl Datapath {
             let values = prefixes.keys().into_iter().filter_map(|key| prefixes.get(&key).ok()?);
             nodes.extend(values.map(|node| IpAddr::from(Ipv6Addr::from(node))));
         }
-        nodes.retain(|node| !node.is_unspecified());
+        nodes.retain(|node| !node.is_unspecified() && *node != HERE4 && *node != HERE6);
         nodes
     }
 

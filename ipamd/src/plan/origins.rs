@@ -1,15 +1,35 @@
 //! From where packets of other nodes' endpoints are believed: by the overlay, or directly from the node. Which of both a node
 //! does is its own choice (`--routing`), so a node takes both.
 
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+
 use super::{Observed, Routing, Uplinks, claims::Claims, peers::Site};
 use crate::{
     config::RoutingMode,
-    datapath::{NearNode, Origins},
+    datapath::{NearNode, Origin, Origins},
     ipam::Pool,
     peers::Nodes,
 };
 
-/// The prefixes of other nodes, each with the address of the node that its packets may come from directly. A prefix that the
+/// What nobody beyond an uplink has: the addresses of the pools, of which the endpoints are known, and the broadcast addresses of the
+/// uplinks' networks.
+fn here(pools: &[Pool], uplinks: &Uplinks, observed: &Observed) -> Origins {
+    let broadcast = |address: &super::Address| match address.address {
+        // RFC 3021: a network of two has none.
+        IpAddr::V4(ip) if address.prefix <= 30 => {
+            Some(IpNetwork::from(IpAddr::V4(Ipv4Network::new(ip, address.prefix).ok()?.broadcast())))
+        }
+        _ => None,
+    };
+    let is_uplink = |ifindex| uplinks.present.iter().any(|uplink| uplink.ifindex == ifindex);
+    let addresses = observed.addresses.iter().filter(|address| is_uplink(address.ifindex));
+    let prefixes = pools.iter().map(Pool::cidr).chain(addresses.filter_map(broadcast));
+    prefixes.map(|prefix| (prefix, Origin::Here)).collect()
+}
+
+/// From where senders are believed, by their prefix: what is this node's own, and the prefixes of other nodes, each with the address of the node that its packets may come from directly. A prefix that the
 /// network may lead to itself is left out, for what it leads comes from a router.
 pub fn origins(
     routing: &Routing,
@@ -18,7 +38,7 @@ pub fn origins(
     uplinks: &Uplinks,
     observed: &Observed,
 ) -> Origins {
-    let mut origins = Origins::new();
+    let mut origins = here(pools, uplinks, observed);
     if routing.mode == RoutingMode::None {
         return origins;
     }
@@ -35,9 +55,12 @@ pub fn origins(
             if claims.claim(*cidr, &node.name).is_err() {
                 continue;
             }
-            let near = site.directly(node, *cidr).map(|(ifindex, address)| NearNode { ifindex, address });
-            if near.is_some() || !by_network {
-                origins.insert(*cidr, near);
+            match site.directly(node, *cidr) {
+                Some((ifindex, address)) => {
+                    origins.insert(*cidr, Origin::Node(NearNode { ifindex, address }));
+                }
+                None if by_network => {}
+                None => drop(origins.insert(*cidr, Origin::Overlay)),
             }
         }
     }
@@ -46,7 +69,7 @@ pub fn origins(
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, sync::Arc};
+    use std::sync::Arc;
 
     use super::*;
     use crate::{cluster::objects::Node, datapath::Uplink, netlink::Address, policy::labels::Labels};
@@ -71,7 +94,7 @@ mod tests {
         ])
     }
 
-    fn told(mode: RoutingMode, keeps_sources: bool) -> Vec<(String, Option<IpAddr>)> {
+    fn told(mode: RoutingMode, keeps_sources: bool) -> Vec<(String, Origin)> {
         let routing = Routing { mode, own: "own".into(), vxlan_id: 7, vxlan_port: 4789, keeps_sources };
         let uplink = Uplink { ifindex: 2, ifname: "eth0".into(), ..Uplink::default() };
         let uplinks = Uplinks { present: vec![uplink], ..Uplinks::default() };
@@ -79,24 +102,27 @@ mod tests {
         let observed = Observed { addresses: vec![address], ..Observed::default() };
         let pools = [Pool::new("own", "10.1.0.0/24".parse().unwrap()).unwrap()];
         let origins = origins(&routing, &nodes(), &pools, &uplinks, &observed);
-        origins
-            .into_iter()
-            .map(|(prefix, node)| (prefix.to_string(), node.map(|node| node.address)))
-            .collect()
+        origins.into_iter().map(|(prefix, origin)| (prefix.to_string(), origin)).collect()
     }
 
     #[test]
     fn each_prefix_is_its_nodes_and_comes_directly_from_it_or_by_the_overlay() {
-        let near = ("10.2.0.0/24".to_owned(), "192.0.2.2".parse().ok());
+        let is = |prefix: &str, origin| (prefix.to_owned(), origin);
+        let near = Origin::Node(NearNode { ifindex: 2, address: "192.0.2.2".parse().unwrap() });
+        let (pool, near) = (is("10.1.0.0/24", Origin::Here), is("10.2.0.0/24", near));
+        let broadcast = is("192.0.2.255/32", Origin::Here);
         // Of IPv6 the near node tells no address.
-        let rest = [("10.3.0.0/24".to_owned(), None), ("fd00:2::/64".to_owned(), None)];
-        let [far, six] = rest;
+        let far = [is("10.3.0.0/24", Origin::Overlay), is("fd00:2::/64", Origin::Overlay)];
+        let [far, six] = far;
         for mode in [RoutingMode::Auto, RoutingMode::Vxlan] {
-            assert_eq!(told(mode, false), [near.clone(), far.clone(), six.clone()]);
+            assert_eq!(
+                told(mode, false),
+                [pool.clone(), near.clone(), far.clone(), broadcast.clone(), six.clone()]
+            );
             // Without masquerade an endpoint's address is met beyond the overlay.
-            assert_eq!(told(mode, true), std::slice::from_ref(&near));
+            assert_eq!(told(mode, true), [pool.clone(), near.clone(), broadcast.clone()]);
         }
-        assert_eq!(told(RoutingMode::Direct, false), [near]);
-        assert_eq!(told(RoutingMode::None, false), []);
+        assert_eq!(told(RoutingMode::Direct, false), [pool.clone(), near, broadcast.clone()]);
+        assert_eq!(told(RoutingMode::None, false), [pool, broadcast]);
     }
 }

@@ -24,7 +24,7 @@ pub use self::thread::Reconciliation;
 
 use crate::{
     config::{Config, UplinkRule},
-    datapath::{Datapath, NearNode, Origins, Uplink},
+    datapath::{Datapath, NearNode, Origin, Origins, Uplink},
     footprint::FootprintFile,
     ipam::Pool,
     metrics::Metrics,
@@ -283,7 +283,8 @@ impl Reconciler {
         let permanent = |node: &NearNode| {
             observed.neighbours.iter().any(|it| (it.ifindex, it.address) == (node.ifindex, node.address))
         };
-        let near: BTreeSet<_> = origins.values().flatten().filter(|node| !permanent(node)).copied().collect();
+        let near: BTreeSet<_> =
+            origins.values().filter_map(Origin::node).filter(|node| !permanent(node)).collect();
         for node in near.iter().filter(|node| again || !self.near_nodes.contains(node)) {
             if let Err(error) = self.socket.watch_neighbour(node.ifindex, node.address) {
                 // The interface may be going.
