@@ -36,10 +36,19 @@ static long FN(age_entry)(void *map, const CT_KEY *key, CT_ENTRY *entry, struct 
 		ageing->forgotten++;
 		return 0;
 	}
-	if (FAMILY == 4)
+
+	bool kept = is_kept(entry->flags);
+	struct account *account = kept ? account_of(entry->way[entry->opener & 1].ingress) : NULL;
+
+	if (account)
+		account->counted[FAMILY == 6]++;
+	if (FAMILY == 4) {
 		ageing->left4++;
-	else
+		ageing->waiting4 += !kept;
+	} else {
 		ageing->left6++;
+		ageing->waiting6 += !kept;
+	}
 	if (entry->service && !(entry->flags & CT_FAR_VIEW))
 		hold_port(key->port[(entry->opener ^ 1) & 1]);
 	return 0;

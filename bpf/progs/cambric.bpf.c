@@ -185,6 +185,16 @@ static long free_ports(void *map, const __u32 *key, __u64 *word, void *none)
 	return 0;
 }
 
+/* What is counted anew is what there is. */
+static long settle_account(void *map, const __u32 *ifindex, struct account *account, void *none)
+{
+	for (int i = 0; i < 2; i++) {
+		account->kept[i] = account->counted[i];
+		account->counted[i] = 0;
+	}
+	return 0;
+}
+
 /* Run by the daemon. */
 SEC("syscall")
 int age(struct ageing *result)
@@ -194,6 +204,18 @@ int age(struct ageing *result)
 	bpf_for_each_map_elem(&held_ports, free_ports, NULL, 0);
 	bpf_for_each_map_elem(&conntrack4, age_entry_v4, &ageing, 0);
 	bpf_for_each_map_elem(&conntrack6, age_entry_v6, &ageing, 0);
+	bpf_for_each_map_elem(&accounts, settle_account, NULL, 0);
+
+	__u32 zero = 0;
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero);
+
+	if (all) {
+		all->tick = result->now;
+		all->kept[0] = ageing.left4 - ageing.waiting4;
+		all->kept[1] = ageing.left6 - ageing.waiting6;
+	}
+	result->waiting4 = ageing.waiting4;
+	result->waiting6 = ageing.waiting6;
 	result->left4 = ageing.left4;
 	result->left6 = ageing.left6;
 	result->forgotten = ageing.forgotten;

@@ -62,8 +62,9 @@ static __always_inline bool FN(has_left)(const CT_ENTRY *holder, __u8 protocol)
  * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
 static __always_inline bool FN(may_lose_place)(const CT_ENTRY *holder, __u8 protocol)
 {
-	return holder->flags & CT_FAR_VIEW && !(holder->flags & CT_CONFIRMED) &&
-	       (protocol == IPPROTO_TCP || !(holder->flags & CT_REPLIED));
+	if (!(holder->flags & CT_FAR_VIEW) || is_kept(holder->flags))
+		return false;
+	return protocol == IPPROTO_TCP || holder->flags & CT_OVER_SHARE || !(holder->flags & CT_REPLIED);
 }
 
 /*

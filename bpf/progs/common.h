@@ -264,13 +264,16 @@ static __always_inline bool within_budget(const struct node *node)
 	return false;
 }
 
+/* Not on the stack, which is short. */
+static const struct account fresh_account;
+
 static __always_inline struct account *account_of(__u32 ifindex)
 {
-	struct account fresh = {}, *account = bpf_map_lookup_elem(&accounts, &ifindex);
+	struct account *account = bpf_map_lookup_elem(&accounts, &ifindex);
 
 	if (account)
 		return account;
-	bpf_map_update_elem(&accounts, &ifindex, &fresh, BPF_NOEXIST);
+	bpf_map_update_elem(&accounts, &ifindex, &fresh_account, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&accounts, &ifindex);
 }
 
@@ -350,6 +353,29 @@ __noinline int end_wait(__u32 ifindex, __u32 entries)
 		__sync_fetch_and_sub(&all->opening, entries);
 	}
 	return 0;
+}
+
+/* For so many ticks the count of what is kept holds; with no daemon that has them counted again, nothing is bounded. */
+#define COUNT_HOLDS 64
+
+/*
+ * Whether a connection or stream of so many entries is kept whatever waits. An opener (the index of an endpoint's host end) has as many
+ * of them as there is room left for, of that half of the table: half of it alone, two a third each. `bounded`: the network's TCP is
+ * not, for those are of many, and each of them hears the answers.
+ */
+__noinline int may_keep(__u32 ifindex, __u32 six, __u32 entries, __u32 bounded)
+{
+	__u32 zero = 0, at = six & 1;
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = account_of(ifindex);
+
+	if (!account || !all)
+		return true;
+	if (bounded && ticks() - all->tick < COUNT_HOLDS &&
+	    (__u64)account->kept[at] + all->kept[at] >= waiting_entries)
+		return false;
+	__sync_fetch_and_add(&account->kept[at], entries);
+	__sync_fetch_and_add(&all->kept[at], entries);
+	return true;
 }
 
 /* The beginnings of flows are told apart by these: 17 ms. */

@@ -57,6 +57,16 @@ static __always_inline __u32 FN(holds)(const PACKET *packet, const CT_ENTRY *ent
 	return said & CT_FIN_REPLIER && !(entry->flags & CT_FIN_OPENER) && nat & NAT_DESTINATION ? CT_HOLDS_PORT : 0;
 }
 
+/* Whether a flow that is confirmed by now leaves the line. Of the network's, what anybody can have who hears no answer is bounded:
+ * streams of UDP, and connections whose answers are not seen here. */
+static __always_inline bool FN(may_leave_line)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
+{
+	const struct ct_way *way = &entry->way[entry->opener & 1];
+	bool unheard = packet->protocol != IPPROTO_TCP || (entry->flags & CT_DSR && way->nat & NAT_DESTINATION);
+
+	return may_keep(way->ingress, FAMILY == 6, nat == NAT_NONE ? 1 : 2, way->ingress || unheard);
+}
+
 /* Takes note of a packet in both views of its flow. `said`: as flags_after has it. */
 __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 said, __u32 now)
 {
@@ -71,6 +81,8 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 	__u32 after = flags_after(packet->protocol, before, said | FN(holds)(packet, entry, nat, said), now, entry->seen,
 				  entry->born);
 
+	if (unlikely(after & ~before & CT_CONFIRMED) && !FN(may_leave_line)(packet, entry, nat))
+		after |= CT_OVER_SHARE;
 	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. What is still under
 	 * way after a reset does not prolong the flow. */
 	entry->flags = after;

@@ -225,6 +225,7 @@ struct ct_way {
 #define CT_HOLDS_PORT 4096 /* TCP, the source is translated: the other side has finished first, and will wait for what is late */
 #define CT_NUMBERED 8192 /* TCP, until CT_CONFIRMED: an answer was seen, and the upper half of its sequence number is that of the flags */
 #define CT_BY_SYN 16384 /* the same: that answer was a SYN */
+#define CT_OVER_SHARE 32768 /* with CT_CONFIRMED: its opener had its share of those, so it goes on waiting in line */
 #define CT_NUMBER 0xffff0000
 #define CT_SEEN_ON_WAY 1024 /* of a CT_FAR_VIEW: the opener's packets pass the endpoint's host end translated, on their way to it */
 
@@ -330,6 +331,8 @@ struct ageing {
 	__u32 left4; /* entries of conntrack4 */
 	__u32 left6;
 	__u32 forgotten; /* of both families; the second view of a flow is not counted */
+	__u32 waiting4; /* of those left, entries that wait in line */
+	__u32 waiting6;
 };
 
 /* Keys of `drops`: why a packet was not let through. The names that people see are in layout.rs. */
@@ -413,14 +416,17 @@ struct event {
 	struct ip6 destination;
 };
 
-/* Value of `accounts`, of an interface's, and of `all_accounts`, of all interfaces'. */
+/* Value of `accounts`, of an interface's (0: the network's and the node's own), and of `all_accounts`, of all. */
 struct account {
-	__u32 tick;
+	__u32 tick; /* of the answers; of all interfaces: when `kept` was counted */
 	__u32 answers; /* errors and resets that were sent in it */
 	__u32 opening_tick;
 	__s32 opening; /* entries of flows that were opened in that and wait */
 	__u32 eighth; /* of a tick */
 	__u32 pieces; /* datagrams in pieces that were begun in it */
+	/* Entries of flows that it has opened and that do not wait, of IPv4 and of IPv6: as they were counted last, and those since. */
+	__u32 kept[2];
+	__u32 counted[2]; /* the same: by the count that is under way */
 };
 
 /* Keys of `budgets`. */

@@ -125,6 +125,12 @@ static __always_inline __u32 flags_after(__u8 protocol, __u32 flags, __u32 said,
 	return after;
 }
 
+/* Whether a flow has left the line of those that wait. */
+static __always_inline bool is_kept(__u32 flags)
+{
+	return (flags & (CT_CONFIRMED | CT_OVER_SHARE)) == CT_CONFIRMED;
+}
+
 /* What is translated of the packets that go back. */
 static __always_inline __u8 back_of(__u8 nat)
 {
@@ -134,4 +140,4 @@ static __always_inline __u8 back_of(__u8 nat)
 /* What both views of a flow know of it. */
 #define CT_STATE                                                                                                       \
 	(CT_REPLIED | CT_CONFIRMED | CT_FIN_OPENER | CT_FIN_REPLIER | CT_HOLDS_PORT | CT_RESET | CT_RESET_BY_REPLIER | \
-	 CT_ANSWER)
+	 CT_OVER_SHARE | CT_ANSWER)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Flows that nobody has gone on from wait in line: half of the entries of conntrack at most are theirs. Who comes when the line is
+ * Flows that nobody has gone on from wait in line: half of the entries of conntrack at most are theirs; and with them what is confirmed
+ * beyond its opener's share of the other half. Who comes when the line is
  * full takes the place of who came first, if that waits still. So a flood of what nobody answers, or nobody goes on from, takes
  * the place of its like alone, and the connections that are established stay. Those are not in the line, and their packets do
  * not look into it: an entry that is confirmed stays where it is, and is met by who takes its place in the line.
@@ -20,11 +21,11 @@ static __always_inline void FN(displace)(struct scratch *room, __u16 begun)
 	__u32 turned;
 
 	/* What has the key now may have come later. */
-	if (!entry || entry->begun != begun || entry->flags & CT_CONFIRMED)
+	if (!entry || entry->begun != begun || is_kept(entry->flags))
 		return;
 	turned = FN(mate_key)(other, key, entry);
 	mate = FN(find)(other);
-	if (mate && FN(names)(mate, key, turned) && mate->flags & CT_CONFIRMED)
+	if (mate && FN(names)(mate, key, turned) && is_kept(mate->flags))
 		return;
 	FN(forget)(key, entry, other);
 }

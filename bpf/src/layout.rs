@@ -127,6 +127,9 @@ pub const CT_BY_SYN: u32 = 16_384;
 /// TCP, the source is translated: the other side has finished first.
 pub const CT_HOLDS_PORT: u32 = 4096;
 
+/// With [`CT_CONFIRMED`]: its opener had its share of those, so it goes on waiting in line.
+pub const CT_OVER_SHARE: u32 = 32_768;
+
 /// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
 pub const TICK_SHIFT: u32 = 30;
 
@@ -404,6 +407,7 @@ mod tests {
             (CT_CONFIRMED, "CT_CONFIRMED"),
             (CT_NUMBERED, "CT_NUMBERED"),
             (CT_BY_SYN, "CT_BY_SYN"),
+            (CT_OVER_SHARE, "CT_OVER_SHARE"),
             (CT_HOLDS_PORT, "CT_HOLDS_PORT"),
             (NAT_SOURCE.into(), "NAT_SOURCE"),
             (NAT_DESTINATION.into(), "NAT_DESTINATION"),
@@ -483,7 +487,7 @@ mod tests {
         assert_eq!(size_of::<CtEntry4>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 4 + 2 * 32);
         assert_eq!(size_of::<CtEntry6>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 16 + 2 * 32);
         assert_eq!(size_of::<Lifetimes>(), 10 * 4);
-        assert_eq!(size_of::<Ageing>(), 4 * 4);
+        assert_eq!(size_of::<Ageing>(), 6 * 4);
         assert_eq!(size_of::<Peer>(), 2 * 4);
         assert_eq!(size_of::<Posture>(), 2 * 4);
         assert_eq!(size_of::<PolicyKey>(), 2 * 4 + 1 + 1 + 2);

@@ -17,6 +17,7 @@ mod pressure;
 mod random_services;
 mod services;
 mod services_bounds;
+mod share;
 mod stack;
 mod stage;
 mod stamps;
