@@ -51,7 +51,7 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() -> Result<()> {
     let node = Node::new(Settings::default())?;
     let disk = Disk::mount(&node.state_dir())?;
     node.start_daemon()?;
-    let stays = node.add_pod("stays")?;
+    let (stays, goes) = (node.add_pod("stays")?, node.add_pod("goes")?);
     let others = disk.fill()?;
     let refused = (0..ADDS).find_map(|number| match node.add_pod(&format!("p{number}")) {
         Ok(pod) => pod.del().err(),
@@ -63,6 +63,13 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() -> Result<()> {
     let problems = node.status()?["problems"].to_string();
     ensure!(problems.contains("cannot write to the store in"), "{problems}");
     ensure!(node.reaches(stays.ipv4())?, "what stands is not touched");
+    // What is deleted meanwhile is deleted for good, though nothing of it could be written.
+    goes.del()?;
+    let tried = || {
+        let log = node.log();
+        ["goes on trying", "released what was deleted"].iter().any(|words| log.contains(words))
+    };
+    ensure!(eventually(Duration::from_mins(1), tried), "{}", node.log());
     fs::remove_file(others)?;
     let mut after = None;
     let goes_on = eventually(Duration::from_secs(30), || {
@@ -76,5 +83,7 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() -> Result<()> {
     ensure!(node.log().contains("could not be written and can be again"), "{}", node.log());
     let problems = node.status()?["problems"].to_string();
     ensure!(!problems.contains("cannot write"), "{problems}");
+    let deleted = || node.ctl(&["endpoint", "list"]).is_ok_and(|list| !list.to_string().contains("\"goes\""));
+    ensure!(eventually(Duration::from_mins(1), deleted), "a deletion is lost: {}", node.log());
     Ok(())
 }

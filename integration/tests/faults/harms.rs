@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bpf::attach::Direction;
 use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -25,6 +25,8 @@ pub struct Fault {
     pub strike: fn(&Scene<'_>, usize) -> Result<()>,
     /// What a supervisor or a person does, if anybody has to.
     pub mend: fn(&Scene<'_>) -> Result<()>,
+    /// Whether the node follows an API server, rather than a directory of manifests.
+    pub api: bool,
     /// Whether operations wait until it is mended.
     pub hangs: bool,
     /// How long a good flow may be silent: who loses what the programs know has packets dropped until it is known again.
@@ -42,11 +44,12 @@ impl Drop for Mounted {
     }
 }
 
-const NOTHING: Fault = Fault {
+pub const NOTHING: Fault = Fault {
     name: "",
     prepare: |_| Ok(Vec::new()),
     strike: |_, _| Ok(()),
     mend: |_| Ok(()),
+    api: false,
     hangs: false,
     silence: Duration::ZERO,
     says: "",
@@ -90,10 +93,13 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "the disk of the records is full",
-        prepare: |node| tmpfs(&node.state_dir(), "size=24m"),
-        strike: |scene, _| fill(&scene.node.state_dir()),
+        prepare: |node| tmpfs(&node.state_dir(), "size=6m"),
+        strike: |scene, turn| {
+            fill(&scene.node.state_dir())?;
+            use_up_the_store(scene, turn)
+        },
         mend: |scene| Ok(fs::remove_file(scene.node.state_dir().join("filler"))?),
-        says: "",
+        says: "cannot write to the store in",
         ..NOTHING
     },
     Fault {
@@ -171,7 +177,7 @@ pub const FAULTS: &[Fault] = &[
             scene.node.kill_daemon();
             Ok(fs::remove_file(one_of(files(&scene.node.bpffs().join("maps"))?, 5 * turn + 1)?)?)
         },
-        says: "",
+        says: "has lost its pin",
         ..DEAD
     },
     Fault {
@@ -198,6 +204,7 @@ pub const FAULTS: &[Fault] = &[
             // It is unmounted again by the next, or with the node.
             mounted(bpffs, "bpf", "").map(std::mem::forget)
         },
+        says: "repaired: pinned",
         ..NOTHING
     },
     Fault {
@@ -223,13 +230,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "the uplink goes down and comes up",
         strike: |scene, _| scene.node.netns().ip("link set uplink down").map(drop),
-        mend: |scene| {
-            let node = scene.node.netns();
-            node.ip("link set uplink up")?;
-            node.ip(&format!("address replace {NODE6}/64 dev uplink nodad"))?;
-            node.ip(&format!("route replace default via {NEIGHBOUR4}"))?;
-            node.ip(&format!("-6 route replace default via {NEIGHBOUR6}")).map(drop)
-        },
+        mend: uplink_up,
         says: "uplink",
         ..NOTHING
     },
@@ -244,15 +245,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "the directory of manifests is gone",
         strike: |scene, _| Ok(fs::rename(scene.node.cluster(), scene.node.folder().join("away"))?),
-        mend: |scene| {
-            let (cluster, away) = (scene.node.cluster(), scene.node.folder().join("away"));
-            // What was put there meanwhile goes on.
-            for name in names(&cluster) {
-                fs::rename(cluster.join(&name), away.join(&name))?;
-            }
-            let _ = fs::remove_dir(&cluster);
-            Ok(fs::rename(away, cluster)?)
-        },
+        mend: |scene| Ok(fs::rename(scene.node.folder().join("away"), scene.node.cluster())?),
         says: "cluster",
         ..NOTHING
     },
@@ -280,6 +273,15 @@ fn start_unready(scene: &Scene<'_>) -> Result<()> {
     let says_so = || scene.node.status().is_ok_and(|status| status["ready"] == false);
     ensure!(eventually(Duration::from_secs(30), says_so), "{:?}", scene.node.status());
     Ok(())
+}
+
+/// What goes with an interface that goes down.
+pub fn uplink_up(scene: &Scene<'_>) -> Result<()> {
+    let node = scene.node.netns();
+    node.ip("link set uplink up")?;
+    node.ip(&format!("address replace {NODE6}/64 dev uplink nodad"))?;
+    node.ip(&format!("route replace default via {NEIGHBOUR4}"))?;
+    node.ip(&format!("-6 route replace default via {NEIGHBOUR6}")).map(drop)
 }
 
 fn signal(scene: &Scene<'_>, signal: &str) -> Result<()> {
@@ -317,6 +319,19 @@ fn fill(at: &Path) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Has pods come and go until the store needs room that it has not taken yet.
+fn use_up_the_store(scene: &Scene<'_>, turn: usize) -> Result<()> {
+    for number in 0..400 {
+        let sandbox = scene.node.sandbox_of(&format!("shop/full{turn}x{number}"), &[("app", "new")])?;
+        let added = sandbox.cni("ADD").run();
+        sandbox.cni("DEL").run().context("DEL always succeeds")?;
+        if added.is_err() {
+            return Ok(());
+        }
+    }
+    bail!("the store never needed room")
 }
 
 /// All files below a folder, in order.

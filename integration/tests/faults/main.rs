@@ -5,7 +5,9 @@
 //! `scripts/test faults` runs it and prints the table; `CAMBRIC_FAULTS=word` runs only the faults with that word in their name.
 
 mod harms;
+mod kernel;
 mod scene;
+mod server;
 
 use std::{
     env, fmt,
@@ -42,11 +44,14 @@ struct Row {
 impl Row {
     fn of(fault: &'static Fault) -> Result<Self> {
         let began = Instant::now();
-        let node = scene::node()?;
+        let cluster = scene::Cluster::new(fault.api)?;
+        let node = cluster.node()?;
+        // It ends after the node.
+        let server = cluster.serve(&node)?;
         // Unmounted before the node's files go.
         let _mounts = (fault.prepare)(&node)?;
         node.start_daemon()?;
-        let scene = Scene::new(&node)?;
+        let scene = Scene::new(&node, server.as_ref())?;
         let cells: Vec<_> =
             Operation::ALL.into_iter().enumerate().map(|(turn, it)| scene.cell(fault, it, turn)).collect();
         let said = scene.said(fault);
@@ -70,7 +75,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = |good: bool| if good { "ok" } else { "FAILED" };
-        write!(f, "| {:<50} |", self.fault)?;
+        write!(f, "| {:<61} |", self.fault)?;
         for cell in &self.cells {
             write!(f, " {:<6} |", mark(cell.is_ok()))?;
         }
@@ -84,9 +89,13 @@ impl fmt::Display for Row {
 fn nothing_is_lost_or_let_through_whatever_goes_wrong() -> Result<()> {
     needs_root!();
     let wanted = env::var("CAMBRIC_FAULTS").unwrap_or_default();
-    let faults = FAULTS.iter().filter(|fault| fault.name.contains(&wanted));
+    let faults = FAULTS
+        .iter()
+        .chain(kernel::FAULTS)
+        .chain(server::FAULTS)
+        .filter(|fault| fault.name.contains(&wanted));
     let (next, failures, count) = (Mutex::new(faults), Mutex::new(Vec::new()), AtomicUsize::new(0));
-    print!("\n| {:<50} |", "fault");
+    print!("\n| {:<61} |", "fault");
     for operation in Operation::ALL {
         print!(" {:<6} |", operation.name());
     }

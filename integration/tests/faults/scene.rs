@@ -5,13 +5,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::testbed::{Flow, Flowing, Machine, Node, Pod, Refusal, Settings, eventually};
+use integration::{
+    apiserver::ApiServer,
+    testbed::{
+        Flow, Flowing, Machine, NEIGHBOUR4, NODE4, NODE6, Node, Pod, Refusal, Sandbox, Settings, eventually,
+        node_object,
+    },
+};
+use serde_json::json;
+use tempfile::TempDir;
 
 use crate::harms::Fault;
 
@@ -63,14 +71,45 @@ impl Operation {
     }
 }
 
-/// A node whose daemon does not run yet.
-pub fn node() -> Result<Node> {
-    Node::new(Settings::default().cluster())
+/// Where a node learns of policies: from an API server, or a directory of manifests.
+pub struct Cluster {
+    /// With the server's kubeconfig.
+    folder: Option<TempDir>,
+}
+
+impl Cluster {
+    pub fn new(by_server: bool) -> Result<Self> {
+        Ok(Self { folder: by_server.then(tempfile::tempdir).transpose()? })
+    }
+
+    fn kubeconfig(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.path().join("kubeconfig"))
+    }
+
+    /// A node whose daemon does not run yet.
+    pub fn node(&self) -> Result<Node> {
+        let settings = Settings::default();
+        Node::new(match self.kubeconfig() {
+            Some(path) => settings.flag(format!("--cluster=kube:{}", path.display())),
+            None => settings.cluster(),
+        })
+    }
+
+    /// The server, beside the node.
+    pub fn serve(&self, node: &Node) -> Result<Option<ApiServer>> {
+        let Some(path) = self.kubeconfig() else { return Ok(None) };
+        let server = ApiServer::start(node.neighbour.netns(), (NEIGHBOUR4, 6443).into())?;
+        server.kubeconfig(&path)?;
+        let cidrs = ["10.88.0.0/16", "fd00:88::/64"].map(str::to_owned);
+        server.put(node_object(&node.name(), &[NODE4.into(), NODE6.into()], &cidrs));
+        Ok(Some(server))
+    }
 }
 
 /// The pods `a`, `b`, `c` and `d`: `a` sends to `c`, which must arrive, and to `b`, which must not.
 pub struct Scene<'n> {
     pub node: &'n Node,
+    server: Option<&'n ApiServer>,
     pub pods: [Pod<'n>; 4],
     wanted: Vec<Flow>,
     forbidden: Flow,
@@ -82,9 +121,16 @@ pub struct Scene<'n> {
 }
 
 impl<'n> Scene<'n> {
-    pub fn new(node: &'n Node) -> Result<Self> {
-        node.apply("closed.yaml", CLOSED)?;
-        let pod = |name: &str| node.add_pod_of(&format!("shop/{name}"), &[("app", name)]);
+    pub fn new(node: &'n Node, server: Option<&'n ApiServer>) -> Result<Self> {
+        match server {
+            None => drop(node.apply("closed.yaml", CLOSED)?),
+            Some(server) => {
+                server.put(serde_saphyr::from_str(CLOSED)?);
+                let is_known = || node.policy("shop", "closed").is_ok_and(|found| found.is_some());
+                ensure!(eventually(PATIENCE, is_known), "the policy is not in force");
+            }
+        }
+        let pod = |name: &str| sandbox(node, server, name, name)?.add();
         let pods = [pod("a")?, pod("b")?, pod("c")?, pod("d")?];
         let [a, b, c, _] = &pods;
         ensure!(eventually(PATIENCE, || a.reaches(c.ipv6()).unwrap_or(false)), "the scene is not set");
@@ -96,6 +142,7 @@ impl<'n> Scene<'n> {
         let forbidden = a.udp_flow(b, (b.ipv4(), 7000), PACE)?;
         let scene = Self {
             node,
+            server,
             pods,
             wanted,
             forbidden,
@@ -115,10 +162,11 @@ impl<'n> Scene<'n> {
         };
         (fault.strike)(self, turn).context("strike")?;
         let comes = match operation {
-            Operation::Add => Some(self.node.sandbox_of(&self.another_name(), &[("app", "new")])?),
+            Operation::Add => Some(sandbox(self.node, self.server, &self.another_name(), "new")?),
             _ => None,
         };
         let mut refused = None;
+        let (node, server) = (self.node, self.server);
         let mut operate = || -> Result<()> {
             match operation {
                 Operation::Rest => thread::sleep(Duration::from_millis(500)),
@@ -133,9 +181,14 @@ impl<'n> Scene<'n> {
                 }
                 Operation::Del => goes.as_ref().context("a pod")?.del().context("DEL always succeeds")?,
                 Operation::Deny => {
-                    // What writes manifests makes their directory.
-                    fs::create_dir_all(self.node.cluster())?;
-                    self.node.manifest("deny.yaml", DENY)?;
+                    if let Some(server) = server {
+                        server.put(serde_saphyr::from_str(DENY)?);
+                    } else if node.cluster().exists() {
+                        node.manifest("deny.yaml", DENY)?;
+                    } else {
+                        // It comes with the directory. One that had it alone would say that there is nothing else.
+                        fs::write(node.folder().join("away/deny.yaml"), DENY)?;
+                    }
                 }
             }
             Ok(())
@@ -178,7 +231,10 @@ impl<'n> Scene<'n> {
                 let [a, _, _, d] = &self.pods;
                 let denied = || !a.ping(d.ipv4(), &["-c1", "-W1"]).is_ok_and(|pings| pings.received > 0);
                 ensure!(eventually(PATIENCE, denied), "the new policy is not in force");
-                self.node.remove_manifest("deny.yaml")?;
+                match self.server {
+                    Some(server) => server.delete("networkpolicies.networking.k8s.io", "shop/deny"),
+                    None => drop(self.node.remove_manifest("deny.yaml")?),
+                }
                 ensure!(
                     eventually(PATIENCE, || a.reaches(d.ipv4()).unwrap_or(false)),
                     "the policy stays in force"
@@ -190,11 +246,16 @@ impl<'n> Scene<'n> {
 
     fn another_name(&self) -> String {
         self.count.set(self.count.get() + 1);
-        format!("shop/x{}", self.count.get())
+        format!("x{}", self.count.get())
+    }
+
+    /// The API server that the node follows.
+    pub fn server(&self) -> Result<&ApiServer> {
+        self.server.context("an API server")
     }
 
     fn another_pod(&self) -> Result<Pod<'n>> {
-        self.node.add_pod_of(&self.another_name(), &[("app", "new")])
+        sandbox(self.node, self.server, &self.another_name(), "new")?.add()
     }
 
     /// Takes note of what the daemon complains of, if it answers.
@@ -263,6 +324,11 @@ impl<'n> Scene<'n> {
         Ok(())
     }
 
+    /// The containers that the daemon has records of.
+    pub fn recorded_names(&self) -> Result<Vec<String>> {
+        Ok(self.recorded()?.into_keys().collect())
+    }
+
     fn recorded(&self) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let endpoints = self.node.ctl(&["endpoint", "list"])?;
         let mut recorded = BTreeMap::new();
@@ -313,6 +379,18 @@ impl<'n> Scene<'n> {
         ensure!(clean, "left over: {left:?}");
         Ok(())
     }
+}
+
+/// A sandbox of a pod of `shop` with that label, which the cluster knows of.
+fn sandbox<'n>(node: &'n Node, server: Option<&ApiServer>, name: &str, app: &str) -> Result<Sandbox<'n>> {
+    if let Some(server) = server {
+        server.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "shop", "uid": name, "labels": {"app": app}},
+            "spec": {"nodeName": node.name(), "containers": []}, "status": {},
+        }));
+    }
+    node.sandbox_of(&format!("shop/{name}"), &[("app", app)])
 }
 
 /// The names in a folder, none where there is none.

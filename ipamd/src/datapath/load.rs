@@ -5,7 +5,7 @@ use std::{
     fs, io,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bpf::{
@@ -18,7 +18,7 @@ use libbpf_rs::{
     MapCore, MapHandle, MapType,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{DatapathConfig, DatapathError, OVERLAY, maps};
 use crate::supervisor;
@@ -157,8 +157,13 @@ fn refuse_newer(pins: &Pins) -> Result<(), DatapathError> {
 
 /// Says what is pinned.
 pub fn put_layout(pins: &Pins) -> Result<(), DatapathError> {
-    let layout = pins.root().join(format!("{LAYOUT_NAME}{LAYOUT}"));
+    let layout = layout(pins);
     fs::create_dir_all(&layout).map_err(DatapathError::pin(&layout))
+}
+
+/// What is there if all maps of this release have been pinned before.
+fn layout(pins: &Pins) -> PathBuf {
+    pins.root().join(format!("{LAYOUT_NAME}{LAYOUT}"))
 }
 
 fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<(), DatapathError> {
@@ -209,11 +214,18 @@ fn adopt_maps(
     open: &mut OpenCambricSkel<'_>,
     pins: &Pins,
 ) -> Result<BTreeMap<String, MapHandle>, DatapathError> {
+    let was_pinned = layout(pins).exists();
     let mut to_copy = BTreeMap::new();
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         let path = pins.map(&name);
         if !path.exists() {
+            if was_pinned {
+                warn!(
+                    map = name,
+                    "the map {name} has lost its pin while no daemon ran: it is made anew, and filled before it is used"
+                );
+            }
             continue;
         }
         let pinned = MapHandle::from_pinned_path(&path).map_err(DatapathError::map(&name))?;

@@ -157,6 +157,11 @@ impl Node {
             state.leaving.insert(*ifindex);
             self.kernel.remove_link(host_ifname, *ifindex);
         }
+        if removed.is_none() {
+            // It may be an earlier release's whose record could not be removed from the disk: then this one has failed, too, and
+            // whoever has noted the deletion keeps the note for a daemon that can.
+            removed = Some(self.submit(Batch::new())?);
+        }
         Ok(Leaving { removed, link })
     }
 

@@ -65,6 +65,14 @@ fn plan_interface(pools: &[Pool], endpoint: &Committed, link: &Link, observed: &
     }
     for assigned in &attachment.addresses {
         let address = assigned.address;
+        for taken in observed.addresses.iter().filter(|taken| taken.address == address) {
+            let of = observed.link(taken.ifindex).map_or("another interface", |link| &link.name);
+            plan.problems.push(format!(
+                "{address} of {} is an address of this node's interface {of}, too, so the node does not reach the pod; remove it: ip \
+                 address del {address}/{} dev {of}",
+                attachment.key, taken.prefix
+            ));
+        }
         // The gateway is the node's own only while its pool is configured.
         let source = pools.iter().any(|pool| pool.gateway() == assigned.gateway).then_some(assigned.gateway);
         if !observed.routes.iter().any(|route| leads_to(route, address, *ifindex, source)) {
@@ -112,7 +120,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{attachment::Attachment, policy::tables::Slot};
+    use crate::{attachment::Attachment, netlink::Address, policy::tables::Slot};
 
     fn pools() -> Vec<Pool> {
         vec![Pool::new("p", "10.88.0.0/16".parse().unwrap()).unwrap()]
@@ -199,6 +207,22 @@ mod tests {
             harm(&mut observed);
             assert_eq!(planned(&observed), [repair]);
         }
+    }
+
+    #[test]
+    fn an_address_that_somebody_gave_to_the_node_is_told_of() {
+        let mut observed = healthy();
+        observed.links.push(Link { index: 2, name: "uplink".into(), ..Link::default() });
+        let address = "10.88.0.2".parse().unwrap();
+        observed.addresses.push(Address { ifindex: 2, address, prefix: 32, usable: true });
+        let mut made = Plan::default();
+        plan(&pools(), &endpoint(), &observed, &mut made);
+        assert!(made.steps.is_empty());
+        let [problem] = &made.problems[..] else { panic!("{:?}", made.problems) };
+        assert!(
+            problem.starts_with("10.88.0.2 of n/c/eth0 is an address of this node's interface uplink, too")
+        );
+        assert!(problem.ends_with("remove it: ip address del 10.88.0.2/32 dev uplink"), "{problem}");
     }
 
     #[test]
