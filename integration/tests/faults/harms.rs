@@ -14,7 +14,7 @@ use bpf::attach::Direction;
 use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::scene::{Scene, names};
+use crate::scene::Scene;
 
 /// Something that goes wrong.
 pub struct Fault {
