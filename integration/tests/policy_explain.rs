@@ -12,7 +12,7 @@ use integration::{
 };
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const POLICIES: &str = "\
 apiVersion: networking.k8s.io/v1

@@ -9,7 +9,7 @@ use integration::{
 };
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `app=guarded` is spoken to by `app=friend` only.
 const GUARD: &str = "\

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Node, eventually};
 
 /// How long a manifest may take to be in force.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The namespace of the markers; nothing runs in it.
 const MARKERS: &str = "markers";

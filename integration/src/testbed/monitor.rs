@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Machine, Node, eventually};
 
 /// How long an event may take to be told.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The client's stream of events. It ends when this is dropped.
 #[derive(Debug)]

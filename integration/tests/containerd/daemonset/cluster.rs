@@ -25,7 +25,7 @@ use crate::runtime::{Containerd, node_files, run};
 pub const IMAGE: &str = "localhost/cambric:0.1.0";
 
 /// How long a change may take to be in force, on a machine that runs other tests.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The node and its API server, which the neighbour has.
 #[derive(Debug)]
