@@ -231,6 +231,13 @@ mod tests {
         let mut seen = 0;
         for document in [
             include_str!("../../../README.md"),
+            include_str!("../../../docs/connectivity.md"),
+            include_str!("../../../docs/evidence.md"),
+            include_str!("../../../docs/install.md"),
+            include_str!("../../../docs/limits.md"),
+            include_str!("../../../docs/nodes.md"),
+            include_str!("../../../docs/policy.md"),
+            include_str!("../../../docs/services.md"),
             include_str!("../../../docs/troubleshooting.md"),
             include_str!("../../../conf/kubernetes/MIGRATION.md"),
         ] {
