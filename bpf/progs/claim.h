@@ -130,6 +130,30 @@ static __always_inline void FN(weigh)(struct claim_search *search, const CT_ENTR
 	}
 }
 
+/* Takes note of a flow that keeps its place, to find who has most of them: each of others takes one away from what was counted of
+ * one. Of whoever is left, it is the one that has said nothing for longest. */
+static __always_inline void FN(weigh_holder)(struct claim_search *search, const CT_ENTRY *holder, __be16 port, __u32 now)
+{
+	struct claim_victim *victim = &search->holder;
+	__u32 ingress = holder->way[holder->opener & 1].ingress;
+	__u16 age = now - holder->seen;
+
+	if (!victim->count) {
+		search->holds = ingress;
+		victim->age = 0;
+		victim->port = port;
+	}
+	if (search->holds != ingress) {
+		victim->count--;
+		return;
+	}
+	victim->count++;
+	if (age > victim->age) {
+		victim->age = age;
+		victim->port = port;
+	}
+}
+
 /* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
 __noinline int FN(how_ended)(const PACKET *packet, __u32 side, __u32 how)
 {
@@ -184,6 +208,8 @@ __noinline int FN(next_port)(const PACKET *packet, __u32 side)
 		room->search.ended = entry->nat_port[from];
 	else if (FN(may_lose_place)(holder, packet->protocol))
 		FN(weigh)(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
+	else if (room->search.tried <= masquerade_port_count)
+		FN(weigh_holder)(&room->search, holder, entry->nat_port[from], entry->seen);
 	return false;
 }
 
@@ -276,11 +302,16 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 
 	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
 
-	if (!victim->count)
-		return DROP_NO_MASQUERADE_PORT;
+	how |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
+	if (!victim->count) {
+		/* None may lose its own. Who has most of them gives one to who has less. */
+		victim = &search->holder;
+		if (victim->count < CLAIM_TRIES / 4 || !search->holds || search->holds == entry->way[from].ingress)
+			return DROP_NO_MASQUERADE_PORT;
+		how |= CLAIM_TAKE;
+	}
 	entry->nat_port[from] = victim->port;
-	return FN(claim_port)(skb, packet, from, how | CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING) ? DROP_NO_MASQUERADE_PORT :
-											      PARSED;
+	return FN(claim_port)(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
 }
 
 /*
@@ -289,7 +320,8 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
  * port is to be had.
  *
  * A free port is searched for in the whole range. If there is none, one of the oldest flows that wait loses its own: of the same
- * endpoint, if most are its; so nobody can keep all ports by asking what is never answered.
+ * endpoint, if most are its; so nobody can keep all ports by asking what is never answered. If all are established, one of whoever has
+ * most of them does: so nobody can keep all ports of a destination from others.
  */
 static __always_inline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {

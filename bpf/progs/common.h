@@ -347,7 +347,6 @@ __noinline int end_wait(__u32 ifindex, __u32 entries)
 	__u32 zero = 0, now = ticks();
 	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = bpf_map_lookup_elem(&accounts, &ifindex);
 
-	/* It may have been opened in an earlier tick. */
 	if (account && all && account->opening_tick == now && all->opening_tick == now && account->opening > 0) {
 		__sync_fetch_and_sub(&account->opening, entries);
 		__sync_fetch_and_sub(&all->opening, entries);

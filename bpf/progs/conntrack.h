@@ -108,8 +108,9 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 			entry->epoch = outdated();
 		}
 	}
-	/* Its answer shows that there is somebody; of TCP, that the opener goes on, for answers can be had for forged questions. */
-	if (unlikely(after & ~before & (packet->protocol == IPPROTO_TCP ? CT_CONFIRMED : CT_REPLIED)))
+	/* What was counted when it began, and is in the line no longer. Answers can be had for any question: they end no wait. */
+	if (unlikely(after & ~before & CT_CONFIRMED) && is_kept(after) && !(after & CT_PICKED_UP) &&
+	    entry->born == (__u8)now)
 		end_wait(entry->way[entry->opener & 1].ingress, nat == NAT_NONE ? 1 : 2);
 	if (unlikely(!is_over(packet->protocol, before) && is_over(packet->protocol, after)))
 		FN(tell_end)(packet, entry, nat, side, against);

@@ -334,6 +334,8 @@ struct claim_search {
 	__be16 ended; /* the port of a flow that has ended */
 	struct claim_victim mine; /* of the same endpoint */
 	struct claim_victim others;
+	struct claim_victim holder; /* of who seems to have most ports that nobody is to lose; how much more often than others */
+	__u32 holds; /* the index of its host end */
 };
 
 struct scratch {

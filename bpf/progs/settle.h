@@ -98,7 +98,8 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 	__u32 said, entries = entry->way[side & 1].nat == NAT_NONE ? 1 : 2;
 	int reason;
 
-	if (room->begins && !may_open(entry->way[entry->opener & 1].ingress, entries))
+	/* Who sends pays: a segment that looks like an answer makes the other side the opener. */
+	if (room->begins && !may_open(entry->way[side & 1].ingress, entries))
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;

@@ -53,8 +53,9 @@ fn whatever_is_excepted_sees_the_pod() -> Result<()> {
     let flags: Vec<_> = prefixes.iter().map(|it| format!("--no-masquerade={it}")).collect();
     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
     let one = fleet.node("one", ONE, &flags)?;
-    let two = fleet.node("two", TWO, &[])?;
-    let three = fleet.node("three", THREE, &[])?;
+    // All nodes have the same: one that does not except its own address takes what comes unmasqueraded from beyond for forged.
+    let two = fleet.node("two", TWO, &flags)?;
+    let three = fleet.node("three", THREE, &flags)?;
     leads_to(&one, &[TWO], &[THREE])?;
     let a = Serving::on(&fleet, &one, "a")?;
     let _servers = [Answering::start(&two, "two", OUTSIDE)?, Answering::start(&three, "three", OUTSIDE)?];

@@ -197,6 +197,21 @@ fn a_connection_is_what_its_opener_has_heard_the_answer_of() {
                         true,
                     ),
                     (
+                        // What an endpoint answers to a second SYN before it is sure of the first.
+                        "an answer that is no SYN widens nothing",
+                        syn,
+                        vec![
+                            answer,
+                            forged,
+                            refusal,
+                            (OPENER, ("S", 0x1000_0000, 0)),
+                            (REPLIER, ("A", begins, 2)),
+                            acknowledges(begins.wrapping_add(0x8_0000)),
+                            acknowledges(begins.wrapping_sub(0xc_0000)),
+                        ],
+                        false,
+                    ),
+                    (
                         "picked up by a stranger",
                         ("A", 2, GUESS),
                         vec![(REPLIER, ("A", begins, 9)), forged],
@@ -283,10 +298,10 @@ fn the_ports_of_what_a_pod_has_ended_or_never_begun_are_free_for_others() {
 #[test]
 fn a_forged_reset_gives_nobodys_port_away() {
     let bench = Bench::new(&Knobs { ports: 300, ..Knobs::default() }).unwrap();
-    let b = bench.b;
+    let a = bench.a;
     for number in 0..300 {
         Flow::connect(&bench, "out", false, number).replier(("R", 5, 0));
     }
-    let syn = tcp4(&b, FAR4, (50_000, 443), TCP_SYN);
-    assert_eq!(bench.run("from_endpoint", b.ifindex, &syn).unwrap().action, DROP);
+    let syn = tcp4(&a, FAR4, (50_000, 443), TCP_SYN);
+    assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
 }

@@ -101,6 +101,74 @@ fn the_last_port_is_found_among_established_flows_and_none_of_them_is_displaced(
 }
 
 #[test]
+fn who_has_most_ports_of_a_destination_gives_them_to_who_has_none() {
+    let bench = Bench::new(&Knobs { ports: 300, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    let of_a: Vec<_> = (0..300).map(|number| connect(&bench, &a, (40_000 + number, 443))).collect();
+    // One after the other, until both have enough.
+    let of_b: Vec<_> = (0..20).map(|number| connect(&bench, &b, (50_000 + number, 443))).collect();
+    assert_eq!(of_b.iter().collect::<HashSet<_>>().len(), 20);
+    assert!(of_b.iter().all(|port| of_a.contains(port)));
+    // What b has it keeps, and a takes none of it.
+    for source in 1_000..1_100 {
+        let syn = tcp4(&a, FAR4, (source, 443), TCP_SYN);
+        assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
+    }
+    for (number, port) in (0..).zip(&of_b) {
+        let ack = tcp4(&b, FAR4, (50_000 + number, 443), TCP_ACK);
+        assert_eq!(sent(&bench, "from_endpoint", b.ifindex, &ack).0, *port);
+    }
+    // All that a has not given away goes on.
+    let kept = (0..).zip(&of_a).filter(|(_, port)| !of_b.contains(port)).collect::<Vec<_>>();
+    assert_eq!(kept.len(), 280);
+    for (number, port) in kept {
+        let ack = tcp4(&a, FAR4, (40_000 + number, 443), TCP_ACK);
+        assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &ack).0, *port);
+    }
+}
+
+#[test]
+fn who_sends_what_looks_like_an_answer_pays_for_it_himself() {
+    let bench = Bench::new(&Knobs { waiting: 1_000, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    // From the wire, as answers to what b would have asked; none of them is b's.
+    for number in 0..5_000 {
+        let stranger = client(&bench, number);
+        let ack = tcp4(&stranger, b.ipv4, (80, 40_000), TCP_ACK);
+        bench.run("from_network", bench.uplink, &ack).unwrap();
+    }
+    let ran = bench.run("from_endpoint", b.ifindex, &tcp4(&b, FAR4, (1, 80), TCP_SYN)).unwrap();
+    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+    assert_eq!(bench.drops().unwrap().get("opening_share"), None);
+    // A pod's own are its own, whoever they are sent to, and answered echoes are no better.
+    let mut refused = 0;
+    for number in 0..2_000 {
+        let ack = tcp4(&a, FAR4, (80, 40_000 + number), TCP_ACK);
+        refused += u64::from(bench.run("from_endpoint", a.ifindex, &ack).unwrap().action == DROP);
+    }
+    assert!(refused > 1_000, "{refused} of 2000 were refused");
+    assert_eq!(bench.drops().unwrap().get("opening_share"), Some(&refused));
+    let ran = bench.run("from_endpoint", b.ifindex, &tcp4(&b, FAR4, (2, 80), TCP_SYN)).unwrap();
+    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+}
+
+#[test]
+fn answers_end_no_wait_of_what_is_in_the_line() {
+    let bench = Bench::new(&Knobs { waiting: 1_000, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    let mut refused = 0;
+    for number in 0..2_000 {
+        let ran = bench.run("from_endpoint", a.ifindex, &udp4(&a, b.ipv4, (10_000 + number, 53))).unwrap();
+        refused += u64::from(ran.action == DROP);
+        if ran.action != DROP {
+            sent(&bench, "from_endpoint", b.ifindex, &udp4(&b, a.ipv4, (53, 10_000 + number)));
+        }
+    }
+    assert_eq!(refused, 1_500);
+    assert_eq!(bench.drops().unwrap().get("opening_share"), Some(&refused));
+}
+
+#[test]
 fn one_endpoint_does_not_take_another_ones_ports() {
     // However slow the machine, no question is over meanwhile.
     let bench = Bench::new(&Knobs { waiting: 1 << 18, tick: Some(1_000), ..Knobs::default() }).unwrap();
