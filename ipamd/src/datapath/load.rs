@@ -220,7 +220,8 @@ fn adopt_maps(
         let name = map.name().to_string_lossy().into_owned();
         let path = pins.map(&name);
         if !path.exists() {
-            if was_pinned {
+            // The programs' constants are never pinned.
+            if was_pinned && !name.ends_with(".rodata") {
                 warn!(
                     map = name,
                     "the map {name} has lost its pin while no daemon ran: it is made anew, and filled before it is used"
