@@ -8,6 +8,7 @@
  * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
 #include "common.h"
+#include "accounts.h"
 #include "decide.h"
 #include "states.h"
 
