@@ -90,6 +90,10 @@ impl Kernel for Host {
         self.datapath.attachment_faults(ifname, ifindex)
     }
 
+    fn heal_programs(&self, ifname: &str, ifindex: u32) -> Result<Vec<String>, DatapathError> {
+        self.datapath.heal_interface(ifname, ifindex)
+    }
+
     fn unpin_links(&self, ifname: &str) {
         self.datapath.unpin_links(ifname);
     }

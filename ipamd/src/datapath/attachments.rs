@@ -124,8 +124,13 @@ impl Datapath {
         names
     }
 
-    /// Attaches what is not attached to an interface's two hooks.
-    pub(super) fn heal_interface(&self, ifname: &str, ifindex: u32) -> Result<Repairs, DatapathError> {
+    /// Attaches what is not attached to an interface's two hooks. Returns what was done, a sentence each.
+    ///
+    /// # Errors
+    /// The first that cannot be attached or looked at.
+    pub fn heal_interface(&self, ifname: &str, ifindex: u32) -> Result<Repairs, DatapathError> {
+        // A commit and a pass of the reconciliation may meet here: the second would attach what the first just has (`EEXIST`).
+        let _alone = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let mut repairs = Vec::new();
         for direction in HOOKS {
             let name = program_for(ifname, direction);

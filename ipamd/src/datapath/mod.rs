@@ -258,6 +258,8 @@ pub struct Datapath {
     links: Mutex<BTreeMap<(String, &'static str), OwnedFd>>,
     /// Until the programs have taken over: the maps that those of an earlier daemon still write into.
     to_take_over: Mutex<Option<Vec<Renewed>>>,
+    /// Held by who attaches programs to an interface.
+    attaching: Mutex<()>,
     /// Changing `node` is a read and a write.
     alone: Mutex<()>,
 }
@@ -307,6 +309,7 @@ impl Datapath {
             others: maps,
             links: Mutex::default(),
             to_take_over: Mutex::new(Some(renewed)),
+            attaching: Mutex::new(()),
             alone: Mutex::default(),
         };
         datapath.change_node(|node| {

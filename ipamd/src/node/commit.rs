@@ -32,7 +32,9 @@ impl Node {
                 None => self.submit(Batch::new())?,
             }
         };
+        let has_programs = self.has_programs(key, request.host_ifindex)?;
         stored.wait().await.map_err(|error| self.refusal(&error))?;
+        has_programs.await.map_err(internal)??;
         let slot = self.admit(key).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
         self.lead_sockets(key, request.netns_cookie)?;
@@ -40,6 +42,39 @@ impl Node {
         self.lead_ports(key).await?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
+    }
+
+    /// Has the host end run this daemon's programs. The plugin attached what was pinned when it opened the pins: a daemon that
+    /// started since has pinned programs of its own, and its first pass did not see an interface that was about to be.
+    fn has_programs(
+        &self,
+        key: &AttachmentKey,
+        ifindex: u32,
+    ) -> Result<JoinHandle<Result<(), ApiError>>, ApiError> {
+        let host_ifname = key.host_ifname();
+        self.is_at(&host_ifname, ifindex)?;
+        let kernel = Arc::clone(&self.kernel);
+        let key = key.clone();
+        Ok(tokio::task::spawn_blocking(move || {
+            let repairs = kernel.heal_programs(&host_ifname, ifindex).map_err(internal)?;
+            for repair in repairs {
+                tracing::info!(%key, "{repair}: the daemon was started in the midst of the ADD");
+            }
+            Ok(())
+        }))
+    }
+
+    /// Refuses what is not the index of that host end.
+    fn is_at(&self, host_ifname: &str, ifindex: u32) -> Result<(), ApiError> {
+        if self.kernel.link_index(host_ifname) == Some(ifindex) {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorKind::InvalidRequest,
+            format!(
+                "there is no interface {host_ifname} of index {ifindex} in the daemon's network namespace"
+            ),
+        ))
     }
 
     /// Keeps who it is beside the socket.
@@ -138,15 +173,7 @@ impl Node {
             self.policy.dismiss_later(key);
             return Err(unknown(key));
         };
-        let host_ifname = key.host_ifname();
-        if self.kernel.link_index(&host_ifname) != Some(ifindex) {
-            return Err(ApiError::new(
-                ErrorKind::InvalidRequest,
-                format!(
-                    "there is no interface {host_ifname} of index {ifindex} in the daemon's network namespace"
-                ),
-            ));
-        }
+        self.is_at(&key.host_ifname(), ifindex)?;
         let attachment = &record.attachment;
         let entry = entry(attachment, at, false);
         for (done, ip) in attachment.ips().enumerate() {

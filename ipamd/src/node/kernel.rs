@@ -37,6 +37,11 @@ pub trait Kernel: Debug + Send + Sync {
     fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError>;
     /// What is wrong with the programs of a host end, a sentence each.
     fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String>;
+    /// Has a host end run this daemon's programs, whichever it runs. Takes the kernel's lock of interfaces, so it may wait.
+    ///
+    /// # Errors
+    /// Why it does not run them.
+    fn heal_programs(&self, ifname: &str, ifindex: u32) -> Result<Vec<String>, DatapathError>;
     /// Removes the link pins of a host end.
     fn unpin_links(&self, ifname: &str);
     /// Packets dropped, by reason.

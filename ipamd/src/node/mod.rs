@@ -108,7 +108,7 @@ pub enum Making {
 pub struct Node {
     name: String,
     is_chained: bool,
-    kernel: Box<dyn Kernel>,
+    kernel: Arc<dyn Kernel>,
     policy: Arc<Enforcer>,
     services: Arc<Balancer>,
     store: Store,
@@ -161,7 +161,7 @@ impl Node {
         let node = Self {
             name,
             is_chained,
-            kernel,
+            kernel: Arc::from(kernel),
             policy,
             services,
             store,

@@ -47,6 +47,8 @@ struct Fake {
     lingering: bool,
     /// Interfaces whose programs somebody has taken away.
     unattached: BTreeSet<String>,
+    /// Nothing can be attached.
+    takes_no_programs: bool,
     /// The programs' pins are gone.
     unpinned_programs: bool,
 }
@@ -107,6 +109,14 @@ impl Kernel for FakeKernel {
             .then(|| format!("the program from_endpoint is not attached to {ifname}"))
             .into_iter()
             .collect()
+    }
+    fn heal_programs(&self, ifname: &str, ifindex: u32) -> Result<Vec<String>, DatapathError> {
+        let mut fake = self.lock();
+        if fake.links.get(ifname) != Some(&ifindex) || fake.takes_no_programs {
+            return Err(Self::refused());
+        }
+        let was_unattached = fake.unattached.remove(ifname);
+        Ok(was_unattached.then(|| format!("attached from_endpoint to {ifname}")).into_iter().collect())
     }
     fn has_program(&self, _: &str) -> bool {
         !self.lock().unpinned_programs
@@ -297,6 +307,25 @@ async fn an_attachment_is_forwarded_from_its_commit_to_its_release() {
     drop(fake);
     assert!(bench.node().endpoints().is_empty());
     assert!(bench.node().pools().iter().all(|pool| pool.used == 0));
+}
+
+#[tokio::test]
+async fn nothing_is_committed_whose_host_end_runs_other_programs_than_this_daemons() {
+    let mut bench = Bench::new();
+    let commit = |host_ifindex| Commit { key: key("a"), host_ifindex, netns_cookie: None };
+    bench.node().reserve(&request("a")).unwrap();
+    // The plugin attaches what the former daemon has pinned.
+    let host_ifindex = bench.link("a");
+    bench.kernel.lock().unattached.insert(key("a").host_ifname());
+    bench.restart();
+    bench.node().reserve(&request("a")).unwrap();
+    bench.kernel.lock().takes_no_programs = true;
+    assert_eq!(kind(bench.node().commit(&commit(host_ifindex)).await), ErrorKind::Internal);
+    assert!(bench.kernel.lock().endpoints.is_empty());
+    bench.kernel.lock().takes_no_programs = false;
+    bench.node().commit(&commit(host_ifindex)).await.unwrap();
+    assert_eq!(bench.node().check(&key("a")).faults, Vec::<String>::new());
+    assert_eq!(bench.node().status().limited, Vec::<String>::new());
 }
 
 #[tokio::test]
