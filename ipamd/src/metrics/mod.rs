@@ -354,3 +354,69 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ipamd_api::wire::ClusterStatus;
+
+    use super::*;
+    use crate::cluster::SourceCounts;
+
+    #[derive(Debug)]
+    struct Source;
+
+    impl SourceState for Source {
+        fn status(&self) -> ClusterStatus {
+            ClusterStatus { age_seconds: Some(1), ..ClusterStatus::default() }
+        }
+
+        fn counts(&self) -> Vec<(String, SourceCounts)> {
+            vec![("pods".to_owned(), SourceCounts::default())]
+        }
+    }
+
+    /// The names of all metrics as they are scraped.
+    fn scraped() -> BTreeSet<String> {
+        let metrics = Metrics::about(Some(Arc::new(Source)), Duration::ZERO);
+        // What has no sample is not scraped.
+        metrics.request("status", Duration::ZERO, Some(ErrorKind::Internal));
+        metrics.repair("link");
+        drop(metrics.addresses.get_or_create(&PoolLabels { pool: "four".to_owned(), state: "used" }));
+        drop(metrics.drops.get_or_create(&ReasonLabels { reason: "policy".to_owned() }));
+        for family in [&metrics.conntrack, &metrics.conntrack_capacity] {
+            drop(family.get_or_create(&ConntrackLabels { family: "ipv4".to_owned() }));
+        }
+        for family in [&metrics.map_entries, &metrics.map_capacity] {
+            drop(family.get_or_create(&MapLabels { map: "endpoints4".to_owned() }));
+        }
+        drop(metrics.policies.get_or_create(&PolicyLabels { state: "enforced" }));
+        let mut text = String::new();
+        text::encode(&mut text, &metrics.registry).unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let names: BTreeSet<_> = types
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            })
+            .collect();
+        let registered = format!("{:?}", metrics.registry).matches("Descriptor {").count();
+        let of_cluster = names.iter().filter(|name| name.starts_with("cambric_cluster_")).count();
+        assert_eq!(names.len() - of_cluster, registered, "one has no sample here: {names:?}");
+        names
+    }
+
+    #[test]
+    fn the_document_has_each_metric_and_no_other() {
+        let document = include_str!("../../../docs/metrics.md");
+        let cells = document.lines().filter_map(|line| line.strip_prefix("| `cambric_")?.split('|').next());
+        let documented: BTreeSet<_> = cells
+            .flat_map(|cell| cell.split('`').map(|name| name.trim_start_matches("cambric_").to_owned()))
+            .filter(|name| name.chars().all(|it| it.is_ascii_lowercase() || it == '_') && !name.is_empty())
+            .map(|name| format!("cambric_{name}"))
+            .collect();
+        assert_eq!(documented, scraped());
+    }
+}
