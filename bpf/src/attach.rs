@@ -46,7 +46,7 @@ impl Direction {
 
 /// A step of attaching that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {step}: {source}")]
+#[error("cannot {step}: {}", reason(source))]
 pub struct AttachError {
     step: String,
     source: io::Error,
@@ -58,6 +58,31 @@ impl AttachError {
         &self.source
     }
 }
+
+/// The kernel's reason, in words where the usual text of its number misleads.
+fn reason(source: &io::Error) -> String {
+    match source.raw_os_error() {
+        // Of a control group the first, of tcx the second.
+        Some(E2BIG | ERANGE) => format!(
+            "as many programs of others are there as the kernel takes ({MOST_PROGRAMS}); detach some (`bpftool cgroup tree`, `bpftool net`)"
+        ),
+        Some(ENOSPC) => {
+            "there is no room for it; see whether the bpffs or the control group has a limit".to_owned()
+        }
+        Some(ENOMEM) => {
+            "the kernel has no memory for it; free memory, or raise the memory limit of the control group"
+                .to_owned()
+        }
+        _ => source.to_string(),
+    }
+}
+
+/// How many programs the kernel takes at one hook.
+const MOST_PROGRAMS: usize = 64;
+const ENOMEM: i32 = 12;
+const ENOSPC: i32 = 28;
+const ERANGE: i32 = 34;
+const E2BIG: i32 = 7;
 
 fn failed(step: String) -> impl FnOnce(io::Error) -> AttachError {
     move |source| AttachError { step, source }
@@ -352,7 +377,7 @@ pub fn cgroup_programs(
     cgroup: BorrowedFd<'_>,
     hook: libbpf_sys::bpf_attach_type,
 ) -> Result<Vec<u32>, AttachError> {
-    let mut ids = [0u32; 64];
+    let mut ids = [0u32; MOST_PROGRAMS];
     let mut count = 64;
     // SAFETY: `ids` has the entries that `count` promises, and all pointers outlive the call.
     checked(unsafe {
@@ -459,6 +484,18 @@ impl Pins {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hook_that_takes_no_more_programs_is_told_in_words() {
+        for errno in [E2BIG, ERANGE, ENOSPC, ENOMEM] {
+            let source = io::Error::from_raw_os_error(errno);
+            let said = failed("attach a program to a cgroup".to_owned())(source).to_string();
+            assert!(
+                said.starts_with("cannot attach a program to a cgroup: ") && !said.contains("os error"),
+                "{said}"
+            );
+        }
+    }
 
     #[test]
     fn a_links_pin_tells_its_hook() {

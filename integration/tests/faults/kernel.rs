@@ -101,7 +101,7 @@ pub const FAULTS: &[Fault] = &[
         name: "a map is full",
         strike: |scene, turn| fill(scene, FILLED[turn % FILLED.len()]),
         mend: |scene| FILLED.iter().try_for_each(|map| empty(scene, map)),
-        says: "cannot use the map",
+        says: "is full: all of its",
         ..NOTHING
     },
 ];

@@ -120,7 +120,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
             |old: &MapHandle| matches!(old.map_type(), MapType::Hash | MapType::LruHash | MapType::LpmTrie);
         let is_of_programs = map.map_type() == MapType::LruHash || EXACT.contains(&&*name);
         if let Some(former) = old.remove(&name).filter(lasts) {
-            maps::copy_entries(&former, &handle).map_err(DatapathError::map(&name))?;
+            maps::copy_entries(&former, &handle, &name)?;
             if is_of_programs {
                 let now = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
                 loaded.renewed.push(Renewed { name: name.clone(), former, now });
@@ -272,7 +272,7 @@ pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
 /// Has pinned links run the programs. What the former ones have written meanwhile comes along.
 pub fn take_over(pins: &Pins, programs: &Programs, renewed: &[Renewed]) -> Result<(), DatapathError> {
     for map in renewed {
-        maps::copy_entries(&map.former, &map.now).map_err(DatapathError::map(&map.name))?;
+        maps::copy_entries(&map.former, &map.now, &map.name)?;
     }
     let mut replaced = 0;
     let mut links = pinned_links(pins)?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
-use super::{DatapathError, batch::each_entry};
+use super::{DatapathError, batch::each_entry, writes};
 
 /// A map with its key and value.
 #[derive(Debug)]
@@ -58,9 +58,7 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// Sets the value of a key.
     pub fn put(&self, key: &K, value: &V) -> Result<(), DatapathError> {
-        self.handle
-            .update(key.as_bytes(), value.as_bytes(), MapFlags::ANY)
-            .map_err(DatapathError::map(&self.name))
+        Ok(writes::put(&self.handle, &self.name, key.as_bytes(), value.as_bytes())?)
     }
 
     /// Sets the values of many keys, in one system call where the kernel takes it.
@@ -71,24 +69,17 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
             values.extend_from_slice(value.as_bytes());
             count += 1;
         }
-        match count {
-            0 => Ok(()),
-            1 => self.handle.update(&keys, &values, MapFlags::ANY).map_err(DatapathError::map(&self.name)),
-            _ => {
-                let written = self.handle.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY);
-                written.map_err(DatapathError::map(&self.name))
-            }
-        }
+        // A single one needs no batch, which not every kind of map takes on every kernel.
+        let written = match count {
+            1 => writes::put(&self.handle, &self.name, &keys, &values),
+            _ => writes::put_all(&self.handle, &self.name, &keys, &values, count),
+        };
+        Ok(written?)
     }
 
     /// Removes a key that may not be there.
     pub fn remove(&self, key: &K) -> Result<(), DatapathError> {
-        match self.handle.delete(key.as_bytes()) {
-            Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
-                Err(DatapathError::map(&self.name)(error))
-            }
-            _ => Ok(()),
-        }
+        Ok(writes::remove(&self.handle, &self.name, key.as_bytes())?)
     }
 
     /// All keys.
@@ -119,12 +110,18 @@ pub fn sum(array: &MapHandle, index: u32) -> Result<u64, DatapathError> {
     Ok(per_cpu.unwrap_or_default().iter().filter_map(|bytes| u64::from_bytes(bytes)).sum())
 }
 
-/// Copies what fits of one map into another of the same layout.
-pub fn copy_entries(from: &MapHandle, to: &MapHandle) -> Result<(), libbpf_rs::Error> {
-    each_entry(from, |key, value| {
-        // A smaller map keeps what it has room for.
-        let _ = to.update(key, value, MapFlags::ANY);
+/// Copies what fits of one map into another of the same layout, and says how much does not: a smaller map keeps what it has room for.
+pub fn copy_entries(from: &MapHandle, to: &MapHandle, name: &str) -> Result<(), DatapathError> {
+    let (mut left, mut why) = (0_u64, None);
+    let copied = each_entry(from, |key, value| {
+        if let Err(error) = writes::put(to, name, key, value) {
+            left += 1;
+            why.get_or_insert(error);
+        }
         true
-    })?;
-    Ok(())
+    });
+    if let Some(why) = why {
+        tracing::warn!(map = name, left, %why, "entries of the former map are left behind");
+    }
+    copied.map_err(|error| DatapathError::map(name)(error.into()))
 }

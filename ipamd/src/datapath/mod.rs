@@ -6,13 +6,16 @@ mod attachments;
 mod batch;
 mod changes;
 mod conntrack;
+mod error;
 mod load;
 mod maps;
 mod origins;
 mod policy;
+mod refused;
 mod services;
 mod sizes;
 mod uplinks;
+mod writes;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,7 +23,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{Ordering, fence},
@@ -43,17 +46,19 @@ use ipamd_api::{
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle, MapType};
 
-use self::{
-    load::{Loaded, Programs, Renewed},
-    maps::TypedMap,
-};
 pub use self::{
+    error::DatapathError,
     load::{fib_lookup_flags, probe_attach_mode},
     origins::{NearNode, Origin, Origins},
     policy::{PolicySizes, PolicyTables},
+    refused::MapError,
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
     sizes::{Machine, MapSizes, RequestedSizes, objection},
     uplinks::{Frames, OVERLAY, Uplink},
+};
+use self::{
+    load::{Loaded, Programs, Renewed},
+    maps::TypedMap,
 };
 use crate::{concerned::Concerned, policy::tables::Slot};
 
@@ -90,78 +95,6 @@ pub struct DatapathConfig {
     pub policy_rules: u32,
     /// The overlay's UDP port and the number of its network, where there may be one.
     pub overlay: Option<(u16, u32)>,
-}
-
-/// Why the datapath could not be made or changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DatapathError {
-    /// The kernel refused the programs.
-    #[error("cannot load the programs: {0} (see `cambricctl preflight`)")]
-    Load(#[source] libbpf_rs::Error),
-    /// A map could not be read or written.
-    #[error("cannot use the map {map}: {source}")]
-    Map {
-        /// Its name.
-        map: String,
-        /// The kernel's reason.
-        source: libbpf_rs::Error,
-    },
-    /// A map cannot be mapped into memory.
-    #[error("cannot map {map} into memory: {source}")]
-    Mapping {
-        /// Its name.
-        map: String,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// A map is not what this version expects.
-    #[error("the map {map} has an unexpected layout")]
-    Layout {
-        /// Its name.
-        map: String,
-    },
-    /// What is pinned is of a release that this one does not know.
-    #[error(
-        "what is pinned in {} is of a newer Cambric (layout {found}, this one knows {known}); start that version, or drain the node, run \
-         `cambricctl uninstall` of that version, and start again",
-        path.display()
-    )]
-    Newer {
-        /// The directory of the pins.
-        path: PathBuf,
-        /// Its layout.
-        found: u32,
-        /// The newest layout that this release knows.
-        known: u32,
-    },
-    /// A file on the bpffs could not be made, read or removed.
-    #[error("cannot use {path} (is a bpffs mounted there?): {source}")]
-    Pin {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// The program that forgets flows failed.
-    #[error("cannot run the program that forgets connections: {source}")]
-    Age {
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// A program could not be attached.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-}
-
-impl DatapathError {
-    fn map(name: &str) -> impl FnOnce(libbpf_rs::Error) -> Self {
-        move |source| Self::Map { map: name.to_owned(), source }
-    }
-
-    fn pin(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Pin { path: path.to_owned(), source }
-    }
 }
 
 /// What the programs know of an endpoint's address.

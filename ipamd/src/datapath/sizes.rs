@@ -4,6 +4,8 @@ use std::fs;
 
 use ipamd_api::wire::MapUse;
 
+use super::refused;
+
 /// Entries of the maps that all endpoints share; each number is that of one family's map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
@@ -101,20 +103,7 @@ const NEARLY_FULL: u64 = 90;
 /// What to do about a map that is nearly full, a sentence; `None` for one that is not, or that is to be full: what is used least
 /// makes room there.
 pub fn objection(map: &str, used: MapUse) -> Option<String> {
-    let advice = match map {
-        "conntrack4" | "conntrack6" => "raise --conntrack-size, or the least used connections are forgotten",
-        "endpoints4" | "endpoints6" => "no more endpoints fit on this node",
-        "connections4" | "connections6" => {
-            "raise --conntrack-size, or sockets outlive their backends and see them in place of the service"
-        }
-        "no_masquerade4" | "no_masquerade6" | "machines4" | "machines6" | "node_prefixes4"
-        | "node_prefixes6" => "raise --prefix-size, or nodes that join are not known",
-        "frontends4" | "frontends6" | "members4" | "members6" | "source_ranges4" | "source_ranges6" => {
-            "no more services and backends fit"
-        }
-        "namespaces" => "no more containers fit whose sockets are led to services",
-        _ => return None,
-    };
+    let advice = refused::about(map).advice?;
     let MapUse { entries, capacity } = used;
     (capacity > 0 && entries * 100 >= capacity * NEARLY_FULL)
         .then(|| format!("the map {map} is nearly full ({entries} of {capacity} entries): {advice}"))

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use bpf::layout::Plain;
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 
-use super::super::DatapathError;
+use super::super::{DatapathError, MapError, writes};
 
 /// What an inner map is made like. All but the number of entries is as in `progs/maps.h`.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ impl Shape {
             ..Default::default()
         };
         MapHandle::create(self.kind, Some(self.name), self.key, self.value, self.entries, &options)
-            .map_err(DatapathError::map(self.name))
+            .map_err(|error| MapError::made(self.name, self.entries, &error).into())
     }
 }
 
@@ -38,19 +38,6 @@ pub(super) fn memory(map: &MapHandle) -> u64 {
     let info = info.unwrap_or_default();
     let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
     bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or_default()
-}
-
-/// Sets an entry.
-pub(super) fn put(map: &MapHandle, name: &str, key: &[u8], value: &[u8]) -> Result<(), DatapathError> {
-    map.update(key, value, MapFlags::ANY).map_err(DatapathError::map(name))
-}
-
-/// Removes an entry that may not be there.
-pub(super) fn remove(map: &MapHandle, name: &str, key: &[u8]) -> Result<(), DatapathError> {
-    match map.delete(key) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::map(name)(error)),
-        _ => Ok(()),
-    }
 }
 
 /// The value of a key, or of its longest prefix.
@@ -66,13 +53,10 @@ pub(super) fn put_inner(
     name: &str,
     maps: &[(u32, &MapHandle)],
 ) -> Result<(), DatapathError> {
-    if maps.is_empty() {
-        return Ok(());
-    }
     let keys = maps.iter().flat_map(|(index, _)| index.to_ne_bytes()).collect::<Vec<_>>();
     let fds = maps.iter().flat_map(|(_, map)| map.as_fd().as_raw_fd().to_ne_bytes()).collect::<Vec<_>>();
     let count = u32::try_from(maps.len()).unwrap_or(u32::MAX);
-    outer.update_batch(&keys, &fds, count, MapFlags::ANY, MapFlags::ANY).map_err(DatapathError::map(name))
+    Ok(writes::put_all(outer, name, &keys, &fds, count)?)
 }
 
 /// The inner map at an index.

@@ -18,14 +18,17 @@ use bpf::{
     },
 };
 use ipnetwork::IpNetwork;
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_rs::{MapHandle, MapType};
 
 use self::{
-    inner::{Shape, get, memory, put, remove},
+    inner::{Shape, get, memory},
     sets::{Outer, Set, bytes, prefix4, prefix6},
     stock::Stock,
 };
-use super::{Datapath, DatapathError, maps};
+use super::{
+    Datapath, DatapathError, MapError, maps,
+    writes::{put, remove},
+};
 use crate::{
     concerned::Concerned,
     policy::tables::{
@@ -123,13 +126,13 @@ impl PolicyTables {
 
     fn write_posture(&self, slot: Slot, value: PostureValue) -> Result<(), DatapathError> {
         let at = self.written().number * POSTURE_SLOTS + slot.0;
-        put(&self.postures, "postures", at.as_bytes(), value.as_bytes())
+        Ok(put(&self.postures, "postures", at.as_bytes(), value.as_bytes())?)
     }
 
     fn write_entries(map: &MapHandle, entries: &[(EntryKey, EntryValue)]) -> Result<(), DatapathError> {
-        entries.iter().try_for_each(|(key, value)| {
+        Ok(entries.iter().try_for_each(|(key, value)| {
             put(map, "policy", encode::key(*key).as_bytes(), encode::entry(value).as_bytes())
-        })
+        })?)
     }
 
     fn used(&self, map: PolicyMap) -> Result<Arc<MapHandle>, DatapathError> {
@@ -258,9 +261,8 @@ impl Tables for PolicyTables {
     }
 
     fn clear_hits(&mut self, rule: RuleId) -> Result<(), TableError> {
-        let zeroes = vec![vec![0; size_of::<u64>()]; cpus()?];
-        let cleared = self.hits.update_percpu(rule.0.as_bytes(), &zeroes, MapFlags::ANY);
-        Ok(cleared.map_err(DatapathError::map("hits"))?)
+        let zeroes = vec![0; size_of::<u64>() * cpus()?];
+        Ok(put(&self.hits, "hits", rule.0.as_bytes(), &zeroes)?)
     }
 
     fn memory(&self) -> u64 {
@@ -302,6 +304,12 @@ impl Tables for PolicyTables {
 
 fn cpus() -> Result<usize, DatapathError> {
     libbpf_rs::num_possible_cpus().map_err(DatapathError::map("hits"))
+}
+
+impl From<MapError> for TableError {
+    fn from(error: MapError) -> Self {
+        DatapathError::from(error).into()
+    }
 }
 
 impl From<DatapathError> for TableError {

@@ -7,9 +7,9 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::{MapHandle, MapType};
 
 use super::{
-    super::DatapathError,
+    super::{DatapathError, writes},
     PolicySizes,
-    inner::{Shape, inner as inner_map, put_inner, remove},
+    inner::{Shape, inner as inner_map, put_inner},
 };
 
 /// One family's peers of one set.
@@ -138,7 +138,7 @@ impl Outer {
             (&self.peers6, "peers6"),
             (&self.ranges6, "ranges6"),
         ] {
-            remove(outer, name, number.as_bytes())?;
+            writes::remove(outer, name, number.as_bytes())?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use crate::supervisor;
 
 use super::{
-    super::DatapathError,
+    super::{DatapathError, MapError},
     inner::{Shape, memory, put_inner},
 };
 
@@ -95,8 +95,7 @@ impl Stock {
             self.shared.restock()?;
             shelves = self.shared.shelves();
         }
-        let (index, map) =
-            shelves.spares.pop().ok_or_else(|| DatapathError::Layout { map: "policies".into() })?;
+        let (index, map) = shelves.spares.pop().ok_or_else(|| MapError::full("policies", self.capacity()))?;
         let map = Arc::new(map);
         shelves.used.insert(index, Arc::clone(&map));
         if shelves.spares.len() < FEW {

@@ -11,9 +11,9 @@ use bpf::{
     attach::{self, AttachError, CGROUP_HOOKS, program_id},
     layout::{NAMESPACE_ENDPOINT, NAMESPACE_NODE, Plain},
 };
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapHandle};
 
-use crate::datapath::{Datapath, DatapathError, Repairs, load};
+use crate::datapath::{Datapath, DatapathError, Repairs, load, writes};
 
 impl Datapath {
     /// Has the programs run at the hooks of a cgroup, by pinned links; or nowhere, if there is none. What was put right
@@ -56,26 +56,23 @@ impl Datapath {
             .chain(node.map(|cookie| (cookie, NAMESPACE_NODE)))
             .collect();
         for (cookie, kind) in &wanted {
-            map.update(cookie.as_bytes(), kind.as_bytes(), MapFlags::ANY)
-                .map_err(DatapathError::map(NAMESPACES))?;
+            writes::put(map, NAMESPACES, cookie.as_bytes(), kind.as_bytes())?;
         }
         let stale: Vec<_> = map
             .keys()
             .filter(|key| u64::from_bytes(key).is_none_or(|key| !wanted.contains_key(&key)))
             .collect();
-        stale.iter().try_for_each(|key| remove(map, key))
+        Ok(stale.iter().try_for_each(|key| writes::remove(map, NAMESPACES, key))?)
     }
 
     /// Has an endpoint's sockets be led from here on.
     pub fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
-        let written =
-            self.namespaces()?.update(cookie.as_bytes(), NAMESPACE_ENDPOINT.as_bytes(), MapFlags::ANY);
-        written.map_err(DatapathError::map(NAMESPACES))
+        Ok(writes::put(self.namespaces()?, NAMESPACES, cookie.as_bytes(), NAMESPACE_ENDPOINT.as_bytes())?)
     }
 
     /// Leads an endpoint's sockets no more.
     pub fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError> {
-        remove(self.namespaces()?, cookie.as_bytes())
+        Ok(writes::remove(self.namespaces()?, NAMESPACES, cookie.as_bytes())?)
     }
 
     fn namespaces(&self) -> Result<&MapHandle, DatapathError> {
@@ -84,13 +81,6 @@ impl Datapath {
 }
 
 const NAMESPACES: &str = "namespaces";
-
-fn remove(map: &MapHandle, key: &[u8]) -> Result<(), DatapathError> {
-    match map.delete(key) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::map(NAMESPACES)(error)),
-        _ => Ok(()),
-    }
-}
 
 /// The pinned link, if it is attached to the cgroup of that number, and the program that it runs.
 fn is_held(pin: &Path, cgroup: u64) -> Result<Option<(std::os::fd::OwnedFd, u32)>, AttachError> {

@@ -12,7 +12,7 @@ use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::super::DatapathError;
+use super::super::{DatapathError, MapError};
 
 /// An array map, mapped.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl<T: Plain> Mapped<T> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice, over the whole of the array.
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.as_fd(), 0) };
-        let start = start.map_err(|errno| DatapathError::Mapping { map: name(), source: errno.into() })?;
+        let start = start.map_err(|errno| MapError::mapped(&name(), errno))?;
         Ok(Self { start: start.cast(), length, entries, values: PhantomData })
     }
 
