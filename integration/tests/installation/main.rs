@@ -1,6 +1,7 @@
 //! What Cambric is installed by: manifests, the image, scripts.
 
 mod definitions;
+mod documents;
 mod image;
 mod manifests;
 mod scripts;
