@@ -3,7 +3,7 @@
  * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h, pieces.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h -> rewrite.h -> forward.h
  *
  * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
@@ -17,6 +17,7 @@
 #include "stamps.h"
 #include "views.h"
 #include "conntrack.h"
+#include "pieces.h"
 #include "owner.h"
 #include "age.h"
 #include "policy.h"
@@ -45,6 +46,7 @@
 #include "stamps.h"
 #include "views.h"
 #include "conntrack.h"
+#include "pieces.h"
 #include "owner.h"
 #include "age.h"
 #include "policy.h"

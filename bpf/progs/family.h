@@ -114,67 +114,8 @@ static __always_inline __u32 FN(key)(const PACKET *packet, CT_KEY *key)
 			    packet->destination_port);
 }
 
-static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet)
-{
-	*key = (FRAGMENT){
-		.source = packet->source,
-		.destination = packet->destination,
-		.id = packet->id,
-		.ifindex = packet->ifindex,
-	};
-#if FAMILY == 4
-	key->protocol = packet->protocol;
-#endif
-}
-
-/* The ports of a datagram in pieces: kept once its first piece is let through, found again for the others. */
-__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
-{
-	FRAGMENT key;
-	struct pieces *pieces;
-
-	if (!packet)
-		return DROP_MALFORMED;
-	packet->id = id;
-	packet->ifindex = ifindex;
-	FN(fragment_key)(&key, packet);
-	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
-	if (packet->kind == PACKET_FIRST_FRAGMENT) {
-		if (pieces && !pieces->known)
-			packet->early = pieces->early;
-		return PARSED;
-	}
-	if (!pieces || !pieces->known)
-		return DROP_UNKNOWN_FRAGMENT;
-	packet->source_port = pieces->source;
-	packet->destination_port = pieces->destination;
-	packet->protocol = pieces->protocol;
-	packet->cut = pieces->cut;
-	packet->asker = pieces->asker;
-	return PARSED;
-}
-
-/* Keeps what the first piece of a datagram says; whose it is has been seen. A reason for a drop if its interface has no room. */
-__noinline int FN(keep_pieces)(const PACKET *packet)
-{
-	FRAGMENT key;
-
-	if (!packet)
-		return DROP_MALFORMED;
-
-	struct pieces first = {
-		.source = packet->source_port,
-		.destination = packet->destination_port,
-		.known = true,
-		.protocol = packet->protocol,
-		.asker = packet->asker,
-	};
-
-	FN(fragment_key)(&key, packet);
-	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_pieces(packet->ifindex))
-		return DROP_FRAGMENT_SHARE;
-	return bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY) ? DROP_FRAGMENT_SHARE : PARSED;
-}
+/* pieces.h. */
+int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex);
 
 /* What an ICMP message has for ports: who asks the identifier, who is asked the question. `icmp` is as far as it is quoted. */
 static __always_inline void FN(message_ports)(PACKET *packet, const struct icmp_header *icmp)

@@ -291,6 +291,9 @@ struct fragment6 {
 	__u32 ifindex;
 };
 
+/* With this in `ifindex` and no `id`: the last datagram in pieces between the two. */
+#define PIECES_LAST 0x80000000
+
 /* Value of `fragments4`, `fragments6`: what only the first piece says, and what became of the pieces. */
 struct pieces {
 	__be16 source; /* ports */
@@ -345,7 +348,7 @@ enum drop_reason {
 	DROP_FORGED_ENDPOINT, /* the network sent from an address of a local endpoint */
 	DROP_UNKNOWN_ENDPOINT, /* no endpoint is known behind this interface for the destination */
 	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded */
-	DROP_UNKNOWN_FRAGMENT, /* a later fragment came before the first of its datagram, or without it */
+	DROP_UNKNOWN_FRAGMENT, /* a later fragment came without the first of its datagram, and nothing is known of such between these two */
 	DROP_UNRELATED_ERROR, /* an ICMP error about a flow that is not known */
 	DROP_NO_MASQUERADE_ADDRESS, /* the uplink has no address of the packet's family */
 	DROP_NO_MASQUERADE_PORT, /* every port that was tried is taken */
@@ -372,6 +375,7 @@ enum drop_reason {
 	DROP_FOREIGN_WAY, /* sent from another node's endpoint, but it did not come from that node */
 	DROP_OPENING_SHARE, /* an endpoint has opened as many flows that wait for an answer as it may in a tick */
 	DROP_UNASKED_ANSWER, /* an ICMP answer, such as an echo reply, to what nobody is known to have asked */
+	DROP_EARLY_FRAGMENT, /* a later fragment came before the first of its datagram, which alone tells where it goes */
 	DROP_REASONS /* their number */
 };
 

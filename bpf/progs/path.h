@@ -17,26 +17,6 @@ static __always_inline int FN(to_stack)(struct __sk_buff *skb, const PACKET *pac
 	return reason ? FN(refuse)(packet, reason, skb->ifindex) : PASS;
 }
 
-/* A piece from the network that came before the first of its datagram, or without it. Whose it is will be told by the first: it
- * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
-__noinline int FN(note_early)(const PACKET *packet)
-{
-	struct pieces begun = { .early = 1 }, *pieces;
-	FRAGMENT key;
-
-	if (!packet)
-		return 0;
-	FN(fragment_key)(&key, packet);
-	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
-		return 0;
-	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
-	if (!pieces)
-		return may_begin_pieces(packet->ifindex) && bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
-	if (!pieces->known && pieces->early < 255)
-		pieces->early++;
-	return 0;
-}
-
 /* Lets the first piece of a datagram go on; the others will be known by it. */
 static __always_inline int FN(pass_pieces)(const PACKET *packet, __u32 ifindex)
 {
@@ -214,7 +194,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 
 	/* Multicast and the like are the host's; what goes on to an endpoint is judged there. */
 	if (unlikely(parsed)) {
-		if (parsed == DROP_UNKNOWN_FRAGMENT)
+		if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
 			FN(note_early)(&packet);
 		if (parsed == DROP_MALFORMED)
 			return drop(parsed);
@@ -242,7 +222,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 			return FN(refuse)(&packet, reason, skb->ifindex);
 	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
 		/* The host keeps them for a while, in vain: their first goes another way. */
-		count_drops(DROP_UNKNOWN_FRAGMENT, packet.early);
+		count_drops(DROP_EARLY_FRAGMENT, packet.early);
 	}
 
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1, reminder = 0;

@@ -160,7 +160,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 35] = [
+pub const DROP_REASONS: [&str; 36] = [
     "none",
     "malformed",
     "not_ip",
@@ -196,6 +196,7 @@ pub const DROP_REASONS: [&str; 35] = [
     "foreign_way",
     "opening_share",
     "unasked_answer",
+    "early_fragment",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.

@@ -5,6 +5,7 @@ mod discovery;
 mod flows;
 mod forms;
 mod icmp;
+mod pieces;
 mod pressure;
 mod scene;
 mod senders;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
-use etherparse::PacketBuilder;
+use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
 use integration::testbed::{Frames, Machine, Marked, Node, Pod, Tap, eventually};
 
 /// What frames of the tests have in them.
@@ -91,6 +91,37 @@ pub fn message(ends: Ends, from: IpAddr, to: IpAddr, kind: u8, id: u16) -> Resul
         _ => anyhow::bail!("{from} and {to} are not of one family"),
     }
     Ok(frame)
+}
+
+/// The frame's datagram in two pieces. The kernel takes no smaller ones of IPv6 than its least MTU, but the last.
+pub fn pieces(frame: &[u8], id: u16) -> Result<[Vec<u8>; 2]> {
+    const FIRST: usize = 1280;
+    let mut cut = [Vec::new(), Vec::new()];
+    let v4 = frame[12] == 8;
+    let data = &frame[if v4 { 34 } else { 54 }..];
+    for (at, (piece, data)) in cut.iter_mut().zip([&data[..FIRST], &data[FIRST..]]).enumerate() {
+        if v4 {
+            let mut header = Ipv4Header::from_slice(&frame[14..])?.0;
+            header.identification = id;
+            header.dont_fragment = false;
+            header.more_fragments = at == 0;
+            header.fragment_offset = IpFragOffset::try_new(u16::try_from(at * FIRST / 8)?)?;
+            header.set_payload_len(data.len())?;
+            header.header_checksum = header.calc_header_checksum();
+            piece.extend(&frame[..14]);
+            header.write(piece)?;
+        } else {
+            piece.extend(&frame[..54]);
+            piece[18..20].copy_from_slice(&u16::try_from(data.len() + 8)?.to_be_bytes());
+            piece[20] = 44;
+            let offset = u16::try_from(at * FIRST)? | u16::from(at == 0);
+            piece.extend([frame[20], 0]);
+            piece.extend(offset.to_be_bytes());
+            piece.extend(u32::from(id).to_be_bytes());
+        }
+        piece.extend(data);
+    }
+    Ok(cut)
 }
 
 /// The frame with a VLAN tag.

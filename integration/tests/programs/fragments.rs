@@ -1,9 +1,11 @@
 //! Datagrams in pieces.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header};
-use integration::programs::{DROP, FAR4, Local, NODE4, PASS, REDIRECT, Served, ip};
+use etherparse::{Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
+use integration::programs::{
+    Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, NODE6, PASS, REDIRECT, Served, Tally, ip,
+};
 
 use crate::packets::*;
 
@@ -59,7 +61,7 @@ fn a_header_between_the_fragment_header_and_the_transport_does_not_matter() {
     let bench = bench();
     let (a, b) = (bench.a, bench.b);
     let mut whole = Vec::new();
-    etherparse::PacketBuilder::ethernet2(a.mac, a.host_mac)
+    PacketBuilder::ethernet2(a.mac, a.host_mac)
         .ipv6(a.ipv6.octets(), b.ipv6.octets(), 64)
         .udp(5000, 53)
         .write(&mut whole, b"payload")
@@ -92,7 +94,7 @@ fn a_piece_that_overtakes_its_first_is_counted_at_a_node_port_too() {
         }
         changes(&bench, &before, &[], (0, 0));
         assert_eq!(bench.run("from_network", bench.uplink, &first).unwrap().action, action);
-        assert_eq!(bench.drops().unwrap().get("unknown_fragment").copied().unwrap_or(0), counted);
+        assert_eq!(bench.drops().unwrap().get("early_fragment").copied().unwrap_or(0), counted);
         assert_eq!(bench.run("from_network", bench.uplink, &later).unwrap().action, action);
         // The next datagram has another number.
         bench.forget_pieces().unwrap();
@@ -108,7 +110,7 @@ fn pieces_that_are_larger_than_the_way_are_cut_by_the_host() {
     let outside = Local { ipv4: client, mac: [2; 6], host_mac: bench.uplink_mac, ..bench.a };
     bench.serve(&Served::udp(1, (NODE4, 30_080).into(), &[(FAR4, 8080).into()])).unwrap();
     let mut whole = Vec::new();
-    etherparse::PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
+    PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
         .ipv4(client.octets(), NODE4.octets(), 64)
         .udp(5000, 30_080)
         .write(&mut whole, &[7; 1440])
@@ -143,6 +145,157 @@ fn pieces_that_are_larger_than_the_way_are_cut_by_the_host() {
     whole_piece[24..26].copy_from_slice(&header.header_checksum.to_be_bytes());
     let told = bench.run("from_network", bench.uplink, &whole_piece).unwrap();
     assert_eq!((told.action, told.packet[34..36].to_vec()), (REDIRECT, vec![3, 4]));
+}
+
+/// A UDP datagram in two pieces, the first of which has the ports.
+fn pieces(macs: [[u8; 6]; 2], from: IpAddr, to: IpAddr, ports: (u16, u16), id: u16) -> [Vec<u8>; 2] {
+    let mut whole = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            PacketBuilder::ethernet2(macs[0], macs[1])
+                .ipv4(from.octets(), to.octets(), 64)
+                .udp(ports.0, ports.1)
+                .write(&mut whole, b"payload.")
+                .unwrap();
+            let sender = Local {
+                ifindex: 0,
+                ipv4: from,
+                ipv6: Ipv6Addr::UNSPECIFIED,
+                mac: macs[0],
+                host_mac: macs[1],
+                slot: 0,
+            };
+            [piece4(&sender, to, 0, true, &whole[34..]), piece4(&sender, to, 2, false, b"the rest")]
+                .map(|piece| numbered(&piece, id))
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            PacketBuilder::ethernet2(macs[0], macs[1])
+                .ipv6(from.octets(), to.octets(), 64)
+                .udp(ports.0, ports.1)
+                .write(&mut whole, b"payload.")
+                .unwrap();
+            [piece6(&whole, 0, true, &whole[54..]), piece6(&whole, 2, false, b"the rest")].map(|mut piece| {
+                piece[60..62].copy_from_slice(&id.to_be_bytes());
+                piece
+            })
+        }
+        _ => panic!("{from} and {to} are not of one family"),
+    }
+}
+
+/// Where a packet is from, as it says.
+fn source_of(packet: &[u8]) -> IpAddr {
+    if packet[12] == 8 {
+        IpAddr::from(<[u8; 4]>::try_from(&packet[26..30]).unwrap())
+    } else {
+        IpAddr::from(<[u8; 16]>::try_from(&packet[22..38]).unwrap())
+    }
+}
+
+/// The endpoint, as each family has it.
+fn addresses(local: &Local) -> [IpAddr; 2] {
+    [local.ipv4.into(), local.ipv6.into()]
+}
+
+#[test]
+fn pieces_that_overtake_their_first_follow_the_datagram_before() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let (of_a, wire) = ([a.mac, a.host_mac], [[2; 6], bench.uplink_mac]);
+    for family in 0..2 {
+        let [a4, b4] = [&a, &b].map(|local| addresses(local)[family]);
+        let (far, node) = ([FAR4.into(), FAR6.into()][family], [NODE4.into(), NODE6.into()][family]);
+        for (program, ifindex, macs, from, to, seen) in [
+            ("from_endpoint", a.ifindex, of_a, a4, b4, a4),
+            ("from_endpoint", a.ifindex, of_a, a4, far, node),
+            ("from_network", bench.uplink, wire, far, a4, far),
+        ] {
+            let run = |packet: &[u8]| bench.run(program, ifindex, packet).unwrap();
+            // Of the datagrams that are swapped, nobody knows where the first leads.
+            let before = bench.tally().unwrap();
+            let [first, later] = pieces(macs, from, to, (5000, 53), 1);
+            assert_ne!(run(&later).action, REDIRECT);
+            assert_eq!(run(&first).action, REDIRECT);
+            for id in 2..102 {
+                // Of other flows, too.
+                let [first, later] = pieces(macs, from, to, (5000 + id % 3, 53), id);
+                for piece in [&later, &first] {
+                    let ran = run(piece);
+                    assert_eq!(ran.action, REDIRECT, "{program} {from} {to} {id}: {:?}", bench.drops());
+                    assert_eq!(source_of(&ran.packet), seen);
+                }
+                let ran = run(&later);
+                assert!(ran.packet.ends_with(b"the rest"), "data is not taken for ports");
+            }
+            let views = if seen == from { 3 } else { 6 };
+            let lost: &[_] = if program == "from_endpoint" { &[("unknown_fragment", 1)] } else { &[] };
+            changes(&bench, &before, lost, if family == 0 { (views, 0) } else { (0, views) });
+        }
+        // By another interface nobody speaks of these.
+        let [_, later] = pieces([b.mac, b.host_mac], a4, far, (5000, 53), 300);
+        let before = bench.tally().unwrap();
+        assert_eq!(bench.run("from_endpoint", b.ifindex, &later).unwrap().action, DROP);
+        changes(&bench, &before, &[("unknown_fragment", 1)], (0, 0));
+    }
+}
+
+#[test]
+fn a_piece_that_overtakes_its_first_is_policed_as_the_flow_before_and_opens_none() {
+    let bench = Bench::new(&Knobs { tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    let macs = [a.mac, a.host_mac];
+    for family in 0..2 {
+        let [from, to] = [&a, &b].map(|local| addresses(local)[family]);
+        let run = |packet: &[u8]| bench.run("from_endpoint", a.ifindex, packet).unwrap().action;
+        let [first, _] = pieces(macs, from, to, (5000, 53), 1);
+        assert_eq!(run(&first), REDIRECT);
+        let [_, later] = pieces(macs, from, to, (5000, 53), 2);
+        // What is refused now is refused of pieces, too: the slot of nobody has no posture.
+        bench.place_endpoint(&Local { slot: 77, ..b }).unwrap();
+        bench.raise_epoch().unwrap();
+        let before = bench.tally().unwrap();
+        assert_eq!(run(&later), DROP);
+        changes(&bench, &before, &[("policy_unknown", 1)], (0, 0));
+        bench.place_endpoint(&b).unwrap();
+        bench.raise_epoch().unwrap();
+        assert_eq!(run(&later), REDIRECT);
+        // Once that flow's time is over, it leads nobody.
+        bench.set_tick(10_000 * (u32::try_from(family).unwrap() + 1)).unwrap();
+        let before = bench.tally().unwrap();
+        assert_eq!(run(&later), DROP);
+        bench.forget_flows().unwrap();
+        assert_eq!(run(&later), DROP);
+        assert_eq!(bench.tally().unwrap().flows, (0, 0));
+        let counted = |tally: &Tally| {
+            tally.drops.iter().find(|(name, _)| *name == "early_fragment").map_or(0, |(_, n)| *n)
+        };
+        assert_eq!(counted(&bench.tally().unwrap()) - counted(&before), 2);
+    }
+}
+
+#[test]
+fn a_piece_is_led_to_no_backend_by_the_datagram_before() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let macs = [a.mac, a.host_mac];
+    for (family, number) in [(0, 1), (1, 3)] {
+        let service: IpAddr = ["10.96.0.10".parse().unwrap(), "fd00:96::10".parse().unwrap()][family];
+        let [from, backend] = [&a, &b].map(|local| addresses(local)[family]);
+        bench.serve(&Served::udp(number, (service, 53).into(), &[(backend, 8053).into()])).unwrap();
+        let run = |packet: &[u8]| bench.run("from_endpoint", a.ifindex, packet).unwrap().action;
+        for (id, action) in [(1, REDIRECT), (2, DROP)] {
+            let [first, later] = pieces(macs, from, service, (5000, 53), id);
+            if id == 1 {
+                assert_eq!(run(&first), REDIRECT);
+            }
+            let before = bench.tally().unwrap();
+            assert_eq!(run(&later), action);
+            let counted: &[_] = if action == DROP { &[("early_fragment", 1)] } else { &[] };
+            changes(&bench, &before, counted, (0, 0));
+            assert_eq!(run(&first), REDIRECT);
+            assert_eq!(run(&later), REDIRECT);
+        }
+    }
 }
 
 /// The same piece of another datagram.

@@ -191,7 +191,7 @@ fn look_at(kind: Kind) -> &'static [&'static str] {
         Kind::MtuSized | Kind::OversizedRefused | Kind::OversizedCut => &[
             "cambricctl endpoint show POD: its MTU; the network between the nodes must carry that, and VXLAN 50 bytes more (over \
              IPv6 70): mtu in the daemon's configuration",
-            "cambricctl status, on both nodes: drops by reason (unknown_fragment)",
+            "cambricctl status, on both nodes: drops by reason (unknown_fragment, early_fragment)",
             "whether a firewall on the way drops ICMP \"fragmentation needed\", \"packet too big\" or fragments",
         ],
         Kind::PodToNode => &[

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Datagrams in pieces. Only the first piece says which flow it is of; it is policed like any packet, and the others follow it.
+ *
+ * One that has overtaken its first cannot wait for it here. It is taken for a piece of the flow that the last datagram in pieces
+ * was of, by the same interface between the same two addresses. Where that is wrong it still goes to the address that it is for, and
+ * the receiver drops it in the end, for the first of its own datagram is let through only if policy has it so. But where the
+ * destination is translated, another flow leads to somebody else, who must not get it.
+ */
+
+static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet)
+{
+	*key = (FRAGMENT){
+		.source = packet->source,
+		.destination = packet->destination,
+		.id = packet->id,
+		.ifindex = packet->ifindex,
+	};
+#if FAMILY == 4
+	key->protocol = packet->protocol;
+#endif
+}
+
+/* The key of the last datagram between the same two, from that of one. */
+static __always_inline void FN(make_last)(FRAGMENT *key)
+{
+	key->id = 0;
+	key->ifindex |= PIECES_LAST;
+}
+
+static __always_inline void FN(take_ports)(PACKET *packet, const struct pieces *pieces)
+{
+	packet->source_port = pieces->source;
+	packet->destination_port = pieces->destination;
+	packet->protocol = pieces->protocol;
+	packet->cut = pieces->cut;
+	packet->asker = pieces->asker;
+}
+
+/* Whether a piece that is taken for one of this flow gets to whom it is for, be it of another. */
+static __always_inline bool FN(leads_alike)(const PACKET *packet)
+{
+	CT_KEY key;
+	__u32 side = FN(key)(packet, &key) & 1;
+	CT_ENTRY *entry = FN(find)(&key);
+
+	return entry && !FN(is_expired)(entry, packet->protocol, ticks()) &&
+	       !(entry->way[side].nat & NAT_DESTINATION);
+}
+
+/* The ports of a datagram in pieces: kept once its first piece is let through, found again for the others. */
+__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
+{
+	FRAGMENT key;
+	struct pieces *pieces;
+
+	if (!packet)
+		return DROP_MALFORMED;
+	packet->id = id;
+	packet->ifindex = ifindex;
+	FN(fragment_key)(&key, packet);
+	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (packet->kind == PACKET_FIRST_FRAGMENT) {
+		if (pieces && !pieces->known)
+			packet->early = pieces->early;
+		return PARSED;
+	}
+	if (pieces && pieces->known) {
+		FN(take_ports)(packet, pieces);
+		return PARSED;
+	}
+	FN(make_last)(&key);
+	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (!pieces)
+		return DROP_UNKNOWN_FRAGMENT;
+	FN(take_ports)(packet, pieces);
+	return FN(leads_alike)(packet) ? PARSED : DROP_EARLY_FRAGMENT;
+}
+
+/* Keeps what the first piece of a datagram says; whose it is has been seen. A reason for a drop if its interface has no room. */
+__noinline int FN(keep_pieces)(const PACKET *packet)
+{
+	FRAGMENT key;
+
+	if (!packet)
+		return DROP_MALFORMED;
+
+	struct pieces first = {
+		.source = packet->source_port,
+		.destination = packet->destination_port,
+		.known = true,
+		.protocol = packet->protocol,
+		.asker = packet->asker,
+	}, *last;
+
+	FN(fragment_key)(&key, packet);
+	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_pieces(packet->ifindex))
+		return DROP_FRAGMENT_SHARE;
+	if (bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY))
+		return DROP_FRAGMENT_SHARE;
+	/* A segment that is lost is sent again, and nobody is to speak in a connection without a number. */
+	if (packet->protocol == IPPROTO_TCP)
+		return PARSED;
+	FN(make_last)(&key);
+	last = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (last ? last->source != first.source || last->destination != first.destination || last->protocol != first.protocol ||
+			   last->asker != first.asker :
+		   may_begin_pieces(packet->ifindex))
+		bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY);
+	return PARSED;
+}
+
+/* A piece from the network that came before the first of its datagram, or without it. Whose it is will be told by the first: it
+ * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
+__noinline int FN(note_early)(const PACKET *packet)
+{
+	struct pieces begun = { .early = 1 }, *pieces;
+	FRAGMENT key;
+
+	if (!packet)
+		return 0;
+	FN(fragment_key)(&key, packet);
+	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
+		return 0;
+	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (!pieces)
+		return may_begin_pieces(packet->ifindex) && bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
+	if (!pieces->known && pieces->early < 255)
+		pieces->early++;
+	return 0;
+}
