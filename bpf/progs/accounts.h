@@ -23,9 +23,7 @@ static __always_inline struct account *account_of(__u32 ifindex)
 /* The eighth part of a tick: longer than the pieces of a datagram are under way on the node. */
 static __always_inline __u32 eighths(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
-		return bpf_ktime_get_coarse_ns() >> (TICK_SHIFT - 3);
-	return bpf_ktime_get_ns() >> (TICK_SHIFT - 3);
+	return coarse_ns() >> (TICK_SHIFT - 3);
 }
 
 static __always_inline void turn_over_pieces(struct account *account, __u32 now)
@@ -65,13 +63,13 @@ static __always_inline void turn_over_opening(struct account *account, __u32 now
 }
 
 /*
- * Whether an endpoint (its host end's index) may open one more flow of so many entries in this tick: as many may wait for an answer
- * as there is room left for. What the network opens has no account, for nobody knows who it is: there the oldest goes first.
+ * Whether an endpoint (its host end's index) may open one more flow of so many entries in the tick `now`: as many may wait for an
+ * answer as there is room left for. What the network opens has no account, for nobody knows who it is: there the oldest goes first.
  */
-__noinline int may_open(__u32 ifindex, __u32 entries)
+__noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 {
-	__u32 zero = 0, now = ticks();
-	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = ifindex ? account_of(ifindex) : NULL;
+	__u32 zero = 0;
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = account_of(ifindex);
 
 	if (!account || !all)
 		return true;

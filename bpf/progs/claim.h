@@ -17,6 +17,7 @@
 #define CLAIM_OWN 4 /* only what the flow has already */
 #define CLAIM_TAKE_WAITING 8 /* also from a flow that waits */
 #define CLAIM_TAKE 16 /* from whoever has it: one of its ends is gone */
+#define CLAIM_SEARCHED 32 /* scratch->search tells whether somebody has the port */
 
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
 static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple,
@@ -84,7 +85,8 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 
 	__u32 mate_from = FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from],
 				       &entry->nat_address[to], entry->nat_port[to]) & 1;
-	CT_ENTRY *holder = FN(find)(key);
+	/* Whoever takes a free port meanwhile has it: the update below finds that. */
+	CT_ENTRY *holder = how & CLAIM_SEARCHED && !room->search.taken ? NULL : FN(find)(key);
 	bool own = false;
 
 	if (!holder && how & CLAIM_OWN)
@@ -185,7 +187,10 @@ static __always_inline CT_ENTRY *FN(step)(struct scratch *room, const PACKET *pa
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
 	search->turned = from ^ FN(make_key)((CT_KEY *)&room->mate_key, packet, &entry->nat_address[from],
 					     entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
-	return FN(find)((CT_KEY *)&room->mate_key);
+	CT_ENTRY *holder = FN(find)((CT_KEY *)&room->mate_key);
+
+	search->taken = holder != NULL;
+	return holder;
 }
 
 /* Goes on to the next port, and tells whether it is free, or the flow's own: its near view was evicted, and is to find the far one.
@@ -270,7 +275,7 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 	struct claim_search *search = &room->search;
 
 	__builtin_memset(search, 0, sizeof(*search));
-	search->now = moment();
+	search->now = room->moment;
 	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
 	 * has drawn the source port at random already. */
 	search->first = FN(mix_client)(packet, false);
@@ -284,7 +289,7 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 	}
 	search->at = search->first % (count ?: 1);
 	for (__u32 i = 0; i < CLAIM_TRIES; i++)
-		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how) == 0)
+		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
 	if (search->ended) {
 		entry->nat_port[from] = search->ended;
@@ -296,7 +301,7 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 	for (__u32 i = 0; i < CLAIM_ROUNDS; i++) {
 		if (search->tried >= count || !may_search())
 			break;
-		if (FN(next_free_port)(packet, from) && FN(claim_port)(skb, packet, from, how) == 0)
+		if (FN(next_free_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
 	}
 

@@ -224,6 +224,14 @@ static __always_inline const struct uplink *uplink_of(const struct __sk_buff *sk
 	return bpf_map_lookup_elem(&uplinks, &ifindex);
 }
 
+/* The coarse clock is a plain read; it came with Linux 5.11. */
+static __always_inline __u64 coarse_ns(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns();
+	return bpf_ktime_get_ns();
+}
+
 static __always_inline __u32 ticks(void)
 {
 	if (clock_by_hand) {
@@ -231,10 +239,16 @@ static __always_inline __u32 ticks(void)
 
 		return tick ? *tick : 0;
 	}
-	/* The coarse clock is a plain read; it came with Linux 5.11. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
-		return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
-	return bpf_ktime_get_ns() >> TICK_SHIFT;
+	return coarse_ns() >> TICK_SHIFT;
+}
+
+/* Reads the clock once for all that a judgement asks of it. */
+static __always_inline void read_clock(struct scratch *room)
+{
+	__u64 now = coarse_ns();
+
+	room->now = clock_by_hand ? ticks() : now >> TICK_SHIFT;
+	room->moment = now >> MOMENT_SHIFT;
 }
 
 /* Whether this processor may do something once more in this tick. */
@@ -267,9 +281,7 @@ static __always_inline bool within_budget(const struct node *node)
 /* The beginnings of flows are told apart by these: 17 ms. */
 static __always_inline __u16 moment(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
-		return bpf_ktime_get_coarse_ns() >> MOMENT_SHIFT;
-	return bpf_ktime_get_ns() >> MOMENT_SHIFT;
+	return coarse_ns() >> MOMENT_SHIFT;
 }
 
 /* Ports that are tried for a flow in one go. */

@@ -4,7 +4,7 @@
  * changed that concerns it (stamps.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
 
-/* Notes the epoch of a verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
+/* Begins an entry with the time and the epoch of its verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
  * that is read later, a verdict by what was before a change would pass for one by what is after it. */
 __noinline int FN(begin_in_epoch)(void)
 {
@@ -14,13 +14,21 @@ __noinline int FN(begin_in_epoch)(void)
 
 	if (!room || !state)
 		return 0;
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+
 	count(COUNTER_JUDGED);
-	room->epoch = *(const volatile __u32 *)&state->epoch;
+	read_clock(room);
+	__builtin_memset(entry, 0, sizeof(*entry));
+	entry->epoch = *(const volatile __u32 *)&state->epoch;
 	fence(room);
+	entry->seen = room->seen = room->now;
+	entry->born = entry->seen;
+	entry->begun = room->moment;
+	entry->way[0].routed = entry->way[1].routed = entry->seen;
 	return 0;
 }
 
-/* Starts a new entry for the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
+/* Completes the new entry of the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
  * remembered that goes on. */
 static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
@@ -28,12 +36,6 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
 	*(PACKET *)&room->packet = *packet;
-	__builtin_memset(entry, 0, sizeof(*entry));
-	entry->epoch = room->epoch;
-	entry->seen = room->seen = ticks();
-	entry->born = entry->seen;
-	entry->begun = moment();
-	entry->way[0].routed = entry->way[1].routed = entry->seen;
 	entry->opener = side;
 	room->known = old;
 	room->begins = true;

@@ -332,6 +332,7 @@ struct claim_search {
 	__u32 turned; /* whether the sides are the other way round in the key of that one */
 	__u16 now;
 	__be16 ended; /* the port of a flow that has ended */
+	__u32 taken; /* whether somebody has that one */
 	struct claim_victim mine; /* of the same endpoint */
 	struct claim_victim others;
 	struct claim_victim holder; /* of who seems to have most ports that nobody is to lose; how much more often than others */
@@ -350,8 +351,10 @@ struct scratch {
 	__u32 flags; /* of the entry, before the packet that was judged */
 	__u32 seen; /* the same */
 	__u32 fence; /* written for the order alone */
+	__u32 now; /* the tick when the packet was judged */
+	__u16 moment; /* the same, in 2^24 ns */
+	__u8 pad_of_moment[2];
 	struct ct_key6 other_key; /* or a ct_key4 */
-	__u32 epoch; /* of the verdict */
 	struct prefix6 prefix; /* or a prefix4 */
 	struct peer peer; /* the side that a policy is asked about */
 	struct policy_key question;

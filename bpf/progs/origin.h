@@ -79,13 +79,14 @@ __noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
 	/* Both are read at their own places, or the verifier sees one read at a place that is not constant. */
 	const volatile struct __sk_buff *fields = skb;
 	__u32 here = fields->ifindex, came_by = fields->ingress_ifindex, ifindex = by_stack ? came_by : here;
-	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+	struct uplink *uplink;
 
 	if (by_stack) {
 		struct endpoint *endpoint = bpf_map_lookup_elem(&MAP(endpoints), sender);
 
 		/* The bridge of another plugin may be where its packets come from. */
-		if (endpoint && endpoint->ifindex != ifindex && (uplink || !(endpoint->flags & ENDPOINT_CHAINED)))
+		if (endpoint && endpoint->ifindex != ifindex &&
+		    (!(endpoint->flags & ENDPOINT_CHAINED) || bpf_map_lookup_elem(&uplinks, &ifindex)))
 			return DROP_FORGED_ENDPOINT;
 	}
 
@@ -100,6 +101,7 @@ __noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
 		return PARSED;
 	if (FN(is_here)(machine))
 		return by_stack ? PARSED : DROP_MARTIAN;
+	uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
 	/* Of what comes by an uplink, the stack has what was seen there. */
 	if (by_stack)
 		return uplink ? PARSED : DROP_FOREIGN_WAY;

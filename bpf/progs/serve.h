@@ -38,14 +38,14 @@ __noinline int FN(is_for_nobody)(const PACKET *packet)
 
 	if (is_balanced(packet->protocol) && has_port(PORTS_SERVED, packet->destination_port))
 		return false;
-	*address = packet->source;
-	if (bpf_map_lookup_elem(&MAP(endpoints), address))
-		return false;
 	*address = packet->destination;
 	if (bpf_map_lookup_elem(&MAP(endpoints), address))
 		return false;
+	*address = packet->source;
+	if (bpf_map_lookup_elem(&MAP(endpoints), address))
+		return false;
 	/* What is reached from inside only has no mark, but its address is a service's. */
-	*key = (FRONTEND_KEY){ .address = *address };
+	*key = (FRONTEND_KEY){ .address = packet->destination };
 	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
 	return !of_address || of_address->flags & ADDRESS_OF_NODE;
 }

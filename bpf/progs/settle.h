@@ -20,11 +20,11 @@ static __always_inline int FN(remember)(struct scratch *room, const CT_KEY *key,
 {
 	CT_ENTRY *place;
 
-	if (claimed && !room->known) {
+	if (!room->known) {
 		if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_NOEXIST) == 0))
 			return PARSED;
 		place = FN(find)(key);
-		if (place)
+		if (place && claimed)
 			return FN(yield_to)(room, place, entry);
 	}
 	place = FN(find)(key);
@@ -99,7 +99,7 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 	int reason;
 
 	/* Who sends pays: a segment that looks like an answer makes the other side the opener. */
-	if (room->begins && !may_open(entry->way[side & 1].ingress, entries))
+	if (room->begins && entry->way[side & 1].ingress && !may_open(entry->way[side & 1].ingress, entries, room->now))
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;
