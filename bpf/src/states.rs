@@ -1,7 +1,8 @@
 //! The states of flows, as `progs/states.h` has them; ARCHITECTURE.md has the table.
 
 use crate::layout::{
-    CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_REPLIED, CT_RESET, Lifetimes,
+    CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_OVER_SHARE, CT_REPLIED, CT_RESET,
+    Lifetimes,
 };
 
 const ICMP: u8 = 1;
@@ -75,10 +76,21 @@ pub fn lifetime(lifetimes: &Lifetimes, protocol: u8, flags: u32) -> u32 {
     }
 }
 
+/// Whether a flow with these flags has left the line of those that wait (`waiting4`, `waiting6`).
+pub fn is_kept(flags: u32) -> bool {
+    flags & (CT_CONFIRMED | CT_OVER_SHARE) == CT_CONFIRMED
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layout::LIFETIMES;
+
+    #[test]
+    fn what_is_confirmed_is_kept_unless_it_is_over_the_share() {
+        let kept = [0, CT_REPLIED, CT_REPLIED | CT_CONFIRMED, CT_CONFIRMED | CT_OVER_SHARE].map(is_kept);
+        assert_eq!(kept, [false, false, true, false]);
+    }
 
     #[test]
     fn a_flow_lives_as_long_as_its_state_says() {

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use integration::{
     needs_root,
-    testbed::{Answering, Asking, Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Pod},
+    testbed::{
+        Answering, Asking, Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Pod, eventually,
+    },
 };
 
 use crate::scene::{Ends, node, of_pod, of_wire, open};
@@ -74,6 +76,16 @@ fn floods_of_a_pod_and_of_the_wire_leave_connections_alone_and_let_new_ones_in()
     }
     let used = &node.status()?["conntrack"]["ipv4"];
     ensure!(used["entries"].as_u64() < used["capacity"].as_u64(), "{used}");
+    // The line of those that wait is full, once the next sweep has counted; who reads the status learns of it.
+    let is_told = || {
+        node.status().is_ok_and(|status| {
+            let full = &status["maps"]["waiting4"];
+            full["capacity"] == 4_096
+                && full["entries"].as_u64() > Some(3_686)
+                && status["problems"].to_string().contains("the map waiting4 is nearly full")
+        })
+    };
+    ensure!(eventually(Duration::from_secs(40), is_told), "{}", node.status()?);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use bpf::{
     layout::{CT_FAR_VIEW, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT},
-    states::{State, lifetime},
+    states::{State, is_kept, lifetime},
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
 use nix::time::{ClockId, clock_gettime};
@@ -42,8 +42,17 @@ fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
     })
 }
 
+/// Entries of a conntrack map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// All of them.
+    pub entries: u64,
+    /// Those that wait in line.
+    pub waiting: u64,
+}
+
 /// Removes what has expired and what was an endpoint's that is gone (`is_gone` tells, of an address and the index of its
-/// host end), calling `ended` with each connection; returns how many entries are left. Adds the ports at which services
+/// host end), calling `ended` with each connection; returns what is left. Adds the ports at which services
 /// were met that these connections go to.
 pub fn sweep<K: CtKey, V: CtEntry>(
     map: &TypedMap<K, V>,
@@ -51,16 +60,17 @@ pub fn sweep<K: CtKey, V: CtEntry>(
     is_gone: &dyn Fn(IpAddr, u32) -> bool,
     ended: &mut Option<&mut dyn FnMut(&Connection)>,
     ports: &mut HashSet<u16>,
-) -> Result<u64, DatapathError> {
+) -> Result<Left, DatapathError> {
     let now = now();
-    let mut left = 0;
+    let mut left = Left::default();
     let mut failure = None;
     map.each(|key, entry| {
         let lives = remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0;
         if lives
             && !ends(&key, &entry).into_iter().any(|(address, index)| index != 0 && is_gone(address, index))
         {
-            left += 1;
+            left.entries += 1;
+            left.waiting += u64::from(!is_kept(entry.flags()));
             if entry.service() != 0 && entry.flags() & CT_FAR_VIEW == 0 {
                 let (_, port) = key.sides()[1 - entry.opener()];
                 ports.insert(port);

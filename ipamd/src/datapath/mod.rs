@@ -70,7 +70,7 @@ const PAGE: usize = 500;
 /// What a sweep of the conntrack maps has left.
 #[derive(Debug)]
 pub struct Swept {
-    /// By family: `ipv4`, `ipv6`.
+    /// The maps of flows, and those of the ones that wait, by their names.
     pub used: BTreeMap<String, MapUse>,
     /// The ports at which connections to services were made.
     pub service_ports: HashSet<u16>,
@@ -470,7 +470,10 @@ impl Datapath {
         }
         let aged = age::run(program)?;
         Ok(Swept {
-            used: self.used(aged.left4.into(), aged.left6.into()),
+            used: self.used(
+                conntrack::Left { entries: aged.left4.into(), waiting: aged.waiting4.into() },
+                conntrack::Left { entries: aged.left6.into(), waiting: aged.waiting6.into() },
+            ),
             service_ports: age::held_ports(&self.held_ports)?.collect(),
         })
     }
@@ -490,11 +493,17 @@ impl Datapath {
         Ok(Swept { used: self.used(ipv4, ipv6), service_ports: ports })
     }
 
-    fn used(&self, ipv4: u64, ipv6: u64) -> BTreeMap<String, MapUse> {
-        let used = |entries, map: &MapHandle| MapUse { entries, capacity: map.max_entries().into() };
-        let ipv4 = used(ipv4, self.conntrack4.handle());
-        let ipv6 = used(ipv6, self.conntrack6.handle());
-        [("ipv4".to_owned(), ipv4), ("ipv6".to_owned(), ipv6)].into()
+    fn used(&self, ipv4: conntrack::Left, ipv6: conntrack::Left) -> BTreeMap<String, MapUse> {
+        let used = |name: &str, map: &MapHandle, entries| {
+            (name.to_owned(), MapUse { entries, capacity: map.max_entries().into() })
+        };
+        let waiting = |name, entries| self.others.get(name).map(|map| used(name, map, entries));
+        let kept = [
+            used(self.conntrack4.name(), self.conntrack4.handle(), ipv4.entries),
+            used(self.conntrack6.name(), self.conntrack6.handle(), ipv6.entries),
+        ];
+        let waiting = [waiting("waiting4", ipv4.waiting), waiting("waiting6", ipv6.waiting)];
+        kept.into_iter().chain(waiting.into_iter().flatten()).collect()
     }
 
     /// Calls `page` with the matching conntrack entries, a few hundred at a time, until it returns false.

@@ -80,7 +80,12 @@ pub(super) fn about(map: &str) -> About {
         "fragments4" | "fragments6" => ("datagrams in pieces", None),
         "affinities4" | "affinities6" => ("clients with an affinity", None),
         "sockets4" | "sockets6" => ("sockets that were led to backends", None),
-        "waiting4" | "waiting6" => ("connections that are not confirmed", None),
+        "waiting4" | "waiting6" => (
+            "connections that are not confirmed",
+            Some(
+                "raise --conntrack-size, or find who opens so many (cambricctl conntrack): the oldest are forgotten",
+            ),
+        ),
         _ => ("what the programs keep", None),
     };
     About { holds, advice }

@@ -174,6 +174,7 @@ mod tests {
         assert!(
             said.starts_with("the map machines4 is nearly full (900 of 1000 entries): raise --prefix-size")
         );
+        assert!(objection("waiting6", used(950)).unwrap().contains("raise --conntrack-size"));
         assert_eq!(
             objection("fragments4", used(1_000)),
             None,

@@ -118,7 +118,8 @@ pub struct Node {
     lets_unknown_pass: bool,
     state: Mutex<State>,
     findings: Mutex<Findings>,
-    conntrack: Mutex<BTreeMap<String, MapUse>>,
+    /// How full the maps of flows are, by their names.
+    flows: Mutex<BTreeMap<String, MapUse>>,
     maps: Mutex<BTreeMap<String, MapUse>>,
     mtu: Mutex<u32>,
     /// Why the store takes no more records.
@@ -169,7 +170,7 @@ impl Node {
             lets_unknown_pass: false,
             state: Mutex::new(state),
             findings: Mutex::default(),
-            conntrack: Mutex::default(),
+            flows: Mutex::default(),
             maps: Mutex::default(),
             mtu: Mutex::new(FALLBACK_MTU),
             store_failure: Mutex::new(store_failure),
@@ -225,16 +226,14 @@ impl Node {
         *lock(&self.findings) = findings;
     }
 
-    /// Takes note of how full the conntrack maps are.
-    pub fn set_conntrack_use(&self, conntrack: BTreeMap<String, MapUse>) {
-        *lock(&self.conntrack) = conntrack;
+    /// Takes note of how full the maps of flows are, and those of the ones that wait.
+    pub fn set_flow_use(&self, flows: BTreeMap<String, MapUse>) {
+        *lock(&self.flows) = flows;
     }
 
     /// Takes note of how full the maps are, those of flows as the last sweep had it, and says so of one that is nearly full since.
     pub fn set_map_use(&self, mut maps: BTreeMap<String, MapUse>) {
-        for (family, name) in [("ipv4", "conntrack4"), ("ipv6", "conntrack6")] {
-            maps.extend(lock(&self.conntrack).get(family).map(|used| (name.to_owned(), *used)));
-        }
+        maps.extend(lock(&self.flows).clone());
         let mut known = lock(&self.maps);
         for (name, used) in &maps {
             let before = known.get(name).and_then(|used| objection(name, *used));

@@ -53,7 +53,12 @@ impl Node {
         problems.extend(lock(&self.refused_prefixes).clone());
         problems.extend(self.files.problem());
         problems.extend(self.policy.problems());
-        let maps = lock(&self.maps).clone();
+        let flows = lock(&self.flows).clone();
+        let of_family = |family: &str, map: &str| Some((family.to_owned(), *flows.get(map)?));
+        let conntrack = [of_family("ipv4", "conntrack4"), of_family("ipv6", "conntrack6")];
+        let conntrack = conntrack.into_iter().flatten().collect();
+        let mut maps = lock(&self.maps).clone();
+        maps.extend(flows);
         problems.extend(maps.iter().filter_map(|(name, used)| objection(name, *used)));
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());
@@ -82,7 +87,7 @@ impl Node {
             attach_mode: self.kernel.attach_mode(),
             uplinks: findings.uplinks,
             uptime_seconds: self.started.elapsed().as_secs(),
-            conntrack: lock(&self.conntrack).clone(),
+            conntrack,
             maps,
             drops,
             untracked,

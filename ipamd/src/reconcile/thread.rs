@@ -232,7 +232,7 @@ impl Reconciler {
         };
         match swept {
             Ok(swept) => {
-                self.node.set_conntrack_use(swept.used);
+                self.node.set_flow_use(swept.used);
                 if let Some(services) = &self.services {
                     services.forget_ports(&swept.service_ports);
                 }
