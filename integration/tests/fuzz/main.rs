@@ -1,8 +1,9 @@
 //! Frames of any form, from a pod and from the wire, beside flows that lose nothing and a pod that nothing may reach.
 //!
 //! `CAMBRIC_FUZZ_SECONDS` says for how long, `CAMBRIC_FUZZ_SEED` which frames: the seed is printed, and the same one makes the
-//! same frames. Without both these are always the same, so that a run without a change tells what the last one told; what is new
-//! is found by `scripts/test fuzz`.
+//! same frames. Without both it is a number of frames, not a time, so that a run without a change tells what the last one told: half of
+//! them are always the same, the others have the seed of the commit that is tested (`CAMBRIC_COMMIT_SEED`, by `scripts/test`), so each
+//! change brings new ones. `scripts/test fuzz` brings more.
 
 mod frames;
 mod random;
@@ -129,19 +130,47 @@ fn senders(node: &Node, hostile: &Pod<'_>, cast: &Cast) -> Result<[(Frames, Send
 
 /// The frames of a run that was asked for nothing else.
 const KEPT_SEED: u64 = 557_239_332_804_562;
-/// So many of them.
-const KEPT_FRAMES: u64 = 250_000;
+/// So many of them, and as many of the commit's.
+const KEPT_FRAMES: u64 = 125_000;
+
+/// Frames of one seed.
+struct Course {
+    seed: u64,
+    most: u64,
+    time: Duration,
+}
+
+/// Those that the environment asks for.
+fn courses() -> Result<Vec<Course>> {
+    let (seconds, seed) = (told("CAMBRIC_FUZZ_SECONDS")?, told("CAMBRIC_FUZZ_SEED")?);
+    if seconds.is_none() && seed.is_none() {
+        let seeds = [Some(KEPT_SEED), told("CAMBRIC_COMMIT_SEED")?];
+        let kept = |seed| Course { seed, most: KEPT_FRAMES, time: Duration::from_secs(30) };
+        return Ok(seeds.into_iter().flatten().map(kept).collect());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let any = now.as_secs() ^ u64::from(now.subsec_nanos()) << 20;
+    let time = Duration::from_secs(seconds.unwrap_or(60));
+    Ok(vec![Course { seed: seed.unwrap_or(any), most: u64::MAX, time }])
+}
+
+/// Sends a frame, now and then one that the kernel is to complete; whether the kernel took it.
+fn send(frames: &Frames, frame: &[u8], random: &mut Random) -> Result<bool> {
+    if !random.one_in(8) {
+        return Ok(frames.send(frame).is_ok());
+    }
+    let size = u64::try_from(frame.len())?;
+    let checksum = PartialChecksum {
+        start: u16::try_from(random.below(size))?,
+        offset: u16::try_from(random.below(40))?,
+    };
+    Ok(frames.send_partial(frame, checksum).is_ok())
+}
 
 #[test]
 fn frames_of_any_form_do_no_harm() -> Result<()> {
     needs_root!();
-    let (seconds, seed) = (told("CAMBRIC_FUZZ_SECONDS")?, told("CAMBRIC_FUZZ_SEED")?);
-    let most = if seconds.is_none() && seed.is_none() { KEPT_FRAMES } else { u64::MAX };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let any = now.as_secs() ^ u64::from(now.subsec_nanos()) << 20;
-    let seed = seed.unwrap_or(if most == KEPT_FRAMES { KEPT_SEED } else { any });
-    let seconds = seconds.unwrap_or(60);
-    println!("seed {seed}: CAMBRIC_FUZZ_SEED={seed} has the same frames sent");
+    let courses = courses()?;
 
     let node = Node::in_cluster()?;
     node.apply("policy.yaml", CLOSED)?;
@@ -180,38 +209,38 @@ fn frames_of_any_form_do_no_harm() -> Result<()> {
     };
     let senders = senders(&node, &hostile, &cast)?;
 
-    let mut random = Random::new(seed);
-    let (end, mut sent, mut refused) = (Instant::now() + Duration::from_secs(seconds), 0_u64, 0_u64);
-    while Instant::now() < end && sent + refused < most {
-        for (frames, sender) in &senders {
-            for _ in 0..BATCH {
-                let frame = sender.frame(&cast, &mut random);
-                let went = if random.one_in(8) {
-                    let size = u64::try_from(frame.len())?;
-                    let checksum = PartialChecksum {
-                        start: u16::try_from(random.below(size))?,
-                        offset: u16::try_from(random.below(40))?,
-                    };
-                    frames.send_partial(&frame, checksum)
-                } else {
-                    frames.send(&frame)
-                };
-                // The sender's own kernel does not take all.
-                *(if went.is_ok() { &mut sent } else { &mut refused }) += 1;
+    let (mut sent, mut refused) = (0_u64, 0_u64);
+    for Course { seed, most, time } in courses {
+        println!("seed {seed}: CAMBRIC_FUZZ_SEED={seed} has the same frames sent");
+        let mut random = Random::new(seed);
+        let (end, last) = (Instant::now() + time, most.saturating_add(sent + refused));
+        while Instant::now() < end && sent + refused < last {
+            for (frames, sender) in &senders {
+                for _ in 0..BATCH {
+                    // The sender's own kernel does not take all.
+                    let went = send(frames, &sender.frame(&cast, &mut random), &mut random)?;
+                    *(if went { &mut sent } else { &mut refused }) += 1;
+                }
+                for flow in &mut datagrams {
+                    flow.go_on()
+                        .with_context(|| format!("a flow of datagrams, seed {seed}, after {sent} frames"))?;
+                }
+                for stream in &streams {
+                    TcpStreamCheck::exchange(stream, 2_000)
+                        .with_context(|| format!("a connection, seed {seed}, after {sent} frames"))?;
+                }
             }
-            for flow in &mut datagrams {
-                flow.go_on()
-                    .with_context(|| format!("a flow of datagrams, seed {seed}, after {sent} frames"))?;
-            }
-            for stream in &streams {
-                TcpStreamCheck::exchange(stream, 2_000)
-                    .with_context(|| format!("a connection, seed {seed}, after {sent} frames"))?;
-            }
+            let arrived: u64 = forbidden.iter().map(integration::testbed::Tap::count).sum();
+            ensure!(
+                arrived == 0,
+                "{arrived} frames arrived at the closed pod, seed {seed}, after {sent} frames"
+            );
+            let forged = on_wire.count();
+            ensure!(
+                forged == 0,
+                "{forged} frames left with a forged source, seed {seed}, after {sent} frames"
+            );
         }
-        let arrived: u64 = forbidden.iter().map(integration::testbed::Tap::count).sum();
-        ensure!(arrived == 0, "{arrived} frames arrived at the closed pod, seed {seed}, after {sent} frames");
-        let forged = on_wire.count();
-        ensure!(forged == 0, "{forged} frames left with a forged source, seed {seed}, after {sent} frames");
     }
     // New flows and the daemon, too.
     ensure!(eventually(Duration::from_secs(10), || a.reaches(b.ipv4()).is_ok_and(|it| it)), "no ping");
