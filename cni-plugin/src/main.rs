@@ -25,6 +25,7 @@ mod prev_result;
 mod programs;
 mod record;
 mod result;
+mod settle;
 mod text;
 mod version;
 

@@ -1,6 +1,10 @@
 //! ADD, and who reaches whom then.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
@@ -398,4 +402,42 @@ fn a_pool_of_one_family_gives_addresses_of_that_family() -> Result<()> {
         a.check()?;
     }
     Ok(())
+}
+
+/// Adds pods that must take packets at once.
+fn add_pods_that_are_ready(node: &Node) -> Result<()> {
+    for name in ["a", "b", "c", "d", "e"] {
+        let pod = node.add_pod(name)?;
+        for address in both(&pod) {
+            // The kernel puts an address of IPv6 into this table later than it says.
+            let way = pod.netns().ip(&format!("route get {address}"))?;
+            ensure!(way.starts_with("local"), "{name}: {way}");
+        }
+        for address in both(&pod) {
+            let first = node.ping(address, &["-c1", "-W10"])?;
+            ensure!(first.received == 1, "{name}: {}", first.text);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_takes_packets_as_soon_as_its_add_is_done() -> Result<()> {
+    needs_root!();
+    let node = Node::start()?;
+    // Others make and delete interfaces meanwhile, for which the kernel has one lock.
+    let others = Netns::new("others")?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                others.ip("link add one type veth peer name other")?;
+                others.ip("link delete one")?;
+            }
+            Ok(())
+        });
+        let added = add_pods_that_are_ready(&node);
+        stop.store(true, Ordering::Relaxed);
+        added.and(busy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }

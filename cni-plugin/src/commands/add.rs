@@ -20,6 +20,7 @@ use crate::{
     netlink::Netlink,
     netns::Netns,
     programs, record, result,
+    settle::settle,
 };
 
 /// How long the daemon may take to take back a reservation. One that hangs has cost the ADD its time already, and finds a note
@@ -149,13 +150,18 @@ impl Attempt<'_> {
         programs::attach(&self.reservation, host_ifindex)?;
         interface::configure_host_end(&mut self.host, self.key, &self.reservation, host_ifindex)?;
         netns.enter()?;
-        interface::configure_container_end(&mut Netlink::open()?, self.key, &self.reservation, ifname)?;
+        let mut container = Netlink::open()?;
+        interface::configure_container_end(&mut container, self.key, &self.reservation, ifname)?;
         // Linux before 5.14 tells none; then the container's packets are led to services one by one.
         let netns_cookie = ipamd_api::netns::cookie().ok();
         let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };
         match self.commit(Request::Commit(commit))? {
             Reply::Done => {}
             other => return Err(unexpected(&self.client, "a commit", &other).into()),
+        }
+        // The kernel has been at it while the daemon was; it takes nothing back.
+        if let Err(waited) = settle(&mut self.host, host_ifindex, &mut container, &self.reservation) {
+            tracing::warn!(key = %self.key, "the first packets may be lost: {waited}");
         }
         tracing::info!(key = %self.key, host_ifindex, "added");
         Ok(())
