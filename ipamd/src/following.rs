@@ -12,6 +12,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    backlog::Backlog,
     cluster::{
         Cluster, Source, SourceState, Standalone,
         directory::Directory,
@@ -251,17 +252,33 @@ async fn run<S: Source>(
     if failed {
         return;
     }
+    let mut backlog = Backlog::default();
+    let mut is_large = false;
     loop {
-        tokio::select! {
-            batch = source.next() => {
-                let is_large = batch.changes.len() > LARGE;
-                followers.apply(batch);
-                source.in_force();
-                if is_large {
-                    memory::give_back();
-                }
+        let idle = backlog.is_empty();
+        // Whoever reads the source goes on between two pieces of a large change.
+        tokio::task::yield_now().await;
+        let told = tokio::select! {
+            biased;
+            batch = source.next() => Some(batch),
+            () = until(followers.services.next_parting()) => None,
+            () = std::future::ready(()), if !idle => None,
+        };
+        followers.part();
+        let mut refusals = None;
+        if let Some(batch) = told {
+            is_large |= batch.changes.len() > LARGE;
+            refusals = batch.refusals;
+            backlog.push(batch.changes);
+        } else if idle {
+            continue;
+        }
+        followers.apply(Batch { changes: backlog.pop().unwrap_or_default(), refusals });
+        if backlog.is_empty() {
+            source.in_force();
+            if std::mem::take(&mut is_large) {
+                memory::give_back();
             }
-            () = until(followers.services.next_parting()) => followers.part(),
         }
     }
 }

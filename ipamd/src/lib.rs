@@ -2,6 +2,7 @@
 
 pub mod alone;
 pub mod attachment;
+mod backlog;
 pub mod chain;
 pub mod cluster;
 pub mod cni_chain;
@@ -49,3 +50,4 @@ pub mod sysctl;
 pub mod uninstall;
 pub mod waiting;
 pub mod whole_file;
+mod work;

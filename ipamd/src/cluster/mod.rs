@@ -51,7 +51,7 @@ pub trait Source: Send {
     /// changes. May be dropped and called again; nothing is lost.
     fn next(&mut self) -> impl Future<Output = Batch> + Send;
 
-    /// What [`Self::next`] gave last is in force.
+    /// All that [`Self::next`] gave is in force.
     fn in_force(&mut self) {}
 
     /// Its state, for whoever asks; `None` where there is no cluster.

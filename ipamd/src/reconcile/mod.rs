@@ -386,7 +386,7 @@ impl Reconciler {
                 .into_iter()
                 .chain(self.problems_of_ways.iter().cloned())
                 .chain(self.problems_of_ports.iter().cloned())
-                .chain(self.services.iter().flat_map(|services| services.host_port_problems()))
+                .chain(self.services.iter().flat_map(|services| services.problems()))
                 .chain(failures.iter().cloned())
                 .chain(self.footprint.problem())
                 .chain(self.broken.iter().cloned())

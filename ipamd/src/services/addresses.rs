@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use bpf::layout::{ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, INSIDE_ONLY};
 
 use super::{
+    allowance::What,
     balancer::State,
-    tables::{FrontendKey, FrontendValue, ServiceNumber, SetNumber},
+    tables::{Family, FrontendKey, FrontendValue, ServiceNumber, SetNumber},
 };
 
 impl State {
@@ -18,6 +19,12 @@ impl State {
         if *count == 0 {
             self.addresses.remove(&address);
         }
+        let family = Family::of(address);
+        if before == 0 {
+            self.allowance.take(None, family, What::Frontends, 1);
+        } else if !more && before == 1 {
+            self.staged.given_up.push((family, What::Frontends, 1));
+        }
         if before == 0 || !self.addresses.contains_key(&address) {
             self.stage_address(address);
         }
@@ -26,6 +33,7 @@ impl State {
     /// Says of the addresses of the node which of them serve node ports.
     pub fn stage_node_addresses(&mut self) {
         for address in self.node_ports.clone() {
+            self.allowance.take(None, Family::of(address), What::Frontends, 1);
             self.stage_address(address);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
+    allowance::Allowance,
     claimed::{self, Claimed},
     fill::Room,
     health::{Claims, HealthPorts},
@@ -33,6 +34,10 @@ use crate::{
     supervisor,
 };
 
+/// Of so many namespaces it is told at most that there is no room for their services.
+const MOST_PROBLEMS: usize = 20;
+/// How many of those that did not get all they want are tried again at a time.
+const RETRIED: usize = 200;
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -41,6 +46,16 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) enum Owner {
     Service(ServiceId),
     HostPorts(AttachmentKey),
+}
+
+impl Owner {
+    /// The namespace on whose account it is; the ports of a container are the node's own matter.
+    pub fn namespace(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Service(id) => Some(&id.namespace),
+            Self::HostPorts(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Owner {
@@ -116,10 +131,16 @@ pub(super) struct State {
     /// What health check ports are to answer, and who answers.
     pub health_checks: Claims,
     pub health: Option<HealthPorts>,
-    /// Who did not get all they want.
+    /// How much of the tables is whose.
+    pub allowance: Allowance,
+    /// Who did not get all they want, for there is no room, or a port of the node that is not theirs.
     pub unsatisfied: BTreeSet<Owner>,
-    /// Something was given up that the unsatisfied may want.
-    pub freed: bool,
+    /// Of them, who was tried again last.
+    retried: Option<Owner>,
+    /// Who wants to be reached where somebody else is.
+    pub waiting: HashMap<FrontendKey, BTreeSet<Owner>>,
+    /// What was given up that somebody may want.
+    pub freed: Vec<FrontendKey>,
     /// The tables could not be written.
     pub failed: bool,
     started: bool,
@@ -135,7 +156,19 @@ pub struct Balancer {
     taking: AtomicBool,
     /// Since when a change of the cluster has had the state.
     changing: Mutex<Option<Instant>>,
+    /// What needed a person when the state was last to be had.
+    seen: Mutex<Seen>,
 }
+
+/// What the balancer said last.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    problems: Vec<String>,
+    pub shadowed: Vec<String>,
+}
+
+/// How long somebody who adds a container waits for what is under way.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A container, its ports of the node in place of those before, and where they lead.
 type HostPorts = (AttachmentKey, Vec<PortMapping>, Vec<IpAddr>);
@@ -157,6 +190,7 @@ impl Balancer {
     /// Balances nothing yet: what is in the tables stays in force until [`Self::start`].
     pub fn new(tables: Box<dyn Tables>, site: Site) -> Self {
         let room = Room::new(tables.limits());
+        let allowance = Allowance::new(tables.limits());
         Self {
             state: Mutex::new(State {
                 tables,
@@ -180,14 +214,18 @@ impl Balancer {
                 inherited: None,
                 health_checks: Claims::default(),
                 health: None,
+                allowance,
                 unsatisfied: BTreeSet::new(),
-                freed: false,
+                retried: None,
+                waiting: HashMap::new(),
+                freed: Vec::new(),
                 failed: false,
                 started: false,
             }),
             queue: Mutex::default(),
             taking: AtomicBool::new(false),
             changing: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -300,9 +338,17 @@ impl Balancer {
         Changing(self)
     }
 
-    /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can.
+    /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can, or it is not known now, for a large change
+    /// is under way. What a service has stays the service's in any case.
     pub fn objection(&self, mappings: &[PortMapping]) -> Option<String> {
-        let state = self.lock();
+        let began = Instant::now();
+        let state = loop {
+            match self.try_lock() {
+                Some(state) => break state,
+                None if began.elapsed() >= PATIENCE => return None,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
         if !state.started {
             return None;
         }
@@ -312,15 +358,10 @@ impl Balancer {
         })
     }
 
-    /// What is wrong with the ports of the node that lead to containers, a sentence each.
-    pub fn host_port_problems(&self) -> Vec<String> {
-        let state = self.lock();
-        let of_containers = state.programmed.iter().filter(|(owner, _)| matches!(owner, Owner::HostPorts(_)));
-        let problems = of_containers.flat_map(|(owner, ports)| {
-            let of_port = ports.iter().flat_map(|port| port.plan.problems.iter().chain(&port.problems));
-            of_port.map(move |problem| format!("a port of {owner}: {problem}"))
-        });
-        problems.collect()
+    /// What is wrong with the ports of the node that lead to containers, and with services that there is no room for, a sentence
+    /// each; while a change is under way, what was before it.
+    pub fn problems(&self) -> Vec<String> {
+        self.seen(|state, seen| seen.problems = state.all_problems()).problems.clone()
     }
 
     /// When [`Self::part`] has something to do; `None`: not before a change.
@@ -352,13 +393,44 @@ impl Balancer {
         if state.failed {
             state.write(State::rebuild);
         } else if !state.unsatisfied.is_empty() {
-            let owners = state.unsatisfied.iter().cloned().collect();
+            let owners = state.next_unsatisfied();
             state.bring(owners);
         }
     }
 
+    /// What was said last, with what is to be said now, if the state is to be had.
+    pub(super) fn seen(&self, look: impl FnOnce(&State, &mut Seen)) -> MutexGuard<'_, Seen> {
+        let state = self.try_lock();
+        let mut seen = locked(&self.seen);
+        if let Some(state) = state {
+            look(&state, &mut seen);
+        }
+        seen
+    }
+
+    /// Has the state as a large change has it.
+    #[cfg(test)]
+    pub fn stall(&self, act: impl FnOnce()) {
+        let _state = self.lock();
+        let _changing = self.changing();
+        act();
+    }
+
+    /// The state, unless somebody has it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.drained(state))
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = locked(&self.state);
+        self.drained(locked(&self.state))
+    }
+
+    fn drained<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         for (key, mappings, backends) in std::mem::take(&mut *locked(&self.queue)) {
             state.set_host_ports(&key, &mappings, &backends);
         }
@@ -367,6 +439,33 @@ impl Balancer {
 }
 
 impl State {
+    fn all_problems(&self) -> Vec<String> {
+        let of_containers = self.programmed.iter().filter(|(owner, _)| matches!(owner, Owner::HostPorts(_)));
+        let of_containers = of_containers.flat_map(|(owner, ports)| {
+            let of_port = ports.iter().flat_map(|port| port.plan.problems.iter().chain(&port.problems));
+            of_port.map(move |problem| format!("a port of {owner}: {problem}"))
+        });
+        // One of each namespace stands for all of it.
+        let mut without_room: BTreeMap<&Arc<str>, (&Owner, usize)> = BTreeMap::new();
+        for owner in &self.unsatisfied {
+            if let Some(namespace) = owner.namespace() {
+                without_room.entry(namespace).or_insert((owner, 0)).1 += 1;
+            }
+        }
+        let of_services = without_room.into_values().filter_map(|(owner, count)| {
+            let problem = self.programmed.get(owner)?.iter().find_map(|port| port.problems.first())?;
+            let more = match count {
+                1 => String::new(),
+                several => format!(
+                    " (and {} more services of its namespace, see cambricctl service list)",
+                    several - 1
+                ),
+            };
+            Some(format!("the service {owner} is not served as a whole: {problem}{more}"))
+        });
+        of_containers.chain(of_services.take(MOST_PROBLEMS)).collect()
+    }
+
     fn set_host_ports(&mut self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
         let known = self.host_ports.remove(key).is_some();
         if !mappings.is_empty() {
@@ -411,13 +510,49 @@ impl State {
             for owner in owners {
                 state.settle_owner(&owner);
             }
-            if std::mem::take(&mut state.freed) {
-                for owner in state.unsatisfied.clone() {
-                    state.settle_owner(&owner);
-                }
-            }
+            state.give_on();
             state.commit()
         });
+    }
+
+    /// Has those come who waited for what was given up: the first of each place, for the others would wait again.
+    fn give_on(&mut self) {
+        let freed = std::mem::take(&mut self.freed);
+        if freed.is_empty() {
+            return;
+        }
+        for key in freed {
+            while !self.owners.contains_key(&key)
+                && let Some(owner) = self.first_waiting(&key)
+            {
+                self.settle_owner(&owner);
+            }
+        }
+        for owner in self.next_unsatisfied() {
+            self.settle_owner(&owner);
+        }
+    }
+
+    /// Who waits first for a place, and waits no more.
+    fn first_waiting(&mut self, key: &FrontendKey) -> Option<Owner> {
+        let waiting = self.waiting.get_mut(key)?;
+        let first = waiting.pop_first();
+        if waiting.is_empty() {
+            self.waiting.remove(key);
+        }
+        first
+    }
+
+    /// Some of those that did not get all they want, in their turn.
+    fn next_unsatisfied(&mut self) -> Vec<Owner> {
+        let after = self.retried.take();
+        let behind = |owner: &&Owner| after.as_ref().is_none_or(|after| *owner > after);
+        let mut next: Vec<_> = self.unsatisfied.iter().filter(behind).take(RETRIED).cloned().collect();
+        let rest = RETRIED.min(self.unsatisfied.len()) - next.len();
+        next.extend(self.unsatisfied.iter().take(rest).cloned());
+        next.dedup();
+        self.retried = next.last().cloned();
+        next
     }
 
     fn write(&mut self, write: impl FnOnce(&mut Self) -> Result<(), TableError>) {
@@ -431,6 +566,13 @@ impl State {
         let mut inherited = Inherited::read(&*self.tables, &mut self.room)?;
         self.own_fronts().for_each(|own| inherited.promise(own));
         self.last_number = self.last_number.max(inherited.highest());
+        self.allowance = Allowance::new(self.tables.limits());
+        for family in Family::ALL {
+            // On nobody's account until somebody takes it over.
+            for (what, count) in inherited.counts(family) {
+                self.allowance.take(None, family, what, count);
+            }
+        }
         self.inherited = Some(inherited);
         self.staged = Staged::default();
         self.programmed.clear();
@@ -440,6 +582,8 @@ impl State {
         self.health_checks.keep(|id| self.world.services.contains_key(id));
         self.leaving.clear();
         self.unsatisfied.clear();
+        self.waiting.clear();
+        self.freed.clear();
         self.served = Marks::new(PortRow::Served);
         self.of_backends = Marks::new(PortRow::OfBackends);
         for owner in self.all_owners() {
@@ -466,7 +610,12 @@ impl State {
         }
         let of_backends = &self.of_backends;
         self.staged.unmarked.retain(|port| !of_backends.has(*port));
-        self.staged.commit(&mut *self.tables, &mut self.room)
+        let given_up = std::mem::take(&mut self.staged.given_up);
+        self.staged.commit(&mut *self.tables, &mut self.room)?;
+        for (family, what, count) in given_up {
+            self.allowance.give(None, family, what, count);
+        }
+        Ok(())
     }
 
     fn settle_owner(&mut self, owner: &Owner) {

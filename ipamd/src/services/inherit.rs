@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use super::{
-    balancer::State,
+    allowance::What,
+    balancer::{Owner, State},
     fill::{Filled, Room},
     leaving::Leaving,
     plan::{Plan, Scope},
@@ -79,10 +80,19 @@ impl Inherited {
     /// A set, if no frontend names it but those that are wanted. One that leads somebody else too is not changed: the new
     /// owner fills another, and it goes when nobody is led by it.
     fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<Filled> {
-        let is_wanted = |key: &FrontendKey| wanted.fronts.iter().any(|front| front.key == *key);
         let set = self.sets.get(&number)?;
-        let is_own = set.family == family && set.named_by.iter().all(is_wanted);
+        let wanted: HashSet<_> = wanted.fronts.iter().map(|front| front.key).collect();
+        let is_own = set.family == family && set.named_by.iter().all(|key| wanted.contains(key));
         if is_own { self.sets.remove(&number).map(|set| set.filled) } else { None }
+    }
+
+    /// How much of the tables is there of a family.
+    pub fn counts(&self, family: Family) -> [(What, usize); 3] {
+        let frontends = self.frontends.keys().filter(|key| Family::of(key.address) == family).count();
+        let members = self.members.keys().filter(|(_, it)| Family::of(it.address) == family).count();
+        let ranges = self.source_ranges.values().flatten();
+        let ranges = ranges.filter(|range| Family::of(range.network()) == family).count();
+        [(What::Frontends, frontends), (What::Members, members), (What::Ranges, ranges)]
     }
 
     /// The highest number that is in use.
@@ -96,7 +106,7 @@ impl Inherited {
 
 impl State {
     /// Number and sets of a port that the tables have already.
-    pub(super) fn inherit(&mut self, wanted: &Wanted) -> Option<Programmed> {
+    pub(super) fn inherit(&mut self, owner: &Owner, wanted: &Wanted) -> Option<Programmed> {
         let inherited = self.inherited.as_mut()?;
         let own = wanted.plan.fronts.first()?.key;
         let values: Vec<_> = wanted
@@ -129,6 +139,11 @@ impl State {
                 adopt(value.outside, &mut outside);
             }
         }
+        self.allowance.give(None, family, What::Ranges, source_ranges.len());
+        self.allowance.take(owner.namespace(), family, What::Ranges, source_ranges.len());
+        for filled in turns.iter().chain([&outside]).flatten() {
+            self.count_set(owner, family, filled, true);
+        }
         Some(Programmed {
             key: wanted.key.clone(),
             number,
@@ -145,13 +160,20 @@ impl State {
     /// Whether a frontend stands in the tables as it should.
     pub(super) fn is_inherited(&mut self, key: FrontendKey, value: &FrontendValue) -> bool {
         let Some(inherited) = &mut self.inherited else { return false };
-        inherited.kept.insert(key);
-        inherited.frontends.get(&key) == Some(value)
+        let known = inherited.frontends.get(&key);
+        if inherited.kept.insert(key) && known.is_some() {
+            // It is on the account of who has it now.
+            self.allowance.give(None, Family::of(key.address), What::Frontends, 1);
+        }
+        known == Some(value)
     }
 
     /// Has a member written, unless it is there.
     pub(super) fn stage_member(&mut self, service: ServiceNumber, member: Member) {
         let known = self.inherited.as_mut().and_then(|it| it.members.remove(&(service, member.backend)));
+        if known.is_some() {
+            self.allowance.give(None, Family::of(member.backend.address), What::Members, 1);
+        }
         if known != Some(member) {
             self.staged.members.push((service, member));
         }
@@ -164,6 +186,7 @@ impl State {
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         for key in &stale {
             self.stage_diversion(key.address);
+            self.staged.given_up.push((Family::of(key.address), What::Frontends, 1));
         }
         self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
         self.staged.released.extend(inherited.sets.into_values().map(|set| (set.family, set.filled)));
@@ -176,6 +199,8 @@ impl State {
         let of_backends = &self.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));
         for (service, ranges) in inherited.source_ranges {
+            let of_each = ranges.iter().map(|range| (Family::of(range.network()), What::Ranges, 1));
+            self.staged.given_up.extend(of_each);
             let old = ranges.into_iter().collect();
             self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
         }

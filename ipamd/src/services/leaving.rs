@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
+    allowance::What,
     balancer::{Owner, State, has_failed},
     program::PortKey,
-    tables::{Backend, ServiceNumber},
+    tables::{Backend, Family, ServiceNumber},
 };
 
 /// How long an endpoint that its service no longer has keeps the connections that it has: so long a move from one
@@ -43,6 +44,8 @@ impl State {
         let mut gone = Vec::new();
         while self.leaving.front().is_some_and(|it| it.until <= now) {
             let Some(it) = self.leaving.pop_front() else { break };
+            // One that is back has been counted once more.
+            self.allowance.give(None, Family::of(it.backend.address), What::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
                 let ports = self.programmed.get(owner).into_iter().flatten();
                 ports.filter(|port| port.key == *key && port.number == it.service).any(|port| {

@@ -14,7 +14,7 @@ use ipamd_api::services::{
 
 use super::{
     balancer::{Balancer, Owner, State},
-    plan::{self, Candidate, Reach, Scope},
+    plan::{Candidate, MOST_OF_PORT, Reach, Scope, Slices},
     program::Programmed,
     tables::{Backend, Family, FrontendKey},
     world::ServiceId,
@@ -191,7 +191,8 @@ impl State {
                 it.key.name == of.name && it.key.protocol == of.protocol && it.key.family == family
             });
             let hits = programmed.map(|it| self.hits_by_backend(it)).unwrap_or_default();
-            let candidates = plan::candidates(&self.site, of, family, self.world.slices_of(id));
+            let slices = Slices::new(self.world.slices_of(id));
+            let (candidates, _) = slices.candidates(&self.site, of, family, MOST_OF_PORT);
             let is_balanced = service.role == Role::Balanced && programmed.is_some();
             detail.backends.extend(candidates.iter().map(|it| self.backend(it, is_balanced, &hits)));
         }

@@ -63,6 +63,14 @@ impl Contents {
     }
 }
 
+/// Fails as a map of the kernel does that takes no more.
+fn full(what: &str, limit: u32, all: impl Iterator<Item = IpAddr>) -> Result<(), TableError> {
+    let mut count = [0_u32; 2];
+    all.for_each(|address| count[Family::of(address) as usize] += 1);
+    let fits = count.iter().all(|count| *count <= limit);
+    if fits { Ok(()) } else { Err(TableError(format!("more than {limit} {what} of a family").into())) }
+}
+
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
@@ -90,7 +98,14 @@ pub enum Led {
 impl Default for Memory {
     /// As much room as the programs' tables have by default.
     fn default() -> Self {
-        Self::new(Limits { sets: 65_536, backends: 262_144, lookups: 1_048_576, frontends: 65_536 })
+        Self::new(Limits {
+            sets: 65_536,
+            backends: 262_144,
+            lookups: 1_048_576,
+            frontends: 65_536,
+            members: 262_144,
+            source_ranges: 65_536,
+        })
     }
 }
 
@@ -249,12 +264,17 @@ impl Tables for Memory {
     }
 
     fn put_frontends(&mut self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), TableError> {
-        self.write()?.frontends.extend(frontends.iter().copied());
-        Ok(())
+        let limit = self.limits.frontends;
+        let mut contents = self.write()?;
+        contents.frontends.extend(frontends.iter().copied());
+        full("frontends", limit, contents.frontends.keys().map(|key| key.address))
     }
 
     fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError> {
-        self.write()?.frontends.retain(|key, _| !keys.contains(key));
+        let mut contents = self.write()?;
+        for key in keys {
+            contents.frontends.remove(key);
+        }
         Ok(())
     }
 
@@ -265,12 +285,17 @@ impl Tables for Memory {
     }
 
     fn put_members(&mut self, members: &[(ServiceNumber, Member)]) -> Result<(), TableError> {
-        self.write()?.members.extend(members.iter().map(|(number, it)| ((*number, it.backend), *it)));
-        Ok(())
+        let limit = self.limits.members;
+        let mut contents = self.write()?;
+        contents.members.extend(members.iter().map(|(number, it)| ((*number, it.backend), *it)));
+        full("members", limit, contents.members.keys().map(|(_, backend)| backend.address))
     }
 
     fn remove_members(&mut self, members: &[(ServiceNumber, Backend)]) -> Result<(), TableError> {
-        self.write()?.members.retain(|key, _| !members.contains(key));
+        let mut contents = self.write()?;
+        for key in members {
+            contents.members.remove(key);
+        }
         Ok(())
     }
 
@@ -290,7 +315,11 @@ impl Tables for Memory {
         let mut contents = self.write()?;
         contents.source_ranges.retain(|(number, range)| *number != service || !old.contains(range));
         contents.source_ranges.extend(new.iter().map(|range| (service, *range)));
-        Ok(())
+        full(
+            "source ranges",
+            self.limits.source_ranges,
+            contents.source_ranges.iter().map(|(_, it)| it.network()),
+        )
     }
 
     fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError> {

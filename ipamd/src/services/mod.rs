@@ -8,12 +8,15 @@
 //! that they choose from. A change of endpoints writes a new place for the set and then one word.
 
 mod addresses;
+mod allowance;
 mod balancer;
 mod claimed;
 mod condition;
 pub mod consistent;
 mod fill;
 pub mod health;
+#[cfg(test)]
+mod hostile_tests;
 mod inherit;
 mod leaving;
 mod listing;

@@ -2,7 +2,7 @@
 //! it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -14,19 +14,25 @@ const REST: Duration = Duration::from_secs(5);
 pub(super) struct Places {
     /// First and number of the runs that are free.
     free: BTreeMap<u32, u32>,
+    /// The same by number and first: the shortest run that is long enough is found however many there are.
+    by_length: BTreeSet<(u32, u32)>,
     resting: VecDeque<(Instant, u32, u32)>,
 }
 
 impl Places {
     /// So many, from `first` on; all free.
     pub fn new(first: u32, count: u32) -> Self {
-        Self { free: BTreeMap::from([(first, count)]), resting: VecDeque::new() }
+        Self {
+            free: BTreeMap::from([(first, count)]),
+            by_length: BTreeSet::from([(count, first)]),
+            resting: VecDeque::new(),
+        }
     }
 
     /// Takes a run; `None` if no run is long enough.
     pub fn take(&mut self, count: u32) -> Option<u32> {
         self.wake(Instant::now());
-        let first = self.free.iter().find(|(_, free)| **free >= count).map(|(first, _)| *first)?;
+        let (_, first) = self.by_length.range((count, 0)..).next().copied()?;
         self.split(first, first, count);
         Some(first)
     }
@@ -50,14 +56,25 @@ impl Places {
 
     /// Cuts a run out of the free one that begins at `from`.
     fn split(&mut self, from: u32, first: u32, count: u32) {
-        let Some(free) = self.free.remove(&from) else { return };
+        let Some(free) = self.remove(from) else { return };
         let end = from + free;
         if first > from {
-            self.free.insert(from, first - from);
+            self.insert(from, first - from);
         }
         if first + count < end {
-            self.free.insert(first + count, end - first - count);
+            self.insert(first + count, end - first - count);
         }
+    }
+
+    fn insert(&mut self, first: u32, count: u32) {
+        self.free.insert(first, count);
+        self.by_length.insert((count, first));
+    }
+
+    fn remove(&mut self, first: u32) -> Option<u32> {
+        let count = self.free.remove(&first)?;
+        self.by_length.remove(&(count, first));
+        Some(count)
     }
 
     fn wake(&mut self, now: Instant) {
@@ -74,21 +91,19 @@ impl Places {
         if let Some((&before, &free)) = self.free.range(..first).next_back()
             && before + free == first
         {
-            self.free.remove(&before);
+            self.remove(before);
             first = before;
             count += free;
         }
-        if let Some(free) = self.free.remove(&(first + count)) {
+        if let Some(free) = self.remove(first + count) {
             count += free;
         }
-        self.free.insert(first, count);
+        self.insert(first, count);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -132,6 +147,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(seen, (5..69).collect());
+                let free: BTreeSet<_> = places.free.iter().map(|(first, count)| (*count, *first)).collect();
+                prop_assert_eq!(&places.by_length, &free);
             }
         }
     }

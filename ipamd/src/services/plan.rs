@@ -1,7 +1,11 @@
 //! What a service's port comes to on this node, in one family. Pure: from what the cluster says to what the programs are
 //! to know.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 
@@ -12,6 +16,7 @@ use super::{
 use crate::{
     cluster::services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint},
     policy::model::protocol,
+    work,
 };
 
 /// Where this node stands.
@@ -123,36 +128,65 @@ pub struct Candidate<'a> {
     pub in_local: bool,
 }
 
-/// The endpoints of a port in a family. One that several slices have counts once, as the first has it that says it is
-/// ready.
-pub fn candidates<'a>(
-    site: &Site,
-    port: &ServicePort,
-    family: Family,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-) -> Vec<Candidate<'a>> {
-    let mut found: BTreeMap<Backend, &SliceEndpoint> = BTreeMap::new();
-    for slice in slices {
-        let numbers = slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
-        for number in numbers {
-            for endpoint in slice.endpoints.iter().filter(|it| Family::of(it.address) == family) {
-                let known =
-                    found.entry(Backend { address: endpoint.address, port: number.port }).or_insert(endpoint);
-                if !known.ready && endpoint.ready {
-                    *known = endpoint;
-                }
+/// The endpoints of a service, by the ports that its slices give them: a service may have thousands of both.
+#[derive(Debug, Default)]
+pub struct Slices<'a>(HashMap<(&'a str, u8), Vec<(u16, &'a EndpointSlice)>>);
+
+impl<'a> Slices<'a> {
+    /// Those of these slices.
+    pub fn new(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
+        let mut by_port: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in slices {
+            // A slice that says the same twice says it once.
+            let mut ports: Vec<_> = slice.ports.iter().collect();
+            ports.sort_unstable_by(|a, b| (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port)));
+            ports.dedup();
+            for port in ports {
+                by_port.entry((&*port.name, port.protocol)).or_default().push((port.port, slice));
             }
         }
+        Self(by_port)
     }
-    let takes = condition::takes(site, &found.values().copied().collect::<Vec<_>>());
-    let each = found.into_iter().zip(takes);
-    each.map(|((backend, endpoint), Takes { cluster, local })| Candidate {
-        endpoint,
-        port: backend.port,
-        in_cluster: cluster,
-        in_local: local,
-    })
-    .collect()
+
+    /// The endpoints of a port in a family, in the slices' order, and at most so many. One that several slices have counts once,
+    /// as the first has it that says it is ready. Whether there are more is told with them.
+    pub fn candidates(
+        &self,
+        site: &Site,
+        port: &ServicePort,
+        family: Family,
+        most: usize,
+    ) -> (Vec<Candidate<'a>>, bool) {
+        let mut found: BTreeMap<Backend, &SliceEndpoint> = BTreeMap::new();
+        let mut more = false;
+        for (number, slice) in self.0.get(&(&*port.name, port.protocol)).into_iter().flatten() {
+            work::step(slice.endpoints.len());
+            for endpoint in slice.endpoints.iter().filter(|it| Family::of(it.address) == family) {
+                let room = found.len() < most;
+                match found.entry(Backend { address: endpoint.address, port: *number }) {
+                    Entry::Vacant(free) if room => drop(free.insert(endpoint)),
+                    Entry::Vacant(_) => more = true,
+                    Entry::Occupied(mut known) if !known.get().ready && endpoint.ready => {
+                        known.insert(endpoint);
+                    }
+                    Entry::Occupied(_) => {}
+                }
+            }
+            if more {
+                // What is beyond is not even looked at.
+                break;
+            }
+        }
+        let takes = condition::takes(site, &found.values().copied().collect::<Vec<_>>());
+        let each = found.into_iter().zip(takes);
+        let each = each.map(|((backend, endpoint), Takes { cluster, local })| Candidate {
+            endpoint,
+            port: backend.port,
+            in_cluster: cluster,
+            in_local: local,
+        });
+        (each.collect(), more)
+    }
 }
 
 /// The families in which a service is reached: those of its addresses.
@@ -160,18 +194,23 @@ pub fn families(service: &Service) -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(|family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family))
 }
 
-/// Plans a port of a service; `None` if nothing of it is balanced in that family.
-pub fn plan<'a>(
+/// The most endpoints of one port in a family: a set of backends counts them in 16 bits.
+pub const MOST_OF_PORT: usize = u16::MAX as usize;
+
+/// Plans a port of a service with at most so many endpoints; `None` if nothing of it is balanced in that family.
+pub fn plan(
     site: &Site,
     service: &Service,
     port: &ServicePort,
     family: Family,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    slices: &Slices<'_>,
+    most: usize,
 ) -> Option<Plan> {
     if service.role != Role::Balanced || !families(service).any(|it| it == family) {
         return None;
     }
-    let candidates = candidates(site, port, family, slices);
+    let most = most.min(MOST_OF_PORT);
+    let (candidates, more) = slices.candidates(site, port, family, most);
     let members: Vec<_> = candidates
         .iter()
         .map(|it| Member {
@@ -181,15 +220,24 @@ pub fn plan<'a>(
         })
         .collect();
     let mut problems = Vec::new();
+    if more {
+        problems.push(if most == MOST_OF_PORT {
+            format!("only {most} of its endpoints are served: one port has no more; divide it among several services")
+        } else {
+            format!("only {most} of its endpoints are served: its other ports have all others that one namespace may have")
+        });
+    }
     let mut fronts = fronts(service, port, family);
     if port.protocol == protocol::SCTP {
         // Its checksum covers the port, and there is nothing in the kernel's reach to make it anew.
+        let numbers: BTreeMap<_, _> =
+            members.iter().rev().map(|it| (it.backend.port, it.backend.address)).collect();
         fronts.retain(|front| {
-            let other = members.iter().find(|member| member.backend.port != front.key.port);
-            if let Some(other) = other {
+            let other = numbers.iter().find(|(port, _)| **port != front.key.port);
+            if let Some((port, address)) = other {
                 problems.push(format!(
-                    "SCTP port {} cannot be translated to port {} of {}: the two must be equal",
-                    front.key.port, other.backend.port, other.backend.address
+                    "SCTP port {} cannot be translated to port {port} of {address}: the two must be equal",
+                    front.key.port
                 ));
             }
             other.is_none()

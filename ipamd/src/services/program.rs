@@ -1,11 +1,12 @@
 //! From the plan of a port to what is written of it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use bpf::layout::{FRONTEND_INSIDE_LOCAL, FRONTEND_NODE_IN_RANGES, FRONTEND_OUTSIDE_LOCAL, FRONTEND_RANGES};
 use ipnetwork::IpNetwork;
 
 use super::{
+    allowance::What,
     balancer::{Owner, State},
     consistent,
     fill::{FillError, Filled},
@@ -16,10 +17,10 @@ use super::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
     },
 };
-use crate::concerned::Concerned;
+use crate::{concerned::Concerned, work};
 
 /// Which port of an owner, in which family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PortKey {
     pub name: Arc<str>,
     pub protocol: u8,
@@ -65,18 +66,22 @@ impl State {
     pub fn settle(&mut self, owner: &Owner, wanted: Vec<Wanted>) {
         let known = self.programmed.remove(owner).unwrap_or_default();
         self.unsatisfied.remove(owner);
+        self.wait_no_more(owner, &known);
+        let mut kept = Vec::with_capacity(wanted.len());
+        // A service may have thousands of ports.
+        let mut by_key: HashMap<PortKey, Vec<Programmed>> = HashMap::with_capacity(known.len());
+        for port in known {
+            by_key.entry(port.key.clone()).or_default().push(port);
+        }
         // What goes goes first: one that comes may be reached where it was.
-        let is_wanted = |port: &Programmed| wanted.iter().any(|it| it.key == port.key);
-        let (mut known, gone): (Vec<_>, Vec<_>) = known.into_iter().partition(is_wanted);
-        for gone in gone {
+        let mut old: Vec<_> = wanted.iter().map(|it| by_key.get_mut(&it.key).and_then(Vec::pop)).collect();
+        for gone in by_key.into_values().flatten() {
             self.withdraw(owner, gone);
         }
-        let mut kept = Vec::with_capacity(wanted.len());
-        for wanted in wanted {
-            let old = known.iter().position(|it| it.key == wanted.key).map(|at| known.swap_remove(at));
+        for (wanted, old) in wanted.into_iter().zip(old.drain(..)) {
             let old = match old {
                 Some(old) => Some(old),
-                None => self.inherit(&wanted),
+                None => self.inherit(owner, &wanted),
             };
             kept.push(self.program(owner, old, wanted));
         }
@@ -101,7 +106,9 @@ impl State {
             hits: 0,
             problems: Vec::new(),
         });
-        port.problems.clear();
+        let before = std::mem::take(&mut port.problems);
+        let source_ranges = self.fitting_ranges(owner, &mut port, source_ranges);
+        self.keep_fitting_members(owner, &mut port, &mut plan);
         self.stage_members(owner, &port, &plan.members);
         for scope in [Scope::Cluster, Scope::Local] {
             let needed = plan
@@ -117,7 +124,10 @@ impl State {
         let now = port.outside;
         port.outside = self.stage_set(owner, &mut port, now, &plan, set);
         if port.source_ranges != source_ranges {
+            let (namespace, family) = (owner.namespace(), port.key.family);
             let old = std::mem::replace(&mut port.source_ranges, source_ranges);
+            self.allowance.take(namespace, family, What::Ranges, port.source_ranges.len());
+            self.allowance.give(namespace, family, What::Ranges, old.len());
             let new = port.source_ranges.clone();
             self.staged.source_ranges.push(Ranges { service: port.number, old, new });
             let old = port.fronts.iter().map(|(front, _)| front);
@@ -134,7 +144,66 @@ impl State {
         }
         port.plan = plan;
         self.stage_fronts(owner, &mut port);
+        // Who waits for a place of somebody else's is told of where the service is shown.
+        if self.unsatisfied.contains(owner) {
+            for problem in port.problems.iter().filter(|it| !before.contains(it)).take(1) {
+                tracing::warn!(service = %owner, port = %port.key.name, "{problem}");
+            }
+        }
         port
+    }
+
+    /// Those of the endpoints that there is room for: those that are known, and as many more as the namespace may have.
+    fn keep_fitting_members(&mut self, owner: &Owner, port: &mut Programmed, plan: &mut Plan) {
+        let known = |member: &Member| {
+            port.plan.members.binary_search_by_key(&member.backend, |it| it.backend).is_ok()
+        };
+        let wanted = plan.members.iter().filter(|member| !known(member)).count();
+        let asked = self.allowance.ask(owner.namespace(), port.key.family, What::Members, wanted);
+        let Err(beyond) = asked else { return };
+        let (mut left, _) = self.allowance.left(owner.namespace(), port.key.family, What::Members);
+        let all = plan.members.len();
+        plan.members.retain(|member| {
+            known(member)
+                || left > 0 && {
+                    left -= 1;
+                    true
+                }
+        });
+        port.problems.push(format!("{beyond}; {} of its {all} endpoints are served", plan.members.len()));
+        self.unsatisfied.insert(owner.clone());
+    }
+
+    /// Those of the source ranges that there is room for: whoever is in another is refused.
+    fn fitting_ranges(
+        &mut self,
+        owner: &Owner,
+        port: &mut Programmed,
+        ranges: Box<[IpNetwork]>,
+    ) -> Box<[IpNetwork]> {
+        if port.source_ranges == ranges {
+            return ranges;
+        }
+        let (namespace, family) = (owner.namespace(), port.key.family);
+        let Err(beyond) = self.allowance.ask(namespace, family, What::Ranges, ranges.len()) else {
+            return ranges;
+        };
+        let (left, _) = self.allowance.left(namespace, family, What::Ranges);
+        port.problems.push(format!("{beyond}; whoever is in the last of its source ranges is refused"));
+        self.unsatisfied.insert(owner.clone());
+        ranges.into_iter().take(left as usize).collect()
+    }
+
+    /// What an owner had waited for is no matter any more.
+    fn wait_no_more(&mut self, owner: &Owner, known: &[Programmed]) {
+        for front in known.iter().flat_map(|port| &port.plan.fronts) {
+            if let Some(waiting) = self.waiting.get_mut(&front.key) {
+                waiting.remove(owner);
+                if waiting.is_empty() {
+                    self.waiting.remove(&front.key);
+                }
+            }
+        }
     }
 
     /// Members that are new or are another's choice now; those that are gone stay for a while, but take nothing new.
@@ -146,6 +215,7 @@ impl State {
             }
             if before.is_err() {
                 self.count_backend(member.backend, true);
+                self.allowance.take(owner.namespace(), port.key.family, What::Members, 1);
             }
         }
         for member in &port.plan.members {
@@ -157,6 +227,7 @@ impl State {
 
     fn let_go(&mut self, owner: &Owner, port: &Programmed, backend: Backend) {
         self.count_backend(backend, false);
+        self.allowance.give_own(owner.namespace(), port.key.family, What::Members, 1);
         self.staged.members.push((port.number, Member { backend, in_cluster: false, in_local: false }));
         let leaving = Leaving::new(Some((owner.clone(), port.key.clone())), port.number, backend);
         self.leaving.push_back(leaving);
@@ -176,6 +247,7 @@ impl State {
             if let Some(now) = now {
                 let hits = self.staged.note(self.hits_of(family, &now)).unwrap_or_default();
                 port.hits += hits.iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
+                self.count_set(owner, family, &now, false);
                 self.staged.released.push((family, now));
             }
             return None;
@@ -199,8 +271,15 @@ impl State {
                 (*backend, at.map_or(0, |at| before[at].1))
             })
             .collect();
-        match self.room.fill(&mut *self.tables, family, now.as_ref(), &with_hits, consistent, elsewhere) {
+        let filled = self.ask_set(owner, family, now.as_ref(), backends.len(), consistent).and_then(|()| {
+            Ok(self.room.fill(&mut *self.tables, family, now.as_ref(), &with_hits, consistent, elsewhere)?)
+        });
+        match filled {
             Ok(filled) => {
+                if let Some(now) = &now {
+                    self.count_set(owner, family, now, false);
+                }
+                self.count_set(owner, family, &filled, true);
                 let carried: u64 = with_hits.iter().map(|(_, hits)| u64::from(*hits)).sum();
                 let all: u64 = before.iter().map(|(_, hits)| u64::from(*hits)).sum();
                 port.hits += all.saturating_sub(carried);
@@ -208,14 +287,50 @@ impl State {
                 self.staged.emptied.extend(now.map(|now| (family, now)));
                 Some(filled)
             }
-            Err(FillError::Table(error)) => {
+            Err(Unfilled::Table(error)) => {
                 self.staged.failed = Some(error);
                 now
             }
-            Err(FillError::NoRoom(no_room)) => {
+            Err(Unfilled::NoRoom(no_room)) => {
                 port.problems.push(format!("{no_room}; what was in force stays"));
                 self.unsatisfied.insert(owner.clone());
                 now
+            }
+        }
+    }
+
+    /// Whether the namespace may have a set of so many backends in place of one.
+    fn ask_set(
+        &self,
+        owner: &Owner,
+        family: Family,
+        now: Option<&Filled>,
+        backends: usize,
+        consistent: bool,
+    ) -> Result<(), Unfilled> {
+        let (places, lookups) = now.map_or((0, 0), |now| (now.backends.1 as usize, lookups(now)));
+        let wants_table = choice_of(consistent, backends) == Choice::Table;
+        let table = if wants_table { usize::from(consistent::PLACES) } else { 0 };
+        for (what, wanted) in [
+            (What::Sets, usize::from(now.is_none())),
+            (What::Backends, backends.saturating_sub(places)),
+            (What::Lookups, table.saturating_sub(lookups)),
+        ] {
+            let asked = self.allowance.ask(owner.namespace(), family, what, wanted);
+            asked.map_err(|beyond| Unfilled::NoRoom(beyond.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Has a set be on the account of its owner, or no more.
+    pub(super) fn count_set(&mut self, owner: &Owner, family: Family, filled: &Filled, more: bool) {
+        for (what, count) in
+            [(What::Sets, 1), (What::Backends, filled.backends.1 as usize), (What::Lookups, lookups(filled))]
+        {
+            if more {
+                self.allowance.take(owner.namespace(), family, what, count);
+            } else {
+                self.allowance.give(owner.namespace(), family, what, count);
             }
         }
     }
@@ -227,42 +342,62 @@ impl State {
 
     fn stage_fronts(&mut self, owner: &Owner, port: &mut Programmed) {
         let before = std::mem::take(&mut port.fronts);
+        let mut before: HashMap<_, _> = before.into_iter().map(|it| (it.0.key, it)).collect();
         let mut fronts = Vec::with_capacity(port.plan.fronts.len());
+        let in_range = port.plan.fronts.iter().any(|front| front.ranged) && self.is_in_ranges(port);
         for front in port.plan.fronts.clone() {
-            if *self.owners.entry(front.key).or_insert(port.number) != port.number {
-                let FrontendKey { address, port: number, .. } = front.key;
-                port.problems.push(format!("port {number} at {address} is another service's"));
-                self.unsatisfied.insert(owner.clone());
-                continue;
+            work::step(1);
+            let FrontendKey { address, port: number, .. } = front.key;
+            match self.owners.get(&front.key) {
+                Some(whose) if *whose != port.number => {
+                    port.problems.push(format!("port {number} at {address} is another service's"));
+                    self.waiting.entry(front.key).or_default().insert(owner.clone());
+                    continue;
+                }
+                Some(_) => {}
+                None => {
+                    let is_first = front.reach == Reach::ClusterIp && !self.addresses.contains_key(&address);
+                    let (family, wanted) = (port.key.family, 1 + usize::from(is_first));
+                    let asked = self.allowance.ask(owner.namespace(), family, What::Frontends, wanted);
+                    if let Err(beyond) = asked {
+                        port.problems.push(format!("port {number} at {address} is not served: {beyond}"));
+                        self.unsatisfied.insert(owner.clone());
+                        continue;
+                    }
+                    self.owners.insert(front.key, port.number);
+                    self.allowance.take(owner.namespace(), family, What::Frontends, 1);
+                }
             }
-            let value = self.value_of(port, &front);
-            let known = before.iter().find(|(it, _)| it.key == front.key);
+            let value = self.value_of(port, &front, in_range);
+            let known = before.remove(&front.key);
             if known.is_none() {
                 self.count_front(&front, true);
             }
-            if known.is_none_or(|(_, before)| *before != value) && !self.is_inherited(front.key, &value) {
+            if known.is_none_or(|(_, before)| before != value) && !self.is_inherited(front.key, &value) {
                 self.staged.frontends.insert(front.key, Some(value));
-                if known.is_none_or(|(it, _)| it.ranged != front.ranged) {
+                if known.is_none_or(|(it, _): (Front, _)| it.ranged != front.ranged) {
                     self.stage_diversion(front.key.address);
                 }
             }
             fronts.push((front, value));
         }
-        for (front, _) in before.iter().filter(|(it, _)| fronts.iter().all(|(new, _)| new.key != it.key)) {
-            self.drop_front(front);
+        for (front, _) in before.into_values() {
+            self.drop_front(owner, &front);
         }
         port.fronts = fronts.into();
     }
 
-    fn value_of(&self, port: &Programmed, front: &Front) -> FrontendValue {
+    /// Whether the node itself is in the source ranges of a port.
+    fn is_in_ranges(&self, port: &Programmed) -> bool {
+        let in_range = |address| port.source_ranges.iter().any(|range| range.contains(address));
+        self.node_addresses.iter().any(|address| in_range(*address))
+    }
+
+    fn value_of(&self, port: &Programmed, front: &Front, in_range: bool) -> FrontendValue {
         let number = |filled: Option<Filled>| filled.map_or(SetNumber::default(), |it| it.number);
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let outside =
             if front.reach.is_external() { port.outside } else { port.turns[front.outside as usize] };
-        let node_in_ranges = || {
-            let in_range = |address| port.source_ranges.iter().any(|range| range.contains(address));
-            self.node_addresses.iter().any(|address| in_range(*address))
-        };
         FrontendValue {
             service: port.number,
             inside: number(port.turns[front.inside as usize]),
@@ -271,7 +406,7 @@ impl State {
                 | flag(front.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
                 | flag(front.outside == Scope::Local, FRONTEND_OUTSIDE_LOCAL)
                 | flag(front.ranged, FRONTEND_RANGES)
-                | flag(front.ranged && node_in_ranges(), FRONTEND_NODE_IN_RANGES),
+                | flag(front.ranged && in_range, FRONTEND_NODE_IN_RANGES),
             affinity: port.plan.affinity,
         }
     }
@@ -288,9 +423,12 @@ impl State {
     }
 
     /// Takes a front away that is one's own.
-    fn drop_front(&mut self, front: &Front) {
+    fn drop_front(&mut self, owner: &Owner, front: &Front) {
         self.owners.remove(&front.key);
-        self.freed = true;
+        self.freed.push(front.key);
+        let family = Family::of(front.key.address);
+        self.allowance.give_own(owner.namespace(), family, What::Frontends, 1);
+        self.staged.given_up.push((family, What::Frontends, 1));
         self.staged.frontends.insert(front.key, None);
         self.stage_diversion(front.key.address);
         self.count_front(front, false);
@@ -299,14 +437,18 @@ impl State {
     /// Takes a port out of the tables.
     fn withdraw(&mut self, owner: &Owner, port: Programmed) {
         for (front, _) in &port.fronts {
-            self.drop_front(front);
+            self.drop_front(owner, front);
         }
         for member in &port.plan.members {
             self.let_go(owner, &port, member.backend);
         }
-        let filled = port.turns.into_iter().chain([port.outside]).flatten();
-        self.staged.released.extend(filled.map(|it| (port.key.family, it)));
+        for filled in port.turns.into_iter().chain([port.outside]).flatten() {
+            self.count_set(owner, port.key.family, &filled, false);
+            self.staged.released.push((port.key.family, filled));
+        }
         if !port.source_ranges.is_empty() {
+            let count = port.source_ranges.len();
+            self.allowance.give(owner.namespace(), port.key.family, What::Ranges, count);
             let (service, old) = (port.number, port.source_ranges);
             self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
         }
@@ -336,6 +478,26 @@ impl State {
             self.staged.unmarked.push(backend.port);
         }
     }
+}
+
+/// Why a set is not as it should be.
+enum Unfilled {
+    NoRoom(String),
+    Table(TableError),
+}
+
+impl From<FillError> for Unfilled {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::NoRoom(no_room) => Self::NoRoom(no_room.to_string()),
+            FillError::Table(error) => Self::Table(error),
+        }
+    }
+}
+
+/// The places of look-up tables that a set has.
+fn lookups(filled: &Filled) -> usize {
+    if filled.value.choice == Choice::Table { filled.value.count.into() } else { 0 }
 }
 
 fn choice_of(consistent: bool, backends: usize) -> Choice {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 
 use super::{
+    allowance::What,
     fill::{Filled, Room},
     tables::{
         Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError,
@@ -36,6 +37,8 @@ pub(super) struct Staged {
     pub released: Vec<(Family, Filled)>,
     /// The flows that may have to go elsewhere.
     pub diverts: Concerned,
+    /// What the tables have less of then.
+    pub given_up: Vec<(Family, What, usize)>,
     /// Why what is here is not the whole.
     pub failed: Option<TableError>,
 }

@@ -97,6 +97,10 @@ pub struct Limits {
     pub lookups: u32,
     /// Frontends, of each family.
     pub frontends: u32,
+    /// Members, of each family.
+    pub members: u32,
+    /// Source ranges, of each family.
+    pub source_ranges: u32,
 }
 
 /// Ports that packets are looked at for.

@@ -30,7 +30,8 @@ pub(super) const NODE_PORT: u16 = 30_080;
 pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 pub(super) const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 9));
 /// Room for little.
-const SMALL: Limits = Limits { sets: 8, backends: 6, lookups: 65_521, frontends: 16 };
+const SMALL: Limits =
+    Limits { sets: 8, backends: 6, lookups: 65_521, frontends: 16, members: 64, source_ranges: 16 };
 
 pub(super) fn cluster_ip(number: u8) -> IpAddr {
     [10, 96, 0, number].into()
@@ -86,7 +87,7 @@ fn no_slice(number: u8) -> Change {
     })
 }
 
-fn start(tables: &Memory, first: &[Change]) -> Balancer {
+pub(super) fn start(tables: &Memory, first: &[Change]) -> Balancer {
     let site = Site { node: "node".into(), zone: None, pools: Vec::new() };
     let balancer = Balancer::new(Box::new(tables.clone()), site);
     let addresses = NodeAddresses::new([NODE.into()].into(), &[]);
@@ -263,7 +264,7 @@ fn a_port_of_the_node_follows_the_nodes_addresses() {
         assert_eq!(tables.lead(from, at(other)), Led::AsIs, "{from:?}");
     }
     assert_eq!(
-        balancer.host_port_problems(),
+        balancer.problems(),
         [
             "a port of net/a/eth0: 192.0.2.8:53/tcp does not lead to it: 192.0.2.8 is no address of this node: take one \
           that is, or none"
@@ -271,15 +272,12 @@ fn a_port_of_the_node_follows_the_nodes_addresses() {
     );
     balancer.set_node_addresses(node_addresses(&[NODE.into(), other]));
     assert_eq!(led(&tables, From::Outside(CLIENT), (other, 53)), [POD].into());
-    assert_eq!(
-        (balancer.host_port_problems().len(), balancer.objection(&[mapping(Some(other), 53)])),
-        (0, None)
-    );
+    assert_eq!((balancer.problems().len(), balancer.objection(&[mapping(Some(other), 53)])), (0, None));
     balancer.set_node_addresses(node_addresses(&[NODE.into()]));
     assert_eq!(tables.lead(From::Node, at(other)), Led::AsIs);
-    assert_eq!(balancer.host_port_problems().len(), 1);
+    assert_eq!(balancer.problems().len(), 1);
     balancer.set_host_ports(&container("a"), &[], &[]);
-    assert_eq!(balancer.host_port_problems().len(), 0);
+    assert_eq!(balancer.problems().len(), 0);
 }
 
 #[test]
@@ -318,7 +316,7 @@ fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
     assert_eq!(from_inside(&tables, 1), [backend(1)].into());
     assert_eq!(led(&tables, From::Node, (NODE.into(), 9000)), [POD].into(), "its other port stays");
     assert_eq!(number(&tables), before, "with its connections");
-    assert_eq!(balancer.host_port_problems().len(), 2, "{:?}", balancer.host_port_problems());
+    assert_eq!(balancer.problems().len(), 2, "{:?}", balancer.problems());
     assert_eq!(
         balancer.objection(&[mapping(None, NODE_PORT)]).unwrap(),
         format!(
@@ -340,7 +338,7 @@ fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
     balancer.apply(&[Change::Remove(ObjectId::namespaced(Kind::Service, "ns", "s1"))]);
     assert_eq!(led(&tables, From::Node, (cluster_ip(1), 81)), [POD].into());
     assert_eq!(from_outside(&tables), [POD].into());
-    assert_eq!(balancer.host_port_problems(), Vec::<String>::new());
+    assert_eq!(balancer.problems(), Vec::<String>::new());
 }
 
 #[test]

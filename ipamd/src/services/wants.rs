@@ -6,9 +6,10 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
+    allowance::What,
     balancer::{Owner, State},
     claimed,
-    plan::{self, Front, Plan, Reach, Scope},
+    plan::{self, Front, Plan, Reach, Scope, Slices},
     program::{PortKey, Wanted},
     tables::{Backend, Family, FrontendKey, Member},
     world::ServiceId,
@@ -47,13 +48,17 @@ impl State {
     /// The ports of a service.
     pub fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
         let Some(service) = self.world.services.get(id) else { return Vec::new() };
+        let slices = Slices::new(self.world.slices_of(id));
         let mut wanted = Vec::new();
+        // No service has more than a namespace may have: what is beyond is not even planned.
+        let mut left = [self.allowance.share(What::Members) as usize; 2];
         for port in &service.ports {
             for family in Family::ALL {
-                let Some(plan) = plan::plan(&self.site, service, port, family, self.world.slices_of(id))
-                else {
+                let left = &mut left[family as usize];
+                let Some(plan) = plan::plan(&self.site, service, port, family, &slices, *left) else {
                     continue;
                 };
+                *left -= plan.members.len();
                 let is_checked = plan.fronts.iter().any(|front| front.ranged);
                 // In the order, and of the form, in which the tables tell them.
                 let ranges: BTreeSet<_> = service

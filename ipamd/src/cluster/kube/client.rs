@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use http::Request;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -12,7 +13,9 @@ use kube::{
     client::ConfigExt,
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, util::MapRequestLayer};
+
+use super::token::TokenFile;
 
 /// When a connection on which nothing comes is asked whether it still is one: a watch may be silent for minutes, and a
 /// server that has lost its power says nothing.
@@ -99,9 +102,15 @@ pub(super) fn client(config: &Config) -> Result<Client, ClientError> {
         .http2_keep_alive_interval(KEEPALIVE)
         .http2_keep_alive_timeout(KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES)
         .build::<_, kube::client::Body>(connector);
+    let token = config.auth_info.token_file.as_deref().map(TokenFile::new);
+    let others = if token.is_some() { None } else { config.auth_layer()? };
+    let authorize = token.map(|token| {
+        MapRequestLayer::new(move |request: Request<kube::client::Body>| token.authorize(request))
+    });
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
+        .option_layer(others)
+        .option_layer(authorize)
         .map_err(BoxError::from)
         // Of the wait for the headers; what follows may take as long as a watch.
         .timeout(HEADERS)

@@ -19,6 +19,7 @@ mod reflector;
 mod resources;
 mod seen;
 mod streams;
+mod token;
 mod told;
 
 use std::{
@@ -133,6 +134,8 @@ pub struct Kube {
     mirror: Mirror,
     local: LocalPods,
     begun: bool,
+    /// What was told may not be in force yet.
+    told: bool,
     note_heard: Instant,
     /// Ends with this.
     _tasks: JoinSet<()>,
@@ -177,6 +180,7 @@ impl Kube {
             mirror: Mirror::new(cache, contact, node),
             local,
             begun: false,
+            told: false,
             note_heard: Instant::now(),
             _tasks: tasks,
         };
@@ -257,14 +261,18 @@ impl Source for Kube {
             self.note_heard();
             let batch = self.mirror.batch();
             if !batch.changes.is_empty() || batch.refusals.is_some() {
+                self.told = true;
                 return batch;
             }
-            // What was asked for is known already.
-            self.in_force();
+            // What was asked for is known already, unless it is on its way.
+            if !self.told {
+                self.in_force();
+            }
         }
     }
 
     fn in_force(&mut self) {
+        self.told = false;
         for (key, uid) in self.mirror.local.drain(..) {
             self.local.note(key, uid);
         }

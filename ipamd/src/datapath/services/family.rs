@@ -1,6 +1,6 @@
 //! The maps about services of one family.
 
-use std::{marker::PhantomData, net::IpAddr};
+use std::{collections::HashSet, marker::PhantomData, net::IpAddr};
 
 use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, ServiceFamily};
 use ipnetwork::IpNetwork;
@@ -66,6 +66,14 @@ where
 
     pub fn most_frontends(&self) -> u32 {
         self.frontends.handle().max_entries()
+    }
+
+    pub fn most_members(&self) -> u32 {
+        self.members.handle().max_entries()
+    }
+
+    pub fn most_source_ranges(&self) -> u32 {
+        self.source_ranges.handle().max_entries()
     }
 
     pub fn most_backends(&self) -> u32 {
@@ -150,7 +158,8 @@ where
         for range in new {
             key(range).map_or(Ok(()), |key| self.source_ranges.put(&key, &1))?;
         }
-        for range in old.iter().filter(|range| !new.contains(range)) {
+        let kept: HashSet<_> = new.iter().collect();
+        for range in old.iter().filter(|range| !kept.contains(range)) {
             key(range).map_or(Ok(()), |key| self.source_ranges.remove(&key))?;
         }
         Ok(())

@@ -128,7 +128,9 @@ impl Tables for ServiceTables {
             sets: self.sets.entries(),
             backends: self.v4.most_backends().min(self.v6.most_backends()),
             lookups: self.lookups.handle().max_entries() * 2,
-            frontends: self.v4.most_frontends(),
+            frontends: self.v4.most_frontends().min(self.v6.most_frontends()),
+            members: self.v4.most_members().min(self.v6.most_members()),
+            source_ranges: self.v4.most_source_ranges().min(self.v6.most_source_ranges()),
         }
     }
 

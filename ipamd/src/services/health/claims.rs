@@ -1,45 +1,58 @@
 //! Which service a health check port is of: one that is claimed twice stays whose it was.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::HealthCheck;
 use crate::services::world::ServiceId;
 
 /// Who wants which port, the holder first; after it by who came first.
 #[derive(Debug, Default)]
-pub(in crate::services) struct Claims(BTreeMap<u16, Vec<(ServiceId, usize)>>);
+pub(in crate::services) struct Claims {
+    ports: BTreeMap<u16, Vec<(ServiceId, usize)>>,
+    /// Which port each service claims.
+    of: HashMap<ServiceId, u16>,
+}
 
 impl Claims {
     /// Has a service claim this port alone, with so many endpoints on this node; or none.
     pub fn set(&mut self, id: &ServiceId, claim: Option<(u16, usize)>) {
         let wanted = claim.map(|(port, _)| port);
-        for (_, claims) in self.0.iter_mut().filter(|(port, _)| Some(**port) != wanted) {
-            claims.retain(|(of, _)| of != id);
-        }
-        if let Some((port, endpoints)) = claim {
-            let claims = self.0.entry(port).or_default();
-            match claims.iter_mut().find(|(of, _)| of == id) {
-                Some((_, known)) => *known = endpoints,
-                None => claims.push((id.clone(), endpoints)),
+        if let Some(before) = self.of.get(id).copied().filter(|before| Some(*before) != wanted) {
+            self.of.remove(id);
+            if let Some(claims) = self.ports.get_mut(&before) {
+                claims.retain(|(of, _)| of != id);
+                if claims.is_empty() {
+                    self.ports.remove(&before);
+                }
             }
         }
-        self.0.retain(|_, claims| !claims.is_empty());
+        let Some((port, endpoints)) = claim else { return };
+        let claims = self.ports.entry(port).or_default();
+        if self.of.insert(id.clone(), port).is_none() {
+            claims.push((id.clone(), endpoints));
+        } else if let Some((_, known)) = claims.iter_mut().find(|(of, _)| of == id) {
+            *known = endpoints;
+        }
     }
 
     /// Forgets the services that are gone.
     pub fn keep(&mut self, is_there: impl Fn(&ServiceId) -> bool) {
-        self.0.values_mut().for_each(|claims| claims.retain(|(id, _)| is_there(id)));
-        self.0.retain(|_, claims| !claims.is_empty());
+        self.ports.values_mut().for_each(|claims| claims.retain(|(id, _)| is_there(id)));
+        self.ports.retain(|_, claims| !claims.is_empty());
+        self.of.retain(|id, _| is_there(id));
     }
 
     /// Whose a port is.
     pub fn holder(&self, port: u16) -> Option<&ServiceId> {
-        self.0.get(&port)?.first().map(|(id, _)| id)
+        self.ports.get(&port)?.first().map(|(id, _)| id)
     }
 
     /// What each port is to answer.
     pub fn checks(&self) -> BTreeMap<u16, HealthCheck> {
-        let held = self.0.iter().filter_map(|(port, claims)| Some((*port, claims.first()?)));
+        let held = self.ports.iter().filter_map(|(port, claims)| Some((*port, claims.first()?)));
         held.map(|(port, (id, local_endpoints))| {
             let (namespace, name) = (Arc::clone(&id.namespace), Arc::clone(&id.name));
             (port, HealthCheck { namespace, name, local_endpoints: *local_endpoints })
@@ -87,6 +100,6 @@ mod tests {
         claims.set(&id("b"), Some((30_100, 1)));
         assert_eq!(claims.holder(30_100), Some(&id("a")));
         claims.keep(|_| false);
-        assert_eq!((told(&claims), claims.0.len()), (vec![], 0));
+        assert_eq!((told(&claims), claims.ports.len(), claims.of.len()), (vec![], 0, 0));
     }
 }
