@@ -136,6 +136,23 @@ impl Policy {
             Direction::Egress => self.egress.as_deref(),
         }
     }
+
+    /// Whether its rules are the same for every endpoint with an address that it selects: what they say of the endpoint's own side
+    /// is everything, of either family, and they name no port that each pod may have another number for.
+    pub fn says_the_same_to_all(&self) -> bool {
+        Direction::BOTH.into_iter().all(|direction| {
+            self.rules(direction).unwrap_or_default().iter().all(|rule| {
+                let own_side = match direction {
+                    Direction::Ingress => &rule.destinations,
+                    Direction::Egress => &rule.sources,
+                };
+                let names_ports = |it: &Traffic| it.ports().any(|ports| !ports.names.is_empty());
+                rule.family.is_none()
+                    && own_side.contains(&Entity::ANY)
+                    && !rule.traffic.iter().any(names_ports)
+            })
+        })
+    }
 }
 
 impl Policy {
@@ -274,13 +291,18 @@ pub struct Traffic {
 impl Traffic {
     /// Whether it speaks of ports.
     pub fn has_ports(&self) -> bool {
+        self.ports().next().is_some()
+    }
+
+    /// All ports that it speaks of.
+    pub fn ports(&self) -> impl Iterator<Item = &Ports> {
         let sides = [
             &self.source_ports,
             &self.not_source_ports,
             &self.destination_ports,
             &self.not_destination_ports,
         ];
-        sides.iter().any(|side| side.is_some())
+        sides.into_iter().flatten()
     }
 
     /// Matches everything.

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     cluster::objects::ObjectId,
-    policy::model::{ItemKinds, ItemSelector},
+    policy::model::{ItemKinds, ItemSelector, Scope},
+    work,
 };
 
 /// A predicate about addresses.
@@ -53,6 +54,8 @@ pub struct AtomIndex {
     list: Vec<Atom>,
     groups: Vec<Group>,
     by_facts: HashMap<Facts, GroupId>,
+    /// Those that have items, by their namespace.
+    by_namespace: HashMap<Option<Arc<str>>, BTreeSet<GroupId>>,
     free: Vec<GroupId>,
     /// Port names that rules use, by protocol.
     names: HashSet<(Arc<str>, u8)>,
@@ -80,7 +83,9 @@ impl AtomIndex {
                 }
                 None => self.by_nothing.push(id),
             }
-            for group in &mut self.groups {
+            for at in self.within(world, selector) {
+                work::step(1);
+                let Some(group) = self.groups.get_mut(at) else { continue };
                 if !group.items.is_empty() && world.selects(selector, &group.facts) {
                     group.atoms.push(id);
                     selected.extend(group.items.iter().cloned());
@@ -88,6 +93,20 @@ impl AtomIndex {
             }
         }
         (id, selected)
+    }
+
+    /// The groups of the namespaces that a selector means.
+    fn within(&self, world: &World, selector: &ItemSelector) -> Vec<GroupId> {
+        if selector.kinds == ItemKinds::Nodes {
+            return self.by_namespace.get(&None).into_iter().flatten().copied().collect();
+        }
+        if let Scope::Namespace(name) = &selector.scope {
+            return self.by_namespace.get(&Some(Arc::clone(name))).into_iter().flatten().copied().collect();
+        }
+        let meant = self.by_namespace.iter().filter(|(name, _)| world.means(selector, name.as_ref()));
+        let mut meant: Vec<_> = meant.flat_map(|(_, groups)| groups).copied().collect();
+        meant.sort_unstable();
+        meant
     }
 
     /// Has the ports of a name told apart from now on; if it is new, returns the items that have one.
@@ -164,6 +183,7 @@ impl AtomIndex {
             None => self.groups.push(group),
         }
         self.by_facts.insert(facts.clone(), at);
+        self.by_namespace.entry(facts.namespace.clone()).or_default().insert(at);
         at
     }
 
@@ -173,17 +193,25 @@ impl AtomIndex {
         group.items.remove(id);
         if group.items.is_empty() {
             self.by_facts.remove(&group.facts);
+            if let Some(groups) = self.by_namespace.get_mut(&group.facts.namespace) {
+                groups.remove(&at);
+                if groups.is_empty() {
+                    self.by_namespace.remove(&group.facts.namespace);
+                }
+            }
             self.free.push(at);
         }
     }
 
-    /// Evaluates the groups anew whose facts are meant, after namespaces or service accounts changed; returns the items
-    /// for which something changed.
-    pub fn refresh(&mut self, world: &World, meant: impl Fn(&Facts) -> bool) -> Vec<Arc<ObjectId>> {
+    /// Evaluates the groups of a namespace anew, after it or its service accounts changed; returns the items for which something
+    /// changed.
+    pub fn refresh(&mut self, world: &World, namespace: &str) -> Vec<Arc<ObjectId>> {
         let mut changed = Vec::new();
-        for at in 0..self.groups.len() {
+        let groups = self.by_namespace.get(&Some(Arc::from(namespace))).cloned().unwrap_or_default();
+        for at in groups {
+            work::step(1);
             let Some(group) = self.groups.get(at) else { continue };
-            if group.items.is_empty() || !meant(&group.facts) {
+            if group.items.is_empty() {
                 continue;
             }
             let facts = group.facts.clone();
@@ -208,7 +236,7 @@ impl AtomIndex {
             Some(Atom::Items(selector)) => world.selects(selector, facts),
             _ => false,
         };
-        let mut atoms = candidates.filter(selects).copied().collect::<Vec<_>>();
+        let mut atoms = candidates.inspect(|_| work::step(1)).filter(selects).copied().collect::<Vec<_>>();
         for port in facts.ports.iter() {
             if self.names.contains(&(Arc::clone(&port.name), port.protocol)) {
                 atoms.push(self.port(&port.name, port.protocol, port.port));

@@ -223,7 +223,7 @@ impl Classes {
 
     /// Evaluates selectors anew on the items of a namespace.
     pub fn refresh_namespace(&mut self, world: &World, namespace: &str) {
-        let changed = self.atoms.refresh(world, |facts| facts.namespace.as_deref() == Some(namespace));
+        let changed = self.atoms.refresh(world, namespace);
         self.touch_items(&changed);
     }
 

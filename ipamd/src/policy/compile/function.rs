@@ -6,7 +6,10 @@ use super::{
     rules::{Decision, PeerRules},
     sweep::{Answer, pieces},
 };
-use crate::policy::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
+use crate::{
+    policy::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId},
+    supervisor,
+};
 
 /// One entry, but for whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +43,7 @@ impl Function {
         let other = Answer::Decided(rules.decide(None, 0, 0));
         let mut lines = vec![Line { protocol: None, port: 0, bits: 0, answer: other.clone() }];
         for protocol in rules.protocols() {
+            supervisor::beat();
             let pieces = pieces(rules, protocol);
             lines.extend(prefixes(protocol, &pieces, &other));
         }

@@ -1,6 +1,10 @@
 //! From the policies that select an endpoint to its rules: its own side settled, the other side in predicates.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 
@@ -21,6 +25,7 @@ use crate::{
         },
         tables::RuleId,
     },
+    work,
 };
 
 /// A policy's place among those of an endpoint.
@@ -136,10 +141,12 @@ impl Resolver<'_> {
             Meant::Whole => None,
             Meant::In(family) => Some(self.classes.net(whole(family))),
         };
-        let mut peers = Vec::new();
+        work::step(1 + peer_side.len());
+        let mut known = HashSet::with_capacity(peer_side.len());
+        let mut peers = Vec::with_capacity(peer_side.len());
         for entity in peer_side {
             let peer = AddressMatch { family, ..self.address(entity) };
-            if !peers.contains(&peer) {
+            if known.insert(peer.clone()) {
                 peers.push(peer);
             }
         }
@@ -187,12 +194,18 @@ impl Resolver<'_> {
     }
 
     fn address(&mut self, entity: &Entity) -> AddressMatch {
-        let nets = entity.nets.as_ref();
+        let mut numbers = |nets: &[IpNetwork]| {
+            let mut numbers: Vec<_> = nets.iter().map(|net| self.classes.net(*net)).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers
+        };
+        let (nets, not_nets) = (entity.nets.as_deref().map(&mut numbers), numbers(&entity.not_nets));
         AddressMatch {
             items: entity.items.as_ref().map(|items| self.classes.selector(self.world, items)),
             not_items: entity.not_items.as_ref().map(|items| self.classes.selector(self.world, items)),
-            nets: nets.map(|nets| nets.iter().map(|net| self.classes.net(*net)).collect()),
-            not_nets: entity.not_nets.iter().map(|net| self.classes.net(*net)).collect(),
+            nets,
+            not_nets,
             family: None,
         }
     }

@@ -1,8 +1,13 @@
 //! An endpoint's rules as they are looked up: in order, with predicates about addresses as numbers.
 
-use crate::policy::{
-    model::{Action, Direction, TierDefault, protocol},
-    tables::RuleId,
+use std::{collections::HashMap, slice};
+
+use crate::{
+    policy::{
+        model::{Action, Direction, TierDefault, protocol},
+        tables::RuleId,
+    },
+    work,
 };
 
 /// A predicate about addresses.
@@ -15,6 +20,12 @@ fn holds(atoms: Atoms<'_>, atom: AtomId) -> bool {
     atoms.binary_search(&atom).is_ok()
 }
 
+/// Whether one of a list holds, which is ordered too.
+fn any_holds(atoms: Atoms<'_>, list: &[AtomId]) -> bool {
+    let (few, many) = if list.len() < atoms.len() { (list, atoms) } else { (atoms, list) };
+    few.iter().any(|atom| holds(many, *atom))
+}
+
 /// What an address must be: all that is set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressMatch {
@@ -22,9 +33,9 @@ pub struct AddressMatch {
     pub items: Option<AtomId>,
     /// Does not belong to these.
     pub not_items: Option<AtomId>,
-    /// Lies in one of these.
+    /// Lies in one of these, which are ordered.
     pub nets: Option<Vec<AtomId>>,
-    /// Lies in none of these.
+    /// Lies in none of these, which are ordered.
     pub not_nets: Vec<AtomId>,
     /// Is of the family whose whole address space this is.
     pub family: Option<AtomId>,
@@ -35,9 +46,15 @@ impl AddressMatch {
     pub fn matches(&self, atoms: Atoms<'_>) -> bool {
         self.items.is_none_or(|atom| holds(atoms, atom))
             && self.not_items.is_none_or(|atom| !holds(atoms, atom))
-            && self.nets.as_ref().is_none_or(|nets| nets.iter().any(|atom| holds(atoms, *atom)))
-            && !self.not_nets.iter().any(|atom| holds(atoms, *atom))
+            && self.nets.as_ref().is_none_or(|nets| any_holds(atoms, nets))
+            && !any_holds(atoms, &self.not_nets)
             && self.family.is_none_or(|atom| holds(atoms, atom))
+    }
+
+    /// Predicates of which one at least holds for whoever is meant; `None`: there are none.
+    fn needs(&self) -> Option<&[AtomId]> {
+        let single = self.items.as_ref().map(slice::from_ref);
+        single.or(self.nets.as_deref()).or_else(|| self.family.as_ref().map(slice::from_ref))
     }
 
     /// The predicates that it depends on.
@@ -194,6 +211,48 @@ pub struct PeerRules<'a> {
     atoms: Atoms<'a>,
 }
 
+/// Where a rule's alternative is: by tier, rule, and its number.
+type At = (u32, u32, u32);
+
+/// Which alternatives of rules can mean a peer, by a predicate that it must have: of ten thousand, those alone are looked at.
+#[derive(Debug, Default)]
+pub struct RuleIndex {
+    /// Those that need none.
+    always: Vec<At>,
+    needing: HashMap<AtomId, Vec<At>>,
+}
+
+impl RuleIndex {
+    /// The index of these rules.
+    pub fn new(rules: &DirectionRules) -> Self {
+        let mut index = Self::default();
+        for (tier, of_tier) in (0..).zip(&rules.tiers) {
+            for (at, rule) in (0..).zip(&of_tier.rules) {
+                for (number, peer) in (0..).zip(&rule.peers) {
+                    match peer.needs() {
+                        None => index.always.push((tier, at, number)),
+                        Some(needs) => {
+                            for atom in needs {
+                                index.needing.entry(*atom).or_default().push((tier, at, number));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        index
+    }
+
+    /// Those that can mean a peer of these predicates, in order.
+    fn of(&self, atoms: Atoms<'_>) -> Vec<At> {
+        let mut found = self.always.clone();
+        found.extend(atoms.iter().filter_map(|atom| self.needing.get(atom)).flatten());
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
 impl DirectionRules {
     /// Whether anything is said of the direction.
     pub fn is_policed(&self) -> bool {
@@ -207,6 +266,25 @@ impl DirectionRules {
             (tier, rules.filter(|rule| rule.peers.iter().any(|peer| peer.matches(atoms))).collect())
         };
         PeerRules { tiers: self.tiers.iter().map(concerning).collect(), atoms }
+    }
+
+    /// The same by an index of these rules.
+    pub fn about_by<'a>(&'a self, index: &RuleIndex, atoms: Atoms<'a>) -> PeerRules<'a> {
+        let mut tiers: Vec<(_, Vec<_>)> = self.tiers.iter().map(|tier| (tier, Vec::new())).collect();
+        let mut meant = None;
+        let found = index.of(atoms);
+        work::step(found.len());
+        for (tier, at, number) in found {
+            let Some((of_tier, left)) = tiers.get_mut(tier as usize) else { continue };
+            let Some(rule) = of_tier.rules.get(at as usize).filter(|_| meant != Some((tier, at))) else {
+                continue;
+            };
+            if rule.peers.get(number as usize).is_some_and(|peer| peer.matches(atoms)) {
+                left.push(rule);
+                meant = Some((tier, at));
+            }
+        }
+        PeerRules { tiers, atoms }
     }
 
     /// The predicates that decisions depend on.

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rules::{Atoms, Decision, PeerRules, PortMatch, PortSet, TrafficMatch};
-use crate::policy::{
-    model::{Action, TierDefault},
-    tables::RuleId,
+use crate::{
+    policy::{
+        model::{Action, TierDefault},
+        tables::RuleId,
+    },
+    work,
 };
 
 /// What follows for a destination port.
@@ -143,6 +146,7 @@ fn edges<'a>(
             edges.extend([(u32::from(first), true, at), (u32::from(last) + 1, false, at)]);
         }
     }
+    work::step(edges.len());
     edges.sort_unstable();
     edges
 }

@@ -308,18 +308,20 @@ impl World {
         if !kind || !selector.labels.matches(&OwnLabels(facts)) {
             return false;
         }
-        if facts.kind == Kind::Node {
-            return true;
-        }
-        let scope = match &selector.scope {
+        facts.kind == Kind::Node
+            || (self.means(selector, facts.namespace.as_ref()) && self.account_matches(selector, facts))
+    }
+
+    /// Whether items of a namespace, or of none, can be among those that a selector means.
+    pub fn means(&self, selector: &ItemSelector, namespace: Option<&Arc<str>>) -> bool {
+        match &selector.scope {
             Scope::Any => true,
-            Scope::Namespace(name) => facts.namespace.as_deref() == Some(&**name),
+            Scope::Namespace(name) => namespace.is_some_and(|namespace| **namespace == **name),
             Scope::Matching(namespaces) => namespaces.matches_namespace(&NamespaceLabels {
-                name: facts.namespace.as_deref(),
-                labels: facts.namespace.as_ref().and_then(|name| self.namespaces.get(name)),
+                name: namespace.map(|namespace| &**namespace),
+                labels: namespace.and_then(|name| self.namespaces.get(name)),
             }),
-        };
-        scope && self.account_matches(selector, facts)
+        }
     }
 
     fn account_matches(&self, selector: &ItemSelector, facts: &Facts) -> bool {

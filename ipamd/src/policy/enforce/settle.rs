@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     ops::AddAssign,
     sync::Arc,
@@ -19,8 +19,12 @@ use super::{
 use crate::{
     concerned::Concerned,
     policy::{
-        compile::{classes::is_host, resolve::Resolver, rules::EndpointRules},
-        model::Direction,
+        compile::{
+            classes::is_host,
+            resolve::{Resolver, Selecting},
+            rules::EndpointRules,
+        },
+        model::{Direction, Policy},
     },
     supervisor,
 };
@@ -33,12 +37,23 @@ const ROUNDS: usize = 8;
 pub(super) struct Overflow {
     what: &'static str,
     needed: usize,
+    /// It is not worked out how many more.
+    at_least: bool,
     limit: u32,
 }
 
+impl Overflow {
+    fn of_entries(needed: usize, limit: u32) -> Self {
+        Self { what: ENTRIES, needed, at_least: true, limit }
+    }
+}
+
+const ENTRIES: &str = "entries in one policy map (--policy-entries)";
+
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it needs {} {}, and there is room for {}", self.needed, self.what, self.limit)
+        let at_least = if self.at_least { "at least " } else { "" };
+        write!(f, "it needs {at_least}{} {}, and there is room for {}", self.needed, self.what, self.limit)
     }
 }
 
@@ -88,7 +103,7 @@ impl State {
     /// Brings the tables to where the world is. `concerned` are the endpoints whose rules may be others.
     pub fn settle(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
         let rules = self.resolve(concerned);
-        let plan = self.plan(&rules);
+        let plan = self.plan(&rules).map_err(Unsettled::Overflow)?;
         self.check(&plan).map_err(Unsettled::Overflow)?;
         Ok(self.write(plan)?)
     }
@@ -96,6 +111,8 @@ impl State {
     /// The rules of the concerned endpoints, and of those whose own side is seen differently by that.
     fn resolve(&mut self, concerned: BTreeSet<AttachmentKey>) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
         let mut resolved = BTreeMap::new();
+        // Pods of one workload have the same policies, which mostly say the same to all of them.
+        let mut shared: HashMap<Vec<*const Policy>, Arc<EndpointRules>> = HashMap::new();
         let mut round = concerned;
         self.touch();
         round.extend(self.owners_of(&self.derived.touched));
@@ -103,11 +120,19 @@ impl State {
             for key in std::mem::take(&mut round) {
                 supervisor::beat();
                 let Some(endpoint) = self.endpoints.get(&key) else { continue };
+                let key_of_all =
+                    says_the_same_to_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
+                if let Some(rules) = key_of_all.as_ref().and_then(|policies| shared.get(policies)) {
+                    resolved.insert(key, Arc::clone(rules));
+                    continue;
+                }
                 let own = self.own(endpoint);
                 let classes = &mut self.derived.classes;
                 let rules = Resolver { world: &self.world, classes, names: &mut self.names }
                     .resolve(&endpoint.selecting, &own);
-                resolved.insert(key, Arc::new(rules));
+                let rules = Arc::new(rules);
+                shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
+                resolved.insert(key, rules);
             }
             let fresh = self.touch();
             round.extend(self.owners_of(&fresh));
@@ -133,7 +158,10 @@ impl State {
         owners.map(|(key, _)| key.clone()).collect()
     }
 
-    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, Arc<EndpointRules>>) -> Plan {
+    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, Arc<EndpointRules>>) -> Result<Plan, Overflow> {
+        let limits = self.tables.limits();
+        let most = limits.entries as usize;
+        self.check_rules(limits)?;
         let mut plan = Plan::default();
         let node = self.node_addresses.iter().map(|address| IpNetwork::from(*address));
         let nets = self.derived.touched.iter().copied().chain(node).collect::<BTreeSet<_>>();
@@ -144,11 +172,16 @@ impl State {
             }
         }
         for (rules, compiled) in &mut self.derived.maps {
-            if let Some(extension) = compiled.extension(&self.derived.classes) {
+            let extension = compiled.extension(&self.derived.classes, most);
+            if let Some(extension) =
+                extension.map_err(|needed| Overflow::of_entries(needed, limits.entries))?
+            {
                 plan.extensions.push((Arc::clone(rules), extension));
             }
         }
-        let mut made: BTreeSet<usize> = BTreeSet::new();
+        let mut made: HashSet<&Arc<EndpointRules>> = HashSet::new();
+        // Those that many endpoints share are looked at once.
+        let mut seen: HashSet<*const EndpointRules> = HashSet::new();
         for (key, rules) in resolved {
             supervisor::beat();
             let Some(endpoint) = self.endpoints.get(key) else { continue };
@@ -156,16 +189,21 @@ impl State {
                 continue;
             }
             plan.endpoints.push((key.clone(), Arc::clone(rules)));
-            let known = self.derived.maps.contains_key(rules)
-                || made
-                    .iter()
-                    .any(|at| plan.maps.get(*at).is_some_and(|(compiled, _)| compiled.rules == *rules));
-            if is_policed(rules) && !known {
-                made.insert(plan.maps.len());
-                plan.maps.push(Compiled::new(Arc::clone(rules), &self.derived.classes));
+            let is_new = is_policed(rules)
+                && seen.insert(Arc::as_ptr(rules))
+                && !self.derived.maps.contains_key(rules)
+                && made.insert(rules);
+            if is_new {
+                let compiled = Compiled::new(Arc::clone(rules), &self.derived.classes, most);
+                plan.maps.push(compiled.map_err(|needed| Overflow::of_entries(needed, limits.entries))?);
             }
         }
-        plan
+        Ok(plan)
+    }
+
+    /// Before anything is worked out of them: number 0 is no rule.
+    fn check_rules(&self, limits: Limits) -> Result<(), Overflow> {
+        fits("rules (--policy-rules)", self.names.highest() + 1, limits.rules)
     }
 
     fn wanted_peer(&mut self, net: IpNetwork) -> Option<Peer> {
@@ -180,30 +218,20 @@ impl State {
 
     fn check(&self, plan: &Plan) -> Result<(), Overflow> {
         let limits = self.tables.limits();
-        let fits = |what, needed: usize, limit: u32| {
-            if needed > limit as usize { Err(Overflow { what, needed, limit }) } else { Ok(()) }
-        };
         for (compiled, entries) in &plan.maps {
-            fits("entries in one policy map (--policy-entries)", entries.len(), limits.entries)?;
+            fits(ENTRIES, entries.len(), limits.entries)?;
             debug_assert!(compiled.map.is_none(), "it is not made yet");
         }
         for (rules, extension) in &plan.extensions {
             let before = self.derived.maps.get(rules).map_or(0, |compiled| compiled.entries);
             let entries = before + extension.entries.len();
-            fits("entries in one policy map (--policy-entries)", entries, limits.entries)?;
+            fits(ENTRIES, entries, limits.entries)?;
         }
         fits("policy maps", self.derived.maps.len() + plan.maps.len(), limits.maps)?;
-        // Number 0 is no rule.
-        fits("rules (--policy-rules)", self.names.highest() + 1, limits.rules)?;
-        self.check_peers(plan, limits, fits)
+        self.check_peers(plan, limits)
     }
 
-    fn check_peers(
-        &self,
-        plan: &Plan,
-        limits: Limits,
-        fits: impl Fn(&'static str, usize, u32) -> Result<(), Overflow>,
-    ) -> Result<(), Overflow> {
+    fn check_peers(&self, plan: &Plan, limits: Limits) -> Result<(), Overflow> {
         if plan.peers.iter().all(|(net, wanted)| wanted.is_none() || self.derived.peers.get(*net).is_some()) {
             return Ok(());
         }
@@ -305,6 +333,17 @@ impl State {
         }
         self.derived.maps.remove(rules);
     }
+}
+
+/// The policies, if what they say does not depend on whose they are.
+fn says_the_same_to_all(selecting: &Selecting) -> Option<Vec<*const Policy>> {
+    let each = selecting.values().map(|policy| policy.says_the_same_to_all().then_some(Arc::as_ptr(policy)));
+    each.collect()
+}
+
+/// Whether so many are there.
+fn fits(what: &'static str, needed: usize, limit: u32) -> Result<(), Overflow> {
+    if needed > limit as usize { Err(Overflow { what, needed, at_least: false, limit }) } else { Ok(()) }
 }
 
 /// Whether anything is said of either direction.

@@ -1,6 +1,7 @@
 mod changes;
 mod explaining;
 mod failing;
+mod hostile;
 mod watched;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
