@@ -5,6 +5,7 @@
 
 mod packets;
 mod scene;
+mod tenant;
 
 use std::{
     collections::BTreeSet,
@@ -40,6 +41,9 @@ struct Arguments {
     /// Where a bpffs is mounted
     #[arg(long, default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
+    /// Only what one tenant can make, which needs neither root nor a kernel
+    #[arg(long)]
+    tenant: bool,
     /// Only writes the manifests there
     #[arg(long, value_name = "FOLDER")]
     write: Option<PathBuf>,
@@ -50,6 +54,11 @@ fn main() -> Result<()> {
     if let Some(folder) = &arguments.write {
         return scene::write(folder, arguments.policies, arguments.pods);
     }
+    tenant::measure()?;
+    if arguments.tenant {
+        return Ok(());
+    }
+    println!();
     changes(&arguments)?;
     println!();
     // The namespace of a bench ends with its thread.

@@ -20,7 +20,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use ipamd_api::wire::ClusterStatus;
@@ -42,6 +42,7 @@ use super::{
     manifest::{self, Manifest},
     objects::Batch,
 };
+use crate::steady::Age;
 
 /// How often is looked for what inotify does not tell: whether the directory is still the one at its path, and whether
 /// files that could not be read can be.
@@ -63,7 +64,7 @@ enum Known {
     /// What it says.
     Now,
     /// What it said until it was gone.
-    Until(SystemTime),
+    Until(Age),
 }
 
 /// The state of the directory.
@@ -85,10 +86,7 @@ impl SourceState for Sight {
         let (age_seconds, trouble) = match known {
             Known::NotYet => (None, None),
             Known::Now => (Some(0), None),
-            Known::Until(when) => (
-                Some(when.elapsed().map_or(0, |age| age.as_secs())),
-                Some("the directory is gone".to_owned()),
-            ),
+            Known::Until(gone) => (Some(gone.seconds()), Some("the directory is gone".to_owned())),
         };
         ClusterStatus {
             source: format!("dir {}", self.root.display()),
@@ -167,7 +165,7 @@ impl Directory {
         {
             let mut known = self.sight.known();
             if !matches!(*known, Known::Until(_)) {
-                *known = Known::Until(SystemTime::now());
+                *known = Known::Until(Age::new());
             }
         }
         let root = self.root.clone();

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    client::ClientError,
     failure::{words, words_of},
     resources::Resource,
     seen::Seen,
@@ -42,12 +44,20 @@ pub(super) struct Answer {
 }
 
 /// Asks the API server by name.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Asking {
     config: kube::Config,
+    /// Kept as long as the server answers by it, so that a node that starts its pods shakes hands once.
+    client: Arc<Mutex<Option<Client>>>,
     answers: Sender<Answer>,
     local: LocalPods,
     turns: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").field("local", &self.local).finish_non_exhaustive()
+    }
 }
 
 /// The pods of this node whose state is in force: their UIDs, by namespace and name.
@@ -81,7 +91,10 @@ pub struct AskError {
 impl Asking {
     pub(super) fn new(config: kube::Config, local: LocalPods) -> (Self, Receiver<Answer>) {
         let (answers, receiver) = channel(ROOM);
-        (Self { config, answers, local, turns: Arc::new(Semaphore::new(AT_ONCE)) }, receiver)
+        (
+            Self { config, client: Arc::default(), answers, local, turns: Arc::new(Semaphore::new(AT_ONCE)) },
+            receiver,
+        )
     }
 
     /// Whether what the pod is was told already, and is in force.
@@ -97,7 +110,7 @@ impl Asking {
         let Pod { namespace, name, .. } = pod;
         let failed = |reason: String| AskError { pod: format!("{namespace}/{name}"), reason };
         // Connections belong to the runtime that made them, so this one is not the source's.
-        let client = super::client(&self.config).map_err(|error| failed(words(&error)))?;
+        let client = self.client().map_err(|error| failed(words(&error)))?;
         let asked = timeout(PATIENCE, async {
             let objects = {
                 // Never closed.
@@ -109,9 +122,22 @@ impl Asking {
             self.answers.send(Answer { objects, in_force }).await.map_err(|_| gone())?;
             told.await.map_err(|_| gone())
         });
-        match asked.await {
+        let asked = match asked.await {
             Ok(asked) => asked.map_err(failed),
             Err(_) => Err(failed(format!("it did not answer within {PATIENCE:?}"))),
+        };
+        if asked.is_err() {
+            // Its connection may lead nowhere; the next one finds out whether the server is there.
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        asked
+    }
+
+    fn client(&self) -> Result<Client, ClientError> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*client {
+            Some(client) => Ok(client.clone()),
+            None => Ok(client.insert(super::client(&self.config)?).clone()),
         }
     }
 }

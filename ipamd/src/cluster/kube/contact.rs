@@ -3,13 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ipamd_api::wire::ClusterStatus;
 
 use super::resources::{RESOURCES, Resource};
-use crate::cluster::{SourceCounts, SourceState};
+use crate::{
+    cluster::{SourceCounts, SourceState},
+    steady::Age,
+};
 
 /// The state of the connection.
 #[derive(Debug)]
@@ -23,16 +26,18 @@ struct State {
     /// Resources that have been listed as a whole since the start.
     listed: BTreeSet<String>,
     /// Resources that the server does not tell of now, since when, and why.
-    troubles: BTreeMap<String, (SystemTime, String)>,
+    troubles: BTreeMap<String, (Age, String)>,
     counts: BTreeMap<String, SourceCounts>,
     /// When the last daemon heard of the server; while this one has not.
-    inherited: Option<SystemTime>,
+    inherited: Option<Age>,
     /// Whether the copy of the last state is in use.
     by_copy: bool,
 }
 
 impl Contact {
     pub fn new(server: String, inherited: Option<SystemTime>) -> Self {
+        // The clock of the day is asked once: whoever sets it makes nothing older from here on.
+        let inherited = inherited.map(|at| Age::of(at.elapsed().map_or(0, |age| age.as_secs())));
         Self { server, state: Mutex::new(State { inherited, ..State::default() }) }
     }
 
@@ -58,8 +63,7 @@ impl Contact {
         let counts = state.counts.entry(resource.to_string()).or_default();
         let counter = if expired { &mut counts.expired } else { &mut counts.failures };
         *counter += 1;
-        let now = SystemTime::now();
-        let known = state.troubles.entry(resource.to_string()).or_insert((now, String::new()));
+        let known = state.troubles.entry(resource.to_string()).or_insert_with(|| (Age::new(), String::new()));
         let is_news = known.1 != why;
         known.1 = why;
         is_news
@@ -70,13 +74,18 @@ impl Contact {
         self.state().by_copy = true;
     }
 
-    /// Until when the state is known to be the server's: now if all is well.
+    /// Until when the state is known to be the server's, by the clock of the day: now if all is well.
     pub fn known_until(&self) -> Option<SystemTime> {
+        SystemTime::now().checked_sub(Duration::from_secs(self.age()?))
+    }
+
+    /// How many seconds ago the state was known to be the server's.
+    fn age(&self) -> Option<u64> {
         let state = self.state();
         if state.listed.len() < RESOURCES.len() {
-            return state.inherited.filter(|_| state.by_copy);
+            return state.inherited.filter(|_| state.by_copy).map(Age::seconds);
         }
-        Some(state.troubles.values().map(|(since, _)| *since).min().unwrap_or_else(SystemTime::now))
+        Some(state.troubles.values().map(|(age, _)| age.seconds()).max().unwrap_or(0))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,16 +95,15 @@ impl Contact {
 
 impl SourceState for Contact {
     fn status(&self) -> ClusterStatus {
-        let until = self.known_until();
+        let age = self.age();
         let state = self.state();
         let waiting = RESOURCES.iter().map(ToString::to_string).filter(|it| !state.listed.contains(it));
-        let age = until.map(|until| until.elapsed().map_or(0, |age| age.as_secs()));
         ClusterStatus {
             source: format!("kube {}", self.server),
             live: state.troubles.is_empty() && state.listed.len() == RESOURCES.len(),
             age_seconds: age,
             unlisted: waiting.collect(),
-            trouble: state.troubles.values().min().map(|(_, why)| why.clone()),
+            trouble: state.troubles.values().max_by_key(|(age, _)| age.seconds()).map(|(_, why)| why.clone()),
         }
     }
 
@@ -106,8 +114,6 @@ impl SourceState for Contact {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::cluster::objects::Kind;
 
