@@ -319,6 +319,17 @@ static __always_inline __u32 outdated(void)
 	return changed ? *changed - 1 : 0;
 }
 
+/* The sum of two sums of a checksum. RFC 1071. */
+static __always_inline __u32 add_carrying(__u32 one, __u32 other)
+{
+	__u32 sum = one + other;
+
+	return sum + (sum < other);
+}
+
+/* Offsets in a packet up to which a port is written where it lies. */
+#define NEAR_PORT 512
+
 /* A checksum from the sum of what it covers. RFC 1071. */
 static __always_inline __be16 fold(__u32 sum)
 {

@@ -21,14 +21,19 @@ static __always_inline int FN(checksum_offset)(__u8 protocol, __u64 *flags)
 	return -1;
 }
 
-/*
- * Takes an address's change into the checksum of its IP header at `header`, and writes the address. `flags` are those of
- * bpf_skb_store_bytes. IPv6 has no checksum of the header that makes up for the change, and bpf_l4_csum_replace with
- * BPF_F_PSEUDO_HDR has taken the change of the transport's into the kernel's checksum of the whole packet
- * (CHECKSUM_COMPLETE), as is right for IPv4 only; so the address of a packet's own header goes into that, too.
- */
-static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, bool is_source, const ADDRESS *old,
-					   const ADDRESS *new, __u64 flags)
+/* What the change of an address adds to a checksum that covers it. */
+static __always_inline __u32 FN(difference)(const ADDRESS *old, const ADDRESS *new)
+{
+	__u32 sum = 0;
+
+	for (int i = 0; i < WORDS; i++)
+		sum = add_carrying(add_carrying(sum, ~old->word[i]), new->word[i]);
+	return sum;
+}
+
+/* The same of a header that an error quotes, at `header`: its own checksum makes up for it, and nothing else counts it. */
+static __always_inline int FN(put_quoted_address)(struct __sk_buff *skb, __u32 header, bool is_source, const ADDRESS *old,
+						  const ADDRESS *new)
 {
 	__u32 at = header + (is_source ? IP_OFFSET(SOURCE) : IP_OFFSET(DESTINATION));
 
@@ -36,7 +41,51 @@ static __always_inline int FN(put_address)(struct __sk_buff *skb, __u32 header, 
 	if (bpf_l3_csum_replace(skb, header + IP4_CHECKSUM_OFFSET, old->word[0], new->word[0], 4))
 		return -1;
 #endif
-	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), flags);
+	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0);
+}
+
+/*
+ * Writes an address of a packet's own header, and a port at `port_at` if that is not zero. They are written where they lie: a
+ * helper takes longer for each than all of this. IPv6 has no checksum of the header that makes up for the change, and
+ * bpf_l4_csum_replace with BPF_F_PSEUDO_HDR has taken the change of the transport's into the kernel's checksum of the whole
+ * packet (CHECKSUM_COMPLETE), as is right for IPv4 only; so the address goes into that, too.
+ */
+static __always_inline int FN(put)(struct __sk_buff *skb, bool is_source, const ADDRESS *new, __u32 difference,
+				   __u32 port_at, __be16 port)
+{
+	/* So far the verifier follows where it is; few headers are longer. */
+	if (unlikely(port_at > NEAR_PORT)) {
+		if (bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0))
+			return -1;
+		port_at = 0;
+	}
+
+	if (!pull(skb, port_at ? port_at + sizeof(port) : ETH_HLEN + sizeof(IP_HEADER)))
+		return -1;
+
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	IP_HEADER *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end)
+		return -1;
+	if (is_source)
+		ip->source = *new;
+	else
+		ip->destination = *new;
+#if FAMILY == 4
+	ip->checksum = fold(add_carrying((__u16)~ip->checksum, difference));
+#endif
+	if (port_at) {
+		__be16 *place = data + port_at;
+
+		if ((void *)(place + 1) > end)
+			return -1;
+		*place = port;
+	}
+#if FAMILY == 6
+	bpf_csum_update(skb, difference);
+#endif
+	return 0;
 }
 
 /* Changes a packet's source or its destination, as a flow's: what an ICMP error quotes is changed with it. `to` is
@@ -54,10 +103,10 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 	__be16 old_port = is_source ? packet->source_port : packet->destination_port;
 	__be16 new_port = entry->nat_port[from];
 	bool echo = is_icmp(packet->protocol);
-	__u32 transport = packet->transport;
+	__u32 transport = packet->transport, written_at = 0;
 	__u64 flags;
 	int checksum = FN(checksum_offset)(packet->protocol, &flags);
-	__s64 difference = bpf_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
+	__u32 difference = FN(difference)(&old, &new);
 
 	if (packet->kind == PACKET_ERROR) {
 		/* Inside is a packet that went the other way, after its own translation: what is our source is its
@@ -66,7 +115,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 		__u32 port_at = packet->inner_transport;
 		__u32 outer_checksum = transport + offsetof(struct icmp_header, checksum);
 
-		if (FN(put_address)(skb, packet->inner, !is_source, &old, &new, 0))
+		if (FN(put_quoted_address)(skb, packet->inner, !is_source, &old, &new))
 			return DROP_REWRITE_FAILED;
 		/* The outer pseudo header changes only where the outer address does. */
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0))
@@ -93,19 +142,16 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 		    bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
 			return DROP_REWRITE_FAILED;
 		if (old_port != new_port) {
-			__u32 port_at = transport;
-
+			written_at = transport;
 			if (echo)
-				port_at += offsetof(struct icmp_header, id);
+				written_at += offsetof(struct icmp_header, id);
 			else if (!is_source)
-				port_at += offsetof(struct transport, destination);
-			if (bpf_l4_csum_replace(skb, at, old_port, new_port, sizeof(new_port) | flags) ||
-			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
+				written_at += offsetof(struct transport, destination);
+			if (bpf_l4_csum_replace(skb, at, old_port, new_port, sizeof(new_port) | flags))
 				return DROP_REWRITE_FAILED;
 		}
 	}
-	flags = FAMILY == 6 ? BPF_F_RECOMPUTE_CSUM : 0;
-	return FN(put_address)(skb, ETH_HLEN, is_source, &old, &new, flags) ? DROP_REWRITE_FAILED : PARSED;
+	return FN(put)(skb, is_source, &new, difference, written_at, new_port) ? DROP_REWRITE_FAILED : PARSED;
 }
 
 /* Does to a packet what its way says. */
