@@ -202,11 +202,15 @@ static __always_inline struct scratch *scratch_room(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
-/* What was read or written before is so for all processors before what comes after. The architecture need not keep that order
- * by itself (arm64); an exchange has it kept. */
+/* What was read before is so for all processors before what is read after, and what was written before what is written after.
+ * x86 keeps that order by itself, arm64 does not: an exchange has it kept. */
 static __always_inline void fence(struct scratch *room)
 {
+#ifdef __TARGET_ARCH_x86
+	barrier();
+#else
 	__sync_lock_test_and_set(&room->fence, 1);
+#endif
 }
 
 /* The next two have keys of their own, whose place on the stack is free behind them. */

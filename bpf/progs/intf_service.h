@@ -22,6 +22,8 @@ struct frontend_key6 {
 	__u8 pad;
 };
 
+#define SERVED_WORDS 512 /* of `served_addresses`: a bit for each of CHANGED_ADDRESS_PLACES */
+
 #define FRONTEND_RANGES 1 /* only sources in the service's ranges are welcome */
 #define FRONTEND_NODE_IN_RANGES 2 /* the node's own processes are */
 #define FRONTEND_INSIDE_LOCAL 4 /* set[FROM_INSIDE] holds the local backends only */

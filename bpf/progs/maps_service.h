@@ -32,6 +32,9 @@
 
 SERVICE_MAP(frontends4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, FRONTEND_ENTRIES, struct frontend_key4, struct frontend);
 SERVICE_MAP(frontends6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, FRONTEND_ENTRIES, struct frontend_key6, struct frontend);
+/* Whether there may be something in `frontends` for an address: a bit for its place among those of `changes`, which others may share. None
+ * is missing: it is set before the first entry of its address is made. */
+SERVICE_MAP(served_addresses, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, SERVED_WORDS, __u32, __u64);
 SERVICE_MAP(sets, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, SET_ENTRIES, __u32, struct backend_set);
 SERVICE_MAP(backends4, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, BACKEND_ENTRIES, __u32, struct backend4);
 SERVICE_MAP(backends6, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, BACKEND_ENTRIES, __u32, struct backend6);

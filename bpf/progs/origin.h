@@ -19,6 +19,8 @@ static __always_inline bool FN(is_cluster_ip)(struct scratch *room, const ADDRES
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
 	struct frontend *of_address;
 
+	if (likely(!FN(may_be_served)(address)))
+		return false;
 	*key = (FRONTEND_KEY){ .address = *address };
 	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
 	return of_address && of_address->flags & ADDRESS_OF_SERVICE && of_address->flags & INSIDE_ONLY;

@@ -44,6 +44,8 @@ __noinline int FN(is_for_nobody)(const PACKET *packet)
 	*address = packet->source;
 	if (bpf_map_lookup_elem(&MAP(endpoints), address))
 		return false;
+	if (likely(!FN(may_be_served)(&packet->destination)))
+		return true;
 	/* What is reached from inside only has no mark, but its address is a service's. */
 	*key = (FRONTEND_KEY){ .address = packet->destination };
 	of_address = bpf_map_lookup_elem(&MAP(frontends), key);

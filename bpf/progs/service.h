@@ -2,6 +2,15 @@
 /* Services: whether an address and port are one's, and which backend takes a connection. Nothing here is on the way of
  * an established flow. */
 
+/* Whether anything is in `frontends` for an address. False for most that a first packet goes to, without a look-up in a hash. */
+static __always_inline bool FN(may_be_served)(const ADDRESS *address)
+{
+	__u32 place = FN(address_place)(address) - CHANGED_ADDRESSES, at = place / 64;
+	const __u64 *word = bpf_map_lookup_elem(&served_addresses, &at);
+
+	return !word || *word >> place % 64 & 1;
+}
+
 /* What is reached at a port of every address of the node that serves node ports. */
 static __always_inline struct frontend *FN(find_node_port)(__be16 port, __u8 protocol)
 {
@@ -22,7 +31,7 @@ static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address
 	struct frontend *found;
 
 	*kind = 0;
-	if (FN(is_zero)(address) || (FN(is_loopback)(address) && !of_node_itself))
+	if (FN(is_zero)(address) || (FN(is_loopback)(address) && !of_node_itself) || !FN(may_be_served)(address))
 		return NULL;
 	/* Of no other protocol there are services, and the key below is of none. */
 	if (is_balanced(protocol)) {

@@ -1,8 +1,8 @@
 //! What the maps about services hold (`progs/intf_service.h`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Plain, TICK_SHIFT, plain};
+use super::{CHANGED_ADDRESSES, Plain, TICK_SHIFT, address_place, plain};
 pub use crate::skeleton::types::{
     affinity4 as Affinity4, affinity6 as Affinity6, backend_set as BackendSet, backend4 as Backend4,
     backend6 as Backend6, client4 as Client4, client6 as Client6, connection4 as Connection4,
@@ -11,6 +11,15 @@ pub use crate::skeleton::types::{
     socket_key4 as SocketKey4, socket_key6 as SocketKey6, socket_peer4 as SocketPeer4,
     socket_peer6 as SocketPeer6, source_range4 as SourceRange4, source_range6 as SourceRange6,
 };
+
+/// Words of `served_addresses`.
+pub const SERVED_WORDS: u32 = 512;
+
+/// The word of `served_addresses` that an address has its bit in, and the bit.
+pub fn served_bit(address: IpAddr) -> (u32, u64) {
+    let place = address_place(address) - CHANGED_ADDRESSES;
+    (place / u64::BITS, 1 << (place % u64::BITS))
+}
 
 /// [`Frontend::flags`]: only sources in the service's ranges are welcome.
 pub const FRONTEND_RANGES: u32 = 1;
@@ -95,7 +104,7 @@ pub fn seconds(ticks: u32) -> u32 {
 /// What differs between the families in the maps about services.
 pub trait ServiceFamily {
     /// An address.
-    type Address: Copy + Into<std::net::IpAddr> + Ord;
+    type Address: Copy + Into<IpAddr> + Ord;
     /// Key of the frontends.
     type FrontendKey: Plain;
     /// Value of the backends.
@@ -219,6 +228,7 @@ mod tests {
             (MEMBER_CLUSTER, "MEMBER_CLUSTER"),
             (MEMBER_LOCAL, "MEMBER_LOCAL"),
             (PORT_WORDS, "PORT_WORDS"),
+            (SERVED_WORDS, "SERVED_WORDS"),
         ] {
             assert_eq!(value, defined(name), "{name}");
         }

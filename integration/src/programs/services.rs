@@ -5,16 +5,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bpf::layout::{
     ADDRESS_OF_NODE, BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, Ip4, Ip6,
-    MACHINE_SENDS_FRAMES, Node, PORT_WORDS, PORTS_SERVED, Plain, SET_BY_SCORE, SET_ELSEWHERE, ServiceFamily,
-    TICK_SHIFT, V4, V6,
+    MACHINE_SENDS_FRAMES, Node, PORT_WORDS, PORTS_SERVED, Plain, SERVED_WORDS, SET_BY_SCORE, SET_ELSEWHERE,
+    ServiceFamily, TICK_SHIFT, V4, V6, served_bit,
 };
 use libbpf_rs::{MapCore, MapFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Bench, put};
+use super::{Bench, entries, put};
 
 /// A service: its number, which is that of its set and the place of its first backend too.
 #[derive(Clone, Debug)]
@@ -87,6 +87,7 @@ impl Bench {
             affinity: service.affinity,
         };
         for frontend in &service.frontends {
+            self.mark_served(frontend.ip())?;
             match frontend.ip() {
                 IpAddr::V4(ip) => {
                     put(&maps.frontends4, &V4::frontend(ip, frontend.port(), service.protocol), &value)?;
@@ -103,18 +104,38 @@ impl Bench {
 
     /// Has an address be one of the node's that serves node ports.
     pub fn serve_node_ports_at(&self, address: Ipv4Addr) -> Result<()> {
-        let value = Frontend { flags: ADDRESS_OF_NODE, ..Frontend::default() };
-        put(&self.skeleton.maps.frontends4, &V4::frontend(address, 0, 0), &value)
+        self.address_is(address.into(), ADDRESS_OF_NODE)
     }
 
     /// Says what an address is: `ADDRESS_*`.
     pub fn address_is(&self, address: IpAddr, flags: u32) -> Result<()> {
         let value = Frontend { flags, ..Frontend::default() };
         let maps = &self.skeleton.maps;
+        self.mark_served(address)?;
         match address {
             IpAddr::V4(ip) => put(&maps.frontends4, &V4::frontend(ip, 0, 0), &value),
             IpAddr::V6(ip) => put(&maps.frontends6, &V6::frontend(ip, 0, 0), &value),
         }
+    }
+
+    /// Marks an address as one that there may be frontends at, as the daemon does before it makes the first of them.
+    fn mark_served(&self, address: IpAddr) -> Result<()> {
+        let map = &self.skeleton.maps.served_addresses;
+        let (at, bit) = served_bit(address);
+        let word = map.lookup(at.as_bytes(), MapFlags::ANY)?.context("no word")?;
+        put(map, &at, &(u64::from_bytes(&word).context("layout")? | bit))
+    }
+
+    /// The marks of addresses that there may be frontends at.
+    pub fn served_marks(&self) -> Result<Vec<u64>> {
+        let mut marks = entries::<u32, u64>(&self.skeleton.maps.served_addresses)?;
+        marks.sort_unstable();
+        Ok(marks.into_iter().map(|(_, word)| word).collect())
+    }
+
+    /// Has each word of those marks be this one.
+    pub fn set_served_marks(&self, word: u64) -> Result<()> {
+        (0..SERVED_WORDS).try_for_each(|at| put(&self.skeleton.maps.served_addresses, &at, &word))
     }
 
     /// Does something while the wall clock stands at a tick; again, if it went on meanwhile.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
@@ -9,8 +10,10 @@ use std::{
     },
 };
 
-use integration::programs::{Bench, Knobs};
+use integration::programs::{Bench, Knobs, Served};
 use ipamd::datapath::{Datapath, DatapathConfig, Machine, MapSizes, PolicySizes, RequestedSizes};
+
+use crate::packets::{TCP_SYN, seen, tcp4, tcp6};
 
 /// A folder on the bpffs; removed with all pins in it.
 struct Pinned(PathBuf);
@@ -73,4 +76,33 @@ fn the_fill_of_each_map_is_counted_by_its_name() {
     assert_eq!(capacity("fragments4"), u64::from(stage.config.sizes.fragments));
     assert_eq!(capacity("no_masquerade6"), u64::from(stage.config.sizes.prefixes));
     assert_eq!(fills["sockets6"].entries, 0, "{fills:?}");
+}
+
+#[test]
+fn a_daemon_marks_the_frontends_that_one_without_marks_has_left_and_no_others() {
+    let stage = Stage::new();
+    let (bench, client, server) = (&stage.bench, stage.bench.a, stage.bench.b);
+    let cluster4 = SocketAddr::new(Ipv4Addr::new(172, 30, 0, 1).into(), 80);
+    let cluster6 = SocketAddr::new(Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1).into(), 80);
+    bench.serve(&Served::tcp(1, cluster4, &[SocketAddr::new(server.ipv4.into(), 8080)])).unwrap();
+    bench.serve(&Served::tcp(2, cluster6, &[SocketAddr::new(server.ipv6.into(), 8080)])).unwrap();
+    let exact = bench.served_marks().unwrap();
+    assert_eq!(exact.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
+    let mut ports = 1_000..;
+    let mut led = |to: SocketAddr| {
+        let ports = (ports.next().unwrap(), to.port());
+        let packet = match to.ip() {
+            IpAddr::V4(ip) => tcp4(&client, ip, ports, TCP_SYN),
+            IpAddr::V6(ip) => tcp6(&client, ip, ports, TCP_SYN),
+        };
+        seen(&bench.run("from_endpoint", client.ifindex, &packet).unwrap().packet).ports.1 == 8080
+    };
+
+    for (word, found) in [(0, false), (u64::MAX, true)] {
+        bench.set_served_marks(word).unwrap();
+        assert_eq!((led(cluster4), led(cluster6)), (found, found), "the programs go by the marks: {word:x}");
+        Datapath::open(&stage.config).unwrap();
+        assert_eq!(bench.served_marks().unwrap(), exact);
+        assert!(led(cluster4) && led(cluster6));
+    }
 }

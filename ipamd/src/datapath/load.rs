@@ -20,7 +20,7 @@ use libbpf_rs::{
 };
 use tracing::{debug, info, warn};
 
-use super::{DatapathConfig, DatapathError, OVERLAY, maps};
+use super::{DatapathConfig, DatapathError, OVERLAY, maps, services::mark_served};
 use crate::supervisor;
 
 /// The version of what is pinned: raised when an earlier release could not go on with it. A directory `layout_N` tells it.
@@ -129,6 +129,8 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
         put_pin(handle.as_fd(), &pins.map(&name))?;
         loaded.maps.insert(name, handle);
     }
+    // Before the programs are pinned, for whoever finds them there may attach them.
+    mark_served(pins)?;
     for program in skeleton.object().progs() {
         let name = program.name().to_string_lossy().into_owned();
         if name == AGE && !ages {

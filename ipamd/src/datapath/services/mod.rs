@@ -14,8 +14,9 @@ use std::{
 use bpf::{
     attach::Pins,
     layout::{
-        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS,
-        PORTS_SERVED, Plain, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, TICK_SHIFT, V4, V6,
+        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, LookupPlaces, PORT_WORDS,
+        PORTS_OF_BACKENDS, PORTS_SERVED, Plain, SERVED_WORDS, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE,
+        ServiceFamily, TICK_SHIFT, V4, V6, served_bit,
     },
 };
 use ipnetwork::IpNetwork;
@@ -53,6 +54,7 @@ pub struct ServiceTables {
     sets: Mapped<BackendSet>,
     lookups: TypedMap<u32, LookupPlaces>,
     ports: Mapped<u64>,
+    served: Mapped<u64>,
 }
 
 impl ServiceTables {
@@ -69,6 +71,7 @@ impl ServiceTables {
             sets: Mapped::open(&pinned("sets")?)?,
             lookups: TypedMap::open("lookup_tables", pinned)?,
             ports: Mapped::open(&pinned("ports")?)?,
+            served: Mapped::open(&pinned("served_addresses")?)?,
             datapath,
         })
     }
@@ -76,6 +79,28 @@ impl ServiceTables {
     fn lookup_pair(&self, index: u32) -> Result<LookupPlaces, TableError> {
         self.lookups.get(&index).map(Option::unwrap_or_default).map_err(failed)
     }
+}
+
+/// Marks the addresses of the frontends that are in the pinned maps, and no others: those that an earlier daemon has left, perhaps one
+/// that knew of no marks. Before any program of this release runs.
+pub fn mark_served(pins: &Pins) -> Result<(), DatapathError> {
+    let pinned = |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
+    let mut words = vec![0; SERVED_WORDS as usize];
+    mark_family::<V4>(&pinned, &mut words)?;
+    mark_family::<V6>(&pinned, &mut words)?;
+    TypedMap::<u32, u64>::open("served_addresses", pinned)?.put_all((0..).zip(words))
+}
+
+fn mark_family<F: ServiceFamily>(
+    pinned: &impl Fn(&str) -> Result<MapHandle, DatapathError>,
+    words: &mut [u64],
+) -> Result<(), DatapathError> {
+    let frontends = TypedMap::<F::FrontendKey, Frontend>::open(&format!("frontends{}", F::FAMILY), pinned)?;
+    frontends.each(|key, _| {
+        let (at, bit) = served_bit(F::of_frontend(&key).0.into());
+        words[at as usize] |= bit;
+        true
+    })
 }
 
 impl Datapath {
@@ -203,6 +228,13 @@ impl Tables for ServiceTables {
     }
 
     fn put_frontends(&mut self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), TableError> {
+        // The programs look for no frontend at an address without a mark.
+        for (key, _) in frontends {
+            let (at, bit) = served_bit(key.address);
+            if let Some(word) = self.served.word(at) {
+                word.fetch_or(bit, Ordering::Release);
+            }
+        }
         let [v4, v6] = split(frontends, |(key, _)| Family::of(key.address));
         self.v4.put_frontends(&v4).and_then(|()| self.v6.put_frontends(&v6)).map_err(failed)
     }
