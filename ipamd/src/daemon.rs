@@ -93,15 +93,17 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(server::serve(listener, Arc::clone(&door), Limits::default(), stopped.clone()));
-    let opening = Following::open(&config, waiting).await?;
+    let opening = Following::open(&config, Arc::clone(&waiting)).await?;
     let source = opening.state();
     if let Some(state) = source.clone() {
-        door.tell_of(state);
+        waiting.tell_of(state);
     }
+    // What an earlier daemon has put in force stays in the kernel, untouched, until all of the cluster is known.
     let cluster = tokio::select! {
         cluster = opening.opened() => cluster?,
         () = signals.wait() => return Ok(Ending::Stopped),
     };
+    waiting.set("what the cluster has told is being put in force".into());
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);

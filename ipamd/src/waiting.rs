@@ -10,7 +10,7 @@ use std::{
 use ipamd_api::{
     ApiError, ErrorKind, Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, Status},
+    wire::{AttachMode, ClusterStatus, Status},
 };
 use tokio::{sync::SetOnce, time::timeout};
 
@@ -28,22 +28,60 @@ const PATIENCE_OF_DEL: Duration = Duration::from_millis(500);
 
 /// Why the daemon does not serve yet.
 #[derive(Debug, Default)]
-pub struct Waiting(Mutex<Option<String>>);
+pub struct Waiting {
+    missing: Mutex<Option<String>>,
+    source: OnceLock<Arc<dyn SourceState>>,
+}
+
+/// So many resources are named that the cluster's source has not told of.
+const NAMED: usize = 3;
 
 impl Waiting {
     /// Notes what is waited for: a clause that says what is missing.
     pub fn set(&self, missing: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
     }
 
-    /// The same in words.
+    /// Has the state of the cluster's source told beside it.
+    pub fn tell_of(&self, source: Arc<dyn SourceState>) {
+        // There is one source.
+        let _ = self.source.set(source);
+    }
+
+    /// The same in words, and what the cluster's source has not told yet, and why.
     pub fn missing(&self) -> String {
-        self.get().unwrap_or_else(|| "the daemon is starting".into())
+        let missing = self.get().unwrap_or_else(|| "the daemon is starting".into());
+        match self.source() {
+            Some(status) => missing + &untold(&status),
+            None => missing,
+        }
+    }
+
+    fn source(&self) -> Option<ClusterStatus> {
+        self.source.get().map(|source| source.status())
     }
 
     fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// What a source has not told, as the end of a sentence: which resources are not listed yet, and what the trouble is.
+pub fn untold(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    let unlisted = &status.unlisted;
+    if !unlisted.is_empty() {
+        let more = match unlisted.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = &unlisted[..unlisted.len().min(NAMED)];
+        text = format!("; not listed yet: {}{more}", named.join(", "));
+    }
+    if let Some(trouble) = &status.trouble {
+        text = format!("{text}; {trouble}");
+    }
+    text
 }
 
 /// The daemon's socket before and after the node can be served: at first it only tells what it waits for.
@@ -52,20 +90,13 @@ pub struct Door {
     node_name: String,
     started: Instant,
     waiting: Arc<Waiting>,
-    source: OnceLock<Arc<dyn SourceState>>,
     service: SetOnce<NodeService>,
 }
 
 impl Door {
     /// A door behind which nobody is yet.
     pub fn new(node_name: String, waiting: Arc<Waiting>) -> Self {
-        Self { node_name, started: Instant::now(), waiting, source: OnceLock::new(), service: SetOnce::new() }
-    }
-
-    /// Has the state of the cluster's source told.
-    pub fn tell_of(&self, source: Arc<dyn SourceState>) {
-        // There is one source.
-        let _ = self.source.set(source);
+        Self { node_name, started: Instant::now(), waiting, service: SetOnce::new() }
     }
 
     /// Lets everybody in.
@@ -98,7 +129,7 @@ impl Door {
             events_lost: 0,
             events_suppressed: 0,
             answers_suppressed: 0,
-            cluster: self.source.get().map(|source| source.status()),
+            cluster: self.waiting.source(),
             busy: supervisor::busy(),
         }
     }
@@ -144,5 +175,25 @@ impl Service for Door {
         if let Some(service) = self.service.get() {
             service.misunderstood();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_source_has_not_told_is_named_with_why() {
+        let status = |unlisted: &[&str], trouble: Option<&str>| ClusterStatus {
+            unlisted: unlisted.iter().map(|it| (*it).to_owned()).collect(),
+            trouble: trouble.map(ToOwned::to_owned),
+            ..ClusterStatus::default()
+        };
+        assert_eq!(untold(&status(&[], None)), "");
+        assert_eq!(
+            untold(&status(&["tiers"], Some("tiers: no (403)"))),
+            "; not listed yet: tiers; tiers: no (403)"
+        );
+        assert_eq!(untold(&status(&["a", "b", "c", "d", "e"], None)), "; not listed yet: a, b, c and 2 more");
     }
 }

@@ -155,11 +155,10 @@ fn wait(
     meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
     let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
     loop {
-        // Never for long at a time, so that it need not rest: one that does not come back hangs.
+        // Never for long at a time: one that does not come back from a rest is seen by nobody.
         let left = until.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.min(PASS_EVERY)).unwrap_or(PollTimeout::MAX);
-        let polled = poll(&mut watched, timeout);
-        supervisor::beat();
+        let polled = supervisor::resting(|| poll(&mut watched, timeout));
         match polled {
             // Interrupted by a signal: a pass too many does no harm.
             Err(_) => return Heard::Nothing,

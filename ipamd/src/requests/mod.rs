@@ -33,6 +33,7 @@ use crate::{
     node::Node,
     server::{Replies, Service},
     services::Listing,
+    waiting::untold,
 };
 
 /// The node behind the socket.
@@ -195,9 +196,7 @@ impl NodeService {
 /// What a person is told of a cluster's state that may not be the latest.
 fn stale(cluster: &ClusterStatus) -> String {
     let mut text = format!("the cluster ({}) does not tell of every change", cluster.source);
-    if let Some(trouble) = &cluster.trouble {
-        text = format!("{text}: {trouble}");
-    }
+    text += &untold(cluster);
     match cluster.age_seconds {
         Some(age) => format!("{text}; what was known {age} s ago is in force"),
         None => text,

@@ -93,6 +93,18 @@ impl Contact {
     }
 }
 
+impl State {
+    /// The oldest trouble in words, of those as old the first by name, with the resource that it is about, and how many others there are.
+    fn trouble(&self) -> Option<String> {
+        let (resource, (_, why)) = self.troubles.iter().rev().max_by_key(|(_, (age, _))| age.seconds())?;
+        let others = match self.troubles.len() - 1 {
+            0 => String::new(),
+            count => format!(" (and {count} more)"),
+        };
+        Some(format!("{resource}{others}: {why}"))
+    }
+}
+
 impl SourceState for Contact {
     fn status(&self) -> ClusterStatus {
         let age = self.age();
@@ -103,7 +115,7 @@ impl SourceState for Contact {
             live: state.troubles.is_empty() && state.listed.len() == RESOURCES.len(),
             age_seconds: age,
             unlisted: waiting.collect(),
-            trouble: state.troubles.values().max_by_key(|(age, _)| age.seconds()).map(|(_, why)| why.clone()),
+            trouble: state.trouble(),
         }
     }
 
@@ -135,7 +147,12 @@ mod tests {
         assert!(!contact.trouble(pods, "refused".into(), false));
         assert!(contact.trouble(pods, "reset".into(), false));
         let status = contact.status();
-        assert_eq!((status.live, status.trouble.as_deref()), (false, Some("reset")));
+        assert_eq!((status.live, status.trouble.as_deref()), (false, Some("pods: reset")));
+        let tiers = Resource::of(Kind::Tier);
+        assert!(contact.trouble(tiers, "refused".into(), false));
+        let trouble = contact.status().trouble;
+        assert_eq!(trouble.as_deref(), Some("pods (and 1 more): reset"));
+        assert!(contact.heard(tiers, false));
         assert!(contact.heard(pods, false));
         assert!(contact.status().live);
         contact.trouble(pods, "expired".into(), true);

@@ -67,6 +67,10 @@ impl Failure {
     /// What went wrong, in one line.
     pub fn words(&self) -> String {
         match self {
+            // Whoever mends it is not whoever knows what the daemon asks for.
+            Self::Refused(Refusal { code: 403, message, .. }) => format!(
+                "it says: {message} (403); the daemon's ClusterRole must allow to list and watch it (conf/kubernetes/cambric.yaml has the role)"
+            ),
             Self::Refused(refusal) => format!("it says: {} ({})", refusal.message, refusal.code),
             Self::Silent(time) => format!("it does not answer: nothing came for {time:?}"),
             Self::Garbage(what) => format!("it makes no sense: {what}"),

@@ -23,7 +23,7 @@ mod token;
 mod told;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     mem,
     path::{Path, PathBuf},
     sync::Arc,
@@ -194,7 +194,8 @@ impl Kube {
         while !self.mirror.is_whole() {
             tokio::select! {
                 report = self.reports.recv() => {
-                    let Some(report) = report else { break };
+                    // Nothing comes any more, and half of a cluster must not be taken for all of it.
+                    let Some(report) = report else { return std::future::pending().await };
                     // What happens to resources that are known already is none.
                     if matches!(report.told, Told::Listed(_) | Told::Done(_) | Told::Missing(Absence::Certain, _)) {
                         progress = Instant::now();
@@ -297,8 +298,6 @@ struct Mirror {
     changes: Vec<Change>,
     refusals: BTreeMap<(String, Box<str>), Refusal>,
     refusals_changed: bool,
-    /// Resources that may not be seen, and are taken to have no objects.
-    forbidden: BTreeSet<String>,
     /// This node.
     node: Box<str>,
     /// Which of its pods have come, with their UIDs, and gone.
@@ -315,7 +314,6 @@ impl Mirror {
             changes: Vec::new(),
             refusals: BTreeMap::new(),
             refusals_changed: true,
-            forbidden: BTreeSet::new(),
             node: node.into(),
             local: Vec::new(),
             interned: Interned::default(),
@@ -370,7 +368,6 @@ impl Mirror {
             }
             Told::Done(version) => {
                 self.heard(resource, true);
-                self.forbidden.remove(&resource.to_string());
                 self.done(resource, Some(&version));
             }
             Told::Answered => self.heard(resource, false),
@@ -392,14 +389,15 @@ impl Mirror {
         }
     }
 
-    /// A resource is not there, or may not be seen. What is in force goes only when it is certain that the resource is gone:
-    /// a server that starts, or a role that is replaced, says so for a moment of what is there.
+    /// A resource is not there. What is in force goes only when it is certain that the resource is gone: a server that starts
+    /// says so for a moment of what is there. Where nothing is known of it yet, that is no longer than a moment.
     fn missing(&mut self, resource: &'static Resource, absence: Absence, why: &str) {
-        if absence != Absence::Certain && !self.keys(resource).are_none() {
-            return self.trouble(resource, why, false);
-        }
-        if absence == Absence::Forbidden && self.forbidden.insert(resource.to_string()) {
-            tracing::warn!(%resource, why, "the API server forbids to see this resource; it is taken to have no objects");
+        match absence {
+            Absence::Certain => {}
+            Absence::Lasting if self.keys(resource).are_none() => {
+                tracing::warn!(%resource, why, "the API server does not serve this resource; it is taken to have no objects");
+            }
+            Absence::Lasting | Absence::Unclear => return self.trouble(resource, why, false),
         }
         self.heard(resource, true);
         self.keys(resource).begin();
@@ -486,5 +484,68 @@ fn id(kind: Kind, key: &str) -> ObjectId {
     match key.split_once('/') {
         Some((namespace, name)) => ObjectId::namespaced(kind, namespace, name),
         None => ObjectId::global(kind, key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mirror(folder: &Path) -> Mirror {
+        let contact = Arc::new(Contact::new("https://a".into(), None));
+        Mirror::new(Cache::open(folder, "https://a"), contact, "node")
+    }
+
+    /// Of every resource: what is in force in the kernel stays until all are known.
+    #[test]
+    fn a_resource_that_is_not_told_of_keeps_a_start_without_a_copy_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, resource) in RESOURCES.iter().enumerate() {
+            let mut mirror = mirror(&folder.path().join(at.to_string()));
+            assert!(!mirror.load());
+            for other in RESOURCES.iter().filter(|it| *it != resource) {
+                mirror.take(Report { resource: other, told: Told::Begin });
+                mirror.take(Report { resource: other, told: Told::Done("1".into()) });
+            }
+            for told in [
+                Told::Begin,
+                Told::Trouble("it says: no (403)".into()),
+                Told::Expired("it says: old (410)".into()),
+                Told::Missing(Absence::Unclear, "it says: no (404)".into()),
+            ] {
+                mirror.take(Report { resource, told });
+                assert!(!mirror.is_whole() && !mirror.load(), "{resource}");
+                let status = mirror.contact.status();
+                assert_eq!((status.live, &*status.unlisted), (false, &[resource.to_string()][..]));
+            }
+            let trouble = mirror.contact.status().trouble.unwrap();
+            assert_eq!(trouble, format!("{resource}: it says: no (404)"));
+            mirror.take(Report { resource, told: Told::Begin });
+            mirror.take(Report { resource, told: Told::Done("1".into()) });
+            assert!(mirror.is_whole() && mirror.contact.status().live, "{resource}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_goes_only_when_it_is_certain_that_its_resource_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mirror = mirror(&folder.path().join("copy"));
+        let resource = Resource::of(Kind::Tier);
+        let tier = json!({"metadata": {"name": "t", "resourceVersion": "1"}, "spec": {"order": 1}});
+        mirror.take(Report { resource, told: Told::Begin });
+        mirror.take(Report { resource, told: Told::Listed(Seen::of(tier)) });
+        mirror.take(Report { resource, told: Told::Done("1".into()) });
+        assert_eq!(mirror.batch().changes.len(), 1);
+        for absence in [Absence::Unclear, Absence::Lasting] {
+            mirror.take(Report { resource, told: Told::Missing(absence, "no".into()) });
+            assert!(mirror.batch().changes.is_empty(), "{absence:?}");
+        }
+        mirror.take(Report { resource, told: Told::Missing(Absence::Certain, "no".into()) });
+        assert_eq!(mirror.batch().changes, [Change::Remove(ObjectId::global(Kind::Tier, "t"))]);
+        // And of what nobody knows an object, what is not served for long has none.
+        mirror.take(Report { resource, told: Told::Missing(Absence::Lasting, "no".into()) });
+        assert!(mirror.batch().changes.is_empty() && mirror.contact.status().trouble.is_none());
     }
 }

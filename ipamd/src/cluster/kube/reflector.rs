@@ -45,10 +45,15 @@ const SETTLED: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_secs(5);
 /// How many watches may fail in a row before everything is listed anew: the version that they begin from may be why.
 const WATCH_TRIES: u32 = 3;
-/// The longest pause before a resource is looked for that is missing or forbidden while nobody tells of its definition; it
-/// may be served by another API server.
+/// The longest pause before a resource is looked for that is missing while nobody tells of its definition; it may be served
+/// by another API server.
 const LOOK_AGAIN: Duration = Duration::from_mins(5);
 const LOOK_FOR_ABSENT: Duration = Duration::from_mins(15);
+/// How long the definitions may be in coming, which say what a resource that is not found means.
+const DEFINITIONS: Duration = Duration::from_secs(5);
+/// After so long a resource that is not found, and of which no definition tells that it is not there, is not served by this
+/// server at all: what starts is there sooner.
+const NOT_SERVED_AFTER: Duration = Duration::from_secs(30);
 
 /// What is told of a collection.
 #[derive(Debug)]
@@ -63,7 +68,7 @@ pub(super) enum Told {
     Put(Seen),
     /// An object is gone; also while all follow.
     Gone(Seen),
-    /// There is no such resource, or none that may be seen, as the server says.
+    /// There is no such resource, as the server says.
     Missing(Absence, String),
     /// The server has begun an answer; more may follow at any time.
     Answered,
@@ -73,15 +78,27 @@ pub(super) enum Told {
     Trouble(String),
 }
 
-/// What a server means that does not show a resource.
+/// What a server means that does not find a resource (404). That one may not be seen (403) is no absence: rights are looked at
+/// before what there is, so a refusal says nothing of whether there are objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Absence {
     /// It is not defined.
     Certain,
     /// It is not there, but may be defined: a server that starts says so for a moment.
     Unclear,
-    /// It may not be seen: a role may be about to be replaced.
-    Forbidden,
+    /// The same, for longer than a start takes.
+    Lasting,
+}
+
+impl Absence {
+    /// By what is known of its definition, and for how long the resource was not found, time and again.
+    fn of(presence: Presence, lasts: Duration) -> Self {
+        match presence {
+            Presence::Absent => Self::Certain,
+            _ if lasts >= NOT_SERVED_AFTER => Self::Lasting,
+            _ => Self::Unclear,
+        }
+    }
 }
 
 /// Nobody listens any more.
@@ -138,6 +155,8 @@ pub(super) struct Reflector<A> {
     pause: Pause,
     /// Watches in a row that failed.
     failed: u32,
+    /// Since when the resource was not found, time and again.
+    not_found: Option<Instant>,
     /// The newest version that was told, which no list may be older than.
     known: String,
 }
@@ -152,6 +171,7 @@ impl<A: Audience + Send> Reflector<A> {
             defined: None,
             pause: Pause::default(),
             failed: 0,
+            not_found: None,
             known: String::new(),
         }
     }
@@ -175,6 +195,7 @@ impl<A: Audience + Send> Reflector<A> {
         };
         self.pause.reset();
         self.failed = 0;
+        self.not_found = None;
         loop {
             let (begun, before) = (Instant::now(), position.version.clone());
             let ended = match self.watch(&mut position).await {
@@ -383,16 +404,13 @@ impl<A: Audience + Send> Reflector<A> {
     /// Tells of a failure, and waits as long as is good after it.
     async fn wait_after(&mut self, failure: &Failure) -> Result<(), Unheard> {
         let why = failure.words();
-        if let (Some(code @ (403 | 404)), Some(defined)) = (failure.code(), &self.defined) {
-            let absence = match (code, *defined.borrow()) {
-                (404, Presence::Absent) => Absence::Certain,
-                (404, _) => Absence::Unclear,
-                _ => Absence::Forbidden,
-            };
+        if failure.code() == Some(404) && self.defined.is_some() {
+            let absence = self.absence().await;
             self.tell(Told::Missing(absence, why)).await?;
             self.wait_for_definition(absence == Absence::Certain).await;
             return Ok(());
         }
+        self.not_found = None;
         let is_expired = failure.is_expired();
         self.tell(if is_expired { Told::Expired(why) } else { Told::Trouble(why) }).await?;
         let pause = match failure.retry_after() {
@@ -402,6 +420,18 @@ impl<A: Audience + Send> Reflector<A> {
         };
         sleep(pause).await;
         Ok(())
+    }
+
+    /// What it means that the resource is not found, by its definition. At a start that is waited for a moment: all is asked
+    /// for at once.
+    async fn absence(&mut self) -> Absence {
+        let since = *self.not_found.get_or_insert_with(Instant::now);
+        let Some(defined) = &mut self.defined else { return Absence::Unclear };
+        let presence = match timeout(DEFINITIONS, defined.wait_for(|it| *it != Presence::Unknown)).await {
+            Ok(Ok(presence)) => *presence,
+            _ => Presence::Unknown,
+        };
+        Absence::of(presence, since.elapsed())
     }
 
     /// Waits until its definition appears or changes, or it is time to look again.

@@ -195,3 +195,34 @@ async fn a_watch_whose_version_is_forgotten_ends_in_a_list() {
     let (heard, _) = told(&script, 3).await;
     assert_eq!(heard, ["begin", "done 9", "expired"]);
 }
+
+/// Whoever says that one may not see it (403) says nothing of what there is; nor does whoever does not find what is defined (404).
+#[tokio::test]
+async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
+    let of = async |code: u16, presence: Presence| {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let service = service_fn(move |_: Request<Body>| {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"no")));
+            *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let (_definition, defined) = tokio::sync::watch::channel(presence);
+        let ear = Ear { heard: Arc::clone(&heard), most: 2 };
+        let collection = Collection::of(Resource::of(Kind::GlobalNetworkPolicy));
+        let client = Client::new(service, "default");
+        Reflector::new(collection, client, Arc::default(), ear).defined(Some(defined)).follow().await;
+        let heard = heard.lock().unwrap();
+        assert_eq!(heard[0], "begin");
+        heard[1].clone()
+    };
+    assert_eq!(of(404, Presence::Absent).await, "missing Certain");
+    assert_eq!(of(404, Presence::Present).await, "missing Unclear");
+    for presence in [Presence::Absent, Presence::Present, Presence::Unknown] {
+        let heard = of(403, presence).await;
+        assert!(heard.starts_with("trouble it says: no (403); the daemon's ClusterRole"), "{heard}");
+    }
+    for presence in [Presence::Present, Presence::Unknown] {
+        assert_eq!(Absence::of(presence, NOT_SERVED_AFTER / 2), Absence::Unclear);
+        assert_eq!(Absence::of(presence, NOT_SERVED_AFTER), Absence::Lasting);
+    }
+}
