@@ -65,6 +65,11 @@ pub trait SourceState: fmt::Debug + Send + Sync {
     /// What people are told.
     fn status(&self) -> ClusterStatus;
 
+    /// What needs a person although every change is told of.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
     /// What has been counted since the start, by resource.
     fn counts(&self) -> Vec<(String, SourceCounts)> {
         Vec::new()

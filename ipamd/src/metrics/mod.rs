@@ -313,7 +313,8 @@ impl Metrics {
         // A cluster that is not told of is one more, as in cambricctl status.
         let is_stale = |it: &Arc<dyn SourceState>| is_stale(&it.status(), self.stale_after);
         let stale = self.source.as_ref().is_some_and(is_stale);
-        self.problems.set(status.problems.len() as u64 + u64::from(stale));
+        let of_source = self.source.as_ref().is_some_and(|it| it.problem().is_some());
+        self.problems.set(status.problems.len() as u64 + u64::from(stale) + u64::from(of_source));
         for Pool { name, capacity, used, .. } in node.pools() {
             for (state, count) in [("used", used), ("free", capacity.saturating_sub(used))] {
                 self.addresses.get_or_create(&PoolLabels { pool: name.clone(), state }).set(count);

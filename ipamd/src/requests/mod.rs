@@ -105,6 +105,7 @@ impl NodeService {
         {
             status.problems.push(stale(cluster));
         }
+        status.problems.extend(self.cluster.as_ref().and_then(|cluster| cluster.problem()));
         status
     }
 

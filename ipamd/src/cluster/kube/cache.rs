@@ -1,94 +1,41 @@
 //! What was known of the cluster last, on disk: a daemon that starts while the API server is away goes on with it.
 //!
-//! It is a copy. What cannot be written costs no more than that. What of a resource cannot be read, or is not all there, is no
-//! copy of it: sled passes over what it cannot read, and half of the policies must not be taken for all of them. So beside the
-//! objects of each resource their number and a digest of them are kept, written with every change as one.
+//! It is a copy. A thread of its own writes it, so that a disk that is slow, hangs or is full keeps nobody from putting in force
+//! what the server tells. Changes that could not be written yet are kept and tried again; until they are written, what is on the
+//! disk is no copy, and has another name (`database.rs`): what was told last is not there. Half of the policies must not be taken for
+//! all of them either, so beside the objects of each resource their number and a digest of them are kept, written with every change
+//! as one.
+
+mod database;
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    mem,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
-use sled::Tree;
 
+use self::database::{Database, Failure};
 use super::resources::{RESOURCES, Resource};
-use crate::store::{caught, weight};
+use crate::{cluster::objects::Kind, supervisor};
 
-/// Raised when what is kept of objects changes, so that another version's copy is not taken for ours.
-const FORMAT: &str = "3";
-/// sled's page cache, in bytes: it is read once.
-const PAGES: u64 = 1 << 20;
-/// See the store.
-const SEGMENT: usize = 64 << 10;
-const FLUSH_EVERY: Duration = Duration::from_secs(2);
-
-/// The key of a resource's [`Summary`], beside its objects; no object has it.
-const SUMMARY_KEY: &str = "\0";
-
-const META: &str = "meta";
-const FORMAT_KEY: &str = "format";
-const SERVER_KEY: &str = "server";
-const HEARD_KEY: &str = "heard";
-
-/// The copy. Without one, everything is as if it were empty.
-#[derive(Debug)]
-pub(super) struct Cache {
-    open: Option<Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    db: sled::Db,
-    meta: Tree,
-    /// In the order of the resources.
-    trees: Vec<Kept>,
-    path: PathBuf,
-}
-
-/// The objects of one resource.
-#[derive(Debug)]
-struct Kept {
-    tree: Tree,
-    summary: Summary,
-}
-
-/// What the objects of a resource are together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Summary {
-    /// Whether the resource was ever told as a whole.
-    complete: bool,
-    count: u64,
-    digest: u64,
-}
-
-impl Summary {
-    fn add(&mut self, key: &str, value: &[u8]) {
-        self.count = self.count.wrapping_add(1);
-        self.digest = self.digest.wrapping_add(weight(key, value));
-    }
-
-    fn take(&mut self, key: &str, value: &[u8]) {
-        self.count = self.count.wrapping_sub(1);
-        self.digest = self.digest.wrapping_sub(weight(key, value));
-    }
-
-    fn encode(self) -> Vec<u8> {
-        let Self { complete, count, digest } = self;
-        format!("{} {count} {digest:016x}", u8::from(complete)).into_bytes()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
-        let (complete, count, digest) = (words.next()?, words.next()?, words.next()?);
-        let digest = u64::from_str_radix(digest, 16).ok()?;
-        let summary = Self { complete: complete == "1", count: count.parse().ok()?, digest };
-        (summary.encode() == bytes).then_some(summary)
-    }
-}
+/// How long a change of what there is most of may wait for others, to be written with them. A policy waits for nothing.
+const GATHER: Duration = Duration::from_secs(2);
+/// So many bytes are written at once, a list in parts.
+const WRITE_MOST: usize = 1 << 20;
+/// So many bytes may wait. More come only while a list does, or when nothing can be written.
+const ROOM: usize = 16 << 20;
+/// How long the source waits for room.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Why no copy is kept any more.
+const OVERFLOWED: &str = "more has changed than can wait for the disk";
+/// How long the end waits for what is to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What was kept of a resource.
 #[derive(Debug, Default, PartialEq)]
@@ -99,326 +46,402 @@ pub(super) struct Loaded {
     pub complete: bool,
 }
 
+/// What is to be written. Resources are numbered by their place in [`RESOURCES`].
+#[derive(Clone, Debug)]
+enum Change {
+    Put {
+        resource: usize,
+        key: Box<str>,
+        body: Box<[u8]>,
+    },
+    Remove {
+        resource: usize,
+        key: Box<str>,
+    },
+    /// All of it is here.
+    Complete {
+        resource: usize,
+    },
+    /// When the server was last heard, in seconds since 1970.
+    Heard(u64),
+}
+
+impl Change {
+    fn resource(&self) -> Option<usize> {
+        match self {
+            Self::Put { resource, .. } | Self::Remove { resource, .. } | Self::Complete { resource } => {
+                Some(*resource)
+            }
+            Self::Heard(_) => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Put { key, body, .. } => own + key.len() + body.len(),
+            Self::Remove { key, .. } => own + key.len(),
+            _ => own,
+        }
+    }
+
+    /// How long it may wait.
+    fn gathers(&self) -> Duration {
+        let waits = |resource: &usize| {
+            matches!(RESOURCES[*resource].kind, Kind::Pod | Kind::EndpointSlice | Kind::Node)
+        };
+        match self {
+            Self::Put { resource, .. } | Self::Remove { resource, .. } if !waits(resource) => Duration::ZERO,
+            _ => GATHER,
+        }
+    }
+}
+
+/// What waits for the thread that writes.
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: Vec<Change>,
+    bytes: usize,
+    /// When they are to be written.
+    due: Option<Instant>,
+    loads: Vec<(usize, mpsc::Sender<Loaded>)>,
+    /// There was no room for a change: what follows is of no use without it.
+    overflowed: bool,
+    closed: bool,
+    /// Nobody writes, or answers.
+    ended: bool,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Something waits, or there is room again.
+    changed: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, change: Change) {
+        let size = change.size();
+        let waiting = self.lock();
+        let (mut waiting, _) = self
+            .changed
+            .wait_timeout_while(waiting, PATIENCE, |it| {
+                !it.overflowed && it.bytes > 0 && it.bytes + size > ROOM
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if waiting.overflowed {
+            return;
+        }
+        if waiting.bytes > 0 && waiting.bytes + size > ROOM {
+            waiting.overflowed = true;
+            (waiting.changes, waiting.bytes) = (Vec::new(), 0);
+        } else {
+            let due = Instant::now() + change.gathers();
+            waiting.due = Some(waiting.due.map_or(due, |before| before.min(due)));
+            waiting.bytes += size;
+            waiting.changes.push(change);
+        }
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Waits for what is to be done next.
+    fn next(&self) -> Next {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.overflowed {
+                return Next::Overflowed;
+            }
+            let now = Instant::now();
+            let is_due = waiting.due.is_some_and(|due| due <= now);
+            let hurries = waiting.closed || !waiting.loads.is_empty() || waiting.bytes >= WRITE_MOST;
+            if !waiting.changes.is_empty() && (is_due || hurries) {
+                let mut size = 0;
+                let parts = waiting.changes.iter().position(|change| {
+                    size += change.size();
+                    size > WRITE_MOST
+                });
+                // One at least.
+                let rest = parts.map_or(Vec::new(), |at| waiting.changes.split_off(at.max(1)));
+                let batch = mem::replace(&mut waiting.changes, rest);
+                waiting.due = waiting.due.filter(|_| !waiting.changes.is_empty());
+                return Next::Write(batch);
+            }
+            if let Some((resource, to)) = waiting.loads.pop() {
+                return Next::Load(resource, to);
+            }
+            if waiting.closed {
+                return Next::End;
+            }
+            let pause = waiting.due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
+            waiting = supervisor::resting(|| match pause {
+                Duration::MAX => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                pause => self.changed.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0,
+            });
+        }
+    }
+
+    /// These are written.
+    fn written(&self, batch: &[Change]) {
+        let mut waiting = self.lock();
+        waiting.bytes -= batch.iter().map(Change::size).sum::<usize>().min(waiting.bytes);
+        waiting.problem = None;
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Waits before the next try; whether there is to be one.
+    fn pause(&self) -> bool {
+        let waiting = self.lock();
+        let (waiting, _) = supervisor::resting(|| {
+            self.changed
+                .wait_timeout_while(waiting, AGAIN, |it| !it.closed && !it.overflowed)
+                .unwrap_or_else(PoisonError::into_inner)
+        });
+        !waiting.closed && !waiting.overflowed
+    }
+}
+
+enum Next {
+    Write(Vec<Change>),
+    Load(usize, mpsc::Sender<Loaded>),
+    Overflowed,
+    End,
+}
+
+/// The copy. Without one, everything is as if it were empty.
+#[derive(Debug)]
+pub(super) struct Cache {
+    queue: Arc<Queue>,
+    heard: Option<SystemTime>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What is wrong with the copy, for whoever asks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopyState(Arc<Queue>);
+
+impl CopyState {
+    /// Why it is not kept now.
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().problem.clone()
+    }
+}
+
 impl Cache {
     /// Opens the copy of what a server has told; of another server's nothing is taken.
     pub fn open(path: &Path, server: &str) -> Self {
-        let opened = match caught(|| open(path, server)) {
-            Ok(Ok(open)) => Ok(open),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(panic) => Err(panic),
+        let queue = Arc::<Queue>::default();
+        let mut writer = Writer {
+            queue: Arc::clone(&queue),
+            folder: path.into(),
+            server: server.into(),
+            database: None,
+            is_behind: false,
         };
-        let open = opened.or_else(|error| {
-            tracing::warn!(path = %path.display(), error, "the copy of the cluster's last state cannot be read; it is made anew");
-            remove(path).and_then(|()| open(path, server))
-        });
-        let open = open.inspect_err(|error| {
-            tracing::error!(path = %path.display(), %error, "the cluster's state cannot be kept; a start without the API server will have to wait for it");
-        });
-        Self { open: open.ok() }
+        if database::holds_others(path) {
+            tracing::info!(path = %path.display(), "the copy of the cluster's last state lacks changes or is another version's; it is made anew");
+            if let Err(error) = database::remove(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove it");
+            }
+        }
+        match Database::open(path, server) {
+            Ok(database) => writer.database = Some(database),
+            Err(error) => writer.fails(&error),
+        }
+        let heard = writer.database.as_ref().and_then(Database::heard);
+        let thread = supervisor::spawn("copy", move || writer.run());
+        if let Err(error) = &thread {
+            let mut waiting = queue.lock();
+            (waiting.overflowed, waiting.ended) = (true, true);
+            drop(waiting);
+            tracing::error!(%error, "no thread can be started that keeps the cluster's state");
+        }
+        let heard = heard.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        Self { queue, heard, thread: thread.ok() }
     }
 
-    /// When the server was last heard.
+    /// What is wrong with it, from now on.
+    pub fn state(&self) -> CopyState {
+        CopyState(Arc::clone(&self.queue))
+    }
+
+    /// When the last daemon heard of the server.
     pub fn heard(&self) -> Option<SystemTime> {
-        let open = self.open.as_ref()?;
-        let bytes = caught(|| open.meta.get(HEARD_KEY).ok().flatten()).ok()??;
-        let seconds = std::str::from_utf8(&bytes).ok()?.parse().ok()?;
-        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        self.heard
     }
 
-    /// What was kept of a resource: nothing, if it is not just what was written.
-    pub fn load(&mut self, resource: &Resource) -> Loaded {
-        let Some(kept) = self.open.as_ref().and_then(|open| open.kept(resource)) else {
-            return Loaded::default();
-        };
-        let damage = match caught(|| kept.load()).flatten() {
-            Ok(bodies) => return Loaded { bodies, complete: kept.summary.complete },
-            Err(damage) => damage,
-        };
-        tracing::warn!(damage, %resource, "the copy of the cluster's last state is damaged, and not used");
-        self.write(|open| {
-            let kept = open.kept_mut(resource)?;
-            kept.summary = Summary::default();
-            Some(kept.tree.clear())
-        });
-        Loaded::default()
+    /// What was kept of a resource: nothing, if it is not just what was written. Waits for the disk.
+    pub fn load(&self, resource: &Resource) -> Loaded {
+        let Some(at) = place(resource) else { return Loaded::default() };
+        let (to, loaded) = mpsc::channel();
+        {
+            let mut waiting = self.queue.lock();
+            if waiting.ended {
+                return Loaded::default();
+            }
+            waiting.loads.push((at, to));
+        }
+        self.queue.changed.notify_all();
+        // Nobody answers where there is no thread.
+        loaded.recv().unwrap_or_default()
     }
 
     /// Keeps an object.
-    pub fn put(&mut self, resource: &Resource, key: &str, body: &Value) {
+    pub fn put(&self, resource: &Resource, key: &str, body: &Value) {
         // A Value is always JSON.
-        let Ok(bytes) = serde_json::to_vec(body) else { return };
-        self.write(|open| open.kept_mut(resource).map(|kept| kept.set(key, Some(bytes))));
+        let (Some(at), Ok(body)) = (place(resource), serde_json::to_vec(body)) else { return };
+        self.queue.push(Change::Put { resource: at, key: key.into(), body: body.into() });
     }
 
     /// Forgets an object.
-    pub fn remove(&mut self, resource: &Resource, key: &str) {
-        self.write(|open| open.kept_mut(resource).map(|kept| kept.set(key, None)));
+    pub fn remove(&self, resource: &Resource, key: &str) {
+        let Some(at) = place(resource) else { return };
+        self.queue.push(Change::Remove { resource: at, key: key.into() });
     }
 
     /// Notes that a resource is here as a whole.
-    pub fn set_complete(&mut self, resource: &Resource) {
-        self.write(|open| open.kept_mut(resource).map(Kept::set_complete));
+    pub fn set_complete(&self, resource: &Resource) {
+        let Some(at) = place(resource) else { return };
+        self.queue.push(Change::Complete { resource: at });
     }
 
     /// Notes when the server was last heard.
-    pub fn set_heard(&mut self, at: SystemTime) {
-        let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
-        self.write(|open| Some(open.meta.insert(HEARD_KEY, seconds.to_string().as_bytes())));
-    }
-
-    /// Writes. A copy that cannot be written is given up: half of it must not be taken for the whole.
-    fn write<T>(&mut self, write: impl FnOnce(&mut Open) -> Option<sled::Result<T>>) {
-        let Some(open) = &mut self.open else { return };
-        let error = match caught(|| write(open)) {
-            Ok(None | Some(Ok(_))) => return,
-            Ok(Some(Err(error))) => error.to_string(),
-            Err(panic) => panic,
-        };
-        tracing::error!(path = %open.path.display(), error, "the cluster's state cannot be kept; a start without the API server will have to wait for it");
-        let path = open.path.clone();
-        let given_up = self.open.take();
-        // What sled does when it is dropped may fail for the same reason.
-        let _ = caught(move || drop(given_up));
-        if let Err(error) = fs::remove_dir_all(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove it");
-        }
+    pub fn set_heard(&self, at: SystemTime) {
+        self.queue.push(Change::Heard(at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())));
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
-            let _ = caught(move || open.db.flush());
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, FAREWELL);
         }
     }
 }
 
-impl Open {
-    fn kept(&self, resource: &Resource) -> Option<&Kept> {
-        let at = RESOURCES.iter().position(|it| it == resource)?;
-        self.trees.get(at)
-    }
-
-    fn kept_mut(&mut self, resource: &Resource) -> Option<&mut Kept> {
-        let at = RESOURCES.iter().position(|it| it == resource)?;
-        self.trees.get_mut(at)
-    }
+fn place(resource: &Resource) -> Option<usize> {
+    RESOURCES.iter().position(|it| it == resource)
 }
 
-impl Kept {
-    fn open(tree: Tree) -> sled::Result<Self> {
-        // Without one that can be read there is nothing that objects could agree with.
-        let summary = tree.get(SUMMARY_KEY)?.and_then(|bytes| Summary::decode(&bytes)).unwrap_or_default();
-        Ok(Self { tree, summary })
-    }
+/// The thread that writes.
+#[derive(Debug)]
+struct Writer {
+    queue: Arc<Queue>,
+    folder: PathBuf,
+    server: String,
+    database: Option<Database>,
+    /// What is on the disk lacks changes.
+    is_behind: bool,
+}
 
-    /// All objects, or why they are not what was written.
-    fn load(&self) -> Result<Vec<Value>, String> {
-        let mut found = Summary { complete: self.summary.complete, ..Summary::default() };
-        let mut bodies = Vec::new();
-        for entry in &self.tree {
-            let (key, value) = entry.map_err(|error| error.to_string())?;
-            if *key == *SUMMARY_KEY.as_bytes() {
-                continue;
+impl Writer {
+    fn run(mut self) {
+        loop {
+            match self.queue.next() {
+                Next::Write(batch) => {
+                    if !self.write(&batch) {
+                        break;
+                    }
+                }
+                Next::Load(resource, to) => {
+                    let loaded = self.database.as_mut().map(|database| database.load(resource));
+                    match loaded.unwrap_or_else(|| Ok(Loaded::default())) {
+                        // Nobody waits for it if the source is gone.
+                        Ok(loaded) => drop(to.send(loaded)),
+                        Err(error) => {
+                            // What was loaded of others is not told again, so no copy can be made from here on.
+                            self.queue.lock().overflowed = true;
+                            self.give_up(&format!("it cannot be read: {error}"));
+                            break;
+                        }
+                    }
+                }
+                Next::Overflowed => {
+                    self.give_up(OVERFLOWED);
+                    break;
+                }
+                Next::End => break,
             }
-            let key = std::str::from_utf8(&key).map_err(|error| error.to_string())?;
-            found.add(key, &value);
-            bodies.push(serde_json::from_slice(&value).map_err(|error| format!("{key}: {error}"))?);
         }
-        if found != self.summary {
-            let (here, written) = (found.count, self.summary.count);
-            return Err(format!("it has {here} objects that are not just the {written} that were written"));
-        }
-        Ok(bodies)
+        // Whoever waits for an answer has none.
+        let mut waiting = self.queue.lock();
+        waiting.ended = true;
+        waiting.loads.clear();
     }
 
-    /// Keeps the value of a key, or none.
-    fn set(&mut self, key: &str, value: Option<Vec<u8>>) -> sled::Result<()> {
-        let before = self.tree.get(key)?;
-        if before.as_deref() == value.as_deref() {
-            return Ok(());
-        }
-        let mut summary = self.summary;
-        let mut batch = sled::Batch::default();
-        if let Some(before) = before {
-            summary.take(key, &before);
-        }
-        match value {
-            Some(value) => {
-                summary.add(key, &value);
-                batch.insert(key, value);
+    /// Writes until that succeeds; whether it did.
+    fn write(&mut self, batch: &[Change]) -> bool {
+        loop {
+            // A disk may take its time, and hang: nobody waits for this thread.
+            match supervisor::resting(|| self.try_to_write(batch)) {
+                Ok(()) => {
+                    self.queue.written(batch);
+                    return true;
+                }
+                Err(error) => self.fails(&error),
             }
-            None => batch.remove(key),
+            if !self.queue.pause() {
+                if self.queue.lock().overflowed {
+                    self.give_up(OVERFLOWED);
+                }
+                return false;
+            }
         }
-        self.write(batch, summary)
     }
 
-    fn set_complete(&mut self) -> sled::Result<()> {
-        if self.summary.complete {
-            return Ok(());
+    fn try_to_write(&mut self, batch: &[Change]) -> Result<(), Failure> {
+        let database = match &mut self.database {
+            Some(database) => database,
+            None => self.database.insert(Database::open_behind(&self.folder, &self.server)?),
+        };
+        database.apply(batch)?;
+        if self.is_behind && self.queue.lock().changes.is_empty() {
+            database::bring_back(&self.folder).map_err(|error| error.to_string())?;
+            self.is_behind = false;
+            tracing::info!(path = %self.folder.display(), "the cluster's state is kept again");
         }
-        self.write(sled::Batch::default(), Summary { complete: true, ..self.summary })
-    }
-
-    fn write(&mut self, mut batch: sled::Batch, summary: Summary) -> sled::Result<()> {
-        batch.insert(SUMMARY_KEY, summary.encode());
-        self.tree.apply_batch(batch)?;
-        self.summary = summary;
         Ok(())
     }
-}
 
-/// Removes whatever is at a path.
-fn remove(path: &Path) -> io::Result<()> {
-    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
-}
-
-fn open(path: &Path, server: &str) -> io::Result<Open> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let every = u64::try_from(FLUSH_EVERY.as_millis()).ok();
-    let db = sled::Config::new()
-        .path(path)
-        .cache_capacity(PAGES)
-        .segment_size(SEGMENT)
-        .flush_every_ms(every)
-        .open()
-        .map_err(io::Error::other)?;
-    let meta = db.open_tree(META).map_err(io::Error::other)?;
-    let trees: Result<Vec<_>, _> =
-        RESOURCES.iter().map(|it| db.open_tree(it.to_string()).and_then(Kept::open)).collect();
-    let mut open = Open { db, meta, trees: trees.map_err(io::Error::other)?, path: path.into() };
-    let is = |key, value: &str| -> io::Result<bool> {
-        Ok(open.meta.get(key).map_err(io::Error::other)?.is_some_and(|it| it == value.as_bytes()))
-    };
-    if !(is(FORMAT_KEY, FORMAT)? && is(SERVER_KEY, server)?) {
-        for kept in &mut open.trees {
-            kept.summary = Summary::default();
-            kept.tree.clear().map_err(io::Error::other)?;
+    /// The copy cannot be written: what is on the disk is none until it can.
+    fn fails(&mut self, error: &str) {
+        // After an error redb wants to be opened anew.
+        self.database = None;
+        if let Err(error) = database::put_behind(&self.folder) {
+            tracing::debug!(%error, "the copy keeps its name");
         }
-        open.meta.clear().map_err(io::Error::other)?;
-        open.meta.insert(FORMAT_KEY, FORMAT).map_err(io::Error::other)?;
-        open.meta.insert(SERVER_KEY, server).map_err(io::Error::other)?;
+        self.is_behind = true;
+        let problem = format!(
+            "the cluster's state cannot be kept in {}: {error}; a start without the API server would have to wait for it",
+            self.folder.display()
+        );
+        let before = self.queue.lock().problem.replace(problem.clone());
+        if before.as_ref() != Some(&problem) {
+            tracing::error!("{problem}");
+        }
     }
-    Ok(open)
+
+    /// No copy can be kept until the next start.
+    fn give_up(&mut self, why: &str) {
+        self.database = None;
+        let removed = database::remove(&self.folder);
+        let problem = format!(
+            "the cluster's state is not kept in {}: {why}; a start without the API server would have to wait for it; \
+             restart the daemon once the disk is well",
+            self.folder.display()
+        );
+        tracing::error!(removed = ?removed.err(), "{problem}");
+        self.queue.lock().problem = Some(problem);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::cluster::objects::Kind;
-
-    #[test]
-    fn what_was_kept_is_there_again_for_the_same_server_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cluster");
-        let pods = Resource::of(Kind::Pod);
-        let at = UNIX_EPOCH + Duration::from_secs(7);
-        {
-            let mut cache = Cache::open(&path, "https://a");
-            assert!(cache.load(pods) == Loaded::default() && cache.heard().is_none());
-            cache.put(pods, "ns/a", &json!({"x": 1}));
-            cache.put(pods, "ns/b", &json!({"x": 2}));
-            cache.remove(pods, "ns/a");
-            cache.set_complete(pods);
-            cache.set_heard(at);
-        }
-        {
-            let mut cache = Cache::open(&path, "https://a");
-            assert!(!cache.load(Resource::of(Kind::Node)).complete);
-            assert_eq!(cache.load(pods), Loaded { bodies: vec![json!({"x": 2})], complete: true });
-            assert_eq!(cache.heard(), Some(at));
-        }
-        let mut cache = Cache::open(&path, "https://b");
-        assert!(cache.load(pods) == Loaded::default() && cache.heard().is_none());
-    }
-
-    #[test]
-    fn what_is_no_copy_is_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cluster");
-        let pods = Resource::of(Kind::Pod);
-        {
-            let mut cache = Cache::open(&path, "https://a");
-            cache.put(pods, "ns/a", &json!({"x": 1}));
-            cache.set_complete(pods);
-        }
-        fs::remove_dir_all(&path).unwrap();
-        fs::write(&path, "no database").unwrap();
-        let mut cache = Cache::open(&path, "https://a");
-        assert!(!cache.load(pods).complete);
-        cache.set_complete(pods);
-        assert!(cache.load(pods).complete);
-    }
-
-    /// What may become of a tree, by sled or by somebody else.
-    type Damage = fn(&Tree) -> sled::Result<()>;
-
-    #[test]
-    fn what_is_not_just_what_was_written_is_no_copy() {
-        let damages: [(&str, Damage); 7] = [
-            ("an object is lost", |tree| tree.remove("ns/a").map(drop)),
-            ("all objects are lost", |tree| {
-                for key in ["ns/a", "ns/b"] {
-                    tree.remove(key)?;
-                }
-                Ok(())
-            }),
-            ("an object is an older one", |tree| tree.insert("ns/a", r#"{"x":0}"#).map(drop)),
-            ("an object is cut", |tree| tree.insert("ns/a", r#"{"x":"#).map(drop)),
-            ("two objects are swapped", |tree| {
-                let (a, b) = (tree.get("ns/a")?, tree.get("ns/b")?);
-                tree.insert("ns/a", b.unwrap_or_default())?;
-                tree.insert("ns/b", a.unwrap_or_default()).map(drop)
-            }),
-            ("the summary is lost", |tree| tree.remove(SUMMARY_KEY).map(drop)),
-            ("the summary is cut", |tree| tree.insert(SUMMARY_KEY, "1 2").map(drop)),
-        ];
-        let policies = Resource::of(Kind::NetworkPolicy);
-        for (what, damage) in damages {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("cluster");
-            {
-                let mut cache = Cache::open(&path, "https://a");
-                for (key, x) in [("ns/a", 1), ("ns/b", 2)] {
-                    cache.put(policies, key, &json!({ "x": x }));
-                }
-                cache.set_complete(policies);
-                assert_eq!(cache.load(policies).bodies.len(), 2);
-                let kept = cache.open.as_ref().unwrap().kept(policies).unwrap();
-                damage(&kept.tree).unwrap();
-            }
-            let mut cache = Cache::open(&path, "https://a");
-            assert_eq!(cache.load(policies), Loaded::default(), "{what}");
-            // And it is one again once everything was told.
-            cache.put(policies, "ns/a", &json!({"x": 3}));
-            cache.set_complete(policies);
-            drop(cache);
-            let told = Loaded { bodies: vec![json!({"x": 3})], complete: true };
-            assert_eq!(Cache::open(&path, "https://a").load(policies), told, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_summary_follows_from_the_objects_not_from_the_way_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let pods = Resource::of(Kind::Pod);
-        let mut cache = Cache::open(&dir.path().join("cluster"), "https://a");
-        for round in 0..3 {
-            for name in ["a", "b", "c"] {
-                cache.put(pods, name, &json!({ "round": round }));
-                cache.remove(pods, "b");
-                cache.remove(pods, "never");
-            }
-        }
-        let loaded = cache.load(pods);
-        assert_eq!((loaded.bodies.len(), loaded.complete), (2, false));
-    }
-}
+mod tests;

@@ -8,7 +8,10 @@ use std::{
 
 use ipamd_api::wire::ClusterStatus;
 
-use super::resources::{RESOURCES, Resource};
+use super::{
+    cache::CopyState,
+    resources::{RESOURCES, Resource},
+};
 use crate::{
     cluster::{SourceCounts, SourceState},
     steady::Age,
@@ -18,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Contact {
     server: String,
+    copy: CopyState,
     state: Mutex<State>,
 }
 
@@ -35,10 +39,10 @@ struct State {
 }
 
 impl Contact {
-    pub fn new(server: String, inherited: Option<SystemTime>) -> Self {
+    pub fn new(server: String, inherited: Option<SystemTime>, copy: CopyState) -> Self {
         // The clock of the day is asked once: whoever sets it makes nothing older from here on.
         let inherited = inherited.map(|at| Age::of(at.elapsed().map_or(0, |age| age.as_secs())));
-        Self { server, state: Mutex::new(State { inherited, ..State::default() }) }
+        Self { server, copy, state: Mutex::new(State { inherited, ..State::default() }) }
     }
 
     pub fn server(&self) -> &str {
@@ -119,6 +123,10 @@ impl SourceState for Contact {
         }
     }
 
+    fn problem(&self) -> Option<String> {
+        self.copy.problem()
+    }
+
     fn counts(&self) -> Vec<(String, SourceCounts)> {
         self.state().counts.iter().map(|(resource, counts)| (resource.clone(), *counts)).collect()
     }
@@ -132,7 +140,7 @@ mod tests {
     #[test]
     fn the_age_is_that_of_the_oldest_trouble() {
         let long_ago = SystemTime::now() - Duration::from_secs(100);
-        let contact = Contact::new("https://a".into(), Some(long_ago));
+        let contact = Contact::new("https://a".into(), Some(long_ago), CopyState::default());
         assert_eq!((contact.status().live, contact.status().age_seconds), (false, None));
         contact.goes_by_copy();
         assert!(contact.status().age_seconds.is_some_and(|age| (100..110).contains(&age)));

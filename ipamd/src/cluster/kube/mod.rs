@@ -155,7 +155,7 @@ impl Kube {
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/');
         let cache = Cache::open(copy, server);
-        let contact = Arc::new(Contact::new(server.into(), cache.heard()));
+        let contact = Arc::new(Contact::new(server.into(), cache.heard(), cache.state()));
         let (reporting, reports) = channel(ROOM);
         // All share one client, and over HTTP/2 one connection.
         let client = client(config)?;
