@@ -28,6 +28,17 @@ __noinline int FN(begin_in_epoch)(void)
 	return 0;
 }
 
+/*
+ * Whether a packet of a connection that nobody remembers looks like an answer: it comes from a port that programs do not
+ * connect from unless they choose it (Linux takes 32768 and above, others higher ones), and goes to one that they do.
+ */
+static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
+{
+	return packet->protocol == IPPROTO_TCP && packet->flags & TCP_ACK && !(packet->flags & TCP_SYN) &&
+	       packet->kind != PACKET_ERROR && bpf_ntohs(packet->source_port) < FIRST_EPHEMERAL_PORT &&
+	       bpf_ntohs(packet->destination_port) >= FIRST_EPHEMERAL_PORT;
+}
+
 /* Completes the new entry of the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
  * remembered that goes on. */
 static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side)
@@ -38,6 +49,7 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	*(PACKET *)&room->packet = *packet;
 	entry->opener = side;
 	room->known = old;
+	room->looks_like_answer = !old && FN(looks_like_answer)(packet);
 	room->begins = true;
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
@@ -76,17 +88,6 @@ static __always_inline bool FN(is_taken)(const CT_ENTRY *old, const PACKET *pack
 }
 
 /*
- * Whether a packet of a connection that nobody remembers looks like an answer: it comes from a port that programs do not
- * connect from unless they choose it (Linux takes 32768 and above, others higher ones), and goes to one that they do.
- */
-static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
-{
-	return packet->protocol == IPPROTO_TCP && packet->flags & TCP_ACK && !(packet->flags & TCP_SYN) &&
-	       packet->kind != PACKET_ERROR && bpf_ntohs(packet->source_port) < FIRST_EPHEMERAL_PORT &&
-	       bpf_ntohs(packet->destination_port) >= FIRST_EPHEMERAL_PORT;
-}
-
-/*
  * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender` and `receiver` are
  * slots of local endpoints, or 0.
  */
@@ -99,7 +100,7 @@ __noinline int FN(is_answer)(struct __sk_buff *skb, const PACKET *packet, __u32 
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 
-	if (likely(room->known || entry->service || !FN(looks_like_answer)(packet)))
+	if (entry->service)
 		return false;
 	if (FN(police)(skb, (const PACKET *)&room->packet, receiver, sender, POLICE_AGAINST))
 		return false;
@@ -316,7 +317,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 			seen->destination = old->nat_address[(side ^ 1) & 1];
 			seen->destination_port = old->nat_port[(side ^ 1) & 1];
 		}
-	} else if (!at_uplink) {
+	} else if (!at_uplink && (entry->service || FN(may_be_served_by)(&seen->destination, &room->served_at))) {
 		reason = FN(serve)(side, FROM_INSIDE);
 		if (reason)
 			return reason;
@@ -332,7 +333,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	/* An endpoint always reaches itself. */
 	if (from == to)
 		;
-	else if (FN(is_answer)(skb, packet, side, from, to))
+	else if (unlikely(room->looks_like_answer) && FN(is_answer)(skb, packet, side, from, to))
 		against = true;
 	else
 		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
@@ -438,7 +439,8 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	} else if (!by_stack) {
 		if (!old && FN(is_for_own_socket)(skb, packet))
 			return NOT_FOR_ENDPOINT;
-		reason = FN(serve)(side, FROM_OUTSIDE);
+		if (entry->service || FN(may_be_served_by)(&seen->destination, &room->served_at))
+			reason = FN(serve)(side, FROM_OUTSIDE);
 		if (reason)
 			return reason;
 	}
@@ -472,7 +474,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
 
-	bool answer = FN(is_answer)(skb, packet, side, from, to);
+	bool answer = unlikely(room->looks_like_answer) && FN(is_answer)(skb, packet, side, from, to);
 
 	against |= answer;
 	if (by_stack && !against)

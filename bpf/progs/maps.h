@@ -351,6 +351,7 @@ struct scratch {
 	__u32 flags; /* of the entry, before the packet that was judged */
 	__u32 seen; /* the same */
 	__u32 fence; /* written for the order alone */
+	__u32 served_at; /* the place of an address in `served_addresses` */
 	__u32 now; /* the tick when the packet was judged */
 	__u16 moment; /* the same, in 2^24 ns */
 	__u8 pad_of_moment[2];
@@ -377,6 +378,8 @@ struct scratch {
 	__be16 mark_port;
 	bool marked;
 	bool known; /* the flow in question was remembered */
+	bool looks_like_answer; /* the packet, of a flow that was not */
+	__u8 pad_of_answer[3];
 	struct event event;
 };
 

@@ -3,12 +3,21 @@
  * an established flow. */
 
 /* Whether anything is in `frontends` for an address. False for most that a first packet goes to, without a look-up in a hash. */
+static __always_inline bool FN(may_be_served_by)(const ADDRESS *address, __u32 *at)
+{
+	__u32 place = FN(address_place)(address) - CHANGED_ADDRESSES;
+	const __u64 *word;
+
+	*at = place / 64;
+	word = bpf_map_lookup_elem(&served_addresses, at);
+	return !word || *word >> place % 64 & 1;
+}
+
 static __always_inline bool FN(may_be_served)(const ADDRESS *address)
 {
-	__u32 place = FN(address_place)(address) - CHANGED_ADDRESSES, at = place / 64;
-	const __u64 *word = bpf_map_lookup_elem(&served_addresses, &at);
+	__u32 at;
 
-	return !word || *word >> place % 64 & 1;
+	return FN(may_be_served_by)(address, &at);
 }
 
 /* What is reached at a port of every address of the node that serves node ports. */
