@@ -19,7 +19,7 @@ use super::{
     Shared, TOKEN,
     bodies::{self, Body, said, status, whole},
     lists::list,
-    objects::Stored,
+    objects::{Stored, kind_of},
     paths::Target,
     rbac::Right,
     selectors::Selector,
@@ -41,6 +41,15 @@ pub(super) struct Asked {
 impl Asked {
     pub fn get(&self, key: &str) -> &str {
         self.query.get(key).map(String::as_str).unwrap_or_default()
+    }
+
+    /// What each object is, as it is wanted: version and kind.
+    pub fn types(&self) -> (&str, &'static str) {
+        if self.metadata {
+            ("meta.k8s.io/v1", "PartialObjectMetadata")
+        } else {
+            (&self.target.api_version, kind_of(&self.target.resource))
+        }
     }
 
     /// An object as it is wanted, as JSON.
@@ -99,6 +108,12 @@ pub(super) async fn answer(
     let named = target.subresource.as_ref().map_or(plural.to_owned(), |it| format!("{plural}/{it}"));
     if let Some(code) = behaviour.refuses.get(&*named) {
         return Ok(status(*code, "Refused", "as the test wants it"));
+    }
+    if let Some((api_version, kind)) = behaviour.lists_others.get(&*named) {
+        let version = shared.objects().version().to_string();
+        let metadata = json!({"resourceVersion": version});
+        let list = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": []});
+        return Ok(whole(200, &list));
     }
     if !shared.objects().is_served(&target.resource) {
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));

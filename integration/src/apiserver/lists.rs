@@ -40,13 +40,9 @@ pub(super) fn list(shared: &Shared, asked: &Asked) -> Response<Body> {
         metadata["continue"] = json!(objects.keep_rest(Rest { version, objects: rest }));
     }
     drop(objects);
-    let (api_version, kind) = if asked.metadata {
-        ("meta.k8s.io/v1", "PartialObjectMetadataList")
-    } else {
-        (&*asked.target.api_version, "List")
-    };
+    let (api_version, kind) = asked.types();
     let mut text =
-        format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}","metadata":{metadata},"items":["#);
+        format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}List","metadata":{metadata},"items":["#);
     for (at, object) in selected.iter().map(Arc::as_ref).enumerate() {
         let object: &Stored = object;
         if at > 0 {

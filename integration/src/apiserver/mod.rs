@@ -60,6 +60,8 @@ pub struct Behaviour {
     pub silent: bool,
     /// Requests of this plural are refused with this code.
     pub refuses: BTreeMap<&'static str, u16>,
+    /// Requests of this plural are answered by an empty list that says that it is of another version and kind.
+    pub lists_others: BTreeMap<&'static str, (&'static str, &'static str)>,
     /// What clients may do; everything, if nothing is said.
     pub rights: Option<BTreeSet<Right>>,
     /// Next so many requests are refused: they are too many, and may come again after a second.
@@ -98,6 +100,7 @@ impl Default for Behaviour {
             cuts: false,
             silent: false,
             refuses: BTreeMap::new(),
+            lists_others: BTreeMap::new(),
             rights: None,
             busy: 0,
             streams_not: None,

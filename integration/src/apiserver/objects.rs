@@ -48,6 +48,22 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("events.events.k8s.io", "Event"),
 ];
 
+/// Those that come with a definition: plural and group, kind.
+const OPTIONAL: [(&str, &str); 6] = [
+    ("clusternetworkpolicies.policy.networking.k8s.io", "ClusterNetworkPolicy"),
+    ("tiers.projectcalico.org", "Tier"),
+    ("networksets.projectcalico.org", "NetworkSet"),
+    ("globalnetworksets.projectcalico.org", "GlobalNetworkSet"),
+    ("networkpolicies.projectcalico.org", "NetworkPolicy"),
+    ("globalnetworkpolicies.projectcalico.org", "GlobalNetworkPolicy"),
+];
+
+/// The kind of the objects of a resource.
+pub(super) fn kind_of(resource: &str) -> &'static str {
+    let mut all = BUILT_IN.iter().chain(&OPTIONAL);
+    all.find(|it| it.0 == resource).map_or("Unknown", |it| it.1)
+}
+
 /// An object in one of its states.
 #[derive(Debug)]
 pub(super) struct Stored {

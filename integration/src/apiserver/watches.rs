@@ -187,8 +187,9 @@ fn bookmark(asked: &Asked, version: u64, ends_list: bool) -> Bytes {
     if ends_list {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    let kind = json!({"kind": "Bookmark", "apiVersion": asked.target.api_version, "metadata": metadata});
-    line("BOOKMARK", kind.to_string().as_bytes())
+    let (api_version, kind) = asked.types();
+    let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+    line("BOOKMARK", object.to_string().as_bytes())
 }
 
 /// An event of a watch: its kind, and the object as JSON.

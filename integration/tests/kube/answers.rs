@@ -191,3 +191,40 @@ fn a_server_that_takes_requests_and_never_answers_is_told_of() -> Result<()> {
     }
     Ok(())
 }
+
+/// A proxy that mixes up who asked, or a server that means another version: an empty list of something else is no empty list.
+#[test]
+fn an_answer_of_another_type_takes_nothing_away() -> Result<()> {
+    needs_root!();
+    let scene = Scene::new()?;
+    scene.server.put(guard("first"));
+    scene.server.behave(|server| server.streaming = Streaming::Refused);
+    scene.node.start_daemon()?;
+    scene.wait_for_policies(&["first"])?;
+    scene.wait_until_live(true)?;
+    let others =
+        [("v1", "SecretList"), ("other/v9", "NetworkPolicyList"), ("meta.k8s.io/v1", "Table"), ("", "")];
+    for (api_version, kind) in others {
+        scene.server.behave(|server| server.lists_others = [("networkpolicies", (api_version, kind))].into());
+        // Whoever watches asks again, and lists anew when nothing comes of that.
+        scene.server.end_watches();
+        let says = |trouble: &str| trouble.contains("networkpolicies") && trouble.contains("makes no sense");
+        let is_told = || scene.cluster().is_ok_and(|it| says(&it["trouble"].to_string()));
+        ensure!(eventually(PATIENCE, is_told), "{}", scene.cluster()?);
+        scene.wait_for_policies(&["first"])?;
+        scene.server.behave(|server| server.lists_others.clear());
+        ensure!(eventually(PATIENCE * 3, || scene.cluster().is_ok_and(|it| it["live"] == true)));
+        scene.wait_for_policies(&["first"])?;
+    }
+    // Nor at a start, with a copy or without.
+    scene.server.behave(|server| server.lists_others = [("networkpolicies", ("v1", "SecretList"))].into());
+    scene.node.kill_daemon();
+    let _ = std::fs::remove_dir_all(scene.node.state_dir().join("cluster"));
+    scene.node.launch_daemon()?;
+    let waits = || {
+        let problems = scene.node.status().unwrap_or_default()["problems"].to_string();
+        problems.contains("not listed yet: networkpolicies") && problems.contains("SecretList")
+    };
+    ensure!(eventually(PATIENCE, waits), "{:?}", scene.node.status());
+    Ok(())
+}

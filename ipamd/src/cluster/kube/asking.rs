@@ -115,7 +115,11 @@ impl Asking {
             let objects = {
                 // Never closed.
                 let _turn = self.turns.acquire().await;
-                objects(&client, namespace, name).await.map_err(|error| words_of(&error))?
+                let objects = objects(&client, namespace, name).await.map_err(|error| words_of(&error))?;
+                for (resource, seen) in &objects {
+                    resource.object().check(seen.types()).map_err(|failure| failure.words())?;
+                }
+                objects
             };
             let (in_force, told) = oneshot::channel();
             let gone = || "the daemon does not follow the cluster any more".to_owned();

@@ -12,6 +12,7 @@ use super::{
     resources::Resource,
     seen::Seen,
     streams::Server,
+    types::Type,
 };
 
 /// Which objects, and how they are asked for.
@@ -20,6 +21,8 @@ pub(super) struct Collection {
     /// What people call it.
     pub name: String,
     pub server: Server,
+    /// The type of its objects, as it is asked for.
+    pub object: Type,
     path: String,
     labels: Option<&'static str>,
     fields: Option<&'static str>,
@@ -33,6 +36,7 @@ impl Collection {
         Self {
             name: resource.to_string(),
             server: if resource.optional { Server::Of(resource.group) } else { Server::Own },
+            object: resource.object(),
             path: Seen::url_path(&resource, None),
             labels: resource.labels,
             fields: resource.fields,
@@ -45,6 +49,7 @@ impl Collection {
         Self {
             name: "customresourcedefinitions.apiextensions.k8s.io".into(),
             server: Server::Own,
+            object: Type::new("PartialObjectMetadata", "meta.k8s.io/v1"),
             path: "/apis/apiextensions.k8s.io/v1/customresourcedefinitions".into(),
             labels: None,
             fields: None,

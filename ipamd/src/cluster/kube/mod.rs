@@ -21,6 +21,7 @@ mod seen;
 mod streams;
 mod token;
 mod told;
+mod types;
 
 use std::{
     collections::BTreeMap,

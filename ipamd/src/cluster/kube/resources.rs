@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::types::Type;
 use crate::cluster::objects::Kind;
 
 /// A resource of the API.
@@ -64,6 +65,16 @@ impl Resource {
         RESOURCES.iter().find(|resource| resource.kind == kind).unwrap_or(&RESOURCES[0])
     }
 
+    /// The type of its objects.
+    pub fn object(&self) -> Type {
+        // People are told the group of one of two kinds of the same name.
+        let kind = self.kind.name().split('.').next().unwrap_or_default();
+        match self.group {
+            "" => Type::new(kind, self.version),
+            group => Type::new(kind, &format!("{group}/{}", self.version)),
+        }
+    }
+
     /// The name of its CustomResourceDefinition, if it has one.
     pub fn definition(&self) -> String {
         format!("{}.{}", self.plural, self.group)
@@ -89,5 +100,8 @@ mod tests {
             assert_eq!(Resource::of(resource.kind), resource);
         }
         assert_eq!(Resource::of(Kind::GlobalNetworkSet).definition(), "globalnetworksets.projectcalico.org");
+        assert_eq!(Resource::of(Kind::Pod).object(), Type::new("Pod", "v1"));
+        let calico = Resource::of(Kind::CalicoNetworkPolicy).object();
+        assert_eq!(calico.list(), Type::new("NetworkPolicyList", "projectcalico.org/v3"));
     }
 }

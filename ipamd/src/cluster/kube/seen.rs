@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use super::resources::Resource;
+use super::{resources::Resource, types::Type};
 use crate::cluster::v1::SOURCE_RANGES;
 
 /// What of a value is kept.
@@ -28,6 +28,8 @@ use Keep::{All, But, Nothing, Only};
 
 /// Of every kind of object: no two mean different things by the same field.
 const OBJECT: Keep = Only(&[
+    ("kind", All),
+    ("apiVersion", All),
     ("metadata", METADATA),
     ("spec", SPEC),
     ("status", STATUS),
@@ -87,6 +89,8 @@ const STATUS: Keep = Only(&[
 pub(super) struct Seen {
     /// Its name, namespace, uid and resource version.
     meta: ObjectMeta,
+    /// What it says that it is; those in lists need not.
+    types: Type,
     /// What is kept of it.
     pub body: Value,
 }
@@ -94,6 +98,11 @@ pub(super) struct Seen {
 impl Seen {
     /// An object of which the body was kept.
     pub fn of(mut body: Value) -> Self {
+        let mut take = |field: &str| match body.as_object_mut().and_then(|it| it.remove(field)) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let types = Type { kind: take("kind"), api_version: take("apiVersion") };
         // The API leaves an empty map out. For Cambric, that labels are not there means that they are not known.
         if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
             let labels = metadata.entry("labels").or_insert(Value::Null);
@@ -112,7 +121,12 @@ impl Seen {
             resource_version: resource_version.and_then(|it| it.as_str().map(ToOwned::to_owned)),
             ..ObjectMeta::default()
         };
-        Self { meta, body }
+        Self { meta, types, body }
+    }
+
+    /// What it says that it is.
+    pub fn types(&self) -> &Type {
+        &self.types
     }
 
     /// What tells it from others of its resource.
@@ -269,7 +283,7 @@ mod tests {
     #[test]
     fn a_pod_is_kept_without_what_nobody_reads() {
         let pod = json!({
-            "kind": "Pod",
+            "kind": "Pod", "apiVersion": "v1",
             "metadata": {
                 "name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "7", "labels": {"k": "v"},
                 "managedFields": [{"manager": "kubelet"}], "annotations": {"x": "y"},
@@ -282,6 +296,7 @@ mod tests {
         });
         let seen: Seen = serde_json::from_value(pod).unwrap();
         assert_eq!((&*seen.key(), seen.version()), ("ns/a", "7"));
+        assert_eq!(*seen.types(), Type::new("Pod", "v1"));
         assert_eq!(
             seen.body,
             json!({

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use kube::Client;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     exchange::{self, Lines, Packing},
     failure::{Failure, Status},
     seen::Seen,
+    types::Type,
 };
 
 /// What marks the end of the list in a stream.
@@ -40,13 +41,51 @@ pub(super) enum Event {
 
 /// A watch that the server has begun to answer.
 #[derive(Debug)]
-pub(super) struct Watch(Lines);
+pub(super) struct Watch {
+    lines: Lines,
+    /// What it tells of.
+    object: Type,
+}
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct List {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
     metadata: Metadata,
-    // Go has two empty lists.
-    items: Option<Vec<Seen>>,
+    // Go has two empty lists, of which one is null. What has no such field is no list.
+    #[serde(default, deserialize_with = "present")]
+    items: Option<Option<Vec<Seen>>>,
+}
+
+/// A field that is there, whatever its value.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl List {
+    /// A page of such objects.
+    fn page(self, object: &Type) -> Result<Page, Failure> {
+        object.list().check(&Type { kind: self.kind, api_version: self.api_version })?;
+        let Metadata { resource_version: version, r#continue: rest, .. } = self.metadata;
+        if version.is_empty() {
+            return Err(Failure::Garbage("a list has no resourceVersion".into()));
+        }
+        let Some(items) = self.items else {
+            return Err(Failure::Garbage("a list has no items, not even none".into()));
+        };
+        let items = items.unwrap_or_default();
+        for seen in &items {
+            object.check_item(seen.types())?;
+            if seen.key().is_empty() {
+                return Err(Failure::Garbage("an object of a list has no name".into()));
+            }
+        }
+        Ok(Page { version, items, rest: Some(rest).filter(|it| !it.is_empty()) })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -66,7 +105,12 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Bookmark {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    api_version: String,
     metadata: Metadata,
 }
 
@@ -81,11 +125,7 @@ pub(super) async fn page(
     let request = collection.list(limit, rest)?;
     let text = exchange::get(client, request, Packing::Gzip, patience).await?.whole(patience).await?;
     let list: List = serde_json::from_slice(&text).map_err(|error| garbage(&error, &text))?;
-    let Metadata { resource_version: version, r#continue: rest, .. } = list.metadata;
-    if version.is_empty() {
-        return Err(Failure::Garbage("a list has no resourceVersion".into()));
-    }
-    Ok(Page { version, items: list.items.unwrap_or_default(), rest: Some(rest).filter(|it| !it.is_empty()) })
+    list.page(&collection.object)
 }
 
 impl Watch {
@@ -98,16 +138,19 @@ impl Watch {
         patience: Duration,
     ) -> Result<Self, Failure> {
         let request = collection.watch(version, with_list)?;
-        Ok(Self(exchange::get(client, request, Packing::Plain, patience).await?.lines()))
+        let lines = exchange::get(client, request, Packing::Plain, patience).await?.lines();
+        Ok(Self { lines, object: collection.object.clone() })
     }
 
     /// The next event; `None` when the server has ended the watch. Waits so long for something to come.
     pub async fn next(&mut self, patience: Duration) -> Result<Option<Event>, Failure> {
-        self.0.next(patience).await?.map(event).transpose()
+        let Some(line) = self.lines.next(patience).await? else { return Ok(None) };
+        event(line, &self.object).map(Some)
     }
 }
 
-fn event(line: &[u8]) -> Result<Event, Failure> {
+/// An event of a watch of such objects. Each says what it is, also the one in which a bookmark is.
+fn event(line: &[u8], of: &Type) -> Result<Event, Failure> {
     let Line { kind, object } = serde_json::from_slice(line).map_err(|error| {
         // Some send a refusal as it is.
         match serde_json::from_slice::<Status>(line) {
@@ -117,11 +160,13 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
     })?;
     let unread = |error| garbage(&error, line);
     match &*kind {
-        "ADDED" => whole(object).map(Event::Added),
-        "MODIFIED" => whole(object).map(Event::Modified),
-        "DELETED" => whole(object).map(Event::Gone),
+        "ADDED" => whole(object, of).map(Event::Added),
+        "MODIFIED" => whole(object, of).map(Event::Modified),
+        "DELETED" => whole(object, of).map(Event::Gone),
         "BOOKMARK" => {
-            let Bookmark { metadata } = serde_json::from_str(object.get()).map_err(unread)?;
+            let Bookmark { kind, api_version, metadata } =
+                serde_json::from_str(object.get()).map_err(unread)?;
+            of.check(&Type { kind, api_version })?;
             if metadata.resource_version.is_empty() {
                 return Err(Failure::Garbage("a bookmark has no resourceVersion".into()));
             }
@@ -138,9 +183,10 @@ fn event(line: &[u8]) -> Result<Event, Failure> {
 }
 
 /// An object of an event, which can be told from others and from its other states.
-fn whole(object: &RawValue) -> Result<Seen, Failure> {
+fn whole(object: &RawValue, of: &Type) -> Result<Seen, Failure> {
     let text = object.get();
     let seen: Seen = serde_json::from_str(text).map_err(|error| garbage(&error, text.as_bytes()))?;
+    of.check(seen.types())?;
     if seen.key().is_empty() || seen.version().is_empty() {
         return Err(Failure::Garbage("an object of a watch has no name or no resourceVersion".into()));
     }
@@ -160,9 +206,76 @@ mod fuzz;
 mod tests {
     use super::*;
 
+    fn event(line: &[u8]) -> Result<Event, Failure> {
+        super::event(line, &Type::new("Pod", "v1"))
+    }
+
+    /// Each what was not asked for: of another kind, of another version, of both, of none.
+    const OTHERS: [&str; 5] = [
+        r#""kind":"Secret","apiVersion":"v1","#,
+        r#""kind":"Pod","apiVersion":"other/v9","#,
+        r#""apiVersion":"v1","#,
+        r#""kind":"Pod","#,
+        "",
+    ];
+
+    #[test]
+    fn an_event_about_something_else_is_not_understood() {
+        for types in OTHERS {
+            for kind in ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"] {
+                let line = format!(
+                    r#"{{"type":"{kind}","object":{{{types}"metadata":{{"name":"a","resourceVersion":"7"}}}}}}"#
+                );
+                assert!(matches!(event(line.as_bytes()), Err(Failure::Garbage(_))), "{line}");
+                let right = line.replace(types, r#""kind":"Pod","apiVersion":"v1","#);
+                assert!(types.is_empty() || event(right.as_bytes()).is_ok(), "{right}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_is_one_of_what_was_asked_for_and_has_items() {
+        let pods = Type::new("Pod", "v1");
+        let page = |text: &str| serde_json::from_str::<List>(text).unwrap().page(&pods);
+        let list =
+            |types: &str, rest: &str| format!(r#"{{{types}"metadata":{{"resourceVersion":"7"}}{rest}}}"#);
+        let right = r#""kind":"PodList","apiVersion":"v1","#;
+        for (rest, count) in [
+            (r#","items":[]"#, 0),
+            (r#","items":null"#, 0),
+            (r#","items":[{"metadata":{"name":"a"}}]"#, 1),
+            (r#","items":[{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}]"#, 1),
+        ] {
+            assert_eq!(page(&list(right, rest)).unwrap().items.len(), count, "{rest}");
+            for types in OTHERS.map(|it| it.replace("Pod", "PodList").replace("Secret", "SecretList")) {
+                let text = list(&types, rest);
+                assert!(matches!(page(&text), Err(Failure::Garbage(_))), "{text}");
+            }
+        }
+        for rest in [
+            "",
+            r#","rows":[]"#,
+            r#","items":[{"kind":"Secret","metadata":{"name":"a"}}]"#,
+            r#","items":[{"apiVersion":"v2","metadata":{"name":"a"}}]"#,
+            r#","items":[{"metadata":{}}]"#,
+            r#","items":[null]"#,
+        ] {
+            let text = list(right, rest);
+            assert!(matches!(page(&text), Err(Failure::Garbage(_))), "{text}");
+        }
+        let table =
+            r#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"5"},"rows":[]}"#;
+        let why = page(table).unwrap_err().words();
+        assert!(
+            why.contains(r#"the kind "Table" of "meta.k8s.io/v1", where the kind "PodList" of "v1""#),
+            "{why}"
+        );
+        assert!(page(r#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[]}"#).is_err());
+    }
+
     #[test]
     fn events_are_read_whatever_the_order_of_their_fields() {
-        let object = r#"{"metadata":{"name":"a","namespace":"ns","resourceVersion":"7"}}"#;
+        let object = r#"{"metadata":{"name":"a","namespace":"ns","resourceVersion":"7"},"kind":"Pod","apiVersion":"v1"}"#;
         for (kind, put) in [("ADDED", true), ("MODIFIED", true), ("DELETED", false)] {
             for line in [
                 format!(r#"{{"type":"{kind}","object":{object}}}"#),
@@ -186,7 +299,7 @@ mod tests {
             (r#"{"k8s.io/initial-events-end":"false"}"#, false),
         ] {
             let line = format!(
-                r#"{{"type":"BOOKMARK","object":{{"kind":"Pod","metadata":{{"resourceVersion":"9","annotations":{annotations}}}}}}}"#
+                r#"{{"type":"BOOKMARK","object":{{"kind":"Pod","apiVersion":"v1","metadata":{{"resourceVersion":"9","annotations":{annotations}}}}}}}"#
             );
             let Event::Bookmark { version, ends_list } = event(line.as_bytes()).unwrap() else { panic!() };
             assert_eq!((&*version, ends_list), ("9", ends), "{line}");
@@ -209,9 +322,9 @@ mod tests {
             "\u{7f}ELF",
             r#"{"type":"NOVEL","object":{}}"#,
             r#"{"type":"ADDED"}"#,
-            r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#,
-            r#"{"type":"ADDED","object":{"metadata":{"resourceVersion":"7"}}}"#,
-            r#"{"type":"BOOKMARK","object":{"metadata":{}}}"#,
+            r#"{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a"}}}"#,
+            r#"{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7"}}}"#,
+            r#"{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{}}}"#,
         ] {
             assert!(matches!(event(line.as_bytes()), Err(Failure::Garbage(_))), "{line}");
         }

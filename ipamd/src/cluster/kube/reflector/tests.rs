@@ -69,7 +69,7 @@ async fn told_by(client: Client, most: usize) -> (Vec<String>, Arc<Streams>) {
 
 fn event(kind: &str, name: &str, version: u32) -> String {
     format!(
-        r#"{{"type":"{kind}","object":{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}}}{}"#,
+        r#"{{"type":"{kind}","object":{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}}}{}"#,
         "\n"
     )
 }
@@ -77,10 +77,12 @@ fn event(kind: &str, name: &str, version: u32) -> String {
 fn page(names: &[&str], rest: &str) -> String {
     let items: Vec<_> = names.iter().map(|it| format!(r#"{{"metadata":{{"name":"{it}"}}}}"#)).collect();
     let items = items.join(",");
-    format!(r#"{{"metadata":{{"resourceVersion":"7","continue":"{rest}"}},"items":[{items}]}}"#)
+    format!(
+        r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"7","continue":"{rest}"}},"items":[{items}]}}"#
+    )
 }
 
-const END: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+const END: &str = r#"{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
 
 #[tokio::test]
 async fn what_changes_while_a_list_is_streamed_is_part_of_it() {
@@ -149,7 +151,10 @@ async fn a_list_without_an_end_is_not_followed_for_ever() {
 /// With changes and bookmarks all the time, and no end of the list.
 #[tokio::test]
 async fn a_watch_that_is_no_list_is_noticed_however_much_it_tells() {
-    let bookmark = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"3"}}}"#.to_owned() + "\n";
+    let bookmark =
+        r#"{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"3"}}}"#
+            .to_owned()
+            + "\n";
     let events = [event("ADDED", "a", 1), event("MODIFIED", "a", 2), bookmark];
     let script = Mutex::new(VecDeque::from([page(&["a"], "")]));
     let service = service_fn(move |request: Request<Body>| {
@@ -224,5 +229,28 @@ async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
     for presence in [Presence::Present, Presence::Unknown] {
         assert_eq!(Absence::of(presence, NOT_SERVED_AFTER / 2), Absence::Unclear);
         assert_eq!(Absence::of(presence, NOT_SERVED_AFTER), Absence::Lasting);
+    }
+}
+
+/// A list of something else, or one whose end is that of something else, is not taken for all objects.
+#[tokio::test]
+async fn a_list_of_something_else_is_trouble_and_never_done() {
+    for (types, other) in [("Pod", "Secret"), (r#""v1""#, r#""other/v9""#)] {
+        let script = [
+            ("sendInitialEvents=true", 200, format!("{END}\n").replace(types, other)),
+            ("limit=500", 200, page(&[], "").replace(types, other)),
+        ];
+        let (heard, _) = told(&script, 3).await;
+        assert_eq!(heard[..2], ["begin", "begin"]);
+        assert!(heard[2].starts_with("trouble it makes no sense: it tells the kind"), "{heard:?}");
+    }
+    for kind in ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"] {
+        let script = [
+            ("sendInitialEvents=true", 200, format!("{END}\n")),
+            ("resourceVersion=9", 200, event(kind, "a", 10).replace("Pod", "Secret")),
+        ];
+        let (heard, _) = told(&script, 3).await;
+        assert_eq!(heard[..2], ["begin", "done 9"]);
+        assert!(heard[2].starts_with("trouble it makes no sense: it tells the kind"), "{kind}: {heard:?}");
     }
 }

@@ -29,9 +29,16 @@ const KINDS: [Kind; 13] = [
 
 fn holds(line: &[u8]) -> Result<(), String> {
     if let Ok(list) = serde_json::from_slice::<List>(line) {
-        let _ = list.items.unwrap_or_default().iter().map(Seen::key).count();
+        if let Err(failure) = list.page(&Type::new("Pod", "v1")) {
+            one_sentence(&failure.words())?;
+        }
     }
-    let seen = match event(line) {
+    // Of whichever type it is.
+    let of = serde_json::from_slice::<Line>(line)
+        .ok()
+        .and_then(|it| serde_json::from_str::<Type>(it.object.get()).ok())
+        .unwrap_or_default();
+    let seen = match event(line, &of) {
         Err(failure) => return one_sentence(&failure.words()),
         Ok(Event::Bookmark { version, .. }) if version.is_empty() => {
             return Err("a bookmark without a version".into());
