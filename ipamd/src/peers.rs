@@ -68,7 +68,11 @@ impl Peers {
                     moved = true;
                 }
                 Change::Remove(id) if id.kind == Kind::Node => {
-                    moved |= Arc::make_mut(&mut nodes).remove(&id.name).is_some();
+                    let is_known = Arc::make_mut(&mut nodes).remove(&id.name).is_some();
+                    if is_known && *id.name == *self.own {
+                        self.own_moved.notify_one();
+                    }
+                    moved |= is_known;
                 }
                 _ => {}
             }
@@ -91,17 +95,14 @@ impl Peers {
     }
 
     /// Waits until this node's object says that its pods have their addresses from other prefixes than these, and returns it.
-    /// Without an object, and without prefixes in it, nothing is said.
-    pub async fn own_cidrs_differ(&self, cidrs: &BTreeSet<IpNetwork>) -> Arc<Node> {
+    /// Without an object there are none.
+    pub async fn own_cidrs_differ(&self, cidrs: &BTreeSet<IpNetwork>) -> Option<Arc<Node>> {
         loop {
             // Told from here on, whatever is said while the object is looked at.
             let moved = self.own_moved.notified();
             let own = self.all().get(&*self.own).map(Arc::clone);
-            let differs = |node: &Arc<Node>| {
-                let said = node.pod_cidrs.iter().copied().collect::<BTreeSet<_>>();
-                !said.is_empty() && said != *cidrs
-            };
-            if let Some(own) = own.filter(differs) {
+            let said: BTreeSet<_> = own.iter().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+            if said != *cidrs {
                 return own;
             }
             moved.await;
@@ -162,8 +163,8 @@ mod tests {
         };
         for (change, expected) in [
             (with(&["10.1.0.0/24"]), false),
-            (with(&[]), false),
-            (Change::Remove(ObjectId::global(Kind::Node, "a")), false),
+            (with(&[]), true),
+            (Change::Remove(ObjectId::global(Kind::Node, "a")), true),
             (with(&["10.2.0.0/24"]), true),
         ] {
             peers.apply(&[change]);

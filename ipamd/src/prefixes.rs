@@ -1,7 +1,7 @@
 //! When this node's Node names other prefixes for its pods than those in use: only a daemon that starts takes them, so the one that
 //! runs sees first that it could.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use ipnetwork::IpNetwork;
 use tokio::time::timeout;
@@ -11,12 +11,16 @@ use crate::{cluster::objects, peers::Peers};
 /// How long a Node says the same before that counts: of two controllers that disagree about it none is followed.
 pub const SETTLES: Duration = Duration::from_secs(2);
 
+/// What is told when the Node is gone, or names none.
+const SILENT: &str = "the cluster has no Node of this node any more that names pod CIDRs; those before stay in use, and a daemon that starts will \
+                      wait for some";
+
 fn cidrs(node: &objects::Node) -> BTreeSet<IpNetwork> {
     node.pod_cidrs.iter().copied().collect()
 }
 
 /// Waits until the Node names other prefixes than those in use, for a while, and `objection` has none to them; `tell` is told what
-/// the objection is, and when it no longer matters.
+/// the objection is, or that the Node names none or is gone, and when that no longer matters.
 pub async fn others(
     peers: &Peers,
     in_use: BTreeSet<IpNetwork>,
@@ -26,8 +30,8 @@ pub async fn others(
 ) {
     let mut known = in_use.clone();
     loop {
-        let own: Arc<objects::Node> = peers.own_cidrs_differ(&known).await;
-        let said = cidrs(&own);
+        let own = peers.own_cidrs_differ(&known).await;
+        let said = own.as_deref().map(cidrs).unwrap_or_default();
         if said == in_use {
             tell(None);
             known = said;
@@ -36,8 +40,17 @@ pub async fn others(
         if timeout(settles, peers.own_cidrs_differ(&said)).await.is_ok() {
             continue;
         }
-        let Some(objection) = objection(&own) else { return };
-        tell(Some(objection));
+        let problem = match own.filter(|_| !said.is_empty()) {
+            Some(own) => match objection(&own) {
+                Some(objection) => objection,
+                None => return,
+            },
+            None => {
+                tracing::warn!("{SILENT}");
+                SILENT.to_owned()
+            }
+        };
+        tell(Some(problem));
         known = said;
     }
 }
@@ -45,7 +58,7 @@ pub async fn others(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::objects::{Change, Object};
+    use crate::cluster::objects::{Change, Kind, Object, ObjectId};
 
     const MOMENT: Duration = Duration::from_millis(30);
 
@@ -79,6 +92,33 @@ mod tests {
         timeout(Duration::from_secs(20), both).await.unwrap();
         let problem = Some("it is loopback".to_owned());
         assert_eq!(told, [problem.clone(), None, problem]);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_gone_or_names_none_is_told_of_until_it_names_some() {
+        let peers = Peers::new("a").unwrap();
+        let cidr = "10.1.0.0/24";
+        peers.apply(&[node(cidr)]);
+        let mut emptied = node(cidr);
+        if let Change::Put(Object::Node(node)) = &mut emptied {
+            node.pod_cidrs.clear();
+        }
+        let gone = Change::Remove(ObjectId::global(Kind::Node, "a"));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let in_use = BTreeSet::from([cidr.parse().unwrap()]);
+        let followed = others(&peers, in_use, MOMENT, |_| None, |problem| tell.send(problem).unwrap());
+        let acts = async {
+            for silent in [emptied, gone] {
+                peers.apply(&[silent]);
+                assert_eq!(told.recv().await.unwrap().as_deref(), Some(SILENT));
+                peers.apply(&[node(cidr)]);
+                assert_eq!(told.recv().await.unwrap(), None);
+            }
+        };
+        tokio::select! {
+            () = followed => panic!("these prefixes are in use"),
+            told = timeout(Duration::from_secs(60), acts) => told.unwrap(),
+        }
     }
 
     #[tokio::test]

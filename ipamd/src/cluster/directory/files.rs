@@ -41,6 +41,8 @@ struct Contents {
     /// Ordered by id.
     objects: Box<[Located]>,
     refusals: Box<[Refusal]>,
+    /// It was never read: which objects it has is not known.
+    unread: bool,
 }
 
 impl Contents {
@@ -77,6 +79,7 @@ impl Files {
             objects.entry(located.object.id()).or_insert(located);
         }
         let refused: BTreeSet<_> = manifest.refusals.iter().filter_map(|it| it.object.as_ref()).collect();
+        let unread = manifest.unread && self.by_path.get(path).is_none_or(|contents| contents.unread);
         let known = self.by_path.get(path).map_or(&[][..], |contents| &contents.objects);
         for located in known {
             let id = located.object.id();
@@ -85,7 +88,7 @@ impl Files {
             }
         }
         let contents =
-            Contents { objects: objects.into_values().collect(), refusals: manifest.refusals.into() };
+            Contents { objects: objects.into_values().collect(), refusals: manifest.refusals.into(), unread };
         let path = self.by_path.get_key_value(path).map_or_else(|| path.into(), |(path, _)| Arc::clone(path));
         self.replace(path, Some(contents));
     }
@@ -95,6 +98,22 @@ impl Files {
         if let Some((path, _)) = self.by_path.get_key_value(path) {
             self.replace(Arc::clone(path), None);
         }
+    }
+
+    /// Whether a file has objects.
+    pub fn has_objects(&self, path: &Path) -> bool {
+        self.by_path.get(path).is_some_and(|contents| !contents.objects.is_empty())
+    }
+
+    /// Whether no file has objects.
+    pub fn are_none(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// Why there are files that were never read.
+    pub fn unread(&self) -> impl Iterator<Item = &Refusal> {
+        let refusing = self.refusing.iter().filter_map(|path| self.by_path.get(path));
+        refusing.filter(|contents| contents.unread).filter_map(|contents| contents.refusals.first())
     }
 
     /// Whether a file is known.

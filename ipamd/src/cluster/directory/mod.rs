@@ -2,7 +2,8 @@
 //!
 //! What cannot be read or understood changes nothing: what was known of it before stays in force and the refusal is told
 //! until it is mended. Only what is gone is taken away: an object that its file has no more, a file that is no more. A
-//! directory that is gone as a whole takes nothing with it.
+//! directory that is gone as a whole, or replaced by one that has nothing, takes nothing with it; nor does a file that is emptied,
+//! as whoever writes it anew may do first. What cannot be read at a start may have had any objects before, so the start waits for it.
 
 mod files;
 #[cfg(test)]
@@ -56,6 +57,32 @@ pub struct OpenError {
     source: io::Error,
 }
 
+/// How a directory goes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Gone,
+    /// Another one is in its place, which has no manifest: what is to be mounted there may not be yet.
+    Replaced,
+}
+
+impl Loss {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "the directory is gone",
+            Self::Replaced => "the directory is another one than it was, and has no manifest",
+        }
+    }
+
+    fn trouble(self) -> &'static str {
+        match self {
+            Self::Gone => "this directory is gone; what it said stays in force",
+            Self::Replaced => {
+                "this directory is another one than it was, and has no manifest; what that said stays in force until this one has some"
+            }
+        }
+    }
+}
+
 /// How much of the directory is known, for whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
@@ -64,7 +91,7 @@ enum Known {
     /// What it says.
     Now,
     /// What it said until it was gone.
-    Until(Age),
+    Until(Age, Loss),
 }
 
 /// The state of the directory.
@@ -72,9 +99,15 @@ enum Known {
 struct Sight {
     root: PathBuf,
     known: Mutex<Known>,
+    /// What a start waits for, and why that was not read.
+    waits: Mutex<Vec<(PathBuf, String)>>,
 }
 
 impl Sight {
+    fn waits(&self) -> MutexGuard<'_, Vec<(PathBuf, String)>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,16 +116,17 @@ impl Sight {
 impl SourceState for Sight {
     fn status(&self) -> ClusterStatus {
         let known = *self.known();
+        let waits = self.waits();
         let (age_seconds, trouble) = match known {
-            Known::NotYet => (None, None),
+            Known::NotYet => (None, waits.first().map(|(_, why)| why.clone())),
             Known::Now => (Some(0), None),
-            Known::Until(gone) => (Some(gone.seconds()), Some("the directory is gone".to_owned())),
+            Known::Until(gone, loss) => (Some(gone.seconds()), Some(loss.words().to_owned())),
         };
         ClusterStatus {
             source: format!("dir {}", self.root.display()),
             live: known == Known::Now,
             age_seconds,
-            unlisted: Vec::new(),
+            unlisted: waits.iter().map(|(path, _)| path.display().to_string()).collect(),
             trouble,
         }
     }
@@ -103,10 +137,16 @@ impl SourceState for Sight {
 pub struct Directory {
     root: PathBuf,
     sight: Arc<Sight>,
+    /// Whether it was read once.
+    started: bool,
     /// Whether the first batch is given.
     begun: bool,
     /// What stood at the path when it was last read; `None` while there is nothing.
     identity: Option<Identity>,
+    /// What stood there when it was read last.
+    former: Option<Identity>,
+    /// Directories below it of which it is not known what is in them.
+    unread: BTreeSet<PathBuf>,
     /// `None` while nothing can be watched.
     watches: Option<Watches>,
     files: Files,
@@ -126,10 +166,17 @@ impl Directory {
             return Err(OpenError { path: root, source });
         }
         Ok(Self {
-            sight: Arc::new(Sight { root: root.clone(), known: Mutex::new(Known::NotYet) }),
+            sight: Arc::new(Sight {
+                root: root.clone(),
+                known: Mutex::new(Known::NotYet),
+                waits: Mutex::default(),
+            }),
             root,
+            started: false,
             begun: false,
             identity: None,
+            former: None,
+            unread: BTreeSet::new(),
             watches: None,
             files: Files::default(),
             retry: BTreeSet::new(),
@@ -144,9 +191,13 @@ impl Directory {
         self.files.clear_troubles(&root);
         self.identity = walk::identity(&root);
         if self.identity.is_none() {
-            return self.lose();
+            return self.lose(Loss::Gone);
         }
-        *self.sight.known() = Known::Now;
+        if self.is_replaced_by_nothing() {
+            return self.lose(Loss::Replaced);
+        }
+        self.former = self.identity;
+        *self.sight.known() = if self.begun { Known::Now } else { Known::NotYet };
         self.watches = match Watches::new() {
             Ok(watches) => Some(watches),
             Err(error) => {
@@ -158,18 +209,25 @@ impl Directory {
         self.scan(&root, false);
     }
 
+    /// Whether another directory is in the place of one that had objects, and has no manifest.
+    fn is_replaced_by_nothing(&self) -> bool {
+        let is_another = self.former.is_some() && self.former != self.identity;
+        is_another
+            && !self.files.are_none()
+            && Walk::of(&self.root, &self.root, &mut |_| Ok(())).files.is_empty()
+    }
+
     /// The directory is gone. What it said stays.
-    fn lose(&mut self) {
+    fn lose(&mut self, loss: Loss) {
         self.watches = None;
         self.identity = None;
         {
             let mut known = self.sight.known();
-            if !matches!(*known, Known::Until(_)) {
-                *known = Known::Until(Age::new());
-            }
+            let age = if let Known::Until(age, _) = *known { age } else { Age::new() };
+            *known = Known::Until(age, loss);
         }
         let root = self.root.clone();
-        self.files.set_trouble(&root, Some("this directory is gone; what it said stays in force".into()));
+        self.files.set_trouble(&root, Some(loss.trouble().into()));
     }
 
     /// Looks for what inotify does not tell.
@@ -177,7 +235,7 @@ impl Directory {
         self.next_look = Instant::now() + LOOK;
         let now = walk::identity(&self.root);
         if now.is_none() {
-            self.lose();
+            self.lose(Loss::Gone);
         } else if now != self.identity || self.watches.is_none() {
             self.begin();
         } else {
@@ -269,6 +327,8 @@ impl Directory {
             self.retry.insert(path.clone());
         }
         self.retry.extend(walk.dangling);
+        self.unread.retain(|path| !path.starts_with(directory));
+        self.unread.extend(walk.unread);
         let found: BTreeSet<_> = walk.files.iter().map(|it| it.path.as_path()).collect();
         for known in self.files.below(directory) {
             let is_unknown = walk.troubles.iter().any(|(path, _)| known.starts_with(path));
@@ -293,6 +353,12 @@ impl Directory {
         }
         self.retry.remove(path);
         let manifest = match text::read(path) {
+            // Whoever writes it anew may have emptied it first.
+            Ok(text) if text.trim().is_empty() && self.files.has_objects(path) => {
+                let why =
+                    "this file is empty; what it said stays in force until it has content or is removed";
+                Manifest::unread(path, 1, why)
+            }
             Ok(text) => manifest::read(path, &text),
             Err(Unread::Io(error)) if leads_nowhere(&error) && is_gone(path) => {
                 return self.files.remove(path);
@@ -314,8 +380,53 @@ impl Directory {
         }
         self.files.clear_troubles(path);
         self.retry.retain(|it| !it.starts_with(path));
+        self.unread.retain(|it| !it.starts_with(path));
         if let Some(watches) = &mut self.watches {
             watches.forget_below(path);
+        }
+    }
+}
+
+impl Directory {
+    /// Whether a start must wait, because something cannot be read that may have had objects before.
+    fn waits(&mut self) -> bool {
+        let mut waits: Vec<_> = self.files.unread().map(|it| (it.file.clone(), it.to_string())).collect();
+        let unread = |path: &PathBuf| (path.clone(), format!("{}: cannot be read", path.display()));
+        waits.extend(self.unread.iter().map(unread));
+        if self.identity.is_none() {
+            waits.push((self.root.clone(), Loss::Gone.words().into()));
+        }
+        let waits_now = !waits.is_empty();
+        let mut known = self.sight.waits();
+        if *known != waits {
+            for (_, why) in &waits {
+                tracing::warn!("waiting, for what this said before is not known: {why}");
+            }
+            *known = waits;
+        }
+        waits_now
+    }
+
+    /// Waits until there may be more to see, and looks.
+    async fn more(&mut self) {
+        let look = sleep_until(self.next_look.into());
+        let events = if let Some(watches) = &self.watches {
+            tokio::select! {
+                events = watches.events() => Some(events),
+                () = look => None,
+            }
+        } else {
+            look.await;
+            None
+        };
+        match events {
+            Some(Ok(events)) => self.take(&events),
+            Some(Err(error)) => {
+                tracing::warn!(directory = %self.root.display(), %error, "cannot read events");
+                // The next look begins anew.
+                self.watches = None;
+            }
+            None => self.look(),
         }
     }
 }
@@ -345,30 +456,19 @@ impl Source for Directory {
 
     async fn next(&mut self) -> Batch {
         if !self.begun {
+            if !self.started {
+                self.started = true;
+                self.begin();
+            }
+            while self.waits() {
+                self.more().await;
+            }
             self.begun = true;
-            self.begin();
+            *self.sight.known() = Known::Now;
             return self.files.take();
         }
         loop {
-            let look = sleep_until(self.next_look.into());
-            let events = if let Some(watches) = &self.watches {
-                tokio::select! {
-                    events = watches.events() => Some(events),
-                    () = look => None,
-                }
-            } else {
-                look.await;
-                None
-            };
-            match events {
-                Some(Ok(events)) => self.take(&events),
-                Some(Err(error)) => {
-                    tracing::warn!(directory = %self.root.display(), %error, "cannot read events");
-                    // The next look begins anew.
-                    self.watches = None;
-                }
-                None => self.look(),
-            }
+            self.more().await;
             let batch = self.files.take();
             if !batch.changes.is_empty() || batch.refusals.is_some() {
                 return batch;

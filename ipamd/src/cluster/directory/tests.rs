@@ -306,6 +306,87 @@ async fn many_files_at_once_come_together() {
     assert_eq!(batch.changes.len(), 300);
 }
 
+/// What it said before nobody knows, so what is in force in the kernel must stay until it is mended or removed.
+#[tokio::test]
+async fn a_start_waits_for_what_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("a.yaml"), namespace("a", "1")).unwrap();
+    fs::write(path("b.yaml"), "a: [").unwrap();
+    symlink("nowhere", path("c.yaml")).unwrap();
+    fs::write(path("d.yaml"), b"\xff\xfe").unwrap();
+    let mut directory = Directory::open(folder.path()).unwrap();
+    let state = directory.state().unwrap();
+    let waits = |names: &[&str]| {
+        let status = state.status();
+        let named: Vec<_> = names.iter().map(|it| path(it).display().to_string()).collect();
+        assert_eq!((status.live, status.age_seconds, status.unlisted), (false, None, named.clone()));
+        assert!(status.trouble.unwrap().starts_with(&named[0]));
+    };
+    for (mend, left) in [(None, &["b.yaml", "c.yaml", "d.yaml"][..]), (Some("b.yaml"), &["c.yaml", "d.yaml"])]
+    {
+        if let Some(name) = mend {
+            fs::write(path(name), namespace("b", "1")).unwrap();
+        }
+        while state.status().unlisted.len() != left.len() {
+            let told = timeout(Duration::from_millis(100), directory.next()).await;
+            assert!(told.is_err(), "{told:?}");
+        }
+        waits(left);
+    }
+    fs::remove_file(path("c.yaml")).unwrap();
+    fs::remove_file(path("d.yaml")).unwrap();
+    let batch = timeout(Duration::from_secs(30), directory.next()).await.unwrap();
+    assert_eq!(batch.changes.len(), 2);
+    let status = state.status();
+    assert_eq!((status.live, status.unlisted.len(), status.trouble), (true, 0, None));
+}
+
+/// As a shell does it: `: > a.yaml; cat new > a.yaml`.
+#[tokio::test]
+async fn a_file_that_is_emptied_keeps_what_it_said_until_it_has_content_or_is_removed() {
+    let mut it = Followed::with(&[("a.yaml", &namespace("a", "1")), ("b.yaml", "")]).await;
+    for empty in ["", " \n\t\n"] {
+        it.write("a.yaml", empty);
+        it.until("a=1", 1).await;
+        assert!(it.refusals[0].contains("this file is empty"), "{:?}", it.refusals);
+        it.quiet().await;
+        it.write("a.yaml", &namespace("a", "1"));
+        it.until("a=1", 0).await;
+    }
+    // Whoever wants no object of it says so.
+    it.write("a.yaml", "# nothing\n");
+    it.until("", 0).await;
+    it.write("a.yaml", &namespace("a", "2"));
+    it.until("a=2", 0).await;
+    it.write("a.yaml", "");
+    it.until("a=2", 1).await;
+    fs::remove_file(it.path("a.yaml")).unwrap();
+    it.until("", 0).await;
+}
+
+/// As when a volume is unmounted, or another one is mounted over it that is yet to be filled.
+#[tokio::test]
+async fn another_directory_that_has_nothing_takes_nothing_away() {
+    let mut it = Followed::with(&[("a.yaml", &namespace("a", "1"))]).await;
+    fs::create_dir_all(it.beside("new/sub")).unwrap();
+    fs::rename(it.path(""), it.beside("old")).unwrap();
+    fs::rename(it.beside("new"), it.path("")).unwrap();
+    while !it.refusals.iter().any(|it| it.contains("is another one than it was")) {
+        let batch = timeout(Duration::from_secs(30), it.directory.next()).await.unwrap();
+        it.take(batch);
+    }
+    it.until("a=1", 1).await;
+    let status = it.directory.state().unwrap().status();
+    assert!(!status.live && status.trouble.unwrap().contains("another one"));
+    it.write("b.yaml", &namespace("b", "1"));
+    it.until("b=1", 0).await;
+    assert!(it.directory.state().unwrap().status().live);
+    // One by one they go.
+    fs::remove_file(it.path("b.yaml")).unwrap();
+    it.until("", 0).await;
+}
+
 /// One change of the directory; the numbers choose among few names.
 #[derive(Clone, Copy, Debug)]
 enum Step {

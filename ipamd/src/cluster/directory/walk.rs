@@ -21,6 +21,8 @@ pub(super) struct Walk {
     pub dangling: Vec<PathBuf>,
     /// Directories that cannot be read, and why.
     pub troubles: Vec<(PathBuf, String)>,
+    /// Those of them of which it is not known what is in them.
+    pub unread: Vec<PathBuf>,
 }
 
 /// A manifest.
@@ -75,6 +77,7 @@ impl Walk {
         above.push(identity);
         if let Err(error) = self.entries(path, linked, above, enter) {
             self.troubles.push((path.into(), format!("cannot be read: {error}")));
+            self.unread.push(path.into());
         }
         above.pop();
     }

@@ -43,6 +43,8 @@ pub struct Manifest {
     /// Whether all objects of the file are known by their ids, be they understood or not. If not, nothing may be taken
     /// to be gone because it is not among them.
     pub complete: bool,
+    /// Whether nothing of the file is known, because it cannot be read or is not YAML throughout.
+    pub unread: bool,
 }
 
 /// An object and where it is.
@@ -59,7 +61,7 @@ impl Manifest {
     pub fn unread(file: &Path, line: u32, reason: impl Into<String>) -> Self {
         let refusal =
             Refusal { file: file.into(), line, object: None, field: String::new(), reason: reason.into() };
-        Self { objects: Vec::new(), refusals: vec![refusal], complete: false }
+        Self { objects: Vec::new(), refusals: vec![refusal], complete: false, unread: true }
     }
 }
 
