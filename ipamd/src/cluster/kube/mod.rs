@@ -495,8 +495,9 @@ mod tests {
     use super::*;
 
     fn mirror(folder: &Path) -> Mirror {
-        let contact = Arc::new(Contact::new("https://a".into(), None));
-        Mirror::new(Cache::open(folder, "https://a"), contact, "node")
+        let cache = Cache::open(folder, "https://a");
+        let contact = Arc::new(Contact::new("https://a".into(), None, cache.state()));
+        Mirror::new(cache, contact, "node")
     }
 
     /// Of every resource: what is in force in the kernel stays until all are known.
