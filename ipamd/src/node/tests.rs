@@ -2,6 +2,7 @@ mod chained;
 mod fake;
 mod losses;
 mod ports;
+mod slow_disk;
 mod under_change;
 
 use std::{path::Path, sync::Arc};

@@ -36,8 +36,10 @@ use crate::{
 
 /// Of so many namespaces it is told at most that there is no room for their services.
 const MOST_PROBLEMS: usize = 20;
-/// How many of those that did not get all they want are tried again at a time.
+/// How many of those that did not get all they want are tried again at a time, and at each change that makes room: others wait for
+/// the latter.
 const RETRIED: usize = 200;
+const AT_ONCE: usize = 5;
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -393,7 +395,7 @@ impl Balancer {
         if state.failed {
             state.write(State::rebuild);
         } else if !state.unsatisfied.is_empty() {
-            let owners = state.next_unsatisfied();
+            let owners = state.next_unsatisfied(RETRIED);
             state.bring(owners);
         }
     }
@@ -528,7 +530,10 @@ impl State {
                 self.settle_owner(&owner);
             }
         }
-        for owner in self.next_unsatisfied() {
+        // Ports of containers, of which a node has few, may be where a service was.
+        let ports = self.unsatisfied.iter().rev().take_while(|it| matches!(it, Owner::HostPorts(_)));
+        let ports: Vec<_> = ports.cloned().collect();
+        for owner in ports.into_iter().chain(self.next_unsatisfied(AT_ONCE)) {
             self.settle_owner(&owner);
         }
     }
@@ -543,12 +548,12 @@ impl State {
         first
     }
 
-    /// Some of those that did not get all they want, in their turn.
-    fn next_unsatisfied(&mut self) -> Vec<Owner> {
+    /// So many of those that did not get all they want, in their turn.
+    fn next_unsatisfied(&mut self, most: usize) -> Vec<Owner> {
         let after = self.retried.take();
         let behind = |owner: &&Owner| after.as_ref().is_none_or(|after| *owner > after);
-        let mut next: Vec<_> = self.unsatisfied.iter().filter(behind).take(RETRIED).cloned().collect();
-        let rest = RETRIED.min(self.unsatisfied.len()) - next.len();
+        let mut next: Vec<_> = self.unsatisfied.iter().filter(behind).take(most).cloned().collect();
+        let rest = most.min(self.unsatisfied.len()) - next.len();
         next.extend(self.unsatisfied.iter().take(rest).cloned());
         next.dedup();
         self.retried = next.last().cloned();

@@ -163,11 +163,21 @@ impl Store {
         }
         let (done, ticket) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
-        match queue.try_send(writer::Job { batch, done }) {
+        match queue.try_send(writer::Job::new(batch, done)) {
             Ok(()) => Ok(Ticket(ticket)),
             Err(TrySendError::Full(_)) => Err(StoreError::Busy),
             Err(TrySendError::Disconnected(_)) => Err(StoreError::Closed),
         }
+    }
+
+    /// Has the disk take nothing until what is returned is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, held) = std::sync::mpsc::channel();
+        let (done, _) = oneshot::channel();
+        let job = writer::Job { held: Some(held), ..writer::Job::new(Batch::new(), done) };
+        self.queue.as_ref().unwrap().send(job).unwrap();
+        release
     }
 
     /// From here on no release before this one goes on with what is stored and pinned.

@@ -133,7 +133,7 @@ fn a_failure_to_write_reaches_every_waiter_from_then_on() {
             let mut batch = Batch::new();
             batch.put(&attachment(id, &[])).unwrap();
             let (done, ticket) = oneshot::channel();
-            queue.send(writer::Job { batch, done }).unwrap();
+            queue.send(writer::Job::new(batch, done)).unwrap();
             Ticket(ticket)
         })
         .into();

@@ -22,6 +22,20 @@ const GROUP: usize = 128;
 pub(super) struct Job {
     pub batch: Batch,
     pub done: oneshot::Sender<Result<(), StoreError>>,
+    /// What the disk waits for, in tests of one that is slow.
+    #[cfg(test)]
+    pub held: Option<Receiver<()>>,
+}
+
+impl Job {
+    pub fn new(batch: Batch, done: oneshot::Sender<Result<(), StoreError>>) -> Self {
+        Self {
+            batch,
+            done,
+            #[cfg(test)]
+            held: None,
+        }
+    }
 }
 
 /// The open database with all that belongs to it.
@@ -42,6 +56,10 @@ impl Writer {
         while let Ok(first) = supervisor::resting(|| jobs.recv()) {
             let mut group = vec![first];
             group.extend(jobs.try_iter().take(GROUP - 1));
+            #[cfg(test)]
+            for held in group.iter_mut().filter_map(|job| job.held.take()) {
+                let _ = held.recv();
+            }
             // What comes after a failure builds on what was not written.
             if outcome.is_ok() {
                 outcome = self.write(&mut group);
