@@ -40,15 +40,12 @@ pub async fn others(
         if timeout(settles, peers.own_cidrs_differ(&said)).await.is_ok() {
             continue;
         }
-        let problem = match own.filter(|_| !said.is_empty()) {
-            Some(own) => match objection(&own) {
-                Some(objection) => objection,
-                None => return,
-            },
-            None => {
-                tracing::warn!("{SILENT}");
-                SILENT.to_owned()
-            }
+        let problem = if let Some(own) = own.filter(|_| !said.is_empty()) {
+            let Some(objection) = objection(&own) else { return };
+            objection
+        } else {
+            tracing::warn!("{SILENT}");
+            SILENT.to_owned()
         };
         tell(Some(problem));
         known = said;
@@ -117,7 +114,7 @@ mod tests {
         };
         tokio::select! {
             () = followed => panic!("these prefixes are in use"),
-            told = timeout(Duration::from_secs(60), acts) => told.unwrap(),
+            told = timeout(Duration::from_mins(1), acts) => told.unwrap(),
         }
     }
 

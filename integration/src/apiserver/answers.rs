@@ -109,7 +109,8 @@ pub(super) async fn answer(
     if let Some(code) = behaviour.refuses.get(&*named) {
         return Ok(status(*code, "Refused", "as the test wants it"));
     }
-    if let Some((api_version, kind)) = behaviour.lists_others.get(&*named) {
+    let lists = target.name.is_none() && !uri.query().unwrap_or_default().contains("watch=");
+    if let Some((api_version, kind)) = behaviour.lists_others.get(&*named).filter(|_| lists) {
         let version = shared.objects().version().to_string();
         let metadata = json!({"resourceVersion": version});
         let list = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": []});

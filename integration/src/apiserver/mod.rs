@@ -60,7 +60,7 @@ pub struct Behaviour {
     pub silent: bool,
     /// Requests of this plural are refused with this code.
     pub refuses: BTreeMap<&'static str, u16>,
-    /// Requests of this plural are answered by an empty list that says that it is of another version and kind.
+    /// Lists of this plural are answered by an empty one that says that it is of another version and kind.
     pub lists_others: BTreeMap<&'static str, (&'static str, &'static str)>,
     /// What clients may do; everything, if nothing is said.
     pub rights: Option<BTreeSet<Right>>,

@@ -56,10 +56,14 @@ struct List {
     api_version: String,
     #[serde(default)]
     metadata: Metadata,
-    // Go has two empty lists, of which one is null. What has no such field is no list.
+    // What has no such field is no list.
     #[serde(default, deserialize_with = "present")]
-    items: Option<Option<Vec<Seen>>>,
+    items: Option<Items>,
 }
+
+/// Go has two empty lists, of which one is null.
+#[derive(Deserialize)]
+struct Items(Option<Vec<Seen>>);
 
 /// A field that is there, whatever its value.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
@@ -74,7 +78,7 @@ impl List {
         if version.is_empty() {
             return Err(Failure::Garbage("a list has no resourceVersion".into()));
         }
-        let Some(items) = self.items else {
+        let Some(Items(items)) = self.items else {
             return Err(Failure::Garbage("a list has no items, not even none".into()));
         };
         let items = items.unwrap_or_default();

@@ -28,10 +28,10 @@ const KINDS: [Kind; 13] = [
 ];
 
 fn holds(line: &[u8]) -> Result<(), String> {
-    if let Ok(list) = serde_json::from_slice::<List>(line) {
-        if let Err(failure) = list.page(&Type::new("Pod", "v1")) {
-            one_sentence(&failure.words())?;
-        }
+    if let Ok(list) = serde_json::from_slice::<List>(line)
+        && let Err(failure) = list.page(&Type::new("Pod", "v1"))
+    {
+        one_sentence(&failure.words())?;
     }
     // Of whichever type it is.
     let of = serde_json::from_slice::<Line>(line)
