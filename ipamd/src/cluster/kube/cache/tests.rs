@@ -73,10 +73,13 @@ fn a_policy_is_on_the_disk_although_the_daemon_is_killed() {
     }));
 }
 
+/// What puts something at a path.
+type Maker = fn(&Path);
+
 #[test]
 fn what_is_no_copy_is_made_anew() {
     let pods = Resource::of(Kind::Pod);
-    let makers: [(&str, fn(&Path)); 4] = [
+    let makers: [(&str, Maker); 4] = [
         ("a file in its place", |path| fs::write(path, "no database").unwrap()),
         ("no database in the file", |path| {
             fs::create_dir(path).unwrap();
@@ -111,7 +114,7 @@ fn what_is_not_just_what_was_written_is_no_copy() {
         ("an object is lost", |objects, _, _| drop(objects.remove("ns/a").unwrap())),
         ("all objects are lost", |objects, _, _| objects.retain(|_, _| false).unwrap()),
         ("an object is an older one", |objects, _, _| {
-            drop(objects.insert("ns/a", &br#"{"x":0}"#[..]).unwrap())
+            drop(objects.insert("ns/a", &br#"{"x":0}"#[..]).unwrap());
         }),
         ("an object is cut", |objects, _, _| drop(objects.insert("ns/a", &br#"{"x":"#[..]).unwrap())),
         ("two objects are swapped", |objects, _, _| {
@@ -177,7 +180,7 @@ fn what_cannot_be_written_waits_and_keeps_nobody() {
         cache.put(pods, &format!("ns/{number}"), &json!({ "number": number }));
     }
     cache.set_complete(pods);
-    assert!(began.elapsed() < Duration::from_secs(60), "nothing waits for the disk: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "nothing waits for the disk: {:?}", began.elapsed());
     fs::remove_file(dir.path().join("state")).unwrap();
     let is_well = || {
         std::thread::sleep(Duration::from_millis(100));
