@@ -23,7 +23,7 @@ static __always_inline struct account *account_of(__u32 ifindex)
 /* The eighth part of a tick: longer than the pieces of a datagram are under way on the node. */
 static __always_inline __u32 eighths(void)
 {
-	return coarse_ns() >> (TICK_SHIFT - 3);
+	return clock_by_hand ? ticks() << 3 : coarse_ns() >> (TICK_SHIFT - 3);
 }
 
 static __always_inline void turn_over_pieces(struct account *account, __u32 now)
@@ -36,10 +36,14 @@ static __always_inline void turn_over_pieces(struct account *account, __u32 now)
 
 /*
  * Whether an interface may begin one more datagram in pieces in this eighth of a tick: it may have begun as many as there is room
- * left for. So one has half of the room at most, two a third each, and others always find some.
+ * left for. So one has half of the room at most, two a third each, and others always find some. What the network begins has no account,
+ * for nobody knows who it is: the oldest goes first, and the pieces of a datagram come one after the other.
  */
 __noinline int may_begin_pieces(__u32 ifindex)
 {
+	if (bpf_map_lookup_elem(&uplinks, &ifindex))
+		return true;
+
 	__u32 zero = 0, now = eighths();
 	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = account_of(ifindex);
 

@@ -104,6 +104,12 @@ static __always_inline bool is_martian_v4(const struct ip4 *address)
 	return is_link_scope_v4(address) || *(const __u8 *)address == 127;
 }
 
+/* Whether the sender of a packet may have no address yet: it asks all of the link for one, as DHCP does. */
+static __always_inline bool may_be_nobody_v4(const struct packet4 *packet)
+{
+	return is_zero_v4(&packet->source) && is_link_scope_v4(&packet->destination);
+}
+
 /* Addresses of a link that an interface may have beside others: none that is a martian. */
 static __always_inline bool is_of_this_link_v4(const struct ip4 *address)
 {

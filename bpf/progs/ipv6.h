@@ -104,6 +104,13 @@ static __always_inline bool is_martian_v6(const struct ip6 *address)
 	return address->word[2] == bpf_htonl(0xffff) || (!address->word[2] && address->word[3] == bpf_htonl(1));
 }
 
+/* Whether the sender of a packet may have no address yet. Who has none sends what is of the link alone, and is not parsed so far:
+ * neighbour and router solicitations, listener reports. RFC 4861, RFC 4862, RFC 3810. */
+static __always_inline bool may_be_nobody_v6(const struct packet6 *packet)
+{
+	return false;
+}
+
 /* Walks the extension headers from `*at`, of type `*next`, to the transport header. A fragment header is copied to
  * `fragment`. */
 static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, __u8 *next,

@@ -193,9 +193,10 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
-		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. */
+		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. It would also take a broadcast,
+		 * which policy does not know as the host's. */
 		if (!FN(ask_routes)(skb, packet))
-			return PARSED;
+			return FN(means_all)(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
 		egress = fib->ifindex;
 	}
 

@@ -87,7 +87,8 @@ struct {
 } no_masquerade6 SEC(".maps");
 
 /* Where senders are, by their prefix. Of other nodes' endpoints: the address that the node sends from directly, of the prefix's
- * family; zero: what it sends comes by the overlay alone. All ones: here, or nowhere. */
+ * family; zero: what it sends comes by the overlay alone. All ones: here, or nowhere;
+ * ALL_OF_NETWORK: nowhere, but all of a network hear what is sent there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, PREFIX_ENTRIES);

@@ -7,10 +7,28 @@
  * interface may be the pods of another plugin. Asked of the first packet of a flow.
  */
 
-/* Whether a prefix is this node's own: as `node_prefixes` says it, for no machine has that address. */
+/* What `node_prefixes` has in place of a machine: the address means all of an uplink's network. */
+#define ALL_OF_NETWORK bpf_htonl(0xfffffffe)
+
+/* Whether a prefix is this node's own, or nobody's: as `node_prefixes` says it, for no machine has those addresses. */
 static __always_inline bool FN(is_here)(const ADDRESS *machine)
 {
-	return machine->word[0] == 0xffffffff;
+	return machine->word[0] == 0xffffffff || machine->word[0] == ALL_OF_NETWORK;
+}
+
+/* Whether an address means all of an uplink's network, the node among them. IPv6 has none such. */
+static __always_inline bool FN(means_all)(struct scratch *room, const ADDRESS *address)
+{
+	PREFIX *prefix = (PREFIX *)&room->prefix;
+
+	if (FAMILY == 6)
+		return false;
+	prefix->length = sizeof(ADDRESS) * 8;
+	prefix->address = *address;
+
+	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+
+	return machine && machine->word[0] == ALL_OF_NETWORK;
 }
 
 /* Whether an address is a service's alone, and met on the node alone: nobody sends from there beyond it. */

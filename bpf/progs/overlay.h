@@ -51,7 +51,8 @@ static __always_inline int FN(guard_host)(struct __sk_buff *skb, const PACKET *p
 	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
 	if (bpf_map_lookup_elem(&MAP(endpoints), sender))
 		return FN(refuse)(packet, DROP_FORGED_ENDPOINT, skb->ifindex);
-	if (FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender))
+	if ((FN(is_martian)(sender) && !FN(is_of_this_link)(sender) && !FN(may_be_nobody)(packet)) ||
+	    FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender))
 		return FN(refuse)(packet, DROP_MARTIAN, skb->ifindex);
 	/* A router may tell of errors, and be anybody. */
 	if (packet->kind == PACKET_ERROR)

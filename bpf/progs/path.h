@@ -290,6 +290,9 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	/* Forwarded neighbour discovery is a way past every policy, and nobody takes it for such. */
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
 		return FN(is_of_link)(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+	/* A piece that the stack has, and not its first, would leave with an endpoint's address. */
+	if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
+		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop(parsed) : PASS;
 	if (parsed)
 		return PASS;
 	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))

@@ -37,6 +37,17 @@ static __always_inline void FN(take_ports)(PACKET *packet, const struct pieces *
 	packet->asker = pieces->asker;
 }
 
+/* What is known of a datagram. A number comes again: what was of an older datagram is none of this one. */
+static __always_inline struct pieces *FN(under_way)(const FRAGMENT *key)
+{
+	struct pieces *pieces = bpf_map_lookup_elem(&MAP(fragments), key);
+
+	if (!pieces || (__s32)(eighths() - pieces->eighth) < PIECES_APART)
+		return pieces;
+	bpf_map_delete_elem(&MAP(fragments), key);
+	return NULL;
+}
+
 /* Whether a piece that is taken for one of this flow gets to whom it is for, be it of another. */
 static __always_inline bool FN(leads_alike)(const PACKET *packet)
 {
@@ -59,13 +70,14 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
 	packet->id = id;
 	packet->ifindex = ifindex;
 	FN(fragment_key)(&key, packet);
-	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	pieces = FN(under_way)(&key);
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
 		if (pieces && !pieces->known)
 			packet->early = pieces->early;
 		return PARSED;
 	}
 	if (pieces && pieces->known) {
+		pieces->eighth = eighths();
 		FN(take_ports)(packet, pieces);
 		return PARSED;
 	}
@@ -88,6 +100,7 @@ __noinline int FN(keep_pieces)(const PACKET *packet)
 	struct pieces first = {
 		.source = packet->source_port,
 		.destination = packet->destination_port,
+		.eighth = eighths(),
 		.known = true,
 		.protocol = packet->protocol,
 		.asker = packet->asker,
@@ -114,7 +127,7 @@ __noinline int FN(keep_pieces)(const PACKET *packet)
  * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
 __noinline int FN(note_early)(const PACKET *packet)
 {
-	struct pieces begun = { .early = 1 }, *pieces;
+	struct pieces begun = { .early = 1, .eighth = eighths() }, *pieces;
 	FRAGMENT key;
 
 	if (!packet)
@@ -122,7 +135,7 @@ __noinline int FN(note_early)(const PACKET *packet)
 	FN(fragment_key)(&key, packet);
 	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
 		return 0;
-	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
+	pieces = FN(under_way)(&key);
 	if (!pieces)
 		return may_begin_pieces(packet->ifindex) && bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
 	if (!pieces->known && pieces->early < 255)

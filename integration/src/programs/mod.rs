@@ -229,6 +229,12 @@ impl Bench {
         put(&self.skeleton.maps.no_masquerade4, &key, &1u8)
     }
 
+    /// Tells the programs of an address that means all of the uplink's network.
+    pub fn mean_all(&self, address: Ipv4Addr) -> Result<()> {
+        let key = bpf::layout::Prefix4 { length: 32, address: address.into() };
+        put(&self.skeleton.maps.node_prefixes4, &key, &Ip4::from(Ipv4Addr::new(255, 255, 255, 254)))
+    }
+
     /// Raises the epoch for every flow.
     pub fn raise_epoch(&self) -> Result<()> {
         self.raise_epoch_at(&[CHANGED_EVERYTHING])

@@ -68,6 +68,8 @@ fn the_wire_sends_to_the_node_neither_as_its_pods_nor_as_itself() -> Result<()> 
                 (FAR_POD4.into(), "foreign_way"),
                 ("10.88.0.77".parse()?, "martian"),
                 ("192.0.2.255".parse()?, "martian"),
+                ("192.0.2.0".parse()?, "martian"),
+                ("240.0.0.1".parse()?, "martian"),
             ],
         ),
         (
@@ -78,6 +80,8 @@ fn the_wire_sends_to_the_node_neither_as_its_pods_nor_as_itself() -> Result<()> 
                 (FAR_POD6.into(), "foreign_way"),
                 ("fd00:88::77".parse()?, "martian"),
                 ("fd00:88::".parse()?, "martian"),
+                ("::".parse()?, "martian"),
+                ("::ffff:192.0.2.9".parse()?, "martian"),
             ],
         ),
     ] {

@@ -9,6 +9,11 @@ use integration::programs::{
 
 use crate::packets::*;
 
+/// A bench whose clock stands: pieces of a datagram that come far apart are not taken for such.
+fn bench() -> Bench {
+    Bench::new(&Knobs { tick: Some(1_000), ..Knobs::default() }).unwrap()
+}
+
 /// A piece of a UDP datagram; `offset` in units of 8 bytes.
 fn piece4(from: &Local, to: Ipv4Addr, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     let mut header = Ipv4Header::new(
@@ -241,7 +246,7 @@ fn pieces_that_overtake_their_first_follow_the_datagram_before() {
 
 #[test]
 fn a_piece_that_overtakes_its_first_is_policed_as_the_flow_before_and_opens_none() {
-    let bench = Bench::new(&Knobs { tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let bench = bench();
     let (a, b) = (bench.a, bench.b);
     let macs = [a.mac, a.host_mac];
     for family in 0..2 {
@@ -370,4 +375,92 @@ fn an_endpoint_that_begins_datagrams_without_end_leaves_room_for_those_of_others
             bench.drops()
         );
     }
+}
+
+#[test]
+fn a_piece_of_a_number_that_comes_again_is_of_another_datagram() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let wire = [[2; 6], bench.uplink_mac];
+    for family in 0..2 {
+        let (far, node) = ([FAR4.into(), FAR6.into()][family], [NODE4.into(), NODE6.into()][family]);
+        let transport = [34, 54][family];
+        // Both ask, and are masqueraded.
+        let [to_a, to_b] = [a, b].map(|local| {
+            let [first, _] =
+                pieces([local.mac, local.host_mac], addresses(&local)[family], far, (5000, 53), 7);
+            let whole = match family {
+                0 => udp4(&local, FAR4, (5000, 53)),
+                _ => udp6(&local, FAR6, (5000, 53)),
+            };
+            assert_eq!(bench.run("from_endpoint", local.ifindex, &first).unwrap().action, REDIRECT);
+            let ran = bench.run("from_endpoint", local.ifindex, &whole).unwrap();
+            u16::from_be_bytes([ran.packet[transport], ran.packet[transport + 1]])
+        });
+        assert_ne!(to_a, to_b);
+        let run = |packet: &[u8]| bench.run("from_network", bench.uplink, packet).unwrap();
+        let led_to = |packet: &[u8]| {
+            let ran = run(packet);
+            assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+            <[u8; 6]>::try_from(&ran.packet[..6]).unwrap()
+        };
+        let [first, later] = pieces(wire, far, node, (53, to_a), 101);
+        assert_eq!([led_to(&first), led_to(&later)], [a.mac, a.mac]);
+        let tick = 1_001 + u32::try_from(family).unwrap();
+        bench.set_tick(tick).unwrap();
+        let [first, later] = pieces(wire, far, node, (53, to_b), 101);
+        assert_eq!(run(&later).action, PASS, "it is not led to whom the last of that number was for");
+        assert_eq!([led_to(&first), led_to(&later)], [b.mac, b.mac]);
+    }
+}
+
+#[test]
+fn the_wire_floods_with_pieces_and_those_of_others_arrive() {
+    let bench = bench();
+    let a = bench.a;
+    let outside = Local { ipv4: FAR4, mac: [2; 6], host_mac: bench.uplink_mac, ..a };
+    let flooder = Local { ipv4: Ipv4Addr::new(203, 0, 113, 66), ..outside };
+    let of = |local: &Local, to| {
+        let first = piece4(local, to, 0, true, &udp4(local, to, (5000, 53))[34..]);
+        [first, piece4(local, to, 2, false, b"the rest of it")]
+    };
+    let by_wire = |packet: &[u8]| bench.run("from_network", bench.uplink, packet).unwrap().action;
+    let by_pod = |packet: &[u8]| bench.run("from_endpoint", a.ifindex, packet).unwrap().action;
+    let (sent, inside, flood) = (of(&outside, a.ipv4), of(&a, FAR4), of(&flooder, a.ipv4));
+    // More than there is room for.
+    for id in 0..40_000 {
+        assert_eq!(by_wire(&numbered(&flood[0], id)), REDIRECT, "{id}: {:?}", bench.drops());
+        if id % 5_000 == 0 {
+            for piece in &sent {
+                assert_eq!(by_wire(&numbered(piece, id)), REDIRECT, "{id}: {:?}", bench.drops());
+            }
+            for piece in &inside {
+                assert_eq!(by_pod(&numbered(piece, id)), REDIRECT, "{id}: {:?}", bench.drops());
+            }
+        }
+    }
+    assert_eq!(bench.drops().unwrap().get("fragment_share").copied().unwrap_or(0), 0);
+}
+
+#[test]
+fn a_later_piece_that_came_by_the_stack_does_not_leave_with_an_endpoints_address() {
+    let bench = bench();
+    let (a, far) = (bench.a, Local { ipv4: Ipv4Addr::new(203, 0, 113, 66), ..bench.a });
+    let out = |packet: &[u8]| bench.run("to_network", bench.uplink, packet).unwrap();
+    for family in 0..2 {
+        let to = [FAR4.into(), FAR6.into()][family];
+        let [first, later] = pieces([a.mac, a.host_mac], addresses(&a)[family], to, (5000, 53), 1);
+        let before = bench.tally().unwrap();
+        assert_eq!(out(&later).action, DROP);
+        changes(&bench, &before, &[("unknown_fragment", 1)], (0, 0));
+        // As it should be: the first tells of it.
+        for piece in [&first, &later] {
+            let ran = out(piece);
+            assert_eq!(ran.action, PASS);
+            assert_eq!(source_of(&ran.packet), [IpAddr::from(NODE4), NODE6.into()][family]);
+        }
+    }
+    // What the node forwards for others is not its concern.
+    let later = piece4(&far, FAR4, 2, false, b"the rest of it");
+    assert_eq!(out(&later).action, PASS);
 }

@@ -86,6 +86,16 @@ pub fn udp4(from: &Local, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
     packet
 }
 
+pub fn udp6(from: &Local, to: Ipv6Addr, ports: (u16, u16)) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(from.mac, from.host_mac)
+        .ipv6(from.ipv6.octets(), to.octets(), 64)
+        .udp(ports.0, ports.1)
+        .write(&mut packet, b"payload")
+        .unwrap();
+    packet
+}
+
 pub fn network4(bench: &Bench, from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: u8) -> Vec<u8> {
     tcp(PacketBuilder::ethernet2([2; 6], bench.uplink_mac).ipv4(from.octets(), to.octets(), 64), ports, flags)
 }

@@ -141,3 +141,51 @@ fn the_node_is_not_made_to_tell_a_pod_of_an_error_by_options_that_it_does_not_li
     assert_eq!(action(&with_options), DROP);
     assert_eq!(bench.drops().unwrap()["forged_endpoint"], 1);
 }
+
+#[test]
+fn nobody_speaks_to_the_node_from_an_address_that_none_has() {
+    let bench = bench();
+    let of = |ipv4: [u8; 4]| Local { ipv4: ipv4.into(), mac: [2; 6], host_mac: bench.uplink_mac, ..bench.a };
+    let of6 = |ipv6: &str| Local {
+        ipv6: ipv6.parse().unwrap(),
+        mac: [2; 6],
+        host_mac: bench.uplink_mac,
+        ..bench.a
+    };
+    bench.mean_all([192, 0, 2, 255].into()).unwrap();
+    let run = |packet: &[u8]| bench.run("from_network", bench.uplink, packet).unwrap().action;
+    for source in
+        [[0, 1, 2, 3], [0; 4], [127, 0, 0, 1], [224, 0, 0, 5], [240, 0, 0, 1], [255; 4], [192, 0, 2, 255]]
+    {
+        let before = bench.tally().unwrap();
+        assert_eq!(run(&udp4(&of(source), NODE4, (5000, 40_000))), DROP, "{source:?}");
+        changes(&bench, &before, &[("martian", 1)], (0, 0));
+    }
+    for source in ["::", "::1", "::ffff:203.0.113.9", "ff02::1"] {
+        let before = bench.tally().unwrap();
+        assert_eq!(run(&udp6(&of6(source), NODE6, (5000, 40_000))), DROP, "{source}");
+        changes(&bench, &before, &[("martian", 1)], (0, 0));
+    }
+    let before = bench.tally().unwrap();
+    assert_eq!(run(&udp6(&of6("fe80::9"), NODE6, (5000, 40_000))), PASS, "a neighbour");
+    // DHCP, as one asks who has no address yet.
+    let all = Local { host_mac: [0xff; 6], ..of([0; 4]) };
+    assert_eq!(run(&udp4(&all, [255; 4].into(), (68, 67))), PASS);
+    changes(&bench, &before, &[], (0, 0));
+}
+
+#[test]
+fn a_pod_does_not_speak_to_the_node_by_the_broadcast_address_of_its_network() {
+    let bench = bench();
+    let (a, broadcast) = (bench.a, Ipv4Addr::new(192, 0, 2, 255));
+    let run =
+        |port| bench.run("from_endpoint", a.ifindex, &udp4(&a, broadcast, (port, 40_000))).unwrap().action;
+    assert_eq!(run(5000), PASS, "as far as the programs know, it may be anybody");
+    bench.mean_all(broadcast).unwrap();
+    let before = bench.tally().unwrap();
+    assert_eq!(run(5001), DROP);
+    changes(&bench, &before, &[("link_scope", 1)], (0, 0));
+    // The node itself is asked for as ever.
+    let node = udp4(&a, NODE4, (5000, 40_000));
+    assert_eq!(bench.run("from_endpoint", a.ifindex, &node).unwrap().action, PASS);
+}

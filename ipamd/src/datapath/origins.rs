@@ -23,6 +23,8 @@ pub type Origins = BTreeMap<IpNetwork, Origin>;
 pub enum Origin {
     /// On this node, or nowhere.
     Here,
+    /// Nowhere: the address means all of an uplink's network. IPv4 alone has such.
+    AllOfNetwork,
     /// Endpoints of a node that sends directly, or by the overlay.
     Node(NearNode),
     /// Endpoints of a node that sends by the overlay alone.
@@ -34,14 +36,15 @@ impl Origin {
     pub fn node(&self) -> Option<NearNode> {
         match self {
             Self::Node(node) => Some(*node),
-            Self::Here | Self::Overlay => None,
+            Self::Here | Self::AllOfNetwork | Self::Overlay => None,
         }
     }
 
     /// As the programs have it, where `node` is an address that they know as one of their family.
-    fn machine<A: Copy>(&self, node: Option<A>, here: A, nowhere: A) -> A {
+    fn machine<A: Copy>(&self, node: Option<A>, [here, all]: [A; 2], nowhere: A) -> A {
         match self {
             Self::Here => here,
+            Self::AllOfNetwork => all,
             Self::Node(_) => node.unwrap_or(nowhere),
             Self::Overlay => nowhere,
         }
@@ -50,6 +53,8 @@ impl Origin {
 
 /// In place of a machine: the prefix is this node's own.
 const HERE4: Ipv4Addr = Ipv4Addr::BROADCAST;
+/// In place of a machine: the address means all of a network.
+const ALL4: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 254);
 /// As [`HERE4`].
 const HERE6: Ipv6Addr = Ipv6Addr::from_bits(u128::MAX);
 
@@ -80,7 +85,7 @@ impl Datapath {
                         Some(IpAddr::V4(node)) => Some(node),
                         _ => None,
                     };
-                    let node = origin.machine(node, HERE4, Ipv4Addr::UNSPECIFIED);
+                    let node = origin.machine(node, [HERE4, ALL4], Ipv4Addr::UNSPECIFIED);
                     let key = Prefix4 { length: prefix.prefix().into(), address: prefix.network().into() };
                     nodes4.insert(node);
                     wanted4.push((key, Ip4::from(node)));
@@ -90,7 +95,7 @@ impl Datapath {
                         Some(IpAddr::V6(node)) => Some(node),
                         _ => None,
                     };
-                    let node = origin.machine(node, HERE6, Ipv6Addr::UNSPECIFIED);
+                    let node = origin.machine(node, [HERE6, HERE6], Ipv6Addr::UNSPECIFIED);
                     let key = Prefix6 { length: prefix.prefix().into(), address: prefix.network().into() };
                     nodes6.insert(node);
                     wanted6.push((key, Ip6::from(node)));
@@ -118,7 +123,8 @@ impl Datapath {
             let values = prefixes.keys().into_iter().filter_map(|key| prefixes.get(&key).ok()?);
             nodes.extend(values.map(|node| IpAddr::from(Ipv6Addr::from(node))));
         }
-        nodes.retain(|node| !node.is_unspecified() && *node != HERE4 && *node != HERE6);
+        let none = [IpAddr::from(HERE4), ALL4.into(), HERE6.into()];
+        nodes.retain(|node| !node.is_unspecified() && !none.contains(node));
         nodes
     }
 

@@ -13,20 +13,23 @@ use crate::{
     peers::Nodes,
 };
 
-/// What nobody beyond an uplink has: the addresses of the pools, of which the endpoints are known, and the broadcast addresses of the
-/// uplinks' networks.
+/// What nobody beyond an uplink has: the addresses of the pools, of which the endpoints are known, and the addresses of the
+/// uplinks' networks as such: the broadcast address, and the first, which was one, too.
 fn here(pools: &[Pool], uplinks: &Uplinks, observed: &Observed) -> Origins {
-    let broadcast = |address: &super::Address| match address.address {
+    let of_all = |address: &super::Address| match address.address {
         // RFC 3021: a network of two has none.
         IpAddr::V4(ip) if address.prefix <= 30 => {
-            Some(IpNetwork::from(IpAddr::V4(Ipv4Network::new(ip, address.prefix).ok()?.broadcast())))
+            let network = Ipv4Network::new(ip, address.prefix).ok()?;
+            let addresses = [network.network(), network.broadcast()];
+            // Linux lets a machine have the first. This one then has.
+            Some(addresses.into_iter().filter(move |it| *it != ip).map(|it| IpNetwork::from(IpAddr::V4(it))))
         }
         _ => None,
     };
     let is_uplink = |ifindex| uplinks.present.iter().any(|uplink| uplink.ifindex == ifindex);
     let addresses = observed.addresses.iter().filter(|address| is_uplink(address.ifindex));
-    let prefixes = pools.iter().map(Pool::cidr).chain(addresses.filter_map(broadcast));
-    prefixes.map(|prefix| (prefix, Origin::Here)).collect()
+    let of_all = addresses.filter_map(of_all).flatten().map(|address| (address, Origin::AllOfNetwork));
+    pools.iter().map(|pool| (pool.cidr(), Origin::Here)).chain(of_all).collect()
 }
 
 /// From where senders are believed, by their prefix: what is this node's own, and the prefixes of other nodes, each with the address of the node that its packets may come from directly. A prefix that the
@@ -110,19 +113,20 @@ mod tests {
         let is = |prefix: &str, origin| (prefix.to_owned(), origin);
         let near = Origin::Node(NearNode { ifindex: 2, address: "192.0.2.2".parse().unwrap() });
         let (pool, near) = (is("10.1.0.0/24", Origin::Here), is("10.2.0.0/24", near));
-        let broadcast = is("192.0.2.255/32", Origin::Here);
+        let [first, broadcast] =
+            ["192.0.2.0/32", "192.0.2.255/32"].map(|address| is(address, Origin::AllOfNetwork));
         // Of IPv6 the near node tells no address.
         let far = [is("10.3.0.0/24", Origin::Overlay), is("fd00:2::/64", Origin::Overlay)];
         let [far, six] = far;
         for mode in [RoutingMode::Auto, RoutingMode::Vxlan] {
             assert_eq!(
                 told(mode, false),
-                [pool.clone(), near.clone(), far.clone(), broadcast.clone(), six.clone()]
+                [pool.clone(), near.clone(), far.clone(), first.clone(), broadcast.clone(), six.clone()]
             );
             // Without masquerade an endpoint's address is met beyond the overlay.
-            assert_eq!(told(mode, true), [pool.clone(), near.clone(), broadcast.clone()]);
+            assert_eq!(told(mode, true), [pool.clone(), near.clone(), first.clone(), broadcast.clone()]);
         }
-        assert_eq!(told(RoutingMode::Direct, false), [pool.clone(), near, broadcast.clone()]);
-        assert_eq!(told(RoutingMode::None, false), [pool, broadcast]);
+        assert_eq!(told(RoutingMode::Direct, false), [pool.clone(), near, first.clone(), broadcast.clone()]);
+        assert_eq!(told(RoutingMode::None, false), [pool, first, broadcast]);
     }
 }
