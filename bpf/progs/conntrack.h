@@ -16,15 +16,15 @@ static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol,
 }
 
 /* Whether the entry's verdict still holds for this packet. Asked of each, so the flow's age is looked at once a tick only. */
-static __always_inline bool FN(is_current)(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet, __u32 epoch,
-					       __u32 now)
+static __always_inline bool FN(is_current)(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet, __u32 side,
+					       __u32 epoch, __u32 now)
 {
 	if (unlikely(entry->epoch != epoch) && !FN(still_holds)(key, entry))
 		return false;
 	if (unlikely(entry->seen != now) && FN(is_expired)(entry, packet->protocol, now))
 		return false;
-	/* The ports of a flow that has ended are used for a new one. */
-	return !((packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && is_over(packet->protocol, entry->flags));
+	/* The ports of a flow that has ended are used for a new one; and that one side may open a connection says nothing of the other. */
+	return !(is_opening(packet->flags) && (entry->opener != side || is_over(packet->protocol, entry->flags)));
 }
 
 static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 side,

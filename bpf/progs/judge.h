@@ -44,7 +44,7 @@ static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
 static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	bool opens = is_opening(packet->flags);
 
 	*(PACKET *)&room->packet = *packet;
 	entry->opener = side;
@@ -79,6 +79,20 @@ static __always_inline int FN(opens_none)(const PACKET *packet)
 	if (packet->kind == PACKET_ERROR)
 		return DROP_UNRELATED_ERROR;
 	return packet->asker == ASKER_DESTINATION ? DROP_UNASKED_ANSWER : PARSED;
+}
+
+/*
+ * Asks policy for the opener's way of a flow that a packet goes with, or against. Who has not opened it and sends a SYN opens a
+ * connection of his own: between the ports of one that the other side may open, or is only thought to have opened.
+ */
+static __always_inline int FN(police_way)(struct __sk_buff *skb, const PACKET *seen, bool against, __u32 from, __u32 to,
+					  __u32 flags)
+{
+	bool opens = against && is_opening(seen->flags);
+
+	against &= !opens;
+	return FN(police)(skb, seen, against ? to : from, against ? from : to,
+			  (against ? POLICE_AGAINST : 0) | (flags & CT_OF_NODE && !opens ? POLICE_OF_NODE : 0));
 }
 
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
@@ -337,9 +351,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	else if (unlikely(room->looks_like_answer) && FN(is_answer)(skb, packet, side, from, to))
 		against = true;
 	else
-		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
-				    (against ? POLICE_AGAINST : 0) |
-					    (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
+		reason = FN(police_way)(skb, seen, against, from, to, entry->flags);
 	if (reason)
 		return reason;
 
@@ -461,7 +473,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	/* Of its own errors the node knows what they are about. */
 	if (packet->kind == PACKET_ERROR && !old)
 		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
-	if (!old && !of_node) {
+	if ((!old || (against && is_opening(packet->flags))) && !of_node) {
 		reason = FN(check_sender)(packet, !by_stack);
 		/* A mark is put in by another node than the client's. */
 		if (!reason && !room->marked)
@@ -481,9 +493,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	if (by_stack && !against)
 		entry->flags = (entry->flags & ~CT_OF_NODE) | CT_BY_STACK | (of_node ? CT_OF_NODE : 0);
 	if (!answer)
-		reason = FN(police)(skb, seen, against ? to : from, against ? from : to,
-				    (against ? POLICE_AGAINST : 0) |
-					    (entry->flags & CT_OF_NODE ? POLICE_OF_NODE : 0));
+		reason = FN(police_way)(skb, seen, against, from, to, entry->flags);
 	if (reason)
 		return reason;
 	if (destination) {

@@ -51,7 +51,7 @@ static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
 
 	if ((void *)(ethernet + 1) > end)
 		return drop(DROP_MALFORMED);
-	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) ||
+	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
 		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
@@ -115,7 +115,7 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
 	CT_ENTRY *entry = FN(find)(&key);
-	bool current = entry && FN(is_current)(&key, entry, &packet, state->epoch, now);
+	bool current = entry && FN(is_current)(&key, entry, &packet, side, state->epoch, now);
 
 	/* On its way here it was judged and translated. */
 	if (current && unlikely(entry->flags & CT_SEEN_ON_WAY) && entry->opener == side &&
@@ -228,7 +228,7 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1, reminder = 0;
 	CT_ENTRY *entry = FN(find)(&key);
 
-	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now) || entry->way[side].ingress ||
+	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now) || entry->way[side].ingress ||
 		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
 		if (!entry && !room->marked && packet.kind != PACKET_ERROR && FN(is_for_nobody)(&packet))
 			return FN(to_host)(skb, &packet, room, state);
@@ -311,7 +311,7 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 		return entry->way[side].nat == NAT_SOURCE ?
 			       FN(to_stack)(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;
-	if (!entry || !FN(is_current)(&key, entry, &packet, state->epoch, now)) {
+	if (!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
 			int reason = FN(judge_sent)(skb, &packet, &key, side,
 						    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:

@@ -43,6 +43,12 @@ static __always_inline bool is_closed(__u8 protocol, __u32 flags)
 	return state_of(protocol, flags) >= STATE_CLOSED;
 }
 
+/* Whether a packet with these TCP flags opens a connection. */
+static __always_inline bool is_opening(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* Whether a SYN may begin a connection anew: an end of it was seen. */
 static __always_inline bool is_over(__u8 protocol, __u32 flags)
 {

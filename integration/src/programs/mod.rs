@@ -196,6 +196,11 @@ impl Bench {
         self.place_endpoint_as(local, flags)
     }
 
+    /// Has an endpoint policed (`POSTURE_INGRESS`, `POSTURE_EGRESS`) by policies that allow nothing.
+    pub fn isolate(&self, local: &Local, ways: u32) -> Result<()> {
+        put(&self.skeleton.maps.postures, &local.slot, &Posture { map: 0, flags: POSTURE_KNOWN | ways })
+    }
+
     /// Makes an endpoint known whose posture somebody else writes.
     pub fn place_endpoint(&self, local: &Local) -> Result<()> {
         self.place_endpoint_as(local, 0)

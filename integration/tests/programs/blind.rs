@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bpf::layout::CT_CONFIRMED;
+use bpf::layout::{CT_CONFIRMED, POSTURE_EGRESS, POSTURE_INGRESS};
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, NODE6, REDIRECT, Served};
 
@@ -304,4 +304,75 @@ fn a_forged_reset_gives_nobodys_port_away() {
     }
     let syn = tcp4(&a, FAR4, (50_000, 443), TCP_SYN);
     assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
+}
+
+/// A segment that looks like an answer makes its receiver the opener of what nobody remembers. That one may open such a connection
+/// does not say that the sender may.
+#[test]
+fn who_looks_like_a_server_opens_no_connection_by_it() {
+    let bench = bench();
+    let (a, b) = (bench.a, bench.b);
+    let wire = Local { ifindex: bench.uplink, mac: [2; 6], host_mac: bench.uplink_mac, ..a };
+    for six in [false, true] {
+        let pick = |four: Ipv4Addr, of_six: Ipv6Addr| if six { IpAddr::V6(of_six) } else { IpAddr::V4(four) };
+        let [at_a, at_b] = [&a, &b].map(|local| pick(local.ipv4, local.ipv6));
+        let far = pick(FAR4, FAR6);
+        let server = |program, local, from, to| Side { program, local, from: (from, 80), to: (to, 50_051) };
+        let ways = [
+            (
+                "a pod to one that nobody may reach",
+                server("from_endpoint", a, at_a, at_b),
+                (b, POSTURE_INGRESS),
+            ),
+            ("the wire to it", server("from_network", wire, far, at_b), (b, POSTURE_INGRESS)),
+            (
+                "one that may reach nobody, to a pod",
+                server("from_endpoint", a, at_a, at_b),
+                (a, POSTURE_EGRESS),
+            ),
+            ("the same, out", server("from_endpoint", a, at_a, far), (a, POSTURE_EGRESS)),
+        ];
+        for (way, server, (isolated, posture)) in ways {
+            let run = |side: &Side, segment| {
+                let dropped = || {
+                    let drops = bench.tally().unwrap().drops;
+                    let of_policy = drops.iter().filter(|(name, _)| name.starts_with("policy_"));
+                    of_policy.map(|(_, count)| *count).sum::<u64>()
+                };
+                let before = dropped();
+                let ran = bench.run(side.program, side.local.ifindex, &side.frame(segment)).unwrap();
+                (ran.action, dropped() - before)
+            };
+            let client = Side { program: "from_endpoint", local: b, from: server.to, to: server.from };
+            let (passes, refused) = ((REDIRECT, 0), (DROP, 1));
+            bench.forget_flows().unwrap();
+            bench.isolate(&isolated, posture).unwrap();
+            bench.raise_epoch().unwrap();
+            assert_eq!(run(&server, ("S", 1, 0)), refused, "{way}, IPv6: {six}: nothing is remembered");
+            // The other side could have opened it.
+            assert_eq!(run(&server, ("A", 1_000, 2_000)), passes, "{way}, IPv6: {six}: an answer");
+            for _ in 0..3 {
+                assert_eq!(
+                    run(&server, ("S", 1, 0)),
+                    refused,
+                    "{way}, IPv6: {six}: after an answer: {:?}",
+                    bench.drops()
+                );
+            }
+            if server.to.0 == at_b && server.from.0 == at_a {
+                // Nor by a connection that the other side has opened; and that goes on.
+                bench.forget_flows().unwrap();
+                assert_eq!(run(&client, ("S", 1, 0)), passes, "{way}, IPv6: {six}");
+                assert_eq!(run(&server, ("SA", 0x9000_0000, 2)), passes, "{way}, IPv6: {six}");
+                assert_eq!(run(&client, ("A", 2, 0x9000_0001)), passes, "{way}, IPv6: {six}");
+                assert_eq!(stages(&bench), (1, 0));
+                assert_eq!(run(&server, ("S", 1, 0)), refused, "{way}, IPv6: {six}: in a connection");
+                assert_eq!(stages(&bench), (1, 0), "it stays one");
+                assert_eq!(run(&server, ("A", 0x9000_0001, 2)), passes, "{way}, IPv6: {six}");
+                assert_eq!(run(&client, ("A", 2, 0x9000_0001)), passes, "{way}, IPv6: {six}");
+            }
+            bench.isolate(&isolated, 0).unwrap();
+            bench.raise_epoch().unwrap();
+        }
+    }
 }
