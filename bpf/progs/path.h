@@ -122,7 +122,10 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	    entry->way[side].egress == skb->ifindex)
 		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
 
-	__u32 made_here = skb->ingress_ifindex ? 0 : JUDGE_OF_NODE;
+	/* Linux cuts what it forwards of IPv6 into packets that no longer tell by which interface they came. Those of a socket of the
+	 * node keep that. */
+	bool is_piece = packet.kind == PACKET_FIRST_FRAGMENT || packet.kind == PACKET_LATER_FRAGMENT;
+	__u32 made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : JUDGE_OF_NODE;
 
 	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
 		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
