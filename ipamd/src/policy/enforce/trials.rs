@@ -10,6 +10,8 @@ use nix::time::{ClockId, clock_gettime};
 const ROOM: Duration = Duration::from_secs(1);
 /// The share of the time that passes by which it is filled up: a fiftieth.
 const SHARE: u32 = 50;
+/// No more than this is owed: a namespace that has mended its policies waits two and a half minutes for the next trial, not hours.
+const OWED_MOST: Duration = Duration::from_secs(4);
 
 /// Of an account: how much was taken from it, and when.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,7 @@ impl Trials {
     /// One was tried for so long, and did not fit.
     pub fn came_to_nothing(&mut self, namespace: &str, took: Duration, now: Duration) {
         let spent = self.0.get(namespace).map_or(Duration::ZERO, |taken| left(taken, now)) + took;
-        self.0.insert(namespace.into(), Taken { spent, at: now });
+        self.0.insert(namespace.into(), Taken { spent: spent.min(OWED_MOST), at: now });
     }
 }
 
@@ -70,5 +72,8 @@ mod tests {
         assert!(!trials.may_try("a", at(11)));
         assert!(trials.may_try("a", at(60)));
         assert!(trials.may_try("b", at(1000)) && trials.0.is_empty(), "what is full again is forgotten");
+        trials.came_to_nothing("c", at(100), at(1000));
+        assert!(!trials.may_try("c", at(1149)));
+        assert!(trials.may_try("c", at(1151)), "what one trial took is not paid for by hours");
     }
 }
