@@ -20,7 +20,7 @@ use super::{Knobs, forget};
 
 /// So many wait for their next test. Each holds some 100 MiB of maps.
 const IDLE_MOST: usize = 2;
-const LOAD_ATTEMPTS: usize = 5;
+const LOAD_ATTEMPTS: usize = 50;
 /// What is larger is an array of services' backends: nothing of it is found without a frontend.
 const ARRAY_MOST: u32 = 65_535;
 

@@ -24,6 +24,8 @@ use crate::{
 
 /// How often is compared though nothing was heard: pins and maps make no events.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
+/// How long a wait goes on before the thread says that it gets on: well below what is told of as long.
+const WAIT_AT_ONCE: Duration = Duration::from_millis(500);
 /// How long is waited after word of a change, for the rest of it: an ADD makes a dozen events.
 const SETTLE: Duration = Duration::from_millis(400);
 /// How long a pass under way is waited for at the end.
@@ -155,14 +157,14 @@ fn wait(
     meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
     let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
     loop {
-        // Never for long at a time: one that does not come back from a rest is seen by nobody.
+        // In short pieces, not at rest: who does not come back from a rest is not seen to hang.
+        supervisor::beat();
         let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.min(PASS_EVERY)).unwrap_or(PollTimeout::MAX);
-        let polled = supervisor::resting(|| poll(&mut watched, timeout));
-        match polled {
+        let timeout = PollTimeout::try_from(left.min(WAIT_AT_ONCE)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut watched, timeout) {
             // Interrupted by a signal: a pass too many does no harm.
             Err(_) => return Heard::Nothing,
-            Ok(0) if left > PASS_EVERY => {}
+            Ok(0) if left > WAIT_AT_ONCE => {}
             Ok(_) => break,
         }
     }
