@@ -122,22 +122,54 @@ __noinline int may_keep(__u32 ifindex, __u32 six, __u32 entries, __u32 bounded)
 	return true;
 }
 
+/* How often one processor goes on with a search for a port, of 256, in a tick: some 50 ms of it. And how often one endpoint does
+ * whatever others do: twice through all that there are. */
+#define CLAIM_SEARCHES 2000
+#define CLAIM_SEARCHES_OWN 170
+
+__noinline int may_search(__u32 ifindex)
+{
+	__u32 now = ticks();
+	struct account *account = account_of(ifindex);
+
+	if (account) {
+		if (account->search_tick != now) {
+			account->search_tick = now;
+			account->searches = 0;
+		}
+		if (account->searches < CLAIM_SEARCHES_OWN) {
+			__sync_fetch_and_add(&account->searches, 1);
+			return true;
+		}
+	}
+	return spend(BUDGET_CLAIMS, CLAIM_SEARCHES);
+}
+
+/* So many answers of each kind are sent to each in a tick, whatever the processor has sent to others. */
+#define ANSWERS_OWN 100
+
 /*
  * Whether one more error or reset may be sent to behind an interface in this tick: as the kernel limits its own
  * (icmp_msgs_per_sec), and each interface for itself, so that who floods is not why others are not answered. `pressing`: what
- * path MTU discovery waits for, which the kernel does not limit either, counts for the processor alone.
+ * path MTU discovery waits for, which the kernel does not limit either. Beyond the first ones it counts for the processor alone.
  */
 __noinline int may_answer(__u32 ifindex, __u32 pressing)
 {
-	__u32 now = ticks();
-	struct account *account = pressing ? NULL : account_of(ifindex);
+	__u32 now = ticks(), had = 0;
+	struct account *account = account_of(ifindex);
 
-	if (account && account->tick != now) {
-		account->tick = now;
-		account->answers = 0;
+	if (account) {
+		if (account->tick != now) {
+			account->tick = now;
+			account->answers = account->pressing = 0;
+		}
+		had = pressing ? account->pressing : account->answers;
 	}
-	if ((!account || account->answers < answer_rate) && spend(BUDGET_ANSWERS, answer_rate_of_processor)) {
-		if (account)
+	if ((account && had < ANSWERS_OWN) ||
+	    ((pressing || had < answer_rate) && spend(BUDGET_ANSWERS, answer_rate_of_processor))) {
+		if (account && pressing)
+			__sync_fetch_and_add(&account->pressing, 1);
+		else if (account)
 			__sync_fetch_and_add(&account->answers, 1);
 		return true;
 	}

@@ -5,6 +5,14 @@
 #define CLAIM_ROUNDS 300
 #define CLAIM_STRIDE 256
 
+/* How often so many ports in one go are looked at, at most, to find who has most of them; and by how many one may seem to have
+ * more by chance where those are few of all. */
+#define CLAIM_WEIGHED 4
+#define CLAIM_CHANCE 4
+
+/* In how many places it may be noted what one has. */
+#define CLAIM_PLACES 4
+
 /* How many places a flow that goes on is looked for at: it had the first of them that was free. */
 #define CLAIM_RECALLED 4
 
@@ -132,28 +140,37 @@ static __always_inline void FN(weigh)(struct claim_search *search, const CT_ENTR
 	}
 }
 
-/* Takes note of a flow that keeps its place, to find who has most of them: each of others takes one away from what was counted of
- * one. Of whoever is left, it is the one that has said nothing for longest. */
-static __always_inline void FN(weigh_holder)(struct claim_search *search, const CT_ENTRY *holder, __be16 port, __u32 now)
+/* Takes note of who has a port. If all places are others' that he might have, one of those has one less: so who is left has most. Which
+ * places those are is another thing each time, so nobody hides behind another for long. */
+static __always_inline void FN(weigh_holder)(struct scratch *room, const CT_ENTRY *holder, __u32 from)
 {
-	struct claim_victim *victim = &search->holder;
-	__u32 ingress = holder->way[holder->opener & 1].ingress;
-	__u16 age = now - holder->seen;
+	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	__u32 ingress = holder->way[holder->opener & 1].ingress, idle = entry->seen - holder->seen;
+	__u32 at = stir(ingress ^ room->search.first ^ room->search.now);
+	__u16 age = idle > 0xffff ? 0xffff : idle;
+	struct claim_holder *place;
 
-	if (!victim->count) {
-		search->holds = ingress;
-		victim->age = 0;
-		victim->port = port;
-	}
-	if (search->holds != ingress) {
-		victim->count--;
+	if (ingress == entry->way[from].ingress) {
+		room->search.own++;
 		return;
 	}
-	victim->count++;
-	if (age > victim->age) {
-		victim->age = age;
-		victim->port = port;
+	/* What the network opens is of many. */
+	if (!ingress)
+		return;
+	for (__u32 i = 0; i < CLAIM_PLACES; i++) {
+		place = &room->holders[(at + i) % CLAIM_HOLDERS];
+		if (place->count && place->ingress != ingress)
+			continue;
+		if (!place->count++ || age > place->age) {
+			place->ingress = ingress;
+			place->age = age;
+			place->port = entry->nat_port[from];
+		}
+		if (place->count > room->holders[room->search.most % CLAIM_HOLDERS].count)
+			room->search.most = at + i;
+		return;
 	}
+	room->holders[at % CLAIM_HOLDERS].count--;
 }
 
 /* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
@@ -193,8 +210,28 @@ static __always_inline CT_ENTRY *FN(step)(struct scratch *room, const PACKET *pa
 	return holder;
 }
 
-/* Goes on to the next port, and tells whether it is free, or the flow's own: its near view was evicted, and is to find the far one.
- * If not, takes note of what has it. */
+/* Whether a flow may give its port up, which is noted then. */
+static __always_inline bool FN(may_give)(struct scratch *room, const PACKET *packet, const CT_ENTRY *holder, __u32 from)
+{
+	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+
+	if (FN(is_expired)(holder, packet->protocol, entry->seen) || FN(has_left)(holder, packet->protocol)) {
+		room->search.ended = entry->nat_port[from];
+		return true;
+	}
+	if (!FN(may_lose_place)(holder, packet->protocol))
+		return false;
+	FN(weigh)(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
+	return true;
+}
+
+/* Whether a port that was stepped to is free, or the flow's own: its near view was evicted, and is to find the far one. */
+static __always_inline bool FN(is_to_be_had)(const struct scratch *room, const CT_ENTRY *holder)
+{
+	return !holder || (holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, room->search.turned));
+}
+
+/* Goes on to the next port, and tells whether it is to be had. If not, takes note of what has it. */
 __noinline int FN(next_port)(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
@@ -203,18 +240,30 @@ __noinline int FN(next_port)(const PACKET *packet, __u32 side)
 	if (!room || !packet)
 		return false;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder = FN(step)(room, packet, side);
-	CT_KEY *key = (CT_KEY *)&room->mate_key;
+	CT_ENTRY *holder = FN(step)(room, packet, side);
 
-	if (!holder || (holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, room->search.turned)))
+	if (FN(is_to_be_had)(room, holder))
 		return true;
-	if (FN(is_expired)(holder, packet->protocol, entry->seen) || FN(has_left)(holder, packet->protocol) ||
-	    FN(has_ended)(key, holder))
-		room->search.ended = entry->nat_port[from];
-	else if (FN(may_lose_place)(holder, packet->protocol))
-		FN(weigh)(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
-	else if (room->search.tried <= masquerade_port_count)
-		FN(weigh_holder)(&room->search, holder, entry->nat_port[from], entry->seen);
+	if (!FN(may_give)(room, packet, holder, from) && FN(has_ended)((CT_KEY *)&room->mate_key, holder))
+		room->search.ended = ((CT_ENTRY *)&room->entry)->nat_port[from];
+	return false;
+}
+
+/* The same, but takes note of whose it is. */
+__noinline int FN(next_holder)(const PACKET *packet, __u32 side)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1;
+
+	if (!room || !packet)
+		return false;
+
+	CT_ENTRY *holder = FN(step)(room, packet, side);
+
+	if (FN(is_to_be_had)(room, holder))
+		return true;
+	if (!FN(may_give)(room, packet, holder, from))
+		FN(weigh_holder)(room, holder, from);
 	return false;
 }
 
@@ -262,7 +311,97 @@ __noinline int FN(claim_known)(struct __sk_buff *skb, const PACKET *packet, __u3
 	return CLAIM_UNKNOWN;
 }
 
-/* Searches for a port. */
+/* Claims the port of a flow that has ended, if the search has met one: it may be another's by now. */
+static __always_inline int FN(claim_ended)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1;
+
+	if (!room || !packet || !room->search.ended)
+		return -1;
+	((CT_ENTRY *)&room->entry)->nat_port[from] = room->search.ended;
+	return FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how));
+}
+
+/* Looks at who has the next so many ports; true where one is free by now. */
+__noinline int FN(weigh_next)(const PACKET *packet, __u32 side, __u32 ports)
+{
+	for (__u32 i = 0; i < CLAIM_STRIDE; i++) {
+		if (i >= ports)
+			break;
+		if (FN(next_holder)(packet, side))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The port that the flow may take from whoever has most of the destination's, the one of those looked at that has said nothing for longest;
+ * 0: the endpoint has half as many itself. So of any number who hold them all, each gives to who has none, and nobody takes back
+ * what he had to give. Where only a part was looked at, chance makes a difference, which is no reason to take.
+ */
+static __always_inline __be16 FN(owed)(const struct scratch *room)
+{
+	const struct claim_search *search = &room->search;
+	const struct claim_holder *most = &room->holders[search->most % CLAIM_HOLDERS];
+
+	return most->count > 2 * search->own + search->chance ? most->port : 0;
+}
+
+/*
+ * Has another flow give its port up. If none of those that were met may lose it, it is looked at who has the ports: all of them, or as many
+ * as tell enough. The first are always looked at: others may have spent what there is for more.
+ */
+__noinline int FN(claim_share)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
+
+	if (!room || !packet)
+		return DROP_NO_MASQUERADE_PORT;
+
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	struct claim_search *search = &room->search;
+
+	if (!search->mine.count && !search->others.count) {
+		__builtin_memset(room->holders, 0, sizeof(room->holders));
+		search->chance = 2 * CLAIM_CHANCE;
+		for (__u32 i = 0; i <= CLAIM_WEIGHED; i++) {
+			if (i && !may_search(entry->way[from].ingress)) {
+				search->chance = CLAIM_CHANCE;
+				break;
+			}
+			if (ports > left)
+				ports = left;
+			if (FN(weigh_next)(packet, from, ports) &&
+			    FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+				return PARSED;
+			left -= ports;
+			if (!left) {
+				search->chance = 1;
+				break;
+			}
+			ports = CLAIM_STRIDE;
+		}
+		if (FN(claim_ended)(skb, packet, from, how) == 0)
+			return PARSED;
+	}
+
+	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
+
+	how |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
+	if (victim->count) {
+		entry->nat_port[from] = victim->port;
+	} else {
+		entry->nat_port[from] = FN(owed)(room);
+		if (!entry->nat_port[from])
+			return DROP_NO_MASQUERADE_PORT;
+		how |= CLAIM_TAKE;
+	}
+	return FN(claim_port)(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
+}
+
+/* Searches for a port that nobody has any more. CLAIM_UNKNOWN: all are taken. */
 __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
@@ -291,32 +430,17 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 	for (__u32 i = 0; i < CLAIM_TRIES; i++)
 		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
-	if (search->ended) {
-		entry->nat_port[from] = search->ended;
-		/* It may be another's by now. */
-		if (FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how)) == 0)
-			return PARSED;
-	}
+	if (FN(claim_ended)(skb, packet, from, how) == 0)
+		return PARSED;
 	search->tried = CLAIM_TRIES;
 	for (__u32 i = 0; i < CLAIM_ROUNDS; i++) {
-		if (search->tried >= count || !may_search())
+		if (search->tried >= count || !may_search(entry->way[from].ingress))
 			break;
 		if (FN(next_free_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
 	}
 
-	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
-
-	how |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
-	if (!victim->count) {
-		/* None may lose its own. Who has most of them gives one to who has less. */
-		victim = &search->holder;
-		if (victim->count < CLAIM_TRIES / 4 || !search->holds || search->holds == entry->way[from].ingress)
-			return DROP_NO_MASQUERADE_PORT;
-		how |= CLAIM_TAKE;
-	}
-	entry->nat_port[from] = victim->port;
-	return FN(claim_port)(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
+	return CLAIM_UNKNOWN;
 }
 
 /*
@@ -326,11 +450,14 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
  *
  * A free port is searched for in the whole range. If there is none, one of the oldest flows that wait loses its own: of the same
  * endpoint, if most are its; so nobody can keep all ports by asking what is never answered. If all are established, one of whoever has
- * most of them does: so nobody can keep all ports of a destination from others.
+ * most of them does, until who needs one has half as many: so nobody can keep all ports of a destination from others, nor can
+ * several together.
  */
 static __always_inline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	int reason = FN(claim_known)(skb, packet, side, how);
 
-	return reason == CLAIM_UNKNOWN ? FN(claim_search)(skb, packet, side, how) : reason;
+	if (reason == CLAIM_UNKNOWN)
+		reason = FN(claim_search)(skb, packet, side, how);
+	return reason == CLAIM_UNKNOWN ? FN(claim_share)(skb, packet, side, how) : reason;
 }

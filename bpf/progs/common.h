@@ -290,14 +290,6 @@ static __always_inline __u16 moment(void)
 
 /* Ports that are tried for a flow in one go. */
 #define CLAIM_TRIES 64
-/* How often one processor goes on with a search, of 256 ports, in a tick: some 50 ms of it. */
-#define CLAIM_SEARCHES 2000
-
-__noinline int may_search(void)
-{
-	return spend(BUDGET_CLAIMS, CLAIM_SEARCHES);
-}
-
 /* Spreads what little differs between two numbers over all their bits; no two have the same result. */
 static __always_inline __u32 stir(__u32 bits)
 {

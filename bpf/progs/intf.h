@@ -351,7 +351,7 @@ enum drop_reason {
 	DROP_FOREIGN_MAC, /* an endpoint sent from an Ethernet address that is not its own */
 	DROP_FORGED_ENDPOINT, /* the network sent from an address of a local endpoint */
 	DROP_UNKNOWN_ENDPOINT, /* no endpoint is known behind this interface for the destination */
-	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded */
+	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded, and loopback is not met from elsewhere */
 	DROP_UNKNOWN_FRAGMENT, /* a later fragment came without the first of its datagram, and nothing is known of such between these two */
 	DROP_UNRELATED_ERROR, /* an ICMP error about a flow that is not known */
 	DROP_NO_MASQUERADE_ADDRESS, /* the uplink has no address of the packet's family */
@@ -428,10 +428,13 @@ struct event {
 struct account {
 	__u32 tick; /* of the answers; of all interfaces: when `kept` was counted */
 	__u32 answers; /* errors and resets that were sent in it */
+	__u32 pressing; /* the same that path MTU discovery waits for */
 	__u32 opening_tick;
 	__s32 opening; /* entries of flows that were opened in that and wait */
 	__u32 eighth; /* of a tick */
 	__u32 pieces; /* datagrams in pieces that were begun in it */
+	__u32 search_tick;
+	__u32 searches; /* how often a search for a port went on in that */
 	/* Entries of flows that it has opened and that do not wait, of IPv4 and of IPv6: as they were counted last, and those since. */
 	__u32 kept[2];
 	__u32 counted[2]; /* the same: by the count that is under way */
@@ -441,7 +444,7 @@ struct account {
 enum budget_of {
 	BUDGET_EVENTS,
 	BUDGET_ANSWERS, /* errors and resets */
-	BUDGET_CLAIMS, /* searches for a port, beyond the first tries */
+	BUDGET_CLAIMS, /* searches for a port, beyond the first tries and what each endpoint has */
 	BUDGETS
 };
 

@@ -308,7 +308,9 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 		if (!same_mac(ethernet->h_source, source->container_mac))
 			return DROP_FOREIGN_MAC;
 	}
-	if (FN(is_link_scope)(&packet->destination))
+	/* An interface may be told to take what is for loopback (route_localnet, which portmap sets on a container's host end), and what
+	 * listens there trusts whoever comes. */
+	if (FN(is_link_scope)(&packet->destination) || FN(is_loopback)(&packet->destination))
 		return DROP_LINK_SCOPE;
 
 	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;

@@ -88,7 +88,7 @@ struct {
 
 /* Where senders are, by their prefix. Of other nodes' endpoints: the address that the node sends from directly, of the prefix's
  * family; zero: what it sends comes by the overlay alone. All ones: here, or nowhere;
- * ALL_OF_NETWORK: nowhere, but all of a network hear what is sent there. */
+ * ALL_OF_NETWORK in the first word: nowhere, but all of a network hear what is sent there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, PREFIX_ENTRIES);
@@ -336,8 +336,21 @@ struct claim_search {
 	__u32 taken; /* whether somebody has that one */
 	struct claim_victim mine; /* of the same endpoint */
 	struct claim_victim others;
-	struct claim_victim holder; /* of who seems to have most ports that nobody is to lose; how much more often than others */
-	__u32 holds; /* the index of its host end */
+	__u32 own; /* ports that were looked at and are of the same endpoint */
+	__u32 most; /* place of who has most of them */
+	__u32 chance; /* by how many another may seem to have more than he has */
+};
+
+/* Places for those who have ports of a destination: a power of two. */
+#define CLAIM_HOLDERS 64
+
+/* One of those who have ports of a destination. */
+struct claim_holder {
+	__u32 ingress; /* index of its host end */
+	__u16 count; /* of its ports; fewer, where there are more of them than places */
+	__u16 age; /* ticks since the flow was seen that has said nothing for longest */
+	__be16 port; /* of that one */
+	__u8 pad[2];
 };
 
 struct scratch {
@@ -374,6 +387,7 @@ struct scratch {
 	struct frontend_key6 frontend; /* or a frontend_key4 */
 	__be32 quote[32]; /* what an error quotes */
 	struct claim_search search;
+	struct claim_holder holders[CLAIM_HOLDERS];
 	struct ip6 sender; /* or an ip4: of the packet, or of the error */
 	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
 	__be16 mark_port;

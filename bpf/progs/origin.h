@@ -7,7 +7,7 @@
  * interface may be the pods of another plugin. Asked of the first packet of a flow.
  */
 
-/* What `node_prefixes` has in place of a machine: the address means all of an uplink's network. */
+/* What `node_prefixes` has in place of a machine: the address means all of a network of the node's. */
 #define ALL_OF_NETWORK bpf_htonl(0xfffffffe)
 
 /* Whether a prefix is this node's own, or nobody's: as `node_prefixes` says it, for no machine has those addresses. */
@@ -16,13 +16,11 @@ static __always_inline bool FN(is_here)(const ADDRESS *machine)
 	return machine->word[0] == 0xffffffff || machine->word[0] == ALL_OF_NETWORK;
 }
 
-/* Whether an address means all of an uplink's network, the node among them. IPv6 has none such. */
+/* Whether an address means all of a network, the node among them: broadcast; in IPv6 all routers of it, of which a node is one. */
 static __always_inline bool FN(means_all)(struct scratch *room, const ADDRESS *address)
 {
 	PREFIX *prefix = (PREFIX *)&room->prefix;
 
-	if (FAMILY == 6)
-		return false;
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *address;
 

@@ -40,6 +40,9 @@ static __always_inline bool FN(meets_endpoints)(struct scratch *room, const stru
 static __always_inline int FN(guard_host)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room,
 					  const struct node *state)
 {
+	/* Where route_localnet is set the kernel would take it. */
+	if (unlikely(FN(is_loopback)(&packet->destination)))
+		return FN(refuse)(packet, DROP_LINK_SCOPE, skb->ifindex);
 	/* Nothing but a first packet of TCP makes a connection; the kernel looks at sources by itself only for IPv4, and only if
 	 * its configuration says so. Options that it does not like it answers with an error, to who is said to have sent them. */
 	if (packet->protocol == IPPROTO_TCP && !(packet->flags & TCP_SYN) &&

@@ -143,16 +143,6 @@ impl Bench {
         }
 
         let skeleton = Lent::new(knobs)?;
-        let local = |name: &str, last: u8| -> Result<Local> {
-            Ok(Local {
-                ifindex: ifindex(name)?,
-                ipv4: Ipv4Addr::new(10, 88, 0, last),
-                ipv6: Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, last.into()),
-                mac: [2, 0, 0, 0, 0, last],
-                host_mac: [2, 0, 0, 0, 1, last],
-                slot: last.into(),
-            })
-        };
         let bench = Self {
             a: local("a0", 5)?,
             b: local("b0", 6)?,
@@ -188,6 +178,16 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// One more endpoint, with that number at the end of its addresses.
+    pub fn add_another(&self, last: u8) -> Result<Local> {
+        let name = format!("e{last}");
+        ip(&format!("link add {name} type veth peer name {name}p"))?;
+        ip(&format!("link set {name} up"))?;
+        let added = local(&name, last)?;
+        self.add_endpoint(&added, 0)?;
+        Ok(added)
     }
 
     /// Makes an endpoint known, without any policy.
@@ -467,6 +467,18 @@ pub fn ip(words: &str) -> Result<()> {
     let output = Command::new("ip").args(words.split_whitespace()).output().context("run ip")?;
     ensure!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// An endpoint behind that interface, with that number at the end of its addresses.
+fn local(name: &str, last: u8) -> Result<Local> {
+    Ok(Local {
+        ifindex: ifindex(name)?,
+        ipv4: Ipv4Addr::new(10, 88, 0, last),
+        ipv6: Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, last.into()),
+        mac: [2, 0, 0, 0, 0, last],
+        host_mac: [2, 0, 0, 0, 1, last],
+        slot: last.into(),
+    })
 }
 
 fn ifindex(name: &str) -> Result<u32> {

@@ -4,7 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bpf::layout::COUNTER_ANSWERS_SUPPRESSED;
 use etherparse::{IpNumber, Ipv4Header, Ipv4Options, PacketBuilder, PacketHeaders, TcpHeader};
-use integration::programs::{DROP, FAR4, FAR6, NODE4, NODE6, REDIRECT, Ran, Served, ip};
+use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, NODE6, REDIRECT, Ran, Served, ip};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::packets::*;
 
@@ -214,17 +218,50 @@ fn a_flood_does_not_keep_the_size_of_a_way_from_its_senders() {
     while bench.counted(COUNTER_ANSWERS_SUPPRESSED).unwrap() == 0 {
         bench.run("from_endpoint", a.ifindex, &udp4(&a, CLUSTER, (5000, 53))).unwrap();
     }
+    let large = large(&a, NODE4);
+    let told = bench.run("from_endpoint", a.ifindex, &large).unwrap();
+    assert_eq!((told.action, &told.packet[34..36]), (REDIRECT, &[3, 4][..]));
+}
+
+/// A datagram to a node port that is larger than the way to its backend takes, and not to be cut.
+fn large(from: &Local, to: Ipv4Addr) -> Vec<u8> {
     let mut large = Vec::new();
-    PacketBuilder::ethernet2(a.mac, a.host_mac)
-        .ipv4(a.ipv4.octets(), NODE4.octets(), 64)
+    PacketBuilder::ethernet2(from.mac, from.host_mac)
+        .ipv4(from.ipv4.octets(), to.octets(), 64)
         .udp(5000, 30_080)
         .write(&mut large, &[7; 1400])
         .unwrap();
-    // Not to be cut.
     large[20] |= 0x40;
     let mut header = Ipv4Header::from_slice(&large[14..]).unwrap().0;
     header.header_checksum = header.calc_header_checksum();
     large[24..26].copy_from_slice(&header.header_checksum.to_be_bytes());
-    let told = bench.run("from_endpoint", a.ifindex, &large).unwrap();
-    assert_eq!((told.action, &told.packet[34..36]), (REDIRECT, &[3, 4][..]));
+    large
+}
+
+#[test]
+fn who_has_all_answers_of_a_processor_leaves_some_to_others() {
+    let mut only = CpuSet::new();
+    only.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+    let bench = Bench::new(&Knobs { tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let (a, b) = (bench.a, bench.b);
+    ip("route add 198.51.100.1 via 192.0.2.1 mtu lock 1300").unwrap();
+    bench.serve(&Served::tcp(1, (CLUSTER, 80).into(), &[])).unwrap();
+    bench.serve(&Served::udp(2, (NODE4, 30_080).into(), &[(FAR4, 8080).into()])).unwrap();
+    // Of this sort an endpoint has as many as the processor.
+    let flood = large(&a, NODE4);
+    let answered =
+        (0..11_000).filter(|_| bench.run("from_endpoint", a.ifindex, &flood).unwrap().action == REDIRECT);
+    assert_eq!(answered.count(), 10_100);
+    for number in 0..101 {
+        let told = bench.run("from_endpoint", b.ifindex, &large(&b, NODE4)).unwrap();
+        let syn = tcp4(&b, CLUSTER, (40_000 + number, 80), TCP_SYN);
+        let refused = bench.run("from_endpoint", b.ifindex, &syn).unwrap();
+        if number == 100 {
+            assert_eq!((told.action, refused.action), (DROP, DROP));
+            break;
+        }
+        assert_eq!((told.action, &told.packet[34..36]), (REDIRECT, &[3, 4][..]));
+        reset(&refused, CLUSTER.into(), b.ipv4.into());
+    }
 }

@@ -13,6 +13,7 @@ mod marks;
 mod masquerade;
 mod packets;
 mod policy;
+mod ports;
 mod pressure;
 mod random_services;
 mod services;

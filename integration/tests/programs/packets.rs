@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use etherparse::{
     Ethernet2Header, Icmpv4Type, Icmpv6Type, NetHeaders, PacketBuilder, PacketHeaders, TransportHeader,
 };
-use integration::programs::{Bench, Knobs, Local, Tally};
+use integration::programs::{Bench, FAR4, Knobs, Local, NODE4, REDIRECT, Tally};
 
 pub const TCP_SYN: u8 = 1;
 
@@ -102,6 +102,24 @@ pub fn network4(bench: &Bench, from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), 
 
 pub fn network6(bench: &Bench, from: Ipv6Addr, to: Ipv6Addr, ports: (u16, u16), flags: u8) -> Vec<u8> {
     tcp(PacketBuilder::ethernet2([2; 6], bench.uplink_mac).ipv6(from.octets(), to.octets(), 64), ports, flags)
+}
+
+/// What a program makes of a packet, and the ports that it has then.
+#[track_caller]
+pub fn sent(bench: &Bench, program: &str, ifindex: u32, packet: &[u8]) -> (u16, u16) {
+    let ran = bench.run(program, ifindex, packet).unwrap();
+    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
+    seen(&ran.packet).ports
+}
+
+/// A handshake between a local endpoint and a machine beyond; returns the port that it leaves from.
+#[track_caller]
+pub fn connect(bench: &Bench, from: &Local, ports: (u16, u16)) -> u16 {
+    let out = |flags| sent(bench, "from_endpoint", from.ifindex, &tcp4(from, FAR4, ports, flags)).0;
+    let port = out(TCP_SYN);
+    sent(bench, "from_network", bench.uplink, &network4(bench, FAR4, NODE4, (ports.1, port), TCP_SYN_ACK));
+    assert_eq!(out(TCP_ACK), port);
+    port
 }
 
 /// What a packet says, with every checksum verified.

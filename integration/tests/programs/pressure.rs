@@ -1,9 +1,6 @@
 //! Floods: nobody takes another's share of what all share, and nothing established is lost to them.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use bpf::layout::{CtKey, LIFETIMES};
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, REDIRECT, Served};
@@ -14,24 +11,6 @@ use crate::packets::*;
 fn client(bench: &Bench, number: u32) -> Local {
     let ipv4 = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + number);
     Local { ipv4, mac: [2; 6], host_mac: bench.uplink_mac, ..bench.a }
-}
-
-/// What a program makes of a packet, and the ports that it has then.
-#[track_caller]
-fn sent(bench: &Bench, program: &str, ifindex: u32, packet: &[u8]) -> (u16, u16) {
-    let ran = bench.run(program, ifindex, packet).unwrap();
-    assert_eq!(ran.action, REDIRECT, "{:?}", bench.drops());
-    seen(&ran.packet).ports
-}
-
-/// A handshake between a local endpoint and a machine beyond; returns the port that it leaves from.
-#[track_caller]
-fn connect(bench: &Bench, from: &Local, ports: (u16, u16)) -> u16 {
-    let out = |flags| sent(bench, "from_endpoint", from.ifindex, &tcp4(from, FAR4, ports, flags)).0;
-    let port = out(TCP_SYN);
-    sent(bench, "from_network", bench.uplink, &network4(bench, FAR4, NODE4, (ports.1, port), TCP_SYN_ACK));
-    assert_eq!(out(TCP_ACK), port);
-    port
 }
 
 #[test]
@@ -64,67 +43,6 @@ fn a_flow_waits_until_its_opener_goes_on_after_the_answer() {
     assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &packet(TCP_ACK)).0, port);
     sent(&bench, "from_endpoint", b.ifindex, &tcp4(&b, a.ipv4, (80, 40_000), TCP_ACK));
     assert_eq!(bench.stages4().unwrap(), (3, 0));
-}
-
-#[test]
-fn every_port_of_a_destination_is_found() {
-    let bench = Bench::new(&Knobs { waiting: 1 << 18, ..Knobs::default() }).unwrap();
-    let a = bench.a;
-    let mut ports = HashSet::new();
-    for source in 1..=20_000 {
-        let (port, _) = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (source, 53)));
-        assert!((10_000..30_000).contains(&port));
-        assert!(ports.insert(port), "{port} has a flow already, of {} that have one", ports.len());
-    }
-    // All are taken: the next flow gets that of one that waits. Another destination has all of them.
-    let (port, _) = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (20_001, 53)));
-    assert!(ports.contains(&port));
-    sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (20_001, 54)));
-}
-
-#[test]
-fn the_last_port_is_found_among_established_flows_and_none_of_them_is_displaced() {
-    let bench = Bench::new(&Knobs { ports: 300, ..Knobs::default() }).unwrap();
-    let a = bench.a;
-    let ports: Vec<_> = (0..300).map(|number| connect(&bench, &a, (40_000 + number, 443))).collect();
-    assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 300);
-    let before = bench.tally().unwrap();
-    for source in 1_000..1_100 {
-        let syn = tcp4(&a, FAR4, (source, 443), TCP_SYN);
-        assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
-    }
-    changes(&bench, &before, &[("no_masquerade_port", 100)], (0, 0));
-    for (number, port) in (0..).zip(ports) {
-        let ack = tcp4(&a, FAR4, (40_000 + number, 443), TCP_ACK);
-        assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &ack).0, port);
-    }
-}
-
-#[test]
-fn who_has_most_ports_of_a_destination_gives_them_to_who_has_none() {
-    let bench = Bench::new(&Knobs { ports: 300, tick: Some(1_000), ..Knobs::default() }).unwrap();
-    let (a, b) = (bench.a, bench.b);
-    let of_a: Vec<_> = (0..300).map(|number| connect(&bench, &a, (40_000 + number, 443))).collect();
-    // One after the other, until both have enough.
-    let of_b: Vec<_> = (0..20).map(|number| connect(&bench, &b, (50_000 + number, 443))).collect();
-    assert_eq!(of_b.iter().collect::<HashSet<_>>().len(), 20);
-    assert!(of_b.iter().all(|port| of_a.contains(port)));
-    // What b has it keeps, and a takes none of it.
-    for source in 1_000..1_100 {
-        let syn = tcp4(&a, FAR4, (source, 443), TCP_SYN);
-        assert_eq!(bench.run("from_endpoint", a.ifindex, &syn).unwrap().action, DROP);
-    }
-    for (number, port) in (0..).zip(&of_b) {
-        let ack = tcp4(&b, FAR4, (50_000 + number, 443), TCP_ACK);
-        assert_eq!(sent(&bench, "from_endpoint", b.ifindex, &ack).0, *port);
-    }
-    // All that a has not given away goes on.
-    let kept = (0..).zip(&of_a).filter(|(_, port)| !of_b.contains(port)).collect::<Vec<_>>();
-    assert_eq!(kept.len(), 280);
-    for (number, port) in kept {
-        let ack = tcp4(&a, FAR4, (40_000 + number, 443), TCP_ACK);
-        assert_eq!(sent(&bench, "from_endpoint", a.ifindex, &ack).0, *port);
-    }
 }
 
 #[test]
@@ -166,40 +84,6 @@ fn answers_end_no_wait_of_what_is_in_the_line() {
     }
     assert_eq!(refused, 1_500);
     assert_eq!(bench.drops().unwrap().get("opening_share"), Some(&refused));
-}
-
-#[test]
-fn one_endpoint_does_not_take_another_ones_ports() {
-    // However slow the machine, no question is over meanwhile.
-    let bench = Bench::new(&Knobs { waiting: 1 << 18, tick: Some(1_000), ..Knobs::default() }).unwrap();
-    let (a, b) = (bench.a, bench.b);
-    let established = connect(&bench, &a, (40_000, 53));
-    let asked = sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (39_999, 53))).0;
-    for source in 1..=30_000 {
-        sent(&bench, "from_endpoint", b.ifindex, &udp4(&b, FAR4, (source, 53)));
-    }
-    // What a asked before, and asks now, is answered.
-    let answer = |port| {
-        let mut packet = Vec::new();
-        etherparse::PacketBuilder::ethernet2([2; 6], bench.uplink_mac)
-            .ipv4(FAR4.octets(), NODE4.octets(), 64)
-            .udp(53, port)
-            .write(&mut packet, b"answer")
-            .unwrap();
-        packet
-    };
-    assert_eq!(sent(&bench, "from_network", bench.uplink, &answer(asked)), (53, 39_999));
-    let mut ports = Vec::new();
-    for source in 50_000..50_008 {
-        ports.push((source, sent(&bench, "from_endpoint", a.ifindex, &udp4(&a, FAR4, (source, 53))).0));
-    }
-    for (source, port) in ports {
-        assert_eq!(sent(&bench, "from_network", bench.uplink, &answer(port)), (53, source));
-    }
-    assert_eq!(
-        sent(&bench, "from_endpoint", a.ifindex, &tcp4(&a, FAR4, (40_000, 53), TCP_ACK)).0,
-        established
-    );
 }
 
 #[test]

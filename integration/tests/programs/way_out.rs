@@ -189,3 +189,23 @@ fn a_pod_does_not_speak_to_the_node_by_the_broadcast_address_of_its_network() {
     let node = udp4(&a, NODE4, (5000, 40_000));
     assert_eq!(bench.run("from_endpoint", a.ifindex, &node).unwrap().action, PASS);
 }
+
+#[test]
+fn loopback_is_nobody_elses_whatever_the_kernel_would_take() {
+    let bench = bench();
+    let (a, before) = (bench.a, bench.tally().unwrap());
+    for to in [[127, 0, 0, 1], [127, 255, 255, 255]] {
+        let ran = bench.run("from_endpoint", a.ifindex, &udp4(&a, to.into(), (5000, 53))).unwrap();
+        assert_eq!(ran.action, DROP, "{to:?}");
+        for flags in [TCP_SYN, TCP_ACK] {
+            let packet = network4(&bench, FAR4, to.into(), (5000, 53), flags);
+            assert_eq!(bench.run("from_network", bench.uplink, &packet).unwrap().action, DROP, "{to:?}");
+        }
+    }
+    let six = std::net::Ipv6Addr::LOCALHOST;
+    let ran = bench.run("from_endpoint", a.ifindex, &udp6(&a, six, (5000, 53))).unwrap();
+    assert_eq!(ran.action, DROP);
+    let packet = network6(&bench, FAR6, six, (5000, 53), TCP_SYN);
+    assert_eq!(bench.run("from_network", bench.uplink, &packet).unwrap().action, DROP);
+    changes(&bench, &before, &[("link_scope", 8)], (0, 0));
+}
