@@ -1,17 +1,18 @@
 //! Nobody sends as the node, as a pod, or as nobody.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
+use etherparse::PacketBuilder;
 use integration::{
     needs_root,
     testbed::{Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, eventually},
 };
 
-use crate::scene::{Ends, MARK, closed, is_dropped, node, of_wire, open, tap, udp};
+use crate::scene::{Ends, MARK, closed, is_dropped, node, of_pod, of_wire, open, tap, udp};
 use crate::table::{FAR_POD4, FAR_POD6, NODES};
 
 #[test]
@@ -149,5 +150,119 @@ fn who_sends_as_the_node_by_another_interface_is_policed() -> Result<()> {
     let dropped = || node.drops("policy_ingress").is_ok_and(|now| now > before);
     ensure!(eventually(Duration::from_secs(3), dropped), "{}", node.status()?["drops"]);
     ensure!(inside.count() == 1, "somebody has joined the node's flow");
+    Ok(())
+}
+
+/// A datagram in two pieces, the first of which has so long a header of options that Linux, which has put them together to look at them,
+/// finds no room for it before the other and cuts the datagram anew.
+fn pieces_with_options(ends: Ends, from: Ipv6Addr, to: Ipv6Addr) -> Result<[Vec<u8>; 2]> {
+    const OPTIONS: usize = 512;
+    const FIRST: usize = 936;
+    let mut frame = Vec::new();
+    let said = [MARK.as_bytes(), &[7; 1400]].concat();
+    PacketBuilder::ethernet2(ends.from, ends.to)
+        .ipv6(from.octets(), to.octets(), 64)
+        .udp(40_000, 7777)
+        .write(&mut frame, &said)?;
+    let (ethernet_and_ip, data) = frame.split_at(54);
+    let piece = |options: bool, at: usize, data: &[u8]| -> Result<Vec<u8>> {
+        let mut piece = ethernet_and_ip.to_vec();
+        let length = data.len() + 8 + if options { OPTIONS } else { 0 };
+        piece[18..20].copy_from_slice(&u16::try_from(length)?.to_be_bytes());
+        piece[20] = if options { 60 } else { 44 };
+        if options {
+            // Padding, in two options, for one has no room for more than 255 bytes.
+            piece.extend([44, u8::try_from(OPTIONS / 8 - 1)?, 1, 253]);
+            piece.extend([0; 253]);
+            piece.extend([1, 251]);
+            piece.extend([0; 251]);
+            piece.extend([1, 0]);
+        }
+        piece.extend([17, 0]);
+        piece.extend((u16::try_from(at)? | u16::from(at == 0)).to_be_bytes());
+        piece.extend(7_u32.to_be_bytes());
+        piece.extend(data);
+        Ok(piece)
+    };
+    Ok([piece(true, 0, &data[..FIRST])?, piece(false, FIRST, &data[FIRST..])?])
+}
+
+#[test]
+fn who_sends_as_the_node_in_pieces_that_linux_cuts_anew_is_policed() -> Result<()> {
+    needs_root!();
+    let node = node()?;
+    let (guarded, other) = (closed(&node, "closed")?, open(&node, "open")?);
+    let (_netns, frames, ends) = stranger(&node)?;
+    let (inside, control) = (tap(&guarded)?, tap(&other)?);
+    // Whoever asks netfilter for a connection has it put datagrams together. What is cut anew after that tells of no interface.
+    let rules = "table inet track { chain seen { type filter hook prerouting priority 0; ct state new counter accept; }; }";
+    node.netns().run("nft", &[rules])?;
+    let send = |from: Ipv6Addr, to: Ipv6Addr| {
+        pieces_with_options(ends, from, to)?.iter().try_for_each(|piece| frames.send(piece))
+    };
+    let mine: Ipv6Addr = "2001:db8:77::2".parse()?;
+    for source in [NODE6, "2001:db8:77::1".parse()?, "fd00:88::1".parse()?] {
+        let before = node.drops("policy_ingress")?;
+        send(source, guarded.ipv6())?;
+        let dropped = || node.drops("policy_ingress").is_ok_and(|now| now > before);
+        ensure!(
+            eventually(Duration::from_secs(3), dropped) && inside.count() == 0,
+            "{source}: {} arrived, {}",
+            inside.count(),
+            node.status()?["drops"]
+        );
+    }
+    send(mine, other.ipv6())?;
+    ensure!(eventually(Duration::from_secs(3), || control.count() == 1), "{}", node.status()?["drops"]);
+    ensure!(inside.count() == 0, "{} arrived as the node", inside.count());
+    Ok(())
+}
+
+#[test]
+fn the_node_is_met_at_its_addresses_alone_neither_at_loopback_nor_as_all_of_a_network() -> Result<()> {
+    needs_root!();
+    let node = node()?;
+    let (bad, good) = (open(&node, "bad")?, open(&node, "good")?);
+    let (_netns, _, _) = stranger(&node)?;
+    node.netns().ip("address add 198.18.0.1/16 broadcast 198.18.0.255 dev mgmt")?;
+    // As portmap sets it on host ends, and kube-proxy everywhere.
+    node.netns().sysctl("net/ipv4/conf/all/route_localnet", "1")?;
+    let port = 9999;
+    let socket = node.netns().inside(|| UdpSocket::bind(("::", port)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let (of_bad, of_good, wire) = (of_pod(&bad)?, of_pod(&good)?, of_wire(&node)?);
+    let dropped = |(frames, ends): &(Frames, Ends), from: IpAddr, to: &str| {
+        let before = node.drops("link_scope")?;
+        frames.send(&udp(*ends, from, to.parse()?, port)?)?;
+        // Bare interfaces say something of the link, too; what must not arrive is looked at besides.
+        Ok::<_, anyhow::Error>(eventually(Duration::from_millis(300), || {
+            node.drops("link_scope").is_ok_and(|now| now > before)
+        }))
+    };
+    for (way, from, to) in [
+        (&of_bad, IpAddr::from(bad.ipv4()), "127.0.0.1"),
+        (&of_bad, bad.ipv4().into(), "127.255.255.255"),
+        (&of_bad, bad.ipv4().into(), "192.0.2.255"),
+        (&of_bad, bad.ipv4().into(), "203.0.113.255"),
+        (&of_bad, bad.ipv4().into(), "198.18.255.255"),
+        (&of_bad, bad.ipv4().into(), "198.18.0.255"),
+        (&of_bad, bad.ipv6().into(), "2001:db8::"),
+        (&of_bad, bad.ipv6().into(), "2001:db8:77::"),
+        (&wire, NEIGHBOUR4.into(), "127.0.0.1"),
+    ] {
+        // The daemon hears of a network a moment after it is there.
+        ensure!(
+            eventually(Duration::from_secs(10), || dropped(way, from, to).is_ok_and(|it| it)),
+            "{to}: {}",
+            node.status()?["drops"]
+        );
+        socket.set_nonblocking(true)?;
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        socket.set_nonblocking(false)?;
+        dropped(way, from, to)?;
+        of_good.0.send(&udp(of_good.1, good.ipv6().into(), NODE6.into(), port)?)?;
+        let (_, arrived) = socket.recv_from(&mut [0; 64])?;
+        ensure!(arrived.ip() == good.ipv6(), "{to}: a datagram of {arrived} arrived");
+    }
     Ok(())
 }

@@ -14,6 +14,7 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::MapHandle;
 
 use super::{Datapath, DatapathError, EndpointEntry, maps::TypedMap};
+use crate::concerned::Concerned;
 
 /// Where senders are, by their prefix.
 pub type Origins = BTreeMap<IpNetwork, Origin>;
@@ -23,7 +24,7 @@ pub type Origins = BTreeMap<IpNetwork, Origin>;
 pub enum Origin {
     /// On this node, or nowhere.
     Here,
-    /// Nowhere: the address means all of an uplink's network. IPv4 alone has such.
+    /// Nowhere: the address means all of a network of the node's, or all of its routers.
     AllOfNetwork,
     /// Endpoints of a node that sends directly, or by the overlay.
     Node(NearNode),
@@ -57,6 +58,8 @@ const HERE4: Ipv4Addr = Ipv4Addr::BROADCAST;
 const ALL4: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 254);
 /// As [`HERE4`].
 const HERE6: Ipv6Addr = Ipv6Addr::from_bits(u128::MAX);
+/// As [`ALL4`]: the programs look at the first word.
+const ALL6: Ipv6Addr = Ipv6Addr::from_bits(0xffff_fffe << 96);
 
 /// A node of a link of this one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +77,12 @@ impl Datapath {
         if known.as_ref() == Some(origins) {
             return Ok(());
         }
+        let is_new = |(prefix, origin): &(&IpNetwork, &Origin)| {
+            **origin == Origin::AllOfNetwork
+                && known.as_ref().is_none_or(|known| known.get(prefix) != Some(*origin))
+        };
+        // The host's stack has what went there before, as something that it does not know the way to.
+        let concerned: Concerned = origins.iter().filter(is_new).map(|(prefix, _)| *prefix).collect();
         *known = None;
         let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
         let (mut nodes4, mut nodes6) = (HashSet::new(), HashSet::new());
@@ -95,7 +104,7 @@ impl Datapath {
                         Some(IpAddr::V6(node)) => Some(node),
                         _ => None,
                     };
-                    let node = origin.machine(node, [HERE6, HERE6], Ipv6Addr::UNSPECIFIED);
+                    let node = origin.machine(node, [HERE6, ALL6], Ipv6Addr::UNSPECIFIED);
                     let key = Prefix6 { length: prefix.prefix().into(), address: prefix.network().into() };
                     nodes6.insert(node);
                     wanted6.push((key, Ip6::from(node)));
@@ -106,6 +115,7 @@ impl Datapath {
         super::sync_entries(&self.node_prefixes6, &wanted6)?;
         forget_others(&self.node_macs4, |node| nodes4.contains(&Ipv4Addr::from(node)))?;
         forget_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
+        self.raise_epoch(&concerned)?;
         *known = Some(origins.clone());
         Ok(())
     }
@@ -123,7 +133,7 @@ impl Datapath {
             let values = prefixes.keys().into_iter().filter_map(|key| prefixes.get(&key).ok()?);
             nodes.extend(values.map(|node| IpAddr::from(Ipv6Addr::from(node))));
         }
-        let none = [IpAddr::from(HERE4), ALL4.into(), HERE6.into()];
+        let none = [IpAddr::from(HERE4), ALL4.into(), HERE6.into(), ALL6.into()];
         nodes.retain(|node| !node.is_unspecified() && !none.contains(node));
         nodes
     }

@@ -1,6 +1,6 @@
 //! Addresses of interfaces.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -19,6 +19,8 @@ pub struct Address {
     pub address: IpAddr,
     /// Length of its prefix.
     pub prefix: u8,
+    /// The broadcast address that goes with it, if somebody has given one.
+    pub broadcast: Option<Ipv4Addr>,
     /// Whether it can be the source of packets to everywhere: of global scope, and neither secondary, deprecated,
     /// temporary nor still being probed.
     pub usable: bool,
@@ -29,10 +31,12 @@ impl Address {
         let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
         let mut address = None;
         let mut local = None;
+        let mut broadcast = None;
         for attribute in &message.attributes {
             match attribute {
                 AddressAttribute::Address(ip) => address = Some(*ip),
                 AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Broadcast(ip) => broadcast = Some(*ip),
                 AddressAttribute::Flags(all) => flags = *all,
                 _ => {}
             }
@@ -48,6 +52,7 @@ impl Address {
             ifindex: message.header.index,
             address,
             prefix: message.header.prefix_len,
+            broadcast,
             usable: message.header.scope == AddressScope::Universe && !flags.intersects(unfit),
         })
     }

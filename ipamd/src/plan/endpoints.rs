@@ -214,7 +214,7 @@ mod tests {
         let mut observed = healthy();
         observed.links.push(Link { index: 2, name: "uplink".into(), ..Link::default() });
         let address = "10.88.0.2".parse().unwrap();
-        observed.addresses.push(Address { ifindex: 2, address, prefix: 32, usable: true });
+        observed.addresses.push(Address { ifindex: 2, address, prefix: 32, broadcast: None, usable: true });
         let mut made = Plan::default();
         plan(&pools(), &endpoint(), &observed, &mut made);
         assert!(made.steps.is_empty());

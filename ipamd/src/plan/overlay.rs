@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn address(text: &str) -> Address {
-        Address { ifindex: 2, address: text.parse().unwrap(), prefix: 24, usable: true }
+        Address { ifindex: 2, address: text.parse().unwrap(), prefix: 24, broadcast: None, usable: true }
     }
 
     fn machine() -> (Uplinks, Observed) {

@@ -315,7 +315,13 @@ mod tests {
     }
 
     fn machine() -> Observed {
-        let address = Address { ifindex: 2, address: "192.0.2.1".parse().unwrap(), prefix: 24, usable: true };
+        let address = Address {
+            ifindex: 2,
+            address: "192.0.2.1".parse().unwrap(),
+            prefix: 24,
+            broadcast: None,
+            usable: true,
+        };
         Observed { addresses: vec![address], ways: Some(Ways::default()), ..Observed::default() }
     }
 

@@ -29,7 +29,7 @@ fn link(index: u32, name: &str, mtu: u32) -> Link {
 }
 
 fn address(ifindex: u32, text: &str, usable: bool) -> Address {
-    Address { ifindex, address: text.parse().unwrap(), prefix: 24, usable }
+    Address { ifindex, address: text.parse().unwrap(), prefix: 24, broadcast: None, usable }
 }
 
 fn node(name: &str, internal: &[&str], external: &[&str]) -> Node {
