@@ -11,6 +11,7 @@ mod random;
 use std::{
     env,
     net::{IpAddr, SocketAddr},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,8 +29,8 @@ use self::{
     random::Random,
 };
 
-/// Frames between two looks at the flows: fewer than the kernel lets wait for a processor.
-const BATCH: usize = 200;
+/// Frames of each sender between two looks at the flows: fewer than the kernel lets wait for a processor.
+const BATCH: usize = 400;
 
 /// The pod `shop/closed` may send nothing and get nothing.
 const CLOSED: &str = "\
@@ -154,6 +155,17 @@ fn courses() -> Result<Vec<Course>> {
     Ok(vec![Course { seed: seed.unwrap_or(any), most: u64::MAX, time }])
 }
 
+/// Sends a batch; how many frames the kernel took, and how many it did not.
+fn send_batch(frames: &Frames, sender: &Sender, cast: &Cast, random: &mut Random) -> Result<[u64; 2]> {
+    let mut went = [0, 0];
+    for _ in 0..BATCH {
+        // The sender's own kernel does not take all.
+        let taken = send(frames, &sender.frame(cast, random), random)?;
+        went[usize::from(!taken)] += 1;
+    }
+    Ok(went)
+}
+
 /// Sends a frame, now and then one that the kernel is to complete; whether the kernel took it.
 fn send(frames: &Frames, frame: &[u8], random: &mut Random) -> Result<bool> {
     if !random.one_in(8) {
@@ -212,23 +224,32 @@ fn frames_of_any_form_do_no_harm() -> Result<()> {
     let (mut sent, mut refused) = (0_u64, 0_u64);
     for Course { seed, most, time } in courses {
         println!("seed {seed}: CAMBRIC_FUZZ_SEED={seed} has the same frames sent");
-        let mut random = Random::new(seed);
+        // Each sender has numbers of its own, for both send at once.
+        let mut randoms = [seed, !seed].map(Random::new);
         let (end, last) = (Instant::now() + time, most.saturating_add(sent + refused));
         while Instant::now() < end && sent + refused < last {
-            for (frames, sender) in &senders {
-                for _ in 0..BATCH {
-                    // The sender's own kernel does not take all.
-                    let went = send(frames, &sender.frame(&cast, &mut random), &mut random)?;
-                    *(if went { &mut sent } else { &mut refused }) += 1;
-                }
-                for flow in &mut datagrams {
-                    flow.go_on()
-                        .with_context(|| format!("a flow of datagrams, seed {seed}, after {sent} frames"))?;
-                }
-                for stream in &streams {
-                    TcpStreamCheck::exchange(stream, 2_000)
-                        .with_context(|| format!("a connection, seed {seed}, after {sent} frames"))?;
-                }
+            let went = thread::scope(|scope| {
+                let sending: Vec<_> = senders
+                    .iter()
+                    .zip(&mut randoms)
+                    .map(|((frames, sender), random)| {
+                        let cast = &cast;
+                        scope.spawn(move || send_batch(frames, sender, cast, random))
+                    })
+                    .collect();
+                sending.into_iter().map(|it| it.join().expect("no panic")).collect::<Result<Vec<_>>>()
+            })?;
+            for [taken, not] in went {
+                sent += taken;
+                refused += not;
+            }
+            for flow in &mut datagrams {
+                flow.go_on()
+                    .with_context(|| format!("a flow of datagrams, seed {seed}, after {sent} frames"))?;
+            }
+            for stream in &streams {
+                TcpStreamCheck::exchange(stream, 2_000)
+                    .with_context(|| format!("a connection, seed {seed}, after {sent} frames"))?;
             }
             let arrived: u64 = forbidden.iter().map(integration::testbed::Tap::count).sum();
             ensure!(
