@@ -117,6 +117,7 @@ mod tests {
             ifindex,
             address: address.parse().unwrap(),
             prefix,
+            broadcast: None,
             usable: true,
         };
         Machine {

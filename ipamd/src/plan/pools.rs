@@ -134,8 +134,13 @@ mod tests {
 
     fn node() -> Observed {
         let sysctls = [(FORWARDING_V4, "1"), (FORWARDING_V6, "1"), ("net/ipv6/conf/eth0/accept_ra", "2")];
-        let gateway =
-            |text: &str, prefix| Address { ifindex: 1, address: text.parse().unwrap(), prefix, usable: true };
+        let gateway = |text: &str, prefix| Address {
+            ifindex: 1,
+            address: text.parse().unwrap(),
+            prefix,
+            broadcast: None,
+            usable: true,
+        };
         Observed {
             links: vec![Link { index: 1, name: "lo".into(), up: true, ..Link::default() }],
             addresses: vec![gateway("10.88.0.1", 32), gateway("fd00:88::1", 128)],
