@@ -22,7 +22,7 @@ fn here(pools: &[Pool], observed: &Observed) -> Origins {
         // RFC 3021, RFC 6164: a network of two has none.
         let has_some = address.prefix <= if network.is_ipv4() { 30 } else { 126 };
         let (first, last) = (network.network(), network.is_ipv4().then(|| network.broadcast()));
-        let ends = has_some.then(|| [Some(first), last]).into_iter().flatten().flatten();
+        let ends = has_some.then_some([Some(first), last]).into_iter().flatten().flatten();
         Some(ends.chain(address.broadcast.map(IpAddr::from)))
     };
     let of_link =
@@ -145,7 +145,10 @@ mod tests {
         let routers = [is("2001:db8:7::/128", Origin::AllOfNetwork)];
         let with = |ways: &[(String, Origin)], six: &[(String, Origin)]| [ways, &all, &routers, six].concat();
         for mode in [RoutingMode::Auto, RoutingMode::Vxlan] {
-            assert_eq!(told(mode, false), with(&[pool.clone(), near.clone(), far.clone()], &[six.clone()]));
+            assert_eq!(
+                told(mode, false),
+                with(&[pool.clone(), near.clone(), far.clone()], std::slice::from_ref(&six))
+            );
             // Without masquerade an endpoint's address is met beyond the overlay.
             assert_eq!(told(mode, true), with(&[pool.clone(), near.clone()], &[]));
         }
