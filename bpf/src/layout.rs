@@ -18,6 +18,15 @@ pub use crate::skeleton::types::{
     prefix6 as Prefix6, uplink as Uplink,
 };
 
+/// In the maps of origins in place of a machine's address: the prefix is this node's own.
+pub const ORIGIN_HERE4: Ipv4Addr = Ipv4Addr::BROADCAST;
+/// In the maps of origins in place of a machine's address: the address means all of a network.
+pub const ORIGIN_ALL4: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 254);
+/// As [`ORIGIN_HERE4`].
+pub const ORIGIN_HERE6: Ipv6Addr = Ipv6Addr::from_bits(u128::MAX);
+/// As [`ORIGIN_ALL4`]: the programs look at the first word.
+pub const ORIGIN_ALL6: Ipv6Addr = Ipv6Addr::from_bits(0xffff_fffe << 96);
+
 /// [`Node::events`]: new flows and their ends are told.
 pub const EVENTS_FLOWS: u32 = 1;
 /// [`Node::events`]: every drop is told, not only what policy refuses.

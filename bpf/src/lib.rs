@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod layout;
+pub mod sizes;
 pub mod states;
 
 #[allow(

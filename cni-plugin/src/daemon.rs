@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipamd_api::{AttachmentKey, Client, ClientError, ErrorKind, Reply, Request};
+use ipamd_api::{AttachmentKey, Client, ClientError, ErrorKind, Reply, Request, files};
 
 use crate::{error::CniError, text::cut};
 
@@ -60,8 +60,7 @@ pub fn patiently<T>(
 
 /// Where keys wait that were released while the daemon was away: it works them off when it is back.
 pub fn released_path(socket: &Path, key: &AttachmentKey) -> PathBuf {
-    let folder = socket.parent().unwrap_or(Path::new("/"));
-    folder.join("released").join(format!("{}.json", key.host_ifname()))
+    files::released(socket).join(format!("{}.json", key.host_ifname()))
 }
 
 /// Leaves the key for the daemon to release.

@@ -8,13 +8,11 @@ use integration::oracle::services::{
     asked::{changes, here, objects_of, questions},
     generate::{NODES, Scene, scene},
 };
-use ipamd::{
-    cluster::objects::Change,
-    services::{
-        Balancer, NodeAddresses, Site,
-        memory::{From, Led, Memory},
-        tables::FrontendKey,
-    },
+use ipamd_model::objects::Change;
+use ipamd_services::{
+    Balancer, NodeAddresses, Site,
+    memory::{From, Led, Memory},
+    tables::FrontendKey,
 };
 use proptest::{
     collection::vec,

@@ -15,7 +15,7 @@ use integration::{
     needs_root,
     testbed::{Netns, eventually},
 };
-use ipamd::netlink::{Found, Outcome, Peer, Protocol, SocketDiag, netns_cookie};
+use ipamd_kernel::netlink::{Found, Outcome, Peer, Protocol, SocketDiag, netns_cookie};
 use nix::libc;
 
 /// The port of the backend that is gone, and of the one that stays, at each address.

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::cluster::objects::{Change, ObjectId};
+use ipamd_model::objects::{Change, ObjectId};
 
 /// So many changes are put in force together, whoever's they are.
 const WHOLE: usize = 500;
@@ -102,9 +102,9 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cluster::objects::{Kind, Namespace, Object, ServiceAccount},
-        policy::labels::Labels,
+    use ipamd_model::{
+        labels::Labels,
+        objects::{Kind, Namespace, Object, ServiceAccount},
     };
 
     fn put(namespace: &str, name: usize) -> Change {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
-use ipamd_api::key::is_host_ifname;
+use ipamd_api::{files, key::is_host_ifname};
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -20,39 +20,37 @@ use tokio::{
 
 use crate::{
     alone::Alone,
-    attachment::Attachment,
-    chain,
-    cluster::{Cluster, SourceState, kube::NetworkCondition, objects},
-    cni_chain::Configurations,
-    config::{Config, ExternalServiceMode, Maker},
-    datapath::{
-        Datapath, DatapathConfig, DatapathError, ExternalSettings, Machine, MapSizes, PolicyTables,
-        ServiceTables,
-    },
-    endpoint_files::{self, EndpointFiles},
     following::{self, Followers, Following},
-    footprint::FootprintFile,
     host::Host,
-    ipam::Pool,
     mending,
     metrics::{Metrics, Served},
     monitor::{Listening, Monitor},
     node::{Making, Node},
     notices,
     peers::Peers,
-    policy::enforce::Enforcer,
-    pool_conflicts, prefixes, preflight,
+    pool_conflicts, prefixes,
     probes::Probes,
-    reaper::Reaper,
     reconcile::{Reconciler, Reconciliation},
     released,
     requests::NodeService,
     server::{self, Limits},
-    services::{Balancer, Site, health::HealthPorts, parting::Parting},
-    store::{self, Loaded, Store, StoreError},
-    supervisor,
     waiting::{Door, Waiting},
 };
+use bpf::sizes::{Machine, MapSizes};
+use ipamd_addresses::{attachment::Attachment, ipam::Pool};
+use ipamd_config::{Cluster, Config, ExternalServiceMode, Maker, cni_chain::Configurations};
+use ipamd_datapath::{
+    Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables, parting::Parting,
+};
+use ipamd_kernel::reaper::Reaper;
+use ipamd_machine::{footprint::FootprintFile, preflight};
+use ipamd_model::objects;
+use ipamd_policy::enforce::Enforcer;
+use ipamd_runtime::{chain, supervisor};
+use ipamd_services::{Balancer, Site, health::HealthPorts};
+use ipamd_sources::{SourceState, kube::NetworkCondition};
+use ipamd_store as store;
+use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
 
 /// Why the daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +62,6 @@ pub enum Ending {
     /// The store could not be written, and a daemon that starts can.
     WritableAgain,
 }
-
-/// Where a store is copied to in which nothing can be written; beside the socket, on another disk.
-pub const COPY_OF_STORE: &str = "store.copy";
 
 /// Runs the daemon until it is told to stop, or has to start anew.
 ///
@@ -127,10 +122,13 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     .rest_addresses(config.address_rest);
     let node = Arc::new(node);
     let metrics = metrics(&config, source, set_aside);
-    let released = released::directory(&config.socket);
+    let released = files::released(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
-    let (parting, gone) = Parting::start(Arc::clone(&node), &pins)?;
+    let (parting, gone) = {
+        let node = Arc::clone(&node);
+        Parting::start(move |netns| node.namespace_path(netns), &pins)?
+    };
     let peers = Arc::new(Peers::new(&config.node_name).context("cannot make a pipe")?);
     let followers = Followers {
         node: Arc::clone(&node),
@@ -249,9 +247,9 @@ fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
     }
     // What is pinned, the endpoints' files and interfaces do not outlive a boot.
     let is_first = !pins.programs().exists()
-        && !endpoint_files::directory(&config.socket).exists()
+        && !files::endpoints(&config.socket).exists()
         && !has_host_ends().unwrap_or(true);
-    let scratch = config.socket.with_file_name(COPY_OF_STORE);
+    let scratch = files::copy_of_store(&config.socket);
     let store::Found { store, loaded, set_aside } =
         Store::open_or_begin(&state_dir.join("store"), &scratch, is_first)?;
     let footprint = FootprintFile::open_or_begin(state_dir)

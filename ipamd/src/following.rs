@@ -11,23 +11,17 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{
-    backlog::Backlog,
-    cluster::{
-        Cluster, Source, SourceState, Standalone,
-        directory::Directory,
-        kube::{Access, Asking, Kube, NetworkCondition},
-        objects::{self, Batch, Change, Object, ObjectId},
-    },
-    config::Config,
-    memory,
-    metrics::Metrics,
-    node::Node,
-    peers::Peers,
-    policy::enforce::Enforcer,
-    services::{Balancer, Gone, NodeAddresses},
-    supervisor,
-    waiting::Waiting,
+use crate::{backlog::Backlog, metrics::Metrics, node::Node, peers::Peers, waiting::Waiting};
+use ipamd_config::{Cluster, Config};
+use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
+use ipamd_policy::enforce::Enforcer;
+use ipamd_runtime::memory;
+use ipamd_runtime::supervisor;
+use ipamd_services::{Balancer, Gone, NodeAddresses};
+use ipamd_sources::{
+    Source, SourceState, Standalone,
+    directory::Directory,
+    kube::{Access, Asking, Kube, NetworkCondition},
 };
 
 /// Where the copy of the cluster's last state is, in the state directory.
@@ -358,19 +352,19 @@ pub fn node_addresses(config: &Config) -> io::Result<BTreeSet<IpAddr>> {
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
     });
-    Ok(addresses.chain(config.pools.iter().map(crate::ipam::Pool::gateway)).collect())
+    Ok(addresses.chain(config.pools.iter().map(ipamd_addresses::ipam::Pool::gateway)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::objects::Kind;
+    use ipamd_model::objects::Kind;
 
     fn node(pod_cidr: &str) -> Change {
         let node = objects::Node {
             name: "own".into(),
             pod_cidrs: vec![pod_cidr.parse().unwrap()],
-            labels: crate::policy::labels::Labels::default(),
+            labels: ipamd_model::labels::Labels::default(),
             addresses: Vec::new(),
             internal: Vec::new(),
         };

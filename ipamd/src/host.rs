@@ -13,15 +13,15 @@ use std::{
 use bpf::attach::{Direction, Pins};
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
-use crate::{
-    cni_chain::Configurations,
-    concerned::Concerned,
-    datapath::{Datapath, DatapathError, EndpointEntry},
+use crate::node::Kernel;
+use ipamd_config::cni_chain::Configurations;
+use ipamd_datapath::{Datapath, DatapathError};
+use ipamd_kernel::{
     kernel_files,
     netlink::{Listener, SocketDiag, SocketDiagError, netns_cookie},
-    node::Kernel,
     reaper::Reaper,
 };
+use ipamd_model::{concerned::Concerned, endpoint::EndpointEntry};
 
 /// The kernel that the daemon runs on.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::{node::Node, store};
+use crate::node::Node;
+use ipamd_store as store;
 
 /// How often is looked whether the disk can be written again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -2,14 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use crate::{
-    cluster::{
-        kube::{Events, Notice},
-        objects::Kind,
-    },
-    metrics::Metrics,
-    node::Node,
-};
+use crate::{metrics::Metrics, node::Node};
+use ipamd_model::objects::Kind;
+use ipamd_sources::kube::{Events, Notice};
 
 /// When is looked first, for a start has much to say that passes, and how often then.
 const LOOK_FIRST: Duration = Duration::from_secs(5);

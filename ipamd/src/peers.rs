@@ -1,7 +1,7 @@
 //! The other nodes of the cluster, as its source tells of them, for whoever leads packets there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, PipeReader, PipeWriter, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -9,10 +9,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use tokio::sync::Notify;
 
-use crate::cluster::objects::{Change, Kind, Node, Object};
-
-/// All nodes of the cluster by name, this one too.
-pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;
+use ipamd_model::objects::{Change, Kind, Node, Nodes, Object};
 
 /// The other nodes.
 #[derive(Debug)]
@@ -133,7 +130,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::cluster::objects::ObjectId;
+    use ipamd_model::objects::ObjectId;
 
     fn node(name: &str, address: &str, label: &str) -> Change {
         Change::Put(Object::Node(Node {

@@ -6,11 +6,8 @@ use std::net::IpAddr;
 use ipamd_api::key::is_host_ifname;
 use ipnetwork::IpNetwork;
 
-use crate::{
-    attachment::Attachment,
-    ipam::Pool,
-    netlink::{Address, Link, NetlinkError, Route, RouteKind, Routes, Socket},
-};
+use ipamd_addresses::{attachment::Attachment, ipam::Pool};
+use ipamd_kernel::netlink::{Address, Link, NetlinkError, Route, RouteKind, Routes, Socket};
 
 /// What the machine has.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +96,6 @@ fn of_endpoints(pool: &Pool, attachments: &[Attachment]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::example_attachment;
 
     fn pool(cidr: &str) -> Pool {
         Pool::new(cidr, cidr.parse().unwrap()).unwrap()
@@ -172,9 +168,20 @@ mod tests {
         }
     }
 
+    fn attachment(id: &str, ip: &str) -> Attachment {
+        let mac = "02:00:00:00:00:01";
+        let text = serde_json::json!({
+            "key": { "network": "net", "container_id": id, "ifname": "eth0" },
+            "addresses": [{ "address": ip, "gateway": ip }],
+            "container_mac": mac, "host_mac": mac, "mtu": 1500, "netns": "/run/netns/x", "netns_id": { "dev": 4, "ino": 1 },
+            "pod": null, "labels": {}, "created": 1
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
     #[test]
     fn a_gateway_that_an_endpoint_has_is_refused() {
-        let endpoints = [example_attachment("a", &["10.88.0.2"]), example_attachment("b", &["10.88.0.129"])];
+        let endpoints = [("a", "10.88.0.2"), ("b", "10.88.0.129")].map(|(id, ip)| attachment(id, ip));
         assert_eq!(of_endpoints(&pool("10.88.0.0/16"), &endpoints), None);
         let conflict = of_endpoints(&pool("10.88.0.128/25"), &endpoints).unwrap();
         assert!(

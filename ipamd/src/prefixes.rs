@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, time::Duration};
 use ipnetwork::IpNetwork;
 use tokio::time::timeout;
 
-use crate::{cluster::objects, peers::Peers};
+use crate::peers::Peers;
+use ipamd_model::objects;
 
 /// How long a Node says the same before that counts: of two controllers that disagree about it none is followed.
 pub const SETTLES: Duration = Duration::from_secs(2);
@@ -55,7 +56,7 @@ pub async fn others(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::objects::{Change, Kind, Object, ObjectId};
+    use ipamd_model::objects::{Change, Kind, Object, ObjectId};
 
     const MOMENT: Duration = Duration::from_millis(30);
 

@@ -5,10 +5,8 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::{net::TcpListener, runtime::Handle, sync::oneshot};
 
-use crate::{
-    metrics::{self, Served},
-    supervisor,
-};
+use crate::metrics::{self, Served};
+use ipamd_runtime::supervisor;
 
 /// How long answers under way are waited for at the end.
 const FAREWELL: Duration = Duration::from_millis(50);

@@ -18,11 +18,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How old a file of another ending is when nobody writes it any more.
 const ABANDONED: Duration = Duration::from_mins(1);
 
-/// The directory of the files, beside the socket.
-pub fn directory(socket: &Path) -> PathBuf {
-    socket.with_file_name("released")
-}
-
 /// What was in the way of each file the last time, so that it is said once and not every few seconds.
 type Failing = BTreeMap<PathBuf, String>;
 

@@ -15,11 +15,11 @@ use ipamd_api::{
 use tokio::{sync::SetOnce, time::timeout};
 
 use crate::{
-    cluster::SourceState,
     requests::{NodeService, Session},
     server::{Replies, Service},
-    supervisor,
 };
+use ipamd_runtime::supervisor;
+use ipamd_sources::SourceState;
 
 /// How long a client waits for a start.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -2,10 +2,8 @@
 
 use std::net::IpAddr;
 
-use ipamd::policy::{
-    model,
-    tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, Slot, TableError, Tables},
-};
+use ipamd_model::{endpoint::Slot, policy as model};
+use ipamd_policy::tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, TableError, Tables};
 
 use super::packet::{Direction, Flow};
 

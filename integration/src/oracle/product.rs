@@ -7,17 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ipamd::{
-    cluster::{
-        manifest,
-        objects::{Batch, Change, Object},
-    },
-    policy::{
-        enforce::{Enforcer, LocalEndpoint, memory::Memory},
-        tables::{RuleId, Slot, Tables},
-    },
-};
 use ipamd_api::{AttachmentKey, wire};
+use ipamd_model::{
+    endpoint::Slot,
+    objects::{Batch, Change, Object},
+};
+use ipamd_policy::{
+    enforce::{Enforcer, LocalEndpoint, memory::Memory},
+    tables::{RuleId, Tables},
+};
+use ipamd_sources::manifest;
 use serde_json::Value;
 
 use super::{

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use bpf::{CambricSkel, CambricSkelBuilder, layout::LIFETIMES};
-use ipamd::datapath::fib_lookup_flags;
+use ipamd_datapath::fib_lookup_flags;
 use libbpf_rs::{
     ErrorKind, MapCore, MapFlags, MapType, RingBufferBuilder,
     skel::{OpenSkel, Skel, SkelBuilder},

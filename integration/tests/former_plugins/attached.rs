@@ -23,7 +23,7 @@ pub struct Cgroup(PathBuf);
 impl Cgroup {
     pub fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let root = ipamd::preflight::cgroup_root(None).context("a cgroup v2 hierarchy")?;
+        let root = ipamd_machine::preflight::cgroup_root(None).context("a cgroup v2 hierarchy")?;
         let name = format!("cambric-test-{}-former-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = root.join(name);
         fs::create_dir(&path)?;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::manifests::{find, folder, read};
-use ipamd::config::Locations;
+use ipamd_config::Locations;
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,

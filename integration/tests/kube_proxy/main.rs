@@ -322,7 +322,7 @@ fn looking_at_ten_thousand_services_takes_no_time() -> Result<()> {
         rules.restore(program, &format!("*nat\n{chains}{inside}COMMIT\n"))?;
     }
     let began = Instant::now();
-    let found = rules.netns.inside(ipamd::kube_proxy::look)?;
+    let found = rules.netns.inside(ipamd_machine::kube_proxy::look)?;
     let took = began.elapsed();
     println!("looked at {found} in {took:?}");
     assert!(

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
+use bpf::sizes::PolicySizes;
 use etherparse::{IpNumber, PacketBuilder};
 use integration::{
     oracle::{
@@ -12,7 +13,7 @@ use integration::{
     },
     programs::Local,
 };
-use ipamd::datapath::{PolicySizes, PolicyTables};
+use ipamd_datapath::PolicyTables;
 use proptest::{
     prelude::*,
     sample::subsequence,

@@ -11,11 +11,9 @@ use integration::{
     },
     programs::{Local, PASS},
 };
-use ipamd::{
-    cluster::objects::Change,
-    datapath::ServiceTables,
-    services::{Balancer, NodeAddresses, Site},
-};
+use ipamd_datapath::ServiceTables;
+use ipamd_model::objects::Change;
+use ipamd_services::{Balancer, NodeAddresses, Site};
 use proptest::{
     collection::vec,
     prelude::*,

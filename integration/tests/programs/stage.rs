@@ -10,8 +10,9 @@ use std::{
     },
 };
 
+use bpf::sizes::{Machine, MapSizes, PolicySizes, RequestedSizes};
 use integration::programs::{Bench, Knobs, Served};
-use ipamd::datapath::{Datapath, DatapathConfig, Machine, MapSizes, PolicySizes, RequestedSizes};
+use ipamd_datapath::{Datapath, DatapathConfig};
 
 use crate::packets::{TCP_SYN, seen, tcp4, tcp6};
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use bpf::layout::{FIB_LOOKUP_MARK, MARK_JUDGED, ROUTED_MOST};
 use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, NODE6, PASS, REDIRECT, ip};
-use ipamd::datapath::fib_lookup_flags;
+use ipamd_datapath::fib_lookup_flags;
 
 use crate::packets::*;
 

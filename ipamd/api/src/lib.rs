@@ -7,6 +7,7 @@
 //! refused. A connection may carry any number of requests, answered in order.
 
 pub mod client;
+pub mod files;
 pub mod frame;
 pub mod key;
 pub mod mac;

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use crate::cluster::{SourceCounts, SourceState};
+use ipamd_sources::{SourceCounts, SourceState};
 
 /// A counter's name and help, and where it is among the counts.
 type Family = (&'static str, &'static str, fn(&SourceCounts) -> u64);

@@ -20,11 +20,10 @@ use hyper::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Metrics;
-use crate::{
+use crate::{node::Node, waiting::Waiting};
+use ipamd_runtime::{
     http::{self, Answer, Limits},
-    node::Node,
     supervisor,
-    waiting::Waiting,
 };
 
 /// For Prometheus, which scrapes within 10 seconds, probes, and a curious person.

@@ -18,10 +18,8 @@ use prometheus_client::{
 
 pub use http::{Served, serve};
 
-use crate::{
-    cluster::{SourceState, is_stale},
-    node::Node,
-};
+use crate::node::Node;
+use ipamd_sources::{SourceState, is_stale};
 
 /// Bounds of the latency histograms, in seconds: an ADD's share in the daemon is a few milliseconds, most of it disk.
 const LATENCIES: [f64; 11] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -363,7 +361,7 @@ mod tests {
     use ipamd_api::wire::ClusterStatus;
 
     use super::*;
-    use crate::cluster::SourceCounts;
+    use ipamd_sources::SourceCounts;
 
     #[derive(Debug)]
     struct Source;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bpf::layout::{DROP_REASONS, EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG, Event, Ip4, Plain};
 use ipamd_api::policy::{EventKind, Verdict};
 
-use crate::policy::{enforce::SeenFlow, model::protocol, tables::RuleId};
+use ipamd_model::policy::protocol;
+use ipamd_policy::{enforce::SeenFlow, tables::RuleId};
 
 /// What the programs tell, without names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

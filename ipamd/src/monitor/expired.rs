@@ -3,7 +3,7 @@
 
 use ipamd_api::wire::Connection;
 
-use crate::policy::enforce::SeenFlow;
+use ipamd_policy::enforce::SeenFlow;
 
 /// How many ends one sweep tells of: fewer than wait for a subscriber.
 const ENDS: usize = 512;

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use ipamd_api::policy::{Event, EventKind, MonitorFilter, Party, Verdict};
 
 use super::decode::Told;
-use crate::policy::model::protocol;
+use ipamd_model::policy::protocol;
 
 /// What the programs are to tell, besides what policies refuse and log, which they always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,12 +29,10 @@ pub use self::{
     expired::{Ends, flow_of},
     ring::{Listening, RingError},
 };
-use crate::{
-    datapath::{Datapath, DatapathError},
-    policy::{
-        enforce::{Enforcer, SeenFlow},
-        tables::RuleId,
-    },
+use ipamd_datapath::{Datapath, DatapathError};
+use ipamd_policy::{
+    enforce::{Enforcer, SeenFlow},
+    tables::RuleId,
 };
 
 /// The programs, as they tell.

@@ -9,7 +9,7 @@ use ipamd_api::policy::{DecidingRule, Event, EventKind, Party, Verdict};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Names, decode::Told};
-use crate::policy::{enforce::Numbers, tables::RuleId};
+use ipamd_policy::{enforce::Numbers, tables::RuleId};
 
 /// How many names an event has of one sort: a tier's default may hold because of a thousand policies.
 const NAMES: usize = 8;

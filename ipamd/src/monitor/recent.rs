@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::policy::enforce::SeenFlow;
+use ipamd_policy::enforce::SeenFlow;
 
 /// How many are kept: half a megabyte, and more than a person looks through.
 const KEPT: usize = 2_048;

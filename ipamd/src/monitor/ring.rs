@@ -13,7 +13,7 @@ use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Monitor;
-use crate::supervisor;
+use ipamd_runtime::supervisor;
 
 /// The map's name.
 const RING: &str = "events";

@@ -8,8 +8,11 @@ use ipamd_api::{
     wire::{Assigned, NetnsId},
 };
 
-use super::{Node, Placed, Record, State, internal, local_endpoint, now};
-use crate::{attachment::Attachment, datapath::EndpointEntry, steady::Moment};
+use super::{Node, Record, State, internal, local_endpoint, now};
+use ipamd_addresses::attachment::Attachment;
+use ipamd_model::endpoint::EndpointEntry;
+use ipamd_plan::records::Placed;
+use ipamd_runtime::steady::Moment;
 
 impl Node {
     /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the

@@ -8,7 +8,7 @@ use ipamd_api::{
 };
 
 use super::{Node, State, now};
-use crate::attachment::Attachment;
+use ipamd_addresses::attachment::Attachment;
 
 /// More addresses than any plugin assigns to one interface.
 const MOST_ADDRESSES: usize = 16;

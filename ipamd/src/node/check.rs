@@ -2,7 +2,8 @@
 
 use ipamd_api::{AttachmentKey, wire::Checked};
 
-use super::{Node, entry};
+use super::Node;
+use ipamd_plan::records::entry;
 
 impl Node {
     /// Compares an attachment's record with what the kernel has of it.

@@ -8,8 +8,10 @@ use std::{
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Node, Placed, entry, internal, local_endpoint};
-use crate::{policy::tables::Slot, store::Batch};
+use super::{Node, internal, local_endpoint};
+use ipamd_model::endpoint::Slot;
+use ipamd_plan::records::{Placed, entry};
+use ipamd_store::Batch;
 
 /// How long an ADD or DEL waits for a change of the whole cluster to be in force.
 const PATIENCE: Duration = Duration::from_millis(50);

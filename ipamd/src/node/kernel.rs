@@ -9,11 +9,9 @@ use std::{
 
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
-use crate::{
-    concerned::Concerned,
-    datapath::{DatapathError, EndpointEntry},
-    netlink::{Listener, SocketDiagError},
-};
+use ipamd_datapath::DatapathError;
+use ipamd_kernel::netlink::{Listener, SocketDiagError};
+use ipamd_model::{concerned::Concerned, endpoint::EndpointEntry};
 
 /// The kernel, as the node uses it. Every call is short; none waits for the kernel's network lock.
 pub trait Kernel: Debug + Send + Sync {

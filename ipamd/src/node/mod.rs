@@ -30,26 +30,19 @@ use ipamd_api::{
 };
 
 pub use kernel::Kernel;
-pub use ports::HostPort;
 pub use repair::Leak;
-pub use watch::{Committed, Records, Uncommitted};
 
-use crate::{
+use ipamd_addresses::{
     attachment::Attachment,
-    datapath::{EndpointEntry, objection},
-    endpoint_files::EndpointFiles,
     ipam::{Allocator, Pool},
-    policy::{
-        enforce::{Enforcer, LocalEndpoint},
-        tables::Slot,
-    },
-    services::Balancer,
-    steady::Moment,
-    store::{Batch, Loaded, Store, StoreError, Ticket},
 };
-
-/// The MTU of containers while no uplink is known and none is configured.
-pub const FALLBACK_MTU: u32 = 1500;
+use ipamd_datapath::objection;
+use ipamd_model::endpoint::FALLBACK_MTU;
+use ipamd_plan::records::Placed;
+use ipamd_policy::enforce::{Enforcer, LocalEndpoint};
+use ipamd_runtime::steady::Moment;
+use ipamd_services::Balancer;
+use ipamd_store::{Batch, Loaded, Store, StoreError, Ticket, endpoint_files::EndpointFiles};
 
 /// How long the store may take for its last batches when the daemon ends.
 const FLUSHES_WITHIN: Duration = Duration::from_millis(500);
@@ -64,15 +57,6 @@ struct Record {
     committed: Option<Placed>,
     /// When it was last asked for. Not by the time of day: a step of that must not make an ADD under way an old one.
     touched: Moment,
-}
-
-/// Where a committed endpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Index of its host end.
-    pub ifindex: u32,
-    /// Its place in the policy tables.
-    pub slot: Slot,
 }
 
 #[derive(Debug)]
@@ -308,19 +292,6 @@ impl Node {
             chained: attachment.chained,
             without_link: true,
         }
-    }
-}
-
-/// What the programs are told of an attachment that is there.
-fn entry(attachment: &Attachment, at: Placed, shaped: bool) -> EndpointEntry {
-    EndpointEntry {
-        ifindex: at.ifindex,
-        container_mac: attachment.container_mac,
-        host_mac: attachment.host_mac,
-        mtu: u16::try_from(attachment.mtu).unwrap_or(u16::MAX),
-        shaped,
-        chained: attachment.chained,
-        slot: at.slot,
     }
 }
 

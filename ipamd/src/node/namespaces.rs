@@ -1,7 +1,7 @@
 //! Cookies of namespaces that no commit told.
 
 use super::Node;
-use crate::store::Batch;
+use ipamd_store::Batch;
 
 impl Node {
     /// Finds the cookies that committed records lack: those of a release that did not keep them, and what a daemon was

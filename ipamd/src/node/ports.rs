@@ -2,27 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipamd_api::{
-    ApiError, AttachmentKey, ErrorKind, PortMapping,
-    port_mapping::MAX_PORT_MAPPINGS,
-    wire::{Pod, Reserve},
-};
+use ipamd_api::{ApiError, ErrorKind, PortMapping, port_mapping::MAX_PORT_MAPPINGS, wire::Reserve};
 
 use super::{Node, State, internal};
-use crate::{attachment::Attachment, netlink::Listener};
-
-/// A port of the node that leads to a committed endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// Whose it is.
-    pub key: AttachmentKey,
-    /// Its pod, where known.
-    pub pod: Option<Pod>,
-    /// Which port, and where it leads.
-    pub mapping: PortMapping,
-    /// The endpoint's addresses, at most one of each family, IPv4 first.
-    pub backends: Vec<IpAddr>,
-}
+use ipamd_addresses::attachment::Attachment;
+use ipamd_kernel::netlink::Listener;
+use ipamd_model::services::HostPort;
 
 impl Node {
     /// The ports of the node that lead to committed endpoints, by the endpoints' keys.

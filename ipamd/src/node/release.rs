@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::ValidAttachment};
 
 use super::{Node, State, internal, reserve::check_key};
-use crate::store::{Batch, Ticket};
+use ipamd_store::{Batch, Ticket};
 
 /// How long an answer waits for an interface to disappear. The kernel hides it within a millisecond or so, unless
 /// it is still busy with others.

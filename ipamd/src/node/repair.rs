@@ -3,7 +3,7 @@
 use ipamd_api::AttachmentKey;
 
 use super::Node;
-use crate::leaks::{self, Grace, LeakReason, NetnsSeen, Observation, Verdict};
+use ipamd_addresses::leaks::{self, Grace, LeakReason, NetnsSeen, Observation, Verdict};
 
 /// An attachment that had been left behind and is freed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,9 @@ use ipamd_api::{
 };
 
 use super::{Node, Record, lock};
-use crate::{datapath::objection, policy::enforce::Counts, supervisor};
+use ipamd_datapath::objection;
+use ipamd_policy::enforce::Counts;
+use ipamd_runtime::supervisor;
 
 impl Node {
     /// Why no ADD can be served, a sentence; `None`: it can. This waits for nothing.

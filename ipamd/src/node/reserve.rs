@@ -6,7 +6,9 @@ use ipamd_api::{
 };
 
 use super::{Leak, Node, Record, State, chained, lock, now, ports};
-use crate::{attachment::Attachment, leaks::Grace, steady::Moment, store::Batch};
+use ipamd_addresses::{attachment::Attachment, leaks::Grace};
+use ipamd_runtime::steady::Moment;
+use ipamd_store::Batch;
 
 impl Node {
     /// Reserves what an attachment is to be made of; for one that stands, says the same again. The record is on its
@@ -122,7 +124,7 @@ impl Node {
         &self,
         state: &mut State,
         attachment: &Attachment,
-    ) -> Result<crate::store::Ticket, ApiError> {
+    ) -> Result<ipamd_store::Ticket, ApiError> {
         let mut batch = Batch::new();
         batch.put(attachment).map_err(|error| self.refusal(&error))?;
         let moved = state

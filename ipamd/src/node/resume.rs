@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipamd_api::{ApiError, AttachmentKey};
 
-use super::{Kernel, Node, Placed};
-use crate::{
-    attachment::Attachment,
-    endpoint_files::EndpointFiles,
-    policy::tables::Slot,
-    store::{Batch, Loaded},
-};
+use super::{Kernel, Node};
+use ipamd_addresses::attachment::Attachment;
+use ipamd_model::endpoint::Slot;
+use ipamd_plan::records::Placed;
+use ipamd_store::{Batch, Loaded, endpoint_files::EndpointFiles};
 
 /// An endpoint has no place in the policy tables yet. They count from 1, so that the programs let nothing of it pass.
 pub(super) const NO_SLOT: Slot = Slot(0);

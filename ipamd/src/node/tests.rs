@@ -14,13 +14,11 @@ use ipamd_api::{
 
 use self::fake::FakeKernel;
 use super::*;
-use crate::{
-    cluster::{manifest, objects},
-    concerned::Concerned,
-    leaks::{self, Grace},
-    policy::enforce::memory::Memory,
-    services,
-};
+use ipamd_addresses::leaks::{self, Grace};
+use ipamd_model::{concerned::Concerned, objects};
+use ipamd_policy::enforce::memory::Memory;
+use ipamd_services as services;
+use ipamd_sources::manifest;
 
 struct Bench {
     node: Option<Node>,
@@ -61,7 +59,7 @@ impl Bench {
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
         let making = if self.chained { Making::Chained } else { Making::Own(pools) };
         let opened = if self.unwritable {
-            Store::read_only_for_test(self.dir.path())
+            Store::open_read_only(self.dir.path()).unwrap()
         } else {
             Store::open(self.dir.path()).unwrap()
         };

@@ -1,66 +1,18 @@
 //! What the reconciliation asks of the node, and tells it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{Node, Placed, Record, entry, local_endpoint};
+use super::{Node, Record, local_endpoint};
 use ipamd_api::AttachmentKey;
+use ipamd_plan::records::{Committed, Records, Uncommitted};
 
-use crate::{
-    attachment::Attachment,
+use ipamd_addresses::leaks;
+use ipamd_datapath::DatapathError;
+use ipamd_model::{
     concerned::Concerned,
-    datapath::{DatapathError, EndpointEntry},
-    leaks,
-    policy::{enforce::LocalEndpoint, tables::Slot},
+    endpoint::{EndpointEntry, Slot},
 };
-
-/// An endpoint that is committed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Committed {
-    /// Its record.
-    pub attachment: Attachment,
-    /// Name of its host end.
-    pub host_ifname: String,
-    /// Where it is.
-    pub at: Placed,
-}
-
-impl Committed {
-    /// What the programs should know of its addresses.
-    pub fn entry(&self, shaped: bool) -> EndpointEntry {
-        entry(&self.attachment, self.at, shaped)
-    }
-}
-
-/// An attachment that is not committed, whose packets are dropped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Uncommitted {
-    /// Which.
-    pub key: AttachmentKey,
-    /// Name of its host end.
-    pub host_ifname: String,
-    /// Whether its ADD may still be under way.
-    pub fresh: bool,
-    /// Whether it is not known who it is.
-    pub unknown: bool,
-}
-
-/// The records at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Records {
-    /// The committed endpoints.
-    pub committed: Vec<Committed>,
-    /// The endpoints that are not committed.
-    pub uncommitted: Vec<Uncommitted>,
-    /// Names of all host ends that belong to a record, committed or not.
-    pub host_ifnames: BTreeSet<String>,
-    /// Indexes of host ends that are being removed.
-    pub leaving: BTreeSet<u32>,
-    /// Whether records of running containers may be missing.
-    pub has_lost: bool,
-}
+use ipamd_policy::enforce::LocalEndpoint;
 
 impl Node {
     /// The records, to be compared with what the kernel has.

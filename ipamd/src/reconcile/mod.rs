@@ -1,5 +1,5 @@
 //! Makes the kernel what the records and the configuration say: at start, when something changes, and every few
-//! seconds. It observes, has [`crate::plan`] decide, and performs.
+//! seconds. It observes, has [`ipamd_plan`] decide, and performs.
 //!
 //! This runs on a thread of its own, for its netlink requests wait while the kernel removes interfaces.
 
@@ -23,23 +23,32 @@ use self::pace::Pace;
 pub use self::thread::Reconciliation;
 
 use crate::{
-    config::{Config, UplinkRule},
-    datapath::{Datapath, NearNode, Origin, Origins, Uplink},
-    footprint::FootprintFile,
-    ipam::Pool,
     metrics::Metrics,
     monitor::Monitor,
-    netlink::{Address, Link, NetlinkError, Socket, SocketDiag},
-    node::{FALLBACK_MTU, Findings, Node},
-    peers::{Nodes, Peers},
-    plan::{
-        self, Observed, Plan, Routing, Step, Uplinks,
-        overlay::{self, overlay_link},
-    },
-    preflight::{cgroup_root, mount_bpffs},
-    services::{Balancer, NodeAddresses},
-    supervisor,
+    node::{Findings, Node},
+    peers::Peers,
 };
+use ipamd_addresses::ipam::Pool;
+use ipamd_config::{Config, UplinkRule};
+use ipamd_datapath::Datapath;
+use ipamd_kernel::netlink::{Address, Link, NetlinkError, Socket, SocketDiag};
+use ipamd_machine::{
+    footprint::FootprintFile,
+    preflight::{cgroup_root, mount_bpffs},
+};
+use ipamd_model::{
+    endpoint::FALLBACK_MTU,
+    objects::Nodes,
+    origins::{NearNode, Origin, Origins},
+    uplink::Uplink,
+};
+use ipamd_plan as plan;
+use ipamd_plan::{
+    Observed, Plan, Routing, Step, Uplinks,
+    overlay::{self, overlay_link},
+};
+use ipamd_runtime::supervisor;
+use ipamd_services::{Balancer, NodeAddresses};
 
 /// What the ways to other nodes follow from besides these.
 type Place = (Vec<Uplink>, Vec<Address>, Option<Link>);

@@ -1,10 +1,7 @@
 //! Reading what the kernel has.
 
-use crate::{
-    netlink::Routes,
-    plan::{FORWARDING_V4, FORWARDING_V6, Observed, Uplinks, Ways, accept_ra, overlay::overlay_link},
-    sysctl,
-};
+use ipamd_kernel::{netlink::Routes, sysctl};
+use ipamd_plan::{FORWARDING_V4, FORWARDING_V6, Observed, Uplinks, Ways, accept_ra, overlay::overlay_link};
 
 use super::Reconciler;
 

@@ -1,11 +1,11 @@
 //! Performing one step.
 
-use crate::{
-    footprint::Footprint,
+use ipamd_kernel::{
     netlink::{NetlinkError, RouteKind},
-    plan::{Observed, Step},
     sysctl,
 };
+use ipamd_machine::footprint::Footprint;
+use ipamd_plan::{Observed, Step};
 
 use super::Reconciler;
 

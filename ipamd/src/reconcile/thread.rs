@@ -14,13 +14,11 @@ use nix::{
 use tokio::sync::oneshot;
 
 use super::Reconciler;
-use crate::{
-    concerned::Concerned,
-    leaks::Grace,
-    monitor::Monitor,
-    netlink::{Events, NetlinkError},
-    supervisor,
-};
+use crate::monitor::Monitor;
+use ipamd_addresses::leaks::Grace;
+use ipamd_kernel::netlink::{Events, NetlinkError};
+use ipamd_model::concerned::Concerned;
+use ipamd_runtime::supervisor;
 
 /// How often is compared though nothing was heard: pins and maps make no events.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);

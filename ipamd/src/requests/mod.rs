@@ -27,14 +27,14 @@ use self::turns::Turns;
 
 pub use self::session::Session;
 use crate::{
-    cluster::{SourceState, is_stale, kube::Asking},
     metrics::Metrics,
     monitor::Monitor,
     node::Node,
     server::{Replies, Service},
-    services::Listing,
     waiting::untold,
 };
+use ipamd_services::Listing;
+use ipamd_sources::{SourceState, is_stale, kube::Asking};
 
 /// The node behind the socket.
 #[derive(Debug)]

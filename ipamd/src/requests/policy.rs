@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use ipamd_api::{
     ApiError, ErrorKind, Reply,
-    policy::{DiffPage, PolicyPage, PolicyQuery, TraceQuery},
+    policy::{DiffPage, ManifestText, PolicyPage, PolicyQuery, RefusedObject, TraceQuery},
     wire::ConntrackFilter,
 };
 
@@ -16,9 +16,11 @@ use super::{
 use crate::{
     monitor::{Monitor, flow_of},
     node::Node,
-    policy::enforce::SeenFlow,
     server::Replies,
 };
+use ipamd_model::objects::Object;
+use ipamd_policy::enforce::SeenFlow;
+use ipamd_sources::manifest;
 
 /// How many of the connections that are tracked a diff looks at.
 const CONNECTIONS: u64 = 100_000;
@@ -78,7 +80,10 @@ impl NodeService {
         let (node, monitor) = (Arc::clone(&self.node), Arc::clone(&self.monitor));
         let compared = aside(move || {
             let flows = flows(&node, &monitor)?;
-            let page = node.policy().diff(files, &flows);
+            let page = match objects_of(files) {
+                Ok(objects) => node.policy().diff(objects, &flows),
+                Err(refused) => DiffPage { refused, examined: flows.len() as u64, ..DiffPage::default() },
+            };
             drop(memory);
             Ok(page)
         });
@@ -96,6 +101,17 @@ impl NodeService {
     }
 }
 
+/// The objects of the files, or what of them is refused.
+fn objects_of(files: Vec<ManifestText>) -> Result<Vec<Object>, Vec<RefusedObject>> {
+    let (mut objects, mut refused) = (Vec::new(), Vec::new());
+    for ManifestText { file, text } in files {
+        let manifest = manifest::read(&file, &text);
+        refused.extend(manifest.refusals.iter().map(RefusedObject::from));
+        objects.extend(manifest.objects.into_iter().map(|located| located.object));
+    }
+    if refused.is_empty() { Ok(objects) } else { Err(refused) }
+}
+
 /// The flows that were seen lately: those that are tracked, and those that policies refused.
 fn flows(node: &Node, monitor: &Monitor) -> Result<Vec<SeenFlow>, ApiError> {
     let mut flows = monitor.recent();
@@ -106,4 +122,24 @@ fn flows(node: &Node, monitor: &Monitor) -> Result<Vec<SeenFlow>, ApiError> {
     });
     walked.map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
     Ok(flows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_tried_whole_or_not_at_all() {
+        let file = |port: &str| ManifestText {
+            file: "new.yaml".into(),
+            text: format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: g, namespace: n }}\nspec: {{ podSelector: \
+                 {{}}, ingress: [{{ ports: [{{ port: {port} }}] }}] }}\n"
+            ),
+        };
+        assert_eq!(objects_of(vec![file("80")]).unwrap().len(), 1);
+        let refused = objects_of(vec![file("80"), file("0")]).unwrap_err();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].field, "spec.ingress[0].ports[0].port");
+    }
 }

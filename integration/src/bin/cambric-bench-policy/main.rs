@@ -16,12 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use bpf::sizes::{Machine, MapSizes, PolicySizes, RequestedSizes};
 use clap::Parser;
-use ipamd::{
-    cluster::{Source, directory::Directory},
-    datapath::{Datapath, DatapathConfig, Machine, MapSizes, PolicySizes, PolicyTables, RequestedSizes},
-    policy::enforce::Enforcer,
-};
+use ipamd_datapath::{Datapath, DatapathConfig, PolicyTables};
+use ipamd_policy::enforce::Enforcer;
+use ipamd_sources::{Source, directory::Directory};
 use nix::sched::{CloneFlags, unshare};
 
 use scene::{LOCAL, NAMESPACES, PodNumber};

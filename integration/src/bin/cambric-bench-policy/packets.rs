@@ -3,16 +3,13 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Result, ensure};
+use bpf::sizes::PolicySizes;
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, Knobs, Local, REDIRECT};
-use ipamd::{
-    cluster::{
-        manifest,
-        objects::{Batch, Change},
-    },
-    datapath::{Datapath, PolicySizes, PolicyTables},
-    policy::enforce::Enforcer,
-};
+use ipamd_datapath::{Datapath, PolicyTables};
+use ipamd_model::objects::{Batch, Change};
+use ipamd_policy::enforce::Enforcer;
+use ipamd_sources::manifest;
 
 use super::{
     Arguments, PinFolder, datapath_config,

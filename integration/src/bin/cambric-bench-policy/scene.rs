@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::Result;
-use ipamd::policy::enforce::LocalEndpoint;
 use ipamd_api::{AttachmentKey, wire};
+use ipamd_policy::enforce::LocalEndpoint;
 
 /// Namespaces of the cluster.
 pub const NAMESPACES: u32 = 20;

@@ -8,17 +8,13 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use ipamd::{
-    cluster::{
-        manifest,
-        objects::{Batch, Change},
-    },
-    policy::{
-        enforce::{Enforcer, LocalEndpoint, memory::Memory},
-        tables::Limits,
-    },
-};
 use ipamd_api::{AttachmentKey, wire};
+use ipamd_model::objects::{Batch, Change};
+use ipamd_policy::{
+    enforce::{Enforcer, LocalEndpoint, memory::Memory},
+    tables::Limits,
+};
+use ipamd_sources::manifest;
 
 use crate::{millis, percentile};
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use ipamd::cluster::objects::{Change, Object, ObjectId};
+use ipamd_model::objects::{Change, Object, ObjectId};
 
 use super::{
     Here,

@@ -6,10 +6,9 @@ use bpf::attach::Pins;
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use super::*;
-use crate::{
-    datapath::DatapathError,
-    netlink::{Listener, SocketDiagError},
-};
+use ipamd_datapath::DatapathError;
+use ipamd_kernel::netlink::{Listener, SocketDiagError};
+use ipamd_model::endpoint::EndpointEntry;
 
 /// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
 #[derive(Debug, Default)]

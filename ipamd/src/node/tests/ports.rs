@@ -2,6 +2,8 @@
 
 use ipamd_api::{PortMapping, port_mapping::MAX_PORT_MAPPINGS, wire::Pod};
 
+use ipamd_model::services::HostPort;
+
 use super::*;
 
 fn mapping(host_ip: &str, host_port: u16) -> PortMapping {
@@ -168,7 +170,7 @@ async fn a_restarted_daemon_knows_ports_and_namespaces() {
 
 #[tokio::test]
 async fn a_port_that_a_process_of_the_node_listens_at_is_refused() {
-    use crate::netlink::{Listener, Protocol};
+    use ipamd_kernel::netlink::{Listener, Protocol};
 
     let listening = |at: &str, protocol| vec![Listener { at: at.parse().unwrap(), protocol }];
     for (listener, host_ip, refused) in [

@@ -9,6 +9,8 @@ use std::{
 
 use tokio::time::{sleep, timeout};
 
+use ipamd_model::endpoint::Slot;
+
 use super::*;
 
 /// What must not wait for the change. It is under way for as long as the test says, so this only ends a test that fails.

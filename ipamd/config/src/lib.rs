@@ -1,0 +1,341 @@
+//! The daemon's configuration: a file and flags, one key each, made into one checked [`Config`].
+
+pub mod cni_chain;
+pub mod cni_files;
+mod locations;
+mod options;
+mod source;
+mod timeouts;
+mod uplinks;
+mod values;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bpf::layout::Lifetimes;
+use clap::Parser;
+use ipamd_api::wire::AttachMode;
+use ipnetwork::IpNetwork;
+
+use crate::cni_files::CniFiles;
+use bpf::sizes::{PolicySizes, RequestedSizes};
+use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
+use ipamd_model::objects;
+use ipamd_runtime::supervisor;
+pub use locations::Locations;
+use options::Options;
+pub use source::Cluster;
+pub use uplinks::{IfnamePattern, UplinkRule};
+pub use values::{ExternalServiceMode, LogFormat, LogLevel, Maker, RoutingMode};
+
+/// Where the configuration is looked for unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
+/// Where the records are kept unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
+/// Where programs, maps and links are pinned unless the configuration says otherwise, below the node's root.
+pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
+
+/// Assigned to VXLAN by IANA.
+const DEFAULT_VXLAN_PORT: u16 = 4789;
+/// Other nodes, name servers and clients may know a deleted pod's address for as long.
+const ADDRESS_REST: Duration = Duration::from_mins(1);
+/// 0xca3a: no number that another network plugin uses by default.
+const DEFAULT_VXLAN_ID: u32 = 51_770;
+const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;
+
+/// Why there is no valid configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not TOML, has an unknown key, or a value that its key does not take.
+    #[error("the configuration {} is not valid: {detail}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        detail: String,
+    },
+    /// A pool cannot be.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// There is nothing to hand out.
+    #[error(
+        "no address pool is configured; name at least one, such as --pool 10.88.0.0/16 or pool = [\"10.88.0.0/16\"]"
+    )]
+    NoPools,
+    /// There is something to hand out, and nobody to hand it to.
+    #[error(
+        "chained is true, and there is the pool {pool}: other plugins assign the addresses then; remove the pools, or chained"
+    )]
+    ChainedPools {
+        /// The first of the pools.
+        pool: IpNetwork,
+    },
+    /// A directory depends on where the daemon was started.
+    #[error("{key} is {:?}, which depends on where the daemon is started; give the whole path, from / on", path.display())]
+    Relative {
+        /// The key.
+        key: &'static str,
+        /// What it is.
+        path: PathBuf,
+    },
+    /// An interface that leads nowhere.
+    #[error(
+        "uplink names lo, which leads to nobody but the node itself; name the interfaces that lead out of the node"
+    )]
+    UplinkLo,
+    /// No socket can have it.
+    #[error("vxlan-port is 0, but must be from 1 to 65535")]
+    VxlanPort,
+    /// What are uplinks is said twice.
+    #[error(
+        "uplink names the uplinks, so uplink-exclude leaves none out: give one of the two (in the file or by flags)"
+    )]
+    UplinksNamedAndExcluded,
+    /// A state of connections has two times.
+    #[error("{0}")]
+    TwoTimes(timeouts::TwoTimes),
+}
+
+/// The daemon's command line.
+#[derive(Debug, Parser)]
+#[command(name = "cambric-ipamd", version, about = "Cambric's node daemon", max_term_width = 110)]
+pub struct CommandLine {
+    /// Configuration in TOML; every key but this one is also a flag, which overrides the file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The socket it serves.
+    pub socket: PathBuf,
+    /// Its records.
+    pub state_dir: PathBuf,
+    /// Where programs, maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Root of the cgroup v2 hierarchy; looked for if `None`.
+    pub cgroup: Option<PathBuf>,
+    /// Below which the node's `/proc/sys` and `/sys` are.
+    pub host_root: PathBuf,
+    /// What runtimes find of Cambric.
+    pub cni: CniFiles,
+    /// The node's name.
+    pub node_name: String,
+    /// Which interfaces are uplinks.
+    pub uplinks: UplinkRule,
+    /// What addresses are handed out from, disjoint. If there is none, the cluster's source says it: the pod CIDRs of this
+    /// node's Node.
+    pub pools: Vec<Pool>,
+    /// Who makes the containers' interfaces and assigns their addresses.
+    pub maker: Maker,
+    /// Where policies and services come from.
+    pub cluster: Cluster,
+    /// URL of the Kubernetes API server, in place of the one that the credentials come with.
+    pub kube_api_server: Option<String>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Whether what leaves the node by an uplink gets the uplink's address.
+    pub masquerade: bool,
+    /// Destinations that are not masqueraded, besides the pools.
+    pub no_masquerade: Vec<IpNetwork>,
+    /// Ports of masqueraded flows.
+    pub masquerade_ports: RangeInclusive<u16>,
+    /// How long connections are remembered.
+    pub conntrack_timeouts: Lifetimes,
+    /// How large the maps are to be that all endpoints share.
+    pub sizes: RequestedSizes,
+    /// How much the policy tables hold.
+    pub policy: PolicySizes,
+    /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
+    pub socket_lb: bool,
+    /// How connections from outside reach a service's backend on another node.
+    pub external_services: ExternalServiceMode,
+    /// Whether services are reached at their cluster IPs from beyond the node.
+    pub cluster_ip_external: bool,
+    /// Prefixes of the node's addresses that serve node ports; if empty, all do.
+    pub node_port_addresses: Vec<IpNetwork>,
+    /// How endpoints of other nodes are reached.
+    pub routing: RoutingMode,
+    /// UDP port of the overlay.
+    pub vxlan_port: u16,
+    /// Number of the overlay's network.
+    pub vxlan_id: u32,
+    /// How programs are attached. If `None`, by tcx where the kernel has it, and to endpoints by clsact filters where it is
+    /// known that nobody else needs their qdisc.
+    pub attach: Option<AttachMode>,
+    /// How long the cluster's source may not tell of every change before that is a problem.
+    pub cluster_stale_after: Duration,
+    /// How long an address rests before another attachment gets it.
+    pub address_rest: Duration,
+    /// How long a thread may take for one step.
+    pub thread_deadline: Duration,
+    /// Bytes; the smallest of the uplinks' if `None`.
+    pub mtu: Option<u32>,
+    /// From which level on is logged.
+    pub log_level: LogLevel,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// The configuration that a command line asks for.
+    ///
+    /// # Errors
+    /// What is wrong with it, by name.
+    pub fn load(command_line: CommandLine) -> Result<Self, ConfigError> {
+        let CommandLine { config, options } = command_line;
+        Self::check(options.or(read_or_default(config.as_deref())?))
+    }
+
+    fn check(options: Options) -> Result<Self, ConfigError> {
+        let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, uplinks, .. } =
+            Locations::of(&options);
+        for (key, path) in [("socket", &socket), ("state-dir", &state_dir), ("bpffs", &bpffs)] {
+            if path.is_relative() {
+                return Err(ConfigError::Relative { key, path: path.clone() });
+            }
+        }
+        if uplinks.named.iter().any(|name| name == "lo") {
+            return Err(ConfigError::UplinkLo);
+        }
+        if options.vxlan_port == Some(0) {
+            return Err(ConfigError::VxlanPort);
+        }
+        if !uplinks.named.is_empty() && !uplinks.excluded.is_empty() {
+            return Err(ConfigError::UplinksNamedAndExcluded);
+        }
+        let pools = options.pool.iter().map(options::PoolEntry::pool).collect::<Result<Vec<_>, _>>()?;
+        check_disjoint(&pools)?;
+        let cluster = options.cluster.unwrap_or(Cluster::None);
+        let chained = options.chained.unwrap_or(false);
+        match pools.first() {
+            Some(pool) if chained => return Err(ConfigError::ChainedPools { pool: pool.cidr() }),
+            None if !chained && cluster == Cluster::None => return Err(ConfigError::NoPools),
+            _ => {}
+        }
+        let sizes = PolicySizes::default();
+        Ok(Self {
+            socket,
+            state_dir,
+            bpffs,
+            cgroup,
+            host_root,
+            cni,
+            node_name: options.node_name.map_or_else(hostname, |name| name.0),
+            uplinks,
+            pools,
+            maker: if chained { Maker::PluginsBefore } else { Maker::Cambric },
+            cluster,
+            kube_api_server: options.kube_api_server,
+            metrics: options.metrics,
+            masquerade: options.masquerade.unwrap_or(true) && !chained,
+            no_masquerade: options.no_masquerade,
+            masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),
+            conntrack_timeouts: timeouts::lifetimes(&options.conntrack_timeout)
+                .map_err(ConfigError::TwoTimes)?,
+            sizes: RequestedSizes {
+                conntrack: options.conntrack_size.map(|size| size.0),
+                sockets: options.socket_size.map(|size| size.0),
+                affinities: options.affinity_size.map(|size| size.0),
+                fragments: options.fragment_size.map(|size| size.0),
+                prefixes: options.prefix_size.map(|size| size.0),
+            },
+            policy: PolicySizes {
+                entries: options.policy_entries.map_or(sizes.entries, |entries| entries.0),
+                addresses: options.policy_addresses.map_or(sizes.addresses, |entries| entries.0),
+                prefixes: options.policy_prefixes.map_or(sizes.prefixes, |entries| entries.0),
+                rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
+            },
+            socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
+            external_services: options.external_service_mode.unwrap_or_default(),
+            cluster_ip_external: options.cluster_ip_external.unwrap_or(false),
+            node_port_addresses: options.nodeport_addresses,
+            routing: if chained { RoutingMode::None } else { options.routing.unwrap_or_default() },
+            vxlan_port: options.vxlan_port.unwrap_or(DEFAULT_VXLAN_PORT),
+            vxlan_id: options.vxlan_id.map_or(DEFAULT_VXLAN_ID, |id| id.0),
+            attach,
+            cluster_stale_after: Duration::from_secs(options.cluster_stale_after.unwrap_or(0).into()),
+            address_rest: options
+                .address_rest
+                .map_or(ADDRESS_REST, |seconds| Duration::from_secs(seconds.into())),
+            thread_deadline: options
+                .thread_deadline
+                .map_or(supervisor::DEADLINE, |seconds| Duration::from_secs(seconds.get().into())),
+            mtu: options.mtu.map(|mtu| mtu.0),
+            log_level: options.log_level.unwrap_or_default(),
+            log_format: options.log_format.unwrap_or_default(),
+        })
+    }
+}
+
+impl Config {
+    /// Whether the cluster's source must say what addresses are handed out from.
+    pub fn needs_pools(&self) -> bool {
+        self.pools.is_empty() && self.maker == Maker::Cambric
+    }
+
+    /// Takes the prefixes of this node's Node for its pools, unless some are configured.
+    ///
+    /// # Errors
+    /// Why one of them cannot be a pool.
+    pub fn take_pools(&mut self, own: &objects::Node) -> Result<(), PoolError> {
+        if self.needs_pools() {
+            let pools = own.pod_cidrs.iter().map(|cidr| Pool::new(cidr.to_string(), *cidr));
+            self.pools = pools.collect::<Result<_, _>>()?;
+            check_disjoint(&self.pools)?;
+        }
+        Ok(())
+    }
+}
+
+/// The file that is named, or the default one if it exists.
+fn read_or_default(path: Option<&Path>) -> Result<Options, ConfigError> {
+    match path {
+        Some(path) => read(path),
+        None => match read(Path::new(DEFAULT_CONFIG)) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Options::default())
+            }
+            result => result,
+        },
+    }
+}
+
+fn read(path: &Path) -> Result<Options, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::File {
+        path: path.to_owned(),
+        detail: error.to_string().trim_end().to_owned(),
+    })
+}
+
+/// The machine's name, as `uname -n` gives it.
+fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! `cambricctl policy list`.
+
+use ipamd_api::{
+    Reply, Request,
+    policy::{PolicySummary, RefusedObject},
+};
+use serde::Serialize;
+
+use super::refusal_line;
+use crate::{
+    Daemon,
+    output::{Output, table},
+};
+
+/// The policies in force, and what is refused.
+#[derive(Default, Serialize)]
+struct Listing {
+    policies: Vec<PolicySummary>,
+    refused: Vec<RefusedObject>,
+}
+
+pub(super) fn list(daemon: &mut Daemon, output: &Output) -> anyhow::Result<()> {
+    let client = &mut daemon.client;
+    client.send(Request::Policies)?;
+    let mut listing = Listing::default();
+    loop {
+        let Reply::Policies(page) = client.receive()? else {
+            return Err(client.confused("the answer is of another sort".into()).into());
+        };
+        listing.policies.extend(page.policies);
+        listing.refused.extend(page.refused);
+        if page.last {
+            break;
+        }
+    }
+    output.print(&listing, text)
+}
+
+fn text(listing: &Listing) -> String {
+    let titles = ["POLICY", "TIER", "ORDER", "DIRECTIONS", "RULES", "ENDPOINTS", "ORIGIN"];
+    let mut text = table(titles, listing.policies.iter().map(row));
+    if !listing.refused.is_empty() {
+        text.push_str("\nREFUSED\n");
+        text.extend(listing.refused.iter().map(refusal_line));
+    }
+    text
+}
+
+fn row(policy: &PolicySummary) -> [String; 7] {
+    [
+        policy.policy.to_string(),
+        policy.tier.clone(),
+        order(policy),
+        directions(policy),
+        policy.rules.to_string(),
+        policy.endpoints.to_string(),
+        policy.origin.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+/// Its place in its tier.
+pub(super) fn order(policy: &PolicySummary) -> String {
+    policy.order.map_or_else(|| "last".to_owned(), |order| order.to_string())
+}
+
+/// The directions that it speaks of.
+pub(super) fn directions(policy: &PolicySummary) -> String {
+    if policy.directions.is_empty() { "none".to_owned() } else { policy.directions.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipamd_api::policy::ObjectName;
+
+    use super::*;
+
+    #[test]
+    fn the_list_ends_with_what_is_refused() {
+        let guard =
+            ObjectName { kind: "NetworkPolicy".into(), namespace: Some("shop".into()), name: "guard".into() };
+        let policies = vec![
+            PolicySummary {
+                policy: guard.clone(),
+                tier: "default".into(),
+                order: Some(1000.0),
+                directions: vec!["ingress".into(), "egress".into()],
+                rules: 2,
+                endpoints: 1,
+                origin: Some("a.yaml:1".into()),
+            },
+            PolicySummary {
+                policy: ObjectName { kind: "GlobalNetworkPolicy".into(), namespace: None, name: "x".into() },
+                tier: "t".into(),
+                order: None,
+                directions: Vec::new(),
+                rules: 0,
+                endpoints: 0,
+                origin: None,
+            },
+        ];
+        let refused = vec![RefusedObject {
+            file: Some("b.yaml".into()),
+            line: Some(9),
+            object: Some(guard),
+            field: "spec.ingres".into(),
+            reason: "is not known".into(),
+            in_force: false,
+        }];
+        let text = text(&Listing { policies, refused });
+        let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(
+            lines[1],
+            ["NetworkPolicy", "shop/guard", "default", "1000", "ingress,egress", "2", "1", "a.yaml:1"]
+        );
+        assert_eq!(lines[2], ["GlobalNetworkPolicy", "x", "t", "last", "none", "0", "0", "-"]);
+        assert!(
+            text.ends_with("\nb.yaml:9: NetworkPolicy shop/guard: spec.ingres: is not known\n"),
+            "{text}"
+        );
+    }
+}

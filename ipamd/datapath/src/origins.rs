@@ -1,0 +1,111 @@
+//! Where senders are: the Ethernet addresses of endpoints by their host ends, and how packets of other nodes' endpoints come.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::PoisonError,
+};
+
+use bpf::layout::{
+    EthernetAddress, Ip4, Ip6, ORIGIN_ALL4, ORIGIN_ALL6, ORIGIN_HERE4, ORIGIN_HERE6, Plain, Prefix4, Prefix6,
+};
+use ipnetwork::IpNetwork;
+
+use super::{Datapath, DatapathError, maps::TypedMap};
+use ipamd_model::{
+    concerned::Concerned,
+    endpoint::EndpointEntry,
+    origins::{Origin, Origins},
+};
+
+/// As the programs have it, where `node` is an address that they know as one of their family.
+fn machine<A: Copy>(origin: &Origin, node: Option<A>, [here, all]: [A; 2], nowhere: A) -> A {
+    match origin {
+        Origin::Here => here,
+        Origin::AllOfNetwork => all,
+        Origin::Node(_) => node.unwrap_or(nowhere),
+        Origin::Overlay => nowhere,
+    }
+}
+
+impl Datapath {
+    /// Sets from where senders are believed.
+    pub fn set_origins(&self, origins: &Origins) -> Result<(), DatapathError> {
+        let mut known = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(origins) {
+            return Ok(());
+        }
+        let is_new = |(prefix, origin): &(&IpNetwork, &Origin)| {
+            **origin == Origin::AllOfNetwork
+                && known.as_ref().is_none_or(|known| known.get(prefix) != Some(*origin))
+        };
+        // The host's stack has what went there before, as something that it does not know the way to.
+        let concerned: Concerned = origins.iter().filter(is_new).map(|(prefix, _)| *prefix).collect();
+        *known = None;
+        let (mut wanted4, mut wanted6) = (Vec::new(), Vec::new());
+        let (mut nodes4, mut nodes6) = (HashSet::new(), HashSet::new());
+        for (prefix, origin) in origins {
+            let node = origin.node().map(|node| node.address);
+            match prefix {
+                IpNetwork::V4(prefix) => {
+                    let node = match node {
+                        Some(IpAddr::V4(node)) => Some(node),
+                        _ => None,
+                    };
+                    let node = machine(origin, node, [ORIGIN_HERE4, ORIGIN_ALL4], Ipv4Addr::UNSPECIFIED);
+                    let key = Prefix4 { length: prefix.prefix().into(), address: prefix.network().into() };
+                    nodes4.insert(node);
+                    wanted4.push((key, Ip4::from(node)));
+                }
+                IpNetwork::V6(prefix) => {
+                    let node = match node {
+                        Some(IpAddr::V6(node)) => Some(node),
+                        _ => None,
+                    };
+                    let node = machine(origin, node, [ORIGIN_HERE6, ORIGIN_ALL6], Ipv6Addr::UNSPECIFIED);
+                    let key = Prefix6 { length: prefix.prefix().into(), address: prefix.network().into() };
+                    nodes6.insert(node);
+                    wanted6.push((key, Ip6::from(node)));
+                }
+            }
+        }
+        super::sync_entries(&self.node_prefixes4, &wanted4)?;
+        super::sync_entries(&self.node_prefixes6, &wanted6)?;
+        forget_others(&self.node_macs4, |node| nodes4.contains(&Ipv4Addr::from(node)))?;
+        forget_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
+        self.raise_epoch(&concerned)?;
+        *known = Some(origins.clone());
+        Ok(())
+    }
+
+    /// An endpoint speaks on its link as its Ethernet address says.
+    pub(super) fn put_host_end(&self, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        self.host_ends.put(&entry.ifindex, &EthernetAddress { mac: entry.container_mac.0, pad: 0 })
+    }
+
+    /// The endpoint of an address is to be cut off; so it does not speak, either.
+    pub(super) fn remove_host_end(&self, address: IpAddr) -> Result<(), DatapathError> {
+        let known = match address {
+            IpAddr::V4(address) => self.endpoints4.get(&address.into()),
+            IpAddr::V6(address) => self.endpoints6.get(&address.into()),
+        }?;
+        known.map_or(Ok(()), |endpoint| self.host_ends.remove(&endpoint.ifindex))
+    }
+
+    /// The host ends of the endpoints that an earlier daemon has left, and no others.
+    pub(super) fn adopt_host_ends(&self) -> Result<(), DatapathError> {
+        let endpoints = self.endpoints()?;
+        for entry in endpoints.values() {
+            self.put_host_end(entry)?;
+        }
+        let known: HashSet<_> = endpoints.values().map(|entry| entry.ifindex).collect();
+        forget_others(&self.host_ends, |ifindex| known.contains(&ifindex))
+    }
+}
+
+fn forget_others<K: Plain, V: Plain>(
+    map: &TypedMap<K, V>,
+    wanted: impl Fn(K) -> bool,
+) -> Result<(), DatapathError> {
+    map.keys().iter().filter(|key| !wanted(**key)).try_for_each(|key| map.remove(key))
+}

@@ -1,0 +1,55 @@
+//! Whatever stands in the kernel's messages, reading them ends. The kernel does not lie, but it may be newer than what is read here.
+
+use ::fuzz::{Form, Target, one_sentence};
+use netlink_packet_core::NetlinkDeserializable;
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::{
+    Address, Filter, Hook, Link, Neighbour, Route,
+    changed::{self, Links},
+    netfilter,
+    sieve::Messages,
+    sockets,
+    vxlan::Forwarding,
+};
+use ipamd_model::concerned::Concerned;
+
+fn holds(bytes: &[u8]) -> Result<(), String> {
+    let mut links = Links::default();
+    for message in Messages(bytes) {
+        let Ok((header, body)) = message else { break };
+        links.learn(body);
+        let concerned = changed::concerned(header.message_type, header.flags, body, &mut links);
+        if body.is_empty() && header.message_type == 24 && concerned != Concerned::everything() {
+            return Err("a route that cannot be read concerns nobody".into());
+        }
+        match RouteNetlinkMessage::deserialize(&header, body) {
+            Err(error) => one_sentence(&error.to_string())?,
+            Ok(RouteNetlinkMessage::NewLink(message)) => drop(Link::from_message(message)),
+            Ok(RouteNetlinkMessage::NewAddress(message)) => {
+                let _ = Address::from_message(&message);
+            }
+            Ok(RouteNetlinkMessage::NewRoute(message)) => drop(Route::from_message(message)),
+            Ok(RouteNetlinkMessage::NewNeighbour(message)) => {
+                let _ = Neighbour::from_message(message.clone());
+                let _ = Forwarding::from_message(message);
+            }
+            Ok(RouteNetlinkMessage::NewTrafficFilter(message)) => {
+                let _ = Filter::from_message(&message, Hook::Ingress);
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Err(error) = sockets::fuzzed(bytes) {
+        one_sentence(&error.to_string())?;
+    }
+    if let Err(error) = netfilter::fuzzed(bytes) {
+        one_sentence(&error.to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_the_kernel_says_is_read_to_its_end() {
+    Target::new("netlink", Form::Binary).holds(holds);
+}

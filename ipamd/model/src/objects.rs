@@ -1,0 +1,350 @@
+//! What a cluster is made of, as far as Cambric needs it: small, checked, and the same whichever source it came from.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ipamd_api::policy::{ObjectName, RefusedObject};
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+
+use super::services::{EndpointSlice, Service};
+use crate::{
+    labels::Labels,
+    policy::{Policy, Tier},
+};
+
+/// The kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` ServiceAccount.
+    ServiceAccount,
+    /// `v1` Node.
+    Node,
+    /// `projectcalico.org/v3` NetworkSet.
+    NetworkSet,
+    /// `projectcalico.org/v3` GlobalNetworkSet.
+    GlobalNetworkSet,
+    /// `projectcalico.org/v3` Tier.
+    Tier,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `projectcalico.org/v3` NetworkPolicy.
+    CalicoNetworkPolicy,
+    /// `projectcalico.org/v3` GlobalNetworkPolicy.
+    GlobalNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+}
+
+impl Kind {
+    /// The name that people know it by; of the two kinds of the name NetworkPolicy, Calico's is named
+    /// with its group, as `kubectl` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Node => "Node",
+            Self::NetworkSet => "NetworkSet",
+            Self::GlobalNetworkSet => "GlobalNetworkSet",
+            Self::Tier => "Tier",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",
+            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+
+    /// Whether objects of this kind are policies.
+    pub fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicy
+                | Self::CalicoNetworkPolicy
+                | Self::GlobalNetworkPolicy
+                | Self::ClusterNetworkPolicy
+        )
+    }
+
+    /// Whether objects of this kind say where services lead.
+    pub fn is_of_services(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
+    }
+}
+
+/// What tells one object from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; `None` for what the cluster has only one of.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectId {
+    /// The id of an object in a namespace.
+    pub fn namespaced(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: Some(namespace.into()), name: name.into() }
+    }
+
+    /// The id of an object of the whole cluster.
+    pub fn global(kind: Kind, name: &str) -> Self {
+        Self { kind, namespace: None, name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind.name(), self.name),
+            None => write!(f, "{} {}", self.kind.name(), self.name),
+        }
+    }
+}
+
+/// Where an object was read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Origin {
+    /// The file, or what stands for it.
+    pub file: Arc<Path>,
+    /// The line that the object begins on, from 1; 0 for what has no lines.
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
+    }
+}
+
+/// `v1` Namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`, without those that follow from the name.
+    pub labels: Labels,
+}
+
+/// `v1` Pod. Pods of the host's network have no address of their own and are left out by the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`; `None` if the object does not have that field, which leaves a local endpoint's own.
+    pub labels: Option<Labels>,
+    /// `spec.serviceAccountName`; `default` where none is given.
+    pub service_account: Arc<str>,
+    /// `status.podIPs`; empty before it has any and once it has ended.
+    pub addresses: Vec<IpAddr>,
+    /// The named ports of its containers, ordered.
+    pub ports: Arc<[NamedPort]>,
+}
+
+/// A named port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: Arc<str>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Its number.
+    pub port: u16,
+}
+
+/// `v1` ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: Labels,
+}
+
+/// `v1` Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `status.addresses` of the types InternalIP and ExternalIP.
+    pub addresses: Vec<IpAddr>,
+    /// Those of the type InternalIP, in their order: by which nodes reach each other.
+    pub internal: Vec<IpAddr>,
+    /// `spec.podCIDRs`: the prefixes that its pods have their addresses from.
+    pub pod_cidrs: Vec<IpNetwork>,
+}
+
+/// `projectcalico.org/v3` NetworkSet and GlobalNetworkSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSet {
+    /// Its namespace; `None` for a GlobalNetworkSet.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `spec.nets`.
+    pub nets: Vec<IpNetwork>,
+}
+
+/// One object of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// See [`Namespace`].
+    Namespace(Namespace),
+    /// See [`Pod`].
+    Pod(Pod),
+    /// See [`ServiceAccount`].
+    ServiceAccount(ServiceAccount),
+    /// See [`Node`].
+    Node(Node),
+    /// See [`NetworkSet`].
+    NetworkSet(NetworkSet),
+    /// See [`Tier`].
+    Tier(Tier),
+    /// See [`Policy`].
+    Policy(Arc<Policy>),
+    /// See [`Service`].
+    Service(Arc<Service>),
+    /// See [`EndpointSlice`].
+    EndpointSlice(Arc<EndpointSlice>),
+}
+
+impl Object {
+    /// What tells it from others.
+    pub fn id(&self) -> ObjectId {
+        let id = |kind, namespace: Option<&Arc<str>>, name: &Arc<str>| ObjectId {
+            kind,
+            namespace: namespace.cloned(),
+            name: Arc::clone(name),
+        };
+        match self {
+            Self::Namespace(it) => id(Kind::Namespace, None, &it.name),
+            Self::Pod(it) => id(Kind::Pod, Some(&it.namespace), &it.name),
+            Self::ServiceAccount(it) => id(Kind::ServiceAccount, Some(&it.namespace), &it.name),
+            Self::Node(it) => id(Kind::Node, None, &it.name),
+            Self::NetworkSet(it) => {
+                let kind = if it.namespace.is_some() { Kind::NetworkSet } else { Kind::GlobalNetworkSet };
+                id(kind, it.namespace.as_ref(), &it.name)
+            }
+            Self::Tier(it) => id(Kind::Tier, None, &it.name),
+            Self::Policy(it) => it.id.clone(),
+            Self::Service(it) => id(Kind::Service, Some(&it.namespace), &it.name),
+            Self::EndpointSlice(it) => id(Kind::EndpointSlice, Some(&it.namespace), &it.name),
+        }
+    }
+}
+
+/// An object that could not be understood. What was known by its id before stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct Refusal {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// The line of the field, from 1; 0 for what has no lines.
+    pub line: u32,
+    /// Which object, as far as that could be read.
+    pub object: Option<ObjectId>,
+    /// The field, such as `spec.ingress[0].source.selector`; empty for the document as a whole.
+    pub field: String,
+    /// What is wrong with it: a clause that names the value.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn sentence(&self) -> String {
+        let mut sentence = self.file.display().to_string();
+        // Writing into a String does not fail.
+        if self.line > 0 {
+            let _ = write!(sentence, ":{}", self.line);
+        }
+        sentence.push_str(": ");
+        if let Some(object) = &self.object {
+            let _ = write!(sentence, "{object}: ");
+        }
+        if !self.field.is_empty() {
+            let _ = write!(sentence, "{}: ", self.field);
+        }
+        sentence.push_str(&self.reason);
+        sentence
+    }
+}
+
+/// One change of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An object is new or has changed.
+    Put(Object),
+    /// An object is gone.
+    Remove(ObjectId),
+}
+
+impl Change {
+    /// Which object changes.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Put(object) => object.id(),
+            Self::Remove(id) => id.clone(),
+        }
+    }
+}
+
+/// Changes that are taken together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// In their order; the first batch of a source is the whole cluster.
+    pub changes: Vec<Change>,
+    /// All objects that cannot be understood now; `None` while these have not changed.
+    pub refusals: Option<Vec<Refusal>>,
+}
+
+impl From<&ObjectId> for ObjectName {
+    fn from(id: &ObjectId) -> Self {
+        Self {
+            kind: id.kind.name().to_owned(),
+            namespace: id.namespace.as_deref().map(ToOwned::to_owned),
+            name: id.name.to_string(),
+        }
+    }
+}
+
+impl From<&Refusal> for RefusedObject {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            // A name that is no text would not get into JSON.
+            file: Some(refusal.file.to_string_lossy().into_owned().into()),
+            line: Some(refusal.line).filter(|line| *line > 0),
+            object: refusal.object.as_ref().map(Into::into),
+            field: refusal.field.clone(),
+            reason: refusal.reason.clone(),
+            in_force: false,
+        }
+    }
+}
+
+/// All nodes of the cluster by name, this one too.
+pub type Nodes = BTreeMap<Arc<str>, Arc<Node>>;

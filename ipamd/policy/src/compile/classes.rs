@@ -1,0 +1,397 @@
+//! Which class an address is of: the set of predicates that hold for it, those of its own items and those of every prefix
+//! that covers it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    net::IpAddr,
+    slice,
+    sync::Arc,
+};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use super::{
+    atoms::{AtomIndex, GroupId},
+    rules::AtomId,
+    world::{Item, World},
+};
+use crate::tables::ClassId;
+use ipamd_model::{
+    objects::{Kind, NamedPort, ObjectId},
+    policy::ItemSelector,
+};
+use ipamd_runtime::supervisor;
+
+/// What is known of exactly one address or prefix.
+#[derive(Debug, Default)]
+struct Own {
+    /// The predicate of lying in it.
+    net: Option<AtomId>,
+    /// The items that it belongs to, ordered.
+    items: Holders,
+}
+
+/// Items that have an address. Nearly always that is one, and there are as many of these as addresses.
+#[derive(Debug, Default)]
+enum Holders {
+    #[default]
+    None,
+    One(Arc<ObjectId>),
+    #[expect(clippy::box_collection, reason = "rare, and there is one of these for each address")]
+    Several(Box<Vec<Arc<ObjectId>>>),
+}
+
+impl Holders {
+    fn as_slice(&self) -> &[Arc<ObjectId>] {
+        match self {
+            Self::None => &[],
+            Self::One(id) => slice::from_ref(id),
+            Self::Several(ids) => ids,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &ObjectId> + Clone {
+        self.as_slice().iter().map(|id| &**id)
+    }
+
+    fn insert(&mut self, id: &Arc<ObjectId>) {
+        if self.as_slice().contains(id) {
+            return;
+        }
+        *self = match mem::take(self) {
+            Self::None => Self::One(Arc::clone(id)),
+            held => {
+                let mut ids = held.as_slice().to_vec();
+                ids.push(Arc::clone(id));
+                ids.sort_unstable();
+                Self::Several(ids.into())
+            }
+        };
+    }
+
+    fn remove(&mut self, id: &ObjectId) {
+        *self = match mem::take(self) {
+            Self::One(held) if *held == *id => Self::None,
+            Self::Several(mut ids) => {
+                ids.retain(|held| **held != *id);
+                match ids.as_slice() {
+                    [one] => Self::One(Arc::clone(one)),
+                    _ => Self::Several(ids),
+                }
+            }
+            held => held,
+        };
+    }
+}
+
+/// An item as it was entered.
+#[derive(Debug)]
+struct Entered {
+    group: GroupId,
+    nets: Box<[IpNetwork]>,
+    ports: Arc<[NamedPort]>,
+    local: bool,
+}
+
+/// Addresses and their classes.
+#[derive(Debug)]
+pub struct Classes {
+    atoms: AtomIndex,
+    items: BTreeMap<Arc<ObjectId>, Entered>,
+    own: BTreeMap<IpNetwork, Own>,
+    /// How many prefixes there are of each length, of IPv4 and IPv6.
+    lengths: [BTreeMap<u8, usize>; 2],
+    numbers: HashMap<Arc<[AtomId]>, ClassId>,
+    /// The predicates of each class.
+    sets: Vec<Arc<[AtomId]>>,
+    /// The classes that have a predicate.
+    having: HashMap<AtomId, Vec<ClassId>>,
+    /// Addresses and prefixes whose class may be another now.
+    touched: BTreeSet<IpNetwork>,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        let world: Arc<[AtomId]> = Arc::new([]);
+        Self {
+            atoms: AtomIndex::default(),
+            items: BTreeMap::new(),
+            own: BTreeMap::new(),
+            lengths: Default::default(),
+            numbers: HashMap::from([(Arc::clone(&world), ClassId::WORLD)]),
+            sets: vec![world],
+            having: HashMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+}
+
+impl Classes {
+    /// The number of a selector.
+    pub fn selector(&mut self, world: &World, selector: &ItemSelector) -> AtomId {
+        let (atom, selected) = self.atoms.items(world, selector);
+        self.touch_items(&selected);
+        atom
+    }
+
+    /// The number of a prefix.
+    pub fn net(&mut self, net: IpNetwork) -> AtomId {
+        let net = masked(net);
+        let (atom, new) = self.atoms.net(net);
+        if new {
+            self.own_mut(net).net = Some(atom);
+            self.touch_within(net);
+        }
+        atom
+    }
+
+    /// The numbers that peers have under a port's name, each with its predicate.
+    pub fn ports(&mut self, name: &Arc<str>, protocol: u8) -> Vec<(AtomId, u16)> {
+        let having = self.atoms.port_name(name, protocol);
+        self.touch_items(&having);
+        self.atoms.ports(name, protocol)
+    }
+
+    /// Enters all items of these ids where none is known yet, as [`Self::put`] would one by one, into trees that are full.
+    pub fn fill(&mut self, world: &World, ids: Vec<ObjectId>) {
+        let mut items = Vec::with_capacity(ids.len());
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            supervisor::beat();
+            let Some(Item { facts, nets }) = world.item(&id) else { continue };
+            let local = world.locals_of(&id).next().is_some();
+            let id = Arc::new(id);
+            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let (group, _) = self.atoms.enter(world, &id, &facts);
+            held.extend(nets.iter().map(|net| (*net, Arc::clone(&id))));
+            items.push((id, Entered { group, nets, ports: facts.ports, local }));
+        }
+        self.items = items.into_iter().collect();
+        held.sort_unstable();
+        let mut own: Vec<(IpNetwork, Own)> = Vec::with_capacity(held.len());
+        for (net, id) in held {
+            match own.last_mut() {
+                Some((last, it)) if *last == net => it.items.insert(&id),
+                _ => {
+                    *self.lengths[usize::from(net.is_ipv6())].entry(net.prefix()).or_default() += 1;
+                    own.push((net, Own { net: None, items: Holders::One(id) }));
+                }
+            }
+        }
+        self.own = own.into_iter().collect();
+        self.touched = self.own.keys().copied().collect();
+    }
+
+    /// Enters an item, or its new state; `None`: it is gone. Whether a port name in use has a new number.
+    pub fn put(&mut self, world: &World, id: &ObjectId, item: Option<Item>) -> bool {
+        let local = world.locals_of(id).next().is_some();
+        let (id, old) = match self.items.remove_entry(id) {
+            Some((id, old)) => (id, Some(old)),
+            None => (Arc::new(id.clone()), None),
+        };
+        let mut new_number = false;
+        if let Some(Item { facts, nets }) = item {
+            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let (group, new) = self.atoms.enter(world, &id, &facts);
+            new_number = new;
+            for net in &nets {
+                self.own_mut(*net).items.insert(&id);
+            }
+            self.touch_nets(&nets);
+            self.items.insert(Arc::clone(&id), Entered { group, nets, ports: facts.ports, local });
+        }
+        if let Some(old) = old {
+            let kept = self.items.get(&id);
+            if kept.is_none_or(|kept| kept.group != old.group) {
+                self.atoms.leave(&id, old.group);
+            }
+            let gone = old.nets.iter().copied();
+            let gone =
+                gone.filter(|net| kept.is_none_or(|kept| !kept.nets.contains(net))).collect::<Vec<_>>();
+            for net in &gone {
+                if let Some(own) = self.own.get_mut(net) {
+                    own.items.remove(&id);
+                }
+            }
+            self.touch_nets(&gone);
+            for net in gone {
+                self.forget_empty(net);
+            }
+        }
+        new_number
+    }
+
+    /// Evaluates selectors anew on the items of a namespace.
+    pub fn refresh_namespace(&mut self, world: &World, namespace: &str) {
+        let changed = self.atoms.refresh(world, namespace);
+        self.touch_items(&changed);
+    }
+
+    /// The named ports of an item.
+    pub fn ports_of(&self, id: &ObjectId) -> Arc<[NamedPort]> {
+        self.items.get(id).map(|item| Arc::clone(&item.ports)).unwrap_or_default()
+    }
+
+    /// The items that an address belongs to.
+    pub fn owners(&self, address: IpAddr) -> impl Iterator<Item = &ObjectId> {
+        self.own.get(&IpNetwork::from(address)).into_iter().flat_map(|own| own.items.iter())
+    }
+
+    /// The pod that an address belongs to.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&ObjectId> {
+        self.own.get(&IpNetwork::from(address)).and_then(|own| self.pod_of(own))
+    }
+
+    /// Two pods may claim an address while one of them is on its way out: one of this node knows better.
+    fn pod_of<'a>(&'a self, own: &'a Own) -> Option<&'a ObjectId> {
+        let mut pods = own.items.iter().filter(|id| id.kind == Kind::Pod);
+        let local = pods.clone().find(|id| self.items.get(*id).is_some_and(|item| item.local));
+        local.or_else(|| pods.next())
+    }
+
+    /// Addresses that several pods claim.
+    pub fn contested(&self) -> impl Iterator<Item = (IpAddr, Vec<&ObjectId>)> {
+        self.own.iter().filter_map(|(net, own)| {
+            let pods = own.items.iter().filter(|id| id.kind == Kind::Pod).collect::<Vec<_>>();
+            (pods.len() > 1).then(|| (net.ip(), pods))
+        })
+    }
+
+    /// Whether anything is known of exactly this address or prefix.
+    pub fn is_known(&self, net: IpNetwork) -> bool {
+        self.own.contains_key(&net)
+    }
+
+    /// Everything of which something is known.
+    pub fn known(&self) -> impl Iterator<Item = IpNetwork> {
+        self.own.keys().copied()
+    }
+
+    /// The predicates that hold for an address or a prefix.
+    pub fn atoms_of(&self, net: IpNetwork) -> Vec<AtomId> {
+        let mut atoms = Vec::new();
+        let lengths = &self.lengths[usize::from(net.is_ipv6())];
+        for length in lengths.range(..=net.prefix()).map(|(length, _)| *length) {
+            let Some(own) = self.own.get(&truncated(net, length)) else { continue };
+            atoms.extend(own.net);
+            let others = own.items.iter().filter(|id| id.kind != Kind::Pod);
+            for id in self.pod_of(own).into_iter().chain(others) {
+                atoms.extend(self.items.get(id).into_iter().flat_map(|item| self.atoms.of(item.group)));
+            }
+        }
+        atoms.sort_unstable();
+        atoms.dedup();
+        atoms
+    }
+
+    /// The class of an address or a prefix.
+    pub fn class(&mut self, net: IpNetwork) -> ClassId {
+        let atoms = self.atoms_of(net);
+        if let Some(class) = self.numbers.get(atoms.as_slice()) {
+            return *class;
+        }
+        let class = ClassId(u32::try_from(self.sets.len()).unwrap_or(ClassId::ANY.0));
+        let atoms: Arc<[AtomId]> = atoms.into();
+        for atom in atoms.iter() {
+            self.having.entry(*atom).or_default().push(class);
+        }
+        self.sets.push(Arc::clone(&atoms));
+        self.numbers.insert(atoms, class);
+        class
+    }
+
+    /// The predicates of a class.
+    pub fn set(&self, class: ClassId) -> Arc<[AtomId]> {
+        self.sets.get(class.0 as usize).cloned().unwrap_or_else(|| Arc::new([]))
+    }
+
+    /// How many classes have been told apart; their numbers are below.
+    pub fn count(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// How many predicates are told apart.
+    pub fn atoms(&self) -> usize {
+        self.atoms.count()
+    }
+
+    /// The classes that a predicate holds for.
+    pub fn having(&self, atom: AtomId) -> &[ClassId] {
+        self.having.get(&atom).map_or(&[], Vec::as_slice)
+    }
+
+    /// Addresses and prefixes whose class may be another since this was asked last.
+    pub fn take_touched(&mut self) -> BTreeSet<IpNetwork> {
+        mem::take(&mut self.touched)
+    }
+
+    fn own_mut(&mut self, net: IpNetwork) -> &mut Own {
+        let lengths = &mut self.lengths[usize::from(net.is_ipv6())];
+        self.own.entry(net).or_insert_with(|| {
+            *lengths.entry(net.prefix()).or_default() += 1;
+            Own::default()
+        })
+    }
+
+    fn forget_empty(&mut self, net: IpNetwork) {
+        if self.own.get(&net).is_some_and(|own| own.net.is_none() && own.items.as_slice().is_empty()) {
+            self.own.remove(&net);
+            let lengths = &mut self.lengths[usize::from(net.is_ipv6())];
+            if let Some(count) = lengths.get_mut(&net.prefix()) {
+                *count -= 1;
+                if *count == 0 {
+                    lengths.remove(&net.prefix());
+                }
+            }
+        }
+    }
+
+    fn touch_items(&mut self, ids: &[Arc<ObjectId>]) {
+        for id in ids {
+            let nets = self.items.get(id).map(|item| item.nets.clone()).unwrap_or_default();
+            self.touch_nets(&nets);
+        }
+    }
+
+    fn touch_nets(&mut self, nets: &[IpNetwork]) {
+        for net in nets {
+            if is_host(*net) {
+                self.touched.insert(*net);
+            } else {
+                self.touch_within(*net);
+            }
+        }
+    }
+
+    /// Everything known that lies in a prefix.
+    fn touch_within(&mut self, net: IpNetwork) {
+        let first = IpNetwork::new(net.network(), 0).unwrap_or(net);
+        let last = IpNetwork::new(net.broadcast(), if net.is_ipv4() { 32 } else { 128 }).unwrap_or(net);
+        let within = self.own.range(first..=last).map(|(known, _)| *known);
+        self.touched.extend(within.filter(|known| known.prefix() >= net.prefix()));
+    }
+}
+
+/// Whether a prefix is one address.
+pub fn is_host(net: IpNetwork) -> bool {
+    net.prefix() == if net.is_ipv4() { 32 } else { 128 }
+}
+
+/// The prefix of a length that covers another.
+fn truncated(net: IpNetwork, length: u8) -> IpNetwork {
+    let covering = match net {
+        IpNetwork::V4(net) => Ipv4Network::new(net.ip(), length)
+            .and_then(|wider| Ipv4Network::new(wider.network(), length))
+            .map(IpNetwork::V4),
+        IpNetwork::V6(net) => Ipv6Network::new(net.ip(), length)
+            .and_then(|wider| Ipv6Network::new(wider.network(), length))
+            .map(IpNetwork::V6),
+    };
+    // A length is not above that of `net`.
+    covering.unwrap_or(net)
+}
+
+fn masked(net: IpNetwork) -> IpNetwork {
+    truncated(net, net.prefix())
+}

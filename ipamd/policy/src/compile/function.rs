@@ -1,0 +1,177 @@
+//! What a policy map says of one class of peers in one direction: decisions by protocol and port, as prefixes.
+
+use std::collections::HashMap;
+
+use super::{
+    rules::{Decision, PeerRules},
+    sweep::{Answer, pieces},
+};
+use crate::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
+use ipamd_runtime::supervisor;
+
+/// One entry, but for whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Line {
+    protocol: Option<u8>,
+    port: u16,
+    bits: u8,
+    answer: Answer,
+}
+
+/// Decisions by protocol and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Function {
+    lines: Vec<Line>,
+}
+
+/// The branches of a policy map by their number.
+#[derive(Clone, Debug, Default)]
+pub struct Branches {
+    known: HashMap<(u8, Vec<(u16, Decision)>), u32>,
+}
+
+fn value(decision: Decision) -> EntryValue {
+    let outcome = if decision.allow { Outcome::Allow } else { Outcome::Deny };
+    EntryValue { outcome, rule: decision.rule, log: decision.log }
+}
+
+impl Function {
+    /// Evaluates the rules once for each interval in which they say the same.
+    pub fn of(rules: &PeerRules<'_>) -> Self {
+        let other = Answer::Decided(rules.decide(None, 0, 0));
+        let mut lines = vec![Line { protocol: None, port: 0, bits: 0, answer: other.clone() }];
+        for protocol in rules.protocols() {
+            supervisor::beat();
+            let pieces = pieces(rules, protocol);
+            lines.extend(prefixes(protocol, &pieces, &other));
+        }
+        Self { lines }
+    }
+
+    /// How many entries it takes, besides its branches.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether it says nothing: it never does.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Its entries; those of branches that the map does not have yet come with them.
+    pub fn entries(&self, of: EntryOf, branches: &mut Branches) -> Vec<(EntryKey, EntryValue)> {
+        let mut entries = Vec::with_capacity(self.lines.len());
+        for line in &self.lines {
+            let value = match &line.answer {
+                Answer::Decided(decision) => value(*decision),
+                Answer::BySource(pieces) => {
+                    let protocol = line.protocol.unwrap_or_default();
+                    let branch = branches.number(protocol, pieces, &mut entries);
+                    EntryValue { outcome: Outcome::BySource(branch), rule: RuleId(0), log: None }
+                }
+            };
+            entries.push((
+                EntryKey { of, protocol: line.protocol, port: line.port, port_bits: line.bits },
+                value,
+            ));
+        }
+        entries
+    }
+}
+
+impl Branches {
+    fn number(
+        &mut self,
+        protocol: u8,
+        pieces: &[(u16, Decision)],
+        entries: &mut Vec<(EntryKey, EntryValue)>,
+    ) -> u32 {
+        let next = self.known.len();
+        let mut is_new = false;
+        let branch = *self.known.entry((protocol, pieces.to_vec())).or_insert_with(|| {
+            is_new = true;
+            // There are far fewer than entries, of which a map has less than 2^32.
+            u32::try_from(next).unwrap_or(u32::MAX)
+        });
+        if is_new {
+            for (first, last, decision) in intervals(pieces) {
+                for (port, bits) in cover(first, last) {
+                    let of = EntryOf::Branch(branch);
+                    let key = EntryKey { of, protocol: Some(protocol), port, port_bits: bits };
+                    entries.push((key, value(*decision)));
+                }
+            }
+        }
+        branch
+    }
+}
+
+/// Intervals of ports by their first and last, of pieces by their first.
+fn intervals<T>(pieces: &[(u16, T)]) -> impl Iterator<Item = (u16, u16, &T)> {
+    pieces.iter().enumerate().map(|(at, (first, value))| {
+        let last = pieces.get(at + 1).map_or(u16::MAX, |(next, _)| next - 1);
+        (*first, last, value)
+    })
+}
+
+/// The entries of one protocol: one for all its ports, and those that differ.
+fn prefixes(protocol: u8, pieces: &[(u16, Answer)], other: &Answer) -> Vec<Line> {
+    let mut ports: HashMap<&Answer, u32> = HashMap::new();
+    for (first, last, answer) in intervals(pieces) {
+        *ports.entry(answer).or_default() += u32::from(last - first) + 1;
+    }
+    let count = |answer: &Answer| ports.get(answer).copied().unwrap_or_default();
+    let Some((_, base)) = pieces.iter().max_by_key(|(_, answer)| count(answer)) else { return Vec::new() };
+    let mut lines = Vec::new();
+    if base != other {
+        lines.push(Line { protocol: Some(protocol), port: 0, bits: 0, answer: base.clone() });
+    }
+    for (first, last, answer) in intervals(pieces).filter(|(_, _, answer)| *answer != base) {
+        for (port, bits) in cover(first, last) {
+            lines.push(Line { protocol: Some(protocol), port, bits, answer: answer.clone() });
+        }
+    }
+    lines
+}
+
+/// The fewest prefixes that make up a range of ports.
+fn cover(first: u16, last: u16) -> Vec<(u16, u8)> {
+    let mut prefixes = Vec::new();
+    let (mut from, end) = (u32::from(first), u32::from(last) + 1);
+    while from < end {
+        let aligned = if from == 0 { 16 } else { from.trailing_zeros().min(16) };
+        let fitting = (end - from).ilog2();
+        let size = aligned.min(fitting);
+        #[allow(clippy::cast_possible_truncation, reason = "below 2^16, and at most 16")]
+        prefixes.push((from as u16, 16 - size as u8));
+        from += 1 << size;
+    }
+    prefixes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_is_covered_exactly(a: u16, b: u16) {
+            let (first, last) = (a.min(b), a.max(b));
+            let mut next = u32::from(first);
+            for (port, bits) in cover(first, last) {
+                prop_assert_eq!(u32::from(port), next);
+                next += 1 << (16 - bits);
+            }
+            prop_assert_eq!(next, u32::from(last) + 1);
+        }
+    }
+
+    #[test]
+    fn whole_ranges_are_one_prefix() {
+        assert_eq!(cover(0, u16::MAX), [(0, 0)]);
+        assert_eq!(cover(80, 80), [(80, 16)]);
+        assert_eq!(cover(8080, 8090), [(8080, 13), (8088, 15), (8090, 16)]);
+    }
+}

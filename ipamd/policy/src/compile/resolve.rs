@@ -1,0 +1,277 @@
+//! From the policies that select an endpoint to its rules: its own side settled, the other side in predicates.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    classes::Classes,
+    names::{RuleName, RuleNames},
+    rules::{
+        AddressMatch, DirectionRules, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules, TrafficMatch,
+    },
+    world::World,
+};
+use crate::tables::RuleId;
+use ipamd_model::{
+    objects::{NamedPort, ObjectId},
+    policy::{
+        Direction, Entity, Family, Icmp, Order, Policy, Ports, Rule, Tier, TierDefault, Traffic,
+        protocol::{SCTP, TCP, UDP, UDPLITE, has_ports},
+    },
+};
+use ipamd_runtime::work;
+
+/// A policy's place among those of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    tier_order: Order,
+    tier: Arc<str>,
+    order: Order,
+    name: Arc<str>,
+    namespace: Option<Arc<str>>,
+    id: ObjectId,
+}
+
+impl Rank {
+    /// The place of a policy of a tier.
+    pub fn new(tier: &Tier, policy: &Policy) -> Self {
+        Self {
+            tier_order: tier.order,
+            tier: Arc::clone(&tier.name),
+            order: policy.order,
+            name: Arc::clone(&policy.id.name),
+            namespace: policy.id.namespace.clone(),
+            id: policy.id.clone(),
+        }
+    }
+}
+
+/// The policies that select an endpoint, in order.
+pub type Selecting = BTreeMap<Rank, Arc<Policy>>;
+
+/// What rules are resolved for.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// The endpoint's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its named ports.
+    pub ports: Arc<[NamedPort]>,
+}
+
+/// Whether a rule's own side means an endpoint.
+enum Meant {
+    /// By none of its addresses.
+    Not,
+    /// By all of them.
+    Whole,
+    /// By that of this family only.
+    In(Family),
+}
+
+/// Everything that resolving draws numbers from.
+pub struct Resolver<'a> {
+    /// The cluster.
+    pub world: &'a World,
+    /// The predicates.
+    pub classes: &'a mut Classes,
+    /// The rules.
+    pub names: &'a mut RuleNames,
+}
+
+impl Resolver<'_> {
+    /// The rules of an endpoint.
+    pub fn resolve(&mut self, selecting: &Selecting, own: &Own) -> EndpointRules {
+        EndpointRules {
+            ingress: self.direction(selecting, own, Direction::Ingress),
+            egress: self.direction(selecting, own, Direction::Egress),
+        }
+    }
+
+    fn direction(&mut self, selecting: &Selecting, own: &Own, direction: Direction) -> DirectionRules {
+        let mut tiers: Vec<(Arc<str>, Vec<&Arc<Policy>>)> = Vec::new();
+        for (rank, policy) in selecting.iter().filter(|(_, policy)| policy.rules(direction).is_some()) {
+            match tiers.last_mut() {
+                Some((tier, policies)) if *tier == rank.tier => policies.push(policy),
+                _ => tiers.push((Arc::clone(&rank.tier), vec![policy])),
+            }
+        }
+        let tiers = tiers.into_iter().map(|(tier, policies)| self.tier(&tier, &policies, own, direction));
+        DirectionRules { tiers: tiers.collect() }
+    }
+
+    fn tier(
+        &mut self,
+        tier: &Arc<str>,
+        policies: &[&Arc<Policy>],
+        own: &Own,
+        direction: Direction,
+    ) -> TierRules {
+        let mut rules = Vec::new();
+        for policy in policies {
+            for rule in policy.rules(direction).unwrap_or_default() {
+                rules.extend(self.rule(policy, rule, own, direction));
+            }
+        }
+        let default = self.world.tier(tier).map_or(TierDefault::Deny, |tier| tier.default);
+        let default_id = match default {
+            TierDefault::Pass => RuleId(0),
+            TierDefault::Deny => self.names.number(RuleName::TierDefault {
+                tier: Arc::clone(tier),
+                direction,
+                policies: policies.iter().map(|policy| policy.id.clone()).collect(),
+            }),
+        };
+        TierRules { rules, default, default_id }
+    }
+
+    fn rule(&mut self, policy: &Policy, rule: &Rule, own: &Own, direction: Direction) -> Option<RuleMatch> {
+        let (own_side, peer_side) = match direction {
+            Direction::Ingress => (&rule.destinations, &rule.sources),
+            Direction::Egress => (&rule.sources, &rule.destinations),
+        };
+        let family = match self.families(rule, own_side, own) {
+            Meant::Not => return None,
+            Meant::Whole => None,
+            Meant::In(family) => Some(self.classes.net(whole(family))),
+        };
+        work::step(1 + peer_side.len());
+        let mut known = HashSet::with_capacity(peer_side.len());
+        let mut peers = Vec::with_capacity(peer_side.len());
+        for entity in peer_side {
+            let peer = AddressMatch { family, ..self.address(entity) };
+            if known.insert(peer.clone()) {
+                peers.push(peer);
+            }
+        }
+        let mut traffic = Vec::new();
+        for it in &rule.traffic {
+            self.traffic(it, own, direction, &mut traffic);
+        }
+        if peers.is_empty() || traffic.is_empty() {
+            return None;
+        }
+        let id = self.names.number(RuleName::Rule {
+            policy: policy.id.clone(),
+            direction,
+            index: rule.index,
+            name: rule.name.as_deref().map(Into::into),
+        });
+        Some(RuleMatch { id, action: rule.action, peers, traffic })
+    }
+
+    /// For which of its families the rule's own side means the endpoint.
+    fn families(&mut self, rule: &Rule, own_side: &[Entity], own: &Own) -> Meant {
+        let family = |address: &IpAddr| if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let meant = |this: &mut Self, address: IpAddr| {
+            own_side.iter().any(|entity| {
+                *entity == Entity::ANY || {
+                    let wanted = this.address(entity);
+                    wanted.matches(&this.classes.atoms_of(address.into()))
+                }
+            })
+        };
+        let mut all = true;
+        let mut some = None;
+        for address in &own.addresses {
+            if rule.family.is_none_or(|wanted| wanted == family(address)) && meant(self, *address) {
+                some = Some(family(address));
+            } else {
+                all = false;
+            }
+        }
+        match some {
+            None => Meant::Not,
+            Some(_) if all => Meant::Whole,
+            Some(family) => Meant::In(family),
+        }
+    }
+
+    fn address(&mut self, entity: &Entity) -> AddressMatch {
+        let mut numbers = |nets: &[IpNetwork]| {
+            let mut numbers: Vec<_> = nets.iter().map(|net| self.classes.net(*net)).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers
+        };
+        let (nets, not_nets) = (entity.nets.as_deref().map(&mut numbers), numbers(&entity.not_nets));
+        AddressMatch {
+            items: entity.items.as_ref().map(|items| self.classes.selector(self.world, items)),
+            not_items: entity.not_items.as_ref().map(|items| self.classes.selector(self.world, items)),
+            nets,
+            not_nets,
+            family: None,
+        }
+    }
+
+    fn traffic(&mut self, traffic: &Traffic, own: &Own, direction: Direction, made: &mut Vec<TrafficMatch>) {
+        let sides = [
+            &traffic.source_ports,
+            &traffic.not_source_ports,
+            &traffic.destination_ports,
+            &traffic.not_destination_ports,
+        ];
+        let plain = TrafficMatch {
+            protocol: traffic.protocol,
+            not_protocol: traffic.not_protocol,
+            ..TrafficMatch::default()
+        };
+        if sides.iter().all(|side| side.is_none()) {
+            let icmp =
+                |icmp: Option<Icmp>| icmp.map(|icmp| PortSet { ranges: vec![range(icmp)], peer: Vec::new() });
+            let destination = PortMatch { one_of: icmp(traffic.icmp), none_of: icmp(traffic.not_icmp) };
+            made.push(TrafficMatch { destination, ..plain });
+            return;
+        }
+        let ported = [TCP, UDP, SCTP, UDPLITE].into_iter();
+        for protocol in ported.filter(|ported| traffic.protocol.is_none_or(|wanted| wanted == *ported)) {
+            debug_assert!(has_ports(protocol), "only these have ports");
+            let mut side = |one_of: &Option<Ports>, none_of: &Option<Ports>, of_peer: bool| PortMatch {
+                one_of: one_of.as_ref().map(|ports| self.ports(ports, protocol, own, of_peer)),
+                none_of: none_of.as_ref().map(|ports| self.ports(ports, protocol, own, of_peer)),
+            };
+            let ingress = direction == Direction::Ingress;
+            let source = side(&traffic.source_ports, &traffic.not_source_ports, ingress);
+            let destination = side(&traffic.destination_ports, &traffic.not_destination_ports, !ingress);
+            made.push(TrafficMatch { protocol: Some(protocol), source, destination, ..plain });
+        }
+    }
+
+    fn ports(&mut self, ports: &Ports, protocol: u8, own: &Own, of_peer: bool) -> PortSet {
+        let mut set = PortSet {
+            ranges: ports.ranges.iter().map(|range| (*range.start(), *range.end())).collect(),
+            peer: Vec::new(),
+        };
+        for name in &ports.names {
+            if of_peer {
+                set.peer.extend(self.classes.ports(name, protocol));
+            } else {
+                let named = own.ports.iter().filter(|port| port.protocol == protocol && port.name == *name);
+                set.ranges.extend(named.map(|port| (port.port, port.port)));
+            }
+        }
+        set
+    }
+}
+
+fn range(icmp: Icmp) -> (u16, u16) {
+    let kind = u16::from(icmp.kind) << 8;
+    match icmp.code {
+        Some(code) => (kind | u16::from(code), kind | u16::from(code)),
+        None => (kind, kind | 0xff),
+    }
+}
+
+/// All addresses of a family.
+fn whole(family: Family) -> IpNetwork {
+    let unspecified: IpAddr = match family {
+        Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // A length of 0 is valid.
+    IpNetwork::new(unspecified, 0).unwrap_or_else(|_| unspecified.into())
+}

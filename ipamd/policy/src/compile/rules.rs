@@ -1,0 +1,347 @@
+//! An endpoint's rules as they are looked up: in order, with predicates about addresses as numbers.
+
+use std::{collections::HashMap, slice};
+
+use crate::tables::RuleId;
+use ipamd_model::policy::{Action, Direction, TierDefault, protocol};
+use ipamd_runtime::work;
+
+/// A predicate about addresses.
+pub type AtomId = u32;
+
+/// The predicates that hold for an address: ordered, each once.
+pub type Atoms<'a> = &'a [AtomId];
+
+fn holds(atoms: Atoms<'_>, atom: AtomId) -> bool {
+    atoms.binary_search(&atom).is_ok()
+}
+
+/// Whether one of a list holds, which is ordered too.
+fn any_holds(atoms: Atoms<'_>, list: &[AtomId]) -> bool {
+    let (few, many) = if list.len() < atoms.len() { (list, atoms) } else { (atoms, list) };
+    few.iter().any(|atom| holds(many, *atom))
+}
+
+/// What an address must be: all that is set must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AddressMatch {
+    /// Belongs to these items.
+    pub items: Option<AtomId>,
+    /// Does not belong to these.
+    pub not_items: Option<AtomId>,
+    /// Lies in one of these, which are ordered.
+    pub nets: Option<Vec<AtomId>>,
+    /// Lies in none of these, which are ordered.
+    pub not_nets: Vec<AtomId>,
+    /// Is of the family whose whole address space this is.
+    pub family: Option<AtomId>,
+}
+
+impl AddressMatch {
+    /// Whether an address of these atoms is meant.
+    pub fn matches(&self, atoms: Atoms<'_>) -> bool {
+        self.items.is_none_or(|atom| holds(atoms, atom))
+            && self.not_items.is_none_or(|atom| !holds(atoms, atom))
+            && self.nets.as_ref().is_none_or(|nets| any_holds(atoms, nets))
+            && !any_holds(atoms, &self.not_nets)
+            && self.family.is_none_or(|atom| holds(atoms, atom))
+    }
+
+    /// Predicates of which one at least holds for whoever is meant; `None`: there are none.
+    fn needs(&self) -> Option<&[AtomId]> {
+        let single = self.items.as_ref().map(slice::from_ref);
+        single.or(self.nets.as_deref()).or_else(|| self.family.as_ref().map(slice::from_ref))
+    }
+
+    /// The predicates that it depends on.
+    pub fn mentions(&self) -> impl Iterator<Item = AtomId> {
+        let single = [self.items, self.not_items, self.family].into_iter().flatten();
+        single.chain(self.nets.iter().flatten().copied()).chain(self.not_nets.iter().copied())
+    }
+}
+
+/// A set of ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortSet {
+    /// By number, both ends included.
+    pub ranges: Vec<(u16, u16)>,
+    /// The ports that the peer has under a name: where the atom holds, that number is in the set.
+    pub peer: Vec<(AtomId, u16)>,
+}
+
+impl PortSet {
+    fn contains(&self, port: u16, atoms: Atoms<'_>) -> bool {
+        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+            || self.peer.iter().any(|(atom, number)| *number == port && holds(atoms, *atom))
+    }
+
+    /// All numbers that are in it for a peer of these atoms, as ranges.
+    pub fn numbers(&self, atoms: Atoms<'_>) -> impl Iterator<Item = (u16, u16)> {
+        let peer =
+            self.peer.iter().filter(move |(atom, _)| holds(atoms, *atom)).map(|(_, port)| (*port, *port));
+        self.ranges.iter().copied().chain(peer)
+    }
+}
+
+/// What a rule says of the ports of one side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortMatch {
+    /// One of these; `None`: any.
+    pub one_of: Option<PortSet>,
+    /// None of these.
+    pub none_of: Option<PortSet>,
+}
+
+impl PortMatch {
+    /// Whether any port matches.
+    pub fn is_any(&self) -> bool {
+        self.one_of.is_none() && self.none_of.is_none()
+    }
+
+    fn matches(&self, port: u16, atoms: Atoms<'_>) -> bool {
+        self.one_of.as_ref().is_none_or(|set| set.contains(port, atoms))
+            && self.none_of.as_ref().is_none_or(|set| !set.contains(port, atoms))
+    }
+
+    fn mentions(&self) -> impl Iterator<Item = AtomId> {
+        let sets = [&self.one_of, &self.none_of].into_iter().flatten();
+        sets.flat_map(|set| set.peer.iter().map(|(atom, _)| *atom))
+    }
+}
+
+/// What a rule says of protocols and ports. ICMP's type and code stand as the destination port `type << 8 | code`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TrafficMatch {
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+    /// IP protocol number that it must not be.
+    pub not_protocol: Option<u8>,
+    /// Of the side that opens the flow.
+    pub source: PortMatch,
+    /// Of the other side.
+    pub destination: PortMatch,
+}
+
+impl TrafficMatch {
+    /// Whether packets of a protocol can match; `None` stands for every protocol that no rule names.
+    pub fn concerns(&self, protocol: Option<u8>) -> bool {
+        let named = self.protocol.is_none() || self.protocol == protocol;
+        let ports = self.source.is_any() && self.destination.is_any()
+            || protocol.is_some_and(|p| protocol::has_ports(p) || protocol::is_icmp(p));
+        named && (self.not_protocol.is_none() || self.not_protocol != protocol) && ports
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleMatch {
+    /// Its number in counters and events.
+    pub id: RuleId,
+    /// What it does.
+    pub action: Action,
+    /// Alternatives for the other side's address.
+    pub peers: Vec<AddressMatch>,
+    /// Alternatives.
+    pub traffic: Vec<TrafficMatch>,
+}
+
+/// The rules of one tier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TierRules {
+    /// In order.
+    pub rules: Vec<RuleMatch>,
+    /// What becomes of what they do not decide.
+    pub default: TierDefault,
+    /// The number of that, where it denies.
+    pub default_id: RuleId,
+}
+
+/// What an endpoint's policies say of a direction. Without tiers it is not policed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DirectionRules {
+    /// In order; only those whose policies select the endpoint.
+    pub tiers: Vec<TierRules>,
+}
+
+/// All rules of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndpointRules {
+    /// For what reaches it.
+    pub ingress: DirectionRules,
+    /// For what it sends.
+    pub egress: DirectionRules,
+}
+
+impl EndpointRules {
+    /// Those of a direction.
+    pub fn of(&self, direction: Direction) -> &DirectionRules {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+impl EndpointRules {
+    /// The numbers of all rules.
+    pub fn ids(&self) -> impl Iterator<Item = RuleId> {
+        let tiers = self.ingress.tiers.iter().chain(&self.egress.tiers);
+        tiers.flat_map(|tier| tier.rules.iter().map(|rule| rule.id).chain([tier.default_id]))
+    }
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decision {
+    /// It passes.
+    pub allow: bool,
+    /// The rule that says so; 0: all tiers left it open.
+    pub rule: RuleId,
+    /// The first rule of the action Log that matched on the way.
+    pub log: Option<RuleId>,
+}
+
+/// The rules that are left once the peer is known.
+pub struct PeerRules<'a> {
+    tiers: Vec<(&'a TierRules, Vec<&'a RuleMatch>)>,
+    atoms: Atoms<'a>,
+}
+
+/// Where a rule's alternative is: by tier, rule, and its number.
+type At = (u32, u32, u32);
+
+/// Which alternatives of rules can mean a peer, by a predicate that it must have: of ten thousand, those alone are looked at.
+#[derive(Debug, Default)]
+pub struct RuleIndex {
+    /// Those that need none.
+    always: Vec<At>,
+    needing: HashMap<AtomId, Vec<At>>,
+}
+
+impl RuleIndex {
+    /// The index of these rules.
+    pub fn new(rules: &DirectionRules) -> Self {
+        let mut index = Self::default();
+        for (tier, of_tier) in (0..).zip(&rules.tiers) {
+            for (at, rule) in (0..).zip(&of_tier.rules) {
+                for (number, peer) in (0..).zip(&rule.peers) {
+                    match peer.needs() {
+                        None => index.always.push((tier, at, number)),
+                        Some(needs) => {
+                            for atom in needs {
+                                index.needing.entry(*atom).or_default().push((tier, at, number));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        index
+    }
+
+    /// Those that can mean a peer of these predicates, in order.
+    fn of(&self, atoms: Atoms<'_>) -> Vec<At> {
+        let mut found = self.always.clone();
+        found.extend(atoms.iter().filter_map(|atom| self.needing.get(atom)).flatten());
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+impl DirectionRules {
+    /// Whether anything is said of the direction.
+    pub fn is_policed(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    /// The rules that concern a peer.
+    pub fn about<'a>(&'a self, atoms: Atoms<'a>) -> PeerRules<'a> {
+        let concerning = |tier: &'a TierRules| {
+            let rules = tier.rules.iter();
+            (tier, rules.filter(|rule| rule.peers.iter().any(|peer| peer.matches(atoms))).collect())
+        };
+        PeerRules { tiers: self.tiers.iter().map(concerning).collect(), atoms }
+    }
+
+    /// The same by an index of these rules.
+    pub fn about_by<'a>(&'a self, index: &RuleIndex, atoms: Atoms<'a>) -> PeerRules<'a> {
+        let mut tiers: Vec<(_, Vec<_>)> = self.tiers.iter().map(|tier| (tier, Vec::new())).collect();
+        let mut meant = None;
+        let found = index.of(atoms);
+        work::step(found.len());
+        for (tier, at, number) in found {
+            let Some((of_tier, left)) = tiers.get_mut(tier as usize) else { continue };
+            let Some(rule) = of_tier.rules.get(at as usize).filter(|_| meant != Some((tier, at))) else {
+                continue;
+            };
+            if rule.peers.get(number as usize).is_some_and(|peer| peer.matches(atoms)) {
+                left.push(rule);
+                meant = Some((tier, at));
+            }
+        }
+        PeerRules { tiers, atoms }
+    }
+
+    /// The predicates that decisions depend on.
+    pub fn mentions(&self) -> impl Iterator<Item = AtomId> {
+        let rules = self.tiers.iter().flat_map(|tier| &tier.rules);
+        rules.flat_map(|rule| {
+            let peers = rule.peers.iter().flat_map(AddressMatch::mentions);
+            let ports =
+                rule.traffic.iter().flat_map(|it| it.source.mentions().chain(it.destination.mentions()));
+            peers.chain(ports)
+        })
+    }
+}
+
+impl PeerRules<'_> {
+    /// Each tier with its rules that are left.
+    pub fn tiers(&self) -> impl Iterator<Item = (&TierRules, &[&RuleMatch])> {
+        self.tiers.iter().map(|(tier, rules)| (*tier, rules.as_slice()))
+    }
+
+    /// The predicates of the peer.
+    pub fn atoms(&self) -> Atoms<'_> {
+        self.atoms
+    }
+
+    /// The protocols that are named, ordered.
+    pub fn protocols(&self) -> Vec<u8> {
+        let traffic = self.tiers.iter().flat_map(|(_, rules)| rules).flat_map(|rule| &rule.traffic);
+        let mut protocols =
+            traffic.flat_map(|it| [it.protocol, it.not_protocol]).flatten().collect::<Vec<_>>();
+        protocols.sort_unstable();
+        protocols.dedup();
+        protocols
+    }
+
+    /// Decides a flow. A protocol of `None` stands for all that no rule names.
+    pub fn decide(&self, protocol: Option<u8>, source: u16, destination: u16) -> Decision {
+        let mut log = None;
+        for (tier, rules) in &self.tiers {
+            let mut passed = false;
+            for rule in rules {
+                let matches = rule.traffic.iter().any(|it| {
+                    it.concerns(protocol)
+                        && it.source.matches(source, self.atoms)
+                        && it.destination.matches(destination, self.atoms)
+                });
+                match rule.action {
+                    _ if !matches => {}
+                    Action::Log => log = log.or(Some(rule.id)),
+                    Action::Allow => return Decision { allow: true, rule: rule.id, log },
+                    Action::Deny => return Decision { allow: false, rule: rule.id, log },
+                    Action::Pass => {
+                        passed = true;
+                        break;
+                    }
+                }
+            }
+            if !passed && tier.default == TierDefault::Deny {
+                return Decision { allow: false, rule: tier.default_id, log };
+            }
+        }
+        Decision { allow: true, rule: RuleId(0), log }
+    }
+}

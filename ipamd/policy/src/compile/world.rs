@@ -1,0 +1,428 @@
+//! The cluster as far as policy looks at it: what was told of it, and the items that addresses belong to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipamd_api::AttachmentKey;
+use ipnetwork::IpNetwork;
+
+use super::resolve::Rank;
+use ipamd_addresses::ipam::Pool;
+use ipamd_model::{
+    labels::Labels,
+    objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
+    policy::{ItemKinds, ItemSelector, Policy, Scope, Tier},
+    selector::Subject,
+};
+
+/// The namespace of containers that no pod is named for.
+pub const BARE_NAMESPACE: &str = "default";
+/// The service account of pods that name none.
+pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+/// An endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// Its attachment.
+    pub key: AttachmentKey,
+    /// Its pod, where the runtime names one.
+    pub pod: Option<ipamd_api::wire::Pod>,
+    /// The labels that it was added with.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl LocalEndpoint {
+    /// The item that it belongs to: its pod; a container without one counts as a pod of its own.
+    pub fn item(&self) -> ObjectId {
+        match &self.pod {
+            Some(pod) => ObjectId::namespaced(Kind::Pod, &pod.namespace, &pod.name),
+            None => ObjectId::namespaced(Kind::Pod, BARE_NAMESPACE, &self.key.container_id),
+        }
+    }
+}
+
+/// What selectors can tell of an item. Items of equal facts are in the same atoms, but for those by address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Facts {
+    /// Pod, network set or node.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Option<Arc<str>>,
+    /// Its labels.
+    pub labels: Labels,
+    /// A pod's service account.
+    pub service_account: Option<Arc<str>>,
+    /// A pod's named ports, ordered.
+    pub ports: Arc<[NamedPort]>,
+}
+
+/// Something that addresses belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What selectors can tell of it.
+    pub facts: Facts,
+    /// Its addresses and prefixes, ordered, each once.
+    pub nets: Vec<IpNetwork>,
+}
+
+/// Everything that was told of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    namespaces: BTreeMap<Arc<str>, Labels>,
+    accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
+    pods: BTreeMap<ObjectId, Pod>,
+    nodes: BTreeMap<ObjectId, Node>,
+    sets: BTreeMap<ObjectId, NetworkSet>,
+    tiers: BTreeMap<Arc<str>, Tier>,
+    /// All policies, also those whose tier is not known.
+    pub policies: BTreeMap<ObjectId, Arc<Policy>>,
+    /// The endpoints of this node.
+    pub locals: BTreeMap<AttachmentKey, LocalEndpoint>,
+    /// The attachments of each pod that has some here.
+    by_item: BTreeMap<ObjectId, BTreeSet<AttachmentKey>>,
+}
+
+impl World {
+    /// Takes the whole of a cluster in, where nothing is known yet. Pods are many: a tree that is filled one by one in order
+    /// is half empty, and leaves holes in memory if it is made anew.
+    pub fn fill(&mut self, changes: Vec<Change>) {
+        let mut pods = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(Object::Pod(pod)) => pods.push((pod_id(&pod), Some(pod))),
+                Change::Remove(id) if id.kind == Kind::Pod => pods.push((id, None)),
+                Change::Put(object) => drop(self.put(object)),
+                Change::Remove(id) => drop(self.remove(&id)),
+            }
+        }
+        // The last word about each counts.
+        pods.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut last = Vec::with_capacity(pods.len());
+        let mut pods = pods.into_iter().peekable();
+        while let Some((id, pod)) = pods.next() {
+            if pods.peek().is_none_or(|next| next.0 != id) {
+                last.extend(pod.map(|pod| (id, pod)));
+            }
+        }
+        self.pods = last.into_iter().collect();
+    }
+
+    /// Takes an object in; returns what was there under its id.
+    pub fn put(&mut self, object: Object) -> Option<Object> {
+        let id = object.id();
+        match object {
+            Object::Namespace(it) => {
+                let name = Arc::clone(&it.name);
+                let old = self.namespaces.insert(it.name, it.labels);
+                old.map(|labels| Object::Namespace(Namespace { name, labels }))
+            }
+            Object::ServiceAccount(it) => {
+                let key = (it.namespace, it.name);
+                let old = self.accounts.insert(key.clone(), it.labels);
+                old.map(|labels| account(key, labels))
+            }
+            Object::Pod(it) => self.pods.insert(id, it).map(Object::Pod),
+            Object::Node(it) => self.nodes.insert(id, it).map(Object::Node),
+            Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
+            Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
+            Object::Policy(it) => self.policies.insert(id, it).map(Object::Policy),
+            // Policy is about the endpoints behind a service.
+            Object::Service(_) | Object::EndpointSlice(_) => None,
+        }
+    }
+
+    /// Forgets an object; returns it.
+    pub fn remove(&mut self, id: &ObjectId) -> Option<Object> {
+        match id.kind {
+            Kind::Namespace => {
+                let (name, labels) = self.namespaces.remove_entry(&id.name)?;
+                Some(Object::Namespace(Namespace { name, labels }))
+            }
+            Kind::ServiceAccount => {
+                let key = (Arc::clone(id.namespace.as_ref()?), Arc::clone(&id.name));
+                let labels = self.accounts.remove(&key)?;
+                Some(account(key, labels))
+            }
+            Kind::Pod => self.pods.remove(id).map(Object::Pod),
+            Kind::Node => self.nodes.remove(id).map(Object::Node),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.remove(id).map(Object::NetworkSet),
+            Kind::Tier => self.tiers.remove(&id.name).map(Object::Tier),
+            Kind::NetworkPolicy
+            | Kind::CalicoNetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::ClusterNetworkPolicy => self.policies.remove(id).map(Object::Policy),
+            Kind::Service | Kind::EndpointSlice => None,
+        }
+    }
+
+    /// Whether an object of that id was told of. Those that say where services lead are not kept here.
+    pub fn has(&self, id: &ObjectId) -> bool {
+        match id.kind {
+            Kind::Namespace => self.namespaces.contains_key(&id.name),
+            Kind::ServiceAccount => id.namespace.as_ref().is_some_and(|namespace| {
+                self.accounts.contains_key(&(Arc::clone(namespace), Arc::clone(&id.name)))
+            }),
+            Kind::Pod => self.pods.contains_key(id),
+            Kind::Node => self.nodes.contains_key(id),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.contains_key(id),
+            Kind::Tier => self.tiers.contains_key(&id.name),
+            Kind::NetworkPolicy
+            | Kind::CalicoNetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::ClusterNetworkPolicy => self.policies.contains_key(id),
+            Kind::Service | Kind::EndpointSlice => false,
+        }
+    }
+
+    /// Takes a local endpoint in; returns what was there under its key.
+    pub fn put_local(&mut self, endpoint: LocalEndpoint) -> Option<LocalEndpoint> {
+        let old = self.remove_local(&endpoint.key);
+        self.by_item.entry(endpoint.item()).or_default().insert(endpoint.key.clone());
+        self.locals.insert(endpoint.key.clone(), endpoint);
+        old
+    }
+
+    /// Forgets a local endpoint; returns it.
+    pub fn remove_local(&mut self, key: &AttachmentKey) -> Option<LocalEndpoint> {
+        let old = self.locals.remove(key)?;
+        let item = old.item();
+        if let Some(keys) = self.by_item.get_mut(&item) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_item.remove(&item);
+            }
+        }
+        Some(old)
+    }
+
+    /// The attachments of a pod on this node.
+    pub fn locals_of(&self, item: &ObjectId) -> impl Iterator<Item = &LocalEndpoint> {
+        self.by_item.get(item).into_iter().flatten().filter_map(|key| self.locals.get(key))
+    }
+
+    /// A tier: declared, or built in.
+    pub fn tier(&self, name: &str) -> Option<Tier> {
+        let declared = self.tiers.get(name).cloned();
+        declared.or_else(|| Tier::built_in().into_iter().find(|tier| *tier.name == *name))
+    }
+
+    /// A policy's place; `None` if its tier is not known, so that it is not enforced.
+    pub fn rank(&self, policy: &Policy) -> Option<Rank> {
+        Some(Rank::new(&self.tier(&policy.tier)?, policy))
+    }
+
+    /// The places of all policies that are enforced.
+    pub fn ranks(&self) -> BTreeMap<ObjectId, Rank> {
+        let placed = self.policies.iter().filter_map(|(id, policy)| Some((id.clone(), self.rank(policy)?)));
+        placed.collect()
+    }
+
+    /// Ids of all items, ordered.
+    pub fn item_ids(&self) -> Vec<ObjectId> {
+        let pods = self.pods.keys().chain(self.by_item.keys());
+        let mut ids: Vec<_> = pods.chain(self.nodes.keys()).chain(self.sets.keys()).cloned().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The item of that id, as it is now.
+    pub fn item(&self, id: &ObjectId) -> Option<Item> {
+        let hosts = |addresses: &[IpAddr]| addresses.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
+        let plain = |labels: &Labels| Facts {
+            kind: id.kind,
+            namespace: id.namespace.clone(),
+            labels: labels.clone(),
+            service_account: None,
+            ports: Arc::new([]),
+        };
+        let mut item = match id.kind {
+            Kind::Pod => self.pod(id)?,
+            Kind::Node => {
+                let node = self.nodes.get(id)?;
+                let gateways = node.pod_cidrs.iter().filter_map(|cidr| Pool::new("node", *cidr).ok());
+                // What the node itself sends through the overlay comes from there.
+                let gateways = gateways.map(|pool| IpNetwork::from(pool.gateway()));
+                let nets = hosts(&node.addresses).into_iter().chain(gateways).collect();
+                Item { facts: plain(&node.labels), nets }
+            }
+            _ => {
+                let set = self.sets.get(id)?;
+                Item { facts: plain(&set.labels), nets: set.nets.clone() }
+            }
+        };
+        item.nets.sort_unstable();
+        item.nets.dedup();
+        Some(item)
+    }
+
+    fn pod(&self, id: &ObjectId) -> Option<Item> {
+        let object = self.pods.get(id);
+        let local = self.locals_of(id).next();
+        if object.is_none() && local.is_none() {
+            return None;
+        }
+        let labels = object
+            .and_then(|pod| pod.labels.clone())
+            .or_else(|| local.map(|endpoint| Labels::from(&endpoint.labels)))
+            .unwrap_or_default();
+        let ports = object.map(|pod| Arc::clone(&pod.ports)).unwrap_or_default();
+        // What is told of a pod of this node may be out of date.
+        let addresses = match local {
+            Some(_) => self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).collect::<Vec<_>>(),
+            None => object.map(|pod| pod.addresses.clone()).unwrap_or_default(),
+        };
+        Some(Item {
+            facts: Facts {
+                kind: Kind::Pod,
+                namespace: id.namespace.clone(),
+                labels,
+                service_account: Some(
+                    object.map_or_else(
+                        || DEFAULT_SERVICE_ACCOUNT.into(),
+                        |pod| Arc::clone(&pod.service_account),
+                    ),
+                ),
+                ports,
+            },
+            nets: addresses.into_iter().map(IpNetwork::from).collect(),
+        })
+    }
+
+    /// Whether an item of these facts is among those that a selector means.
+    pub fn selects(&self, selector: &ItemSelector, facts: &Facts) -> bool {
+        let kind = match selector.kinds {
+            ItemKinds::Pods => facts.kind == Kind::Pod,
+            ItemKinds::PodsAndNetworkSets => facts.kind != Kind::Node,
+            ItemKinds::Nodes => facts.kind == Kind::Node,
+        };
+        if !kind || !selector.labels.matches(&OwnLabels(facts)) {
+            return false;
+        }
+        facts.kind == Kind::Node
+            || (self.means(selector, facts.namespace.as_ref()) && self.account_matches(selector, facts))
+    }
+
+    /// Whether items of a namespace, or of none, can be among those that a selector means.
+    pub fn means(&self, selector: &ItemSelector, namespace: Option<&Arc<str>>) -> bool {
+        match &selector.scope {
+            Scope::Any => true,
+            Scope::Namespace(name) => namespace.is_some_and(|namespace| **namespace == **name),
+            Scope::Matching(namespaces) => namespaces.matches_namespace(&NamespaceLabels {
+                name: namespace.map(|namespace| &**namespace),
+                labels: namespace.and_then(|name| self.namespaces.get(name)),
+            }),
+        }
+    }
+
+    fn account_matches(&self, selector: &ItemSelector, facts: &Facts) -> bool {
+        if selector.service_account_names.is_none() && selector.service_accounts.is_none() {
+            return true;
+        }
+        let (Some(namespace), Some(account)) = (&facts.namespace, &facts.service_account) else {
+            return false;
+        };
+        let named = selector.service_account_names.as_ref().is_none_or(|names| names.contains(account));
+        named
+            && selector.service_accounts.as_ref().is_none_or(|labels| {
+                let found = self.accounts.get(&(Arc::clone(namespace), Arc::clone(account)));
+                labels.matches(&AccountLabels { name: account, labels: found })
+            })
+    }
+}
+
+fn pod_id(pod: &Pod) -> ObjectId {
+    let (namespace, name) = (Some(Arc::clone(&pod.namespace)), Arc::clone(&pod.name));
+    ObjectId { kind: Kind::Pod, namespace, name }
+}
+
+fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
+    Object::ServiceAccount(ServiceAccount { namespace, name, labels })
+}
+
+/// An item's labels, and those that follow from what it is.
+struct OwnLabels<'a>(&'a Facts);
+
+impl Subject for OwnLabels<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        let Self(facts) = self;
+        match key {
+            "projectcalico.org/namespace" => facts.namespace.as_deref(),
+            "projectcalico.org/serviceaccount" => facts.service_account.as_deref(),
+            "projectcalico.org/orchestrator" if facts.kind == Kind::Pod => Some("k8s"),
+            _ => facts.labels.get(key),
+        }
+    }
+}
+
+struct NamespaceLabels<'a> {
+    name: Option<&'a str>,
+    labels: Option<&'a Labels>,
+}
+
+impl Subject for NamespaceLabels<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        match key {
+            "kubernetes.io/metadata.name" | "projectcalico.org/name" => self.name,
+            _ => self.labels?.get(key),
+        }
+    }
+
+    fn in_namespace(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
+struct AccountLabels<'a> {
+    name: &'a str,
+    labels: Option<&'a Labels>,
+}
+
+impl Subject for AccountLabels<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        match key {
+            "projectcalico.org/name" => Some(self.name),
+            _ => self.labels?.get(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_whole_cluster_the_last_word_counts() {
+        let pod = |name: &str, account: &str| {
+            Change::Put(Object::Pod(Pod {
+                namespace: "ns".into(),
+                name: name.into(),
+                labels: None,
+                service_account: account.into(),
+                addresses: Vec::new(),
+                ports: Arc::new([]),
+            }))
+        };
+        let gone = |name: &str| Change::Remove(ObjectId::namespaced(Kind::Pod, "ns", name));
+        let space =
+            Change::Put(Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default() }));
+        let changes =
+            vec![pod("b", "x"), pod("a", "x"), gone("a"), space, pod("c", "x"), pod("b", "y"), gone("d")];
+        let (mut filled, mut one_by_one) = (World::default(), World::default());
+        filled.fill(changes.clone());
+        for change in changes {
+            match change {
+                Change::Put(object) => drop(one_by_one.put(object)),
+                Change::Remove(id) => drop(one_by_one.remove(&id)),
+            }
+        }
+        assert_eq!((&filled.pods, &filled.namespaces), (&one_by_one.pods, &one_by_one.namespaces));
+        let accounts: Vec<_> = filled.pods.values().map(|pod| (&*pod.name, &*pod.service_account)).collect();
+        assert_eq!(accounts, [("b", "y"), ("c", "x")]);
+    }
+}

@@ -1,0 +1,278 @@
+//! Changes of the cluster: whole, or not at all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+};
+
+use ipamd_api::AttachmentKey;
+
+use super::{
+    places::Place,
+    queue::Entrant,
+    settle::{Unsettled, Writes},
+    state::{Closed, State, Unfit},
+    tables::TableError,
+    trials,
+};
+use crate::compile::world::LocalEndpoint;
+use ipamd_model::endpoint::Slot;
+use ipamd_model::objects::{Change, Object};
+
+/// Why an endpoint is not enforced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnforceError {
+    /// There is no slot left.
+    #[error("there are {0} endpoints, and there is no room for more")]
+    Slots(u32),
+    /// Its rules, or its addresses, do not fit.
+    #[error("its policy does not fit: {0}")]
+    Fit(String),
+    /// The tables could not be written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The cluster is not known yet.
+    #[error("the policies are not known yet")]
+    NotStarted,
+    /// Who was to take it in did not come to an end.
+    #[error("whoever was to enforce its policy has failed; see the log")]
+    Abandoned,
+}
+
+/// Whether a change puts a policy.
+fn is_policy(change: &Change) -> bool {
+    matches!(change, Change::Put(Object::Policy(_)))
+}
+
+impl State {
+    /// Brings the tables to where the world is.
+    pub fn bring(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+        if self.failure.is_some() {
+            return self.rebuild().map(|()| Writes::default());
+        }
+        if self.names.highest() > self.tables.limits().rules as usize / 2 {
+            self.forget_rules();
+        }
+        let settled = self.settle(concerned);
+        if let Err(Unsettled::Table(error)) = &settled {
+            self.failed(error);
+        }
+        settled
+    }
+
+    /// Takes changes in: together, or, if they do not fit together, those that fit.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Result<Writes, TableError> {
+        if let [change] = &*changes {
+            return self.apply_alone(change.clone());
+        }
+        let mut concerned = BTreeSet::new();
+        let mut undo = Vec::new();
+        for change in &changes {
+            self.unfit.remove(&change.id());
+            undo.extend(self.absorb(change.clone(), &mut concerned));
+        }
+        self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
+        match self.bring(concerned.clone()) {
+            Ok(writes) => return Ok(writes),
+            Err(Unsettled::Table(error)) => return Err(error),
+            Err(Unsettled::Overflow(_)) => {}
+        }
+        for change in undo.into_iter().rev() {
+            self.absorb(change, &mut concerned);
+        }
+        self.back(concerned)?;
+        self.apply_in_pieces(changes)
+    }
+
+    /// Takes those of changes in that fit, where all do not: each namespace by itself, and of one a half after the other.
+    fn apply_in_pieces(&mut self, mut changes: Vec<Change>) -> Result<Writes, TableError> {
+        let first = changes.first().map(Change::id).and_then(|id| id.namespace);
+        let mut writes = Writes::default();
+        if changes.iter().all(|it| it.id().namespace == first) {
+            let rest = changes.split_off(changes.len() / 2);
+            for half in [changes, rest] {
+                let half = self.without_untried(half);
+                if !half.is_empty() {
+                    writes += self.apply(half)?;
+                }
+            }
+            return Ok(writes);
+        }
+        // What is in no namespace comes first: it says what the others are.
+        let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            namespaces.entry(change.id().namespace).or_default().push(change);
+        }
+        for of_it in namespaces.into_values() {
+            writes += self.apply(of_it)?;
+        }
+        Ok(writes)
+    }
+
+    /// Leaves out policies that are not to be tried now, for too many of their namespace that did not fit were tried. What goes is
+    /// always tried.
+    fn without_untried(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        let now = trials::now();
+        let mut tried = Vec::with_capacity(changes.len());
+        for change in changes {
+            let id = change.id();
+            match &id.namespace {
+                Some(namespace) if is_policy(&change) && !self.trials.may_try(namespace, now) => {
+                    let reason = format!(
+                        "so much of the namespace {namespace} does not fit that this one is tried later only"
+                    );
+                    self.unfit.insert(id, Unfit { change, reason, tried: false });
+                }
+                _ => tried.push(change),
+            }
+        }
+        tried
+    }
+
+    /// Takes one change in; if it does not fit, what was there before stays.
+    fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
+        let [change] = &*self.without_untried(vec![change]) else { return Ok(Writes::default()) };
+        let began = trials::processor_time();
+        let mut concerned = BTreeSet::new();
+        self.unfit.remove(&change.id());
+        let undo = self.absorb(change.clone(), &mut concerned);
+        self.room_made |= matches!(undo, Some(Change::Put(_)));
+        match self.bring(concerned.clone()) {
+            Ok(writes) => Ok(writes),
+            Err(Unsettled::Table(error)) => Err(error),
+            Err(Unsettled::Overflow(overflow)) => {
+                if let Some(undo) = undo {
+                    self.absorb(undo, &mut concerned);
+                }
+                self.leave_out(change.clone(), overflow.to_string());
+                self.back(concerned)?;
+                if let Some(namespace) = change.id().namespace {
+                    let took = trials::processor_time().saturating_sub(began);
+                    self.trials.came_to_nothing(&namespace, took, trials::now());
+                }
+                Ok(Writes::default())
+            }
+        }
+    }
+
+    /// Settles where the tables were before.
+    fn back(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+        match self.bring(concerned) {
+            Ok(_) => Ok(()),
+            Err(Unsettled::Table(error)) => Err(error),
+            Err(Unsettled::Overflow(overflow)) => {
+                // It did fit before.
+                let error = TableError(overflow.to_string().into());
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn leave_out(&mut self, change: Change, reason: String) {
+        let id = change.id();
+        match &change {
+            Change::Put(_) => tracing::warn!(object = %id, reason, "does not fit, and is not enforced"),
+            // What is not there goes without being asked.
+            Change::Remove(_) if !self.is_in_force(&id) => return,
+            Change::Remove(_) => {
+                tracing::warn!(object = %id, reason, "is gone, and stays in force: the others do not fit without it");
+            }
+        }
+        self.unfit.insert(id, Unfit { change, reason, tried: true });
+    }
+
+    /// Takes an endpoint in, or its new state; a new one at this place, if one is given. When this returns it is enforced.
+    pub fn admit(
+        &mut self,
+        endpoint: LocalEndpoint,
+        place: Option<Arc<Place>>,
+    ) -> Result<Slot, EnforceError> {
+        if !self.started {
+            return Err(EnforceError::NotStarted);
+        }
+        let key = endpoint.key.clone();
+        let before = self.world.locals.get(&key).cloned();
+        let mut concerned = BTreeSet::from([key.clone()]);
+        let most = self.tables.limits().slots;
+        let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
+        let Err(unsettled) = self.bring(concerned) else { return Ok(slot) };
+        match before {
+            Some(before) => {
+                let mut concerned = BTreeSet::from([key]);
+                self.enter(before, None, &mut concerned);
+                self.back(concerned)?;
+            }
+            None => self.dismiss(&key)?,
+        }
+        Err(match unsettled {
+            Unsettled::Table(error) => EnforceError::Table(error),
+            Unsettled::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
+        })
+    }
+
+    /// Takes in an endpoint that has waited for the state.
+    pub fn take_in(&mut self, entrant: Entrant) {
+        let Entrant { endpoint, place, begun, answer } = entrant;
+        begun.store(true, Ordering::Relaxed);
+        let key = endpoint.key.clone();
+        // What was there of the same attachment has another place.
+        self.forget(&key);
+        let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&place)));
+        // Its ADD has gone on without its policy, and only a person can tell what to do.
+        if let Err(Err(error)) = answer.send(outcome) {
+            tracing::warn!(%key, %error, "is cut off");
+            self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
+        }
+    }
+
+    /// Tries once more to enforce endpoints that are cut off.
+    pub fn retry_closed(&mut self) {
+        for (key, Closed { endpoint, place, .. }) in std::mem::take(&mut self.closed) {
+            if let Err(error) = self.admit(endpoint.clone(), Some(Arc::clone(&place))) {
+                self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
+            }
+        }
+    }
+
+    /// Forgets an endpoint; what fails is made good later.
+    pub fn forget(&mut self, key: &AttachmentKey) {
+        if let Err(error) = self.dismiss(key) {
+            self.failed(&error);
+        }
+    }
+
+    /// Forgets an endpoint.
+    pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
+        self.closed.remove(key);
+        let mut concerned = BTreeSet::new();
+        let Some(gone) = self.leave(key, &mut concerned) else { return Ok(()) };
+        self.room_made = true;
+        if self.failure.is_none() {
+            gone.place.clear_posture(&mut *self.tables)?;
+            if let Some(rules) = &gone.rules {
+                self.let_go(rules);
+            }
+        }
+        // Its place is nobody's any more when a new set comes into force.
+        drop(gone);
+        self.back(concerned)
+    }
+
+    /// Tries what did not fit once more if there may be room now, and what was not tried yet.
+    pub fn retry_unfit(&mut self) -> Result<(), TableError> {
+        let room_made = std::mem::take(&mut self.room_made);
+        let due = self.unfit.iter().filter(|(_, it)| room_made || !it.tried);
+        let mut due: Vec<_> = due.map(|(id, it)| (it.tried, id.clone())).collect();
+        // Who was never tried comes first.
+        due.sort();
+        for (_, id) in due {
+            let Some(Unfit { change, .. }) = self.unfit.get(&id) else { continue };
+            self.apply_alone(change.clone())?;
+        }
+        // What was left out again made no room.
+        self.room_made = false;
+        Ok(())
+    }
+}

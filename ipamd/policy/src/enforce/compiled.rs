@@ -1,0 +1,205 @@
+//! One policy map: what it is made of, and what it says of classes that come later.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
+use crate::compile::{
+    classes::Classes,
+    function::{Branches, Function},
+    rules::{AtomId, EndpointRules, RuleIndex},
+};
+use ipamd_model::policy::Direction;
+use ipamd_runtime::supervisor;
+
+/// Entries of a policy map.
+pub type Entries = Vec<(EntryKey, EntryValue)>;
+
+/// One direction of a map.
+#[derive(Debug)]
+struct Half {
+    direction: Direction,
+    /// The predicates that its rules depend on, ordered.
+    mentions: Vec<AtomId>,
+    /// What is said of classes, by those of their predicates that are mentioned.
+    memo: HashMap<Box<[AtomId]>, Arc<Function>>,
+    /// Each of these once.
+    said: HashSet<Arc<Function>>,
+    /// What is said of every class that is not listed.
+    any: Arc<Function>,
+}
+
+/// A policy map in force, or about to be.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What it was made of.
+    pub rules: Arc<EndpointRules>,
+    /// Where it is.
+    pub map: Option<PolicyMap>,
+    /// How many endpoints have it.
+    pub users: usize,
+    /// How many entries it has.
+    pub entries: usize,
+    halves: [Half; 2],
+    branches: Branches,
+    /// Classes below this number have been considered.
+    considered: usize,
+}
+
+/// What is to be added to a map for new classes.
+#[derive(Debug)]
+pub struct Extension {
+    /// The entries.
+    pub entries: Entries,
+    branches: Branches,
+    considered: usize,
+}
+
+impl Half {
+    fn function(&mut self, rules: &EndpointRules, index: &RuleIndex, atoms: &[AtomId]) -> Arc<Function> {
+        let mentioned = atoms.iter().copied().filter(|atom| self.mentions.binary_search(atom).is_ok());
+        let mentioned = mentioned.collect::<Box<[AtomId]>>();
+        if let Some(known) = self.memo.get(&mentioned) {
+            return Arc::clone(known);
+        }
+        supervisor::beat();
+        let function = Function::of(&rules.of(self.direction).about_by(index, &mentioned));
+        // Many classes are told the same.
+        let same = self.said.get(&function).cloned();
+        let function = same.unwrap_or_else(|| Arc::new(function));
+        self.said.insert(Arc::clone(&function));
+        self.memo.insert(mentioned, Arc::clone(&function));
+        function
+    }
+
+    fn of_class(&self, class: ClassId) -> EntryOf {
+        EntryOf::Class(self.direction, class)
+    }
+}
+
+impl Compiled {
+    /// Makes the map of an endpoint's rules, and its entries.
+    ///
+    /// # Errors
+    /// It needs more than `most` entries, at least so many. What is beyond them is not worked out.
+    pub fn new(rules: Arc<EndpointRules>, classes: &Classes, most: usize) -> Result<(Self, Entries), usize> {
+        let mut branches = Branches::default();
+        let mut entries = Vec::new();
+        let mut half = |direction| -> Result<Half, usize> {
+            let mentions = rules.of(direction).mentions().collect::<BTreeSet<_>>();
+            let any = Arc::new(Function::of(&rules.of(direction).about(&[])));
+            let mut half = Half {
+                direction,
+                mentions: mentions.into_iter().collect(),
+                memo: HashMap::from([(Box::default(), Arc::clone(&any))]),
+                said: HashSet::from([Arc::clone(&any)]),
+                any,
+            };
+            half.fill(&rules, classes, &mut branches, &mut entries, most)?;
+            Ok(half)
+        };
+        let [ingress, egress] = Direction::BOTH;
+        let halves = [half(ingress)?, half(egress)?];
+        let considered = classes.count();
+        let count = entries.len();
+        Ok((Self { rules, map: None, users: 0, entries: count, halves, branches, considered }, entries))
+    }
+
+    /// The entries for classes that have come since.
+    ///
+    /// # Errors
+    /// With them it needs more than `most`, at least so many.
+    pub fn extension(&mut self, classes: &Classes, most: usize) -> Result<Option<Extension>, usize> {
+        let considered = classes.count();
+        if considered == self.considered {
+            return Ok(None);
+        }
+        let indices = Direction::BOTH.map(|direction| RuleIndex::new(self.rules.of(direction)));
+        let mut branches = self.branches.clone();
+        let mut entries = Vec::new();
+        for number in self.considered..considered {
+            let class = ClassId(u32::try_from(number).unwrap_or(u32::MAX));
+            for (half, index) in self.halves.iter_mut().zip(&indices) {
+                let function = half.function(&self.rules, index, &classes.set(class));
+                if function != half.any {
+                    entries.extend(function.entries(half.of_class(class), &mut branches));
+                }
+            }
+            within(self.entries + entries.len(), most)?;
+        }
+        Ok(Some(Extension { entries, branches, considered }))
+    }
+
+    /// Takes note that an extension was written.
+    pub fn extended(&mut self, extension: Extension) {
+        self.entries += extension.entries.len();
+        self.branches = extension.branches;
+        self.considered = extension.considered;
+    }
+}
+
+/// So many are no more than there may be.
+fn within(entries: usize, most: usize) -> Result<(), usize> {
+    if entries <= most { Ok(()) } else { Err(entries) }
+}
+
+impl Half {
+    fn fill(
+        &mut self,
+        rules: &EndpointRules,
+        classes: &Classes,
+        branches: &mut Branches,
+        entries: &mut Entries,
+        most: usize,
+    ) -> Result<(), usize> {
+        let index = RuleIndex::new(rules.of(self.direction));
+        let concerned = self.mentions.iter().flat_map(|atom| classes.having(*atom)).copied();
+        let concerned = concerned.collect::<BTreeSet<_>>();
+        let mut said = Vec::with_capacity(concerned.len());
+        // How many entries all of them take, and those that are told the same: of these, one set at most need not be there.
+        let (mut all, mut alike, mut largest) = (0, HashMap::new(), 0);
+        for class in &concerned {
+            let function = self.function(rules, &index, &classes.set(*class));
+            all += function.len();
+            let of_it: &mut usize = alike.entry(Arc::as_ptr(&function)).or_default();
+            *of_it += function.len();
+            largest = largest.max(*of_it);
+            said.push((*class, function));
+            within(entries.len() + all - largest, most)?;
+        }
+        let unconcerned = Arc::clone(&self.any);
+
+        // What most classes are told needs to be there once.
+        let mut votes: HashMap<*const Function, (usize, Arc<Function>)> = HashMap::new();
+        let mut vote = |function: &Arc<Function>, count: usize| {
+            votes.entry(Arc::as_ptr(function)).or_insert_with(|| (0, Arc::clone(function))).0 += count;
+        };
+        for (_, function) in &said {
+            vote(function, 1);
+        }
+        vote(&unconcerned, classes.count() - concerned.len());
+        let commonest =
+            votes.values().max_by_key(|(count, function)| (*count, Arc::ptr_eq(function, &unconcerned)));
+        if let Some((_, commonest)) = commonest {
+            self.any = Arc::clone(commonest);
+        }
+
+        entries.extend(self.any.entries(self.of_class(ClassId::ANY), branches));
+        for (class, function) in &said {
+            if *function != self.any {
+                entries.extend(function.entries(self.of_class(*class), branches));
+                within(entries.len(), most)?;
+            }
+        }
+        if unconcerned != self.any {
+            let all = (0..classes.count()).map(|number| ClassId(u32::try_from(number).unwrap_or(u32::MAX)));
+            for class in all.filter(|class| !concerned.contains(class)) {
+                entries.extend(unconcerned.entries(self.of_class(class), branches));
+                within(entries.len(), most)?;
+            }
+        }
+        within(entries.len(), most)
+    }
+}

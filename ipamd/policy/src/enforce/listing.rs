@@ -1,0 +1,258 @@
+//! What is in force, and what is not.
+
+use ipamd_api::policy::{DecidingRule, PolicyDetail, PolicyQuery, PolicyRule, PolicySummary, RefusedObject};
+
+use super::{
+    Enforcer,
+    explain::pod_name,
+    locked,
+    state::{State, Unfit},
+};
+use crate::{compile::names::RuleName, words};
+use ipamd_model::{
+    objects::{Change, Object, ObjectId, Refusal},
+    policy::{Direction, Policy},
+};
+
+/// How many objects that are not in force are told of as Events.
+const TOLD: usize = 100;
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Policies in force.
+    pub policies: usize,
+    /// Objects that could not be understood.
+    pub refused: usize,
+    /// Objects that do not fit, and policies of unknown tiers.
+    pub unfit: usize,
+    /// Classes of addresses told apart.
+    pub classes: usize,
+    /// Policy maps in force.
+    pub maps: usize,
+    /// Entries in all of them.
+    pub entries: usize,
+    /// Addresses and prefixes whose class is known.
+    pub peers: usize,
+    /// Rules that are counted apart.
+    pub rules: usize,
+    /// Bytes of all of it in the kernel.
+    pub memory: u64,
+}
+
+impl From<&RuleName> for DecidingRule {
+    fn from(rule: &RuleName) -> Self {
+        let text = rule.to_string();
+        match rule {
+            RuleName::Rule { policy, direction, index, .. } => Self {
+                text,
+                direction: direction.to_string(),
+                policies: vec![policy.into()],
+                index: Some(*index as u64),
+            },
+            RuleName::TierDefault { direction, policies, .. } => Self {
+                text,
+                direction: direction.to_string(),
+                policies: policies.iter().map(Into::into).collect(),
+                index: None,
+            },
+        }
+    }
+}
+
+impl State {
+    fn summary(&self, policy: &Policy) -> PolicySummary {
+        let rank = self.ranks.get(&policy.id);
+        let selected = |rank| self.endpoints.values().filter(|it| it.selecting.contains_key(rank)).count();
+        let rules = |direction| policy.rules(direction).map_or(0, <[_]>::len);
+        let spoken = Direction::BOTH.into_iter().filter(|direction| policy.rules(*direction).is_some());
+        PolicySummary {
+            policy: (&policy.id).into(),
+            tier: policy.tier.to_string(),
+            order: policy.order.0,
+            directions: spoken.map(|direction| direction.to_string()).collect(),
+            rules: Direction::BOTH.into_iter().map(rules).sum::<usize>() as u64,
+            endpoints: rank.map_or(0, selected) as u64,
+            origin: policy.origin.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn detail(&self, policy: &Policy) -> PolicyDetail {
+        let rank = self.ranks.get(&policy.id);
+        let selected = self.endpoints.values();
+        let selected = selected.filter(|it| rank.is_some_and(|rank| it.selecting.contains_key(rank)));
+        let rules = Direction::BOTH.into_iter().flat_map(|direction| {
+            policy.rules(direction).unwrap_or_default().iter().map(move |rule| (direction, rule))
+        });
+        let rules = rules.map(|(direction, rule)| PolicyRule {
+            direction: direction.to_string(),
+            index: rule.index as u64,
+            name: rule.name.clone(),
+            action: words::action(rule.action).to_owned(),
+            matches: words::rule(rule, direction),
+            hits: self.hits(&RuleName::Rule {
+                policy: policy.id.clone(),
+                direction,
+                index: rule.index,
+                name: rule.name.as_deref().map(Into::into),
+            }),
+        });
+        PolicyDetail {
+            summary: self.summary(policy),
+            subject: words::items(&policy.subject),
+            selects: selected.map(|endpoint| pod_name(&endpoint.item)).collect(),
+            rules: rules.collect(),
+        }
+    }
+
+    /// How often a rule decided; one that no endpoint has did never.
+    fn hits(&self, rule: &RuleName) -> u64 {
+        let number = self.names.find(rule);
+        number.and_then(|number| self.tables.hits(number).ok()).unwrap_or_default()
+    }
+
+    /// Whether something of that kind and name is in force.
+    pub fn is_in_force(&self, id: &ObjectId) -> bool {
+        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.world.has(id) }
+    }
+
+    /// An object that could not be understood.
+    fn refused(&self, refusal: &Refusal) -> RefusedObject {
+        let in_force = refusal.object.as_ref().is_some_and(|id| self.is_in_force(id));
+        RefusedObject { in_force, ..refusal.into() }
+    }
+
+    /// Objects that are understood and not in force.
+    pub fn left_out(&self) -> Vec<RefusedObject> {
+        let of = |id: &ObjectId, object: Option<&Object>, field: &str, reason: String| {
+            let origin = match object {
+                Some(Object::Policy(policy)) => policy.origin.as_ref(),
+                _ => None,
+            };
+            RefusedObject {
+                file: origin.map(|origin| origin.file.to_string_lossy().into_owned().into()),
+                line: origin.map(|origin| origin.line).filter(|line| *line > 0),
+                object: Some(id.into()),
+                field: field.to_owned(),
+                reason,
+                in_force: self.is_in_force(id),
+            }
+        };
+        let unfit = self.unfit.iter().map(|(id, Unfit { change, reason, .. })| match change {
+            Change::Put(object) => of(id, Some(object), "", reason.clone()),
+            Change::Remove(_) => {
+                of(id, None, "", format!("it is gone, and what is left does not fit: {reason}"))
+            }
+        });
+        let unknown = self.unenforced().map(|policy| {
+            let reason = format!("the tier {} is not known", policy.tier);
+            of(&policy.id, Some(&Object::Policy(std::sync::Arc::clone(policy))), "spec.tier", reason)
+        });
+        unfit.chain(unknown).collect()
+    }
+}
+
+impl Enforcer {
+    /// The policies in force, in the order in which they are asked; and every object that is not in force as it is
+    /// written.
+    pub fn policies(&self) -> (Vec<PolicySummary>, Vec<RefusedObject>) {
+        let state = self.lock();
+        let mut ranked = state.ranks.iter().collect::<Vec<_>>();
+        ranked.sort_by_key(|(_, rank)| *rank);
+        let policies = ranked.into_iter().filter_map(|(id, _)| state.world.policies.get(id));
+        let policies = policies.map(|policy| state.summary(policy)).collect();
+        let refused = state.refusals.iter().map(|it| state.refused(it)).chain(state.left_out()).collect();
+        (policies, refused)
+    }
+
+    /// Objects that are not in force as they are written, each with why in a word; `None` while a change is under way.
+    pub fn not_enforced(&self) -> Option<Vec<(RefusedObject, &'static str)>> {
+        let state = self.try_state()?;
+        let refused = state.refusals.iter().map(|it| (state.refused(it), "Refused"));
+        Some(refused.chain(state.left_out().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect())
+    }
+
+    /// Everything of the policies in force that are meant.
+    pub fn policy(&self, query: &PolicyQuery) -> Vec<PolicyDetail> {
+        let state = self.lock();
+        let meant = |id: &ObjectId| {
+            *id.name == *query.name
+                && query.namespace.as_ref().is_none_or(|wanted| id.namespace.as_deref() == Some(wanted))
+                && query.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(id.kind.name()))
+        };
+        let found = state.ranks.keys().filter(|id| meant(id));
+        let found = found.filter_map(|id| state.world.policies.get(id));
+        found.map(|policy| state.detail(policy)).collect()
+    }
+
+    /// How much there is; while a change is under way, how much there was before it.
+    pub fn counts(&self) -> Counts {
+        self.look().0
+    }
+
+    /// What needs a person, a sentence each; while a change is under way, what did before it.
+    pub fn problems(&self) -> Vec<String> {
+        self.look().1
+    }
+
+    fn look(&self) -> (Counts, Vec<String>) {
+        let mut seen = locked(&self.seen);
+        if let Some(state) = self.try_state() {
+            *seen = (state.counts(), state.problems());
+        }
+        seen.clone()
+    }
+}
+
+impl State {
+    fn counts(&self) -> Counts {
+        let maps = &self.derived.maps;
+        Counts {
+            policies: self.ranks.len(),
+            refused: self.refusals.len(),
+            unfit: self.unfit.len() + self.unenforced().count(),
+            classes: self.derived.classes.count(),
+            maps: maps.len(),
+            entries: maps.values().map(|compiled| compiled.entries).sum(),
+            peers: self.derived.peers.len(),
+            rules: self.names.in_use(),
+            memory: self.tables.memory(),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let state = self;
+        let failure = state.failure.as_ref();
+        let failed = failure.map(|error| format!("policies are not enforced as they are: {error}"));
+        let refused = (!state.refusals.is_empty()).then(|| {
+            let more = match state.refusals.len() {
+                1 => String::new(),
+                several => format!(" (and {} more, see cambricctl policy list)", several - 1),
+            };
+            let first = state.refusals.first().map(ToString::to_string).unwrap_or_default();
+            format!("refused: {first}{more}")
+        });
+        let left_out = state.left_out().into_iter().map(|it| {
+            let object = it.object.map(|object| object.to_string()).unwrap_or_default();
+            let how = if it.in_force { "is enforced as it was" } else { "is not enforced" };
+            format!("{object} {how}: {}", it.reason)
+        });
+        let contested = state.derived.classes.contested().map(|(address, pods)| {
+            let pods = pods.into_iter().map(pod_name).collect::<Vec<_>>().join(" and ");
+            format!("the address {address} belongs to several pods: {pods}")
+        });
+        let enforced = state.ranks.keys().filter_map(|id| state.world.policies.get(id));
+        let closed =
+            enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
+        let cut_off = state.closed.iter().map(|(key, it)| format!("{key} is cut off: {}", it.reason));
+        failed
+            .into_iter()
+            .chain(cut_off)
+            .chain(refused)
+            .chain(left_out)
+            .chain(closed)
+            .chain(contested)
+            .take(100)
+            .collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! Places of endpoints in the tables. A place is given out before its endpoint's policy is there, and the endpoint is served with
+//! it; so it must say nothing then. A place that may say something about its former endpoint is given to nobody.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ipamd_model::endpoint::Slot;
+
+use super::{
+    locked,
+    tables::{Posture, TableError, Tables},
+};
+
+/// Which places are whose.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<Given>);
+
+#[derive(Debug, Default)]
+struct Given {
+    /// Not to be had: somebody's, or one of those below.
+    taken: BTreeSet<Slot>,
+    /// Nobody's any more, and the set of tables in force may still have a posture there.
+    unclean: BTreeSet<Slot>,
+    last: u32,
+}
+
+/// The place of one endpoint, for as long as somebody keeps this. Its posture is written by this alone.
+#[derive(Debug)]
+pub(super) struct Place {
+    slot: Slot,
+    /// Whether it may have a posture.
+    is_written: AtomicBool,
+    places: Arc<Places>,
+}
+
+impl Places {
+    /// A place without a posture: the one that is asked for, if it is free, or the next one after the last that was given, for a
+    /// place rests before it is given again. `None`: there is none.
+    pub fn claim(self: &Arc<Self>, wanted: Option<Slot>, most: u32) -> Option<Arc<Place>> {
+        let mut given = locked(&self.0);
+        let is_free = |slot: &Slot| (1..=most).contains(&slot.0) && !given.taken.contains(slot);
+        let slot = if let Some(slot) = wanted.filter(is_free) {
+            slot
+        } else {
+            let order = (given.last + 1..=most).chain(1..=given.last.min(most));
+            let slot = order.map(Slot).find(is_free)?;
+            given.last = slot.0;
+            slot
+        };
+        given.taken.insert(slot);
+        Some(Arc::new(Place { slot, is_written: AtomicBool::new(false), places: Arc::clone(self) }))
+    }
+
+    /// A new set of tables is in force, which has postures only of places that are somebody's.
+    pub fn renewed(&self) {
+        let mut given = locked(&self.0);
+        let unclean = std::mem::take(&mut given.unclean);
+        given.taken.retain(|slot| !unclean.contains(slot));
+    }
+}
+
+impl Place {
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Has the endpoint of this place judged so.
+    pub fn put_posture(&self, tables: &mut dyn Tables, posture: Posture) -> Result<(), TableError> {
+        // First: a write that fails may have been done.
+        self.is_written.store(true, Ordering::Relaxed);
+        tables.put_posture(self.slot, posture)
+    }
+
+    /// Has everything of the endpoint of this place dropped.
+    pub fn clear_posture(&self, tables: &mut dyn Tables) -> Result<(), TableError> {
+        tables.clear_posture(self.slot)?;
+        self.is_written.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut given = locked(&self.places.0);
+        if *self.is_written.get_mut() {
+            given.unclean.insert(self.slot);
+        } else {
+            given.taken.remove(&self.slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::memory::Memory, *};
+    use crate::tables::Limits;
+
+    const ROOM: Limits = Limits { slots: 3, maps: 9, entries: 9, addresses: 9, prefixes: 9, rules: 9 };
+    const OPEN: Posture = Posture { map: None, ingress: false, egress: false };
+
+    fn slot(place: Option<&Arc<Place>>) -> Option<u32> {
+        place.map(|place| place.slot().0)
+    }
+
+    #[test]
+    fn a_place_rests_before_it_is_given_again() {
+        let places = Arc::new(Places::default());
+        let mut given = [(); 3].map(|()| places.claim(None, 3));
+        assert_eq!(given.each_ref().map(|it| slot(it.as_ref())), [Some(1), Some(2), Some(3)]);
+        given[1] = None;
+        let more = [(); 2].map(|()| places.claim(None, 3));
+        assert_eq!(more.each_ref().map(|it| slot(it.as_ref())), [Some(2), None]);
+        drop(more);
+        assert_eq!(slot(places.claim(Some(Slot(1)), 3).as_ref()), Some(2), "1 is somebody's");
+    }
+
+    #[test]
+    fn a_place_is_not_given_while_it_may_say_something_of_its_former_endpoint() {
+        let (places, mut tables) = (Arc::new(Places::default()), Memory::new(ROOM));
+        let claim = |wanted| places.claim(Some(Slot(wanted)), 3).unwrap();
+        let (a, b, c) = (claim(1), claim(2), claim(3));
+        a.put_posture(&mut tables, OPEN).unwrap();
+        b.put_posture(&mut tables, OPEN).unwrap();
+        a.clear_posture(&mut tables).unwrap();
+        drop((a, b));
+        assert_eq!(claim(1).slot(), Slot(1), "it says nothing");
+        assert_eq!(claim(2).slot(), Slot(1), "it says what it said");
+        places.renewed();
+        assert_eq!(claim(2).slot(), Slot(2));
+        c.put_posture(&mut tables, OPEN).unwrap();
+        places.renewed();
+        drop(c);
+        assert_ne!(claim(3).slot(), Slot(3), "it was in the new set");
+    }
+}

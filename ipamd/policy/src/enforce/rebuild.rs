@@ -1,0 +1,138 @@
+//! Everything anew, beside what is in force: at start, after a write that failed, and when too much of what was told
+//! apart is out of use.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipamd_api::AttachmentKey;
+
+use super::{
+    settle::Unsettled,
+    state::State,
+    tables::{ClassId, Posture, Switch, TableError},
+};
+use crate::compile::rules::EndpointRules;
+use ipamd_model::{
+    objects::{Change, Object},
+    policy::Direction,
+};
+
+/// So much may be out of use before it is cleared away.
+const SLACK: usize = 1024;
+
+/// When is looked again, if nothing new was told apart: policies may have gone.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+
+/// What endpoints had in the set before.
+type Before = BTreeMap<AttachmentKey, (Option<Arc<EndpointRules>>, Option<Posture>)>;
+
+impl State {
+    /// Fills a new set of tables from the world and puts it in force. Policies that do not fit are left out.
+    pub fn rebuild(&mut self) -> Result<(), Unsettled> {
+        self.tables.begin()?;
+        let failure = self.failure.take();
+        let derived = std::mem::take(&mut self.derived);
+        let endpoints = self.endpoints.iter_mut();
+        let before = endpoints.map(|(key, it)| (key.clone(), (it.rules.take(), it.posture.take())));
+        let before = before.collect::<Before>();
+        let switched = self.fill().and_then(|()| match self.tables.switch() {
+            Switch::Not(error) => Err(Unsettled::Table(error)),
+            Switch::Done => Ok(None),
+            Switch::Unfinished(error) => Ok(Some(error)),
+        });
+        match switched {
+            Ok(unfinished) => {
+                self.derived.peers.pack();
+                self.places.renewed();
+                if let Some(error) = unfinished {
+                    // What is in force is known; it is only not all that it should be.
+                    self.failed(&error);
+                }
+                for map in derived.maps.values().filter_map(|compiled| compiled.map) {
+                    self.tables.retire_map(map);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.tables.abandon();
+                self.failure = self.failure.take().or(failure);
+                let failed = std::mem::replace(&mut self.derived, derived);
+                for (key, (rules, posture)) in before {
+                    if let Some(endpoint) = self.endpoints.get_mut(&key) {
+                        (endpoint.rules, endpoint.posture) = (rules, posture);
+                    }
+                }
+                for map in failed.maps.values().filter_map(|compiled| compiled.map) {
+                    self.tables.retire_map(map);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), Unsettled> {
+        let all = self.derive();
+        match self.settle(all) {
+            Err(Unsettled::Overflow(_)) => self.fill_piece_by_piece(),
+            settled => settled.map(drop),
+        }
+    }
+
+    /// Policies come in pieces, so that those are left out that do not fit.
+    fn fill_piece_by_piece(&mut self) -> Result<(), Unsettled> {
+        let policies = std::mem::take(&mut self.world.policies);
+        let all = self.derive();
+        self.settle(all)?;
+        let mut ordered = policies.into_values().map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
+        ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let puts = ordered.into_iter().map(|(_, policy)| Change::Put(Object::Policy(policy))).collect();
+        self.apply(puts)?;
+        Ok(())
+    }
+
+    /// Clears away what is out of use, if it is much.
+    pub fn compact(&mut self) -> Result<(), Unsettled> {
+        self.forget_rules();
+        let (all_classes, all_atoms) = (self.derived.classes.count(), self.derived.classes.atoms());
+        if all_classes.max(all_atoms) <= SLACK || self.has_looked(all_classes, all_atoms) {
+            return Ok(());
+        }
+        self.looked_at = Some((all_classes, all_atoms, Instant::now()));
+        let peers = self.derived.peers.iter().map(|(_, peer)| peer.class);
+        let classes = peers.chain([ClassId::WORLD]).collect::<BTreeSet<_>>().len();
+        let maps = self.derived.maps.keys();
+        let mentioned = maps.flat_map(|rules| {
+            Direction::BOTH.into_iter().flat_map(|direction| rules.of(direction).mentions())
+        });
+        let atoms = mentioned.collect::<BTreeSet<_>>().len();
+        let too_many = |all: usize, used: usize| all > 2 * used + SLACK;
+        if too_many(all_classes, classes) || too_many(all_atoms, atoms) {
+            tracing::debug!(classes, atoms, "clearing away what no policy uses any more");
+            self.rebuild()?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was looked a moment ago what is in use of so many. In a large cluster that takes a while.
+    fn has_looked(&self, classes: usize, atoms: usize) -> bool {
+        self.looked_at.is_some_and(|(of_classes, of_atoms, at)| {
+            (of_classes, of_atoms) == (classes, atoms) && at.elapsed() < LOOK_AGAIN
+        })
+    }
+
+    /// Frees the numbers of rules that no endpoint has any more.
+    pub fn forget_rules(&mut self) {
+        let rules = self.endpoints.values().filter_map(|endpoint| endpoint.rules.as_ref());
+        let used = rules.flat_map(|rules| rules.ids()).collect();
+        self.names.retain(&used);
+    }
+
+    /// Takes note that the tables are not as they should be.
+    pub fn failed(&mut self, error: &TableError) {
+        tracing::error!(%error, "policy could not be enforced; it will be tried again");
+        self.failure = Some(error.to_string());
+    }
+}

@@ -1,0 +1,142 @@
+//! Policies tried out on the flows that were seen, beside those in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use ipamd_api::{
+    AttachmentKey,
+    policy::{DiffPage, FlowChange, RefusedObject, Verdict},
+};
+
+use super::{
+    Enforcer,
+    explain::{Numbers, Said, SeenFlow},
+    memory::Memory,
+    settle::Unsettled,
+    state::State,
+    tables::RuleId,
+};
+use ipamd_model::{
+    objects::{Object, ObjectId},
+    policy::{Direction, protocol},
+};
+
+/// Groups of flows that are told at most.
+const MOST_CHANGES: usize = 10_000;
+
+/// What became of a flow, and by which rule.
+type Judged = (Verdict, RuleId);
+
+/// A side of a flow, to people: which of its addresses a pod used does not matter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Pod(ObjectId),
+    Other(IpAddr),
+}
+
+/// What flows have in common that are told together.
+type Group = (u8, Who, Who, u16, Judged, Judged);
+
+impl State {
+    /// The same cluster on tables of its own.
+    fn copy(&self) -> Self {
+        let mut copy = Self::new(Box::new(Memory::new(self.tables.limits())));
+        copy.world = self.world.clone();
+        copy.node_addresses.clone_from(&self.node_addresses);
+        copy
+    }
+
+    fn by_address(&self) -> HashMap<IpAddr, AttachmentKey> {
+        let each = self.endpoints.iter();
+        each.flat_map(|(key, it)| it.addresses.iter().map(|address| (*address, key.clone()))).collect()
+    }
+
+    fn who(&self, address: IpAddr) -> Who {
+        self.derived.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
+    }
+
+    /// What becomes of a flow; `None`: neither side is an endpoint of this node.
+    fn judge(&self, flow: &SeenFlow, endpoints: &HashMap<IpAddr, AttachmentKey>) -> Option<Judged> {
+        let mut judged = None;
+        for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
+        {
+            let Some(key) = endpoints.get(&address) else { continue };
+            let said: Said = self.said(key, direction, flow);
+            judged = Some((said.verdict(), said.rule()));
+            if said.verdict() == Verdict::Deny {
+                break;
+            }
+        }
+        judged
+    }
+}
+
+impl Enforcer {
+    /// Which of the flows would be judged otherwise if these objects were applied.
+    pub fn diff(&self, objects: Vec<Object>, flows: &[SeenFlow]) -> DiffPage {
+        let flows = flows.iter().copied().collect::<BTreeSet<_>>();
+        let mut page = DiffPage { examined: flows.len() as u64, last: true, ..DiffPage::default() };
+        let (before, left_out, mut trial) = {
+            let state = self.lock();
+            let endpoints = state.by_address();
+            let judged = flows.iter().filter_map(|flow| Some((*flow, state.judge(flow, &endpoints)?)));
+            (judged.collect::<Vec<_>>(), state.left_out(), state.copy())
+        };
+        for object in objects {
+            trial.world.put(object);
+        }
+        let locals = trial.world.locals.values().cloned().collect::<Vec<_>>();
+        for endpoint in locals {
+            // There is one for each: the world has no more endpoints than there are places.
+            let Some(place) = trial.places.claim(None, trial.tables.limits().slots) else { break };
+            trial.place(endpoint, place);
+        }
+        if let Err(unsettled) = trial.rebuild() {
+            let reason = match unsettled {
+                Unsettled::Overflow(overflow) => overflow.to_string(),
+                Unsettled::Table(error) => error.to_string(),
+            };
+            page.refused.push(RefusedObject {
+                file: None,
+                line: None,
+                object: None,
+                field: String::new(),
+                reason,
+                in_force: false,
+            });
+            return page;
+        }
+        // What is left out today already is no news.
+        page.refused.extend(trial.left_out().into_iter().filter(|it| !left_out.contains(it)));
+        let endpoints = trial.by_address();
+        let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
+        for (flow, was) in before {
+            let Some(is) = trial.judge(&flow, &endpoints).filter(|is| is.0 != was.0) else { continue };
+            page.changed += 1;
+            let (source, destination) = (trial.who(flow.source), trial.who(flow.destination));
+            let group = (flow.protocol, source, destination, flow.destination_port, was, is);
+            if let Some(at) = groups.get(&group) {
+                if let Some(change) = page.changes.get_mut(*at) {
+                    change.flows += 1;
+                }
+            } else if page.changes.len() < MOST_CHANGES {
+                groups.insert(group, page.changes.len());
+                let Numbers { destination, icmp, .. } = flow.numbers();
+                page.changes.push(FlowChange {
+                    protocol: protocol::name(flow.protocol),
+                    flows: 1,
+                    source: trial.party(flow.source, 0),
+                    destination: trial.party(flow.destination, destination),
+                    icmp,
+                    before: was.0,
+                    before_rule: self.rule(was.1),
+                    after: is.0,
+                    after_rule: trial.deciding(is.1),
+                });
+            }
+        }
+        page
+    }
+}

@@ -1,0 +1,167 @@
+//! `healthCheckNodePort`: tells a load balancer outside whether this node has endpoints of a service, as kube-proxy does.
+//!
+//! One task follows what is wanted and keeps a task for each address and port that is listened on. An answer is made of
+//! what is wanted at that moment, so only a change of ports touches the sockets.
+
+mod answer;
+mod claims;
+mod listen;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
+
+pub(super) use self::claims::Claims;
+use ipamd_runtime::http::{self, Limits};
+
+/// For the load balancers of one service: they ask every few seconds.
+const LIMITS: Limits = Limits { connections: 32, stay: Duration::from_secs(5) };
+/// How long is waited at first before a port that somebody else has is tried again.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// And how long at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// What a port is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The service's namespace.
+    pub namespace: Arc<str>,
+    /// The service's name.
+    pub name: Arc<str>,
+    /// How many of its endpoints on this node take connections.
+    pub local_endpoints: usize,
+}
+
+/// What is to be listened on.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    /// `None`: all of the node's.
+    addresses: Option<BTreeSet<IpAddr>>,
+    checks: BTreeMap<u16, HealthCheck>,
+}
+
+impl Wanted {
+    fn places(&self) -> BTreeSet<SocketAddr> {
+        let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into();
+        let addresses = self.addresses.as_ref().unwrap_or(&all);
+        let ports = self.checks.keys().filter(|port| **port != 0);
+        ports.flat_map(|port| addresses.iter().map(|address| SocketAddr::new(*address, *port))).collect()
+    }
+
+    fn service(&self, port: u16) -> String {
+        self.checks.get(&port).map_or_else(String::new, |check| format!("{}/{}", check.namespace, check.name))
+    }
+}
+
+/// Why a place cannot be listened on.
+type Faults = Arc<Mutex<BTreeMap<SocketAddr, String>>>;
+
+/// The health check ports of this node. They close when it is dropped.
+#[derive(Debug)]
+pub struct HealthPorts {
+    wanted: watch::Sender<Wanted>,
+    faults: Faults,
+}
+
+impl HealthPorts {
+    /// Ports at these addresses of the node, `None`: at all that it has. They are served on `runtime`; there are none
+    /// before [`Self::set`].
+    pub fn new(runtime: &Handle, addresses: Option<BTreeSet<IpAddr>>) -> Self {
+        let (wanted, follows) = watch::channel(Wanted { addresses, checks: BTreeMap::new() });
+        let faults = Faults::default();
+        runtime.spawn(follow(follows, Arc::clone(&faults)));
+        Self { wanted, faults }
+    }
+
+    /// Serves these ports in place of those before. Whoever asks from now on is told of these.
+    pub fn set(&self, wanted: BTreeMap<u16, HealthCheck>) {
+        self.wanted.send_if_modified(|now| {
+            let differs = now.checks != wanted;
+            now.checks = wanted;
+            differs
+        });
+    }
+
+    /// Listens at these addresses of the node, `None`: at all that it has.
+    pub fn set_addresses(&self, addresses: Option<BTreeSet<IpAddr>>) {
+        self.wanted.send_if_modified(|now| {
+            let differs = now.addresses != addresses;
+            now.addresses = addresses;
+            differs
+        });
+    }
+
+    /// Why a port cannot be served, in a sentence; `None`: it is, or will be at once.
+    pub fn problem(&self, port: u16) -> Option<String> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, why) = faults.iter().find(|(place, _)| place.port() == port)?;
+        Some(format!("health checks are not answered at {}: {why}", listen::name(*place)))
+    }
+}
+
+/// Opens and closes what is wanted, until nobody wants anything any more.
+async fn follow(mut wanted: watch::Receiver<Wanted>, faults: Faults) {
+    let mut serving: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    loop {
+        let places = wanted.borrow_and_update().places();
+        let gone: Vec<_> = serving.extract_if(|place, _| !places.contains(place)).collect();
+        for (_, task) in &gone {
+            task.abort();
+        }
+        for (place, task) in gone {
+            // Its socket is closed then, so that a place that overlaps can be opened.
+            let _ = task.await;
+            forget(&faults, place);
+        }
+        for place in places {
+            serving
+                .entry(place)
+                .or_insert_with(|| tokio::spawn(serve(place, wanted.clone(), Arc::clone(&faults))));
+        }
+        if wanted.changed().await.is_err() {
+            break;
+        }
+    }
+    serving.values().for_each(JoinHandle::abort);
+}
+
+/// Serves one place, as soon as it is to be had.
+async fn serve(place: SocketAddr, wanted: watch::Receiver<Wanted>, faults: Faults) {
+    let listener = open(place, &wanted, &faults).await;
+    forget(&faults, place);
+    let answer = move |_| std::future::ready(answer::answer(wanted.borrow().checks.get(&place.port())));
+    http::serve(listener, LIMITS, answer).await;
+}
+
+async fn open(place: SocketAddr, wanted: &watch::Receiver<Wanted>, faults: &Faults) -> TcpListener {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match listen::listen(place) {
+            Ok(listener) => return listener,
+            Err(error) => note(faults, place, &error, wanted),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Takes note of why a place cannot be had, and warns of it once.
+fn note(faults: &Faults, place: SocketAddr, error: &io::Error, wanted: &watch::Receiver<Wanted>) {
+    let known = faults.lock().unwrap_or_else(PoisonError::into_inner).insert(place, error.to_string());
+    if known.is_none() {
+        let (port, service, at) = (place.port(), wanted.borrow().service(place.port()), listen::name(place));
+        tracing::warn!(port, service, at, %error, "cannot listen for health checks; this is tried again");
+    }
+}
+
+fn forget(faults: &Faults, place: SocketAddr) {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+}

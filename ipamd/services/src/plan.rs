@@ -1,0 +1,278 @@
+//! What a service's port comes to on this node, in one family. Pure: from what the cluster says to what the programs are
+//! to know.
+
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    condition::{self, Takes},
+    tables::{Backend, Family, FrontendKey, Member},
+};
+use ipamd_model::{
+    policy::protocol,
+    services::{EndpointSlice, Role, Service, ServicePort, SliceEndpoint},
+};
+use ipamd_runtime::work;
+
+/// Where this node stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Its name.
+    pub node: Arc<str>,
+    /// Its zone: the label `topology.kubernetes.io/zone` of its Node.
+    pub zone: Option<Arc<str>>,
+    /// What its endpoints have addresses from: an endpoint of a service whose node nobody names is here if it has one.
+    pub pools: Vec<IpNetwork>,
+}
+
+impl Site {
+    /// Whether an endpoint is on this node.
+    pub fn is_local(&self, endpoint: &SliceEndpoint) -> bool {
+        match &endpoint.node {
+            Some(node) => **node == *self.node,
+            None => self.pools.iter().any(|pool| pool.contains(endpoint.address)),
+        }
+    }
+}
+
+/// By which of its addresses a service is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// Of the cluster.
+    ClusterIp,
+    /// The node's.
+    NodePort,
+    /// `externalIPs`.
+    ExternalIp,
+    /// Its load balancer's.
+    LoadBalancer,
+    /// The node's, for one container.
+    HostPort,
+}
+
+impl Reach {
+    /// Whether connections from outside are meant to come by it.
+    pub fn is_external(self) -> bool {
+        self != Self::ClusterIp
+    }
+}
+
+/// Which of a service's endpoints a connection may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// All.
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
+/// A frontend of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Where it is.
+    pub key: FrontendKey,
+    /// What it is.
+    pub reach: Reach,
+    /// Where connections from inside may go.
+    pub inside: Scope,
+    /// Where those from outside may go.
+    pub outside: Scope,
+    /// Sources are checked.
+    pub ranged: bool,
+}
+
+/// One port of a service in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where it is reached.
+    pub fronts: Vec<Front>,
+    /// Its endpoints, ordered by address and port.
+    pub members: Vec<Member>,
+    /// Seconds of affinity; 0: none.
+    pub affinity: u32,
+    /// What it cannot do, a sentence each.
+    pub problems: Vec<String>,
+}
+
+impl Plan {
+    /// The backends of a scope, in order.
+    pub fn backends(&self, scope: Scope) -> Vec<Backend> {
+        of_scope(&self.members, scope)
+    }
+}
+
+/// The backends among members that take connections of a scope, in order.
+pub fn of_scope(members: &[Member], scope: Scope) -> Vec<Backend> {
+    let takes = |member: &&Member| match scope {
+        Scope::Cluster => member.in_cluster,
+        Scope::Local => member.in_local,
+    };
+    members.iter().filter(takes).map(|member| member.backend).collect()
+}
+
+/// An endpoint of a port, with its port.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// What the slice says of it.
+    pub endpoint: &'a SliceEndpoint,
+    /// Its port.
+    pub port: u16,
+    /// Takes new connections of those who may be sent to any node.
+    pub in_cluster: bool,
+    /// Takes new connections of those who stay on this node.
+    pub in_local: bool,
+}
+
+/// The endpoints of a service, by the ports that its slices give them: a service may have thousands of both.
+#[derive(Debug, Default)]
+pub struct Slices<'a>(HashMap<(&'a str, u8), Vec<(u16, &'a EndpointSlice)>>);
+
+impl<'a> Slices<'a> {
+    /// Those of these slices.
+    pub fn new(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
+        let mut by_port: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in slices {
+            // A slice that says the same twice says it once.
+            let mut ports: Vec<_> = slice.ports.iter().collect();
+            ports.sort_unstable_by(|a, b| (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port)));
+            ports.dedup();
+            for port in ports {
+                by_port.entry((&*port.name, port.protocol)).or_default().push((port.port, slice));
+            }
+        }
+        Self(by_port)
+    }
+
+    /// The endpoints of a port in a family, in the slices' order, and at most so many. One that several slices have counts once,
+    /// as the first has it that says it is ready. Whether there are more is told with them.
+    pub fn candidates(
+        &self,
+        site: &Site,
+        port: &ServicePort,
+        family: Family,
+        most: usize,
+    ) -> (Vec<Candidate<'a>>, bool) {
+        let mut found: BTreeMap<Backend, &SliceEndpoint> = BTreeMap::new();
+        let mut more = false;
+        for (number, slice) in self.0.get(&(&*port.name, port.protocol)).into_iter().flatten() {
+            work::step(slice.endpoints.len());
+            for endpoint in slice.endpoints.iter().filter(|it| Family::of(it.address) == family) {
+                let room = found.len() < most;
+                match found.entry(Backend { address: endpoint.address, port: *number }) {
+                    Entry::Vacant(free) if room => drop(free.insert(endpoint)),
+                    Entry::Vacant(_) => more = true,
+                    Entry::Occupied(mut known) if !known.get().ready && endpoint.ready => {
+                        known.insert(endpoint);
+                    }
+                    Entry::Occupied(_) => {}
+                }
+            }
+            if more {
+                // What is beyond is not even looked at.
+                break;
+            }
+        }
+        let takes = condition::takes(site, &found.values().copied().collect::<Vec<_>>());
+        let each = found.into_iter().zip(takes);
+        let each = each.map(|((backend, endpoint), Takes { cluster, local })| Candidate {
+            endpoint,
+            port: backend.port,
+            in_cluster: cluster,
+            in_local: local,
+        });
+        (each.collect(), more)
+    }
+}
+
+/// The families in which a service is reached: those of its addresses.
+pub fn families(service: &Service) -> impl Iterator<Item = Family> {
+    Family::ALL.into_iter().filter(|family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == *family))
+}
+
+/// The most endpoints of one port in a family: a set of backends counts them in 16 bits.
+pub const MOST_OF_PORT: usize = u16::MAX as usize;
+
+/// Plans a port of a service with at most so many endpoints; `None` if nothing of it is balanced in that family.
+pub fn plan(
+    site: &Site,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    slices: &Slices<'_>,
+    most: usize,
+) -> Option<Plan> {
+    if service.role != Role::Balanced || !families(service).any(|it| it == family) {
+        return None;
+    }
+    let most = most.min(MOST_OF_PORT);
+    let (candidates, more) = slices.candidates(site, port, family, most);
+    let members: Vec<_> = candidates
+        .iter()
+        .map(|it| Member {
+            backend: Backend { address: it.endpoint.address, port: it.port },
+            in_cluster: it.in_cluster,
+            in_local: it.in_local,
+        })
+        .collect();
+    let mut problems = Vec::new();
+    if more {
+        problems.push(if most == MOST_OF_PORT {
+            format!("only {most} of its endpoints are served: one port has no more; divide it among several services")
+        } else {
+            format!("only {most} of its endpoints are served: its other ports have all others that one namespace may have")
+        });
+    }
+    let mut fronts = fronts(service, port, family);
+    if port.protocol == protocol::SCTP {
+        // Its checksum covers the port, and there is nothing in the kernel's reach to make it anew.
+        let numbers: BTreeMap<_, _> =
+            members.iter().rev().map(|it| (it.backend.port, it.backend.address)).collect();
+        fronts.retain(|front| {
+            let other = numbers.iter().find(|(port, _)| **port != front.key.port);
+            if let Some((port, address)) = other {
+                problems.push(format!(
+                    "SCTP port {} cannot be translated to port {port} of {address}: the two must be equal",
+                    front.key.port
+                ));
+            }
+            other.is_none()
+        });
+    }
+    Some(Plan { fronts, members, affinity: service.affinity.unwrap_or(0), problems })
+}
+
+/// Where a port is reached in a family.
+fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
+    let scope = |local: bool| if local { Scope::Local } else { Scope::Cluster };
+    let front = |address: IpAddr, number: u16, reach: Reach| Front {
+        key: FrontendKey { address, port: number, protocol: port.protocol },
+        reach,
+        // Whoever is inside need not go out to come in again: to him the service is as by its own address.
+        inside: if reach.is_external() { Scope::Cluster } else { scope(service.internal_local) },
+        outside: scope(if reach.is_external() { service.external_local } else { service.internal_local }),
+        // A family that has no ranges is open, as with kube-proxy.
+        ranged: reach == Reach::LoadBalancer
+            && service.source_ranges.iter().any(|range| Family::of(range.network()) == family),
+    };
+    let lists = [
+        (&service.cluster_ips, Reach::ClusterIp),
+        (&service.external_ips, Reach::ExternalIp),
+        (&service.load_balancer_ips, Reach::LoadBalancer),
+    ];
+    let mut fronts = Vec::new();
+    for (addresses, reach) in lists {
+        let addresses = addresses.iter().filter(|address| Family::of(**address) == family);
+        fronts.extend(addresses.map(|address| front(*address, port.port, reach)));
+    }
+    let node_port = port.node_port.filter(|number| *number != 0);
+    fronts.extend(node_port.map(|number| front(family.unspecified(), number, Reach::NodePort)));
+    // An address that is listed twice, say as external and as the load balancer's, is reached by the first.
+    let mut seen = std::collections::HashSet::new();
+    fronts.retain(|front| seen.insert(front.key));
+    fronts
+}

@@ -1,0 +1,511 @@
+//! From the plan of a port to what is written of it.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use bpf::layout::{FRONTEND_INSIDE_LOCAL, FRONTEND_NODE_IN_RANGES, FRONTEND_OUTSIDE_LOCAL, FRONTEND_RANGES};
+use ipnetwork::IpNetwork;
+
+use super::{
+    allowance::What,
+    balancer::{Owner, State},
+    consistent,
+    fill::{FillError, Filled},
+    leaving::Leaving,
+    plan::{Front, Plan, Reach, Scope},
+    staged::Ranges,
+    tables::{
+        Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
+    },
+};
+use ipamd_model::concerned::Concerned;
+use ipamd_runtime::work;
+
+/// Which port of an owner, in which family.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PortKey {
+    pub name: Arc<str>,
+    pub protocol: u8,
+    pub family: Family,
+}
+
+/// A port as it is to be.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub key: PortKey,
+    pub plan: Plan,
+    pub source_ranges: Box<[IpNetwork]>,
+}
+
+/// A port as it is in the tables.
+#[derive(Debug)]
+pub(super) struct Programmed {
+    pub key: PortKey,
+    pub number: ServiceNumber,
+    pub plan: Plan,
+    pub source_ranges: Box<[IpNetwork]>,
+    /// Frontends that are its own: all of the plan, but those that others have.
+    pub fronts: Box<[(Front, FrontendValue)]>,
+    /// By [`Scope`]: chosen from in turn.
+    pub turns: [Option<Filled>; 2],
+    /// Chosen from by client, for connections from outside.
+    pub outside: Option<Filled>,
+    /// Connections that went to places which are given up.
+    pub hits: u64,
+    /// What could not be done, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// One of the sets of a port.
+#[derive(Clone, Copy, Debug)]
+struct SetWanted {
+    scope: Scope,
+    consistent: bool,
+}
+
+impl State {
+    /// Makes an owner's ports those that are wanted.
+    pub fn settle(&mut self, owner: &Owner, wanted: Vec<Wanted>) {
+        let known = self.programmed.remove(owner).unwrap_or_default();
+        self.unsatisfied.remove(owner);
+        self.wait_no_more(owner, &known);
+        let mut kept = Vec::with_capacity(wanted.len());
+        // A service may have thousands of ports.
+        let mut by_key: HashMap<PortKey, Vec<Programmed>> = HashMap::with_capacity(known.len());
+        for port in known {
+            by_key.entry(port.key.clone()).or_default().push(port);
+        }
+        // What goes goes first: one that comes may be reached where it was.
+        let mut old: Vec<_> = wanted.iter().map(|it| by_key.get_mut(&it.key).and_then(Vec::pop)).collect();
+        for gone in by_key.into_values().flatten() {
+            self.withdraw(owner, gone);
+        }
+        for (wanted, old) in wanted.into_iter().zip(old.drain(..)) {
+            let old = match old {
+                Some(old) => Some(old),
+                None => self.inherit(owner, &wanted),
+            };
+            kept.push(self.program(owner, old, wanted));
+        }
+        if !kept.is_empty() {
+            kept.shrink_to_fit();
+            self.programmed.insert(owner.clone(), kept);
+        }
+    }
+
+    fn program(&mut self, owner: &Owner, old: Option<Programmed>, wanted: Wanted) -> Programmed {
+        let Wanted { key, mut plan, source_ranges } = wanted;
+        plan.fronts.shrink_to_fit();
+        plan.members.shrink_to_fit();
+        let mut port = old.unwrap_or_else(|| Programmed {
+            key,
+            number: self.next_number(),
+            plan: Plan { fronts: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
+            source_ranges: Box::default(),
+            fronts: Box::default(),
+            turns: [None, None],
+            outside: None,
+            hits: 0,
+            problems: Vec::new(),
+        });
+        let before = std::mem::take(&mut port.problems);
+        let source_ranges = self.fitting_ranges(owner, &mut port, source_ranges);
+        self.keep_fitting_members(owner, &mut port, &mut plan);
+        self.stage_members(owner, &port, &plan.members);
+        for scope in [Scope::Cluster, Scope::Local] {
+            let needed = plan
+                .fronts
+                .iter()
+                .any(|it| it.inside == scope || (!it.reach.is_external() && it.outside == scope));
+            let set = needed.then_some(SetWanted { scope, consistent: false });
+            let now = port.turns[scope as usize];
+            port.turns[scope as usize] = self.stage_set(owner, &mut port, now, &plan, set);
+        }
+        let external = plan.fronts.iter().find(|it| it.reach.is_external());
+        let set = external.map(|it| SetWanted { scope: it.outside, consistent: true });
+        let now = port.outside;
+        port.outside = self.stage_set(owner, &mut port, now, &plan, set);
+        if port.source_ranges != source_ranges {
+            let (namespace, family) = (owner.namespace(), port.key.family);
+            let old = std::mem::replace(&mut port.source_ranges, source_ranges);
+            self.allowance.take(namespace, family, What::Ranges, port.source_ranges.len());
+            self.allowance.give(namespace, family, What::Ranges, old.len());
+            let new = port.source_ranges.clone();
+            self.staged.source_ranges.push(Ranges { service: port.number, old, new });
+            let old = port.fronts.iter().map(|(front, _)| front);
+            for address in old.chain(&plan.fronts).map(|front| front.key.address).collect::<Vec<_>>() {
+                self.stage_diversion(address);
+            }
+        }
+        if matches!(owner, Owner::HostPorts(_)) && !plan.problems.is_empty() {
+            // It may lead there again when the address or the service has changed.
+            self.unsatisfied.insert(owner.clone());
+            for problem in plan.problems.iter().filter(|it| !port.plan.problems.contains(it)) {
+                tracing::warn!(attachment = %owner, "{problem}");
+            }
+        }
+        port.plan = plan;
+        self.stage_fronts(owner, &mut port);
+        // Who waits for a place of somebody else's is told of where the service is shown.
+        if self.unsatisfied.contains(owner) {
+            for problem in port.problems.iter().filter(|it| !before.contains(it)).take(1) {
+                tracing::warn!(service = %owner, port = %port.key.name, "{problem}");
+            }
+        }
+        port
+    }
+
+    /// Those of the endpoints that there is room for: those that are known, and as many more as the namespace may have.
+    fn keep_fitting_members(&mut self, owner: &Owner, port: &mut Programmed, plan: &mut Plan) {
+        let known = |member: &Member| {
+            port.plan.members.binary_search_by_key(&member.backend, |it| it.backend).is_ok()
+        };
+        let wanted = plan.members.iter().filter(|member| !known(member)).count();
+        let asked = self.allowance.ask(owner.namespace(), port.key.family, What::Members, wanted);
+        let Err(beyond) = asked else { return };
+        let (mut left, _) = self.allowance.left(owner.namespace(), port.key.family, What::Members);
+        let all = plan.members.len();
+        plan.members.retain(|member| {
+            known(member)
+                || left > 0 && {
+                    left -= 1;
+                    true
+                }
+        });
+        port.problems.push(format!("{beyond}; {} of its {all} endpoints are served", plan.members.len()));
+        self.unsatisfied.insert(owner.clone());
+    }
+
+    /// Those of the source ranges that there is room for: whoever is in another is refused.
+    fn fitting_ranges(
+        &mut self,
+        owner: &Owner,
+        port: &mut Programmed,
+        ranges: Box<[IpNetwork]>,
+    ) -> Box<[IpNetwork]> {
+        if port.source_ranges == ranges {
+            return ranges;
+        }
+        let (namespace, family) = (owner.namespace(), port.key.family);
+        let Err(beyond) = self.allowance.ask(namespace, family, What::Ranges, ranges.len()) else {
+            return ranges;
+        };
+        let (left, _) = self.allowance.left(namespace, family, What::Ranges);
+        port.problems.push(format!("{beyond}; whoever is in the last of its source ranges is refused"));
+        self.unsatisfied.insert(owner.clone());
+        ranges.into_iter().take(left as usize).collect()
+    }
+
+    /// What an owner had waited for is no matter any more.
+    fn wait_no_more(&mut self, owner: &Owner, known: &[Programmed]) {
+        for front in known.iter().flat_map(|port| &port.plan.fronts) {
+            if let Some(waiting) = self.waiting.get_mut(&front.key) {
+                waiting.remove(owner);
+                if waiting.is_empty() {
+                    self.waiting.remove(&front.key);
+                }
+            }
+        }
+    }
+
+    /// Members that are new or are another's choice now; those that are gone stay for a while, but take nothing new.
+    fn stage_members(&mut self, owner: &Owner, port: &Programmed, members: &[Member]) {
+        for member in members {
+            let before = port.plan.members.binary_search_by_key(&member.backend, |it| it.backend);
+            if !before.is_ok_and(|at| port.plan.members[at] == *member) {
+                self.stage_member(port.number, *member);
+            }
+            if before.is_err() {
+                self.count_backend(member.backend, true);
+                self.allowance.take(owner.namespace(), port.key.family, What::Members, 1);
+            }
+        }
+        for member in &port.plan.members {
+            if members.binary_search_by_key(&member.backend, |it| it.backend).is_err() {
+                self.let_go(owner, port, member.backend);
+            }
+        }
+    }
+
+    fn let_go(&mut self, owner: &Owner, port: &Programmed, backend: Backend) {
+        self.count_backend(backend, false);
+        self.allowance.give_own(owner.namespace(), port.key.family, What::Members, 1);
+        self.staged.members.push((port.number, Member { backend, in_cluster: false, in_local: false }));
+        let leaving = Leaving::new(Some((owner.clone(), port.key.clone())), port.number, backend);
+        self.leaving.push_back(leaving);
+    }
+
+    /// What a set is to be; its old places are given back when the new ones are in force.
+    fn stage_set(
+        &mut self,
+        owner: &Owner,
+        port: &mut Programmed,
+        now: Option<Filled>,
+        plan: &Plan,
+        wanted: Option<SetWanted>,
+    ) -> Option<Filled> {
+        let family = port.key.family;
+        let Some(SetWanted { scope, consistent }) = wanted else {
+            if let Some(now) = now {
+                let hits = self.staged.note(self.hits_of(family, &now)).unwrap_or_default();
+                port.hits += hits.iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
+                self.count_set(owner, family, &now, false);
+                self.staged.released.push((family, now));
+            }
+            return None;
+        };
+        let backends = plan.backends(scope);
+        let elsewhere =
+            scope == Scope::Local && backends.is_empty() && !plan.backends(Scope::Cluster).is_empty();
+        let before = now.map_or(Ok(Vec::new()), |now| self.hits_of(family, &now));
+        let Some(before) = self.staged.note(before) else { return now };
+        if let Some(now) = now
+            && now.value.elsewhere == elsewhere
+            && now.value.choice == choice_of(consistent, backends.len())
+            && before.iter().map(|(backend, _)| backend).eq(&backends)
+        {
+            return Some(now);
+        }
+        let with_hits: Vec<_> = backends
+            .iter()
+            .map(|backend| {
+                let at = before.binary_search_by_key(backend, |(backend, _)| *backend);
+                (*backend, at.map_or(0, |at| before[at].1))
+            })
+            .collect();
+        let filled = self.ask_set(owner, family, now.as_ref(), backends.len(), consistent).and_then(|()| {
+            Ok(self.room.fill(&mut *self.tables, family, now.as_ref(), &with_hits, consistent, elsewhere)?)
+        });
+        match filled {
+            Ok(filled) => {
+                if let Some(now) = &now {
+                    self.count_set(owner, family, now, false);
+                }
+                self.count_set(owner, family, &filled, true);
+                let carried: u64 = with_hits.iter().map(|(_, hits)| u64::from(*hits)).sum();
+                let all: u64 = before.iter().map(|(_, hits)| u64::from(*hits)).sum();
+                port.hits += all.saturating_sub(carried);
+                self.staged.sets.push((filled.number, filled.value));
+                self.staged.emptied.extend(now.map(|now| (family, now)));
+                Some(filled)
+            }
+            Err(Unfilled::Table(error)) => {
+                self.staged.failed = Some(error);
+                now
+            }
+            Err(Unfilled::NoRoom(no_room)) => {
+                port.problems.push(format!("{no_room}; what was in force stays"));
+                self.unsatisfied.insert(owner.clone());
+                now
+            }
+        }
+    }
+
+    /// Whether the namespace may have a set of so many backends in place of one.
+    fn ask_set(
+        &self,
+        owner: &Owner,
+        family: Family,
+        now: Option<&Filled>,
+        backends: usize,
+        consistent: bool,
+    ) -> Result<(), Unfilled> {
+        let (places, lookups) = now.map_or((0, 0), |now| (now.backends.1 as usize, lookups(now)));
+        let wants_table = choice_of(consistent, backends) == Choice::Table;
+        let table = if wants_table { usize::from(consistent::PLACES) } else { 0 };
+        for (what, wanted) in [
+            (What::Sets, usize::from(now.is_none())),
+            (What::Backends, backends.saturating_sub(places)),
+            (What::Lookups, table.saturating_sub(lookups)),
+        ] {
+            let asked = self.allowance.ask(owner.namespace(), family, what, wanted);
+            asked.map_err(|beyond| Unfilled::NoRoom(beyond.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Has a set be on the account of its owner, or no more.
+    pub(super) fn count_set(&mut self, owner: &Owner, family: Family, filled: &Filled, more: bool) {
+        for (what, count) in
+            [(What::Sets, 1), (What::Backends, filled.backends.1 as usize), (What::Lookups, lookups(filled))]
+        {
+            if more {
+                self.allowance.take(owner.namespace(), family, what, count);
+            } else {
+                self.allowance.give(owner.namespace(), family, what, count);
+            }
+        }
+    }
+
+    /// The backends of a set in order, and how often each was chosen.
+    pub fn hits_of(&self, family: Family, filled: &Filled) -> Result<Vec<(Backend, u32)>, TableError> {
+        self.tables.backends(family, filled.backends.0, filled.backends.1)
+    }
+
+    fn stage_fronts(&mut self, owner: &Owner, port: &mut Programmed) {
+        let before = std::mem::take(&mut port.fronts);
+        let mut before: HashMap<_, _> = before.into_iter().map(|it| (it.0.key, it)).collect();
+        let mut fronts = Vec::with_capacity(port.plan.fronts.len());
+        let in_range = port.plan.fronts.iter().any(|front| front.ranged) && self.is_in_ranges(port);
+        for front in port.plan.fronts.clone() {
+            work::step(1);
+            let FrontendKey { address, port: number, .. } = front.key;
+            match self.owners.get(&front.key) {
+                Some(whose) if *whose != port.number => {
+                    port.problems.push(format!("port {number} at {address} is another service's"));
+                    self.waiting.entry(front.key).or_default().insert(owner.clone());
+                    continue;
+                }
+                Some(_) => {}
+                None => {
+                    let is_first = front.reach == Reach::ClusterIp && !self.addresses.contains_key(&address);
+                    let (family, wanted) = (port.key.family, 1 + usize::from(is_first));
+                    let asked = self.allowance.ask(owner.namespace(), family, What::Frontends, wanted);
+                    if let Err(beyond) = asked {
+                        port.problems.push(format!("port {number} at {address} is not served: {beyond}"));
+                        self.unsatisfied.insert(owner.clone());
+                        continue;
+                    }
+                    self.owners.insert(front.key, port.number);
+                    self.allowance.take(owner.namespace(), family, What::Frontends, 1);
+                }
+            }
+            let value = self.value_of(port, &front, in_range);
+            let known = before.remove(&front.key);
+            if known.is_none() {
+                self.count_front(&front, true);
+            }
+            if known.is_none_or(|(_, before)| before != value) && !self.is_inherited(front.key, &value) {
+                self.staged.frontends.insert(front.key, Some(value));
+                if known.is_none_or(|(it, _): (Front, _)| it.ranged != front.ranged) {
+                    self.stage_diversion(front.key.address);
+                }
+            }
+            fronts.push((front, value));
+        }
+        for (front, _) in before.into_values() {
+            self.drop_front(owner, &front);
+        }
+        port.fronts = fronts.into();
+    }
+
+    /// Whether the node itself is in the source ranges of a port.
+    fn is_in_ranges(&self, port: &Programmed) -> bool {
+        let in_range = |address| port.source_ranges.iter().any(|range| range.contains(address));
+        self.node_addresses.iter().any(|address| in_range(*address))
+    }
+
+    fn value_of(&self, port: &Programmed, front: &Front, in_range: bool) -> FrontendValue {
+        let number = |filled: Option<Filled>| filled.map_or(SetNumber::default(), |it| it.number);
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let outside =
+            if front.reach.is_external() { port.outside } else { port.turns[front.outside as usize] };
+        FrontendValue {
+            service: port.number,
+            inside: number(port.turns[front.inside as usize]),
+            outside: number(outside),
+            flags: (if front.reach == Reach::ClusterIp { self.inside_only() } else { 0 })
+                | flag(front.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
+                | flag(front.outside == Scope::Local, FRONTEND_OUTSIDE_LOCAL)
+                | flag(front.ranged, FRONTEND_RANGES)
+                | flag(front.ranged && in_range, FRONTEND_NODE_IN_RANGES),
+            affinity: port.plan.affinity,
+        }
+    }
+
+    /// Has the flows to an address be judged again, whether they are a service's now. No address stands for those of the
+    /// node.
+    pub fn stage_diversion(&mut self, address: IpAddr) {
+        let concerned = match (address.is_unspecified(), self.node_addresses.is_empty()) {
+            (false, _) => Concerned::address(address),
+            (true, false) => self.node_addresses.iter().copied().collect(),
+            (true, true) => Concerned::everything(),
+        };
+        self.staged.diverts.add(concerned);
+    }
+
+    /// Takes a front away that is one's own.
+    fn drop_front(&mut self, owner: &Owner, front: &Front) {
+        self.owners.remove(&front.key);
+        self.freed.push(front.key);
+        let family = Family::of(front.key.address);
+        self.allowance.give_own(owner.namespace(), family, What::Frontends, 1);
+        self.staged.given_up.push((family, What::Frontends, 1));
+        self.staged.frontends.insert(front.key, None);
+        self.stage_diversion(front.key.address);
+        self.count_front(front, false);
+    }
+
+    /// Takes a port out of the tables.
+    fn withdraw(&mut self, owner: &Owner, port: Programmed) {
+        for (front, _) in &port.fronts {
+            self.drop_front(owner, front);
+        }
+        for member in &port.plan.members {
+            self.let_go(owner, &port, member.backend);
+        }
+        for filled in port.turns.into_iter().chain([port.outside]).flatten() {
+            self.count_set(owner, port.key.family, &filled, false);
+            self.staged.released.push((port.key.family, filled));
+        }
+        if !port.source_ranges.is_empty() {
+            let count = port.source_ranges.len();
+            self.allowance.give(owner.namespace(), port.key.family, What::Ranges, count);
+            let (service, old) = (port.number, port.source_ranges);
+            self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
+        }
+    }
+
+    fn count_front(&mut self, front: &Front, more: bool) {
+        if front.reach.is_external() {
+            if more {
+                self.served.add(front.key.port, &mut *self.tables);
+            } else {
+                // Connections that were made there go on: the mark stays as long as they do.
+                self.served.remove(front.key.port);
+            }
+        } else {
+            self.count_address(front.key.address, more);
+        }
+    }
+
+    /// A backend in the node's own namespace has its port marked.
+    fn count_backend(&mut self, backend: Backend, more: bool) {
+        if !self.node_addresses.contains(&backend.address) {
+            return;
+        }
+        if more {
+            self.of_backends.add(backend.port, &mut *self.tables);
+        } else if self.of_backends.remove(backend.port) {
+            self.staged.unmarked.push(backend.port);
+        }
+    }
+}
+
+/// Why a set is not as it should be.
+enum Unfilled {
+    NoRoom(String),
+    Table(TableError),
+}
+
+impl From<FillError> for Unfilled {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::NoRoom(no_room) => Self::NoRoom(no_room.to_string()),
+            FillError::Table(error) => Self::Table(error),
+        }
+    }
+}
+
+/// The places of look-up tables that a set has.
+fn lookups(filled: &Filled) -> usize {
+    if filled.value.choice == Choice::Table { filled.value.count.into() } else { 0 }
+}
+
+fn choice_of(consistent: bool, backends: usize) -> Choice {
+    match consistent {
+        false => Choice::Turns,
+        true if backends == 0 => Choice::Turns,
+        true if consistent::by_table(backends) => Choice::Table,
+        true => Choice::Score,
+    }
+}

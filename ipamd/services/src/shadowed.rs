@@ -1,0 +1,55 @@
+//! Processes of the node that listen where a service or a container is reached: they get nothing from other machines.
+
+use std::net::IpAddr;
+
+use super::{
+    Balancer,
+    balancer::State,
+    tables::{Family, FrontendKey},
+};
+use ipamd_kernel::netlink::Listener;
+
+impl Balancer {
+    /// What is wrong with the ports that these listen at, a sentence each; while a change is under way, what was before it.
+    pub fn shadowed(&self, listeners: &[Listener]) -> Vec<String> {
+        self.seen(|state, seen| seen.shadowed = state.shadowed(listeners)).shadowed.clone()
+    }
+}
+
+impl State {
+    fn shadowed(&self, listeners: &[Listener]) -> Vec<String> {
+        let mut problems = Vec::new();
+        for listener in listeners {
+            let (at, port, protocol) = (listener.at.ip(), listener.at.port(), listener.protocol.number());
+            // One of IPv6 without an address takes IPv4 as well.
+            let met = |address: &IpAddr| {
+                if at.is_unspecified() { at.is_ipv6() || address.is_ipv4() } else { *address == at }
+            };
+            let places = self.node_addresses.iter().filter(|address| met(address)).flat_map(|address| {
+                let any = Family::of(*address).unspecified();
+                // At all addresses, a port is met where node ports are.
+                let of_node = self.node_ports.contains(address).then_some(any);
+                [Some(*address), of_node].into_iter().flatten().map(|address| FrontendKey {
+                    address,
+                    port,
+                    protocol,
+                })
+            });
+            let Some(key) = places.into_iter().find(|key| self.owners.contains_key(key)) else { continue };
+            let has = |(_, ports): &(_, &Vec<super::program::Programmed>)| {
+                ports.iter().any(|port| port.fronts.iter().any(|(front, _)| front.key == key))
+            };
+            let owner = self.programmed.iter().find(has).map(|(owner, _)| owner.to_string());
+            problems.push(format!(
+                "a process of the node listens at {} ({}), a port that {} has: it gets no connections from other machines; stop \
+                 it, or take another port",
+                listener.at,
+                listener.protocol,
+                owner.as_deref().unwrap_or("a service")
+            ));
+        }
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}

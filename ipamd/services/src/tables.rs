@@ -1,0 +1,170 @@
+//! What the programs are told of services, in the words of the maps but free of their layout.
+
+use std::{fmt, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+
+pub use ipamd_addresses::ipam::Family;
+use ipamd_model::concerned::Concerned;
+
+/// Number of a service's port in one family: what flows, affinities and members are tied to. From 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceNumber(pub u32);
+
+/// Number of a set of backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetNumber(pub u32);
+
+/// Who takes connections: an address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Where a service is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    /// The address; unspecified: every address of the node that serves node ports.
+    pub address: IpAddr,
+    /// The port. With port and protocol zero the entry says what the address itself is.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// What is behind a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendValue {
+    /// The service.
+    pub service: ServiceNumber,
+    /// Whom the connections of endpoints and of the node itself go to.
+    pub inside: SetNumber,
+    /// Whom others' go to.
+    pub outside: SetNumber,
+    /// `FRONTEND_*`, `ADDRESS_*`.
+    pub flags: u32,
+    /// Seconds of affinity; 0: none.
+    pub affinity: u32,
+}
+
+/// How one backend of a set is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// In turn.
+    #[default]
+    Turns,
+    /// By the client's score with each.
+    Score,
+    /// By a table: the set's places are of the look-up tables.
+    Table,
+}
+
+/// Where a set's backends lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetValue {
+    /// The first place: among the backends, or in the look-up tables.
+    pub first: u32,
+    /// How many places.
+    pub count: u16,
+    /// How one is chosen.
+    pub choice: Choice,
+    /// There are none here, but on other nodes.
+    pub elsewhere: bool,
+}
+
+/// An endpoint of a service, whatever its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// Who it is.
+    pub backend: Backend,
+    /// Takes new connections of those who may be sent to any node.
+    pub in_cluster: bool,
+    /// Takes new connections of those who stay on this node.
+    pub in_local: bool,
+}
+
+/// How much the maps hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sets.
+    pub sets: u32,
+    /// Places of backends, of each family.
+    pub backends: u32,
+    /// Places of look-up tables.
+    pub lookups: u32,
+    /// Frontends, of each family.
+    pub frontends: u32,
+    /// Members, of each family.
+    pub members: u32,
+    /// Source ranges, of each family.
+    pub source_ranges: u32,
+}
+
+/// Ports that packets are looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortRow {
+    /// Some service is reached at it from outside.
+    Served,
+    /// A backend in the node's own namespace answers at it.
+    OfBackends,
+}
+
+/// The maps cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the tables of services: {0}")]
+pub struct TableError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// The maps. What is written is in force at once; an order that no packet sees half of is the caller's.
+pub trait Tables: Send + fmt::Debug {
+    /// How much they hold.
+    fn limits(&self) -> Limits;
+    /// Writes backends into places that no set in force has, and how often each was chosen before.
+    fn put_backends(
+        &mut self,
+        family: Family,
+        first: u32,
+        backends: &[(Backend, u32)],
+    ) -> Result<(), TableError>;
+    /// The backends at some places, and how often each was chosen.
+    fn backends(&self, family: Family, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, TableError>;
+    /// Writes places of look-up tables that no set in force has.
+    fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError>;
+    /// Some places of look-up tables.
+    fn lookups(&self, first: u32, count: u32) -> Result<Vec<u32>, TableError>;
+    /// Puts a set in force, in one word.
+    fn put_set(&mut self, set: SetNumber, value: SetValue);
+    /// A set as it is in force.
+    fn set(&self, set: SetNumber) -> SetValue;
+    /// Adds or changes frontends.
+    fn put_frontends(&mut self, frontends: &[(FrontendKey, FrontendValue)]) -> Result<(), TableError>;
+    /// Removes frontends, which may be gone.
+    fn remove_frontends(&mut self, keys: &[FrontendKey]) -> Result<(), TableError>;
+    /// Every frontend of a family.
+    fn frontends(&self, family: Family) -> Result<Vec<(FrontendKey, FrontendValue)>, TableError>;
+    /// Adds or changes members.
+    fn put_members(&mut self, members: &[(ServiceNumber, Member)]) -> Result<(), TableError>;
+    /// Removes members, which may be gone.
+    fn remove_members(&mut self, members: &[(ServiceNumber, Backend)]) -> Result<(), TableError>;
+    /// Every member of a family.
+    fn members(&self, family: Family) -> Result<Vec<(ServiceNumber, Member)>, TableError>;
+    /// Makes the source ranges of a service those that are given, of which it had `old`.
+    fn put_source_ranges(
+        &mut self,
+        service: ServiceNumber,
+        old: &[IpNetwork],
+        new: &[IpNetwork],
+    ) -> Result<(), TableError>;
+    /// The source ranges of all services.
+    fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError>;
+    /// Marks a port, or takes the mark away.
+    fn mark_port(&mut self, row: PortRow, port: u16, marked: bool);
+    /// Takes all marks away but those that are told.
+    fn keep_ports(&mut self, row: PortRow, marked: &dyn Fn(u16) -> bool);
+    /// Says whether there are backends in the node's own namespace.
+    fn set_host_backends(&mut self, any: bool) -> Result<(), TableError>;
+    /// Has the flows that are concerned be judged again.
+    fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError>;
+}

@@ -1,0 +1,149 @@
+//! What owners of ports want of the tables.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use ipamd_api::{AttachmentKey, PortMapping};
+use ipnetwork::IpNetwork;
+
+use super::{
+    allowance::What,
+    balancer::{Owner, State},
+    claimed,
+    plan::{self, Front, Plan, Reach, Scope, Slices},
+    program::{PortKey, Wanted},
+    tables::{Backend, Family, FrontendKey, Member},
+    world::ServiceId,
+};
+use ipamd_model::services::Role;
+
+impl State {
+    /// Has a service claim its health check port, with the ready endpoints of this node behind it.
+    pub fn note_health(&mut self, id: &ServiceId) {
+        let port = self.world.services.get(id).and_then(|service| service.health_check_port);
+        let claim = port.map(|port| (port, self.ready_here(id)));
+        self.health_checks.set(id, claim);
+    }
+
+    fn ready_here(&self, id: &ServiceId) -> usize {
+        let endpoints = self.world.slices_of(id).flat_map(|slice| slice.endpoints.iter());
+        let ready: BTreeSet<_> =
+            endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
+        let of_family = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
+        of_family(Family::V4).max(of_family(Family::V6))
+    }
+
+    /// Where each port of a service is reached first of all: nobody else is while the service is there.
+    pub fn own_fronts(&self) -> impl Iterator<Item = FrontendKey> {
+        self.world.services.values().filter(|service| service.role == Role::Balanced).flat_map(|service| {
+            service.ports.iter().flat_map(|port| {
+                let first = |family| {
+                    let address = service.cluster_ips.iter().find(|ip| Family::of(**ip) == family)?;
+                    Some(FrontendKey { address: *address, port: port.port, protocol: port.protocol })
+                };
+                Family::ALL.into_iter().filter_map(first)
+            })
+        })
+    }
+
+    /// The ports of a service.
+    pub fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
+        let Some(service) = self.world.services.get(id) else { return Vec::new() };
+        let slices = Slices::new(self.world.slices_of(id));
+        let mut wanted = Vec::new();
+        // No service has more than a namespace may have: what is beyond is not even planned.
+        let mut left = [self.allowance.share(What::Members) as usize; 2];
+        for port in &service.ports {
+            for family in Family::ALL {
+                let left = &mut left[family as usize];
+                let Some(plan) = plan::plan(&self.site, service, port, family, &slices, *left) else {
+                    continue;
+                };
+                *left -= plan.members.len();
+                let is_checked = plan.fronts.iter().any(|front| front.ranged);
+                // In the order, and of the form, in which the tables tell them.
+                let ranges: BTreeSet<_> = service
+                    .source_ranges
+                    .iter()
+                    .filter(|it| is_checked && Family::of(it.network()) == family)
+                    .filter_map(|it| IpNetwork::new(it.network(), it.prefix()).ok())
+                    .collect();
+                let key = PortKey { name: Arc::clone(&port.name), protocol: port.protocol, family };
+                wanted.push(Wanted { key, plan, source_ranges: ranges.into_iter().collect() });
+            }
+        }
+        wanted
+    }
+
+    /// Why a port of the node cannot lead to a container, as a phrase: its address is not the node's, where the container
+    /// would get what is meant for another machine; or it is where a service is reached.
+    pub fn obstacle(&self, mapping: &PortMapping, family: Option<Family>) -> Option<String> {
+        let families = family.map_or(Family::ALL.to_vec(), |family| vec![family]);
+        let at = |family: Family| mapping.host_ip.unwrap_or_else(|| family.unspecified());
+        // Loopback is the node's, whatever of it an interface has.
+        let is_own =
+            |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || self.node_addresses.contains(&ip);
+        if let Some(ip) = mapping.host_ip.filter(|ip| !is_own(*ip)) {
+            return Some(format!("{ip} is no address of this node: take one that is, or none"));
+        }
+        let taken = families
+            .into_iter()
+            .map(at)
+            .find(|ip| self.claimed.has(*ip, mapping.host_port, mapping.protocol))?;
+        Some(match self.service_at(taken, mapping) {
+            Some(service) => format!("the service {service} is reached there"),
+            None => "a service is reached there".to_owned(),
+        })
+    }
+
+    /// One of the services that claim the place of a port of the node.
+    fn service_at(&self, address: IpAddr, mapping: &PortMapping) -> Option<&Owner> {
+        let is_there = |front: &Front| {
+            let here = front.key.address == address || front.key.address.is_unspecified();
+            here && claimed::meet(front, mapping)
+        };
+        let found = self.programmed.iter().find(|(owner, ports)| {
+            let mut fronts = ports.iter().flat_map(|port| &port.plan.fronts);
+            matches!(owner, Owner::Service(_)) && fronts.any(is_there)
+        });
+        found.map(|(owner, _)| owner)
+    }
+
+    /// The ports of the node that lead to a container.
+    pub fn wanted_of_container(&self, container: &AttachmentKey) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for (mapping, backends) in self.host_ports.get(container).into_iter().flatten() {
+            for address in backends {
+                let family = Family::of(*address);
+                if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
+                    continue;
+                }
+                let backend = Backend { address: *address, port: mapping.container_port };
+                let at = mapping.host_ip.unwrap_or_else(|| family.unspecified());
+                let front = Front {
+                    key: FrontendKey { address: at, port: mapping.host_port, protocol: mapping.protocol },
+                    reach: Reach::HostPort,
+                    inside: Scope::Cluster,
+                    outside: Scope::Cluster,
+                    ranged: false,
+                };
+                let obstacle = self.obstacle(mapping, Some(family));
+                let plan = Plan {
+                    fronts: if obstacle.is_none() { vec![front] } else { Vec::new() },
+                    members: vec![Member { backend, in_cluster: true, in_local: true }],
+                    affinity: 0,
+                    problems: obstacle
+                        .map(|why| format!("{} does not lead to it: {why}", mapping.host_side()))
+                        .into_iter()
+                        .collect(),
+                };
+                let name = Arc::from(format!("{at}:{}", mapping.host_port));
+                wanted.push(Wanted {
+                    key: PortKey { name, protocol: mapping.protocol, family },
+                    plan,
+                    source_ranges: Box::default(),
+                });
+            }
+        }
+        wanted
+    }
+}

@@ -1,0 +1,478 @@
+//! A directory of manifests as a cluster: read as a whole, then followed file by file as it is edited.
+//!
+//! What cannot be read or understood changes nothing: what was known of it before stays in force and the refusal is told
+//! until it is mended. Only what is gone is taken away: an object that its file has no more, a file that is no more. A
+//! directory that is gone as a whole, or replaced by one that has nothing, takes nothing with it; nor does a file that is emptied,
+//! as whoever writes it anew may do first. What cannot be read at a start may have had any objects before, so the start waits for it.
+
+mod files;
+#[cfg(test)]
+mod files_tests;
+pub mod once;
+#[cfg(test)]
+mod tests;
+mod text;
+mod walk;
+mod watches;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ipamd_api::wire::ClusterStatus;
+
+use nix::{
+    libc,
+    sys::inotify::{AddWatchFlags, InotifyEvent},
+};
+use tokio::time::sleep_until;
+
+use self::{
+    files::Files,
+    text::Unread,
+    walk::{Identity, Walk},
+    watches::Watches,
+};
+use super::{
+    Source, SourceState,
+    manifest::{self, Manifest},
+};
+use ipamd_model::objects::Batch;
+use ipamd_runtime::steady::Age;
+
+/// How often is looked for what inotify does not tell: whether the directory is still the one at its path, and whether
+/// files that could not be read can be.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A directory cannot be a cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the directory of the cluster, {}", path.display())]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// How a directory goes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Gone,
+    /// Another one is in its place, which has no manifest: what is to be mounted there may not be yet.
+    Replaced,
+}
+
+impl Loss {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "the directory is gone",
+            Self::Replaced => "the directory is another one than it was, and has no manifest",
+        }
+    }
+
+    fn trouble(self) -> &'static str {
+        match self {
+            Self::Gone => "this directory is gone; what it said stays in force",
+            Self::Replaced => {
+                "this directory is another one than it was, and has no manifest; what that said stays in force until this one has some"
+            }
+        }
+    }
+}
+
+/// How much of the directory is known, for whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It was not read yet.
+    NotYet,
+    /// What it says.
+    Now,
+    /// What it said until it was gone.
+    Until(Age, Loss),
+}
+
+/// The state of the directory.
+#[derive(Debug)]
+struct Sight {
+    root: PathBuf,
+    known: Mutex<Known>,
+    /// What a start waits for, and why that was not read.
+    waits: Mutex<Vec<(PathBuf, String)>>,
+}
+
+impl Sight {
+    fn waits(&self) -> MutexGuard<'_, Vec<(PathBuf, String)>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SourceState for Sight {
+    fn status(&self) -> ClusterStatus {
+        let known = *self.known();
+        let waits = self.waits();
+        let (age_seconds, trouble) = match known {
+            Known::NotYet => (None, waits.first().map(|(_, why)| why.clone())),
+            Known::Now => (Some(0), None),
+            Known::Until(gone, loss) => (Some(gone.seconds()), Some(loss.words().to_owned())),
+        };
+        ClusterStatus {
+            source: format!("dir {}", self.root.display()),
+            live: known == Known::Now,
+            age_seconds,
+            unlisted: waits.iter().map(|(path, _)| path.display().to_string()).collect(),
+            trouble,
+        }
+    }
+}
+
+/// A directory of manifests.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    sight: Arc<Sight>,
+    /// Whether it was read once.
+    started: bool,
+    /// Whether the first batch is given.
+    begun: bool,
+    /// What stood at the path when it was last read; `None` while there is nothing.
+    identity: Option<Identity>,
+    /// What stood there when it was read last.
+    former: Option<Identity>,
+    /// Directories below it of which it is not known what is in them.
+    unread: BTreeSet<PathBuf>,
+    /// `None` while nothing can be watched.
+    watches: Option<Watches>,
+    files: Files,
+    /// What could not be read, and links that lead nowhere.
+    retry: BTreeSet<PathBuf>,
+    next_look: Instant,
+}
+
+impl Directory {
+    /// Takes a directory for the cluster. Nothing of it is read before it is followed.
+    ///
+    /// # Errors
+    /// It is not a directory that can be read.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = path.into();
+        if let Err(source) = fs::read_dir(&root) {
+            return Err(OpenError { path: root, source });
+        }
+        Ok(Self {
+            sight: Arc::new(Sight {
+                root: root.clone(),
+                known: Mutex::new(Known::NotYet),
+                waits: Mutex::default(),
+            }),
+            root,
+            started: false,
+            begun: false,
+            identity: None,
+            former: None,
+            unread: BTreeSet::new(),
+            watches: None,
+            files: Files::default(),
+            retry: BTreeSet::new(),
+            next_look: Instant::now() + LOOK,
+        })
+    }
+
+    /// Reads all of it and watches it from here on.
+    fn begin(&mut self) {
+        self.retry.clear();
+        let root = self.root.clone();
+        self.files.clear_troubles(&root);
+        self.identity = walk::identity(&root);
+        if self.identity.is_none() {
+            return self.lose(Loss::Gone);
+        }
+        if self.is_replaced_by_nothing() {
+            return self.lose(Loss::Replaced);
+        }
+        self.former = self.identity;
+        *self.sight.known() = if self.begun { Known::Now } else { Known::NotYet };
+        self.watches = match Watches::new() {
+            Ok(watches) => Some(watches),
+            Err(error) => {
+                let reason = format!("cannot be watched, only looked at every second: {error}");
+                self.files.set_trouble(&root, Some(reason));
+                None
+            }
+        };
+        self.scan(&root, false);
+    }
+
+    /// Whether another directory is in the place of one that had objects, and has no manifest.
+    fn is_replaced_by_nothing(&self) -> bool {
+        let is_another = self.former.is_some() && self.former != self.identity;
+        is_another
+            && !self.files.are_none()
+            && Walk::of(&self.root, &self.root, &mut |_| Ok(())).files.is_empty()
+    }
+
+    /// The directory is gone. What it said stays.
+    fn lose(&mut self, loss: Loss) {
+        self.watches = None;
+        self.identity = None;
+        {
+            let mut known = self.sight.known();
+            let age = if let Known::Until(age, _) = *known { age } else { Age::new() };
+            *known = Known::Until(age, loss);
+        }
+        let root = self.root.clone();
+        self.files.set_trouble(&root, Some(loss.trouble().into()));
+    }
+
+    /// Looks for what inotify does not tell.
+    fn look(&mut self) {
+        self.next_look = Instant::now() + LOOK;
+        let now = walk::identity(&self.root);
+        if now.is_none() {
+            self.lose(Loss::Gone);
+        } else if now != self.identity || self.watches.is_none() {
+            self.begin();
+        } else {
+            for path in self.retry.clone() {
+                self.examine(&path);
+            }
+        }
+    }
+
+    /// Does what events ask for.
+    fn take(&mut self, events: &[InotifyEvent]) {
+        // When all of it goes away its files go first, one by one.
+        if walk::identity(&self.root) != self.identity {
+            return self.look();
+        }
+        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+            tracing::warn!(directory = %self.root.display(), "events were lost; the directory is read again");
+            return self.begin();
+        }
+        let mut touched = BTreeSet::new();
+        let mut swapped = BTreeSet::new();
+        for event in events {
+            let paths = self.watches.as_ref().map(|it| it.paths(event.wd)).unwrap_or_default();
+            if event.mask.contains(AddWatchFlags::IN_IGNORED)
+                && let Some(watches) = &mut self.watches
+            {
+                watches.ended(event.wd);
+            }
+            for path in paths {
+                match &event.name {
+                    None => {
+                        touched.insert(path);
+                    }
+                    // The kubelet changes all files of a volume at once by moving this link.
+                    Some(name) if name == "..data" => {
+                        swapped.insert(path);
+                    }
+                    Some(name) if walk::is_hidden(name) => {}
+                    Some(name) => {
+                        let path = path.join(name);
+                        if is_finished(event.mask, &path) {
+                            touched.insert(path);
+                        }
+                    }
+                }
+            }
+        }
+        for path in &swapped {
+            self.scan(path, true);
+        }
+        for path in &touched {
+            self.examine(path);
+        }
+    }
+
+    /// Looks at what a path is now.
+    fn examine(&mut self, path: &Path) {
+        let is_link = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_symlink(),
+            Err(error) if leads_nowhere(&error) => return self.remove_below(path),
+            Err(_) => false,
+        };
+        if walk::identity(path).is_some() {
+            self.files.remove(path);
+            self.scan(path, false);
+        } else if path.file_name().is_some_and(walk::is_manifest) {
+            self.read(path, is_link);
+        } else {
+            self.remove_below(path);
+            if is_link && !path.exists() {
+                self.retry.insert(path.into());
+            }
+        }
+    }
+
+    /// Reads what is below a directory; with `linked_only`, of the files that are known those that links lead to.
+    fn scan(&mut self, directory: &Path, linked_only: bool) {
+        let watches = &mut self.watches;
+        let walk = Walk::of(&self.root, directory, &mut |path| match watches {
+            Some(watches) => watches.add_directory(path),
+            None => Ok(()),
+        });
+        self.retry.retain(|path| !path.starts_with(directory));
+        if *directory != *self.root || self.watches.is_some() {
+            self.files.clear_troubles(directory);
+        }
+        for (path, reason) in &walk.troubles {
+            self.files.set_trouble(path, Some(reason.clone()));
+            self.retry.insert(path.clone());
+        }
+        self.retry.extend(walk.dangling);
+        self.unread.retain(|path| !path.starts_with(directory));
+        self.unread.extend(walk.unread);
+        let found: BTreeSet<_> = walk.files.iter().map(|it| it.path.as_path()).collect();
+        for known in self.files.below(directory) {
+            let is_unknown = walk.troubles.iter().any(|(path, _)| known.starts_with(path));
+            if !is_unknown && !found.contains(&*known) {
+                self.files.remove(&known);
+            }
+        }
+        for it in &walk.files {
+            if it.linked || !linked_only || !self.files.has(&it.path) {
+                self.read(&it.path, it.linked);
+            }
+        }
+    }
+
+    /// Reads a file.
+    fn read(&mut self, path: &Path, is_linked: bool) {
+        if is_linked && let Some(watches) = &mut self.watches {
+            // Without it, a change of the file that the link leads to is missed; the file itself is read all the same.
+            if let Err(error) = watches.add_target(path) {
+                tracing::debug!(file = %path.display(), %error, "cannot watch the target of a link");
+            }
+        }
+        self.retry.remove(path);
+        let manifest = match text::read(path) {
+            // Whoever writes it anew may have emptied it first.
+            Ok(text) if text.trim().is_empty() && self.files.has_objects(path) => {
+                let why =
+                    "this file is empty; what it said stays in force until it has content or is removed";
+                Manifest::unread(path, 1, why)
+            }
+            Ok(text) => manifest::read(path, &text),
+            Err(Unread::Io(error)) if leads_nowhere(&error) && is_gone(path) => {
+                return self.files.remove(path);
+            }
+            Err(unread) => {
+                if matches!(unread, Unread::Io(_)) {
+                    self.retry.insert(path.into());
+                }
+                Manifest::unread(path, 1, unread.to_string())
+            }
+        };
+        self.files.put(path, manifest);
+    }
+
+    /// Forgets what is at a path and below it.
+    fn remove_below(&mut self, path: &Path) {
+        for file in self.files.below(path) {
+            self.files.remove(&file);
+        }
+        self.files.clear_troubles(path);
+        self.retry.retain(|it| !it.starts_with(path));
+        self.unread.retain(|it| !it.starts_with(path));
+        if let Some(watches) = &mut self.watches {
+            watches.forget_below(path);
+        }
+    }
+}
+
+impl Directory {
+    /// Whether a start must wait, because something cannot be read that may have had objects before.
+    fn waits(&mut self) -> bool {
+        let mut waits: Vec<_> = self.files.unread().map(|it| (it.file.clone(), it.to_string())).collect();
+        let unread = |path: &PathBuf| (path.clone(), format!("{}: cannot be read", path.display()));
+        waits.extend(self.unread.iter().map(unread));
+        if self.identity.is_none() {
+            waits.push((self.root.clone(), Loss::Gone.words().into()));
+        }
+        let waits_now = !waits.is_empty();
+        let mut known = self.sight.waits();
+        if *known != waits {
+            for (_, why) in &waits {
+                tracing::warn!("waiting, for what this said before is not known: {why}");
+            }
+            *known = waits;
+        }
+        waits_now
+    }
+
+    /// Waits until there may be more to see, and looks.
+    async fn more(&mut self) {
+        let look = sleep_until(self.next_look.into());
+        let events = if let Some(watches) = &self.watches {
+            tokio::select! {
+                events = watches.events() => Some(events),
+                () = look => None,
+            }
+        } else {
+            look.await;
+            None
+        };
+        match events {
+            Some(Ok(events)) => self.take(&events),
+            Some(Err(error)) => {
+                tracing::warn!(directory = %self.root.display(), %error, "cannot read events");
+                // The next look begins anew.
+                self.watches = None;
+            }
+            None => self.look(),
+        }
+    }
+}
+
+/// Whether an event says that there is something new to see: a regular file that is just created is yet to be written.
+fn is_finished(mask: AddWatchFlags, path: &Path) -> bool {
+    if !mask.contains(AddWatchFlags::IN_CREATE) || mask.contains(AddWatchFlags::IN_ISDIR) {
+        return true;
+    }
+    fs::symlink_metadata(path).is_ok_and(|it| !it.is_file() || it.nlink() > 1)
+}
+
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| leads_nowhere(&error))
+}
+
+/// Whether there is nothing at a path: also where a directory on the way became a file, or a link to itself.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(libc::ELOOP)
+}
+
+impl Source for Directory {
+    fn state(&self) -> Option<Arc<dyn SourceState>> {
+        Some(Arc::clone(&self.sight) as _)
+    }
+
+    async fn next(&mut self) -> Batch {
+        if !self.begun {
+            if !self.started {
+                self.started = true;
+                self.begin();
+            }
+            while self.waits() {
+                self.more().await;
+            }
+            self.begun = true;
+            *self.sight.known() = Known::Now;
+            return self.files.take();
+        }
+        loop {
+            self.more().await;
+            let batch = self.files.take();
+            if !batch.changes.is_empty() || batch.refusals.is_some() {
+                return batch;
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What was known of the cluster last, on disk: a daemon that starts while the API server is away goes on with it.
+//!
+//! It is a copy. A thread of its own writes it, so that a disk that is slow, hangs or is full keeps nobody from putting in force
+//! what the server tells. Changes that could not be written yet are kept and tried again; until they are written, what is on the
+//! disk is no copy, and has another name (`database.rs`): what was told last is not there. Half of the policies must not be taken for
+//! all of them either, so beside the objects of each resource their number and a digest of them are kept, written with every change
+//! as one.
+
+mod database;
+
+use std::{
+    mem,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::Value;
+
+use self::database::{Database, Failure};
+use super::resources::{RESOURCES, Resource};
+use ipamd_model::objects::Kind;
+use ipamd_runtime::supervisor;
+
+/// How long a change of what there is most of may wait for others, to be written with them. A policy waits for nothing.
+const GATHER: Duration = Duration::from_secs(2);
+/// So many bytes are written at once, a list in parts.
+const WRITE_MOST: usize = 1 << 20;
+/// So many bytes may wait. More come only while a list does, or when nothing can be written.
+const ROOM: usize = 16 << 20;
+/// How long the source waits for room.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Why no copy is kept any more.
+const OVERFLOWED: &str = "more has changed than can wait for the disk";
+/// How long the end waits for what is to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What was kept of a resource.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Loaded {
+    /// The objects.
+    pub bodies: Vec<Value>,
+    /// Whether they are all that there were.
+    pub complete: bool,
+}
+
+/// What is to be written. Resources are numbered by their place in [`RESOURCES`].
+#[derive(Clone, Debug)]
+enum Change {
+    Put {
+        resource: usize,
+        key: Box<str>,
+        body: Box<[u8]>,
+    },
+    Remove {
+        resource: usize,
+        key: Box<str>,
+    },
+    /// All of it is here.
+    Complete {
+        resource: usize,
+    },
+    /// When the server was last heard, in seconds since 1970.
+    Heard(u64),
+}
+
+impl Change {
+    fn resource(&self) -> Option<usize> {
+        match self {
+            Self::Put { resource, .. } | Self::Remove { resource, .. } | Self::Complete { resource } => {
+                Some(*resource)
+            }
+            Self::Heard(_) => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Put { key, body, .. } => own + key.len() + body.len(),
+            Self::Remove { key, .. } => own + key.len(),
+            _ => own,
+        }
+    }
+
+    /// How long it may wait.
+    fn gathers(&self) -> Duration {
+        let waits = |resource: &usize| {
+            matches!(RESOURCES[*resource].kind, Kind::Pod | Kind::EndpointSlice | Kind::Node)
+        };
+        match self {
+            Self::Put { resource, .. } | Self::Remove { resource, .. } if !waits(resource) => Duration::ZERO,
+            _ => GATHER,
+        }
+    }
+}
+
+/// What waits for the thread that writes.
+#[derive(Debug, Default)]
+struct Waiting {
+    changes: Vec<Change>,
+    bytes: usize,
+    /// When they are to be written.
+    due: Option<Instant>,
+    loads: Vec<(usize, mpsc::Sender<Loaded>)>,
+    /// There was no room for a change: what follows is of no use without it.
+    overflowed: bool,
+    closed: bool,
+    /// Nobody writes, or answers.
+    ended: bool,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Something waits, or there is room again.
+    changed: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, change: Change) {
+        let size = change.size();
+        let waiting = self.lock();
+        let (mut waiting, _) = self
+            .changed
+            .wait_timeout_while(waiting, PATIENCE, |it| {
+                !it.overflowed && it.bytes > 0 && it.bytes + size > ROOM
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if waiting.overflowed {
+            return;
+        }
+        if waiting.bytes > 0 && waiting.bytes + size > ROOM {
+            waiting.overflowed = true;
+            (waiting.changes, waiting.bytes) = (Vec::new(), 0);
+        } else {
+            let due = Instant::now() + change.gathers();
+            waiting.due = Some(waiting.due.map_or(due, |before| before.min(due)));
+            waiting.bytes += size;
+            waiting.changes.push(change);
+        }
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Waits for what is to be done next.
+    fn next(&self) -> Next {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.overflowed {
+                return Next::Overflowed;
+            }
+            let now = Instant::now();
+            let is_due = waiting.due.is_some_and(|due| due <= now);
+            let hurries = waiting.closed || !waiting.loads.is_empty() || waiting.bytes >= WRITE_MOST;
+            if !waiting.changes.is_empty() && (is_due || hurries) {
+                let mut size = 0;
+                let parts = waiting.changes.iter().position(|change| {
+                    size += change.size();
+                    size > WRITE_MOST
+                });
+                // One at least.
+                let rest = parts.map_or(Vec::new(), |at| waiting.changes.split_off(at.max(1)));
+                let batch = mem::replace(&mut waiting.changes, rest);
+                waiting.due = waiting.due.filter(|_| !waiting.changes.is_empty());
+                return Next::Write(batch);
+            }
+            if let Some((resource, to)) = waiting.loads.pop() {
+                return Next::Load(resource, to);
+            }
+            if waiting.closed {
+                return Next::End;
+            }
+            let pause = waiting.due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
+            waiting = supervisor::resting(|| match pause {
+                Duration::MAX => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                pause => self.changed.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0,
+            });
+        }
+    }
+
+    /// These are written.
+    fn written(&self, batch: &[Change]) {
+        let mut waiting = self.lock();
+        waiting.bytes -= batch.iter().map(Change::size).sum::<usize>().min(waiting.bytes);
+        waiting.problem = None;
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Waits before the next try; whether there is to be one.
+    fn pause(&self) -> bool {
+        let waiting = self.lock();
+        let (waiting, _) = supervisor::resting(|| {
+            self.changed
+                .wait_timeout_while(waiting, AGAIN, |it| !it.closed && !it.overflowed)
+                .unwrap_or_else(PoisonError::into_inner)
+        });
+        !waiting.closed && !waiting.overflowed
+    }
+}
+
+enum Next {
+    Write(Vec<Change>),
+    Load(usize, mpsc::Sender<Loaded>),
+    Overflowed,
+    End,
+}
+
+/// The copy. Without one, everything is as if it were empty.
+#[derive(Debug)]
+pub(super) struct Cache {
+    queue: Arc<Queue>,
+    heard: Option<SystemTime>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What is wrong with the copy, for whoever asks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopyState(Arc<Queue>);
+
+impl CopyState {
+    /// Why it is not kept now.
+    pub fn problem(&self) -> Option<String> {
+        self.0.lock().problem.clone()
+    }
+}
+
+impl Cache {
+    /// Opens the copy of what a server has told; of another server's nothing is taken.
+    pub fn open(path: &Path, server: &str) -> Self {
+        let queue = Arc::<Queue>::default();
+        let mut writer = Writer {
+            queue: Arc::clone(&queue),
+            folder: path.into(),
+            server: server.into(),
+            database: None,
+            is_behind: false,
+        };
+        if database::holds_others(path) {
+            tracing::info!(path = %path.display(), "the copy of the cluster's last state lacks changes or is another version's; it is made anew");
+            if let Err(error) = database::remove(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove it");
+            }
+        }
+        match Database::open(path, server) {
+            Ok(database) => writer.database = Some(database),
+            Err(error) => writer.fails(&error),
+        }
+        let heard = writer.database.as_ref().and_then(Database::heard);
+        let thread = supervisor::spawn("copy", move || writer.run());
+        if let Err(error) = &thread {
+            let mut waiting = queue.lock();
+            (waiting.overflowed, waiting.ended) = (true, true);
+            drop(waiting);
+            tracing::error!(%error, "no thread can be started that keeps the cluster's state");
+        }
+        let heard = heard.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        Self { queue, heard, thread: thread.ok() }
+    }
+
+    /// What is wrong with it, from now on.
+    pub fn state(&self) -> CopyState {
+        CopyState(Arc::clone(&self.queue))
+    }
+
+    /// When the last daemon heard of the server.
+    pub fn heard(&self) -> Option<SystemTime> {
+        self.heard
+    }
+
+    /// What was kept of a resource: nothing, if it is not just what was written. Waits for the disk.
+    pub fn load(&self, resource: &Resource) -> Loaded {
+        let Some(at) = place(resource) else { return Loaded::default() };
+        let (to, loaded) = mpsc::channel();
+        {
+            let mut waiting = self.queue.lock();
+            if waiting.ended {
+                return Loaded::default();
+            }
+            waiting.loads.push((at, to));
+        }
+        self.queue.changed.notify_all();
+        // Nobody answers where there is no thread.
+        loaded.recv().unwrap_or_default()
+    }
+
+    /// Keeps an object.
+    pub fn put(&self, resource: &Resource, key: &str, body: &Value) {
+        // A Value is always JSON.
+        let (Some(at), Ok(body)) = (place(resource), serde_json::to_vec(body)) else { return };
+        self.queue.push(Change::Put { resource: at, key: key.into(), body: body.into() });
+    }
+
+    /// Forgets an object.
+    pub fn remove(&self, resource: &Resource, key: &str) {
+        let Some(at) = place(resource) else { return };
+        self.queue.push(Change::Remove { resource: at, key: key.into() });
+    }
+
+    /// Notes that a resource is here as a whole.
+    pub fn set_complete(&self, resource: &Resource) {
+        let Some(at) = place(resource) else { return };
+        self.queue.push(Change::Complete { resource: at });
+    }
+
+    /// Notes when the server was last heard.
+    pub fn set_heard(&self, at: SystemTime) {
+        self.queue.push(Change::Heard(at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())));
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, FAREWELL);
+        }
+    }
+}
+
+fn place(resource: &Resource) -> Option<usize> {
+    RESOURCES.iter().position(|it| it == resource)
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Writer {
+    queue: Arc<Queue>,
+    folder: PathBuf,
+    server: String,
+    database: Option<Database>,
+    /// What is on the disk lacks changes.
+    is_behind: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            match self.queue.next() {
+                Next::Write(batch) => {
+                    if !self.write(&batch) {
+                        break;
+                    }
+                }
+                Next::Load(resource, to) => {
+                    let loaded = self.database.as_mut().map(|database| database.load(resource));
+                    match loaded.unwrap_or_else(|| Ok(Loaded::default())) {
+                        // Nobody waits for it if the source is gone.
+                        Ok(loaded) => drop(to.send(loaded)),
+                        Err(error) => {
+                            // What was loaded of others is not told again, so no copy can be made from here on.
+                            self.queue.lock().overflowed = true;
+                            self.give_up(&format!("it cannot be read: {error}"));
+                            break;
+                        }
+                    }
+                }
+                Next::Overflowed => {
+                    self.give_up(OVERFLOWED);
+                    break;
+                }
+                Next::End => break,
+            }
+        }
+        // Whoever waits for an answer has none.
+        let mut waiting = self.queue.lock();
+        waiting.ended = true;
+        waiting.loads.clear();
+    }
+
+    /// Writes until that succeeds; whether it did.
+    fn write(&mut self, batch: &[Change]) -> bool {
+        loop {
+            // A disk may take its time, and hang: nobody waits for this thread.
+            match supervisor::resting(|| self.try_to_write(batch)) {
+                Ok(()) => {
+                    self.queue.written(batch);
+                    return true;
+                }
+                Err(error) => self.fails(&error),
+            }
+            if !self.queue.pause() {
+                if self.queue.lock().overflowed {
+                    self.give_up(OVERFLOWED);
+                }
+                return false;
+            }
+        }
+    }
+
+    fn try_to_write(&mut self, batch: &[Change]) -> Result<(), Failure> {
+        let database = match &mut self.database {
+            Some(database) => database,
+            None => self.database.insert(Database::open_behind(&self.folder, &self.server)?),
+        };
+        database.apply(batch)?;
+        if self.is_behind && self.queue.lock().changes.is_empty() {
+            database::bring_back(&self.folder).map_err(|error| error.to_string())?;
+            self.is_behind = false;
+            tracing::info!(path = %self.folder.display(), "the cluster's state is kept again");
+        }
+        Ok(())
+    }
+
+    /// The copy cannot be written: what is on the disk is none until it can.
+    fn fails(&mut self, error: &str) {
+        // After an error redb wants to be opened anew.
+        self.database = None;
+        if let Err(error) = database::put_behind(&self.folder) {
+            tracing::debug!(%error, "the copy keeps its name");
+        }
+        self.is_behind = true;
+        let problem = format!(
+            "the cluster's state cannot be kept in {}: {error}; a start without the API server would have to wait for it",
+            self.folder.display()
+        );
+        let before = self.queue.lock().problem.replace(problem.clone());
+        if before.as_ref() != Some(&problem) {
+            tracing::error!("{problem}");
+        }
+    }
+
+    /// No copy can be kept until the next start.
+    fn give_up(&mut self, why: &str) {
+        self.database = None;
+        let removed = database::remove(&self.folder);
+        let problem = format!(
+            "the cluster's state is not kept in {}: {why}; a start without the API server would have to wait for it; \
+             restart the daemon once the disk is well",
+            self.folder.display()
+        );
+        tracing::error!(removed = ?removed.err(), "{problem}");
+        self.queue.lock().problem = Some(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests;

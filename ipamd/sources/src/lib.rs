@@ -1,0 +1,99 @@
+//! Where policies, services and the rest of the cluster are read from.
+//!
+//! A source tells the daemon what the cluster looks like, once as a whole and then change by change. Addresses and
+//! endpoints never wait for it: a node whose source is silent goes on with what it knows.
+
+pub mod directory;
+pub mod kube;
+pub mod manifest;
+pub mod place;
+pub mod policies;
+pub mod v1;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use ipamd_api::wire::ClusterStatus;
+
+use ipamd_model::objects::Batch;
+
+/// A source of changes.
+pub trait Source: Send {
+    /// Waits for the next changes of the cluster; the first call gives the whole of it. Never returns while nothing
+    /// changes. May be dropped and called again; nothing is lost.
+    fn next(&mut self) -> impl Future<Output = Batch> + Send;
+
+    /// All that [`Self::next`] gave is in force.
+    fn in_force(&mut self) {}
+
+    /// Its state, for whoever asks; `None` where there is no cluster.
+    fn state(&self) -> Option<Arc<dyn SourceState>> {
+        None
+    }
+}
+
+/// How up to date a source is.
+pub trait SourceState: fmt::Debug + Send + Sync {
+    /// What people are told.
+    fn status(&self) -> ClusterStatus;
+
+    /// What needs a person although every change is told of.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// What has been counted since the start, by resource.
+    fn counts(&self) -> Vec<(String, SourceCounts)> {
+        Vec::new()
+    }
+}
+
+/// Whether a source has not told of every change for so long that it is a problem. One that never told everything is at once.
+pub fn is_stale(status: &ClusterStatus, after: Duration) -> bool {
+    !status.live && status.age_seconds.is_none_or(|age| Duration::from_secs(age) >= after)
+}
+
+/// What a source has gone through with a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// Lists that were told to their ends.
+    pub lists: u64,
+    /// Times that the server had forgotten what happened since it was heard last, so that a list had to follow.
+    pub expired: u64,
+    /// Other times that it did not tell.
+    pub failures: u64,
+}
+
+/// The source of a node without a cluster: an empty one that never changes.
+#[derive(Debug, Default)]
+pub struct Standalone {
+    told: bool,
+}
+
+impl Source for Standalone {
+    async fn next(&mut self) -> Batch {
+        if std::mem::replace(&mut self.told, true) {
+            std::future::pending::<()>().await;
+        }
+        Batch::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_does_not_tell_is_a_problem_after_its_time() {
+        let status = |live, age_seconds| ClusterStatus {
+            source: "kube".into(),
+            live,
+            age_seconds,
+            unlisted: Vec::new(),
+            trouble: None,
+        };
+        let stale = |live, age| is_stale(&status(live, age), Duration::from_secs(30));
+        assert!(!stale(true, Some(40)) && !stale(false, Some(29)));
+        assert!(stale(false, Some(30)) && stale(false, None));
+        assert!(is_stale(&status(false, Some(0)), Duration::ZERO));
+    }
+}

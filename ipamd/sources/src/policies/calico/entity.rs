@@ -1,0 +1,108 @@
+//! The `source` and the `destination` of a rule.
+
+use std::sync::Arc;
+
+use super::{nets, selectors};
+use crate::place::Place;
+use ipamd_model::{
+    field::FieldError,
+    policy::{Entity, ItemKinds, ItemSelector, Scope},
+    selector::Selector,
+};
+
+/// The fields of either side, those of its ports among them.
+const FIELDS: [&str; 10] = [
+    "selector",
+    "notSelector",
+    "namespaceSelector",
+    "serviceAccounts",
+    "nets",
+    "notNets",
+    "ports",
+    "notPorts",
+    "domains",
+    "services",
+];
+
+/// Reads a side of a rule of a policy in a namespace, or of one that is in none; the ports are left to
+/// [`traffic`](super::traffic).
+///
+/// A selector finds pods and network sets, in the namespaces that `namespaceSelector` selects. Without that, a policy
+/// in a namespace is about its own namespace, and another one about everything. `notSelector` takes something away
+/// wherever it is; but as soon as a policy in a namespace has one, what it is taken from is the namespace, not all
+/// addresses, as Calico has it.
+pub(super) fn read(place: &Place<'_>, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
+    place.only(&FIELDS)?;
+    for (key, reason) in [
+        ("domains", "Cambric does not match names of the DNS"),
+        ("services", "Cambric does not match the endpoints of Services"),
+    ] {
+        if let Some(field) = place.get(key)? {
+            return Err(field.refuse(reason));
+        }
+    }
+    let labels = selectors::labels(place, "selector")?;
+    let not_labels = selectors::labels(place, "notSelector")?;
+    let namespaces = selectors::namespaces(place)?;
+    let accounts = match place.get("serviceAccounts")? {
+        Some(accounts) => Accounts::read(&accounts)?,
+        None => Accounts::default(),
+    };
+    let nets = nets::read(place, "nets")?;
+    let not_nets = nets::read(place, "notNets")?;
+
+    let limited = namespaces.is_some() || (namespace.is_some() && not_labels.is_some());
+    let selects = limited || labels.is_some() || accounts.selects();
+    let items = selects.then(|| ItemSelector {
+        kinds: ItemKinds::PodsAndNetworkSets,
+        scope: match (namespaces, namespace) {
+            (Some(namespaces), _) => Scope::Matching(namespaces),
+            (None, Some(namespace)) => Scope::Namespace(Arc::clone(namespace)),
+            (None, None) => Scope::Any,
+        },
+        labels: labels.unwrap_or(Selector::All),
+        service_account_names: accounts.names,
+        service_accounts: accounts.labels,
+    });
+    let not_items = not_labels.map(|labels| ItemSelector {
+        kinds: ItemKinds::PodsAndNetworkSets,
+        scope: Scope::Any,
+        labels,
+        service_account_names: None,
+        service_accounts: None,
+    });
+    // An empty list constrains nothing.
+    let nets = (!nets.is_empty()).then_some(nets);
+    Ok(Entity { items, not_items, nets, not_nets })
+}
+
+/// `serviceAccounts`: both must hold.
+#[derive(Default)]
+struct Accounts {
+    names: Option<Vec<Arc<str>>>,
+    labels: Option<Selector>,
+}
+
+impl Accounts {
+    fn read(place: &Place<'_>) -> Result<Self, FieldError> {
+        place.only(&["names", "selector"])?;
+        let mut names: Vec<Arc<str>> = Vec::new();
+        if let Some(list) = place.get("names")? {
+            for item in list.items()? {
+                let name = item.text()?;
+                if name.is_empty() {
+                    return Err(item.refuse("a name must not be empty"));
+                }
+                names.push(name.into());
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        let names = (!names.is_empty()).then_some(names);
+        Ok(Self { names, labels: selectors::labels(place, "selector")? })
+    }
+
+    fn selects(&self) -> bool {
+        self.names.is_some() || self.labels.is_some()
+    }
+}

@@ -1,0 +1,129 @@
+//! The rules of a policy.
+
+use std::sync::Arc;
+
+use super::{entity, nets, traffic};
+use crate::place::{Place, shown};
+use ipamd_model::{
+    field::FieldError,
+    policy::{Action, Direction, Entity, Family, Rule, Traffic, protocol},
+};
+
+/// The fields of a rule.
+const FIELDS: [&str; 10] = [
+    "action",
+    "ipVersion",
+    "protocol",
+    "notProtocol",
+    "icmp",
+    "notICMP",
+    "source",
+    "destination",
+    "http",
+    "metadata",
+];
+
+/// Reads the rules for a direction of a policy in a namespace, or of one that is in none.
+pub(super) fn read(
+    spec: &Place<'_>,
+    direction: Direction,
+    namespace: Option<&Arc<str>>,
+) -> Result<Vec<Rule>, FieldError> {
+    let list = match direction {
+        Direction::Ingress => spec.get("ingress")?,
+        Direction::Egress => spec.get("egress")?,
+    };
+    let Some(list) = list else { return Ok(Vec::new()) };
+    list.items()?.enumerate().map(|(index, it)| rule(&it, index, namespace)).collect()
+}
+
+fn rule(place: &Place<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result<Rule, FieldError> {
+    place.only(&FIELDS)?;
+    if let Some(http) = place.get("http")? {
+        return Err(http.refuse("Cambric does not look into HTTP"));
+    }
+    let action = action(&place.need("action")?)?;
+    let version = ip_version(place)?;
+    let traffic = traffic::read(place)?;
+    let source = side(place, "source", namespace)?;
+    let destination = side(place, "destination", namespace)?;
+    check_icmp(place, version, &traffic)?;
+    let of_nets = check_nets(place, version, [("source", &source), ("destination", &destination)])?;
+    // What is not in a network of one family is not all of the other: of that the rule says nothing, as with Calico.
+    let family =
+        version.or(of_nets.filter(|_| !source.not_nets.is_empty() || !destination.not_nets.is_empty()));
+    Ok(Rule {
+        index,
+        name: None,
+        action,
+        family,
+        sources: vec![source],
+        destinations: vec![destination],
+        traffic: vec![traffic],
+    })
+}
+
+fn action(place: &Place<'_>) -> Result<Action, FieldError> {
+    match place.text()? {
+        "Allow" => Ok(Action::Allow),
+        "Deny" => Ok(Action::Deny),
+        "Log" => Ok(Action::Log),
+        "Pass" => Ok(Action::Pass),
+        other => Err(place.refuse(format!("{} is not one of Allow, Deny, Log and Pass", shown(other)))),
+    }
+}
+
+fn ip_version(rule: &Place<'_>) -> Result<Option<Family>, FieldError> {
+    let Some(version) = rule.get("ipVersion")? else { return Ok(None) };
+    match version.value().as_i64() {
+        Some(4) => Ok(Some(Family::V4)),
+        Some(6) => Ok(Some(Family::V6)),
+        _ => Err(version.is_not("4 or 6")),
+    }
+}
+
+fn side(rule: &Place<'_>, key: &str, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
+    match rule.get(key)? {
+        Some(side) => entity::read(&side, namespace),
+        None => Ok(Entity::ANY),
+    }
+}
+
+/// ICMP is of IPv4 and ICMPv6 of IPv6.
+fn check_icmp(rule: &Place<'_>, family: Option<Family>, traffic: &Traffic) -> Result<(), FieldError> {
+    let wrong = match family {
+        None => return Ok(()),
+        Some(Family::V4) => (protocol::ICMPV6, "ICMPv6 needs 6"),
+        Some(Family::V6) => (protocol::ICMP, "ICMP needs 4"),
+    };
+    let (number, reason) = wrong;
+    if traffic.protocol == Some(number) || traffic.not_protocol == Some(number) {
+        return Err(FieldError { field: format!("{}.ipVersion", rule.path()), reason: reason.into() });
+    }
+    Ok(())
+}
+
+/// All networks of a rule are of one family, that of its `ipVersion` if it has one. Returns it.
+fn check_nets(
+    rule: &Place<'_>,
+    version: Option<Family>,
+    sides: [(&str, &Entity); 2],
+) -> Result<Option<Family>, FieldError> {
+    let mut family = version;
+    for (side, entity) in sides {
+        for (key, nets) in [("nets", entity.nets.as_deref()), ("notNets", Some(&*entity.not_nets))] {
+            for (at, net) in nets.unwrap_or_default().iter().enumerate() {
+                if *family.get_or_insert(nets::family(net)) == nets::family(net) {
+                    continue;
+                }
+                let reason = if version.is_some() {
+                    format!("{net} is not of the family that ipVersion names")
+                } else {
+                    format!("{net} is of another family than the networks before it in the rule")
+                };
+                return Err(FieldError { field: format!("{}.{side}.{key}[{at}]", rule.path()), reason });
+            }
+        }
+    }
+    Ok(family)
+}

@@ -1,0 +1,70 @@
+//! The fields that hold selectors.
+
+use crate::place::Place;
+use ipamd_model::{field::FieldError, selector::Selector};
+
+/// A selector of labels; `None` where there is none. An empty text is none.
+pub(super) fn labels<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<Selector>, FieldError> {
+    let Some((place, selector)) = parsed(place, key)? else { return Ok(None) };
+    if has_global(&selector) {
+        return Err(place.refuse("global() is for the namespaceSelector of a source or a destination only"));
+    }
+    Ok(Some(selector))
+}
+
+/// The `namespaceSelector` of a source or a destination: there, `global()` may stand, but alone.
+pub(super) fn namespaces<'a>(place: &'a Place<'a>) -> Result<Option<Selector>, FieldError> {
+    let Some((place, selector)) = parsed(place, "namespaceSelector")? else { return Ok(None) };
+    if selector != Selector::Global && has_global(&selector) {
+        return Err(place.refuse("global() must stand alone"));
+    }
+    Ok(Some(selector))
+}
+
+fn parsed<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<(Place<'a>, Selector)>, FieldError> {
+    let Some(field) = place.get(key)? else { return Ok(None) };
+    let text = field.text()?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<Selector>() {
+        Ok(selector) => {
+            let refused = selector.keys().find_map(derived);
+            match refused {
+                Some(reason) => Err(field.refuse(reason)),
+                None => Ok(Some((field, selector))),
+            }
+        }
+        Err(error) => Err(field.refuse(error.to_string())),
+    }
+}
+
+/// Labels that Calico itself gives to endpoints, and Cambric does not: what to say instead.
+fn derived(key: &str) -> Option<String> {
+    let (from, instead) = if key.starts_with("pcns.") {
+        ("the namespace", "namespaceSelector")
+    } else if key.starts_with("pcsa.") {
+        ("the service account", "serviceAccountSelector or serviceAccounts")
+    } else {
+        return None;
+    };
+    Some(format!("{key} is a label that Calico derives from {from}: say it with {instead}"))
+}
+
+/// Whether `global()` is anywhere in it. The parser bounds how deep it is.
+fn has_global(selector: &Selector) -> bool {
+    match selector {
+        Selector::Global => true,
+        Selector::Not(inner) => has_global(inner),
+        Selector::And(all) | Selector::Or(all) => all.iter().any(has_global),
+        Selector::All
+        | Selector::Has(_)
+        | Selector::Equals(..)
+        | Selector::NotEquals(..)
+        | Selector::In(..)
+        | Selector::NotIn(..)
+        | Selector::Contains(..)
+        | Selector::StartsWith(..)
+        | Selector::EndsWith(..) => false,
+    }
+}

@@ -1,0 +1,32 @@
+//! NetworkSet and GlobalNetworkSet: networks that selectors find by labels.
+
+use super::nets;
+use crate::{place::Place, v1};
+use ipamd_model::{
+    field::FieldError,
+    objects::{Kind, NetworkSet, Object},
+};
+
+/// The label that says which namespace something is in; it is not for people to set.
+const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
+
+/// Reads a NetworkSet or a GlobalNetworkSet.
+pub(super) fn read(kind: Kind, root: &Place<'_>) -> Result<Object, FieldError> {
+    let id = v1::id(kind, root)?;
+    let labels = v1::labels(root)?.unwrap_or_default();
+    if labels.get(NAMESPACE_LABEL).is_some() {
+        return Err(FieldError {
+            field: format!("metadata.labels.{NAMESPACE_LABEL}"),
+            reason: "is set by the namespace, not by hand".into(),
+        });
+    }
+    let mut networks = Vec::new();
+    if let Some(spec) = root.get("spec")? {
+        spec.only(&["nets", "allowedEgressDomains"])?;
+        if let Some(domains) = spec.get("allowedEgressDomains")? {
+            return Err(domains.refuse("Cambric does not match names of the DNS"));
+        }
+        networks = nets::read(&spec, "nets")?;
+    }
+    Ok(Object::NetworkSet(NetworkSet { namespace: id.namespace, name: id.name, labels, nets: networks }))
+}

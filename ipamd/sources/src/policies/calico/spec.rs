@@ -1,0 +1,127 @@
+//! NetworkPolicy and GlobalNetworkPolicy: whom they are for, where they stand, which directions they speak of.
+
+use std::sync::Arc;
+
+use super::{check_tier_name, optional_text, order, rules, selectors};
+use crate::{
+    place::{Place, shown},
+    v1,
+};
+use ipamd_model::{
+    field::FieldError,
+    objects::{Kind, Object, ObjectId, Origin},
+    policy::{DEFAULT_TIER, Direction, ItemKinds, ItemSelector, Order, Policy, Rule, Scope},
+    selector::Selector,
+};
+
+/// The fields of both kinds.
+const FIELDS: [&str; 8] =
+    ["tier", "order", "selector", "serviceAccountSelector", "types", "ingress", "egress", "performanceHints"];
+/// The fields that only a GlobalNetworkPolicy has.
+const GLOBAL_FIELDS: [&str; 4] = ["namespaceSelector", "doNotTrack", "preDNAT", "applyOnForward"];
+
+/// Reads a NetworkPolicy or a GlobalNetworkPolicy.
+pub(super) fn read(kind: Kind, root: &Place<'_>, origin: Option<Origin>) -> Result<Object, FieldError> {
+    let id = v1::id(kind, root)?;
+    let spec = root.need("spec")?;
+    if id.namespace.is_some() {
+        spec.only(&FIELDS)?;
+    } else {
+        spec.only(&[&FIELDS[..], &GLOBAL_FIELDS[..]].concat())?;
+        check_global(&spec)?;
+    }
+    check_hints(&spec)?;
+    let subject = subject(&spec, &id)?;
+    let tier = optional_text(&spec, "tier")?.unwrap_or(DEFAULT_TIER);
+    check_tier_name(tier).map_err(|reason| FieldError { field: "spec.tier".into(), reason })?;
+    let tier = tier.into();
+    let order = Order(order(&spec)?);
+    // Rules of a direction that the policy turns out not to speak of are checked all the same.
+    let ingress = rules::read(&spec, Direction::Ingress, id.namespace.as_ref())?;
+    let egress = rules::read(&spec, Direction::Egress, id.namespace.as_ref())?;
+    let (of_ingress, of_egress) = directions(&spec, &ingress, &egress)?;
+    let (ingress, egress) = (of_ingress.then_some(ingress), of_egress.then_some(egress));
+    Ok(Object::Policy(Arc::new(Policy {
+        id,
+        origin,
+        tier,
+        order,
+        subject,
+        ingress,
+        egress,
+        closed: Vec::new(),
+    })))
+}
+
+/// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the
+/// host, of which Cambric has none: a pod's traffic is always judged.
+fn check_global(spec: &Place<'_>) -> Result<(), FieldError> {
+    for (key, reason) in [
+        ("doNotTrack", "Cambric tracks every connection"),
+        ("preDNAT", "Cambric judges packets after addresses were translated, not before"),
+    ] {
+        if let Some(field) = spec.get(key)?
+            && field.truth()?
+        {
+            return Err(field.refuse(reason));
+        }
+    }
+    if let Some(field) = spec.get("applyOnForward")? {
+        field.truth()?;
+    }
+    Ok(())
+}
+
+/// Hints are about speed alone.
+fn check_hints(spec: &Place<'_>) -> Result<(), FieldError> {
+    if let Some(hints) = spec.get("performanceHints")? {
+        for hint in hints.items()? {
+            hint.text()?;
+        }
+    }
+    Ok(())
+}
+
+/// The pods that the policy is for: those of its namespace, or of all or some namespaces.
+fn subject(spec: &Place<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> {
+    let scope = match &id.namespace {
+        Some(namespace) => Scope::Namespace(Arc::clone(namespace)),
+        None => selectors::labels(spec, "namespaceSelector")?.map_or(Scope::Any, Scope::Matching),
+    };
+    Ok(ItemSelector {
+        kinds: ItemKinds::Pods,
+        scope,
+        labels: selectors::labels(spec, "selector")?.unwrap_or(Selector::All),
+        service_account_names: None,
+        service_accounts: selectors::labels(spec, "serviceAccountSelector")?,
+    })
+}
+
+/// Whether the policy speaks of ingress and of egress. Without `types` it speaks of what it has rules for, and if it
+/// has none, of ingress.
+fn directions(spec: &Place<'_>, ingress: &[Rule], egress: &[Rule]) -> Result<(bool, bool), FieldError> {
+    let types = match spec.get("types")? {
+        Some(types) => named(&types)?,
+        None => Vec::new(),
+    };
+    Ok(match (types.is_empty(), ingress.is_empty(), egress.is_empty()) {
+        (false, ..) => (types.contains(&Direction::Ingress), types.contains(&Direction::Egress)),
+        (true, no_ingress, no_egress) => (no_egress || !no_ingress, !no_egress),
+    })
+}
+
+fn named(types: &Place<'_>) -> Result<Vec<Direction>, FieldError> {
+    let mut named = Vec::new();
+    for item in types.items()? {
+        let direction = match item.text()? {
+            "Ingress" => Direction::Ingress,
+            "Egress" => Direction::Egress,
+            other => return Err(item.refuse(format!("{} is neither Ingress nor Egress", shown(other)))),
+        };
+        if named.contains(&direction) {
+            return Err(item.refuse("is there twice"));
+        }
+        named.push(direction);
+    }
+    Ok(named)
+}

@@ -1,0 +1,51 @@
+//! Tiers.
+
+use super::{check_tier_name, optional_text, order};
+use crate::{
+    place::{Place, shown},
+    v1,
+};
+use ipamd_model::{
+    field::FieldError,
+    objects::{Kind, Object},
+    policy::{Order, Tier, TierDefault},
+};
+
+/// Reads a Tier. Those that are there without being declared may be declared, as what they are.
+pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
+    let id = v1::id(Kind::Tier, root)?;
+    check_tier_name(&id.name).map_err(|reason| FieldError { field: "metadata.name".into(), reason })?;
+    let (mut order_given, mut default) = (None, TierDefault::Deny);
+    if let Some(spec) = root.get("spec")? {
+        spec.only(&["order", "defaultAction"])?;
+        order_given = order(&spec)?;
+        default = match optional_text(&spec, "defaultAction")? {
+            None | Some("Deny") => TierDefault::Deny,
+            Some("Pass") => TierDefault::Pass,
+            Some(other) => {
+                let reason = format!("{} is neither Deny nor Pass", shown(other));
+                return Err(FieldError { field: "spec.defaultAction".into(), reason });
+            }
+        };
+    }
+    let tier = Tier { name: id.name, order: Order(order_given), default };
+    if let Some(fixed) = Tier::built_in().into_iter().find(|it| it.name == tier.name) {
+        check_fixed(&tier, &fixed)?;
+    }
+    Ok(Object::Tier(tier))
+}
+
+fn check_fixed(tier: &Tier, fixed: &Tier) -> Result<(), FieldError> {
+    let error = |field: &str, reason| Err(FieldError { field: field.into(), reason });
+    if tier.order != fixed.order {
+        let order = fixed.order.0.unwrap_or_default();
+        return error("spec.order", format!("the tier {} has the order {order}, always", tier.name));
+    }
+    if tier.default != fixed.default {
+        return error(
+            "spec.defaultAction",
+            format!("the tier {} has {:?}, always", tier.name, fixed.default),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The entries of `from` and `to`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnetwork::IpNetwork;
+
+use super::{labels, pods};
+use crate::place::{Place, shown};
+use ipamd_model::{
+    field::FieldError,
+    policy::{Entity, Scope},
+    selector::Selector,
+};
+
+/// Reads a peer of a policy in a namespace.
+pub(super) fn read(place: &Place<'_>, namespace: &Arc<str>) -> Result<Entity, FieldError> {
+    place.only(&["podSelector", "namespaceSelector", "ipBlock"])?;
+    let pod_selector = place.get("podSelector")?.map(|it| labels::selector(&it)).transpose()?;
+    let namespace_selector = place.get("namespaceSelector")?.map(|it| labels::selector(&it)).transpose()?;
+    let block = place.get("ipBlock")?;
+    let scope = match (&block, &pod_selector, namespace_selector) {
+        (Some(block), None, None) => return ip_block(block),
+        (Some(block), ..) => return Err(block.refuse("is not possible together with a selector")),
+        (None, None, None) => {
+            return Err(place.refuse("says of nobody: it has no podSelector, namespaceSelector or ipBlock"));
+        }
+        (None, Some(_), None) => Scope::Namespace(Arc::clone(namespace)),
+        (None, _, Some(selector)) => Scope::Matching(selector),
+    };
+    Ok(Entity { items: Some(pods(scope, pod_selector.unwrap_or(Selector::All))), ..Entity::ANY })
+}
+
+fn ip_block(block: &Place<'_>) -> Result<Entity, FieldError> {
+    block.only(&["cidr", "except"])?;
+    let net = cidr(&block.need("cidr")?)?;
+    let mut not_nets = Vec::new();
+    if let Some(list) = block.get("except")? {
+        for item in list.items()? {
+            let except = cidr(&item)?;
+            if except.is_ipv4() != net.is_ipv4()
+                || except.prefix() <= net.prefix()
+                || !net.contains(except.ip())
+            {
+                return Err(item.refuse(format!("{except} is not a smaller part of {net}")));
+            }
+            not_nets.push(except);
+        }
+    }
+    Ok(Entity { nets: Some(vec![net]), not_nets, ..Entity::ANY })
+}
+
+/// A CIDR; bits beyond its prefix are not looked at.
+pub(in crate::policies) fn cidr(place: &Place<'_>) -> Result<IpNetwork, FieldError> {
+    let text = place.text()?;
+    let wrong = || place.refuse(format!("{} is not a CIDR such as 10.0.0.0/8", shown(text)));
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    if prefix.is_empty()
+        || !prefix.bytes().all(|c| c.is_ascii_digit())
+        || (prefix.len() > 1 && prefix.starts_with('0'))
+    {
+        return Err(wrong());
+    }
+    if address.to_canonical() != address {
+        return Err(place.refuse(format!("{} is of IPv4 in the form of IPv6", shown(text))));
+    }
+    let net = IpNetwork::new(address, prefix.parse().map_err(|_| wrong())?).map_err(|_| wrong())?;
+    IpNetwork::new(net.network(), net.prefix()).map_err(|_| wrong())
+}

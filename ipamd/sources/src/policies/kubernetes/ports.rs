@@ -1,0 +1,64 @@
+//! The entries of `ports`.
+
+use crate::place::{Place, shown};
+use ipamd_model::{
+    field::FieldError,
+    policy::{Ports, Traffic, protocol},
+};
+
+/// Reads a port of a rule.
+pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
+    place.only(&["protocol", "port", "endPort"])?;
+    let protocol = match place.get("protocol")? {
+        None => protocol::TCP,
+        Some(it) => match it.text()? {
+            "TCP" => protocol::TCP,
+            "UDP" => protocol::UDP,
+            "SCTP" => protocol::SCTP,
+            other => return Err(it.refuse(format!("{} is not one of TCP, UDP and SCTP", shown(other)))),
+        },
+    };
+    let end = place.get("endPort")?;
+    let port = place.get("port")?;
+    let destination_ports = match (&port, &end) {
+        (None, None) => None,
+        (None, Some(end)) => return Err(end.refuse("needs a port to begin with")),
+        (Some(port), end) if port.value().is_string() => {
+            if let Some(end) = end {
+                return Err(end.refuse("needs a port by number, not by name"));
+            }
+            Some(Ports { ranges: Vec::new(), names: vec![name(port)?.into()] })
+        }
+        (Some(port), end) => {
+            let first = number(port)?;
+            let last = end.as_ref().map(number).transpose()?.unwrap_or(first);
+            if last < first {
+                return Err(end.unwrap_or(*port).refuse(format!("{last} is below port, which is {first}")));
+            }
+            Some(Ports { ranges: vec![first..=last], names: Vec::new() })
+        }
+    };
+    Ok(Traffic { protocol: Some(protocol), destination_ports, ..Traffic::ANY })
+}
+
+/// A port by its number.
+pub(in crate::policies) fn number(place: &Place<'_>) -> Result<u16, FieldError> {
+    let port = u16::try_from(place.integer()?).ok().filter(|port| *port != 0);
+    port.ok_or_else(|| place.is_not("a port, from 1 to 65535"))
+}
+
+/// The name of a port, as the registry of service names has them.
+pub(in crate::policies) fn name<'a>(place: &Place<'a>) -> Result<&'a str, FieldError> {
+    let text = place.text()?;
+    let is_name = (1..=15).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        && text.bytes().any(|c| c.is_ascii_lowercase())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--");
+    if is_name {
+        Ok(text)
+    } else {
+        Err(place.refuse(format!("{} cannot be the name of a port", shown(text))))
+    }
+}
