@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipamd_api::{MacAddr, wire::Pod};
 
-use crate::config::container_address;
+use ipnetwork::IpNetwork;
 
 /// What the pairs say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,13 @@ fn truth(value: &str) -> Option<bool> {
         "0" | "false" | "no" => Some(false),
         _ => None,
     }
+}
+
+/// The address that is written so, with or without a prefix length, if a container can have it.
+pub fn container_address(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpNetwork>().ok()?.ip();
+    let fits = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
+    fits.then_some(address)
 }
 
 #[cfg(test)]

@@ -7,19 +7,16 @@ use serde_json::{Map, Value};
 
 pub mod del;
 pub mod dns;
-pub mod document;
 pub mod gc;
 #[cfg(test)]
 mod go;
-mod json;
 mod labels;
 mod port_mappings;
 #[cfg(test)]
 mod recorded;
 mod runtime;
 
-pub use runtime::container_address;
-
+use crate::document::Document;
 use crate::{
     cni_args::Requested,
     environment::{Command, IDENTIFIER, is_identifier},
@@ -29,7 +26,6 @@ use crate::{
     result::Dns,
     version::CniVersion,
 };
-use document::Document;
 
 /// The largest configuration that is read, in bytes. A GC lists every attachment of a node, and libcni writes the list twice:
 /// some 200 bytes each.

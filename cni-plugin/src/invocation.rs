@@ -3,7 +3,8 @@
 use ipamd_api::AttachmentKey;
 
 use crate::{
-    config::{AddConfig, CheckConfig, Network, del::DelConfig, document::Document, gc::GcConfig},
+    config::{AddConfig, CheckConfig, Network, del::DelConfig, gc::GcConfig},
+    document::Document,
     environment::{Command, Lookup, Sandbox, Target},
     error::{CniError, Failure},
     logging::Logging,

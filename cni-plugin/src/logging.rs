@@ -11,7 +11,7 @@ use std::{
 use nix::libc;
 use tracing::{Level, level_filters::LevelFilter};
 
-use crate::{config::document::Document, error::CniError};
+use crate::{document::Document, error::CniError};
 
 /// What is logged, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
 use crate::{
-    config::document::{Document, Field},
+    document::{Document, Field},
     error::CniError,
     version::CniVersion,
 };

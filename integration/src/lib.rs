@@ -4,6 +4,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod fleet;
 pub mod manifests;
 pub mod oracle;
 pub mod programs;

@@ -34,7 +34,8 @@ use crate::{
     released,
     requests::NodeService,
     server::{self, Limits},
-    waiting::{Door, Waiting},
+    startup_gate::StartupGate,
+    startup_reason::StartupReason,
 };
 use bpf::sizes::{Machine, MapSizes};
 use ipamd_addresses::{attachment::Attachment, ipam::Pool};
@@ -82,23 +83,23 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     }
     let (listener, socket_file) = server::listen(&config.socket)?;
     let alone = Alone::take(&config.bpffs)?;
-    let waiting = Arc::new(Waiting::default());
-    let door = Arc::new(Door::new(config.node_name.clone(), Arc::clone(&waiting)));
-    let (probes, served) = answer_probes(&config, &waiting)?;
+    let startup = Arc::new(StartupReason::default());
+    let gate = Arc::new(StartupGate::new(config.node_name.clone(), Arc::clone(&startup)));
+    let (probes, served) = answer_probes(&config, &startup)?;
     let (stop, stopped) = watch::channel(false);
     let serving =
-        tokio::spawn(server::serve(listener, Arc::clone(&door), Limits::default(), stopped.clone()));
-    let opening = Following::open(&config, Arc::clone(&waiting)).await?;
+        tokio::spawn(server::serve(listener, Arc::clone(&gate), Limits::default(), stopped.clone()));
+    let opening = Following::open(&config, Arc::clone(&startup)).await?;
     let source = opening.state();
     if let Some(state) = source.clone() {
-        waiting.tell_of(state);
+        startup.tell_of(state);
     }
     // What an earlier daemon has put in force stays in the kernel, untouched, until all of the cluster is known.
     let cluster = tokio::select! {
         cluster = opening.opened() => cluster?,
         () = signals.wait() => return Ok(Ending::Stopped),
     };
-    waiting.set("what the cluster has told is being put in force".into());
+    startup.set("what the cluster has told is being put in force".into());
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
@@ -158,7 +159,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
-    door.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
+    gate.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
     config.cni.install()?;
     let mut background = background(&node, released, following.network.clone(), &peers, &metrics);
     served.open(metrics, Arc::clone(&node));
@@ -169,7 +170,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     served.stop();
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
-    drop(door);
+    drop(gate);
     background.shutdown().await;
     // In this order.
     drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
@@ -364,9 +365,9 @@ fn background(
 }
 
 /// Answers whoever looks whether the node is well; for now, by what it waits for.
-fn answer_probes(config: &Config, waiting: &Arc<Waiting>) -> anyhow::Result<(Probes, Arc<Served>)> {
+fn answer_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(Probes, Arc<Served>)> {
     let probes = Probes::start().context("cannot start the thread that answers probes")?;
-    let served = Arc::new(Served::new(Arc::clone(waiting)));
+    let served = Arc::new(Served::new(Arc::clone(startup)));
     if let Some(address) = config.metrics {
         let served = Arc::clone(&served);
         probes.serve(address, served).with_context(|| format!("cannot serve metrics on {address}"))?;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{backlog::Backlog, metrics::Metrics, node::Node, peers::Peers, waiting::Waiting};
+use crate::{backlog::Backlog, metrics::Metrics, node::Node, peers::Peers, startup_reason::StartupReason};
 use ipamd_config::{Cluster, Config};
 use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
 use ipamd_policy::enforce::Enforcer;
@@ -87,7 +87,7 @@ impl Following {
     ///
     /// # Errors
     /// Why the source cannot be read.
-    pub async fn open(config: &Config, waiting: Arc<Waiting>) -> anyhow::Result<Opening> {
+    pub async fn open(config: &Config, waiting: Arc<StartupReason>) -> anyhow::Result<Opening> {
         let own = OwnNode { name: config.node_name.clone(), needs_pools: config.needs_pools(), waiting };
         match &config.cluster {
             Cluster::None => Self::spawn(own, || Ok((Standalone::default(), None, None))),
@@ -177,7 +177,7 @@ struct OwnNode {
     name: String,
     /// Whether its Node must say which prefixes its pods have their addresses from.
     needs_pools: bool,
-    waiting: Arc<Waiting>,
+    waiting: Arc<StartupReason>,
 }
 
 impl OwnNode {

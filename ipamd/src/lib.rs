@@ -18,4 +18,5 @@ pub mod reconcile;
 pub mod released;
 pub mod requests;
 pub mod server;
-pub mod waiting;
+pub mod startup_gate;
+pub mod startup_reason;

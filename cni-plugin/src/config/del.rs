@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use ipamd_api::DEFAULT_SOCKET;
 
-use super::{Network, document::Document};
+use super::Network;
+use crate::document::Document;
 use crate::{environment::is_identifier, logging::Logging, version::CniVersion};
 
 /// What a DEL takes from it, as far as it can be read.

@@ -1,6 +1,6 @@
 //! A `dns` section, of a configuration.
 
-use super::document::Field;
+use crate::document::Field;
 use crate::{error::CniError, result::Dns};
 
 /// Reads it.

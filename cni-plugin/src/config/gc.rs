@@ -4,10 +4,8 @@ use std::collections::HashSet;
 
 use ipamd_api::wire::ValidAttachment;
 
-use super::{
-    Network,
-    document::{Document, Field},
-};
+use super::Network;
+use crate::document::{Document, Field};
 use crate::{environment::Command, error::CniError};
 
 /// What a GC takes from it.

@@ -13,10 +13,8 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    document::{Document, Field},
-    json::Json,
-};
+use super::json::Json;
+use crate::document::{Document, Field};
 use crate::error::CniError;
 
 /// What Go makes of each text; `None` where there is no Go.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::document::Document;
+use crate::document::Document;
 use crate::error::CniError;
 
 /// Reads the list of key and value pairs.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipamd_api::{PortMapping, port_mapping::MAX_PORT_MAPPINGS};
 
-use super::document::{Document, Field};
+use crate::document::{Document, Field};
 use crate::error::CniError;
 
 /// TCP's number, for a mapping without a protocol.

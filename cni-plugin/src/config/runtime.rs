@@ -3,13 +3,10 @@
 use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
-use ipnetwork::IpNetwork;
 
-use super::{
-    dns::texts,
-    document::{Document, Field},
-    json::is_key_of,
-};
+use super::{dns::texts, json::is_key_of};
+use crate::cni_args::container_address;
+use crate::document::{Document, Field};
 use crate::{error::CniError, result::Dns};
 
 /// The capabilities that Cambric has.
@@ -71,13 +68,6 @@ fn address(entry: &Field) -> Result<IpAddr, CniError> {
     entry.text()?.and_then(container_address).ok_or_else(|| {
         entry.must("must be an IP address that a container can have, with or without a prefix length")
     })
-}
-
-/// The address that is written so, with or without a prefix length, if a container can have it.
-pub fn container_address(text: &str) -> Option<IpAddr> {
-    let address = text.parse::<IpNetwork>().ok()?.ip();
-    let fits = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
-    fits.then_some(address)
 }
 
 /// The Ethernet address that the container is to have, from the `mac` capability, `args.cni.mac` and `CNI_ARGS`.

@@ -13,7 +13,7 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self { netns: Arc::new(Netns::new("neighbour")?) })
     }
 }

@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// A node without a daemon on a router's bridge: the `host`th of the subnet of these addresses of the router's.
-    pub(super) fn on_bridge(
+    pub(crate) fn on_bridge(
         settings: Settings,
         router: &Neighbour,
         bridge: &'static str,

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Fleet, Place, Subnet},
     needs_root,
-    testbed::{Fleet, Machine, Node, Place, Subnet, eventually},
+    testbed::{Machine, Node, eventually},
 };
 use nix::{
     sys::signal::{Signal, kill},

@@ -14,7 +14,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     apiserver::ApiServer,
-    testbed::{Machine, Netns, Node, Place, Pod},
+    fleet::Place,
+    testbed::{Machine, Netns, Node, Pod},
 };
 use serde_json::{Value, json};
 

@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use integration::{
     apiserver::ApiServer,
+    fleet::node_object,
     testbed::{
         Flow, Flowing, Machine, NEIGHBOUR4, NODE4, NODE6, Node, Pod, Refusal, Sandbox, Settings, eventually,
-        node_object,
     },
 };
 use serde_json::json;

@@ -4,8 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Fleet, Place, Subnet},
     needs_root,
-    testbed::{Fleet, Flowing, Machine, Node, Place, Subnet, eventually},
+    testbed::{Flowing, Machine, Node, eventually},
 };
 
 use crate::scene::{

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use integration::{
+    fleet::{Fleet, Place, Subnet},
     needs_root,
-    testbed::{Answering, Fleet, Place, Subnet},
+    testbed::Answering,
 };
 
 use crate::scene::{ONE, PORT, Serving, THREE, TWO, in_time, is_seen_as, is_seen_by_tcp, leads_to};

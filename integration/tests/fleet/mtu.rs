@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::Fleet,
     needs_root,
-    testbed::{Fleet, Machine, Pod},
+    testbed::{Machine, Pod},
 };
 
 use crate::scene::{ONE, Serving, THREE, TWO, all_reach_all, in_time, leads_to};

@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use integration::{
+    fleet::Fleet,
     needs_root,
-    testbed::{Fleet, Frames, Machine, Marked, Netns, Node, Pod, Tap, eventually},
+    testbed::{Frames, Machine, Marked, Netns, Node, Pod, Tap, eventually},
 };
 
 use crate::scene::{ONE, Serving, THREE, TWO, all_reach_all, in_time, leads_to};

@@ -4,8 +4,9 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use integration::{
+    fleet::{Fleet, Placed},
     needs_root,
-    testbed::{Fleet, Flowing, Machine, Node, Placed, allowed, case, denied, eventually, hold, tcp, udp},
+    testbed::{Flowing, Machine, Node, allowed, case, denied, eventually, hold, tcp, udp},
 };
 use serde_json::{Value, json};
 

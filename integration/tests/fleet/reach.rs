@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Families, Fleet, Place, Subnet},
     needs_root,
-    testbed::{Answering, Families, Fleet, Machine, Node, Place, Subnet},
+    testbed::{Answering, Machine, Node},
 };
 
 use crate::scene::{

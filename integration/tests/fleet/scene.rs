@@ -6,7 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use integration::testbed::{Answering, Asking, Fleet, Machine, Node, Place, Pod, Subnet, eventually};
+use integration::fleet::{Fleet, Place, Subnet};
+use integration::testbed::{Answering, Asking, Machine, Node, Pod, eventually};
 use serde_json::Value;
 
 /// How long a change may take to be in force, on a machine that runs other tests.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use integration::testbed::{Fleet, Machine, Netns, Node, Place, node_object};
+use integration::fleet::{Fleet, Place, node_object};
+use integration::testbed::{Machine, Netns, Node};
 use serde_json::Value;
 
 use crate::scene::in_time;

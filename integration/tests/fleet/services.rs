@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Fleet, Subnet},
     needs_root,
-    testbed::{Asking, Fleet, Node, Subnet},
+    testbed::{Asking, Node},
 };
 use serde_json::{Value, json};
 

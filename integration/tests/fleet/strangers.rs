@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Fleet, Place, Subnet, node_object},
     needs_root,
-    testbed::{Fleet, Machine, Netns, Node, Place, Subnet, node_object},
+    testbed::{Machine, Netns, Node},
 };
 use serde_json::json;
 

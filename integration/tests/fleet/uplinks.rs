@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Families, Fleet, Subnet},
     needs_root,
-    testbed::{Answering, Asking, Families, Fleet, Machine, Subnet},
+    testbed::{Answering, Asking, Machine},
 };
 use serde_json::json;
 

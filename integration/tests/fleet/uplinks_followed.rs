@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use integration::{
+    fleet::{Fleet, node_object},
     needs_root,
-    testbed::{Answering, Asking, Fleet, Machine, Marked, Netns, Node, eventually, node_object},
+    testbed::{Answering, Asking, Machine, Marked, Netns, Node, eventually},
 };
 use nix::{
     libc,

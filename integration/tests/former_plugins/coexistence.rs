@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use integration::{
+    fleet::{Fleet, Place, Subnet},
     needs_root,
-    testbed::{Fleet, Machine as _, Netns, Place, Subnet, eventually},
+    testbed::{Machine as _, Netns, eventually},
 };
 use serde_json::json;
 

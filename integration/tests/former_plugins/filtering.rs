@@ -7,8 +7,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use integration::{
+    fleet::{Fleet, Place, Subnet},
     needs_root,
-    testbed::{Fleet, Machine as _, Place, Subnet, eventually, tcp},
+    testbed::{Machine as _, eventually, tcp},
 };
 use serde_json::json;
 

@@ -4,6 +4,7 @@
 pub mod concerned;
 pub mod endpoint;
 pub mod field;
+pub mod id;
 pub mod interned;
 pub mod labels;
 pub mod objects;

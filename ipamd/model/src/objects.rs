@@ -4,136 +4,21 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use ipamd_api::policy::{ObjectName, RefusedObject};
+use ipamd_api::policy::RefusedObject;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-use super::services::{EndpointSlice, Service};
+pub use crate::id::{Kind, ObjectId, Origin};
+
 use crate::{
     labels::Labels,
     policy::{Policy, Tier},
+    services::{EndpointSlice, Service},
 };
-
-/// The kinds of objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Kind {
-    /// `v1` Namespace.
-    Namespace,
-    /// `v1` Pod.
-    Pod,
-    /// `v1` ServiceAccount.
-    ServiceAccount,
-    /// `v1` Node.
-    Node,
-    /// `projectcalico.org/v3` NetworkSet.
-    NetworkSet,
-    /// `projectcalico.org/v3` GlobalNetworkSet.
-    GlobalNetworkSet,
-    /// `projectcalico.org/v3` Tier.
-    Tier,
-    /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy,
-    /// `projectcalico.org/v3` NetworkPolicy.
-    CalicoNetworkPolicy,
-    /// `projectcalico.org/v3` GlobalNetworkPolicy.
-    GlobalNetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
-    ClusterNetworkPolicy,
-    /// `v1` Service.
-    Service,
-    /// `discovery.k8s.io/v1` EndpointSlice.
-    EndpointSlice,
-}
-
-impl Kind {
-    /// The name that people know it by; of the two kinds of the name NetworkPolicy, Calico's is named
-    /// with its group, as `kubectl` takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Pod => "Pod",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::Node => "Node",
-            Self::NetworkSet => "NetworkSet",
-            Self::GlobalNetworkSet => "GlobalNetworkSet",
-            Self::Tier => "Tier",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",
-            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
-            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-        }
-    }
-
-    /// Whether objects of this kind are policies.
-    pub fn is_policy(self) -> bool {
-        matches!(
-            self,
-            Self::NetworkPolicy
-                | Self::CalicoNetworkPolicy
-                | Self::GlobalNetworkPolicy
-                | Self::ClusterNetworkPolicy
-        )
-    }
-
-    /// Whether objects of this kind say where services lead.
-    pub fn is_of_services(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice)
-    }
-}
-
-/// What tells one object from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct ObjectId {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace; `None` for what the cluster has only one of.
-    pub namespace: Option<Arc<str>>,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
-impl ObjectId {
-    /// The id of an object in a namespace.
-    pub fn namespaced(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: Some(namespace.into()), name: name.into() }
-    }
-
-    /// The id of an object of the whole cluster.
-    pub fn global(kind: Kind, name: &str) -> Self {
-        Self { kind, namespace: None, name: name.into() }
-    }
-}
-
-impl fmt::Display for ObjectId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind.name(), self.name),
-            None => write!(f, "{} {}", self.kind.name(), self.name),
-        }
-    }
-}
-
-/// Where an object was read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Origin {
-    /// The file, or what stands for it.
-    pub file: Arc<Path>,
-    /// The line that the object begins on, from 1; 0 for what has no lines.
-    pub line: u32,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 { write!(f, ":{}", self.line) } else { Ok(()) }
-    }
-}
 
 /// `v1` Namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -320,16 +205,6 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// All objects that cannot be understood now; `None` while these have not changed.
     pub refusals: Option<Vec<Refusal>>,
-}
-
-impl From<&ObjectId> for ObjectName {
-    fn from(id: &ObjectId) -> Self {
-        Self {
-            kind: id.kind.name().to_owned(),
-            namespace: id.namespace.as_deref().map(ToOwned::to_owned),
-            name: id.name.to_string(),
-        }
-    }
 }
 
 impl From<&Refusal> for RefusedObject {

@@ -10,8 +10,8 @@ use std::{cmp::Ordering, fmt, ops::RangeInclusive, sync::Arc};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-pub use crate::objects::ObjectId as PolicyId;
-use crate::{field::FieldError, objects::Origin, selector::Selector};
+pub use crate::id::ObjectId as PolicyId;
+use crate::{field::FieldError, id::Origin, selector::Selector};
 
 /// The tier of NetworkPolicies and of Calico policies that name none.
 pub const DEFAULT_TIER: &str = "default";

@@ -20,7 +20,7 @@ use hyper::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Metrics;
-use crate::{node::Node, waiting::Waiting};
+use crate::{node::Node, startup_reason::StartupReason};
 use ipamd_runtime::{
     http::{self, Answer, Limits},
     supervisor,
@@ -37,14 +37,14 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// What is answered from: before there is a node, what the daemon waits for.
 #[derive(Debug)]
 pub struct Served {
-    waiting: Arc<Waiting>,
+    waiting: Arc<StartupReason>,
     node: OnceLock<(Arc<Metrics>, Arc<Node>)>,
     stopping: AtomicBool,
 }
 
 impl Served {
     /// Nothing is served yet.
-    pub fn new(waiting: Arc<Waiting>) -> Self {
+    pub fn new(waiting: Arc<StartupReason>) -> Self {
         Self { waiting, node: OnceLock::new(), stopping: AtomicBool::new(false) }
     }
 

@@ -31,7 +31,7 @@ use crate::{
     monitor::Monitor,
     node::Node,
     server::{Replies, Service},
-    waiting::untold,
+    startup_reason::untold,
 };
 use ipamd_services::Listing;
 use ipamd_sources::{SourceState, is_stale, kube::Asking};

@@ -11,8 +11,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Addressed, Machine, Neighbour, Node, Pod, Settings};
-use crate::apiserver::ApiServer;
+use crate::{
+    apiserver::ApiServer,
+    testbed::{Addressed, Machine, Neighbour, Node, Pod, Settings},
+};
 
 /// A subnet of the fleet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,7 +322,7 @@ fn file_of(folder: &Path, object: &Value) -> PathBuf {
 pub struct Placed<'n>(pub &'n Node, pub Place);
 
 impl Machine for Placed<'_> {
-    fn netns(&self) -> &super::Netns {
+    fn netns(&self) -> &crate::testbed::Netns {
         self.0.netns()
     }
 }

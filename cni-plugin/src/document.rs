@@ -16,7 +16,7 @@ use std::{borrow::Cow, ops::RangeInclusive};
 
 use serde_json::{Map, Value};
 
-use super::json::{Json, is_key_of};
+use crate::json::{Json, is_key_of};
 use crate::{error::CniError, text::cut, version::CniVersion};
 
 /// The most of a value that an error quotes, in bytes.

@@ -1,0 +1,87 @@
+//! Why the daemon does not serve yet, for whoever asks.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ipamd_api::wire::ClusterStatus;
+
+use ipamd_sources::SourceState;
+
+/// Why the daemon does not serve yet.
+#[derive(Debug, Default)]
+pub struct StartupReason {
+    missing: Mutex<Option<String>>,
+    source: OnceLock<Arc<dyn SourceState>>,
+}
+
+/// So many resources are named that the cluster's source has not told of.
+const NAMED: usize = 3;
+
+impl StartupReason {
+    /// Notes what is waited for: a clause that says what is missing.
+    pub fn set(&self, missing: String) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+    }
+
+    /// Has the state of the cluster's source told beside it.
+    pub fn tell_of(&self, source: Arc<dyn SourceState>) {
+        // There is one source.
+        let _ = self.source.set(source);
+    }
+
+    /// The same in words, and what the cluster's source has not told yet, and why.
+    pub fn missing(&self) -> String {
+        let missing = self.get().unwrap_or_else(|| "the daemon is starting".into());
+        match self.source() {
+            Some(status) => missing + &untold(&status),
+            None => missing,
+        }
+    }
+
+    /// The state of the cluster's source, if there is one.
+    pub fn source(&self) -> Option<ClusterStatus> {
+        self.source.get().map(|source| source.status())
+    }
+
+    /// What is waited for.
+    pub fn get(&self) -> Option<String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a source has not told, as the end of a sentence: which resources are not listed yet, and what the trouble is.
+pub fn untold(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    let unlisted = &status.unlisted;
+    if !unlisted.is_empty() {
+        let more = match unlisted.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = &unlisted[..unlisted.len().min(NAMED)];
+        text = format!("; not listed yet: {}{more}", named.join(", "));
+    }
+    if let Some(trouble) = &status.trouble {
+        text = format!("{text}; {trouble}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_source_has_not_told_is_named_with_why() {
+        let status = |unlisted: &[&str], trouble: Option<&str>| ClusterStatus {
+            unlisted: unlisted.iter().map(|it| (*it).to_owned()).collect(),
+            trouble: trouble.map(ToOwned::to_owned),
+            ..ClusterStatus::default()
+        };
+        assert_eq!(untold(&status(&[], None)), "");
+        assert_eq!(
+            untold(&status(&["tiers"], Some("tiers: no (403)"))),
+            "; not listed yet: tiers; tiers: no (403)"
+        );
+        assert_eq!(untold(&status(&["a", "b", "c", "d", "e"], None)), "; not listed yet: a, b, c and 2 more");
+    }
+}
