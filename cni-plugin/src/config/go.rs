@@ -13,9 +13,9 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-use super::json::Json;
 use crate::document::{Document, Field};
 use crate::error::CniError;
+use crate::json::Json;
 
 /// What Go makes of each text; `None` where there is no Go.
 fn go(texts: &[String]) -> Option<Vec<Value>> {

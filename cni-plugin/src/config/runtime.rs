@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
 
-use super::{dns::texts, json::is_key_of};
+use super::dns::texts;
 use crate::cni_args::container_address;
 use crate::document::{Document, Field};
+use crate::json::is_key_of;
 use crate::{error::CniError, result::Dns};
 
 /// The capabilities that Cambric has.

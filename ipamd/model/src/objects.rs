@@ -1,12 +1,6 @@
 //! What a cluster is made of, as far as Cambric needs it: small, checked, and the same whichever source it came from.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc};
 
 use ipamd_api::policy::RefusedObject;
 use ipnetwork::IpNetwork;
