@@ -18,7 +18,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::database::{Database, Failure};
+use self::database::{Database, Disk, Failure};
 use super::resources::{RESOURCES, Resource};
 use ipamd_model::objects::Kind;
 use ipamd_runtime::supervisor;
@@ -33,8 +33,11 @@ const ROOM: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// When what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// A write that takes longer than this is a problem.
+const SLOW: Duration = Duration::from_secs(30);
 /// Why no copy is kept any more.
 const OVERFLOWED: &str = "more has changed than can wait for the disk";
+const NO_THREAD: &str = "no thread can be started that writes it";
 /// How long the end waits for what is to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -106,22 +109,74 @@ struct Waiting {
     /// When they are to be written.
     due: Option<Instant>,
     loads: Vec<(usize, mpsc::Sender<Loaded>)>,
-    /// There was no room for a change: what follows is of no use without it.
-    overflowed: bool,
+    /// Since when the disk has been writing.
+    writing: Option<Instant>,
+    keeping: Keeping,
     closed: bool,
     /// Nobody writes, or answers.
     ended: bool,
-    problem: Option<String>,
+}
+
+/// Whether what is told is kept.
+#[derive(Debug, Default)]
+enum Keeping {
+    #[default]
+    Well,
+    /// Not now, and why. It is tried again.
+    Behind(String),
+    /// Not until the next start, and why: a change is lost, and what follows is of no use without it.
+    GivenUp(String),
+}
+
+impl Waiting {
+    fn is_given_up(&self) -> bool {
+        matches!(self.keeping, Keeping::GivenUp(_))
+    }
+
+    /// What is wrong at this time. A disk that hangs says nothing, so whoever asks looks at how long it has.
+    fn problem(&self, folder: &Path, now: Instant) -> Option<String> {
+        match (&self.keeping, self.writing) {
+            (Keeping::GivenUp(problem) | Keeping::Behind(problem), _) => Some(problem.clone()),
+            (Keeping::Well, Some(since)) if now.saturating_duration_since(since) >= SLOW => Some(format!(
+                "the cluster's state has been written to {} for {} s and is not there yet; a start without the API server \
+                 would go on with an older one; see whether the disk hangs",
+                folder.display(),
+                now.saturating_duration_since(since).as_secs()
+            )),
+            (Keeping::Well, _) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Queue {
+    folder: PathBuf,
     waiting: Mutex<Waiting>,
     /// Something waits, or there is room again.
     changed: Condvar,
 }
 
 impl Queue {
+    fn new(folder: &Path) -> Self {
+        Self { folder: folder.into(), ..Self::default() }
+    }
+
+    /// Keeps nothing any more, and says so from now on: the thread that writes may be waiting for a disk that hangs.
+    fn give_up(&self, waiting: &mut Waiting, why: &str) {
+        if waiting.is_given_up() {
+            return;
+        }
+        (waiting.changes, waiting.bytes) = (Vec::new(), 0);
+        let problem = format!(
+            "the cluster's state is not kept in {}: {why}; a start without the API server would have to wait for it; \
+             restart the daemon once the disk is well",
+            self.folder.display()
+        );
+        tracing::error!("{problem}");
+        waiting.keeping = Keeping::GivenUp(problem);
+        self.changed.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,15 +187,14 @@ impl Queue {
         let (mut waiting, _) = self
             .changed
             .wait_timeout_while(waiting, PATIENCE, |it| {
-                !it.overflowed && it.bytes > 0 && it.bytes + size > ROOM
+                !it.is_given_up() && it.bytes > 0 && it.bytes + size > ROOM
             })
             .unwrap_or_else(PoisonError::into_inner);
-        if waiting.overflowed {
+        if waiting.is_given_up() {
             return;
         }
         if waiting.bytes > 0 && waiting.bytes + size > ROOM {
-            waiting.overflowed = true;
-            (waiting.changes, waiting.bytes) = (Vec::new(), 0);
+            self.give_up(&mut waiting, OVERFLOWED);
         } else {
             let due = Instant::now() + change.gathers();
             waiting.due = Some(waiting.due.map_or(due, |before| before.min(due)));
@@ -155,8 +209,8 @@ impl Queue {
     fn next(&self) -> Next {
         let mut waiting = self.lock();
         loop {
-            if waiting.overflowed {
-                return Next::Overflowed;
+            if waiting.is_given_up() {
+                return Next::GivenUp;
             }
             let now = Instant::now();
             let is_due = waiting.due.is_some_and(|due| due <= now);
@@ -191,7 +245,9 @@ impl Queue {
     fn written(&self, batch: &[Change]) {
         let mut waiting = self.lock();
         waiting.bytes -= batch.iter().map(Change::size).sum::<usize>().min(waiting.bytes);
-        waiting.problem = None;
+        if !waiting.is_given_up() {
+            waiting.keeping = Keeping::Well;
+        }
         drop(waiting);
         self.changed.notify_all();
     }
@@ -201,17 +257,17 @@ impl Queue {
         let waiting = self.lock();
         let (waiting, _) = supervisor::resting(|| {
             self.changed
-                .wait_timeout_while(waiting, AGAIN, |it| !it.closed && !it.overflowed)
+                .wait_timeout_while(waiting, AGAIN, |it| !it.closed && !it.is_given_up())
                 .unwrap_or_else(PoisonError::into_inner)
         });
-        !waiting.closed && !waiting.overflowed
+        !waiting.closed && !waiting.is_given_up()
     }
 }
 
 enum Next {
     Write(Vec<Change>),
     Load(usize, mpsc::Sender<Loaded>),
-    Overflowed,
+    GivenUp,
     End,
 }
 
@@ -230,18 +286,23 @@ pub(super) struct CopyState(Arc<Queue>);
 impl CopyState {
     /// Why it is not kept now.
     pub fn problem(&self) -> Option<String> {
-        self.0.lock().problem.clone()
+        self.0.lock().problem(&self.0.folder, Instant::now())
     }
 }
 
 impl Cache {
     /// Opens the copy of what a server has told; of another server's nothing is taken.
     pub fn open(path: &Path, server: &str) -> Self {
-        let queue = Arc::<Queue>::default();
+        Self::open_on(Disk::default(), path, server)
+    }
+
+    fn open_on(disk: Disk, path: &Path, server: &str) -> Self {
+        let queue = Arc::new(Queue::new(path));
         let mut writer = Writer {
             queue: Arc::clone(&queue),
             folder: path.into(),
             server: server.into(),
+            disk,
             database: None,
             is_behind: false,
         };
@@ -251,7 +312,7 @@ impl Cache {
                 tracing::warn!(path = %path.display(), %error, "cannot remove it");
             }
         }
-        match Database::open(path, server) {
+        match Database::open(&writer.disk, path, server) {
             Ok(database) => writer.database = Some(database),
             Err(error) => writer.fails(&error),
         }
@@ -259,9 +320,8 @@ impl Cache {
         let thread = supervisor::spawn("copy", move || writer.run());
         if let Err(error) = &thread {
             let mut waiting = queue.lock();
-            (waiting.overflowed, waiting.ended) = (true, true);
-            drop(waiting);
-            tracing::error!(%error, "no thread can be started that keeps the cluster's state");
+            waiting.ended = true;
+            queue.give_up(&mut waiting, &format!("{NO_THREAD}: {error}"));
         }
         let heard = heard.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         Self { queue, heard, thread: thread.ok() }
@@ -338,6 +398,7 @@ struct Writer {
     queue: Arc<Queue>,
     folder: PathBuf,
     server: String,
+    disk: Disk,
     database: Option<Database>,
     /// What is on the disk lacks changes.
     is_behind: bool,
@@ -359,14 +420,15 @@ impl Writer {
                         Ok(loaded) => drop(to.send(loaded)),
                         Err(error) => {
                             // What was loaded of others is not told again, so no copy can be made from here on.
-                            self.queue.lock().overflowed = true;
-                            self.give_up(&format!("it cannot be read: {error}"));
+                            self.queue
+                                .give_up(&mut self.queue.lock(), &format!("it cannot be read: {error}"));
+                            self.remove();
                             break;
                         }
                     }
                 }
-                Next::Overflowed => {
-                    self.give_up(OVERFLOWED);
+                Next::GivenUp => {
+                    self.remove();
                     break;
                 }
                 Next::End => break,
@@ -382,7 +444,10 @@ impl Writer {
     fn write(&mut self, batch: &[Change]) -> bool {
         loop {
             // A disk may take its time, and hang: nobody waits for this thread.
-            match supervisor::resting(|| self.try_to_write(batch)) {
+            self.queue.lock().writing = Some(Instant::now());
+            let written = supervisor::resting(|| self.try_to_write(batch));
+            self.queue.lock().writing = None;
+            match written {
                 Ok(()) => {
                     self.queue.written(batch);
                     return true;
@@ -390,8 +455,8 @@ impl Writer {
                 Err(error) => self.fails(&error),
             }
             if !self.queue.pause() {
-                if self.queue.lock().overflowed {
-                    self.give_up(OVERFLOWED);
+                if self.queue.lock().is_given_up() {
+                    self.remove();
                 }
                 return false;
             }
@@ -401,7 +466,7 @@ impl Writer {
     fn try_to_write(&mut self, batch: &[Change]) -> Result<(), Failure> {
         let database = match &mut self.database {
             Some(database) => database,
-            None => self.database.insert(Database::open_behind(&self.folder, &self.server)?),
+            None => self.database.insert(Database::open_behind(&self.disk, &self.folder, &self.server)?),
         };
         database.apply(batch)?;
         if self.is_behind && self.queue.lock().changes.is_empty() {
@@ -424,23 +489,22 @@ impl Writer {
             "the cluster's state cannot be kept in {}: {error}; a start without the API server would have to wait for it",
             self.folder.display()
         );
-        let before = self.queue.lock().problem.replace(problem.clone());
-        if before.as_ref() != Some(&problem) {
-            tracing::error!("{problem}");
+        let mut waiting = self.queue.lock();
+        match &waiting.keeping {
+            // Why it is given up says more.
+            Keeping::GivenUp(_) => return,
+            Keeping::Behind(before) if *before == problem => {}
+            _ => tracing::error!("{problem}"),
         }
+        waiting.keeping = Keeping::Behind(problem);
     }
 
-    /// No copy can be kept until the next start.
-    fn give_up(&mut self, why: &str) {
+    /// There is no copy until the next start.
+    fn remove(&mut self) {
         self.database = None;
-        let removed = database::remove(&self.folder);
-        let problem = format!(
-            "the cluster's state is not kept in {}: {why}; a start without the API server would have to wait for it; \
-             restart the daemon once the disk is well",
-            self.folder.display()
-        );
-        tracing::error!(removed = ?removed.err(), "{problem}");
-        self.queue.lock().problem = Some(problem);
+        if let Err(error) = database::remove(&self.folder) {
+            tracing::error!(path = %self.folder.display(), %error, "the copy of the cluster's state cannot be removed");
+        }
     }
 }
 

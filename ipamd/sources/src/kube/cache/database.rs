@@ -1,6 +1,7 @@
 //! The copy as it lies on the disk: a redb database with a table for each resource.
 
 use std::{
+    fmt,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
@@ -29,6 +30,23 @@ const HEARD_KEY: &str = "\0heard";
 const FILE: &str = "copy.redb";
 /// What the file is called while it lacks changes that could not be written: nobody takes it for a copy.
 const BEHIND: &str = "copy.behind";
+
+/// What opens a file: another one in tests, whose disk hangs.
+pub(super) struct Disk(pub Box<OpenFile>);
+
+type OpenFile = dyn Fn(&mut Builder, &Path) -> Result<redb::Database, redb::DatabaseError> + Send;
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self(Box::new(|builder, file| builder.create(file)))
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Disk")
+    }
+}
 
 /// The open copy.
 #[derive(Debug)]
@@ -88,23 +106,23 @@ fn words(error: impl Into<redb::Error>) -> Failure {
 
 impl Database {
     /// Opens the copy of what a server has told; of another server's nothing is taken. What is no copy is made anew.
-    pub fn open(folder: &Path, server: &str) -> Result<Self, Failure> {
-        let opened = caught(|| Self::open_file(&prepare(folder)?, server)).flatten();
+    pub fn open(disk: &Disk, folder: &Path, server: &str) -> Result<Self, Failure> {
+        let opened = caught(|| Self::open_file(disk, &prepare(folder)?, server)).flatten();
         opened.or_else(|error| {
             tracing::warn!(path = %folder.display(), error, "the copy of the cluster's last state cannot be read; it is made anew");
             remove(folder).map_err(|error| error.to_string())?;
-            Self::open_file(&prepare(folder)?, server)
+            Self::open_file(disk, &prepare(folder)?, server)
         })
     }
 
     /// Opens what was behind, to write what it lacks.
-    pub fn open_behind(folder: &Path, server: &str) -> Result<Self, Failure> {
+    pub fn open_behind(disk: &Disk, folder: &Path, server: &str) -> Result<Self, Failure> {
         prepare(folder)?;
-        caught(|| Self::open_file(&folder.join(BEHIND), server)).flatten()
+        caught(|| Self::open_file(disk, &folder.join(BEHIND), server)).flatten()
     }
 
-    fn open_file(file: &Path, server: &str) -> Result<Self, Failure> {
-        let redb = Builder::new().set_cache_size(PAGES).create(file).map_err(words)?;
+    fn open_file(disk: &Disk, file: &Path, server: &str) -> Result<Self, Failure> {
+        let redb = (disk.0)(Builder::new().set_cache_size(PAGES), file).map_err(words)?;
         let mut database = Self { redb, summaries: Vec::new() };
         database.begin(server).map_err(words)?;
         Ok(database)

@@ -1,6 +1,6 @@
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, io, os::unix::fs::symlink};
 
-use redb::{Database as Redb, TableDefinition};
+use redb::{Builder, Database as Redb, StorageBackend, TableDefinition, backends::FileBackend};
 use serde_json::json;
 
 use super::*;
@@ -210,4 +210,103 @@ fn what_has_no_room_to_wait_ends_the_copy() {
     drop(cache);
     fs::remove_file(dir.path().join("state")).unwrap();
     assert_eq!(Cache::open(&path, "https://a").load(pods), Loaded::default());
+}
+
+/// A disk that hangs in a write while this is locked.
+#[derive(Debug)]
+struct Hanging(FileBackend, Arc<Mutex<()>>);
+
+impl StorageBackend for Hanging {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        drop(self.1.lock());
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), io::Error> {
+        self.0.close()
+    }
+}
+
+impl Hanging {
+    fn disk(hangs: &Arc<Mutex<()>>) -> Disk {
+        let hangs = Arc::clone(hangs);
+        Disk(Box::new(move |builder: &mut Builder, file: &Path| {
+            let file = fs::File::options().read(true).write(true).create(true).truncate(false).open(file)?;
+            builder.create_with_backend(Self(FileBackend::new(file)?, Arc::clone(&hangs)))
+        }))
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_of_while_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster");
+    let (policies, hangs) = (Resource::of(Kind::NetworkPolicy), Arc::default());
+    let cache = Cache::open_on(Hanging::disk(&hangs), &path, "https://a");
+    let state = cache.state();
+    let hold = hangs.lock().unwrap();
+    cache.put(policies, "ns/a", &json!({"x": 1}));
+    let is_writing = || {
+        std::thread::sleep(Duration::from_millis(1));
+        state.0.lock().writing.is_some()
+    };
+    assert!((0..60_000).any(|_| is_writing()));
+    // Slow is not hung, and there is room for more.
+    assert_eq!(state.problem(), None);
+    let later = Instant::now() + SLOW;
+    let problem = state.0.lock().problem(&path, later).expect("it takes too long");
+    assert!(problem.contains("see whether the disk hangs"), "{problem}");
+
+    let large = json!({ "filler": "x".repeat(1 << 20) });
+    for number in 0..20 {
+        cache.put(policies, &format!("ns/{number}"), &large);
+    }
+    let overflowed = "more has changed than can wait for the disk";
+    let problem = state.problem().expect("nothing is kept");
+    assert!(problem.contains(overflowed), "{problem}");
+    assert!(state.0.lock().writing.is_some(), "the disk hangs still");
+    assert_eq!(state.0.lock().changes.len(), 0, "what nobody will write takes no memory");
+
+    // That the write ends well makes nothing well: what came behind it is lost.
+    drop(hold);
+    let has_ended = || {
+        std::thread::sleep(Duration::from_millis(1));
+        state.0.lock().ended
+    };
+    assert!((0..60_000).any(|_| has_ended()));
+    let problem = state.problem().expect("nothing is kept");
+    assert!(problem.contains(overflowed), "{problem}");
+    drop(cache);
+    assert_eq!(Cache::open(&path, "https://a").load(policies), Loaded::default());
+}
+
+#[test]
+fn what_is_written_after_a_while_is_no_problem_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pods, hangs) = (Resource::of(Kind::Pod), Arc::default());
+    let path = dir.path().join("cluster");
+    let cache = Cache::open_on(Hanging::disk(&hangs), &path, "https://a");
+    let state = cache.state();
+    let hold = hangs.lock().unwrap();
+    cache.put(pods, "ns/a", &json!({"x": 1}));
+    drop(hold);
+    drop(cache);
+    assert_eq!(state.0.lock().problem(&path, Instant::now() + 2 * SLOW), None);
+    assert_eq!(Cache::open(&path, "https://a").load(pods).bodies.len(), 1);
 }
