@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipamd_api::wire::Reservation;
+use ipamd_api::{AttachmentKey, wire::Reservation};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage, State},
@@ -27,8 +27,21 @@ const LAST_PAUSE: Duration = Duration::from_millis(10);
 /// Waits until packets pass both ends. Two things the kernel leaves to workers of its own, which stand in line for the lock of all
 /// interfaces behind whoever makes or deletes some: that an IPv6 address is the container's (its local route), and that the
 /// host's end, which came up before there was another, sends. Until then it drops what comes, and the answer to ADD is no promise.
-/// Returns what it waited for in vain.
+/// What is waited for in vain is a warning: the attachment is whole.
 pub fn settle(
+    key: &AttachmentKey,
+    host: &mut Netlink,
+    host_ifindex: u32,
+    container: &mut Netlink,
+    reservation: &Reservation,
+) {
+    if let Err(waited) = wait(host, host_ifindex, container, reservation) {
+        tracing::warn!(%key, "the first packets may be lost: {waited}");
+    }
+}
+
+/// Returns what it waited for in vain.
+fn wait(
     host: &mut Netlink,
     host_ifindex: u32,
     container: &mut Netlink,

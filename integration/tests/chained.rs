@@ -192,6 +192,35 @@ fn an_address_that_the_other_plugin_gives_again_goes_to_the_new_pod() -> Result<
     Ok(())
 }
 
+#[test]
+fn an_add_behind_another_plugin_is_done_when_the_container_takes_packets() -> Result<()> {
+    needs_root!();
+    let node = Node::start_with(Settings::default().behind_others())?;
+    let sandbox = node.sandbox("a")?;
+    let netns = sandbox.netns();
+    // What another plugin may have done: the address is there, and the kernel still looks whether somebody else has it. It
+    // takes no packets for it until then, a second and more.
+    for (name, value) in [("accept_dad", "1"), ("dad_transmits", "2")] {
+        netns.sysctl(&format!("net/ipv6/conf/default/{name}"), value)?;
+    }
+    let name = netns.path().file_name().and_then(|name| name.to_str()).context("the namespace's name")?;
+    node.netns().ip(&format!("link add veth0 type veth peer name eth0 netns {name}"))?;
+    node.netns().ip("link set veth0 up")?;
+    netns.ip("link set eth0 up")?;
+    netns.ip("address add 10.99.0.2/24 dev eth0")?;
+    netns.ip("address add fd00:99::2/64 dev eth0")?;
+    let route = || netns.ip("route get fd00:99::2").unwrap_or_default();
+    ensure!(!route().starts_with("local"), "there is nothing to wait for: {}", route());
+    let made = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "veth0"}, {"name": "eth0", "sandbox": netns.path()}],
+        "ips": [{"address": "10.99.0.2/24", "interface": 1}, {"address": "fd00:99::2/64", "interface": 1}],
+    });
+    sandbox.cni_behind(&made).run()?;
+    ensure!(route().starts_with("local"), "{}", route());
+    Ok(())
+}
+
 /// The name that the other plugin gave the host's end.
 fn veth_of(pod: &Pod<'_>) -> Result<String> {
     let interfaces = pod.result["interfaces"].as_array().context("interfaces")?;

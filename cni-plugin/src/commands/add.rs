@@ -160,9 +160,7 @@ impl Attempt<'_> {
             other => return Err(unexpected(&self.client, "a commit", &other).into()),
         }
         // The kernel has been at it while the daemon was; it takes nothing back.
-        if let Err(waited) = settle(&mut self.host, host_ifindex, &mut container, &self.reservation) {
-            tracing::warn!(key = %self.key, "the first packets may be lost: {waited}");
-        }
+        settle(self.key, &mut self.host, host_ifindex, &mut container, &self.reservation);
         tracing::info!(key = %self.key, host_ifindex, "added");
         Ok(())
     }

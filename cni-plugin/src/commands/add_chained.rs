@@ -17,6 +17,7 @@ use crate::{
     netlink::Netlink,
     netns::Netns,
     observe, programs,
+    settle::settle,
 };
 
 /// Puts the programs on the interface and has the daemon take it over. The result is that of the plugins before.
@@ -81,12 +82,15 @@ impl Attempt<'_> {
         // Nothing of this endpoint is in the maps, so from here on every packet of it is dropped.
         programs::attach(&self.reservation, host_ifindex)?;
         interface::name_host_end(&mut self.host, self.key, &self.reservation, &found.host)?;
-        let netns_cookie = netns.inside(|| Ok(ipamd_api::netns::cookie().ok()))?;
+        let (netns_cookie, mut container) =
+            netns.inside(|| Ok((ipamd_api::netns::cookie().ok(), Netlink::open()?)))?;
         let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };
         match self.client.call(Request::Commit(commit))? {
             Reply::Done => {}
             other => return Err(unexpected(&self.client, "a commit", &other).into()),
         }
+        // The plugin before said that the kernel has the address, which is not that it takes packets for it.
+        settle(self.key, &mut self.host, host_ifindex, &mut container, &self.reservation);
         tracing::info!(key = %self.key, host_ifindex, interface = found.host.name, "taken over");
         Ok(())
     }
