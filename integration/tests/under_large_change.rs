@@ -1,48 +1,39 @@
 //! While thousands of policies come into force nobody waits for them: pods come and go, and whoever asks is answered.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use integration::{
+    bench::answers::{Answers, Work},
     needs_root,
-    testbed::{Machine, Node, Pod, Settings, eventually},
+    testbed::{Machine, Node, Pod, eventually},
 };
 
-const POLICIES: usize = 10_000;
+const POLICIES: Work = Work::Rebuild(10_000);
+const TOO_MANY: Work = Work::Search(20_000);
 const PODS: usize = 12;
 /// Pods that come while the policies come into force, and stay.
 const KEPT: usize = 5;
-/// Each policy is for the pods of one application, so each pod has a thousand of them.
-const APPS: usize = 10;
 
-/// A bound that a busy machine keeps, with everything compiled for tests; what it took is printed.
+/// A bound that a busy machine keeps, with everything compiled for tests; what it took is printed, and `scripts/bench policy` measures
+/// it with what is released.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// Policies each of a port and an address of its own.
-fn policies() -> String {
-    let mut text = String::new();
-    for number in 0..POLICIES {
-        let (high, low) = (number / 256, number % 256);
-        let _ = write!(
-            text,
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ namespace: shop, name: p{number} }}\n\
-             spec: {{ podSelector: {{ matchLabels: {{ app: a{} }} }}, policyTypes: [Ingress], ingress: [ {{ from: [ {{ ipBlock: {{ cidr: 172.16.{high}.{low}/32 }} }} ],\
-             ports: [ {{ port: {} }} ] }} ] }}\n",
-            number % APPS,
-            1 + number % 5_000
-        );
-    }
-    text
+fn pods(node: &Node) -> Result<Vec<Pod<'_>>> {
+    (0..PODS).map(|number| node.add_pod_of(&format!("shop/p{number}"), &[])).collect()
 }
 
-fn start() -> Result<Node> {
-    let settings =
-        Settings::default().cluster().flag("--policy-entries=65536").flag("--metrics=127.0.0.1:9477");
-    let node = Node::start_with(settings)?;
-    Ok(node)
+/// Nobody waited for it, whatever it was.
+fn nobody_waited(answers: &Answers, what: &str) -> Result<()> {
+    eprintln!("while {what}, {:?}:\n{answers}", answers.work);
+    for asked in ["ADD", "DEL", "status", "readyz", "health check"] {
+        ensure!(answers.times.contains_key(asked), "{asked} was never tried: {answers}");
+    }
+    // Who waits for the change waits for most of it, however slow the machine is.
+    for (what, took) in answers.longest() {
+        ensure!(took < AT_ONCE.max(answers.work / 4), "{what} took {took:?} of {:?}", answers.work);
+    }
+    Ok(())
 }
 
 /// Whether a change is under way, by what a new pod's ADD says of it.
@@ -50,69 +41,17 @@ fn is_under_way(node: &Node) -> bool {
     node.log().contains("is cut off until its own is in force")
 }
 
-fn all_in_force(node: &Node) -> bool {
-    node.status().is_ok_and(|status| status["policy"]["policies"].as_u64() >= Some(POLICIES as u64))
-}
-
 #[test]
 fn adds_dels_and_questions_do_not_wait() -> Result<()> {
     needs_root!();
-    let node = start()?;
-    let pods = (0..PODS)
-        .map(|number| node.add_pod_of(&format!("shop/p{number}"), &[]))
-        .collect::<Result<Vec<_>>>()?;
-    node.manifest("many.yaml", &policies())?;
-    let mut longest = [
-        ("ADD", Duration::ZERO),
-        ("DEL", Duration::ZERO),
-        ("status", Duration::ZERO),
-        ("readyz", Duration::ZERO),
-    ];
-    let mut rounds = 0;
-    // Some that come meanwhile stay.
-    let mut kept = Vec::new();
-    let began = Instant::now();
-    while !all_in_force(&node) && began.elapsed() < Duration::from_secs(100) {
-        let mut took = [Duration::ZERO; 4];
-        let clock = Instant::now();
-        let pod = node.add_pod_of(&format!("shop/new-{rounds}"), &[("app", "a3")])?;
-        took[0] = clock.elapsed();
-        let clock = Instant::now();
-        node.status()?;
-        took[2] = clock.elapsed();
-        let clock = Instant::now();
-        let probed = node
-            .netns()
-            .command("curl")?
-            .args(["-sf", "--max-time", "5", "http://127.0.0.1:9477/readyz"])
-            .status()?;
-        ensure!(probed.success(), "{probed}");
-        took[3] = clock.elapsed();
-        let clock = Instant::now();
-        if kept.len() < KEPT {
-            kept.push(pod);
-        } else {
-            pod.del()?;
-        }
-        took[1] = clock.elapsed();
-        for ((_, longest), took) in longest.iter_mut().zip(took) {
-            *longest = (*longest).max(took);
-        }
-        rounds += 1;
-    }
-    ensure!(all_in_force(&node), "not in force after {:?}: {:?}", began.elapsed(), node.status());
-    let all = began.elapsed();
-    eprintln!(
-        "{rounds} rounds while {POLICIES} policies came into force in {all:?}; the longest: {longest:?}"
-    );
-    // Who waits for the change waits for most of it, however slow the machine is.
-    for (what, took) in longest {
-        ensure!(took < AT_ONCE.max(all / 4), "{what} took {took:?} of {all:?}");
-    }
+    let node = POLICIES.node()?;
+    let pods = pods(&node)?;
+    let (answers, mut kept) = Answers::during(POLICIES, &node, KEPT)?;
+    nobody_waited(&answers, "10,000 policies came into force")?;
     // Who comes and came is enforced by what is told as in force, at once: policies that let only strangers in. A pod that no
     // policy is for is reached.
     let reaches = |to: &Pod| anyhow::Ok(pods[0].ping(to.ipv4(), &["-c1", "-W1"])?.received > 0);
-    kept.push(node.add_pod_of("shop/late", &[("app", "a3")])?);
+    kept.push(node.add_pod_of("shop/late", &[("app", POLICIES.app())])?);
     for pod in &kept {
         ensure!(!reaches(pod)?, "{} is reached", pod.ipv4());
         ensure!(node.reaches(pod.ipv4())?, "the node reaches its pods");
@@ -124,18 +63,31 @@ fn adds_dels_and_questions_do_not_wait() -> Result<()> {
 }
 
 #[test]
+fn nor_do_they_while_it_is_searched_what_fits() -> Result<()> {
+    needs_root!();
+    let node = TOO_MANY.node()?;
+    let _pods = pods(&node)?;
+    // What the policies are for: without it they fit.
+    let guarded = node.add_pod_of("shop/guarded", &[("app", TOO_MANY.app())])?;
+    let (answers, _kept) = Answers::during(TOO_MANY, &node, 0)?;
+    nobody_waited(&answers, "it was searched what of 20,000 policies fits")?;
+    let policy = &node.status()?["policy"];
+    ensure!(policy["left_out"].as_u64() > Some(0), "they fit all: {policy}");
+    ensure!(node.reaches(guarded.ipv4())?, "the node reaches its pods");
+    Ok(())
+}
+
+#[test]
 fn the_end_of_the_daemon_does_not_wait_either() -> Result<()> {
     needs_root!();
-    let node = start()?;
-    let pods = (0..PODS)
-        .map(|number| node.add_pod_of(&format!("shop/p{number}"), &[]))
-        .collect::<Result<Vec<_>>>()?;
-    node.manifest("many.yaml", &policies())?;
+    let node = POLICIES.node()?;
+    let pods = pods(&node)?;
+    node.manifest("many.yaml", &POLICIES.manifest())?;
     let mut number = 0;
     let under_way = eventually(Duration::from_mins(1), || {
         number += 1;
         node.add_pod_of(&format!("shop/new-{number}"), &[]).is_ok() && is_under_way(&node)
-            || all_in_force(&node)
+            || POLICIES.is_done(&node)
     });
     ensure!(under_way, "{}", node.log());
     let clock = Instant::now();

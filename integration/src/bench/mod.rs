@@ -1,5 +1,7 @@
-//! What `scripts/bench service` is made of: a population of services, and what each way to balance them is told of it.
+//! What `scripts/bench service` is made of: a population of services, and what each way to balance them is told of it. And how long
+//! the daemon's answers are waited for, for `scripts/bench policy` and tests.
 
+pub mod answers;
 mod change;
 pub mod iptables;
 pub mod manifests;

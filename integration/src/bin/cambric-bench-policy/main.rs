@@ -3,6 +3,7 @@
 //!
 //! With `--write FOLDER` it only writes the manifests of the cluster, for a daemon to be measured on.
 
+mod answers;
 mod packets;
 mod scene;
 mod tenant;
@@ -43,6 +44,9 @@ struct Arguments {
     /// Only what one tenant can make, which needs neither root nor a kernel
     #[arg(long)]
     tenant: bool,
+    /// Only how long the daemon's answers are waited for while it is at a large change; the daemon is that of `CAMBRIC_BIN_DIR`
+    #[arg(long)]
+    answers: bool,
     /// Only writes the manifests there
     #[arg(long, value_name = "FOLDER")]
     write: Option<PathBuf>,
@@ -52,6 +56,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(folder) = &arguments.write {
         return scene::write(folder, arguments.policies, arguments.pods);
+    }
+    if arguments.answers {
+        return answers::measure();
     }
     tenant::measure()?;
     if arguments.tenant {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::compile::world::LocalEndpoint;
 use ipamd_model::endpoint::Slot;
-use ipamd_model::objects::{Change, Object};
+use ipamd_model::objects::{Change, Object, ObjectId};
 
 /// Why an endpoint is not enforced.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,52 @@ pub enum EnforceError {
     /// Who was to take it in did not come to an end.
     #[error("whoever was to enforce its policy has failed; see the log")]
     Abandoned,
+}
+
+/// Changes that are tried together.
+#[derive(Debug)]
+pub(super) struct Part {
+    changes: Vec<Change>,
+    /// It is half of what did not fit, all of one namespace.
+    is_half: bool,
+}
+
+/// The parts of a change that are still to be tried, each in a turn of its own: between two turns all that is in force is whole, and
+/// others may have the state.
+#[derive(Debug, Default)]
+pub(super) struct Parts(Vec<Part>);
+
+impl Parts {
+    /// One part: all of it.
+    pub fn of(changes: Vec<Change>) -> Self {
+        Self(vec![Part { changes, is_half: false }])
+    }
+
+    /// The one whose turn it is.
+    pub fn next(&mut self) -> Option<Part> {
+        self.0.pop()
+    }
+
+    /// What does not fit together is tried namespace by namespace, and of one a half after the other.
+    fn split(&mut self, mut changes: Vec<Change>) {
+        let first = changes.first().map(Change::id).and_then(|id| id.namespace);
+        if changes.iter().all(|it| it.id().namespace == first) {
+            let rest = changes.split_off(changes.len() / 2);
+            self.0.extend([rest, changes].map(|changes| Part { changes, is_half: true }));
+            return;
+        }
+        // What is in no namespace comes first: it says what the others are.
+        let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
+        for change in changes {
+            namespaces.entry(change.id().namespace).or_default().push(change);
+        }
+        self.0.extend(namespaces.into_values().rev().map(|changes| Part { changes, is_half: false }));
+    }
+
+    /// All that was not tried, in its order.
+    fn rest(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.0).into_iter().rev().flat_map(|part| part.changes).collect()
+    }
 }
 
 /// Whether a change puts a policy.
@@ -61,13 +107,38 @@ impl State {
         settled
     }
 
-    /// Takes changes in: together, or, if they do not fit together, those that fit.
+    /// Takes changes in, in as many turns as it takes.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<Writes, TableError> {
-        if let [change] = &*changes {
-            return self.apply_alone(change.clone());
+        let (mut parts, mut writes) = (Parts::of(changes), Writes::default());
+        while let Some(part) = parts.next() {
+            writes += self.turn(part, &mut parts)?;
+        }
+        Ok(writes)
+    }
+
+    /// Takes a part in as a whole. If it does not fit, nothing of it is in force when this returns, and those that it is made of are
+    /// tried next. After a write that failed, all that is left is taken into the world: a new set of tables is made of that.
+    pub fn turn(&mut self, part: Part, parts: &mut Parts) -> Result<Writes, TableError> {
+        let done = self.try_together(part, parts);
+        if done.is_err() {
+            for change in parts.rest() {
+                self.unfit.remove(&change.id());
+                self.absorb(change, &mut BTreeSet::new());
+            }
+        }
+        done
+    }
+
+    fn try_together(&mut self, part: Part, parts: &mut Parts) -> Result<Writes, TableError> {
+        let changes = if part.is_half { self.without_untried(part.changes) } else { part.changes };
+        match &*changes {
+            [] => return Ok(Writes::default()),
+            [change] => return self.apply_alone(change.clone()),
+            _ => {}
         }
         let mut concerned = BTreeSet::new();
         let mut undo = Vec::new();
+        let room_made = self.room_made;
         for change in &changes {
             self.unfit.remove(&change.id());
             undo.extend(self.absorb(change.clone(), &mut concerned));
@@ -81,33 +152,10 @@ impl State {
         for change in undo.into_iter().rev() {
             self.absorb(change, &mut concerned);
         }
+        parts.split(changes);
+        self.room_made = room_made;
         self.back(concerned)?;
-        self.apply_in_pieces(changes)
-    }
-
-    /// Takes those of changes in that fit, where all do not: each namespace by itself, and of one a half after the other.
-    fn apply_in_pieces(&mut self, mut changes: Vec<Change>) -> Result<Writes, TableError> {
-        let first = changes.first().map(Change::id).and_then(|id| id.namespace);
-        let mut writes = Writes::default();
-        if changes.iter().all(|it| it.id().namespace == first) {
-            let rest = changes.split_off(changes.len() / 2);
-            for half in [changes, rest] {
-                let half = self.without_untried(half);
-                if !half.is_empty() {
-                    writes += self.apply(half)?;
-                }
-            }
-            return Ok(writes);
-        }
-        // What is in no namespace comes first: it says what the others are.
-        let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            namespaces.entry(change.id().namespace).or_default().push(change);
-        }
-        for of_it in namespaces.into_values() {
-            writes += self.apply(of_it)?;
-        }
-        Ok(writes)
+        Ok(Writes::default())
     }
 
     /// Leaves out policies that are not to be tried now, for too many of their namespace that did not fit were tried. What goes is
@@ -136,6 +184,7 @@ impl State {
         let began = trials::processor_time();
         let mut concerned = BTreeSet::new();
         self.unfit.remove(&change.id());
+        let room_made = self.room_made;
         let undo = self.absorb(change.clone(), &mut concerned);
         self.room_made |= matches!(undo, Some(Change::Put(_)));
         match self.bring(concerned.clone()) {
@@ -146,6 +195,8 @@ impl State {
                     self.absorb(undo, &mut concerned);
                 }
                 self.leave_out(change.clone(), overflow.to_string());
+                // What was left out makes no room.
+                self.room_made = room_made;
                 self.back(concerned)?;
                 if let Some(namespace) = change.id().namespace {
                     let took = trials::processor_time().saturating_sub(began);
@@ -260,19 +311,19 @@ impl State {
         self.back(concerned)
     }
 
-    /// Tries what did not fit once more if there may be room now, and what was not tried yet.
-    pub fn retry_unfit(&mut self) -> Result<(), TableError> {
+    /// What did not fit and should be tried once more: all of it if there may be room now, else what was not tried yet.
+    pub fn due(&mut self) -> Vec<ObjectId> {
         let room_made = std::mem::take(&mut self.room_made);
         let due = self.unfit.iter().filter(|(_, it)| room_made || !it.tried);
         let mut due: Vec<_> = due.map(|(id, it)| (it.tried, id.clone())).collect();
         // Who was never tried comes first.
         due.sort();
-        for (_, id) in due {
-            let Some(Unfit { change, .. }) = self.unfit.get(&id) else { continue };
-            self.apply_alone(change.clone())?;
-        }
-        // What was left out again made no room.
-        self.room_made = false;
-        Ok(())
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Tries one of them, as it is now.
+    pub fn retry_unfit(&mut self, id: &ObjectId) -> Result<(), TableError> {
+        let Some(Unfit { change, .. }) = self.unfit.get(id) else { return Ok(()) };
+        self.apply_alone(change.clone()).map(drop)
     }
 }

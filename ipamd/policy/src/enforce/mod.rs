@@ -35,7 +35,7 @@ pub use self::{
     queue::Admission,
     settle::Writes,
 };
-use self::{places::Places, queue::Waiting, settle::Unsettled, state::State};
+use self::{apply::Parts, places::Places, queue::Waiting, settle::Unsettled, state::State};
 pub use crate::compile::world::LocalEndpoint;
 use crate::tables::{self, TableError, Tables};
 use ipamd_model::endpoint::Slot;
@@ -45,6 +45,8 @@ use ipamd_model::objects::Batch;
 #[derive(Debug)]
 pub struct Enforcer {
     state: Mutex<State>,
+    /// Whoever waits for the state has this, so that who has just had it comes behind.
+    next: Mutex<()>,
     /// Endpoints that come and go.
     queue: Mutex<Vec<Waiting>>,
     /// Somebody waits for the state to take them in.
@@ -71,6 +73,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Says why policy is not as it should be.
+fn said(outcome: Result<(), Unsettled>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "policy could not be enforced anew");
+    }
+}
+
 /// What a batch came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied {
@@ -88,6 +97,7 @@ impl Enforcer {
         Self {
             places: Arc::clone(&state.places),
             state: Mutex::new(state),
+            next: Mutex::default(),
             queue: Mutex::default(),
             taking: AtomicBool::new(false),
             most,
@@ -200,21 +210,28 @@ impl Enforcer {
         act();
     }
 
-    /// Takes changes of the cluster in.
+    /// Takes changes of the cluster in: together, or, if they do not fit together, those that fit. The search for those takes many
+    /// turns, and between two of them others have the state: who comes and goes is taken in, who asks is answered.
     pub fn apply(&self, batch: Batch) -> Applied {
         let began = Instant::now();
-        let mut state = self.lock();
-        let _changing = self.changing();
         if let Some(refusals) = batch.refusals {
+            let mut state = self.lock();
             for refusal in refusals.iter().filter(|it| !state.refusals.contains(it)) {
                 tracing::warn!(%refusal, "refused");
             }
             state.refusals = refusals;
         }
-        // A failure was said already, and is tried again.
-        let writes =
-            if batch.changes.is_empty() { Ok(Writes::default()) } else { state.apply(batch.changes) };
-        Applied { took: began.elapsed(), writes: writes.unwrap_or_default() }
+        let mut writes = Writes::default();
+        if !batch.changes.is_empty() {
+            let mut parts = Parts::of(batch.changes);
+            while let Some(part) = parts.next() {
+                let mut state = self.lock();
+                let _changing = self.changing();
+                // A failure was said already, and is tried again.
+                writes += state.turn(part, &mut parts).unwrap_or_default();
+            }
+        }
+        Applied { took: began.elapsed(), writes }
     }
 
     /// Sets the addresses from which the node itself always reaches its endpoints. Not while a change is under way: it is said
@@ -232,28 +249,40 @@ impl Enforcer {
         }
     }
 
-    /// Tries again what has failed or did not fit, and clears away what is out of use. Not while a change is under way.
+    /// Tries again what has failed or did not fit, each in a turn of its own, and clears away what is out of use. Not while a
+    /// change is under way.
     pub fn retry(&self) {
-        let Some(mut state) = self.try_state() else { return };
-        self.drain(&mut state);
-        let _changing = self.changing();
-        if !state.started {
-            return;
-        }
-        let outcome = if state.failure.is_some() {
-            state.rebuild()
-        } else {
-            let retried = state.retry_unfit().map_err(Unsettled::from);
-            state.retry_closed();
-            retried.and_then(|()| state.compact())
+        let due = {
+            let Some(mut state) = self.try_state() else { return };
+            self.drain(&mut state);
+            if !state.started {
+                return;
+            }
+            let _changing = self.changing();
+            if state.failure.is_some() {
+                return said(state.rebuild());
+            }
+            state.due()
         };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "policy could not be enforced anew");
+        for id in due {
+            let mut state = self.lock();
+            let _changing = self.changing();
+            if let Err(error) = state.retry_unfit(&id) {
+                return said(Err(error.into()));
+            }
         }
+        let Some(mut state) = self.try_state() else { return };
+        let _changing = self.changing();
+        state.retry_closed();
+        said(state.compact());
     }
 
+    /// The state, after all who have waited for it longer.
     fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = {
+            let _next = locked(&self.next);
+            locked(&self.state)
+        };
         self.drain(&mut state);
         state
     }

@@ -17,7 +17,7 @@ use super::{
 use crate::compile::rules::EndpointRules;
 use ipamd_model::{
     objects::{Change, Object},
-    policy::Direction,
+    policy::{Direction, Policy},
 };
 
 /// So much may be out of use before it is cleared away.
@@ -68,6 +68,11 @@ impl State {
                 for map in failed.maps.values().filter_map(|compiled| compiled.map) {
                     self.tables.retire_map(map);
                 }
+                // The new set may have been made for a part of the policies only.
+                self.ranks = self.world.ranks();
+                for key in self.endpoints.keys().cloned().collect::<Vec<_>>() {
+                    self.reselect(&key);
+                }
                 Err(error)
             }
         }
@@ -84,9 +89,21 @@ impl State {
     /// Policies come in pieces, so that those are left out that do not fit.
     fn fill_piece_by_piece(&mut self) -> Result<(), Unsettled> {
         let policies = std::mem::take(&mut self.world.policies);
+        let unfit = std::mem::take(&mut self.unfit);
+        let filled = self.fill_with(policies.values().cloned());
+        match filled {
+            // Of what had an older version in force the newer one still waits.
+            Ok(()) => self.unfit.extend(unfit),
+            // What was not tried is in force as before, and part of the world as before.
+            Err(_) => (self.world.policies, self.unfit) = (policies, unfit),
+        }
+        filled
+    }
+
+    fn fill_with(&mut self, policies: impl Iterator<Item = Arc<Policy>>) -> Result<(), Unsettled> {
         let all = self.derive();
         self.settle(all)?;
-        let mut ordered = policies.into_values().map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
+        let mut ordered = policies.map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
         ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
         let puts = ordered.into_iter().map(|(_, policy)| Change::Put(Object::Policy(policy))).collect();
         self.apply(puts)?;

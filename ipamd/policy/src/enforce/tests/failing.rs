@@ -1,4 +1,15 @@
-use super::*;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use super::{
+    watched::{NEVER, Watched},
+    *,
+};
 
 fn wide(name: &str) -> String {
     let ports = (0..300).map(|n| format!("{{ port: {} }}", 1000 + 2 * n)).collect::<Vec<_>>().join(", ");
@@ -186,4 +197,100 @@ fn one_that_comes_again_is_not_judged_as_the_one_before() {
     bench.enforcer.take();
     let postures = bench.tables.postures();
     assert!(!postures[&again].ingress && !postures.contains_key(&slot), "{postures:?}");
+}
+
+#[test]
+fn others_have_the_state_while_it_is_searched_what_fits() {
+    let tables = Memory::new(ROOM);
+    let watched = Watched::new(&tables);
+    let look = Arc::clone(&watched.look);
+    let enforcer = Arc::new(Enforcer::new(Box::new(watched)));
+    enforcer.start([(local(1, "guarded"), None)], BTreeSet::new(), batch(&guard("g", "80"))).unwrap();
+    let (ended, asked) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Option<JoinHandle<bool>>>>::default());
+    let admission = enforcer.queue(local(2, "guarded")).unwrap();
+    *look.lock().unwrap() = Some(Box::new({
+        let (enforcer, ended, asked) = (Arc::clone(&enforcer), Arc::clone(&ended), Arc::clone(&asked));
+        move |_: &Memory| {
+            let mut asked = asked.lock().unwrap();
+            if asked.is_some() {
+                return;
+            }
+            // Within a turn somebody asks, who has the state before the next one.
+            let (asking, ended) = (Arc::clone(&enforcer), Arc::clone(&ended));
+            *asked = Some(std::thread::spawn(move || {
+                asking.policies();
+                ended.load(Ordering::Relaxed)
+            }));
+            while enforcer.next.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+        }
+    }));
+    let search = ["a", "b", "c", "d"].map(wide).concat() + &guard("h", "81");
+    enforcer.apply(batch(&search));
+    ended.store(true, Ordering::Relaxed);
+    let answered_late = asked.lock().unwrap().take().expect("something was written").join().unwrap();
+    assert!(!answered_late, "who asked waited for the whole search");
+    *look.lock().unwrap() = None;
+    // Who came meanwhile was taken in by one of the turns.
+    assert!(admission.has_begun());
+    assert_eq!((enforcer.counts().policies, enforcer.counts().unfit), (2, 4));
+}
+
+#[test]
+fn a_search_that_fails_at_any_write_forgets_none_of_the_changes() {
+    let cluster = guard("g", "80") + &guard("gone", "82") + &remote(1, "friend");
+    let mut failed = 0;
+    for (after, half_done) in (0..60).flat_map(|after| [(after, false), (after, true)]) {
+        let tables = Memory::new(ROOM);
+        let watched = Watched { half_done, ..Watched::new(&tables) };
+        let fails_after = Arc::clone(&watched.fails_after);
+        let bench = Bench { tables, enforcer: Enforcer::new(Box::new(watched)) };
+        bench.start(&[local(1, "guarded")], &cluster);
+        let mut changes = puts(&(guard("h", "81") + &wide("wide") + &guard("i", "83")));
+        changes.push(Change::Remove(ObjectId::namespaced(Kind::NetworkPolicy, "n", "gone")));
+        fails_after.store(after, Ordering::Relaxed);
+        bench.enforcer.apply(Batch { changes, refusals: None });
+        fails_after.store(NEVER, Ordering::Relaxed);
+        failed += usize::from(bench.enforcer.problems().len() > 1);
+        bench.enforcer.retry();
+        let passes = [80, 81, 82, 83, 1000].map(|port| bench.passes("n/r1", "n/p1", port));
+        assert_eq!(passes, [true, true, false, true, false], "after {after} writes, half done: {half_done}");
+        assert_eq!(bench.enforcer.problems().len(), 1, "{:?}", bench.enforcer.problems());
+    }
+    assert!(failed > 5, "{failed}");
+}
+
+/// A new set of policies that do not all fit is made in pieces. If that fails, what was not tried yet is not gone.
+#[test]
+fn a_rebuild_in_pieces_that_fails_at_any_write_opens_nothing() {
+    let cluster = guard("g", "80") + &guard("h", "81") + &remote(1, "friend");
+    let mut failed = 0;
+    for (after, half_done) in (0..60).flat_map(|after| [(after, false), (after, true)]) {
+        let tables = Memory::new(ROOM);
+        let watched = Watched { half_done, ..Watched::new(&tables) };
+        let fails_after = Arc::clone(&watched.fails_after);
+        let bench = Bench { tables, enforcer: Enforcer::new(Box::new(watched)) };
+        bench.start(&[local(1, "guarded")], &cluster);
+        // After a write that failed everything is made anew.
+        fails_after.store(0, Ordering::Relaxed);
+        bench.apply(&guard("i", "82"));
+        assert!(bench.enforcer.lock().failure.is_some());
+        fails_after.store(after, Ordering::Relaxed);
+        bench.apply(&wide("wide"));
+        fails_after.store(NEVER, Ordering::Relaxed);
+        failed += usize::from(bench.enforcer.lock().failure.is_some());
+        bench.enforcer.retry();
+        bench.enforcer.admit(local(2, "guarded")).unwrap();
+        for pod in ["n/p1", "n/p2"] {
+            let passes = [80, 81, 82, 83, 1000].map(|port| bench.passes("n/r1", pod, port));
+            assert_eq!(
+                passes,
+                [true, true, true, false, false],
+                "after {after} writes, half done: {half_done}"
+            );
+        }
+        assert_eq!(bench.enforcer.problems().len(), 1, "{:?}", bench.enforcer.problems());
+    }
+    assert!(failed > 5, "{failed}");
 }

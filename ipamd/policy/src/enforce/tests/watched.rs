@@ -13,16 +13,16 @@ use crate::tables::{
 };
 use ipamd_model::{concerned::Concerned, policy::Direction};
 
-type Look = Box<dyn Fn(&Memory) + Send>;
+pub(super) type Look = Box<dyn Fn(&Memory) + Send>;
 
 /// Tables that are looked at after each write, and of which a write can be made to fail.
-struct Watched {
-    inner: Memory,
-    look: Arc<Mutex<Option<Look>>>,
+pub(super) struct Watched {
+    pub inner: Memory,
+    pub look: Arc<Mutex<Option<Look>>>,
     /// So many writes from now on, the next fails; then all go well again.
-    fails_after: Arc<AtomicUsize>,
+    pub fails_after: Arc<AtomicUsize>,
     /// What fails was written all the same, as far as that can be.
-    half_done: bool,
+    pub half_done: bool,
 }
 
 impl std::fmt::Debug for Watched {
@@ -31,10 +31,10 @@ impl std::fmt::Debug for Watched {
     }
 }
 
-const NEVER: usize = usize::MAX;
+pub(super) const NEVER: usize = usize::MAX;
 
 impl Watched {
-    fn new(inner: &Memory) -> Self {
+    pub fn new(inner: &Memory) -> Self {
         Self {
             inner: inner.clone(),
             look: Arc::default(),
