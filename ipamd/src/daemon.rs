@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
 };
 
 use anyhow::{Context, bail};
@@ -41,14 +41,15 @@ use bpf::sizes::{Machine, MapSizes};
 use ipamd_addresses::{attachment::Attachment, ipam::Pool};
 use ipamd_config::{Cluster, Config, ExternalServiceMode, Maker, cni_chain::Configurations};
 use ipamd_datapath::{
-    Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables, parting::Parting,
+    Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables,
+    parting::{Parting, PartingError},
 };
 use ipamd_kernel::reaper::Reaper;
 use ipamd_machine::{footprint::FootprintFile, preflight};
 use ipamd_model::objects;
 use ipamd_policy::enforce::Enforcer;
 use ipamd_runtime::{chain, supervisor};
-use ipamd_services::{Balancer, Site, health::HealthPorts};
+use ipamd_services::{Balancer, Gone, Site, health::HealthPorts};
 use ipamd_sources::{SourceState, kube::NetworkCondition};
 use ipamd_store as store;
 use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
@@ -126,10 +127,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let released = files::released(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
     released::catch_up(&released, &node).await;
-    let (parting, gone) = {
-        let node = Arc::clone(&node);
-        Parting::start(move |netns| node.namespace_path(netns), &pins)?
-    };
+    let (parting, gone) = end_sockets(Arc::clone(&node), &pins)?;
     let peers = Arc::new(Peers::new(&config.node_name).context("cannot make a pipe")?);
     let followers = Followers {
         node: Arc::clone(&node),
@@ -180,6 +178,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
         closed => closed?,
     }
     Ok(ending)
+}
+
+/// Has the sockets ended of backends that are gone, of the node and of its endpoints.
+fn end_sockets(node: Arc<Node>, pins: &Pins) -> Result<(Parting, SyncSender<Vec<Gone>>), PartingError> {
+    Parting::start(move |netns| node.namespace_path(netns), pins)
 }
 
 /// Takes the pools of this node's Node, unless some are configured, and refuses such as cannot be handed out on this machine. Whether

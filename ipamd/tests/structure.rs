@@ -85,14 +85,23 @@ fn modules(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
         first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
     };
     let all = files.iter().map(|path| top(path)).collect::<BTreeSet<_>>();
-    let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in &files {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.components().any(|it| it.as_os_str() == "tests") || name.contains("test") || name == "fuzz.rs"
-        {
+    let contents = files.iter().map(|path| (path, fs::read_to_string(path).unwrap())).collect::<Vec<_>>();
+    let of_tests = contents.iter().flat_map(|(path, text)| {
+        let modules = text.split("#[cfg(test)]\nmod ").skip(1).filter_map(|rest| rest.split_once(';'));
+        let modules = modules.map(|(name, _)| name).filter(|name| !name.contains(char::is_whitespace));
+        let beside = if ["mod.rs", "lib.rs", "main.rs"].iter().any(|name| path.ends_with(name)) {
+            path.parent().unwrap().to_owned()
+        } else {
+            path.with_extension("")
+        };
+        modules.flat_map(move |name| [beside.join(format!("{name}.rs")), beside.join(name)])
+    });
+    let of_tests = of_tests.collect::<Vec<_>>();
+    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in &contents {
+        if of_tests.iter().any(|it| path.starts_with(it)) {
             continue;
         }
-        let text = fs::read_to_string(path).unwrap();
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
         for (at, _) in code.match_indices("crate::") {
@@ -121,10 +130,10 @@ fn modules(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
             let from = top(path);
             let others =
                 names.iter().map(|name| first(name.trim())).filter(|it| all.contains(it) && *it != from);
-            named.entry(from.clone()).or_default().extend(others);
+            needs.entry(from.clone()).or_default().extend(others);
         }
     }
-    named
+    needs
 }
 
 #[test]

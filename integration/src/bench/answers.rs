@@ -105,7 +105,7 @@ pub struct Answers {
 
 impl Answers {
     /// Gives the daemon the work, and asks all that can be asked until it is done. Of the pods that are added meanwhile so many stay.
-    pub fn during<'n>(work: Work, node: &'n Node, keep: usize) -> Result<(Self, Vec<Pod<'n>>)> {
+    pub fn during(work: Work, node: &Node, keep: usize) -> Result<(Self, Vec<Pod<'_>>)> {
         let mut answers = Self::default();
         let mut kept = Vec::new();
         node.manifest("many.yaml", &work.manifest())?;

@@ -44,12 +44,14 @@ pub struct Age {
     before: u64,
 }
 
-impl Age {
+impl Default for Age {
     /// It begins now.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self::of(0)
     }
+}
 
+impl Age {
     /// It has lasted for so many seconds.
     pub fn of(seconds: u64) -> Self {
         Self { noted: Moment::now(), before: seconds }
@@ -69,7 +71,7 @@ mod tests {
     fn a_moment_grows_old() {
         let now = Moment::now();
         assert!(now.age() < 5);
-        assert!((100..105).contains(&Age::of(100).seconds()) && Age::new().seconds() < 5);
+        assert!((100..105).contains(&Age::of(100).seconds()) && Age::default().seconds() < 5);
         assert!((3..9).contains(&now.before(3).age()) || now.before(3).age() == now.before(u64::MAX).age());
     }
 }

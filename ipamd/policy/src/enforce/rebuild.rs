@@ -91,11 +91,12 @@ impl State {
         let policies = std::mem::take(&mut self.world.policies);
         let unfit = std::mem::take(&mut self.unfit);
         let filled = self.fill_with(policies.values().cloned());
-        match filled {
+        if filled.is_ok() {
             // Of what had an older version in force the newer one still waits.
-            Ok(()) => self.unfit.extend(unfit),
+            self.unfit.extend(unfit);
+        } else {
             // What was not tried is in force as before, and part of the world as before.
-            Err(_) => (self.world.policies, self.unfit) = (policies, unfit),
+            (self.world.policies, self.unfit) = (policies, unfit);
         }
         filled
     }

@@ -223,7 +223,7 @@ impl Directory {
         self.identity = None;
         {
             let mut known = self.sight.known();
-            let age = if let Known::Until(age, _) = *known { age } else { Age::new() };
+            let age = if let Known::Until(age, _) = *known { age } else { Age::default() };
             *known = Known::Until(age, loss);
         }
         let root = self.root.clone();

@@ -65,7 +65,8 @@ impl Contact {
         let counts = state.counts.entry(resource.to_string()).or_default();
         let counter = if expired { &mut counts.expired } else { &mut counts.failures };
         *counter += 1;
-        let known = state.troubles.entry(resource.to_string()).or_insert_with(|| (Age::new(), String::new()));
+        let known =
+            state.troubles.entry(resource.to_string()).or_insert_with(|| (Age::default(), String::new()));
         let is_news = known.1 != why;
         known.1 = why;
         is_news

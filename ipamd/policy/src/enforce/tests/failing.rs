@@ -205,7 +205,8 @@ fn others_have_the_state_while_it_is_searched_what_fits() {
     let watched = Watched::new(&tables);
     let look = Arc::clone(&watched.look);
     let enforcer = Arc::new(Enforcer::new(Box::new(watched)));
-    enforcer.start([(local(1, "guarded"), None)], BTreeSet::new(), batch(&guard("g", "80"))).unwrap();
+    let cluster = guard("g", "80") + &remote(1, "friend");
+    enforcer.start([(local(1, "guarded"), None)], BTreeSet::new(), batch(&cluster)).unwrap();
     let (ended, asked) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Option<JoinHandle<bool>>>>::default());
     let admission = enforcer.queue(local(2, "guarded")).unwrap();
     *look.lock().unwrap() = Some(Box::new({
