@@ -24,5 +24,4 @@ mod stage;
 mod stamps;
 mod states;
 mod way_out;
-mod ways_kept;
 mod weight;
