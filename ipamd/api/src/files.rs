@@ -12,7 +12,7 @@ pub fn endpoints(socket: &Path) -> PathBuf {
     socket.with_file_name("endpoints")
 }
 
-/// Where a store is copied to in which nothing can be written: the socket is on another disk.
+/// The directory of the copy of a store that cannot be written. The socket is on another disk than the store.
 pub fn copy_of_store(socket: &Path) -> PathBuf {
     socket.with_file_name("store.copy")
 }

@@ -1,5 +1,5 @@
 //! What has to be done so that the kernel is as the records and the configuration say: a function from what was
-//! observed to a list of steps. [`ipamd::reconcile`] observes and performs.
+//! observed to a list of steps. `reconcile` of the daemon observes and performs.
 
 mod claims;
 mod endpoints;
