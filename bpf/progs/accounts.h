@@ -58,6 +58,11 @@ __noinline int may_begin_pieces(__u32 ifindex)
 	return true;
 }
 
+/* How many openings a processor takes at once, and that in a small line it takes fewer: what is left over of all it has taken in a
+ * tick is no part of the line that counts. */
+#define OPENINGS_AT_ONCE 8
+#define OPENINGS_PART 8192
+
 static __always_inline void turn_over_opening(struct account *account, __u32 now)
 {
 	if (account->opening_tick != now) {
@@ -72,8 +77,16 @@ static __always_inline void turn_over_opening(struct account *account, __u32 now
  */
 __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 {
-	__u32 zero = 0;
-	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = account_of(ifindex);
+	__u32 at = ifindex % OPENINGS, more = 0;
+	struct opening *taken = bpf_map_lookup_elem(&openings, &at);
+
+	if (likely(taken && taken->ifindex == ifindex && taken->tick == now && taken->left >= entries)) {
+		taken->left -= entries;
+		return true;
+	}
+	at = 0;
+
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &at), *account = account_of(ifindex);
 
 	if (!account || !all)
 		return true;
@@ -81,8 +94,15 @@ __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 	turn_over_opening(all, now);
 	if ((__s64)account->opening + all->opening >= (__s64)waiting_entries)
 		return false;
-	__sync_fetch_and_add(&account->opening, entries);
-	__sync_fetch_and_add(&all->opening, entries);
+	/* Some more at once, of which this processor gives on. Who shares the place takes them one by one. */
+	if (taken && (taken->tick != now || taken->ifindex == ifindex)) {
+		more = waiting_entries / OPENINGS_PART < OPENINGS_AT_ONCE ? waiting_entries / OPENINGS_PART : OPENINGS_AT_ONCE;
+		taken->ifindex = ifindex;
+		taken->tick = now;
+		taken->left = more;
+	}
+	__sync_fetch_and_add(&account->opening, entries + more);
+	__sync_fetch_and_add(&all->opening, entries + more);
 	return true;
 }
 

@@ -3,7 +3,7 @@
  * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h, pieces.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h, pieces.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h, way_out.h -> rewrite.h -> forward.h
  *
  * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
  */
@@ -30,6 +30,7 @@
 #include "mark.h"
 #include "own_socket.h"
 #include "waiting.h"
+#include "way_out.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"
@@ -59,6 +60,7 @@
 #include "mark.h"
 #include "own_socket.h"
 #include "waiting.h"
+#include "way_out.h"
 #include "judge.h"
 #include "settle.h"
 #include "rewrite.h"
@@ -178,6 +180,25 @@ int to_network(struct __sk_buff *skb)
 		return to_network_v4(skb);
 	case bpf_htons(ETH_P_IPV6):
 		return to_network_v6(skb);
+	}
+	return PASS;
+}
+
+/* Run by the daemon with an interface of its namespace: how often the kernel has counted changes of the routing tables there. In cb, as
+ * `plain_routes` has it; a family that is not counted, or has rules, has no flag. */
+SEC("tc")
+int routes(struct __sk_buff *skb)
+{
+	__u32 count = 0;
+
+	skb->cb[0] = 0;
+	if (counted_v4(skb, &count)) {
+		skb->cb[0] |= PLAIN_ROUTES4;
+		skb->cb[1] = count;
+	}
+	if (counted_v6(skb, &count)) {
+		skb->cb[0] |= PLAIN_ROUTES6;
+		skb->cb[2] = count;
 	}
 	return PASS;
 }

@@ -17,9 +17,6 @@ struct sk_buff___checksum {
 	__u16 csum_offset;
 	__u8 ip_summed : 2;
 } __attribute__((preserve_access_index));
-
-/* Linux 6.2. */
-extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 #endif
 
 /* Whether the checksum that is to be filled in, if there is one, goes into the transport's place for it, or behind all

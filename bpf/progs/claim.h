@@ -426,6 +426,11 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 			if (!FN(is_next_free)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)
 				return PARSED;
 	}
+	/* The first is mostly free. If not, that it is entered fails, and it is looked at with the others. */
+	search->at = (search->first % (count ?: 1) + search->step) % (count ?: 1);
+	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
+	if (FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+		return PARSED;
 	search->at = search->first % (count ?: 1);
 	for (__u32 i = 0; i < CLAIM_TRIES; i++)
 		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)

@@ -30,6 +30,9 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* The kernel's own packet behind a context. Linux 6.2. */
+extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
+
 /* Set by the daemon before it loads; the verifier sees constants. */
 const volatile struct lifetimes lifetimes = {};
 /* The ports and ICMP identifiers that masqueraded flows leave from: [first, first + count). They lie outside the

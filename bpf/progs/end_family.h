@@ -29,6 +29,7 @@
 #undef WAITING
 #undef WAIT_NEAR
 #undef WAIT_FAR
+#undef WAY_OUT
 #undef CLAIM_OF_NODE
 #undef CLAIM_TAKE_CLOSED
 #undef IP_HEADER

@@ -331,6 +331,18 @@ struct lifetimes {
  * flow follows them all the same. */
 #define ROUTED_MOST 256
 
+/* Value of `plain_routes` (one element): of a family whose flag is set, nothing but a packet's destination (and interface) decided which
+ * way it leaves when the kernel had counted so many changes of its routing tables. */
+struct plain_routes {
+	__u32 families; /* PLAIN_ROUTES* */
+	__u32 count4;
+	__u32 count6;
+	__u32 pad;
+};
+
+#define PLAIN_ROUTES4 1
+#define PLAIN_ROUTES6 2
+
 /* Context of the program `age`. */
 struct ageing {
 	__u32 now; /* the tick, given by the caller: such programs have no coarse clock */

@@ -155,46 +155,6 @@ static __always_inline bool FN(leaves_as_node)(struct scratch *room, __u32 side,
 	return of_address && of_address->flags & ADDRESS_OF_NODE;
 }
 
-/* Asks the routing table with all that rules and next hops depend on. Whether it leads anywhere; where, is in scratch->fib. */
-__noinline int FN(ask_routes)(struct __sk_buff *skb, const PACKET *packet)
-{
-	struct scratch *room = scratch_room();
-
-	if (!room || !packet)
-		return false;
-
-	struct bpf_fib_lookup *fib = &room->fib;
-
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->ifindex = skb->ifindex;
-	fib->l4_protocol = packet->protocol;
-	/* Not the packet's: an aggregate would not fit any route. Non-zero makes the kernel tell the MTU. */
-	fib->tot_len = 1;
-	/* Rules ask for them, and where a route has several next hops a hash of them chooses. */
-	if (has_ports(packet->protocol)) {
-		fib->sport = packet->source_port;
-		fib->dport = packet->destination_port;
-	}
-	if (fib_lookup_flags & FIB_LOOKUP_MARK)
-		*(__u32 *)fib->smac = skb->mark;
-#if FAMILY == 4
-	fib->family = AF_INET;
-	bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip4_header, tos), &fib->tos, sizeof(fib->tos));
-	fib->ipv4_src = packet->source.word[0];
-	fib->ipv4_dst = packet->destination.word[0];
-#else
-	fib->family = AF_INET6;
-	/* Class and flow label. */
-	bpf_skb_load_bytes(skb, ETH_HLEN, &fib->flowinfo, sizeof(fib->flowinfo));
-	fib->flowinfo &= bpf_htonl(0x0fffffff);
-	__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
-	__builtin_memcpy(fib->ipv6_dst, &packet->destination, sizeof(packet->destination));
-#endif
-	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
-
-	return found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH;
-}
-
 /* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
  * in the entry. */
 static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
@@ -202,16 +162,16 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct ct_way *way = &entry->way[side & 1];
-	struct bpf_fib_lookup *fib = &room->fib;
-	__u32 egress = skb->ifindex, mtu = 0;
+	const WAY_OUT *out = (WAY_OUT *)&room->out;
+	__u32 egress = skb->ifindex;
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
 		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. It would also take a broadcast,
 		 * which policy does not know as the host's. */
-		if (!FN(ask_routes)(skb, packet))
+		if (!FN(find_way_out)(skb, packet))
 			return FN(means_all)(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
-		egress = fib->ifindex;
+		egress = out->egress;
 	}
 
 	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &egress);
@@ -223,17 +183,8 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	} else {
 		way->via = VIA_UPLINK;
 		way->egress = egress;
-		/* Without a resolved neighbour older kernels leave the route's MTU out; the interface's is next best. */
-		if (fib->tot_len > 1)
-			way->mtu = fib->tot_len;
-		else if (bpf_check_mtu(skb, egress, &mtu, 0, 0) >= 0)
-			way->mtu = mtu;
-#if FAMILY == 4
-		if (fib->family == AF_INET)
-			entry->next_hop.word[0] = fib->ipv4_dst;
-#else
-		__builtin_memcpy(&entry->next_hop, fib->ipv6_dst, sizeof(entry->next_hop));
-#endif
+		way->mtu = out->mtu;
+		entry->next_hop = out->next_hop;
 	}
 	if (source == KEEP_SOURCE)
 		return PARSED;

@@ -32,6 +32,8 @@
 #define RULE_ENTRIES 16384
 #define EVENT_BYTES 262144
 #define DECIDED_BITS 8
+#define WAYS_OUT_BITS 8
+#define OPENINGS 16
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -282,6 +284,55 @@ struct {
 	__type(value, __u64);
 } hits SEC(".maps");
 
+/* What the daemon has seen of the routing tables. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct plain_routes);
+} plain_routes SEC(".maps");
+
+/* Ways out of the node that this processor was told of lately, by a few bits of where they lead: way_out.h. */
+struct way_out4 {
+	struct ip4 destination;
+	struct ip4 next_hop; /* zero: ask the routing table */
+	__u32 count; /* of changes of the routing tables, when they were asked */
+	__u32 epoch; /* the same */
+	__u32 tick; /* the same */
+	__u32 ingress; /* the interface that they were asked for */
+	__u32 egress;
+	__u16 mtu; /* bytes; 0: unknown */
+	__u8 leads; /* out of some interface; else to the host itself, or nowhere */
+	__u8 pad;
+};
+
+struct way_out6 {
+	struct ip6 destination;
+	struct ip6 next_hop;
+	__u32 count;
+	__u32 epoch;
+	__u32 tick;
+	__u32 ingress;
+	__u32 egress;
+	__u16 mtu;
+	__u8 leads;
+	__u8 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << WAYS_OUT_BITS);
+	__type(key, __u32);
+	__type(value, struct way_out4);
+} ways_out4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << WAYS_OUT_BITS);
+	__type(key, __u32);
+	__type(value, struct way_out6);
+} ways_out6 SEC(".maps");
+
 /* The clock of tests. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -316,6 +367,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct account);
 } all_accounts SEC(".maps");
+
+/* What this processor has taken of an interface's share of openings in this tick, and has not given on yet. */
+struct opening {
+	__u32 ifindex;
+	__u32 tick;
+	__u32 left; /* entries */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OPENINGS);
+	__type(key, __u32);
+	__type(value, struct opening);
+} openings SEC(".maps");
 
 /* A flow that may lose its port. */
 struct claim_victim {
@@ -357,6 +423,7 @@ struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */
 	struct ct_entry6 mate; /* the same */
 	struct bpf_fib_lookup fib;
+	struct way_out6 out; /* or a way_out4 */
 	struct bpf_sock_tuple tuple;
 	struct ct_key6 key; /* or a ct_key4 */
 	struct ct_key6 mate_key; /* the same */

@@ -47,7 +47,9 @@ static __always_inline void FN(line_up)(struct scratch *room, const CT_KEY *key,
 	begun_before = place->begun;
 	place->key = *key;
 	place->begun = begun;
-	FN(displace)(room, begun_before);
+	/* Nobody has had the place yet: no flow is from nowhere to nowhere. */
+	if (!FN(is_zero)(&((CT_KEY *)&room->other_key)->address[0]) || !FN(is_zero)(&((CT_KEY *)&room->other_key)->address[1]))
+		FN(displace)(room, begun_before);
 }
 
 /* Has the flow wait whose keys are scratch->key and scratch->mate_key. */

@@ -14,8 +14,8 @@ pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
     event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node, peer as Peer,
-    policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture, prefix4 as Prefix4,
-    prefix6 as Prefix6, uplink as Uplink,
+    plain_routes as PlainRoutes, policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture,
+    prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink, way_out4 as WayOut4, way_out6 as WayOut6,
 };
 
 /// In the maps of origins in place of a machine's address: the prefix is this node's own.
@@ -152,6 +152,11 @@ pub const MARK_JUDGED: u32 = 0x4361_6d62;
 /// For so many ticks a way out of an uplink is kept without asking the routing table.
 pub const ROUTED_MOST: u32 = 256;
 
+/// [`PlainRoutes::families`], a bit: of IPv4 only the destination decides which way a packet leaves.
+pub const PLAIN_ROUTES4: u32 = 1;
+/// The same of IPv6.
+pub const PLAIN_ROUTES6: u32 = 2;
+
 /// How long a flow is remembered after its last packet, in ticks (1.07 s): the field's usual times. A new flow is
 /// given time for its handshake, an established one outlives an idle night's keep-alives. The port of a translated connection
 /// that its other side has finished first is kept for the minute in which Linux takes no new one from it (TIME-WAIT).
@@ -253,6 +258,9 @@ plain!(
     CtEntry6,
     Lifetimes,
     Ageing,
+    PlainRoutes,
+    WayOut4,
+    WayOut6,
     Peer,
     Posture,
     PolicyKey,
@@ -436,6 +444,8 @@ mod tests {
             (CLASS_ANY, "CLASS_ANY"),
             (MARK_JUDGED, "MARK_JUDGED"),
             (ROUTED_MOST, "ROUTED_MOST"),
+            (PLAIN_ROUTES4, "PLAIN_ROUTES4"),
+            (PLAIN_ROUTES6, "PLAIN_ROUTES6"),
             (CHANGED_ADDRESS_PLACES, "CHANGED_ADDRESS_PLACES"),
             (CHANGED_NETWORK_PLACES, "CHANGED_NETWORK_PLACES"),
             (CHANGED_EVERYTHING, "CHANGED_EVERYTHING"),
@@ -498,6 +508,9 @@ mod tests {
         assert_eq!(size_of::<CtEntry6>(), 4 * 4 + 1 + 3 + 2 * 2 + 3 * 16 + 2 * 32);
         assert_eq!(size_of::<Lifetimes>(), 10 * 4);
         assert_eq!(size_of::<Ageing>(), 6 * 4);
+        assert_eq!(size_of::<PlainRoutes>(), 4 * 4);
+        assert_eq!(size_of::<WayOut4>(), 2 * 4 + 5 * 4 + 2 + 1 + 1);
+        assert_eq!(size_of::<WayOut6>(), 2 * 16 + 5 * 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Peer>(), 2 * 4);
         assert_eq!(size_of::<Posture>(), 2 * 4);
         assert_eq!(size_of::<PolicyKey>(), 2 * 4 + 1 + 1 + 2);

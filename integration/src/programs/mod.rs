@@ -17,7 +17,8 @@ use bpf::{
     attach::Pins,
     layout::{
         Ageing, CHANGED_EVERYTHING, CHANGES, CT_CONFIRMED, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS,
-        Endpoint, EthernetAddress, Ip4, Ip6, Node, POSTURE_KNOWN, Plain, Posture, SkBuff, Uplink,
+        Endpoint, EthernetAddress, Ip4, Ip6, Node, PLAIN_ROUTES4, PLAIN_ROUTES6, POSTURE_KNOWN, Plain,
+        PlainRoutes, Posture, SkBuff, Uplink, WayOut4, WayOut6,
     },
 };
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, ProgramInput, skel::Skel};
@@ -256,6 +257,40 @@ impl Bench {
         put(node, &0u32, &value)
     }
 
+    /// Lets the programs keep ways out of the node, as the daemon does where routes are plain. Whether this kernel has what that
+    /// takes, for IPv4 and for IPv6.
+    pub fn keep_ways_out(&self) -> Result<(bool, bool)> {
+        let mut context_out = [0; size_of::<SkBuff>()];
+        let input = ProgramInput {
+            context_out: Some(&mut context_out),
+            data_in: Some(&[0; 64]),
+            ..ProgramInput::default()
+        };
+        self.skeleton.progs.routes.test_run(input)?;
+        let told = |at: usize| -> Result<u32> {
+            let place = &context_out[offset_of!(SkBuff, cb) + at * size_of::<u32>()..];
+            Ok(u32::from_ne_bytes(*place.first_chunk().context("no word")?))
+        };
+        let plain = PlainRoutes { families: told(0)?, count4: told(1)?, count6: told(2)?, pad: 0 };
+        put(&self.skeleton.maps.plain_routes, &0u32, &plain)?;
+        Ok((plain.families & PLAIN_ROUTES4 != 0, plain.families & PLAIN_ROUTES6 != 0))
+    }
+
+    /// Writes other next hops into the ways out that are kept, so that who goes by them is seen. How many there were.
+    pub fn lead_astray(&self, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Result<(usize, usize)> {
+        let maps = &self.skeleton.maps;
+        Ok((
+            change_each(&maps.ways_out4, |way: &mut WayOut4| {
+                way.next_hop = ipv4.into();
+                way.leads != 0
+            })?,
+            change_each(&maps.ways_out6, |way: &mut WayOut6| {
+                way.next_hop = ipv6.into();
+                way.leads != 0
+            })?,
+        ))
+    }
+
     /// Moves the clock of a bench that has one of its own.
     pub fn set_tick(&self, tick: u32) -> Result<()> {
         put(&self.skeleton.maps.hand, &0u32, &tick)
@@ -443,6 +478,21 @@ impl Bench {
 
 fn put<K: Plain, V: Plain>(map: &impl MapCore, key: &K, value: &V) -> Result<()> {
     map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).context("write a map")
+}
+
+/// Changes the entries of an array of each processor. How often `change` says yes.
+fn change_each<V: Plain>(map: &impl MapCore, change: impl Fn(&mut V) -> bool) -> Result<usize> {
+    let mut changed = 0;
+    for at in 0..map.max_entries() {
+        let mut values = map.lookup_percpu(at.as_bytes(), MapFlags::ANY)?.context("no entry")?;
+        for bytes in &mut values {
+            let mut value = V::from_bytes(&bytes[..size_of::<V>()]).context("layout")?;
+            changed += usize::from(change(&mut value));
+            bytes[..size_of::<V>()].copy_from_slice(value.as_bytes());
+        }
+        map.update_percpu(at.as_bytes(), &values, MapFlags::ANY)?;
+    }
+    Ok(changed)
 }
 
 /// Removes an entry that may not be there.

@@ -40,6 +40,8 @@ pub struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        // One that is frozen would keep whoever writes to it for good.
+        let _ = freeze(&self.0, "--unfreeze");
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
 }
@@ -100,6 +102,14 @@ pub const FAULTS: &[Fault] = &[
         },
         mend: |scene| Ok(fs::remove_file(scene.node.state_dir().join("filler"))?),
         says: "cannot write to the store in",
+        ..NOTHING
+    },
+    Fault {
+        name: "the disk of the records hangs",
+        prepare: |node| small_disk(&node.state_dir(), &node.folder().join("disk")),
+        strike: |scene, _| freeze(&scene.node.state_dir(), "--freeze"),
+        mend: |scene| freeze(&scene.node.state_dir(), "--unfreeze"),
+        hangs: true,
         ..NOTHING
     },
     Fault {
@@ -300,6 +310,30 @@ fn mounted(at: &Path, kind: &str, options: &str) -> Result<Vec<Mounted>> {
 fn tmpfs(at: &Path, options: &str) -> Result<Vec<Mounted>> {
     fs::create_dir_all(at)?;
     mounted(at, "tmpfs", options)
+}
+
+/// A file system of its own, which can be frozen as one is whose disk does not answer any more.
+fn small_disk(at: &Path, image: &Path) -> Result<Vec<Mounted>> {
+    fs::create_dir_all(at)?;
+    File::create(image)?.set_len(64 << 20)?;
+    let made = Command::new("mkfs.ext4").arg("-q").arg(image).status().context("run mkfs.ext4")?;
+    ensure!(made.success(), "mkfs.ext4: {made}");
+    let mounted =
+        Command::new("mount").args(["-o", "loop"]).arg(image).arg(at).status().context("run mount")?;
+    ensure!(mounted.success(), "mount {}: {mounted}", image.display());
+    Ok(vec![Mounted(at.to_owned())])
+}
+
+/// Has nothing written to a file system, and nobody told, or lets it go on.
+fn freeze(at: &Path, how: &str) -> Result<()> {
+    let done = Command::new("fsfreeze").arg(how).arg(at).output().context("run fsfreeze")?;
+    ensure!(
+        done.status.success(),
+        "fsfreeze {how} {}: {}",
+        at.display(),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
 }
 
 fn remount(at: &Path, flags: MsFlags) -> Result<()> {

@@ -24,4 +24,5 @@ mod stage;
 mod stamps;
 mod states;
 mod way_out;
+mod ways_kept;
 mod weight;

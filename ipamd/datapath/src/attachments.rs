@@ -257,7 +257,7 @@ impl Datapath {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
         load::put_layout(&self.pins)?;
-        let typed: [(&str, &MapHandle); 20] = [
+        let typed: [(&str, &MapHandle); 21] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
@@ -271,6 +271,7 @@ impl Datapath {
             (self.node_macs4.name(), self.node_macs4.handle()),
             (self.node_macs6.name(), self.node_macs6.handle()),
             (self.host_ends.name(), self.host_ends.handle()),
+            (self.plain_routes.name(), self.plain_routes.handle()),
             (self.conntrack4.name(), self.conntrack4.handle()),
             (self.conntrack6.name(), self.conntrack6.handle()),
             (self.wall_clock.name(), self.wall_clock.handle()),
@@ -292,7 +293,7 @@ impl Datapath {
         Ok(repairs)
     }
 
-    fn program(&self, name: &str) -> Result<&OwnedFd, DatapathError> {
+    pub(super) fn program(&self, name: &str) -> Result<&OwnedFd, DatapathError> {
         self.programs.get(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })
     }
 }

@@ -53,6 +53,12 @@ pub enum DatapathError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The program that tells of routes failed.
+    #[error("cannot run the program that tells how often routes have changed: {source}")]
+    Routes {
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A program could not be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),

@@ -14,6 +14,7 @@ mod origins;
 pub mod parting;
 mod policy;
 mod refused;
+mod routes;
 mod services;
 mod uplinks;
 mod values;
@@ -36,7 +37,7 @@ use bpf::{
     layout::{
         COUNTER_ANSWERS_SUPPRESSED, COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED,
         CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, EVENTS_DROPS, EVENTS_FLOWS, Endpoint,
-        EthernetAddress, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain, Prefix4,
+        EthernetAddress, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain, PlainRoutes, Prefix4,
         Prefix6, Uplink as UplinkValue,
     },
 };
@@ -50,6 +51,7 @@ pub use self::{
     load::{fib_lookup_flags, probe_attach_mode},
     policy::PolicyTables,
     refused::MapError,
+    routes::RouteCounts,
     services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
 };
 use self::{
@@ -122,6 +124,7 @@ pub struct Datapath {
     node_macs4: TypedMap<Ip4, EthernetAddress>,
     node_macs6: TypedMap<Ip6, EthernetAddress>,
     host_ends: TypedMap<u32, EthernetAddress>,
+    plain_routes: TypedMap<u32, PlainRoutes>,
     /// What both hold, once this daemon has written them: nobody else does.
     not_masqueraded: Mutex<Option<Box<[IpNetwork]>>>,
     /// The same of the prefixes of other nodes.
@@ -178,6 +181,7 @@ impl Datapath {
             node_macs4: TypedMap::take(&mut maps, "node_macs4")?,
             node_macs6: TypedMap::take(&mut maps, "node_macs6")?,
             host_ends: TypedMap::take(&mut maps, "host_ends")?,
+            plain_routes: TypedMap::take(&mut maps, "plain_routes")?,
             not_masqueraded: Mutex::default(),
             origins: Mutex::default(),
             conntrack4: TypedMap::take(&mut maps, "conntrack4")?,
@@ -201,6 +205,8 @@ impl Datapath {
         })?;
         datapath.raise_every_place()?;
         datapath.adopt_host_ends()?;
+        // What an earlier daemon has told may be of another network namespace.
+        datapath.set_plain_routes(RouteCounts::default())?;
         Ok(datapath)
     }
 

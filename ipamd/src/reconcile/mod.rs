@@ -30,7 +30,7 @@ use crate::{
 };
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::{Config, UplinkRule};
-use ipamd_datapath::Datapath;
+use ipamd_datapath::{Datapath, RouteCounts};
 use ipamd_kernel::netlink::{Address, Link, NetlinkError, Socket, SocketDiag};
 use ipamd_machine::{
     footprint::FootprintFile,
@@ -83,6 +83,8 @@ pub struct Reconciler {
     problems_of_ways: Vec<String>,
     /// The nodes whose Ethernet addresses the kernel watches.
     near_nodes: BTreeSet<NearNode>,
+    /// How often the kernel had changed its routes when they were looked at for whether they are plain.
+    routes_seen: Option<RouteCounts>,
     /// Ports that processes of the node listen at in vain, a sentence each.
     problems_of_ports: Vec<String>,
     /// What failed in the last pass, so that it is said once and not every few seconds.
@@ -136,6 +138,7 @@ impl Reconciler {
             place: None,
             problems_of_ways: Vec::new(),
             near_nodes: BTreeSet::new(),
+            routes_seen: None,
             problems_of_ports: Vec::new(),
             failing: BTreeSet::new(),
             broken: Vec::new(),
@@ -236,6 +239,8 @@ impl Reconciler {
                     failures.insert(error.to_string());
                 }
                 self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
+                // Behind what the pass itself has changed of them.
+                self.tell_plain_routes();
                 let present = observed
                     .links
                     .into_iter()
@@ -257,6 +262,23 @@ impl Reconciler {
         // What a pass adds to an interface that the one before has made is no repair either.
         self.settled = !more;
         more
+    }
+
+    /// Tells the programs whether nothing but the destination decides which way a packet leaves. The kernel's count is read first: what
+    /// changes meanwhile makes it another, and what is told then is of no use. Without it flows cost more, and all go right.
+    fn tell_plain_routes(&mut self) {
+        let told = self.datapath.route_counts().map_err(|error| error.to_string()).and_then(|counts| {
+            if self.routes_seen == Some(counts) {
+                return Ok(counts);
+            }
+            let (ipv4, ipv6) = self.socket.plain_routes().map_err(|error| error.to_string())?;
+            self.datapath.set_plain_routes(counts.of(ipv4, ipv6)).map_err(|error| error.to_string())?;
+            Ok(counts)
+        });
+        match told {
+            Ok(counts) => self.routes_seen = Some(counts),
+            Err(error) => tracing::debug!(error, "each flow asks for its way out of the node"),
+        }
     }
 
     /// Tells of interfaces that have become uplinks, and of those that are none any more. Returns the names of the former.

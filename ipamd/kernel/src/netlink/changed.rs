@@ -46,7 +46,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_OIF: u16 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 const RTN_MULTICAST: u8 = 5;
 
@@ -222,7 +222,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// Kind and value of each attribute (`struct rtattr`).
-struct Attributes<'a>(&'a [u8]);
+pub(super) struct Attributes<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);

@@ -1,6 +1,9 @@
 //! Routes of the main table.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    cell::Cell,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -12,7 +15,10 @@ use netlink_packet_route::{
     },
 };
 
-use super::{NetlinkError, Socket};
+use super::{
+    NetlinkError, Socket,
+    changed::{Attributes, RTA_OIF},
+};
 
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).
 pub const PROTOCOL: u8 = 0xca;
@@ -24,6 +30,24 @@ fn is_to_peer(route: &[u8]) -> bool {
     let [family, length, _, _, _, PROTOCOL, _, UNICAST, ..] = route else { return false };
     let whole = if i32::from(*family) == nix::libc::AF_INET { 32 } else { 128 };
     *length != whole
+}
+
+/// Whether a route, as the kernel tells of it (`struct rtmsg` and what follows), leads all packets to one destination the same way: it
+/// is for no class of them, nor for some senders, and has one next hop. Of one that is kept elsewhere (`RTA_NH_ID`) the kernel tells
+/// the interface, too, where it is one.
+fn is_plain(route: &[u8]) -> bool {
+    const MULTIPATH: u16 = 9;
+    const NEXT_HOP: u16 = 30;
+    let Some((&[_, _, senders, class, ..], attributes)) = route.split_first_chunk::<12>() else {
+        return false;
+    };
+    let (mut several, mut elsewhere, mut by) = (false, false, false);
+    for (kind, _) in Attributes(attributes) {
+        several |= kind == MULTIPATH;
+        elsewhere |= kind == NEXT_HOP;
+        by |= kind == RTA_OIF;
+    }
+    senders == 0 && class == 0 && !several && (by || !elsewhere)
 }
 
 /// Which routes are read.
@@ -237,6 +261,26 @@ impl Socket {
         Ok(routes)
     }
 
+    /// Whether nothing but the destination decides which way a packet leaves, of IPv4 and of IPv6, as far as routes go: in all tables.
+    pub fn plain_routes(&mut self) -> Result<(bool, bool), NetlinkError> {
+        let mut of = |family| {
+            let plain = Cell::new(true);
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            let look = |route: &[u8]| {
+                plain.set(plain.get() && is_plain(route));
+                false
+            };
+            let query = RouteNetlinkMessage::GetRoute(query);
+            match self.dump_some(&query, "routes", look, |_| None::<()>) {
+                // A namespace in which no route of the family was ever made.
+                Err(error) if !error.is_not_found() => Err(error),
+                _ => Ok(plain.get()),
+            }
+        };
+        Ok((of(AddressFamily::Inet)?, of(AddressFamily::Inet6)?))
+    }
+
     /// Adds a route, in the place of one to the same destination.
     pub fn put_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_REPLACE, || {
@@ -294,6 +338,33 @@ mod tests {
         for address in ["10.88.0.7", "fd00:88::7"] {
             assert!(!begins(&Route::to_endpoint(address.parse().unwrap(), 12, gateway)));
         }
+    }
+
+    #[test]
+    fn a_route_is_plain_if_nothing_but_the_destination_counts() {
+        use netlink_packet_core::Emitable;
+        use netlink_packet_route::route::RouteNextHop;
+        let bytes = |change: &dyn Fn(&mut RouteMessage)| {
+            let mut message =
+                Route::to_endpoint("10.88.0.7".parse().unwrap(), 12, "10.88.0.1".parse().unwrap()).message();
+            change(&mut message);
+            let mut bytes = vec![0; message.buffer_len()];
+            message.emit(&mut bytes);
+            bytes
+        };
+        assert!(is_plain(&bytes(&|_| {})));
+        assert!(!is_plain(&bytes(&|message| message.header.tos = 0x10)));
+        assert!(!is_plain(&bytes(&|message| message.header.source_prefix_length = 64)));
+        assert!(!is_plain(&bytes(&|message| {
+            message.attributes.push(RouteAttribute::MultiPath(vec![RouteNextHop::default()]));
+        })));
+        // A next hop of its own number, told of with its interface, and one that may be a group.
+        let of_number = |route: &[u8]| [route, &[8, 0, 30, 0, 7, 0, 0, 0]].concat();
+        assert!(is_plain(&of_number(&bytes(&|_| {}))));
+        assert!(!is_plain(&of_number(&bytes(&|message| {
+            message.attributes.retain(|it| !matches!(it, RouteAttribute::Oif(_)));
+        }))));
+        assert!(!is_plain(&[2, 32, 0]), "what is cut off is not known");
     }
 
     #[test]
