@@ -53,7 +53,11 @@ fn what_changes_routes_ends_what_is_kept_of_them() {
     let Some(bench) = bench() else { return };
     // Each of both families, so that one does not end the other's.
     for change in [
-        ["route replace default via 192.0.2.1 metric 0", "-6 route replace default via 2001:db8::1 dev up0"],
+        // The same way with another MTU. The kernel takes the very same route for no change.
+        [
+            "route replace default via 192.0.2.1 mtu 1400",
+            "-6 route replace default via 2001:db8::1 dev up0 mtu 1400",
+        ],
         ["route add 203.0.113.0/24 via 192.0.2.1", "-6 route add 2001:db8:2::/64 via 2001:db8::1"],
         // A route that led nobody yet, and one that stands behind another.
         [
