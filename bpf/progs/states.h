@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The states of flows: what a packet makes of a flow's flags, and how long a flow is remembered in each state. This is the one
- * place for both; the table is in ARCHITECTURE.md, and a test walks through each cell of it.
+ * place for both; the table is in docs/conntrack.md, and a test walks through each cell of it.
  */
 #pragma once
 

@@ -1,4 +1,4 @@
-//! The states of flows, as `progs/states.h` has them; ARCHITECTURE.md has the table.
+//! The states of flows, as `progs/states.h` has them; docs/conntrack.md has the table.
 
 use crate::layout::{
     CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_OVER_SHARE, CT_REPLIED, CT_RESET,

@@ -1,5 +1,5 @@
 //! Who may be whom, whole: every way in, every sort of source, both families, every form of a packet. What should become of
-//! each is said once, in [`expected`], as ARCHITECTURE.md has it.
+//! each is said once, in [`expected`], as docs/packets.md has it.
 
 use std::{
     fmt,

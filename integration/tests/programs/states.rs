@@ -1,4 +1,4 @@
-//! The states of flows, as ARCHITECTURE.md says them: each cell of its tables is tried with packets, of a flow that is not
+//! The states of flows, as docs/conntrack.md says them: each cell of its tables is tried with packets, of a flow that is not
 //! translated and of a masqueraded one.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use integration::programs::{Bench, FAR4, Knobs, Local, NODE4, REDIRECT};
 
 use crate::{masquerade::send_out, packets::*};
 
-const ARCHITECTURE: &str = include_str!("../../../ARCHITECTURE.md");
+const PAGE: &str = include_str!("../../../docs/conntrack.md");
 const BEGIN: u32 = 1_000;
 /// What the tables call a while.
 const WHILE: u32 = 2;
@@ -36,7 +36,7 @@ fn table(first: &str) -> Vec<(String, BTreeMap<String, String>)> {
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
     };
-    let mut lines = ARCHITECTURE.lines().skip_while(|line| !line.starts_with(&format!("| {first} |")));
+    let mut lines = PAGE.lines().skip_while(|line| !line.starts_with(&format!("| {first} |")));
     let titles = cells(lines.next().expect("the table is there"));
     let rows = lines.skip(1).take_while(|line| line.starts_with('|')).map(|line| {
         let cells = cells(line);

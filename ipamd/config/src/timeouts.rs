@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// A week.
 const LONGEST: u64 = 604_800;
 
-/// A state with the field that has its time. ARCHITECTURE.md says what the states are.
+/// A state with the field that has its time. docs/conntrack.md says what the states are.
 type State = (&'static str, fn(&mut Lifetimes) -> &mut u32);
 
 const STATES: [State; 10] = [

@@ -270,7 +270,7 @@ macro_rules! bounded {
 }
 
 bounded!(
-    /// Entries of a conntrack map: each takes about 150 bytes of kernel memory at once.
+    /// Entries of a conntrack map: each takes about 170 bytes of kernel memory (IPv6: 220) at once.
     ConntrackSize,
     "conntrack-size",
     1024..=16_777_216

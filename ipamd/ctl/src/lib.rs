@@ -196,6 +196,8 @@ impl Daemon {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use clap::CommandFactory;
 
     use super::*;
@@ -231,19 +233,12 @@ mod tests {
         };
 
         let mut seen = 0;
-        for document in [
-            include_str!("../../../README.md"),
-            include_str!("../../../docs/connectivity.md"),
-            include_str!("../../../docs/evidence.md"),
-            include_str!("../../../docs/install.md"),
-            include_str!("../../../docs/limits.md"),
-            include_str!("../../../docs/nodes.md"),
-            include_str!("../../../docs/policy.md"),
-            include_str!("../../../docs/services.md"),
-            include_str!("../../../docs/troubleshooting.md"),
-            include_str!("../../../conf/kubernetes/MIGRATION.md"),
-        ] {
-            for command in commands(document) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let pages = fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path());
+        for page in
+            pages.chain([root.join("README.md")]).filter(|it| it.extension().is_some_and(|it| it == "md"))
+        {
+            for command in commands(&fs::read_to_string(&page).unwrap()) {
                 seen += 1;
                 if let Err(error) = CommandLine::try_parse_from(&command) {
                     // A sentence may leave the arguments out.
@@ -254,7 +249,7 @@ mod tests {
                             | DisplayHelp
                             | DisplayVersion
                     );
-                    assert!(is_understood, "{command:?}: {error}");
+                    assert!(is_understood, "{}: {command:?}: {error}", page.display());
                 }
             }
         }

@@ -37,8 +37,8 @@ use bpf::{
     layout::{
         COUNTER_ANSWERS_SUPPRESSED, COUNTER_EVENTS_LOST, COUNTER_EVENTS_SUPPRESSED, COUNTER_UNTRACKED,
         CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS, EVENTS_DROPS, EVENTS_FLOWS, Endpoint,
-        EthernetAddress, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain, PlainRoutes, Prefix4,
-        Prefix6, Uplink as UplinkValue,
+        EthernetAddress, Ip4, Ip6, Lifetimes, MACHINE_EXTERNAL, MACHINE_SENDS_FRAMES, Node, Plain,
+        PlainRoutes, Prefix4, Prefix6, Uplink as UplinkValue,
     },
 };
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, MapUse};

@@ -83,7 +83,7 @@ pub(super) fn about(map: &str) -> About {
         "waiting4" | "waiting6" => (
             "connections that are not confirmed",
             Some(
-                "raise --conntrack-size, or find who opens so many (cambricctl conntrack): the oldest are forgotten",
+                "raise --conntrack-size, or find who opens so many (cambricctl ct list): the oldest are forgotten",
             ),
         ),
         _ => ("what the programs keep", None),

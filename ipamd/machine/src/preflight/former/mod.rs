@@ -1,4 +1,4 @@
-//! What other network plugins have left on the node, and what it does to Cambric. `conf/kubernetes/MIGRATION.md` is the
+//! What other network plugins have left on the node, and what it does to Cambric. `docs/migrate.md` is the
 //! guide that these findings are steps of.
 //!
 //! Names tell whose a thing is ([`Plugin`]). Nothing is removed here: a plugin that still runs would put it back, and pods

@@ -45,7 +45,7 @@ fn judge(processes: &[Process], links: &[Link]) -> Vec<(Plugin, Finding)> {
                 ),
                 format!(
                     "two network plugins must not both have pods on a node: {drain}, then take {plugin} away from it as \
-                     conf/kubernetes/MIGRATION.md says"
+                     docs/migrate.md says"
                 ),
             )),
             (None, Some(pods)) => Some(Finding::warning(
