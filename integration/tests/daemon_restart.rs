@@ -2,14 +2,14 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{FAR4, FAR6, Flood, Machine, Node, Settings},
+    testbed::{FAR4, FAR6, Flowing, Machine, Node, Settings},
 };
 
-/// At 2 ms each, long enough for two restarts on a busy machine.
-const PINGS: u32 = 5000;
+/// Between two datagrams of a flow.
+const PACE: Duration = Duration::from_millis(2);
 
 fn restarts(node: &Node) -> Result<()> {
     thread::sleep(Duration::from_millis(200));
@@ -25,25 +25,19 @@ fn restarts(node: &Node) -> Result<()> {
 fn flood_through_restarts(settings: Settings) -> Result<()> {
     let node = Node::start_with(settings)?;
     let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
-    let mut floods: Vec<(&str, Flood)> = vec![
-        ("pod to pod", a.flood(b.ipv4(), PINGS)?),
-        ("pod to pod, IPv6", b.flood(a.ipv6(), PINGS)?),
-        ("node to pod", node.flood(a.ipv4(), PINGS)?),
-        ("pod to neighbour", b.flood(FAR4, PINGS)?),
-        ("pod to neighbour, IPv6", a.flood(FAR6, PINGS)?),
+    let neighbour = &node.neighbour;
+    let flows = [
+        ("pod to pod", a.udp_flow(&b, (b.ipv4(), 0), PACE)?),
+        ("pod to pod, IPv6", b.udp_flow(&a, (a.ipv6(), 0), PACE)?),
+        ("node to pod", node.udp_flow(&a, (a.ipv4(), 0), PACE)?),
+        ("pod to neighbour", b.udp_flow(neighbour, (FAR4, 0), PACE)?),
+        ("pod to neighbour, IPv6", a.udp_flow(neighbour, (FAR6, 0), PACE)?),
     ];
     restarts(&node)?;
-    for (way, flood) in &mut floods {
-        ensure!(flood.goes_on(), "{way}: the restarts took longer than the pings");
-    }
-    for (way, flood) in floods {
-        let pings = flood.end()?;
-        ensure!(
-            pings.received == pings.sent && pings.sent == PINGS,
-            "{way}: {}\nof all that the programs dropped: {}",
-            pings.text,
-            node.status()?["drops"]
-        );
+    for (way, flow) in flows {
+        flow.end()
+            .whole(way)
+            .with_context(|| format!("dropped: {}", node.status().unwrap_or_default()["drops"]))?;
     }
     Ok(())
 }

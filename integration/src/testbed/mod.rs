@@ -34,7 +34,7 @@ pub use flow::{Flow, FlowReport, Flowing};
 pub use frames::{Frames, PartialChecksum};
 pub use grid::Grid;
 pub use listeners::Listeners;
-pub use machine::{Flood, Machine, Pings};
+pub use machine::{Machine, Pings};
 pub use monitor::Monitor;
 pub use neighbour::Neighbour;
 pub use netns::Netns;

@@ -14,6 +14,11 @@ use tempfile::TempDir;
 
 use super::{Binaries, Daemon, Invocation, Machine, Neighbour, Netns, Pod, Sandbox, sweep, unique};
 
+/// How many full frames wait for a neighbour that does not answer. The kernel sends the ICMP answers of all namespaces through one socket
+/// for each processor and family, with room for some 350. With the usual 101 frames a few neighbours hold all of them for seconds, and
+/// pings in other tests that run at the same time are not answered.
+const UNRESOLVED: &str = "4";
+
 /// The node's address on its uplink.
 pub const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// As [`NODE4`].
@@ -205,6 +210,9 @@ impl Node {
             None => ends.push((neighbour, &lan.link, lan.neighbour4, lan.neighbour6)),
         }
         for (netns, link, v4, v6) in ends {
+            for family in ["ipv4", "ipv6"] {
+                netns.sysctl(&format!("net/{family}/neigh/{link}/unres_qlen"), UNRESOLVED)?;
+            }
             netns.ip(&format!("address add {v4}/24 dev {link}"))?;
             netns.ip(&format!("address add {v6}/64 dev {link} nodad"))?;
             netns.ip(&format!("link set dev {link} up"))?;

@@ -151,7 +151,12 @@ pub fn is_dropped(
     );
     ensure!(tap.count() == seen, "{} forbidden frames arrived", tap.count() - seen);
     control()?;
-    ensure!(eventually(Duration::from_secs(3), || tap.count() == seen + 1), "the control did not arrive");
+    ensure!(
+        eventually(Duration::from_secs(3), || tap.count() == seen + 1),
+        "of 1 control {} arrived; dropped: {}",
+        tap.count() - seen,
+        node.status()?["drops"]
+    );
     Ok(())
 }
 

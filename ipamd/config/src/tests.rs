@@ -286,7 +286,7 @@ fn whatever_a_configuration_file_holds_is_taken_or_refused_by_its_name() {
 #[test]
 fn the_page_of_keys_has_a_row_for_each() {
     let page = include_str!("../../../docs/tuning.md");
-    let command = <options::Options as clap::Args>::augment_args(clap::Command::new("daemon"));
+    let command = <Options as clap::Args>::augment_args(clap::Command::new("daemon"));
     for key in command.get_arguments().filter_map(clap::Arg::get_long) {
         assert!(page.lines().any(|line| line.starts_with(&format!("| `{key}` |"))), "{key} has no row");
     }

@@ -7,10 +7,10 @@ mod kubelet;
 
 use std::{fs, os::unix::fs::chown, process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use integration::{
     needs_root,
-    testbed::{Addressed, FAR4, FAR6, Flood, Machine, Snapshot, allowed, denied, eventually, hold, tcp},
+    testbed::{Addressed, FAR4, FAR6, Flowing, Machine, Snapshot, allowed, denied, eventually, hold, tcp},
 };
 use k8s_openapi::api::apps::v1::DaemonSet;
 
@@ -21,8 +21,8 @@ use crate::runtime::{Containerd, node_files, run};
 const NEXT: &str = "localhost/cambric:next";
 const NEWER: &str = "a newer plugin";
 
-/// At 2 ms each, long enough for an upgrade on a busy machine, and for an ADD in the midst of it, which waits 10 s for a daemon.
-const PINGS: u32 = 15_000;
+/// Between two datagrams of a flow.
+const PACE: Duration = Duration::from_millis(2);
 
 /// Three pods, of whom one guards itself.
 struct Pods {
@@ -84,11 +84,12 @@ fn an_upgrade_by_the_manifest_loses_no_packet() -> Result<()> {
     let echo = pods.guarded.serve_tcp((pods.guarded.known_by()[0], 80))?;
     let connection = pods.friend.connect(echo.address())?;
     connection.exchange(1 << 20)?;
-    let mut floods: Vec<(&str, Flood)> = vec![
-        ("pod to pod", pods.friend.flood(pods.guarded.known_by()[0], PINGS)?),
-        ("pod to pod, IPv6", pods.friend.flood(pods.guarded.known_by()[1], PINGS)?),
-        ("node to pod", cluster.node.flood(pods.guarded.known_by()[0], PINGS)?),
-        ("pod to the world", pods.stranger.flood(FAR4, PINGS)?),
+    let [guarded4, guarded6] = pods.guarded.known_by()[..] else { bail!("{:?}", pods.guarded) };
+    let flows = [
+        ("pod to pod", pods.friend.udp_flow(&pods.guarded, (guarded4, 0), PACE)?),
+        ("pod to pod, IPv6", pods.friend.udp_flow(&pods.guarded, (guarded6, 0), PACE)?),
+        ("node to pod", cluster.node.udp_flow(&pods.guarded, (guarded4, 0), PACE)?),
+        ("pod to the world", pods.stranger.udp_flow(&cluster.node.neighbour, (FAR4, 0), PACE)?),
     ];
 
     daemon.stop()?;
@@ -105,12 +106,8 @@ fn an_upgrade_by_the_manifest_loses_no_packet() -> Result<()> {
     pods.are_guarded()?;
     cluster.run_pod(&containerd, "late")?;
 
-    for (way, flood) in &mut floods {
-        ensure!(flood.goes_on(), "{way}: the upgrade took longer than the pings");
-    }
-    for (way, flood) in floods {
-        let pings = flood.end()?;
-        ensure!(pings.received == pings.sent && pings.sent == PINGS, "{way}: {}", pings.text);
+    for (way, flow) in flows {
+        flow.end().whole(way)?;
     }
     daemon.stop()
 }
