@@ -96,7 +96,8 @@ __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 		return false;
 	/* Some more at once, of which this processor gives on. Who shares the place takes them one by one. */
 	if (taken && (taken->tick != now || taken->ifindex == ifindex)) {
-		more = waiting_entries / OPENINGS_PART < OPENINGS_AT_ONCE ? waiting_entries / OPENINGS_PART : OPENINGS_AT_ONCE;
+		more = waiting_entries / OPENINGS_PART < OPENINGS_AT_ONCE ? waiting_entries / OPENINGS_PART :
+									    OPENINGS_AT_ONCE;
 		taken->ifindex = ifindex;
 		taken->tick = now;
 		taken->left = more;
@@ -110,7 +111,8 @@ __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 __noinline int end_wait(__u32 ifindex, __u32 entries)
 {
 	__u32 zero = 0, now = ticks();
-	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero), *account = bpf_map_lookup_elem(&accounts, &ifindex);
+	struct account *all = bpf_map_lookup_elem(&all_accounts, &zero),
+		       *account = bpf_map_lookup_elem(&accounts, &ifindex);
 
 	if (account && all && account->opening_tick == now && all->opening_tick == now && account->opening > 0) {
 		__sync_fetch_and_sub(&account->opening, entries);
@@ -134,8 +136,7 @@ __noinline int may_keep(__u32 ifindex, __u32 six, __u32 entries, __u32 bounded)
 
 	if (!account || !all)
 		return true;
-	if (bounded && ticks() - all->tick < COUNT_HOLDS &&
-	    (__u64)account->kept[at] + all->kept[at] >= waiting_entries)
+	if (bounded && ticks() - all->tick < COUNT_HOLDS && (__u64)account->kept[at] + all->kept[at] >= waiting_entries)
 		return false;
 	__sync_fetch_and_add(&account->kept[at], entries);
 	__sync_fetch_and_add(&all->kept[at], entries);

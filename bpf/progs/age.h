@@ -6,33 +6,36 @@
  */
 
 /* Whether the other view of a flow, if it has one, still lives. */
-static __always_inline CT_ENTRY *FN(living_mate)(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *room, __u32 now)
+static __always_inline __overloadable CT_ENTRY *live_counterpart(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *room,
+								 __u32 now)
 {
-	__u32 turned = FN(mate_key)(room, key, entry);
+	__u32 turned = counterpart_key(room, key, entry);
 	CT_ENTRY *mate = bpf_map_lookup_elem(&MAP(conntrack), room);
 
-	return mate && FN(names)(mate, key, turned) && !FN(is_expired)(mate, key->protocol, now) ? mate : NULL;
+	return mate && is_counterpart(mate, key, turned) && !ct_is_expired(mate, key->protocol, now) ? mate : NULL;
 }
 
-static long FN(age_entry)(void *map, const CT_KEY *key, CT_ENTRY *entry, struct ageing *ageing)
+#define age_entry OF_FAMILY(age_entry)
+/* For bpf_for_each_map_elem. */
+static long age_entry(void *map, const CT_KEY *key, CT_ENTRY *entry, struct ageing *ageing)
 {
 	ADDRESS first, second;
 	CT_KEY room;
 	__u32 now = ageing->now;
 
-	if (FN(is_expired)(entry, key->protocol, now)) {
-		CT_ENTRY *mate = FN(living_mate)(key, entry, &room, now);
+	if (ct_is_expired(entry, key->protocol, now)) {
+		CT_ENTRY *mate = live_counterpart(key, entry, &room, now);
 
 		if (!mate) {
-			FN(forget)(key, entry, &room);
+			ct_delete(key, entry, &room);
 			ageing->forgotten++;
 			return 0;
 		}
 		/* Two processors have written at once. */
 		entry->seen = mate->seen;
 		entry->flags = (entry->flags & ~CT_STATE) | (mate->flags & CT_STATE);
-	} else if (FN(ends_are_others)(key, entry, &first, &second)) {
-		FN(forget)(key, entry, &room);
+	} else if (ct_endpoints_changed(key, entry, &first, &second)) {
+		ct_delete(key, entry, &room);
 		ageing->forgotten++;
 		return 0;
 	}

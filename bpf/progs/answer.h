@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Errors that the programs send themselves, to whoever sent a packet to a service in vain. RFC 792, RFC 4443. */
 
-#if FAMILY == 4
-#define PORT_UNREACHABLE (3 << 24 | 3 << 16)
-#define TOO_LARGE (3 << 24 | 4 << 16)
-#else
-#define PORT_UNREACHABLE (1 << 24 | 4 << 16)
-#define TOO_LARGE (2 << 24)
-#endif
+/* ICMP type << 24 | code << 16. */
+#define PORT_UNREACHABLE (FAMILY == 4 ? 3 << 24 | 3 << 16 : 1 << 24 | 4 << 16)
+#define TOO_LARGE (FAMILY == 4 ? 3 << 24 | 4 << 16 : 2 << 24)
 
 /* Writes the headers of an error before what it quotes: `sum` is the checksum of that, `quoted` its length in bytes. */
-static __always_inline int FN(put_answer)(struct __sk_buff *skb, const PACKET *packet, __u32 about, __u32 sum,
-					  __u32 quoted)
+static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about,
+							   __u32 sum, __u32 quoted)
 {
 	struct {
 		IP_HEADER ip;
@@ -47,9 +43,10 @@ static __always_inline int FN(put_answer)(struct __sk_buff *skb, const PACKET *p
 /* The headers of a packet and the beginning of what follows them, as far as an error quotes it. */
 #define QUOTED_MOST 124
 
+#define send_icmp_error OF_FAMILY(send_icmp_error)
 /* Turns the packet into an error about it, and sends it back to where it came from: into an endpoint's namespace, if
  * `to_endpoint`. `about`: type << 24 | code << 16 | MTU. */
-__noinline int FN(answer)(struct __sk_buff *skb, const PACKET *packet, __u32 about, bool to_endpoint)
+__noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about, bool to_endpoint)
 {
 	struct scratch *room = scratch_room();
 
@@ -77,13 +74,14 @@ __noinline int FN(answer)(struct __sk_buff *skb, const PACKET *packet, __u32 abo
 
 	__u32 sum = bpf_csum_diff(NULL, 0, room->quote, quoted, 0);
 
-	if (FN(put_answer)(skb, packet, about, sum, quoted))
+	if (write_icmp_error(skb, packet, about, sum, quoted))
 		return TC_ACT_SHOT;
 	return send_back(skb, to_endpoint);
 }
 
 /* How many bytes of data a segment has. */
-static __always_inline __u32 FN(data_of)(struct __sk_buff *skb, const PACKET *packet, const struct tcp_header *tcp)
+static __always_inline __overloadable __u32 tcp_data_length(struct __sk_buff *skb, const PACKET *packet,
+							    const struct tcp_header *tcp)
 {
 	__u32 total = skb->len - ETH_HLEN;
 	__be16 length;
@@ -96,7 +94,8 @@ static __always_inline __u32 FN(data_of)(struct __sk_buff *skb, const PACKET *pa
 }
 
 /* Sends a packet to its destination by the way that the host knows. */
-static __always_inline int FN(send_by_route)(struct __sk_buff *skb, struct scratch *room, const PACKET *answered)
+static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, struct scratch *room,
+							const PACKET *answered)
 {
 	struct bpf_fib_lookup *fib = &room->fib;
 
@@ -116,12 +115,13 @@ static __always_inline int FN(send_by_route)(struct __sk_buff *skb, struct scrat
 	return bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
 }
 
+#define send_tcp_reset OF_FAMILY(send_tcp_reset)
 /*
  * Turns a segment of TCP into the reset that a closed port would answer, without options and data. An ICMP error may be
  * ignored: the socket that connects is busy while its packet comes here and back. RFC 9293, section 3.5.2. A segment that
  * another node has sent on is answered from where its client sent it.
  */
-__noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
+__noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
 {
 	struct scratch *room = scratch_room();
 	struct {
@@ -148,7 +148,7 @@ __noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_en
 		tcp->flags = TCP_RST;
 	} else {
 		tcp->acknowledgement = bpf_htonl(bpf_ntohl(got->sequence) + !!(got->flags & TCP_SYN) +
-						 !!(got->flags & TCP_FIN) + FN(data_of)(skb, packet, got));
+						 !!(got->flags & TCP_FIN) + tcp_data_length(skb, packet, got));
 		tcp->flags = TCP_RST | TCP_ACK;
 	}
 	answer.ip.source = room->marked ? *(const ADDRESS *)&room->mark : packet->destination;
@@ -181,27 +181,30 @@ __noinline int FN(reset)(struct __sk_buff *skb, const PACKET *packet, bool to_en
 #endif
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &answer, sizeof(answer), 0))
 		return TC_ACT_SHOT;
-	return room->marked ? FN(send_by_route)(skb, room, packet) : send_back(skb, to_endpoint);
+	return room->marked ? send_by_route(skb, room, packet) : send_back(skb, to_endpoint);
 }
 
 /* Refuses a packet, and tells its sender where the reason is one to tell. */
-static __always_inline int FN(turn_away)(struct __sk_buff *skb, const PACKET *packet, __u32 reason, bool to_endpoint)
+static __always_inline __overloadable int drop_and_answer(struct __sk_buff *skb, const PACKET *packet, __u32 reason,
+							  bool to_endpoint)
 {
-	int verdict = FN(refuse)(packet, reason, skb->ifindex);
+	int verdict = drop_and_report(packet, reason, skb->ifindex);
 
 	if (likely(reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND && reason != DROP_PORT_TAKEN))
 		return verdict;
 	if (packet->protocol != IPPROTO_TCP)
-		return reason == DROP_NO_BACKEND ? FN(answer)(skb, packet, PORT_UNREACHABLE, to_endpoint) : verdict;
+		return reason == DROP_NO_BACKEND ? send_icmp_error(skb, packet, PORT_UNREACHABLE, to_endpoint) :
+						   verdict;
 	/* Who connects to a node without a backend is to be sent to another one; a connection that lives is told. */
 	if (reason == DROP_NO_LOCAL_BACKEND && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return verdict;
-	return FN(reset)(skb, packet, to_endpoint);
+	return send_tcp_reset(skb, packet, to_endpoint);
 }
 
 /* Refuses a packet that is larger than the way to its backend takes. */
-static __always_inline int FN(refuse_large)(struct __sk_buff *skb, const PACKET *packet, __u16 mtu, bool to_endpoint)
+static __always_inline __overloadable int drop_too_large(struct __sk_buff *skb, const PACKET *packet, __u16 mtu,
+							 bool to_endpoint)
 {
-	FN(refuse)(packet, DROP_TOO_LARGE, skb->ifindex);
-	return FN(answer)(skb, packet, TOO_LARGE | mtu, to_endpoint);
+	drop_and_report(packet, DROP_TOO_LARGE, skb->ifindex);
+	return send_icmp_error(skb, packet, TOO_LARGE | mtu, to_endpoint);
 }

@@ -10,67 +10,15 @@
 #include "common.h"
 #include "accounts.h"
 #include "decide.h"
+#include "family.h"
 #include "states.h"
 
-#include "ipv4.h"
-#include "events.h"
-#include "stamps.h"
-#include "views.h"
-#include "conntrack.h"
-#include "pieces.h"
-#include "owner.h"
-#include "age.h"
-#include "policy.h"
-#include "service.h"
-#include "socket.h"
-#include "serve.h"
-#include "claim.h"
-#include "origin.h"
-#include "overlay.h"
-#include "mark.h"
-#include "own_socket.h"
-#include "waiting.h"
-#include "way_out.h"
-#include "judge.h"
-#include "settle.h"
-#include "rewrite.h"
-#include "answer.h"
-#include "dsr.h"
-#include "forward.h"
-#include "cut.h"
-#include "checksum.h"
-#include "path.h"
-#include "end_family.h"
-
-#include "ipv6.h"
-#include "events.h"
-#include "stamps.h"
-#include "views.h"
-#include "conntrack.h"
-#include "pieces.h"
-#include "owner.h"
-#include "age.h"
-#include "policy.h"
-#include "service.h"
-#include "socket.h"
-#include "serve.h"
-#include "claim.h"
-#include "origin.h"
-#include "overlay.h"
-#include "mark.h"
-#include "own_socket.h"
-#include "waiting.h"
-#include "way_out.h"
-#include "judge.h"
-#include "settle.h"
-#include "rewrite.h"
-#include "answer.h"
-#include "dsr.h"
-#include "forward.h"
-#include "cut.h"
-#include "checksum.h"
-#include "path.h"
-#include "end_family.h"
+#define FAMILY 4
+#include "stages.h"
+#undef FAMILY
+#define FAMILY 6
+#include "stages.h"
+#undef FAMILY
 
 #include "arp.h"
 #include "socket_hooks.h"
@@ -95,9 +43,9 @@ int from_endpoint(struct __sk_buff *skb)
 		return drop(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return from_endpoint_v4(skb);
+		return path_from_endpoint_v4(skb);
 	case bpf_htons(ETH_P_IPV6):
-		return from_endpoint_v6(skb);
+		return path_from_endpoint_v6(skb);
 	case bpf_htons(ETH_P_ARP):
 		return arp_from_endpoint(skb);
 	}
@@ -112,9 +60,9 @@ int to_endpoint(struct __sk_buff *skb)
 		return drop(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return to_endpoint_v4(skb);
+		return path_to_endpoint_v4(skb);
 	case bpf_htons(ETH_P_IPV6):
-		return to_endpoint_v6(skb);
+		return path_to_endpoint_v6(skb);
 	case bpf_htons(ETH_P_ARP):
 		return PASS;
 	}
@@ -129,9 +77,9 @@ static __always_inline int from_broadcast(struct __sk_buff *skb)
 		return PASS;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return from_broadcast_v4(skb);
+		return path_from_broadcast_v4(skb);
 	case bpf_htons(ETH_P_IPV6):
-		return from_broadcast_v6(skb);
+		return path_from_broadcast_v6(skb);
 	}
 	return PASS;
 }
@@ -158,9 +106,9 @@ int from_network(struct __sk_buff *skb)
 		return from_broadcast(skb);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return from_network_v4(skb, uplink);
+		return path_from_network_v4(skb, uplink);
 	case bpf_htons(ETH_P_IPV6):
-		return from_network_v6(skb, uplink);
+		return path_from_network_v6(skb, uplink);
 	}
 	return PASS;
 }
@@ -177,9 +125,9 @@ int to_network(struct __sk_buff *skb)
 		return PASS;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return to_network_v4(skb);
+		return path_to_network_v4(skb);
 	case bpf_htons(ETH_P_IPV6):
-		return to_network_v6(skb);
+		return path_to_network_v6(skb);
 	}
 	return PASS;
 }
@@ -192,11 +140,11 @@ int routes(struct __sk_buff *skb)
 	__u32 count = 0;
 
 	skb->cb[0] = 0;
-	if (counted_v4(skb, &count)) {
+	if (route_generation_v4(skb, &count)) {
 		skb->cb[0] |= PLAIN_ROUTES4;
 		skb->cb[1] = count;
 	}
-	if (counted_v6(skb, &count)) {
+	if (route_generation_v6(skb, &count)) {
 		skb->cb[0] |= PLAIN_ROUTES6;
 		skb->cb[2] = count;
 	}

@@ -21,7 +21,7 @@ struct sk_buff___checksum {
 
 /* Whether the checksum that is to be filled in, if there is one, goes into the transport's place for it, or behind all
  * that is judged (a tunnel of the endpoint's own has one inside). */
-static __always_inline bool FN(has_checksum_in_place)(struct __sk_buff *skb, const PACKET *packet)
+static __always_inline __overloadable bool has_checksum_in_place(struct __sk_buff *skb, const PACKET *packet)
 {
 	if (!bpf_ksym_exists(bpf_cast_to_kern_ctx))
 		return true;
@@ -35,8 +35,7 @@ static __always_inline bool FN(has_checksum_in_place)(struct __sk_buff *skb, con
 	__u32 headroom = (__u32)(unsigned long)inside->data - (__u32)(unsigned long)inside->head;
 	__u32 start = (__u32)inside->csum_start - headroom, place = start + inside->csum_offset;
 	__u64 flags;
-	int own = packet->protocol == IPPROTO_SCTP ? SCTP_CHECKSUM_OFFSET :
-						     FN(checksum_offset)(packet->protocol, &flags);
+	int own = packet->protocol == IPPROTO_SCTP ? SCTP_CHECKSUM_OFFSET : checksum_offset(packet->protocol, &flags);
 
 	if (packet->kind == PACKET_WHOLE && own >= 0 && place == (__u32)(packet->transport + own))
 		return true;

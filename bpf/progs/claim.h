@@ -28,8 +28,8 @@
 #define CLAIM_SEARCHED 32 /* scratch->search tells whether somebody has the port */
 
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
-static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple,
-						const CT_ENTRY *entry, __u32 side)
+static __always_inline __overloadable bool
+host_socket_has(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple, const CT_ENTRY *entry, __u32 side)
 {
 	struct bpf_sock *socket;
 	__u32 size, from = side & 1, to = from ^ 1;
@@ -60,7 +60,7 @@ static __always_inline bool FN(host_socket_has)(struct __sk_buff *skb, __u8 prot
 }
 
 /* Whether the place of a flow is free for another: it is over. A reset may be forged, but not one of an endpoint of this node. */
-static __always_inline bool FN(has_left)(const CT_ENTRY *holder, __u8 protocol)
+static __always_inline __overloadable bool ct_frees_port(const CT_ENTRY *holder, __u8 protocol)
 {
 	return is_closed(protocol, holder->flags) ||
 	       (protocol == IPPROTO_TCP && (holder->flags & (CT_RESET | CT_RESET_BY_REPLIER)) == CT_RESET &&
@@ -69,18 +69,19 @@ static __always_inline bool FN(has_left)(const CT_ENTRY *holder, __u8 protocol)
 
 /* Whether a translated flow may lose its place to another: it is not answered, or nobody has gone on from that. An answered
  * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
-static __always_inline bool FN(may_lose_place)(const CT_ENTRY *holder, __u8 protocol)
+static __always_inline __overloadable bool ct_may_lose_port(const CT_ENTRY *holder, __u8 protocol)
 {
 	if (!(holder->flags & CT_FAR_VIEW) || is_kept(holder->flags))
 		return false;
 	return protocol == IPPROTO_TCP || holder->flags & CT_OVER_SHARE || !(holder->flags & CT_REPLIED);
 }
 
+#define claim_port OF_FAMILY(claim_port)
 /*
  * Tries one source port, entry->nat_port[side] in scratch: if it is to be had, the mate is stored as the entry of the
  * flow as the other side sees it. `packet` goes the opener's way.
  */
-__noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, to = from ^ 1;
@@ -91,44 +92,45 @@ __noinline int FN(claim_port)(struct __sk_buff *skb, const PACKET *packet, __u32
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *mate = (CT_ENTRY *)&room->mate;
 	CT_KEY *key = (CT_KEY *)&room->mate_key;
 
-	__u32 mate_from = FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from],
-				       &entry->nat_address[to], entry->nat_port[to]) & 1;
+	__u32 mate_from = ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from],
+				      &entry->nat_address[to], entry->nat_port[to]) &
+			  1;
 	/* Whoever takes a free port meanwhile has it: the update below finds that. */
-	CT_ENTRY *holder = how & CLAIM_SEARCHED && !room->search.taken ? NULL : FN(find)(key);
+	CT_ENTRY *holder = how & CLAIM_SEARCHED && !room->search.taken ? NULL : ct_find(key);
 	bool own = false;
 
 	if (!holder && how & CLAIM_OWN)
 		return -1;
 	if (holder) {
 		/* As settle.h left it. */
-		own = holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, from ^ mate_from);
+		own = holder->flags & CT_FAR_VIEW && is_counterpart(holder, (CT_KEY *)&room->key, from ^ mate_from);
 		if (own)
 			;
 		else if (how & CLAIM_OWN)
 			return -1;
-		else if ((how & CLAIM_TAKE_WAITING && FN(may_lose_place)(holder, packet->protocol)) ||
-			 FN(is_expired)(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && FN(has_left)(holder, packet->protocol)) || how & CLAIM_TAKE)
+		else if ((how & CLAIM_TAKE_WAITING && ct_may_lose_port(holder, packet->protocol)) ||
+			 ct_is_expired(holder, packet->protocol, entry->seen) ||
+			 (how & CLAIM_TAKE_CLOSED && ct_frees_port(holder, packet->protocol)) || how & CLAIM_TAKE)
 			/* Deleted and then made, so that of two who want it one fails. */
-			FN(forget)(key, holder, (CT_KEY *)&room->other_key);
+			ct_delete(key, holder, (CT_KEY *)&room->other_key);
 		else
 			return -1;
-	} else if (how & CLAIM_OF_NODE &&
-		   FN(host_socket_has)(skb, packet->protocol, &room->tuple, entry, from)) {
+	} else if (how & CLAIM_OF_NODE && host_socket_has(skb, packet->protocol, &room->tuple, entry, from)) {
 		return -1;
 	}
 
-	FN(fill_far)(mate, entry, packet, from, mate_from);
+	fill_reverse_entry(mate, entry, packet, from, mate_from);
 	entry->way[from].nat = back_of(mate->way[mate_from ^ 1].nat);
 	if (own && holder) {
-		FN(renew)(holder, mate);
+		ct_overwrite(holder, mate);
 		return 0;
 	}
 	return bpf_map_update_elem(&MAP(conntrack), key, mate, BPF_NOEXIST) ? -1 : 0;
 }
 
 /* Takes note of a flow that may lose its place: the oldest of the same endpoint, and of others. */
-static __always_inline void FN(weigh)(struct claim_search *search, const CT_ENTRY *holder, __be16 port, __u32 ingress)
+static __always_inline __overloadable void claim_note_victim(struct claim_search *search, const CT_ENTRY *holder,
+							     __be16 port, __u32 ingress)
 {
 	__u16 age = search->now - holder->begun;
 	bool mine = holder->way[holder->opener & 1].ingress == ingress;
@@ -142,7 +144,7 @@ static __always_inline void FN(weigh)(struct claim_search *search, const CT_ENTR
 
 /* Takes note of who has a port. If all places are others' that he might have, one of those has one less: so who is left has most. Which
  * places those are is another thing each time, so nobody hides behind another for long. */
-static __always_inline void FN(weigh_holder)(struct scratch *room, const CT_ENTRY *holder, __u32 from)
+static __always_inline __overloadable void claim_note_holder(struct scratch *room, const CT_ENTRY *holder, __u32 from)
 {
 	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	__u32 ingress = holder->way[holder->opener & 1].ingress, idle = entry->seen - holder->seen;
@@ -173,8 +175,9 @@ static __always_inline void FN(weigh_holder)(struct scratch *room, const CT_ENTR
 	room->holders[at % CLAIM_HOLDERS].count--;
 }
 
+#define claim_flags_if_ended OF_FAMILY(claim_flags_if_ended)
 /* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
-__noinline int FN(how_ended)(const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, to = from ^ 1;
@@ -186,14 +189,14 @@ __noinline int FN(how_ended)(const PACKET *packet, __u32 side, __u32 how)
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder;
 	CT_KEY *key = (CT_KEY *)&room->mate_key;
 
-	FN(make_key)(key, packet, &entry->nat_address[from], entry->nat_port[from], &entry->nat_address[to],
-		     entry->nat_port[to]);
-	holder = FN(find)(key);
-	return holder && FN(has_ended)(key, holder) ? how | CLAIM_TAKE : how;
+	ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from], &entry->nat_address[to],
+		    entry->nat_port[to]);
+	holder = ct_find(key);
+	return holder && ct_has_ended(key, holder) ? how | CLAIM_TAKE : how;
 }
 
 /* Goes on to the next port; returns who has it, as scratch->mate_key says. */
-static __always_inline CT_ENTRY *FN(step)(struct scratch *room, const PACKET *packet, __u32 side)
+static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room, const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct claim_search *search = &room->search;
@@ -202,37 +205,40 @@ static __always_inline CT_ENTRY *FN(step)(struct scratch *room, const PACKET *pa
 	search->at = (search->at + search->step) % (masquerade_port_count ?: 1);
 	search->tried++;
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
-	search->turned = from ^ FN(make_key)((CT_KEY *)&room->mate_key, packet, &entry->nat_address[from],
-					     entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
-	CT_ENTRY *holder = FN(find)((CT_KEY *)&room->mate_key);
+	search->turned = from ^ ct_make_key((CT_KEY *)&room->mate_key, packet, &entry->nat_address[from],
+					    entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
+	CT_ENTRY *holder = ct_find((CT_KEY *)&room->mate_key);
 
 	search->taken = holder != NULL;
 	return holder;
 }
 
 /* Whether a flow may give its port up, which is noted then. */
-static __always_inline bool FN(may_give)(struct scratch *room, const PACKET *packet, const CT_ENTRY *holder, __u32 from)
+static __always_inline __overloadable bool claim_may_take_from(struct scratch *room, const PACKET *packet,
+							       const CT_ENTRY *holder, __u32 from)
 {
 	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 
-	if (FN(is_expired)(holder, packet->protocol, entry->seen) || FN(has_left)(holder, packet->protocol)) {
+	if (ct_is_expired(holder, packet->protocol, entry->seen) || ct_frees_port(holder, packet->protocol)) {
 		room->search.ended = entry->nat_port[from];
 		return true;
 	}
-	if (!FN(may_lose_place)(holder, packet->protocol))
+	if (!ct_may_lose_port(holder, packet->protocol))
 		return false;
-	FN(weigh)(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
+	claim_note_victim(&room->search, holder, entry->nat_port[from], entry->way[from].ingress);
 	return true;
 }
 
 /* Whether a port that was stepped to is free, or the flow's own: its near view was evicted, and is to find the far one. */
-static __always_inline bool FN(is_to_be_had)(const struct scratch *room, const CT_ENTRY *holder)
+static __always_inline __overloadable bool claim_is_available(const struct scratch *room, const CT_ENTRY *holder)
 {
-	return !holder || (holder->flags & CT_FAR_VIEW && FN(names)(holder, (CT_KEY *)&room->key, room->search.turned));
+	return !holder ||
+	       (holder->flags & CT_FAR_VIEW && is_counterpart(holder, (CT_KEY *)&room->key, room->search.turned));
 }
 
+#define claim_next_port OF_FAMILY(claim_next_port)
 /* Goes on to the next port, and tells whether it is to be had. If not, takes note of what has it. */
-__noinline int FN(next_port)(const PACKET *packet, __u32 side)
+__noinline int claim_next_port(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -240,17 +246,18 @@ __noinline int FN(next_port)(const PACKET *packet, __u32 side)
 	if (!room || !packet)
 		return false;
 
-	CT_ENTRY *holder = FN(step)(room, packet, side);
+	CT_ENTRY *holder = claim_step(room, packet, side);
 
-	if (FN(is_to_be_had)(room, holder))
+	if (claim_is_available(room, holder))
 		return true;
-	if (!FN(may_give)(room, packet, holder, from) && FN(has_ended)((CT_KEY *)&room->mate_key, holder))
+	if (!claim_may_take_from(room, packet, holder, from) && ct_has_ended((CT_KEY *)&room->mate_key, holder))
 		room->search.ended = ((CT_ENTRY *)&room->entry)->nat_port[from];
 	return false;
 }
 
+#define claim_next_holder OF_FAMILY(claim_next_holder)
 /* The same, but takes note of whose it is. */
-__noinline int FN(next_holder)(const PACKET *packet, __u32 side)
+__noinline int claim_next_holder(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -258,34 +265,37 @@ __noinline int FN(next_holder)(const PACKET *packet, __u32 side)
 	if (!room || !packet)
 		return false;
 
-	CT_ENTRY *holder = FN(step)(room, packet, side);
+	CT_ENTRY *holder = claim_step(room, packet, side);
 
-	if (FN(is_to_be_had)(room, holder))
+	if (claim_is_available(room, holder))
 		return true;
-	if (!FN(may_give)(room, packet, holder, from))
-		FN(weigh_holder)(room, holder, from);
+	if (!claim_may_take_from(room, packet, holder, from))
+		claim_note_holder(room, holder, from);
 	return false;
 }
 
+#define claim_next_is_free OF_FAMILY(claim_next_is_free)
 /* The same, but takes no note. */
-__noinline int FN(is_next_free)(const PACKET *packet, __u32 side)
+__noinline int claim_next_is_free(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
 
-	return room && packet && !FN(step)(room, packet, side);
+	return room && packet && !claim_step(room, packet, side);
 }
 
+#define claim_next_free_port OF_FAMILY(claim_next_free_port)
 /* Goes on to the next port that is free, but not for ever. */
-__noinline int FN(next_free_port)(const PACKET *packet, __u32 side)
+__noinline int claim_next_free_port(const PACKET *packet, __u32 side)
 {
 	for (__u32 i = 0; i < CLAIM_STRIDE; i++)
-		if (FN(is_next_free)(packet, side))
+		if (claim_next_is_free(packet, side))
 			return true;
 	return false;
 }
 
+#define claim_known_port OF_FAMILY(claim_known_port)
 /* The port that the flow has, or that it must have. CLAIM_UNKNOWN: any will do. */
-__noinline int FN(claim_known)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -295,15 +305,15 @@ __noinline int FN(claim_known)(struct __sk_buff *skb, const PACKET *packet, __u3
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	/* SCTP's checksum does not bear a change of port, and the others have none. */
-	bool fixed = !(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP ||
-		       is_icmp(packet->protocol)) ||
-		     !packet->source_port;
+	bool fixed =
+		!(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP || is_icmp(packet->protocol)) ||
+		!packet->source_port;
 	bool keeps_port = fixed || !(how & CLAIM_OF_NODE);
 
 	if (fixed || (keeps_port && !entry->nat_port[from]))
 		entry->nat_port[from] = packet->source_port;
 	if (entry->nat_port[from] || fixed) {
-		if (FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how)) == 0)
+		if (claim_port(skb, packet, from, claim_flags_if_ended(packet, from, how)) == 0)
 			return PARSED;
 		if (fixed)
 			return DROP_NO_MASQUERADE_PORT;
@@ -312,7 +322,8 @@ __noinline int FN(claim_known)(struct __sk_buff *skb, const PACKET *packet, __u3
 }
 
 /* Claims the port of a flow that has ended, if the search has met one: it may be another's by now. */
-static __always_inline int FN(claim_ended)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
+							   __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -320,16 +331,17 @@ static __always_inline int FN(claim_ended)(struct __sk_buff *skb, const PACKET *
 	if (!room || !packet || !room->search.ended)
 		return -1;
 	((CT_ENTRY *)&room->entry)->nat_port[from] = room->search.ended;
-	return FN(claim_port)(skb, packet, from, FN(how_ended)(packet, from, how));
+	return claim_port(skb, packet, from, claim_flags_if_ended(packet, from, how));
 }
 
+#define claim_next_holders OF_FAMILY(claim_next_holders)
 /* Looks at who has the next so many ports; true where one is free by now. */
-__noinline int FN(weigh_next)(const PACKET *packet, __u32 side, __u32 ports)
+__noinline int claim_next_holders(const PACKET *packet, __u32 side, __u32 ports)
 {
 	for (__u32 i = 0; i < CLAIM_STRIDE; i++) {
 		if (i >= ports)
 			break;
-		if (FN(next_holder)(packet, side))
+		if (claim_next_holder(packet, side))
 			return true;
 	}
 	return false;
@@ -340,7 +352,7 @@ __noinline int FN(weigh_next)(const PACKET *packet, __u32 side, __u32 ports)
  * 0: the endpoint has half as many itself. So of any number who hold them all, each gives to who has none, and nobody takes back
  * what he had to give. Where only a part was looked at, chance makes a difference, which is no reason to take.
  */
-static __always_inline __be16 FN(owed)(const struct scratch *room)
+static __always_inline __overloadable __be16 claim_owed_port(const struct scratch *room, const PACKET *packet)
 {
 	const struct claim_search *search = &room->search;
 	const struct claim_holder *most = &room->holders[search->most % CLAIM_HOLDERS];
@@ -348,11 +360,12 @@ static __always_inline __be16 FN(owed)(const struct scratch *room)
 	return most->count > 2 * search->own + search->chance ? most->port : 0;
 }
 
+#define claim_from_others OF_FAMILY(claim_from_others)
 /*
  * Has another flow give its port up. If none of those that were met may lose it, it is looked at who has the ports: all of them, or as many
  * as tell enough. The first are always looked at: others may have spent what there is for more.
  */
-__noinline int FN(claim_share)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
@@ -373,8 +386,8 @@ __noinline int FN(claim_share)(struct __sk_buff *skb, const PACKET *packet, __u3
 			}
 			if (ports > left)
 				ports = left;
-			if (FN(weigh_next)(packet, from, ports) &&
-			    FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+			if (claim_next_holders(packet, from, ports) &&
+			    claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 				return PARSED;
 			left -= ports;
 			if (!left) {
@@ -383,7 +396,7 @@ __noinline int FN(claim_share)(struct __sk_buff *skb, const PACKET *packet, __u3
 			}
 			ports = CLAIM_STRIDE;
 		}
-		if (FN(claim_ended)(skb, packet, from, how) == 0)
+		if (claim_ended_port(skb, packet, from, how) == 0)
 			return PARSED;
 	}
 
@@ -393,16 +406,17 @@ __noinline int FN(claim_share)(struct __sk_buff *skb, const PACKET *packet, __u3
 	if (victim->count) {
 		entry->nat_port[from] = victim->port;
 	} else {
-		entry->nat_port[from] = FN(owed)(room);
+		entry->nat_port[from] = claim_owed_port(room, packet);
 		if (!entry->nat_port[from])
 			return DROP_NO_MASQUERADE_PORT;
 		how |= CLAIM_TAKE;
 	}
-	return FN(claim_port)(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
+	return claim_port(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
 }
 
+#define claim_search_port OF_FAMILY(claim_search_port)
 /* Searches for a port that nobody has any more. CLAIM_UNKNOWN: all are taken. */
-__noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, count = masquerade_port_count;
@@ -417,31 +431,31 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
 	search->now = room->moment;
 	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
 	 * has drawn the source port at random already. */
-	search->first = FN(mix_client)(packet, false);
+	search->first = hash_client(packet, false);
 	search->step = claim_steps[search->first >> 28 & 15];
 	/* One that goes on: a port that is free is of no use to it, if it has another. */
 	if (entry->flags & CT_PICKED_UP && !room->known) {
 		search->at = search->first % (count ?: 1);
 		for (__u32 i = 0; i < CLAIM_RECALLED; i++)
-			if (!FN(is_next_free)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_OWN) == 0)
+			if (!claim_next_is_free(packet, from) && claim_port(skb, packet, from, how | CLAIM_OWN) == 0)
 				return PARSED;
 	}
 	/* The first is mostly free. If not, that it is entered fails, and it is looked at with the others. */
 	search->at = (search->first % (count ?: 1) + search->step) % (count ?: 1);
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
-	if (FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+	if (claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 		return PARSED;
 	search->at = search->first % (count ?: 1);
 	for (__u32 i = 0; i < CLAIM_TRIES; i++)
-		if (FN(next_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+		if (claim_next_port(packet, from) && claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
-	if (FN(claim_ended)(skb, packet, from, how) == 0)
+	if (claim_ended_port(skb, packet, from, how) == 0)
 		return PARSED;
 	search->tried = CLAIM_TRIES;
 	for (__u32 i = 0; i < CLAIM_ROUNDS; i++) {
 		if (search->tried >= count || !may_search(entry->way[from].ingress))
 			break;
-		if (FN(next_free_port)(packet, from) && FN(claim_port)(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+		if (claim_next_free_port(packet, from) && claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
 			return PARSED;
 	}
 
@@ -458,11 +472,12 @@ __noinline int FN(claim_search)(struct __sk_buff *skb, const PACKET *packet, __u
  * most of them does, until who needs one has half as many: so nobody can keep all ports of a destination from others, nor can
  * several together.
  */
-static __always_inline int FN(claim)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+static __always_inline __overloadable int claim_source_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
+							    __u32 how)
 {
-	int reason = FN(claim_known)(skb, packet, side, how);
+	int reason = claim_known_port(skb, packet, side, how);
 
 	if (reason == CLAIM_UNKNOWN)
-		reason = FN(claim_search)(skb, packet, side, how);
-	return reason == CLAIM_UNKNOWN ? FN(claim_share)(skb, packet, side, how) : reason;
+		reason = claim_search_port(skb, packet, side, how);
+	return reason == CLAIM_UNKNOWN ? claim_from_others(skb, packet, side, how) : reason;
 }

@@ -441,6 +441,24 @@ static __always_inline bool is_icmp(__u8 protocol)
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
+/* Where the transport checksum lies and how it counts; -1: there is none that an address or port is part of. */
+static __always_inline int checksum_offset(__u8 protocol, __u64 *flags)
+{
+	*flags = 0;
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return offsetof(struct tcp_header, checksum);
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		*flags = BPF_F_MARK_MANGLED_0;
+		return offsetof(struct udp_header, checksum);
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return offsetof(struct icmp_header, checksum);
+	}
+	return -1;
+}
+
 /* Combinations of flags that no TCP sends. */
 static __always_inline bool impossible_flags(__u8 flags)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The memory of flows: one look-up tells an established packet all it needs. */
 
-static __always_inline CT_ENTRY *FN(find)(const CT_KEY *key)
+static __always_inline __overloadable CT_ENTRY *ct_find(const CT_KEY *key)
 {
 	return bpf_map_lookup_elem(&MAP(conntrack), key);
 }
 
 /* Whether the flow's time is over and its ports may be given to another. */
-static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol, __u32 now)
+static __always_inline __overloadable bool ct_is_expired(const CT_ENTRY *entry, __u8 protocol, __u32 now)
 {
 	__s32 age = now - entry->seen;
 
@@ -16,19 +16,19 @@ static __always_inline bool FN(is_expired)(const CT_ENTRY *entry, __u8 protocol,
 }
 
 /* Whether the entry's verdict still holds for this packet. Asked of each, so the flow's age is looked at once a tick only. */
-static __always_inline bool FN(is_current)(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet, __u32 side,
-					       __u32 epoch, __u32 now)
+static __always_inline __overloadable bool ct_is_current(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet,
+							 __u32 side, __u32 epoch, __u32 now)
 {
-	if (unlikely(entry->epoch != epoch) && !FN(still_holds)(key, entry))
+	if (unlikely(entry->epoch != epoch) && !verdict_holds(key, entry))
 		return false;
-	if (unlikely(entry->seen != now) && FN(is_expired)(entry, packet->protocol, now))
+	if (unlikely(entry->seen != now) && ct_is_expired(entry, packet->protocol, now))
 		return false;
 	/* The ports of a flow that has ended are used for a new one; and that one side may open a connection says nothing of the other. */
 	return !(is_opening(packet->flags) && (entry->opener != side || is_over(packet->protocol, entry->flags)));
 }
 
-static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 side,
-					 bool against)
+static __always_inline __overloadable void emit_end_event(const PACKET *packet, const CT_ENTRY *entry, __u8 nat,
+							  __u32 side, bool against)
 {
 	__u32 zero = 0, what = TELL(EVENT_END, DROP_NONE, EVENT_NO_DIRECTION);
 	struct scratch *room = scratch_room();
@@ -44,14 +44,15 @@ static __always_inline void FN(tell_end)(const PACKET *packet, const CT_ENTRY *e
 		inside->destination = entry->nat_address[(side ^ 1) & 1];
 		inside->destination_port = entry->nat_port[(side ^ 1) & 1];
 	}
-	if (!FN(is_sampled)(inside, state) || !within_budget(state))
+	if (!is_sampled(inside, state) || !within_budget(state))
 		return;
 	room->answer.rule = room->answer.log = 0;
-	FN(tell)(inside, against ? what | TELL_AGAINST : what, 0);
+	emit_event(inside, against ? what | TELL_AGAINST : what, 0);
 }
 
 /* What a packet of a translated flow says besides: the other side finishes first. */
-static __always_inline __u32 FN(holds)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat, __u32 said)
+static __always_inline __overloadable __u32 ct_holds_port(const PACKET *packet, const CT_ENTRY *entry, __u8 nat,
+							  __u32 said)
 {
 	/* What goes back has its destination translated where the opener's source is. */
 	return said & CT_FIN_REPLIER && !(entry->flags & CT_FIN_OPENER) && nat & NAT_DESTINATION ? CT_HOLDS_PORT : 0;
@@ -59,7 +60,7 @@ static __always_inline __u32 FN(holds)(const PACKET *packet, const CT_ENTRY *ent
 
 /* Whether a flow that is confirmed by now leaves the line. Of the network's, what anybody can have who hears no answer is bounded:
  * streams of UDP, and connections whose answers are not seen here. */
-static __always_inline bool FN(may_leave_line)(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
+static __always_inline __overloadable bool ct_may_stop_waiting(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
 {
 	const struct ct_way *way = &entry->way[entry->opener & 1];
 	bool unheard = packet->protocol != IPPROTO_TCP || (entry->flags & CT_DSR && way->nat & NAT_DESTINATION);
@@ -67,8 +68,9 @@ static __always_inline bool FN(may_leave_line)(const PACKET *packet, const CT_EN
 	return may_keep(way->ingress, FAMILY == 6, nat == NAT_NONE ? 1 : 2, way->ingress || unheard);
 }
 
+#define ct_update_state OF_FAMILY(ct_update_state)
 /* Takes note of a packet in both views of its flow. `said`: as flags_after has it. */
-__noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 said, __u32 now)
+__noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 said, __u32 now)
 {
 	struct scratch *room = scratch_room();
 
@@ -78,10 +80,10 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 	bool against = said & CT_REPLIED;
 	__u32 before = entry->flags;
 	__u32 side = (entry->opener ^ against) & 1;
-	__u32 after = flags_after(packet->protocol, before, said | FN(holds)(packet, entry, nat, said), now, entry->seen,
-				  entry->born);
+	__u32 after = flags_after(packet->protocol, before, said | ct_holds_port(packet, entry, nat, said), now,
+				  entry->seen, entry->born);
 
-	if (unlikely(after & ~before & CT_CONFIRMED) && !FN(may_leave_line)(packet, entry, nat))
+	if (unlikely(after & ~before & CT_CONFIRMED) && !ct_may_stop_waiting(packet, entry, nat))
 		after |= CT_OVER_SHARE;
 	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. What is still under
 	 * way after a reset does not prolong the flow. */
@@ -94,16 +96,16 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 	if (nat != NAT_NONE && !(against && entry->flags & CT_DSR)) {
 		CT_KEY *own = (CT_KEY *)&room->key, *key = (CT_KEY *)&room->mate_key;
 
-		FN(key)(packet, own);
+		ct_key_of_packet(packet, own);
 
 		/* That it is looked up also keeps it from being evicted. */
-		__u32 turned = FN(mate_key)(key, own, entry);
-		CT_ENTRY *mate = FN(find)(key);
+		__u32 turned = counterpart_key(key, own, entry);
+		CT_ENTRY *mate = ct_find(key);
 
-		if (likely(mate && FN(names)(mate, own, turned))) {
+		if (likely(mate && is_counterpart(mate, own, turned))) {
 			mate->flags = (mate->flags & ~CT_STATE) | (after & CT_STATE);
 			mate->seen = entry->seen;
-		} else if ((mate || !FN(make_mate)(packet, entry, side)) && !against) {
+		} else if ((mate || !ct_create_counterpart(packet, entry, side)) && !against) {
 			/* Somebody else has its place: judged anew, the flow gets another. */
 			entry->epoch = outdated();
 		}
@@ -113,12 +115,12 @@ __noinline int FN(note)(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 s
 	    entry->born == (__u8)now)
 		end_wait(entry->way[entry->opener & 1].ingress, nat == NAT_NONE ? 1 : 2);
 	if (unlikely(!is_over(packet->protocol, before) && is_over(packet->protocol, after)))
-		FN(tell_end)(packet, entry, nat, side, against);
+		emit_end_event(packet, entry, nat, side, against);
 	return 0;
 }
 
 /* What a packet says of its flow's state. */
-static __always_inline __u32 FN(tells)(const PACKET *packet, bool by_opener)
+static __always_inline __overloadable __u32 ct_flags_of_packet(const PACKET *packet, bool by_opener)
 {
 	__u32 said = by_opener ? 0 : CT_REPLIED;
 
@@ -134,14 +136,16 @@ static __always_inline __u32 FN(tells)(const PACKET *packet, bool by_opener)
 	return by_opener ? CT_CONFIRMED : said;
 }
 
+#define tcp_number_flags OF_FAMILY(tcp_number_flags)
 /* The number of a segment, as CT_ANSWER: of one that goes against the opener's way its own, else what it acknowledges. None: a
  * reset (its number may be the one that was forged), and what acknowledges nothing. */
-__noinline int FN(number)(struct __sk_buff *skb, const PACKET *packet, __u32 against)
+__noinline int tcp_number_flags(struct __sk_buff *skb, const PACKET *packet, __u32 against)
 {
 	__be32 number;
 
 	if (!packet || packet->protocol != IPPROTO_TCP || packet->kind == PACKET_ERROR ||
-	    packet->kind == PACKET_LATER_FRAGMENT || packet->flags & TCP_RST || (!against && !(packet->flags & TCP_ACK)))
+	    packet->kind == PACKET_LATER_FRAGMENT || packet->flags & TCP_RST ||
+	    (!against && !(packet->flags & TCP_ACK)))
 		return 0;
 	if (bpf_skb_load_bytes(skb,
 			       packet->transport + (against ? offsetof(struct tcp_header, sequence) :
@@ -154,19 +158,20 @@ __noinline int FN(number)(struct __sk_buff *skb, const PACKET *packet, __u32 aga
 }
 
 /* The same besides what a packet says, where it counts: of answers, and of what comes after them, until one is acknowledged. */
-static __always_inline __u32 FN(with_number)(struct __sk_buff *skb, const PACKET *packet, __u32 flags, __u32 said)
+static __always_inline __overloadable __u32 with_tcp_number(struct __sk_buff *skb, const PACKET *packet, __u32 flags,
+							    __u32 said)
 {
 	if (packet->protocol != IPPROTO_TCP || flags & CT_CONFIRMED || !(said & CT_REPLIED || flags & CT_NUMBERED))
 		return said;
-	return said | FN(number)(skb, packet, said & CT_REPLIED);
+	return said | tcp_number_flags(skb, packet, said & CT_REPLIED);
 }
 
 /* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
  * that is only read stays in every processor's cache. Returns for how many ticks no packet was written down. */
-static __always_inline __u32 FN(track)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
-				       const struct ct_way *way, __u32 side, __u32 now)
+static __always_inline __overloadable __u32 ct_track(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
+						     const struct ct_way *way, __u32 side, __u32 now)
 {
-	__u32 said = FN(tells)(packet, entry->opener == side);
+	__u32 said = ct_flags_of_packet(packet, entry->opener == side);
 
 	__u32 missing = said & ~entry->flags;
 
@@ -177,7 +182,7 @@ static __always_inline __u32 FN(track)(struct __sk_buff *skb, const PACKET *pack
 		     (missing && (missing != CT_CONFIRMED || entry->flags & CT_REPLIED)))) {
 		__u32 quiet = now - entry->seen;
 
-		FN(note)(packet, entry, way->nat, FN(with_number)(skb, packet, entry->flags, said), now);
+		ct_update_state(packet, entry, way->nat, with_tcp_number(skb, packet, entry->flags, said), now);
 		return quiet;
 	}
 	return 0;

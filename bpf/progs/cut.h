@@ -7,26 +7,28 @@
 
 #if FAMILY == 4
 
-static __always_inline bool may_be_cut_v4(struct __sk_buff *skb)
+static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, const PACKET *packet)
 {
 	__be16 fragment;
 
-	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip4_header, fragment), &fragment, sizeof(fragment)) == 0 &&
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip4_header, fragment), &fragment, sizeof(fragment)) ==
+		       0 &&
 	       !(fragment & bpf_htons(IP4_DONT_FRAGMENT));
 }
 
 /* Remembers how the source of a packet becomes the node's at the uplink: as the far view of the flow, as the stack has it. */
-static __always_inline int hide_at_uplink_v4(struct scratch *room, const struct packet4 *packet,
-					     const struct ct_entry4 *entry, __u32 from, __u32 to)
+static __always_inline __overloadable int snat_at_uplink(struct scratch *room, const struct packet4 *packet,
+							 const struct ct_entry4 *entry, __u32 from, __u32 to)
 {
 	struct ct_entry4 *transit = (struct ct_entry4 *)&room->mate;
 	struct ct_key4 *key = (struct ct_key4 *)&room->mate_key;
-	__u32 side = make_key_v4(key, packet, &packet->source, packet->source_port, &entry->nat_address[to],
-				 entry->nat_port[to]) & 1;
-	struct ct_entry4 *holder = find_v4(key);
+	__u32 side = ct_make_key(key, packet, &packet->source, packet->source_port, &entry->nat_address[to],
+				 entry->nat_port[to]) &
+		     1;
+	struct ct_entry4 *holder = ct_find(key);
 
 	if (holder && !(holder->flags & CT_FAR_VIEW && holder->opener == side && holder->way[side].nat == NAT_SOURCE) &&
-	    !is_expired_v4(holder, packet->protocol, ticks()))
+	    !ct_is_expired(holder, packet->protocol, ticks()))
 		return DROP_PORT_TAKEN;
 	__builtin_memset(transit, 0, sizeof(*transit));
 	transit->epoch = entry->epoch;
@@ -42,12 +44,14 @@ static __always_inline int hide_at_uplink_v4(struct scratch *room, const struct 
 	if (bpf_map_update_elem(&conntrack4, key, transit, BPF_ANY))
 		return DROP_CONNTRACK_FULL;
 	if (!holder)
-		wait_in_line_v4(WAIT_FAR, transit->begun);
+		ct_wait_in_line(WAIT_FAR, transit->begun);
 	return PARSED;
 }
 
+#define fragment_by_stack OF_FAMILY(fragment_by_stack)
 /* Hands a packet to the host's stack, which is to cut it. */
-__noinline int cut_v4(struct __sk_buff *skb, const struct packet4 *packet, const struct ct_entry4 *entry, __u32 side)
+__noinline int fragment_by_stack(struct __sk_buff *skb, const struct packet4 *packet, const struct ct_entry4 *entry,
+				 __u32 side)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, to = from ^ 1;
@@ -59,26 +63,27 @@ __noinline int cut_v4(struct __sk_buff *skb, const struct packet4 *packet, const
 		struct fragment4 key;
 		struct pieces *pieces;
 
-		fragment_key_v4(&key, packet);
+		fragment_key(&key, packet);
 		pieces = bpf_map_lookup_elem(&fragments4, &key);
 		if (pieces)
 			pieces->cut = true;
 	}
 	if (entry->way[from].nat & NAT_SOURCE)
-		reason = hide_at_uplink_v4(room, packet, entry, from, to);
-	reason = reason ?: rewrite_side_v4(skb, packet, entry, side, NAT_DESTINATION);
-	return reason ? refuse_v4(packet, reason, skb->ifindex) : PASS;
+		reason = snat_at_uplink(room, packet, entry, from, to);
+	reason = reason ?: rewrite_side(skb, packet, entry, side, NAT_DESTINATION);
+	return reason ? drop_and_report(packet, reason, skb->ifindex) : PASS;
 }
 
 #else
 
 /* A router of IPv6 cuts nothing: the sender does, when it is told. */
-static __always_inline bool may_be_cut_v6(struct __sk_buff *skb)
+static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, const PACKET *packet)
 {
 	return false;
 }
 
-static __always_inline int cut_v6(struct __sk_buff *skb, const struct packet6 *packet, const struct ct_entry6 *entry, __u32 side)
+static __always_inline int fragment_by_stack(struct __sk_buff *skb, const struct packet6 *packet,
+					     const struct ct_entry6 *entry, __u32 side)
 {
 	return drop(DROP_TOO_LARGE);
 }

@@ -9,7 +9,8 @@
 #define MARK_AT (ETH_HLEN + sizeof(IP_HEADER))
 
 /* Writes the IP header anew around `added` bytes behind it, which `mark` holds. */
-static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mark, bool added)
+static __always_inline __overloadable int write_header_around_option(struct __sk_buff *skb, const MARK *mark,
+								     bool added)
 {
 #if FAMILY == 4
 	struct {
@@ -60,12 +61,13 @@ static __always_inline int FN(frame_mark)(struct __sk_buff *skb, const MARK *mar
 #endif
 }
 
+#define dsr_put_option OF_FAMILY(dsr_put_option)
 /* Puts into the packet where the client sent it. */
-__noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
+__noinline int dsr_put_option(struct __sk_buff *skb, const PACKET *packet)
 {
 	MARK mark = { .type = MARK_TYPE };
 
-	if (!packet || !FN(takes_mark)(skb, packet))
+	if (!packet || !dsr_has_room(skb, packet))
 		return DROP_REWRITE_FAILED;
 	mark.port = packet->destination_port;
 #if FAMILY == 4
@@ -80,16 +82,17 @@ __noinline int FN(put_mark)(struct __sk_buff *skb, const PACKET *packet)
 	mark.pad_type = 1;
 #endif
 	if (bpf_skb_adjust_room(skb, sizeof(mark), BPF_ADJ_ROOM_NET, room_flags(skb, packet->protocol)) ||
-	    bpf_skb_store_bytes(skb, MARK_AT, &mark, sizeof(mark), 0) || FN(frame_mark)(skb, &mark, true))
+	    bpf_skb_store_bytes(skb, MARK_AT, &mark, sizeof(mark), 0) || write_header_around_option(skb, &mark, true))
 		return DROP_REWRITE_FAILED;
 	return PARSED;
 }
 
+#define dsr_take_option OF_FAMILY(dsr_take_option)
 /*
  * Takes the mark out of a packet from the network, if it has one: into scratch->mark, if the packet's destination is a
  * backend of the service that is reached there. Anybody can write a mark; one that is not true counts for nothing.
  */
-__noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
+__noinline int dsr_take_option(struct __sk_buff *skb, PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 	__u32 zero = 0, kind;
@@ -115,24 +118,23 @@ __noinline int FN(take_mark)(struct __sk_buff *skb, PACKET *packet)
 		return PARSED;
 	__builtin_memcpy(address, mark.address, sizeof(mark.address));
 #endif
-	if (!FN(is_known_to_all)(room, address, mark.port, packet->protocol))
+	if (!is_known_service_address(room, address, mark.port, packet->protocol))
 		return PARSED;
 
-	struct frontend *frontend = FN(find_frontend)(address, mark.port, packet->protocol, false, &kind);
+	struct frontend *frontend = find_frontend(address, mark.port, packet->protocol, false, &kind);
 
 	/* An address of another node. */
 	if (!frontend)
-		frontend = FN(find_node_port)(mark.port, packet->protocol);
+		frontend = find_node_port(mark.port, packet->protocol);
 	if (!frontend)
 		return PARSED;
 
 	ADDRESS destination = packet->destination;
 
-	if (!FN(find_member)(frontend->service, &destination, packet->destination_port))
+	if (!find_member(frontend->service, &destination, packet->destination_port))
 		return PARSED;
-	if (FN(frame_mark)(skb, &mark, false) ||
-	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET,
-				room_flags(skb, packet->protocol)))
+	if (write_header_around_option(skb, &mark, false) ||
+	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET, room_flags(skb, packet->protocol)))
 		return DROP_REWRITE_FAILED;
 	packet->transport -= sizeof(mark);
 	room->mark_port = mark.port;

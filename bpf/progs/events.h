@@ -5,8 +5,9 @@
 #define TELL(kind, reason, direction) ((kind) | (reason) << 8 | (direction) << 16)
 #define TELL_AGAINST (1 << 24) /* the packet goes against the opener's way */
 
+#define emit_event OF_FAMILY(emit_event)
 /* `packet` goes the opener's way unless TELL_AGAINST. The rules are those of the answer in scratch. */
-__noinline int FN(tell)(const PACKET *packet, __u32 what, __u32 ifindex)
+__noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 {
 	struct scratch *room = scratch_room();
 
@@ -51,8 +52,9 @@ __noinline int FN(tell)(const PACKET *packet, __u32 what, __u32 ifindex)
 	return 0;
 }
 
+#define drop_and_report OF_FAMILY(drop_and_report)
 /* Counts and tells that the packet is not let through. */
-__noinline int FN(refuse)(const PACKET *packet, __u32 reason, __u32 ifindex)
+__noinline int drop_and_report(const PACKET *packet, __u32 reason, __u32 ifindex)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -63,9 +65,9 @@ __noinline int FN(refuse)(const PACKET *packet, __u32 reason, __u32 ifindex)
 	if (!packet || !room || !state || !(by_policy || state->events & EVENTS_DROPS) || !within_budget(state))
 		return TC_ACT_SHOT;
 
-	__u32 direction = reason == DROP_POLICY_EGRESS	  ? EVENT_EGRESS
-			  : reason == DROP_POLICY_INGRESS ? EVENT_INGRESS
-							  : EVENT_NO_DIRECTION;
+	__u32 direction = reason == DROP_POLICY_EGRESS	? EVENT_EGRESS :
+			  reason == DROP_POLICY_INGRESS ? EVENT_INGRESS :
+							  EVENT_NO_DIRECTION;
 	__u32 what = TELL(EVENT_DROP, reason, direction);
 
 	if (by_policy) {
@@ -74,12 +76,12 @@ __noinline int FN(refuse)(const PACKET *packet, __u32 reason, __u32 ifindex)
 		room->answer.rule = 0;
 	}
 	room->answer.log = 0;
-	FN(tell)(packet, what, ifindex);
+	emit_event(packet, what, ifindex);
 	return TC_ACT_SHOT;
 }
 
 /* Whether the flow is among those that are told of: by its ports and addresses, so that its end is too. */
-static __always_inline bool FN(is_sampled)(const PACKET *packet, const struct node *node)
+static __always_inline __overloadable bool is_sampled(const PACKET *packet, const struct node *node)
 {
 	__u32 mixed = packet->source_port ^ packet->destination_port ^ packet->protocol;
 
@@ -91,8 +93,8 @@ static __always_inline bool FN(is_sampled)(const PACKET *packet, const struct no
 	return (mixed >> 8) % node->sample == 0;
 }
 
-static __always_inline void FN(tell_flow)(const PACKET *packet, const struct node *node, __u32 ifindex)
+static __always_inline __overloadable void emit_flow_event(const PACKET *packet, const struct node *node, __u32 ifindex)
 {
-	if (unlikely(node->events & EVENTS_FLOWS) && FN(is_sampled)(packet, node) && within_budget(node))
-		FN(tell)(packet, TELL(EVENT_FLOW, DROP_NONE, EVENT_NO_DIRECTION), ifindex);
+	if (unlikely(node->events & EVENTS_FLOWS) && is_sampled(packet, node) && within_budget(node))
+		emit_event(packet, TELL(EVENT_FLOW, DROP_NONE, EVENT_NO_DIRECTION), ifindex);
 }

@@ -3,8 +3,8 @@
 
 /* Whether the packet, or the pieces that an aggregate will be cut into, are larger than the way takes, with `more` bytes of
  * headers. */
-static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKET *packet, const struct ct_way *way,
-					__u32 more)
+static __always_inline __overloadable bool exceeds_mtu(const struct __sk_buff *skb, const PACKET *packet,
+						       const struct ct_way *way, __u32 more)
 {
 	if (likely(!way->mtu || skb->len + more <= (__u32)way->mtu + ETH_HLEN))
 		return false;
@@ -17,17 +17,17 @@ static __always_inline bool FN(exceeds)(const struct __sk_buff *skb, const PACKE
 }
 
 /* Sends a packet on, changed as its way says. */
-static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
-				       const struct ct_way *way, __u32 side)
+static __always_inline __overloadable int forward(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
+						  const struct ct_way *way, __u32 side)
 {
 	__u32 egress = way->egress;
 	__u8 via = way->via;
 
 	if (way->nat != NAT_NONE) {
-		int reason = FN(rewrite)(skb, packet, entry, side, way->nat);
+		int reason = rewrite(skb, packet, entry, side, way->nat);
 
 		if (reason)
-			return FN(refuse)(packet, reason, skb->ifindex);
+			return drop_and_report(packet, reason, skb->ifindex);
 	}
 	if (via == VIA_PEER || via == VIA_HOST_END) {
 		void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -45,7 +45,7 @@ static __always_inline int FN(forward)(struct __sk_buff *skb, const PACKET *pack
 		/* For the program that sees it next. A mark that somebody has set is for routing, and stays. */
 		if (!skb->mark)
 			skb->mark = MARK_JUDGED;
-		if (FN(is_zero)(&entry->next_hop))
+		if (is_zero(&entry->next_hop))
 			return bpf_redirect_neigh(egress, NULL, 0, 0);
 #if FAMILY == 4
 		next_hop.nh_family = AF_INET;

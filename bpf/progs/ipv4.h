@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What only IPv4 has: its header, its ICMP. RFC 791, RFC 792. */
 
-#define FAMILY 4
-#define IP_HEADER struct ip4_header
-#include "family.h"
-
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
 #define ICMP_SOURCE_QUENCH 4
@@ -46,14 +42,14 @@ struct ip4_header {
 	struct ip4 destination;
 };
 
-static __always_inline bool is_error_v4(__u8 type)
+static __always_inline bool is_icmp4_error(__u8 type)
 {
 	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED ||
 	       type == ICMP_PARAMETER_PROBLEM;
 }
 
 /* The type of the request that a reply of this type answers; the type itself if it is no reply. */
-static __always_inline __u8 request_of_v4(__u8 type)
+static __always_inline __overloadable __u8 request_of(const struct packet4 *packet, __u8 type)
 {
 	switch (type) {
 	case ICMP_ECHO_REPLY:
@@ -68,30 +64,30 @@ static __always_inline __u8 request_of_v4(__u8 type)
 }
 
 /* The code of the question. An extended echo is answered with a status for a code: RFC 8335. */
-static __always_inline __u8 code_of_v4(__u8 type, __u8 code)
+static __always_inline __overloadable __u8 code_of(const struct packet4 *packet, __u8 type, __u8 code)
 {
 	return type == ICMP_EXTENDED_ECHO_REPLY ? 0 : code;
 }
 
 /* Whether a question of this type has an identifier, which may be changed on the way: RFC 5508. */
-static __always_inline bool has_identifier_v4(__u8 type)
+static __always_inline __overloadable bool has_identifier(const struct packet4 *packet, __u8 type)
 {
 	return type == ICMP_ECHO || (type >= ICMP_TIMESTAMP && type < ICMP_MASK_REPLY) || type == ICMP_EXTENDED_ECHO;
 }
 
 /* 127.0.0.0/8 */
-static __always_inline bool is_loopback_v4(const struct ip4 *address)
+static __always_inline __overloadable bool is_loopback(const struct ip4 *address)
 {
 	return bpf_ntohl(address->word[0]) >> 24 == 127;
 }
 
-static __always_inline void make_loopback_v4(struct ip4 *address)
+static __always_inline __overloadable void make_loopback(struct ip4 *address)
 {
 	address->word[0] = bpf_htonl(0x7f000001);
 }
 
 /* 224.0.0.0/4, 255.255.255.255, 0.0.0.0/8 */
-static __always_inline bool is_link_scope_v4(const struct ip4 *address)
+static __always_inline __overloadable bool is_link_scope(const struct ip4 *address)
 {
 	__u8 first = *(const __u8 *)address;
 
@@ -99,19 +95,19 @@ static __always_inline bool is_link_scope_v4(const struct ip4 *address)
 }
 
 /* Whether no other machine may send from that address: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3. RFC 1812, 5.3.7. */
-static __always_inline bool is_martian_v4(const struct ip4 *address)
+static __always_inline __overloadable bool is_martian(const struct ip4 *address)
 {
-	return is_link_scope_v4(address) || *(const __u8 *)address == 127;
+	return is_link_scope(address) || *(const __u8 *)address == 127;
 }
 
 /* Whether the sender of a packet may have no address yet: it asks all of the link for one, as DHCP does. */
-static __always_inline bool may_be_nobody_v4(const struct packet4 *packet)
+static __always_inline __overloadable bool may_be_nobody(const struct packet4 *packet)
 {
-	return is_zero_v4(&packet->source) && is_link_scope_v4(&packet->destination);
+	return is_zero(&packet->source) && is_link_scope(&packet->destination);
 }
 
 /* Addresses of a link that an interface may have beside others: none that is a martian. */
-static __always_inline bool is_of_this_link_v4(const struct ip4 *address)
+static __always_inline __overloadable bool is_of_this_link(const struct ip4 *address)
 {
 	return false;
 }
@@ -144,7 +140,7 @@ __noinline int source_routed_v4(struct __sk_buff *skb, __u32 end)
 
 /* Turns the packet into one of the flow that the error at packet->transport is about. RFC 792: the error carries the
  * header and at least 8 bytes of the packet that caused it. */
-static __always_inline int parse_error_v4(struct __sk_buff *skb, struct packet4 *packet)
+static __always_inline __overloadable int parse_error(struct __sk_buff *skb, struct packet4 *packet)
 {
 	__u32 at = packet->transport + sizeof(struct icmp_header);
 	struct ip4_header inner;
@@ -170,26 +166,26 @@ static __always_inline int parse_error_v4(struct __sk_buff *skb, struct packet4 
 	packet->protocol = inner.protocol;
 	packet->source = inner.destination;
 	packet->destination = inner.source;
-	FN(quoted_ports)(packet, &transport);
+	set_quoted_ports(packet, &transport);
 	return PARSED;
 }
 
-static __always_inline int parse_icmp_v4(struct __sk_buff *skb, struct packet4 *packet)
+static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, struct packet4 *packet)
 {
 	struct icmp_header icmp;
 
 	if (bpf_skb_load_bytes(skb, packet->transport, &icmp, sizeof(icmp)))
 		return DROP_MALFORMED;
-	if (is_error_v4(icmp.type))
-		return parse_error_v4(skb, packet);
+	if (is_icmp4_error(icmp.type))
+		return parse_error(skb, packet);
 	if (icmp.type == ICMP_REDIRECT)
 		return DROP_LINK_SCOPE;
-	FN(message_ports)(packet, &icmp);
+	set_icmp_ports(packet, &icmp);
 	return PARSED;
 }
 
 /* Reads a packet; a reason for a drop if it makes no sense. */
-static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packet)
+static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet4 *packet)
 {
 	if (!pull(skb, ETH_HLEN + sizeof(struct ip4_header)))
 		return DROP_MALFORMED;
@@ -222,34 +218,34 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet4 *packe
 	if (unlikely(fragment & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK)))
 		packet->kind = fragment & IP4_OFFSET_MASK ? PACKET_LATER_FRAGMENT : PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		int reason = FN(parse_transport)(skb, packet, total - header);
+		int reason = parse_transport(skb, packet, total - header);
 
 		if (reason)
 			return reason;
 		if (packet->protocol == IPPROTO_ICMP) {
-			reason = parse_icmp_v4(skb, packet);
+			reason = parse_icmp(skb, packet);
 			if (reason)
 				return reason;
 		}
 	}
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
-		return resolve_fragment_v4(packet, id, skb->ifindex);
+		return resolve_fragment(packet, id, skb->ifindex);
 	return PARSED;
 }
 
 /* IPv4 asks for its neighbours by ARP: arp.h. */
-static __always_inline bool is_of_link_v4(const struct packet4 *packet)
+static __always_inline __overloadable bool is_of_link(const struct packet4 *packet)
 {
 	return false;
 }
 
-static __always_inline int discover_v4(struct __sk_buff *skb, const struct packet4 *packet)
+static __always_inline __overloadable int discover(struct __sk_buff *skb, const struct packet4 *packet)
 {
 	return drop(DROP_MALFORMED);
 }
 
 /* One hop less; the caller has seen that one is left. RFC 1624 for the checksum. */
-static __always_inline bool lower_hops_v4(struct __sk_buff *skb)
+static __always_inline __overloadable bool lower_hops(struct __sk_buff *skb, const struct packet4 *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ip4_header *ip = data + ETH_HLEN;

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What only IPv6 has: its header and extension headers, its ICMP. RFC 8200, RFC 4443, RFC 4861. */
 
-#define FAMILY 6
-#define IP_HEADER struct ip6_header
-#include "family.h"
-
 #define ICMPV6_LAST_ERROR 4 /* 1 to 4: unreachable, too big, time exceeded, parameter problem */
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
@@ -43,7 +39,7 @@ struct ip6_extension {
 };
 
 /* The type of the request that a reply of this type answers; the type itself if it is no reply. */
-static __always_inline __u8 request_of_v6(__u8 type)
+static __always_inline __overloadable __u8 request_of(const struct packet6 *packet, __u8 type)
 {
 	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
 			       type == ICMPV6_EXTENDED_ECHO_REPLY ?
@@ -53,7 +49,7 @@ static __always_inline __u8 request_of_v6(__u8 type)
 
 /* The code of the question. An extended echo (RFC 8335) and a question about a node (RFC 4620) are answered with a status for
  * a code; the latter has codes of its own, which count for nothing here. */
-static __always_inline __u8 code_of_v6(__u8 type, __u8 code)
+static __always_inline __overloadable __u8 code_of(const struct packet6 *packet, __u8 type, __u8 code)
 {
 	return type == ICMPV6_EXTENDED_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
 			       type == ICMPV6_NODE_INFORMATION_REPLY - 1 ?
@@ -62,42 +58,42 @@ static __always_inline __u8 code_of_v6(__u8 type, __u8 code)
 }
 
 /* Whether a question of this type has an identifier, which may be changed on the way. */
-static __always_inline bool has_identifier_v6(__u8 type)
+static __always_inline __overloadable bool has_identifier(const struct packet6 *packet, __u8 type)
 {
 	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_EXTENDED_ECHO;
 }
 
 /* ::1 */
-static __always_inline bool is_loopback_v6(const struct ip6 *address)
+static __always_inline __overloadable bool is_loopback(const struct ip6 *address)
 {
 	return !address->word[0] && !address->word[1] && !address->word[2] && address->word[3] == bpf_htonl(1);
 }
 
-static __always_inline void make_loopback_v6(struct ip6 *address)
+static __always_inline __overloadable void make_loopback(struct ip6 *address)
 {
 	__builtin_memset(address, 0, sizeof(*address));
 	address->word[3] = bpf_htonl(1);
 }
 
 /* ff00::/8, fe80::/10, :: */
-static __always_inline bool is_link_scope_v6(const struct ip6 *address)
+static __always_inline __overloadable bool is_link_scope(const struct ip6 *address)
 {
 	__u32 first = bpf_ntohl(address->word[0]);
 
-	return (first >> 24) == 0xff || (first >> 22) == (0xfe80 >> 6) || is_zero_v6(address);
+	return (first >> 24) == 0xff || (first >> 22) == (0xfe80 >> 6) || is_zero(address);
 }
 
 /* fe80::/10 */
-static __always_inline bool is_of_this_link_v6(const struct ip6 *address)
+static __always_inline __overloadable bool is_of_this_link(const struct ip6 *address)
 {
 	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
 /* Whether no other machine may send from that address, or not to a pod: as destinations of link scope; ::1,
  * ::ffff:0:0/96. */
-static __always_inline bool is_martian_v6(const struct ip6 *address)
+static __always_inline __overloadable bool is_martian(const struct ip6 *address)
 {
-	if (is_link_scope_v6(address))
+	if (is_link_scope(address))
 		return true;
 	if (address->word[0] || address->word[1])
 		return false;
@@ -106,15 +102,14 @@ static __always_inline bool is_martian_v6(const struct ip6 *address)
 
 /* Whether the sender of a packet may have no address yet. Who has none sends what is of the link alone, and is not parsed so far:
  * neighbour and router solicitations, listener reports. RFC 4861, RFC 4862, RFC 3810. */
-static __always_inline bool may_be_nobody_v6(const struct packet6 *packet)
+static __always_inline __overloadable bool may_be_nobody(const struct packet6 *packet)
 {
 	return false;
 }
 
 /* Walks the extension headers from `*at`, of type `*next`, to the transport header. A fragment header is copied to
  * `fragment`. */
-static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, __u8 *next,
-					      struct ip6_extension *fragment)
+static __always_inline int skip_extensions(struct __sk_buff *skb, __u32 *at, __u8 *next, struct ip6_extension *fragment)
 {
 	for (int i = 0; i < IP6_EXTENSIONS; i++) {
 		struct ip6_extension extension;
@@ -153,8 +148,8 @@ static __always_inline int skip_extensions_v6(struct __sk_buff *skb, __u32 *at, 
 	return DROP_MALFORMED;
 }
 
-/* As parse_error_v4; RFC 4443 carries as much of the packet as fits. */
-static __always_inline int parse_error_v6(struct __sk_buff *skb, struct packet6 *packet)
+/* As parse_error; RFC 4443 carries as much of the packet as fits. */
+static __always_inline __overloadable int parse_error(struct __sk_buff *skb, struct packet6 *packet)
 {
 	__u32 at = packet->transport + sizeof(struct icmp_header);
 	struct ip6_header inner;
@@ -188,18 +183,18 @@ static __always_inline int parse_error_v6(struct __sk_buff *skb, struct packet6 
 	packet->protocol = inner.next;
 	packet->source = inner.destination;
 	packet->destination = inner.source;
-	FN(quoted_ports)(packet, &transport);
+	set_quoted_ports(packet, &transport);
 	return PARSED;
 }
 
-static __always_inline int parse_icmp_v6(struct __sk_buff *skb, struct packet6 *packet)
+static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, struct packet6 *packet)
 {
 	struct icmp_header icmp;
 
 	if (bpf_skb_load_bytes(skb, packet->transport, &icmp, sizeof(icmp)))
 		return DROP_MALFORMED;
 	if (icmp.type <= ICMPV6_LAST_ERROR)
-		return icmp.type ? parse_error_v6(skb, packet) : DROP_MALFORMED;
+		return icmp.type ? parse_error(skb, packet) : DROP_MALFORMED;
 	switch (icmp.type) {
 	case ICMPV6_NEIGHBOUR_SOLICITATION:
 	case ICMPV6_NEIGHBOUR_ADVERTISEMENT:
@@ -211,12 +206,12 @@ static __always_inline int parse_icmp_v6(struct __sk_buff *skb, struct packet6 *
 	case ICMPV6_LISTENER_REPORT_V2:
 		return DROP_LINK_SCOPE;
 	}
-	FN(message_ports)(packet, &icmp);
+	set_icmp_ports(packet, &icmp);
 	return PARSED;
 }
 
 /* Reads a packet; a reason for a drop if it makes no sense. */
-static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packet)
+static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet6 *packet)
 {
 	struct ip6_extension fragment = {};
 
@@ -244,7 +239,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packe
 	packet->hops = ip->hops;
 	packet->kind = PACKET_WHOLE;
 
-	int reason = skip_extensions_v6(skb, &at, &next, &fragment);
+	int reason = skip_extensions(skb, &at, &next, &fragment);
 
 	if (reason)
 		return reason;
@@ -256,19 +251,19 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet6 *packe
 	/* RFC 6946: a fragment header alone does not make a fragment. */
 	if (unlikely(fragment.fragment & bpf_htons(IP6_OFFSET_MASK | 1)))
 		packet->kind = fragment.fragment & bpf_htons(IP6_OFFSET_MASK) ? PACKET_LATER_FRAGMENT :
-										  PACKET_FIRST_FRAGMENT;
+										PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		reason = FN(parse_transport)(skb, packet, ETH_HLEN + total - at);
+		reason = parse_transport(skb, packet, ETH_HLEN + total - at);
 		if (reason)
 			return reason;
 		if (packet->protocol == IPPROTO_ICMPV6) {
-			reason = parse_icmp_v6(skb, packet);
+			reason = parse_icmp(skb, packet);
 			if (reason)
 				return reason;
 		}
 	}
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
-		return resolve_fragment_v6(packet, fragment.id, skb->ifindex);
+		return resolve_fragment(packet, fragment.id, skb->ifindex);
 	return PARSED;
 }
 
@@ -291,11 +286,11 @@ static __always_inline void make_link_local(struct ip6 *address, const __u8 *mac
 
 /* Whether the endpoint behind the interface may speak as that address: its own, of which the one of the link follows from its
  * Ethernet address. All others of the link may be somebody else's, on the bridge of another plugin. */
-static __always_inline bool may_speak_as_v6(struct __sk_buff *skb, const struct ip6 *address)
+static __always_inline bool may_speak_as(struct __sk_buff *skb, const struct ip6 *address)
 {
 	struct endpoint *endpoint;
 
-	if (is_of_this_link_v6(address)) {
+	if (is_of_this_link(address)) {
 		__u32 ifindex = skb->ifindex;
 		struct ethernet_address *known = bpf_map_lookup_elem(&host_ends, &ifindex);
 		struct ip6 own;
@@ -303,25 +298,25 @@ static __always_inline bool may_speak_as_v6(struct __sk_buff *skb, const struct 
 		if (!known)
 			return false;
 		make_link_local(&own, known->mac);
-		return equal_v6(&own, address);
+		return equal(&own, address);
 	}
 	endpoint = bpf_map_lookup_elem(&endpoints6, address);
 	return endpoint && endpoint->ifindex == skb->ifindex;
 }
 
 /* What a router has forwarded has fewer hops left (RFC 4861, 7.1), and discovery does not come in pieces (RFC 6980). */
-static __always_inline bool is_of_link_v6(const struct packet6 *packet)
+static __always_inline __overloadable bool is_of_link(const struct packet6 *packet)
 {
 	return packet->hops == 255 && packet->kind == PACKET_WHOLE;
 }
 
 /* Whether neighbour discovery that an endpoint sends stays where it belongs: at the node, or at a neighbour on the bridge of
  * another plugin. The host's stack would forward all else, past every policy. */
-static __always_inline bool stays_on_link_v6(struct __sk_buff *skb, const struct packet6 *packet)
+static __always_inline bool stays_on_link(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	struct scratch *room = scratch_room();
 
-	if (is_link_scope_v6(&packet->destination))
+	if (is_link_scope(&packet->destination))
 		return true;
 	if (!room)
 		return false;
@@ -355,7 +350,7 @@ static __always_inline bool stays_on_link_v6(struct __sk_buff *skb, const struct
 
 /* Neighbour discovery from an endpoint (RFC 4861): it may ask and tell of itself, and be nobody while it looks whether
  * its address is free. */
-static __always_inline int discover_v6(struct __sk_buff *skb, const struct packet6 *packet)
+static __always_inline __overloadable int discover(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	struct neighbour_message {
 		struct icmp_header icmp;
@@ -364,20 +359,20 @@ static __always_inline int discover_v6(struct __sk_buff *skb, const struct packe
 
 	if (bpf_skb_load_bytes(skb, packet->transport, &message, sizeof(message)))
 		return drop(DROP_MALFORMED);
-	if (!is_of_link_v6(packet) || !stays_on_link_v6(skb, packet))
+	if (!is_of_link(packet) || !stays_on_link(skb, packet))
 		return drop(DROP_FOREIGN_DISCOVERY);
-	if (!is_zero_v6(&packet->source) && !may_speak_as_v6(skb, &packet->source))
+	if (!is_zero(&packet->source) && !may_speak_as(skb, &packet->source))
 		return drop(DROP_FOREIGN_SOURCE);
 	/* Who asks without an address asks for its own, whose others would give it up. RFC 4862. */
-	if ((message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT || is_zero_v6(&packet->source)) &&
-	    !may_speak_as_v6(skb, &message.target))
+	if ((message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT || is_zero(&packet->source)) &&
+	    !may_speak_as(skb, &message.target))
 		return drop(DROP_FOREIGN_SOURCE);
 	return PASS;
 }
 
 /* One hop less; the caller has seen that one is left. IPv6 has no checksum that makes up for it, so the one that the kernel may
  * have of the whole packet (CHECKSUM_COMPLETE) changes with it: with a stale one, UDP drops the packet. */
-static __always_inline bool lower_hops_v6(struct __sk_buff *skb)
+static __always_inline __overloadable bool lower_hops(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ip6_header *ip = data + ETH_HLEN;

@@ -4,9 +4,10 @@
  * changed that concerns it (stamps.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
 
+#define slow_path_begin OF_FAMILY(slow_path_begin)
 /* Begins an entry with the time and the epoch of its verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
  * that is read later, a verdict by what was before a change would pass for one by what is after it. */
-__noinline int FN(begin_in_epoch)(void)
+__noinline int slow_path_begin(void)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -32,7 +33,7 @@ __noinline int FN(begin_in_epoch)(void)
  * Whether a packet of a connection that nobody remembers looks like an answer: it comes from a port that programs do not
  * connect from unless they choose it (Linux takes 32768 and above, others higher ones), and goes to one that they do.
  */
-static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
+static __always_inline __overloadable bool looks_like_answer(const PACKET *packet)
 {
 	return packet->protocol == IPPROTO_TCP && packet->flags & TCP_ACK && !(packet->flags & TCP_SYN) &&
 	       packet->kind != PACKET_ERROR && bpf_ntohs(packet->source_port) < FIRST_EPHEMERAL_PORT &&
@@ -41,7 +42,8 @@ static __always_inline bool FN(looks_like_answer)(const PACKET *packet)
 
 /* Completes the new entry of the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
  * remembered that goes on. */
-static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old, const PACKET *packet, __u32 side)
+static __always_inline __overloadable bool slow_path_inherit(struct scratch *room, const CT_ENTRY *old,
+							     const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	bool opens = is_opening(packet->flags);
@@ -49,7 +51,7 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 	*(PACKET *)&room->packet = *packet;
 	entry->opener = side;
 	room->known = old;
-	room->looks_like_answer = !old && FN(looks_like_answer)(packet);
+	room->looks_like_answer = !old && looks_like_answer(packet);
 	room->begins = true;
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
@@ -74,7 +76,7 @@ static __always_inline bool FN(begin)(struct scratch *room, const CT_ENTRY *old,
 
 /* Why a packet that belongs to no flow opens none: it tells of another packet, or answers one. A reason for a drop. An answer that
  * passed because its question would have passed a policy in one direction though nobody asks. */
-static __always_inline int FN(opens_none)(const PACKET *packet)
+static __always_inline __overloadable int check_may_open_flow(const PACKET *packet)
 {
 	if (packet->kind == PACKET_ERROR)
 		return DROP_UNRELATED_ERROR;
@@ -85,27 +87,28 @@ static __always_inline int FN(opens_none)(const PACKET *packet)
  * Asks policy for the opener's way of a flow that a packet goes with, or against. Who has not opened it and sends a SYN opens a
  * connection of his own: between the ports of one that the other side may open, or is only thought to have opened.
  */
-static __always_inline int FN(police_way)(struct __sk_buff *skb, const PACKET *seen, bool against, __u32 from, __u32 to,
-					  __u32 flags)
+static __always_inline __overloadable int policy_check_packet(struct __sk_buff *skb, const PACKET *seen, bool against,
+							      __u32 from, __u32 to, __u32 flags)
 {
 	bool opens = against && is_opening(seen->flags);
 
 	against &= !opens;
-	return FN(police)(skb, seen, against ? to : from, against ? from : to,
-			  (against ? POLICE_AGAINST : 0) | (flags & CT_OF_NODE && !opens ? POLICE_OF_NODE : 0));
+	return policy_check_flow(skb, seen, against ? to : from, against ? from : to,
+				 (against ? POLICE_AGAINST : 0) | (flags & CT_OF_NODE && !opens ? POLICE_OF_NODE : 0));
 }
 
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
-static __always_inline bool FN(is_taken)(const CT_ENTRY *old, const PACKET *packet, __u32 side)
+static __always_inline __overloadable bool is_taken_tuple(const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
 	return old->flags & CT_FAR_VIEW && old->opener == side && !is_closed(packet->protocol, old->flags);
 }
 
+#define turn_if_answer OF_FAMILY(turn_if_answer)
 /*
  * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender` and `receiver` are
  * slots of local endpoints, or 0.
  */
-__noinline int FN(is_answer)(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender, __u32 receiver)
+__noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender, __u32 receiver)
 {
 	struct scratch *room = scratch_room();
 
@@ -116,18 +119,18 @@ __noinline int FN(is_answer)(struct __sk_buff *skb, const PACKET *packet, __u32 
 
 	if (entry->service)
 		return false;
-	if (FN(police)(skb, (const PACKET *)&room->packet, receiver, sender, POLICE_AGAINST))
+	if (policy_check_flow(skb, (const PACKET *)&room->packet, receiver, sender, POLICE_AGAINST))
 		return false;
 	entry->opener = (side ^ 1) & 1;
 	return true;
 }
 
 /* Has a packet leave with an address of the node as its source. */
-static __always_inline int FN(hide)(CT_ENTRY *entry, __u32 side, const ADDRESS *address)
+static __always_inline __overloadable int snat_to(CT_ENTRY *entry, __u32 side, const ADDRESS *address)
 {
 	__u32 from = side & 1;
 
-	if (!FN(equal)(&entry->nat_address[from], address)) {
+	if (!equal(&entry->nat_address[from], address)) {
 		entry->nat_address[from] = *address;
 		entry->nat_port[from] = 0;
 	}
@@ -137,9 +140,9 @@ static __always_inline int FN(hide)(CT_ENTRY *entry, __u32 side, const ADDRESS *
 
 /* Whether a packet gets an address of the node as its source here: the stack would not take it then, and no discipline of
  * its endpoint sees it. */
-static __always_inline bool FN(leaves_as_node)(struct scratch *room, __u32 side, bool against, __u8 nat)
+static __always_inline __overloadable bool leaves_with_node_address(struct scratch *room, const CT_ENTRY *entry,
+								    __u32 side, bool against, __u8 nat)
 {
-	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
 	struct frontend *of_address;
 
@@ -157,8 +160,8 @@ static __always_inline bool FN(leaves_as_node)(struct scratch *room, __u32 side,
 
 /* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
  * in the entry. */
-static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet, __u32 side, struct scratch *room,
-				     __u32 source, bool at_uplink)
+static __always_inline __overloadable int select_egress(struct __sk_buff *skb, const PACKET *packet, __u32 side,
+							struct scratch *room, __u32 source, bool at_uplink)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct ct_way *way = &entry->way[side & 1];
@@ -169,8 +172,8 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 	if (!at_uplink) {
 		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. It would also take a broadcast,
 		 * which policy does not know as the host's. */
-		if (!FN(find_way_out)(skb, packet))
-			return FN(means_all)(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
+		if (!find_way_out(skb, packet))
+			return is_broadcast(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
 		egress = out->egress;
 	}
 
@@ -196,16 +199,17 @@ static __always_inline int FN(route)(struct __sk_buff *skb, const PACKET *packet
 		if (bpf_map_lookup_elem(&MAP(no_masquerade), exempt))
 			return PARSED;
 	}
-	if (FN(is_zero)(&uplink->MAP(ipv)))
+	if (is_zero(&uplink->MAP(ipv)))
 		return DROP_NO_MASQUERADE_ADDRESS;
-	return FN(hide)(entry, side, &uplink->MAP(ipv));
+	return snat_to(entry, side, &uplink->MAP(ipv));
 }
 
+#define check_sender OF_FAMILY(check_sender)
 /*
  * Whether the sender of a flow's first packet, which came by an interface, may be who it says. `at_uplink`: it is seen
  * there, before the host's stack looks at it; else where the stack sends it to an endpoint.
  */
-__noinline int FN(check_sender)(const PACKET *packet, __u32 at_uplink)
+__noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -218,20 +222,21 @@ __noinline int FN(check_sender)(const PACKET *packet, __u32 at_uplink)
 	ADDRESS *sender = (ADDRESS *)&room->sender;
 
 	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
-	if (FN(is_martian)(sender))
+	if (is_martian(sender))
 		return DROP_MARTIAN;
 	/* A node that answers clients directly sends on, marked, what another node's own process has sent to it. And what netfilter
 	 * has translated goes through the stack with an address of the node. */
-	return at_uplink && !room->marked && (FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender)) ?
+	return at_uplink && !room->marked && (is_node_address(room, state, sender) || is_cluster_ip(room, sender)) ?
 		       DROP_MARTIAN :
 		       PARSED;
 }
 
+#define slow_path_from_endpoint OF_FAMILY(slow_path_from_endpoint)
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
-__noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
-				     __u32 how)
+__noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
+				       __u32 how)
 {
-	FN(begin_in_epoch)();
+	slow_path_begin();
 
 	bool at_uplink = how & JUDGE_ELSEWHERE;
 	__u32 zero = 0;
@@ -244,7 +249,7 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
 	PACKET *seen = (PACKET *)&room->packet;
-	struct endpoint *source = FN(find_endpoint)(room, &packet->source);
+	struct endpoint *source = find_endpoint(room, &packet->source);
 
 	*key = *flow;
 	room->marked = false;
@@ -261,19 +266,19 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	}
 	/* An interface may be told to take what is for loopback (route_localnet, which portmap sets on a container's host end), and what
 	 * listens there trusts whoever comes. */
-	if (FN(is_link_scope)(&packet->destination) || FN(is_loopback)(&packet->destination))
+	if (is_link_scope(&packet->destination) || is_loopback(&packet->destination))
 		return DROP_LINK_SCOPE;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? ct_find_live(room, key) : NULL;
 
 	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
-		if (FN(is_taken)(old, packet, side))
+		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
-	if (!old && unlikely(FN(opens_none)(packet)))
-		return FN(opens_none)(packet);
-	FN(begin)(room, old, packet, side);
+	if (!old && unlikely(check_may_open_flow(packet)))
+		return check_may_open_flow(packet);
+	slow_path_inherit(room, old, packet, side);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	bool against = entry->opener != side;
@@ -285,15 +290,15 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 			seen->destination = old->nat_address[(side ^ 1) & 1];
 			seen->destination_port = old->nat_port[(side ^ 1) & 1];
 		}
-	} else if (!at_uplink && (entry->service || FN(may_be_served_by)(&seen->destination, &room->served_at))) {
-		reason = FN(serve)(side, FROM_INSIDE);
+	} else if (!at_uplink && (entry->service || may_be_service_at(&seen->destination, &room->served_at))) {
+		reason = lb_translate_packet(side, FROM_INSIDE);
 		if (reason)
 			return reason;
 	}
 
-	struct endpoint *destination = FN(find_endpoint)(room, &seen->destination);
+	struct endpoint *destination = find_endpoint(room, &seen->destination);
 
-	if (unlikely(FN(is_frame)(seen)) && !destination)
+	if (unlikely(is_overlay_frame(seen)) && !destination)
 		return DROP_ENDPOINT_FRAME;
 
 	__u32 from = source->slot, to = destination ? destination->slot : 0;
@@ -301,10 +306,10 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	/* An endpoint always reaches itself. */
 	if (from == to)
 		;
-	else if (unlikely(room->looks_like_answer) && FN(is_answer)(skb, packet, side, from, to))
+	else if (unlikely(room->looks_like_answer) && turn_if_answer(skb, packet, side, from, to))
 		against = true;
 	else
-		reason = FN(police_way)(skb, seen, against, from, to, entry->flags);
+		reason = policy_check_packet(skb, seen, against, from, to, entry->flags);
 	if (reason)
 		return reason;
 
@@ -318,16 +323,16 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 			back->via = VIA_STACK;
 		/* It would not take a packet from its own address. */
 		if (from == to && !against)
-			reason = FN(hide)(entry, side, &state->MAP(hairpin));
+			reason = snat_to(entry, side, &state->MAP(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
-		reason = FN(route)(skb, seen, side, room,
-				   !against && state->masquerade && !of_other_plugin(source, NULL) ? MASQUERADE :
-												     KEEP_SOURCE,
-				   at_uplink);
+		reason = select_egress(skb, seen, side, room,
+				       !against && state->masquerade && !of_other_plugin(source, NULL) ? MASQUERADE :
+													 KEEP_SOURCE,
+				       at_uplink);
 	}
 	if (reason)
 		return reason;
-	if ((by_stack_from(source, destination) && !FN(leaves_as_node)(room, side, against, way->nat)) ||
+	if ((by_stack_from(source, destination) && !leaves_with_node_address(room, entry, side, against, way->nat)) ||
 	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)
@@ -335,19 +340,20 @@ __noinline int FN(judge_sent)(struct __sk_buff *skb, const PACKET *packet, const
 	if (!entry->service && way->nat == NAT_NONE && of_other_plugin(source, destination))
 		way->via = back->via = VIA_STACK;
 	if (!old)
-		FN(tell_flow)(seen, state, skb->ifindex);
+		emit_flow_event(seen, state, skb->ifindex);
 	return PARSED;
 }
 
 /* Not a reason: the packet is not about a flow of a local endpoint. */
 #define NOT_FOR_ENDPOINT (-1)
 
+#define slow_path_to_endpoint OF_FAMILY(slow_path_to_endpoint)
 /* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. And what comes
  * from the network for a service, or from a service's backend on another node. */
-__noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
-					 __u32 how)
+__noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
+				     __u32 how)
 {
-	FN(begin_in_epoch)();
+	slow_path_begin();
 
 	bool by_stack = how & JUDGE_ELSEWHERE, of_node = how & JUDGE_OF_NODE;
 	__u32 zero = 0;
@@ -363,16 +369,16 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 
 	*key = *flow;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? FN(find_living)(room, key) : NULL;
+	CT_ENTRY *old = how & JUDGE_KNOWN ? ct_find_live(room, key) : NULL;
 
 	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
-		if (FN(is_taken)(old, packet, side))
+		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
 	room->marked = room->marked && !by_stack;
 	if (old && unlikely(room->marked)) {
-		switch (FN(weigh_mark)(room, old, packet, side)) {
+		switch (dsr_weigh_option(room, old, packet, side)) {
 		case MARK_IGNORED:
 			room->marked = false;
 			break;
@@ -386,7 +392,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 		}
 	}
 
-	bool goes_on = FN(begin)(room, old, packet, side);
+	bool goes_on = slow_path_inherit(room, old, packet, side);
 
 	bool against = entry->opener != side;
 	__u8 nat = NAT_NONE;
@@ -403,16 +409,16 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 			seen->source_port = old->nat_port[side & 1];
 		}
 	} else if (!by_stack) {
-		if (!old && FN(is_for_own_socket)(skb, packet))
+		if (!old && is_for_own_socket(skb, packet))
 			return NOT_FOR_ENDPOINT;
-		if (entry->service || FN(may_be_served_by)(&seen->destination, &room->served_at))
-			reason = FN(serve)(side, FROM_OUTSIDE);
+		if (entry->service || may_be_service_at(&seen->destination, &room->served_at))
+			reason = lb_translate_packet(side, FROM_OUTSIDE);
 		if (reason)
 			return reason;
 	}
 
-	struct endpoint *destination = FN(find_endpoint)(room, &seen->destination);
-	struct endpoint *source = FN(find_endpoint)(room, &seen->source);
+	struct endpoint *destination = find_endpoint(room, &seen->destination);
+	struct endpoint *source = find_endpoint(room, &seen->source);
 
 	if (by_stack) {
 		if (!destination || destination->ifindex != skb->ifindex)
@@ -427,26 +433,26 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	if (packet->kind == PACKET_ERROR && !old)
 		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
 	if ((!old || (against && is_opening(packet->flags))) && !of_node) {
-		reason = FN(check_sender)(packet, !by_stack);
+		reason = check_sender(packet, !by_stack);
 		/* A mark is put in by another node than the client's. */
 		if (!reason && !room->marked)
-			reason = FN(check_origin)(skb, by_stack);
+			reason = check_origin(skb, by_stack);
 		if (reason)
 			return reason;
 	}
-	if (!old && unlikely(FN(opens_none)(packet)))
-		return FN(opens_none)(packet);
+	if (!old && unlikely(check_may_open_flow(packet)))
+		return check_may_open_flow(packet);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
 	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
 
-	bool answer = unlikely(room->looks_like_answer) && FN(is_answer)(skb, packet, side, from, to);
+	bool answer = unlikely(room->looks_like_answer) && turn_if_answer(skb, packet, side, from, to);
 
 	against |= answer;
 	if (by_stack && !against)
 		entry->flags = (entry->flags & ~CT_OF_NODE) | CT_BY_STACK | (of_node ? CT_OF_NODE : 0);
 	if (!answer)
-		reason = FN(police_way)(skb, seen, against, from, to, entry->flags);
+		reason = policy_check_packet(skb, seen, against, from, to, entry->flags);
 	if (reason)
 		return reason;
 	if (destination) {
@@ -457,12 +463,11 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	} else {
 		/* A flow keeps its way. */
 		bool direct = goes_on ? entry->flags & CT_DSR :
-					state->external & EXTERNAL_DSR && FN(takes_mark)(skb, packet) &&
-						FN(is_known_to_all)(room, &packet->destination,
-								    packet->destination_port,
-								    packet->protocol);
+					state->external & EXTERNAL_DSR && dsr_has_room(skb, packet) &&
+						is_known_service_address(room, &packet->destination,
+									 packet->destination_port, packet->protocol);
 
-		reason = FN(route)(skb, seen, side, room, against || direct ? KEEP_SOURCE : HIDE_SOURCE, false);
+		reason = select_egress(skb, seen, side, room, against || direct ? KEEP_SOURCE : HIDE_SOURCE, false);
 		if (reason)
 			return reason;
 		if (direct && !against && way->via == VIA_UPLINK)
@@ -473,7 +478,7 @@ __noinline int FN(judge_received)(struct __sk_buff *skb, const PACKET *packet, c
 	if (source)
 		sent_by(way, source);
 	if (!old)
-		FN(tell_flow)(seen, state, skb->ifindex);
+		emit_flow_event(seen, state, skb->ifindex);
 	if (against)
 		way->nat = nat;
 	return PARSED;

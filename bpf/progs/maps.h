@@ -215,18 +215,19 @@ struct {
 } counters SEC(".maps");
 
 /* Sets of peers: element 0 or 1 is in force, as node.set says. */
-#define PEER_SETS(name, key_type, inner_type, entries)                                                                 \
-	struct {                                                                                                       \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                                              \
-		__uint(max_entries, 2);                                                                                \
-		__type(key, __u32);                                                                                    \
-		__array(values, struct {                                                                               \
-			__uint(type, inner_type);                                                                      \
-			__uint(max_entries, entries);                                                                  \
-			__uint(map_flags, BPF_F_NO_PREALLOC);                                                          \
-			__uint(key_size, sizeof(key_type));                                                            \
-			__uint(value_size, sizeof(struct peer));                                                       \
-		});                                                                                                    \
+#define PEER_SETS(name, key_type, inner_type, entries)                   \
+	struct {                                                         \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                \
+		__uint(max_entries, 2);                                  \
+		__type(key, __u32);                                      \
+		__array(                                                 \
+			values, struct {                                 \
+				__uint(type, inner_type);                \
+				__uint(max_entries, entries);            \
+				__uint(map_flags, BPF_F_NO_PREALLOC);    \
+				__uint(key_size, sizeof(key_type));      \
+				__uint(value_size, sizeof(struct peer)); \
+			});                                              \
 	} name SEC(".maps")
 
 PEER_SETS(peers4, struct ip4, BPF_MAP_TYPE_HASH, PEER_ENTRIES);
@@ -245,13 +246,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, POLICY_MAPS);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-		__uint(max_entries, POLICY_ENTRIES);
-		__uint(map_flags, BPF_F_NO_PREALLOC);
-		__uint(key_size, sizeof(struct policy_key));
-		__uint(value_size, sizeof(struct policy_entry));
-	});
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+			__uint(max_entries, POLICY_ENTRIES);
+			__uint(map_flags, BPF_F_NO_PREALLOC);
+			__uint(key_size, sizeof(struct policy_key));
+			__uint(value_size, sizeof(struct policy_entry));
+		});
 } policies SEC(".maps");
 
 /*

@@ -17,17 +17,17 @@
 #define RANGE_OF_SERVICE_ENTRIES 65536
 #define NAMESPACE_ENTRIES 8192
 
-#define SERVICE_MAP(name, map_type, flags, entries, key_type, value_type)                                              \
-	struct {                                                                                                       \
-		__uint(type, map_type);                                                                                \
-		__uint(max_entries, entries);                                                                          \
-		__uint(map_flags, flags);                                                                              \
-		__type(key, key_type);                                                                                 \
-		__type(value, value_type);                                                                             \
+#define SERVICE_MAP(name, map_type, flags, entries, key_type, value_type) \
+	struct {                                                          \
+		__uint(type, map_type);                                   \
+		__uint(max_entries, entries);                             \
+		__uint(map_flags, flags);                                 \
+		__type(key, key_type);                                    \
+		__type(value, value_type);                                \
 	} name SEC(".maps")
 
-#define BOTH_FAMILIES(name, map_type, flags, entries, key_type, value_type)                                            \
-	SERVICE_MAP(name##4, map_type, flags, entries, key_type##4, value_type##4);                                    \
+#define BOTH_FAMILIES(name, map_type, flags, entries, key_type, value_type)         \
+	SERVICE_MAP(name##4, map_type, flags, entries, key_type##4, value_type##4); \
 	SERVICE_MAP(name##6, map_type, flags, entries, key_type##6, value_type##6)
 
 SERVICE_MAP(frontends4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, FRONTEND_ENTRIES, struct frontend_key4, struct frontend);
@@ -46,11 +46,13 @@ BOTH_FAMILIES(affinities, BPF_MAP_TYPE_LRU_HASH, 0, AFFINITY_ENTRIES, struct cli
 SERVICE_MAP(connections4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection4);
 SERVICE_MAP(connections6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection6);
 BOTH_FAMILIES(sockets, BPF_MAP_TYPE_LRU_HASH, 0, SOCKET_ENTRIES, struct socket_key, struct socket_peer);
-SERVICE_MAP(source_ranges4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range4, __u8);
-SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range6, __u8);
+SERVICE_MAP(source_ranges4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range4,
+	    __u8);
+SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range6,
+	    __u8);
 SERVICE_MAP(namespaces, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, NAMESPACE_ENTRIES, __u64, __u32);
 /* What is to be added to `ticks` for the ticks of the wall clock, which is the same on all nodes. */
 SERVICE_MAP(wall_clock, BPF_MAP_TYPE_ARRAY, 0, 1, __u32, __u32);
 /* Ports at which connections to services that are remembered were made, as the last ageing has found them. */
 SERVICE_MAP(held_ports, BPF_MAP_TYPE_ARRAY, 0, PORT_WORDS, __u32, __u64);
-SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS * PORT_WORDS, __u32, __u64);
+SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS *PORT_WORDS, __u32, __u64);

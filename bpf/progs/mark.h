@@ -2,8 +2,10 @@
 /* Direct server return: which flows go that way, which packets carry a mark, and what a mark counts. dsr.h reads and writes
  * them. */
 
+/* Who does not know the option of IPv6 skips it. */
+#define MARK_TYPE (FAMILY == 4 ? 158 : 30)
+
 #if FAMILY == 4
-#define MARK_TYPE 158
 struct mark4 {
 	__u8 type;
 	__u8 length;
@@ -11,7 +13,6 @@ struct mark4 {
 	struct ip4 address;
 };
 #else
-#define MARK_TYPE 30 /* skipped by who does not know it */
 #define MARK_LENGTH 18 /* of port and address */
 struct mark6 {
 	__u8 next;
@@ -27,7 +28,7 @@ struct mark6 {
 #define MARK struct JOIN(mark, FAMILY)
 
 /* Whether there is room for a mark in the packet's headers. */
-static __always_inline bool FN(takes_mark)(struct __sk_buff *skb, const PACKET *packet)
+static __always_inline __overloadable bool dsr_has_room(struct __sk_buff *skb, const PACKET *packet)
 {
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
 		return false;
@@ -44,8 +45,8 @@ static __always_inline bool FN(takes_mark)(struct __sk_buff *skb, const PACKET *
 
 /* Whether every node knows that services are met at an address: that of a service itself, or of a node. A mark that names
  * another one is not believed. */
-static __always_inline bool FN(is_known_to_all)(struct scratch *room, const ADDRESS *address, __be16 port,
-						__u8 protocol)
+static __always_inline __overloadable bool is_known_service_address(struct scratch *room, const ADDRESS *address,
+								    __be16 port, __u8 protocol)
 {
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
 	ADDRESS *machine = (ADDRESS *)&room->address;
@@ -56,8 +57,8 @@ static __always_inline bool FN(is_known_to_all)(struct scratch *room, const ADDR
 }
 
 /* Whether a packet of a flow carries a mark. `quiet`: for how many ticks the flow was, at least one if it is judged. */
-static __always_inline enum mark_need FN(needs_mark)(const PACKET *packet, const CT_ENTRY *entry, __u32 side,
-						     __u32 quiet)
+static __always_inline __overloadable enum mark_need dsr_option_need(const PACKET *packet, const CT_ENTRY *entry,
+								     __u32 side, __u32 quiet)
 {
 	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || packet->kind == PACKET_ERROR ||
 	    packet->kind == PACKET_LATER_FRAGMENT)
@@ -68,20 +69,21 @@ static __always_inline enum mark_need FN(needs_mark)(const PACKET *packet, const
 }
 
 /* Whether a flow is answered from where the mark says. */
-static __always_inline bool FN(fits_mark)(const struct scratch *room, const CT_ENTRY *entry, __u32 side)
+static __always_inline __overloadable bool dsr_option_matches(const struct scratch *room, const CT_ENTRY *entry,
+							      __u32 side)
 {
 	__u32 to = (side ^ 1) & 1;
 
 	return entry->flags & CT_DSR && entry->nat_port[to] == room->mark_port &&
-	       FN(equal)(&entry->nat_address[to], (const ADDRESS *)&room->mark);
+	       equal(&entry->nat_address[to], (const ADDRESS *)&room->mark);
 }
 
 /* What the mark of a packet counts for the flow that it belongs to. */
-static __always_inline enum mark_weight FN(weigh_mark)(const struct scratch *room, const CT_ENTRY *entry,
-						       const PACKET *packet, __u32 side)
+static __always_inline __overloadable enum mark_weight
+dsr_weigh_option(const struct scratch *room, const CT_ENTRY *entry, const PACKET *packet, __u32 side)
 {
 	/* A datagram is answered from where the client sent the last one. */
-	if (packet->protocol != IPPROTO_TCP || FN(fits_mark)(room, entry, side))
+	if (packet->protocol != IPPROTO_TCP || dsr_option_matches(room, entry, side))
 		return MARK_HEEDED;
 
 	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;

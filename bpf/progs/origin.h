@@ -11,13 +11,13 @@
 #define ALL_OF_NETWORK bpf_htonl(0xfffffffe)
 
 /* Whether a prefix is this node's own, or nobody's: as `node_prefixes` says it, for no machine has those addresses. */
-static __always_inline bool FN(is_here)(const ADDRESS *machine)
+static __always_inline __overloadable bool is_prefix_of_this_node(const ADDRESS *machine)
 {
 	return machine->word[0] == 0xffffffff || machine->word[0] == ALL_OF_NETWORK;
 }
 
 /* Whether an address means all of a network, the node among them: broadcast; in IPv6 all routers of it, of which a node is one. */
-static __always_inline bool FN(means_all)(struct scratch *room, const ADDRESS *address)
+static __always_inline __overloadable bool is_broadcast(struct scratch *room, const ADDRESS *address)
 {
 	PREFIX *prefix = (PREFIX *)&room->prefix;
 
@@ -30,20 +30,21 @@ static __always_inline bool FN(means_all)(struct scratch *room, const ADDRESS *a
 }
 
 /* Whether an address is a service's alone, and met on the node alone: nobody sends from there beyond it. */
-static __always_inline bool FN(is_cluster_ip)(struct scratch *room, const ADDRESS *address)
+static __always_inline __overloadable bool is_cluster_ip(struct scratch *room, const ADDRESS *address)
 {
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
 	struct frontend *of_address;
 
-	if (likely(!FN(may_be_served)(address)))
+	if (likely(!may_be_service(address)))
 		return false;
 	*key = (FRONTEND_KEY){ .address = *address };
 	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
 	return of_address && of_address->flags & ADDRESS_OF_SERVICE && of_address->flags & INSIDE_ONLY;
 }
 
+#define is_from_node OF_FAMILY(is_from_node)
 /* Whether a packet's Ethernet source is that of a node: as it was last seen, or as the neighbour table has it. */
-__noinline int FN(is_from_machine)(struct __sk_buff *skb)
+__noinline int is_from_node(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch_room();
 
@@ -72,21 +73,22 @@ __noinline int FN(is_from_machine)(struct __sk_buff *skb)
 	/* Without flags: here it is the neighbour that is asked for. */
 	if (bpf_fib_lookup(skb, fib, sizeof(*fib), 0) != BPF_FIB_LKUP_RET_SUCCESS || !same_mac(fib->dmac, source.mac))
 		return false;
-	/* A node beyond a router has the router's. */
+		/* A node beyond a router has the router's. */
 #if FAMILY == 4
 	if (fib->ipv4_dst != machine->word[0])
 		return false;
 #else
-	if (!FN(equal)((const ADDRESS *)fib->ipv6_dst, machine))
+	if (!equal((const ADDRESS *)fib->ipv6_dst, machine))
 		return false;
 #endif
 	bpf_map_update_elem(&MAP(node_macs), machine, &source, BPF_ANY);
 	return true;
 }
 
+#define check_origin OF_FAMILY(check_origin)
 /* Whether the sender that check_sender() has left in scratch can have sent what came by this interface: at an uplink, or
  * through the host's stack. */
-__noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
+__noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 {
 	struct scratch *room = scratch_room();
 
@@ -117,7 +119,7 @@ __noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
 
 	if (likely(!machine))
 		return PARSED;
-	if (FN(is_here)(machine))
+	if (is_prefix_of_this_node(machine))
 		return by_stack ? PARSED : DROP_MARTIAN;
 	uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
 	/* Of what comes by an uplink, the stack has what was seen there. */
@@ -125,15 +127,16 @@ __noinline int FN(check_origin)(struct __sk_buff *skb, __u32 by_stack)
 		return uplink ? PARSED : DROP_FOREIGN_WAY;
 	if (uplink && uplink->flags & UPLINK_OVERLAY)
 		return PARSED;
-	if (FN(is_zero)(machine))
+	if (is_zero(machine))
 		return DROP_FOREIGN_WAY;
 	*(ADDRESS *)&room->address = *machine;
-	return FN(is_from_machine)(skb) ? PARSED : DROP_FOREIGN_WAY;
+	return is_from_node(skb) ? PARSED : DROP_FOREIGN_WAY;
 }
 
+#define check_error_sender OF_FAMILY(check_error_sender)
 /* Whether somebody may tell of an error: one who came by that interface. It is no endpoint of this node, but behind its own
  * interface, and not the node itself. A router of the link may have no address but one of the link. */
-__noinline int FN(check_reporter)(const PACKET *packet, __u32 ifindex)
+__noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -145,7 +148,7 @@ __noinline int FN(check_reporter)(const PACKET *packet, __u32 ifindex)
 	ADDRESS *sender = (ADDRESS *)&room->sender;
 
 	*sender = packet->outer_source;
-	if (FN(is_martian)(sender) && !FN(is_of_this_link)(sender))
+	if (is_martian(sender) && !is_of_this_link(sender))
 		return DROP_MARTIAN;
 
 	bool at_uplink = bpf_map_lookup_elem(&uplinks, &ifindex) != NULL;
@@ -164,7 +167,8 @@ __noinline int FN(check_reporter)(const PACKET *packet, __u32 ifindex)
 	/* A router may be anybody beyond. */
 	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
 
-	return (machine && FN(is_here)(machine)) || FN(is_of_node)(room, state, sender) || FN(is_cluster_ip)(room, sender) ?
+	return (machine && is_prefix_of_this_node(machine)) || is_node_address(room, state, sender) ||
+			       is_cluster_ip(room, sender) ?
 		       DROP_MARTIAN :
 		       PARSED;
 }

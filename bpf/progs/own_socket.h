@@ -2,8 +2,9 @@
 /* The node's own connections. One may leave from a port that a service or a container has on the node: what answers it is the
  * socket's, and opens nothing. */
 
+#define is_for_own_socket OF_FAMILY(is_for_own_socket)
 /* Whether a packet from the network that belongs to no flow is for a socket of the node that talks to its sender. */
-__noinline int FN(is_for_own_socket)(struct __sk_buff *skb, const PACKET *packet)
+__noinline int is_for_own_socket(struct __sk_buff *skb, const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 	struct bpf_sock *socket;

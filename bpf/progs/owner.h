@@ -8,7 +8,7 @@
 
 /* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's
  * argument, so keys are copied to where it is allowed. */
-static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, const ADDRESS *address)
+static __always_inline __overloadable struct endpoint *find_endpoint(struct scratch *room, const ADDRESS *address)
 {
 	ADDRESS *key = (ADDRESS *)&room->address;
 
@@ -18,7 +18,8 @@ static __always_inline struct endpoint *FN(find_endpoint)(struct scratch *room, 
 
 /* Whether the flow's ends are others by now: an endpoint is gone, or there is one at an address that was nobody's here.
  * `first` and `second` are room for addresses. */
-static __always_inline bool FN(ends_are_others)(const CT_KEY *key, const CT_ENTRY *entry, ADDRESS *first, ADDRESS *second)
+static __always_inline __overloadable bool ct_endpoints_changed(const CT_KEY *key, const CT_ENTRY *entry,
+								ADDRESS *first, ADDRESS *second)
 {
 	__u32 opener = entry->opener & 1;
 	bool far = entry->flags & CT_FAR_VIEW;
@@ -36,23 +37,24 @@ static __always_inline bool FN(ends_are_others)(const CT_KEY *key, const CT_ENTR
 	return (endpoint ? endpoint->ifindex : 0) != entry->way[1].ingress;
 }
 
+#define ct_has_ended OF_FAMILY(ct_has_ended)
 /* The same. `key` is the flow's, in scratch. */
-__noinline int FN(has_ended)(const CT_KEY *key, const CT_ENTRY *entry)
+__noinline int ct_has_ended(const CT_KEY *key, const CT_ENTRY *entry)
 {
 	struct scratch *room = scratch_room();
 
 	if (!room || !key || !entry)
 		return false;
-	return FN(ends_are_others)(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
+	return ct_endpoints_changed(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
 }
 
 /* The entry of a flow whose ends are still there and whose time is not over; otherwise it is forgotten. */
-static __always_inline CT_ENTRY *FN(find_living)(struct scratch *room, const CT_KEY *key)
+static __always_inline __overloadable CT_ENTRY *ct_find_live(struct scratch *room, const CT_KEY *key)
 {
-	CT_ENTRY *entry = FN(find)(key);
+	CT_ENTRY *entry = ct_find(key);
 
-	if (likely(!entry || (!FN(is_expired)(entry, key->protocol, ticks()) && !FN(has_ended)(key, entry))))
+	if (likely(!entry || (!ct_is_expired(entry, key->protocol, ticks()) && !ct_has_ended(key, entry))))
 		return entry;
-	FN(forget)(key, entry, (CT_KEY *)&room->other_key);
+	ct_delete(key, entry, (CT_KEY *)&room->other_key);
 	return NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A packet's journey at each hook: parse, conntrack, (miss: judge), rewrite, forward. */
 
-static __always_inline CT_ENTRY *FN(judged)(void)
+static __always_inline __overloadable CT_ENTRY *slow_path_entry(const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 
@@ -9,118 +9,120 @@ static __always_inline CT_ENTRY *FN(judged)(void)
 }
 
 /* Hands a translated packet to the host's stack. */
-static __always_inline int FN(to_stack)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry,
-					const struct ct_way *way, __u32 side)
+static __always_inline __overloadable int pass_to_stack(struct __sk_buff *skb, const PACKET *packet,
+							const CT_ENTRY *entry, const struct ct_way *way, __u32 side)
 {
-	int reason = way->nat == NAT_NONE ? PARSED : FN(rewrite)(skb, packet, entry, side, way->nat);
+	int reason = way->nat == NAT_NONE ? PARSED : rewrite(skb, packet, entry, side, way->nat);
 
-	return reason ? FN(refuse)(packet, reason, skb->ifindex) : PASS;
+	return reason ? drop_and_report(packet, reason, skb->ifindex) : PASS;
 }
 
 /* Lets the first piece of a datagram go on; the others will be known by it. */
-static __always_inline int FN(pass_pieces)(const PACKET *packet, __u32 ifindex)
+static __always_inline __overloadable int pass_first_fragment(const PACKET *packet, __u32 ifindex)
 {
-	int reason = FN(keep_pieces)(packet);
+	int reason = keep_fragments(packet);
 
-	return reason ? FN(refuse)(packet, reason, ifindex) : PASS;
+	return reason ? drop_and_report(packet, reason, ifindex) : PASS;
 }
 
+#define path_from_endpoint OF_FAMILY(path_from_endpoint)
 /* What an endpoint sends, where it enters the host. */
-static __always_inline int FN(from_endpoint)(struct __sk_buff *skb)
+static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	CT_KEY key;
 	__u32 zero = 0;
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	int parsed = FN(parse)(skb, &packet);
+	int parsed = parse(skb, &packet);
 
 	if (unlikely(parsed))
-		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? FN(discover)(skb, &packet) : drop(parsed);
+		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? discover(skb, &packet) : drop(parsed);
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
-	if (unlikely(packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source)))
-		return FN(refuse)(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
+	if (unlikely(packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source)))
+		return drop_and_report(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
-	if (unlikely(!FN(has_checksum_in_place)(skb, &packet)))
-		return FN(refuse)(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
+	if (unlikely(!has_checksum_in_place(skb, &packet)))
+		return drop_and_report(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
 
-	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
-	CT_ENTRY *entry = FN(find)(&key);
+	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1;
+	CT_ENTRY *entry = ct_find(&key);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *ethernet = data;
 
 	if ((void *)(ethernet + 1) > end)
 		return drop(DROP_MALFORMED);
-	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now) ||
+	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
-		int reason = FN(judge_sent)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
-			     FN(settle)(skb, &packet, &key, side);
+		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+				     ct_commit(skb, &packet, &key, side);
 
 		if (reason)
-			return FN(turn_away)(skb, &packet, reason, true);
-		entry = FN(judged)();
+			return drop_and_answer(skb, &packet, reason, true);
+		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
 	}
 
-	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
 
 	struct ct_way *way = &entry->way[side];
 
-	FN(track)(skb, &packet, entry, way, side, now);
+	ct_track(skb, &packet, entry, way, side, now);
 	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
 		if (way->via == VIA_STACK)
-			return FN(to_stack)(skb, &packet, entry, way, side);
-		if (way->nat & NAT_DESTINATION && (packet.cut || FN(exceeds)(skb, &packet, way, 0)))
-			return !(way->nat & NAT_SOURCE) && FN(may_be_cut)(skb) ?
-				       FN(cut)(skb, &packet, entry, side) :
-				       FN(refuse_large)(skb, &packet, way->mtu, true);
+			return pass_to_stack(skb, &packet, entry, way, side);
+		if (way->nat & NAT_DESTINATION && (packet.cut || exceeds_mtu(skb, &packet, way, 0)))
+			return !(way->nat & NAT_SOURCE) && may_fragment(skb, &packet) ?
+				       fragment_by_stack(skb, &packet, entry, side) :
+				       drop_too_large(skb, &packet, way->mtu, true);
 	}
-	if (way->via == VIA_STACK || FN(exceeds)(skb, &packet, way, 0))
+	if (way->via == VIA_STACK || exceeds_mtu(skb, &packet, way, 0))
 		return PASS;
-	/* Between endpoints of one node the packet crosses no router. */
+	/* Between endpoints of one node the &packet crosses no router. */
 	if (way->via == VIA_UPLINK) {
 		if (packet.hops <= 1)
 			return PASS;
-		if (!FN(lower_hops)(skb))
+		if (!lower_hops(skb, &packet))
 			return drop(DROP_MALFORMED);
 	}
-	return FN(forward)(skb, &packet, entry, way, side);
+	return forward(skb, &packet, entry, way, side);
 }
 
+#define path_to_endpoint OF_FAMILY(path_to_endpoint)
 /* What reaches an endpoint by way of the host's stack, where it leaves the host. */
-static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
+static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	CT_KEY key;
 	__u32 zero = 0;
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	int parsed = FN(parse)(skb, &packet);
+	int parsed = parse(skb, &packet);
 
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
-		return FN(is_of_link)(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+		return is_of_link(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
 	if (unlikely(parsed))
 		return drop(parsed);
 	if (!state)
 		return drop(DROP_CONNTRACK_FULL);
 
 	if (unlikely(packet.kind == PACKET_ERROR) && skb->ingress_ifindex) {
-		int reason = FN(check_reporter)(&packet, skb->ingress_ifindex);
+		int reason = check_error_sender(&packet, skb->ingress_ifindex);
 
 		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
+			return drop_and_report(&packet, reason, skb->ifindex);
 	}
 
-	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
-	CT_ENTRY *entry = FN(find)(&key);
-	bool current = entry && FN(is_current)(&key, entry, &packet, side, state->epoch, now);
+	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1;
+	CT_ENTRY *entry = ct_find(&key);
+	bool current = entry && ct_is_current(&key, entry, &packet, side, state->epoch, now);
 
 	/* On its way here it was judged and translated. */
 	if (current && unlikely(entry->flags & CT_SEEN_ON_WAY) && entry->opener == side &&
 	    entry->way[side].egress == skb->ifindex)
-		return packet.kind == PACKET_FIRST_FRAGMENT ? FN(pass_pieces)(&packet, skb->ifindex) : PASS;
+		return packet.kind == PACKET_FIRST_FRAGMENT ? pass_first_fragment(&packet, skb->ifindex) : PASS;
 
 	/* Linux cuts what it forwards of IPv6 into packets that no longer tell by which interface they came. Those of a socket of the
 	 * node keep that. */
@@ -128,77 +130,80 @@ static __always_inline int FN(to_endpoint)(struct __sk_buff *skb)
 	__u32 made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : JUDGE_OF_NODE;
 
 	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
-		     (entry->opener == side && (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
-		int reason = FN(judge_received)(skb, &packet, &key, side,
-						JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
+		     (entry->opener == side &&
+		      (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
+		int reason = slow_path_to_endpoint(skb, &packet, &key, side,
+						   JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
 
 		if (reason == NOT_FOR_ENDPOINT)
 			return PASS;
-		reason = reason ?: FN(settle)(skb, &packet, &key, side);
+		reason = reason ?: ct_commit(skb, &packet, &key, side);
 		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
-		entry = FN(judged)();
+			return drop_and_report(&packet, reason, skb->ifindex);
+		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
 	}
-	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
-	FN(track)(skb, &packet, entry, &entry->way[side], side, now);
-	return FN(to_stack)(skb, &packet, entry, &entry->way[side], side);
+	ct_track(skb, &packet, entry, &entry->way[side], side, now);
+	return pass_to_stack(skb, &packet, entry, &entry->way[side], side);
 }
 
+#define forward_translated OF_FAMILY(forward_translated)
 /* What is translated and goes on to another node, or back to a client outside. `quiet`: for how many ticks the flow was, at
  * least one if it was judged. */
-__noinline int FN(pass_on)(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
+__noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
 {
 	if (!packet || !entry)
 		return drop(DROP_REWRITE_FAILED);
 
 	struct ct_way *way = &entry->way[side & 1];
-	enum mark_need mark = FN(needs_mark)(packet, entry, side, quiet);
+	enum mark_need mark = dsr_option_need(packet, entry, side, quiet);
 
 	if (packet->hops <= 1)
-		return FN(refuse)(packet, DROP_HOPS, skb->ifindex);
+		return drop_and_report(packet, DROP_HOPS, skb->ifindex);
 	/* A reminder waits for a smaller segment, unless all that comes may be one that is sent again and again. */
-	if (mark == MARK_IF_ROOM && (skb->gso_size || !FN(takes_mark)(skb, packet) ||
-				     (quiet < LONG_QUIET && FN(exceeds)(skb, packet, way, sizeof(MARK)))))
+	if (mark == MARK_IF_ROOM && (skb->gso_size || !dsr_has_room(skb, packet) ||
+				     (quiet < LONG_QUIET && exceeds_mtu(skb, packet, way, sizeof(MARK)))))
 		mark = MARK_NONE;
 
 	__u32 added = mark ? sizeof(MARK) : 0;
-	bool large = packet->cut || FN(exceeds)(skb, packet, way, added);
+	bool large = packet->cut || exceeds_mtu(skb, packet, way, added);
 
-	if (large && !FN(may_be_cut)(skb))
-		return FN(refuse_large)(skb, packet, way->mtu - added, false);
+	if (large && !may_fragment(skb, packet))
+		return drop_too_large(skb, packet, way->mtu - added, false);
 	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side &&
 	    !(entry->flags & (CT_CONFIRMED | CT_NUMBERED)))
 		/* The answers are not seen here; that the client goes on shows that they come. What it acknowledges first stands
 		 * for their number. */
-		entry->flags |= CT_REPLIED | FN(number)(skb, packet, false);
+		entry->flags |= CT_REPLIED | tcp_number_flags(skb, packet, false);
 	if (mark) {
-		int reason = FN(put_mark)(skb, packet);
+		int reason = dsr_put_option(skb, packet);
 
 		if (reason)
-			return FN(refuse)(packet, reason, skb->ifindex);
+			return drop_and_report(packet, reason, skb->ifindex);
 		packet->transport += sizeof(MARK);
 	}
 	if (large)
-		return FN(cut)(skb, packet, entry, side);
-	return FN(lower_hops)(skb) ? FN(forward)(skb, packet, entry, way, side) : drop(DROP_MALFORMED);
+		return fragment_by_stack(skb, packet, entry, side);
+	return lower_hops(skb, packet) ? forward(skb, packet, entry, way, side) : drop(DROP_MALFORMED);
 }
 
+#define path_from_network OF_FAMILY(path_from_network)
 /* What the network sends, to endpoints and to services. */
-static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct uplink *uplink)
+static __always_inline int path_from_network(struct __sk_buff *skb, const struct uplink *uplink)
 {
 	PACKET packet = {};
 	CT_KEY key;
 	const struct node *state = node_state();
 	struct scratch *room = scratch_room();
-	int parsed = FN(parse)(skb, &packet);
+	int parsed = parse(skb, &packet);
 
 	/* Multicast and the like are the host's; what goes on to an endpoint is judged there. */
 	if (unlikely(parsed)) {
 		if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
-			FN(note_early)(&packet);
+			count_early_fragment(&packet);
 		if (parsed == DROP_MALFORMED)
 			return drop(parsed);
 		/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
@@ -208,67 +213,69 @@ static __always_inline int FN(from_network)(struct __sk_buff *skb, const struct 
 		return PASS;
 	room->marked = false;
 	if (unlikely(packet.transport > MARK_AT)) {
-		int reason = FN(take_mark)(skb, &packet);
+		int reason = dsr_take_option(skb, &packet);
 
 		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
+			return drop_and_report(&packet, reason, skb->ifindex);
 	}
 	/* The host's own: no service is at that port, and no masqueraded flow could have it. */
 	if (likely(packet.kind == PACKET_WHOLE)) {
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
-		    FN(equal)(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
-			return FN(to_host)(skb, &packet, room, state);
+		    equal(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
+			return pass_to_host(skb, &packet, room, state);
 	} else if (packet.kind == PACKET_ERROR) {
-		int reason = FN(check_reporter)(&packet, skb->ifindex);
+		int reason = check_error_sender(&packet, skb->ifindex);
 
 		if (reason)
-			return FN(refuse)(&packet, reason, skb->ifindex);
+			return drop_and_report(&packet, reason, skb->ifindex);
 	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
 		/* The host keeps them for a while, in vain: their first goes another way. */
 		count_drops(DROP_EARLY_FRAGMENT, packet.early);
 	}
 
-	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1, reminder = 0;
-	CT_ENTRY *entry = FN(find)(&key);
+	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1, reminder = 0;
+	CT_ENTRY *entry = ct_find(&key);
 
-	if (unlikely(!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now) || entry->way[side].ingress ||
-		     entry->way[side].via == VIA_UNKNOWN || (room->marked && !FN(fits_mark)(room, entry, side)))) {
-		if (!entry && !room->marked && packet.kind != PACKET_ERROR && FN(is_for_nobody)(&packet))
-			return FN(to_host)(skb, &packet, room, state);
+	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
+		     entry->way[side].ingress || entry->way[side].via == VIA_UNKNOWN ||
+		     (room->marked && !dsr_option_matches(room, entry, side)))) {
+		if (!entry && !room->marked && packet.kind != PACKET_ERROR && is_for_nobody(&packet))
+			return pass_to_host(skb, &packet, room, state);
 
-		int reason = FN(judge_received)(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
-			     FN(settle)(skb, &packet, &key, side);
+		int reason = slow_path_to_endpoint(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+				     ct_commit(skb, &packet, &key, side);
 
 		if (reason)
-			return reason == NOT_FOR_ENDPOINT ? FN(to_host)(skb, &packet, room, state) :
-							    FN(turn_away)(skb, &packet, reason, false);
-		entry = FN(judged)();
+			return reason == NOT_FOR_ENDPOINT ? pass_to_host(skb, &packet, room, state) :
+							    drop_and_answer(skb, &packet, reason, false);
+		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop(DROP_CONNTRACK_FULL);
 		reminder = 1;
 	}
 
-	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
 
 	struct ct_way *way = &entry->way[side];
-	__u32 quiet = FN(track)(skb, &packet, entry, way, side, now) | reminder;
+	__u32 quiet = ct_track(skb, &packet, entry, way, side, now) | reminder;
 
 	if (way->via == VIA_STACK)
-		return FN(to_stack)(skb, &packet, entry, way, side);
-	if (way->nat == NAT_NONE && (FN(exceeds)(skb, &packet, way, 0) || packet.hops <= 1))
+		return pass_to_stack(skb, &packet, entry, way, side);
+	if (way->nat == NAT_NONE && (exceeds_mtu(skb, &packet, way, 0) || packet.hops <= 1))
 		return PASS;
 	if (unlikely(way->nat != NAT_NONE && way->via == VIA_UPLINK))
-		return FN(pass_on)(skb, &packet, entry, side, quiet);
+		return forward_translated(skb, &packet, entry, side, quiet);
 	/* What came for an address of the node has arrived; what goes on crosses a router. */
-	if (way->nat == NAT_NONE && !FN(lower_hops)(skb))
+	if (way->nat == NAT_NONE && !lower_hops(skb, &packet))
 		return drop(DROP_MALFORMED);
-	return FN(forward)(skb, &packet, entry, way, side);
+	return forward(skb, &packet, entry, way, side);
 }
 
+#define path_to_network OF_FAMILY(path_to_network)
 /* What leaves by an uplink: an endpoint's packets that went through the stack are masqueraded here, and those that the
  * node answers as a service's backend get the service's address. */
-static __always_inline int FN(to_network)(struct __sk_buff *skb)
+static __always_inline int path_to_network(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	CT_KEY key;
@@ -283,16 +290,16 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet.source, sizeof(ADDRESS)))
 		return PASS;
 
-	bool of_host = FN(equal)(&packet.source, &uplink->MAP(ipv));
+	bool of_host = equal(&packet.source, &uplink->MAP(ipv));
 
 	if (of_host && !(state->external & EXTERNAL_HOST_BACKENDS))
 		return PASS;
 
-	int parsed = FN(parse)(skb, &packet);
+	int parsed = parse(skb, &packet);
 
 	/* Forwarded neighbour discovery is a way past every policy, and nobody takes it for such. */
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
-		return FN(is_of_link)(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+		return is_of_link(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
 	/* A piece that the stack has, and not its first, would leave with an endpoint's address. */
 	if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
 		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop(parsed) : PASS;
@@ -301,31 +308,32 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))
 		return PASS;
 	/* The node's own error about an endpoint's flow. */
-	if (packet.kind == PACKET_ERROR && !FN(equal)(&packet.outer_source, &packet.source))
+	if (packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source))
 		return PASS;
 
-	__u32 now = ticks(), side = FN(key)(&packet, &key) & 1;
-	CT_ENTRY *entry = FN(find)(&key);
+	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1;
+	CT_ENTRY *entry = ct_find(&key);
 
-	if (entry && unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+	if (entry && unlikely(packet.kind == PACKET_FIRST_FRAGMENT) &&
+	    pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
 	/* On its way here it was judged and translated, but for a source that the stack would not have taken. */
 	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side)
 		return entry->way[side].nat == NAT_SOURCE ?
-			       FN(to_stack)(skb, &packet, entry, &entry->way[side], side) :
+			       pass_to_stack(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;
-	if (!entry || !FN(is_current)(&key, entry, &packet, side, state->epoch, now)) {
+	if (!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
-			int reason = FN(judge_sent)(skb, &packet, &key, side,
-						    JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:
-				     FN(settle)(skb, &packet, &key, side);
+			int reason =
+				slow_path_from_endpoint(skb, &packet, &key, side, JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:
+					ct_commit(skb, &packet, &key, side);
 
 			if (reason)
-				return FN(refuse)(&packet, reason, skb->ifindex);
-			entry = FN(judged)();
+				return drop_and_report(&packet, reason, skb->ifindex);
+			entry = slow_path_entry(&packet);
 			if (!entry)
 				return drop(DROP_CONNTRACK_FULL);
-			if (packet.kind == PACKET_FIRST_FRAGMENT && FN(pass_pieces)(&packet, skb->ifindex) != PASS)
+			if (packet.kind == PACKET_FIRST_FRAGMENT && pass_first_fragment(&packet, skb->ifindex) != PASS)
 				return TC_ACT_SHOT;
 		} else if (!entry) {
 			return PASS;
@@ -335,6 +343,6 @@ static __always_inline int FN(to_network)(struct __sk_buff *skb)
 	struct ct_way *way = &entry->way[side];
 
 	if (entry->service)
-		FN(track)(skb, &packet, entry, way, side, now);
-	return FN(to_stack)(skb, &packet, entry, way, side);
+		ct_track(skb, &packet, entry, way, side, now);
+	return pass_to_stack(skb, &packet, entry, way, side);
 }

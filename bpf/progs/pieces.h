@@ -8,7 +8,7 @@
  * destination is translated, another flow leads to somebody else, who must not get it.
  */
 
-static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet)
+static __always_inline __overloadable void fragment_key(FRAGMENT *key, const PACKET *packet)
 {
 	*key = (FRAGMENT){
 		.source = packet->source,
@@ -22,13 +22,13 @@ static __always_inline void FN(fragment_key)(FRAGMENT *key, const PACKET *packet
 }
 
 /* The key of the last datagram between the same two, from that of one. */
-static __always_inline void FN(make_last)(FRAGMENT *key)
+static __always_inline __overloadable void make_last_fragment_key(FRAGMENT *key)
 {
 	key->id = 0;
 	key->ifindex |= PIECES_LAST;
 }
 
-static __always_inline void FN(take_ports)(PACKET *packet, const struct pieces *pieces)
+static __always_inline __overloadable void take_fragment_ports(PACKET *packet, const struct pieces *pieces)
 {
 	packet->source_port = pieces->source;
 	packet->destination_port = pieces->destination;
@@ -38,7 +38,7 @@ static __always_inline void FN(take_ports)(PACKET *packet, const struct pieces *
 }
 
 /* What is known of a datagram. A number comes again: what was of an older datagram is none of this one. */
-static __always_inline struct pieces *FN(under_way)(const FRAGMENT *key)
+static __always_inline __overloadable struct pieces *find_fragments(const FRAGMENT *key)
 {
 	struct pieces *pieces = bpf_map_lookup_elem(&MAP(fragments), key);
 
@@ -49,18 +49,17 @@ static __always_inline struct pieces *FN(under_way)(const FRAGMENT *key)
 }
 
 /* Whether a piece that is taken for one of this flow gets to whom it is for, be it of another. */
-static __always_inline bool FN(leads_alike)(const PACKET *packet)
+static __always_inline __overloadable bool may_guess_flow(const PACKET *packet)
 {
 	CT_KEY key;
-	__u32 side = FN(key)(packet, &key) & 1;
-	CT_ENTRY *entry = FN(find)(&key);
+	__u32 side = ct_key_of_packet(packet, &key) & 1;
+	CT_ENTRY *entry = ct_find(&key);
 
-	return entry && !FN(is_expired)(entry, packet->protocol, ticks()) &&
-	       !(entry->way[side].nat & NAT_DESTINATION);
+	return entry && !ct_is_expired(entry, packet->protocol, ticks()) && !(entry->way[side].nat & NAT_DESTINATION);
 }
 
 /* The ports of a datagram in pieces: kept once its first piece is let through, found again for the others. */
-__noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
+__noinline int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex)
 {
 	FRAGMENT key;
 	struct pieces *pieces;
@@ -69,8 +68,8 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
 		return DROP_MALFORMED;
 	packet->id = id;
 	packet->ifindex = ifindex;
-	FN(fragment_key)(&key, packet);
-	pieces = FN(under_way)(&key);
+	fragment_key(&key, packet);
+	pieces = find_fragments(&key);
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
 		if (pieces && !pieces->known)
 			packet->early = pieces->early;
@@ -78,19 +77,20 @@ __noinline int FN(resolve_fragment)(PACKET *packet, __be32 id, __u32 ifindex)
 	}
 	if (pieces && pieces->known) {
 		pieces->eighth = eighths();
-		FN(take_ports)(packet, pieces);
+		take_fragment_ports(packet, pieces);
 		return PARSED;
 	}
-	FN(make_last)(&key);
+	make_last_fragment_key(&key);
 	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
 	if (!pieces)
 		return DROP_UNKNOWN_FRAGMENT;
-	FN(take_ports)(packet, pieces);
-	return FN(leads_alike)(packet) ? PARSED : DROP_EARLY_FRAGMENT;
+	take_fragment_ports(packet, pieces);
+	return may_guess_flow(packet) ? PARSED : DROP_EARLY_FRAGMENT;
 }
 
+#define keep_fragments OF_FAMILY(keep_fragments)
 /* Keeps what the first piece of a datagram says; whose it is has been seen. A reason for a drop if its interface has no room. */
-__noinline int FN(keep_pieces)(const PACKET *packet)
+__noinline int keep_fragments(const PACKET *packet)
 {
 	FRAGMENT key;
 
@@ -106,7 +106,7 @@ __noinline int FN(keep_pieces)(const PACKET *packet)
 		.asker = packet->asker,
 	}, *last;
 
-	FN(fragment_key)(&key, packet);
+	fragment_key(&key, packet);
 	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_pieces(packet->ifindex))
 		return DROP_FRAGMENT_SHARE;
 	if (bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY))
@@ -114,30 +114,32 @@ __noinline int FN(keep_pieces)(const PACKET *packet)
 	/* A segment that is lost is sent again, and nobody is to speak in a connection without a number. */
 	if (packet->protocol == IPPROTO_TCP)
 		return PARSED;
-	FN(make_last)(&key);
+	make_last_fragment_key(&key);
 	last = bpf_map_lookup_elem(&MAP(fragments), &key);
-	if (last ? last->source != first.source || last->destination != first.destination || last->protocol != first.protocol ||
-			   last->asker != first.asker :
+	if (last ? last->source != first.source || last->destination != first.destination ||
+			    last->protocol != first.protocol || last->asker != first.asker :
 		   may_begin_pieces(packet->ifindex))
 		bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY);
 	return PARSED;
 }
 
+#define count_early_fragment OF_FAMILY(count_early_fragment)
 /* A piece from the network that came before the first of its datagram, or without it. Whose it is will be told by the first: it
  * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
-__noinline int FN(note_early)(const PACKET *packet)
+__noinline int count_early_fragment(const PACKET *packet)
 {
 	struct pieces begun = { .early = 1, .eighth = eighths() }, *pieces;
 	FRAGMENT key;
 
 	if (!packet)
 		return 0;
-	FN(fragment_key)(&key, packet);
+	fragment_key(&key, packet);
 	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
 		return 0;
-	pieces = FN(under_way)(&key);
+	pieces = find_fragments(&key);
 	if (!pieces)
-		return may_begin_pieces(packet->ifindex) && bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
+		return may_begin_pieces(packet->ifindex) &&
+		       bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
 	if (!pieces->known && pieces->early < 255)
 		pieces->early++;
 	return 0;

@@ -6,7 +6,8 @@
 #define POLICE_AGAINST 2 /* against the opener's way */
 
 /* Whether an address is this node's own, gateways of its pools included: policy is told so of each. */
-static __always_inline bool FN(is_of_node)(struct scratch *room, const struct node *state, const ADDRESS *address)
+static __always_inline __overloadable bool is_node_address(struct scratch *room, const struct node *state,
+							   const ADDRESS *address)
 {
 	__u32 set = state->set & 1;
 	void *addresses = bpf_map_lookup_elem(&MAP(peers), &set);
@@ -21,8 +22,9 @@ static __always_inline bool FN(is_of_node)(struct scratch *room, const struct no
 }
 
 /* Asks one endpoint. `of` is POLICY_INGRESS or POLICY_EGRESS; `ports` is the other side's << 16 | the opener's. */
-static __always_inline int FN(ask)(struct scratch *room, const struct node *node, __u32 slot, __u32 of,
-				   const ADDRESS *peer_address, __u8 protocol, __u32 ports, bool of_node)
+static __always_inline __overloadable int policy_check_endpoint(struct scratch *room, const struct node *node,
+								__u32 slot, __u32 of, const ADDRESS *peer_address,
+								__u8 protocol, __u32 ports, bool of_node)
 {
 	__u32 set = node->set & 1, at = set * POSTURE_SLOTS + slot;
 	struct posture *posture = bpf_map_lookup_elem(&postures, &at);
@@ -67,11 +69,12 @@ static __always_inline int FN(ask)(struct scratch *room, const struct node *node
 	return decide(now.whole, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports, node->epoch);
 }
 
+#define policy_check_flow OF_FAMILY(policy_check_flow)
 /*
  * Judges the packet's flow by the policies of its local ends. `opener` and `other` are the slots of the endpoint that
  * opened the flow and of the one that it was opened to; 0: not a local endpoint. Leaves the last answer in scratch.
  */
-__noinline int FN(police)(struct __sk_buff *skb, const PACKET *packet, __u32 opener, __u32 other, __u32 how)
+__noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __u32 opener, __u32 other, __u32 how)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -91,14 +94,15 @@ __noinline int FN(police)(struct __sk_buff *skb, const PACKET *packet, __u32 ope
 	__builtin_memset(&room->answer, 0, sizeof(room->answer));
 	room->against = against;
 	if (opener)
-		reason = FN(ask)(room, state, opener, POLICY_EGRESS, to, packet->protocol, ports, false);
+		reason = policy_check_endpoint(room, state, opener, POLICY_EGRESS, to, packet->protocol, ports, false);
 	if (unlikely(room->answer.log) && within_budget(state))
-		FN(tell)(packet, TELL(EVENT_LOG, reason, EVENT_EGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
+		emit_event(packet, TELL(EVENT_LOG, reason, EVENT_EGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
 	if (reason || !other)
 		return reason;
 	room->answer.log = 0;
-	reason = FN(ask)(room, state, other, POLICY_INGRESS, from, packet->protocol, ports, how & POLICE_OF_NODE);
+	reason = policy_check_endpoint(room, state, other, POLICY_INGRESS, from, packet->protocol, ports,
+				       how & POLICE_OF_NODE);
 	if (unlikely(room->answer.log) && within_budget(state))
-		FN(tell)(packet, TELL(EVENT_LOG, reason, EVENT_INGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
+		emit_event(packet, TELL(EVENT_LOG, reason, EVENT_INGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
 	return reason;
 }

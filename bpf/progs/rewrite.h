@@ -3,26 +3,8 @@
 
 #define IP_OFFSET(field) JOIN(JOIN(IP, FAMILY), _##field##_OFFSET)
 
-/* Where the transport checksum lies and how it counts; -1: there is none that an address or port is part of. */
-static __always_inline int FN(checksum_offset)(__u8 protocol, __u64 *flags)
-{
-	*flags = 0;
-	switch (protocol) {
-	case IPPROTO_TCP:
-		return offsetof(struct tcp_header, checksum);
-	case IPPROTO_UDP:
-	case IPPROTO_UDPLITE:
-		*flags = BPF_F_MARK_MANGLED_0;
-		return offsetof(struct udp_header, checksum);
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return offsetof(struct icmp_header, checksum);
-	}
-	return -1;
-}
-
 /* What the change of an address adds to a checksum that covers it. */
-static __always_inline __u32 FN(difference)(const ADDRESS *old, const ADDRESS *new)
+static __always_inline __overloadable __u32 checksum_difference(const ADDRESS *old, const ADDRESS *new)
 {
 	__u32 sum = 0;
 
@@ -32,8 +14,8 @@ static __always_inline __u32 FN(difference)(const ADDRESS *old, const ADDRESS *n
 }
 
 /* The same of a header that an error quotes, at `header`: its own checksum makes up for it, and nothing else counts it. */
-static __always_inline int FN(put_quoted_address)(struct __sk_buff *skb, __u32 header, bool is_source, const ADDRESS *old,
-						  const ADDRESS *new)
+static __always_inline __overloadable int rewrite_quoted_address(struct __sk_buff *skb, __u32 header, bool is_source,
+								 const ADDRESS *old, const ADDRESS *new)
 {
 	__u32 at = header + (is_source ? IP_OFFSET(SOURCE) : IP_OFFSET(DESTINATION));
 
@@ -50,8 +32,8 @@ static __always_inline int FN(put_quoted_address)(struct __sk_buff *skb, __u32 h
  * bpf_l4_csum_replace with BPF_F_PSEUDO_HDR has taken the change of the transport's into the kernel's checksum of the whole
  * packet (CHECKSUM_COMPLETE), as is right for IPv4 only; so the address goes into that, too.
  */
-static __always_inline int FN(put)(struct __sk_buff *skb, bool is_source, const ADDRESS *new, __u32 difference,
-				   __u32 port_at, __be16 port)
+static __always_inline __overloadable int rewrite_address(struct __sk_buff *skb, bool is_source, const ADDRESS *new,
+							  __u32 difference, __u32 port_at, __be16 port)
 {
 	/* So far the verifier follows where it is; few headers are longer. */
 	if (unlikely(port_at > NEAR_PORT)) {
@@ -88,10 +70,10 @@ static __always_inline int FN(put)(struct __sk_buff *skb, bool is_source, const 
 	return 0;
 }
 
+#define rewrite_side OF_FAMILY(rewrite_side)
 /* Changes a packet's source or its destination, as a flow's: what an ICMP error quotes is changed with it. `to` is
  * NAT_SOURCE or NAT_DESTINATION. */
-__noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side,
-				__u32 to)
+__noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side, __u32 to)
 {
 	if (!packet || !entry)
 		return DROP_REWRITE_FAILED;
@@ -105,8 +87,8 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 	bool echo = is_icmp(packet->protocol);
 	__u32 transport = packet->transport, written_at = 0;
 	__u64 flags;
-	int checksum = FN(checksum_offset)(packet->protocol, &flags);
-	__u32 difference = FN(difference)(&old, &new);
+	int checksum = checksum_offset(packet->protocol, &flags);
+	__u32 difference = checksum_difference(&old, &new);
 
 	if (packet->kind == PACKET_ERROR) {
 		/* Inside is a packet that went the other way, after its own translation: what is our source is its
@@ -115,7 +97,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 		__u32 port_at = packet->inner_transport;
 		__u32 outer_checksum = transport + offsetof(struct icmp_header, checksum);
 
-		if (FN(put_quoted_address)(skb, packet->inner, !is_source, &old, &new))
+		if (rewrite_quoted_address(skb, packet->inner, !is_source, &old, &new))
 			return DROP_REWRITE_FAILED;
 		/* The outer pseudo header changes only where the outer address does. */
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0))
@@ -130,7 +112,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 				return DROP_REWRITE_FAILED;
 		}
 		/* A router that reports keeps its own address. */
-		if (is_source && !FN(equal)(&packet->outer_source, &packet->source))
+		if (is_source && !equal(&packet->outer_source, &packet->source))
 			return PARSED;
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
 			return DROP_REWRITE_FAILED;
@@ -138,8 +120,7 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 		__u32 at = transport + checksum;
 
 		/* ICMPv4 is the one that does not cover the addresses. */
-		if (!(FAMILY == 4 && echo) &&
-		    bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
+		if (!(FAMILY == 4 && echo) && bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
 			return DROP_REWRITE_FAILED;
 		if (old_port != new_port) {
 			written_at = transport;
@@ -151,18 +132,18 @@ __noinline int FN(rewrite_side)(struct __sk_buff *skb, const PACKET *packet, con
 				return DROP_REWRITE_FAILED;
 		}
 	}
-	return FN(put)(skb, is_source, &new, difference, written_at, new_port) ? DROP_REWRITE_FAILED : PARSED;
+	return rewrite_address(skb, is_source, &new, difference, written_at, new_port) ? DROP_REWRITE_FAILED : PARSED;
 }
 
 /* Does to a packet what its way says. */
-static __always_inline int FN(rewrite)(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side,
-				       __u8 nat)
+static __always_inline __overloadable int rewrite(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry,
+						  __u32 side, __u8 nat)
 {
 	int reason = PARSED;
 
 	if (nat & NAT_DESTINATION)
-		reason = FN(rewrite_side)(skb, packet, entry, side, NAT_DESTINATION);
+		reason = rewrite_side(skb, packet, entry, side, NAT_DESTINATION);
 	if (!reason && nat & NAT_SOURCE)
-		reason = FN(rewrite_side)(skb, packet, entry, side, NAT_SOURCE);
+		reason = rewrite_side(skb, packet, entry, side, NAT_SOURCE);
 	return reason;
 }

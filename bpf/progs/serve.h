@@ -2,7 +2,7 @@
 /* Services per packet: for flows that no socket of this node opened towards a backend. */
 
 /* The same for all packets of a client's flow on every node, whichever of its addresses the node was met at. */
-static __always_inline __u32 FN(mix_client)(const PACKET *packet, bool whole_client)
+static __always_inline __overloadable __u32 hash_client(const PACKET *packet, bool whole_client)
 {
 	__u32 mixed = stir((whole_client ? 0 : packet->source_port) << 8 | packet->protocol);
 
@@ -11,7 +11,8 @@ static __always_inline __u32 FN(mix_client)(const PACKET *packet, bool whole_cli
 	return mixed;
 }
 
-static __always_inline bool FN(in_ranges)(struct scratch *room, __u32 service, const ADDRESS *source)
+static __always_inline __overloadable bool is_in_source_ranges(struct scratch *room, __u32 service,
+							       const ADDRESS *source)
 {
 	SOURCE_RANGE *key = (SOURCE_RANGE *)&room->range;
 
@@ -21,11 +22,12 @@ static __always_inline bool FN(in_ranges)(struct scratch *room, __u32 service, c
 	return bpf_map_lookup_elem(&MAP(source_ranges), key) != NULL;
 }
 
+#define is_for_nobody OF_FAMILY(is_for_nobody)
 /*
  * Whether a packet from the network, of a flow that nobody remembers, is neither for an endpoint nor for a service: the
  * host's own, or on its way through. Asked in place of all that is asked of a flow.
  */
-__noinline int FN(is_for_nobody)(const PACKET *packet)
+__noinline int is_for_nobody(const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 
@@ -44,7 +46,7 @@ __noinline int FN(is_for_nobody)(const PACKET *packet)
 	*address = packet->source;
 	if (bpf_map_lookup_elem(&MAP(endpoints), address))
 		return false;
-	if (likely(!FN(may_be_served)(&packet->destination)))
+	if (likely(!may_be_service(&packet->destination)))
 		return true;
 	/* What is reached from inside only has no mark, but its address is a service's. */
 	*key = (FRONTEND_KEY){ .address = packet->destination };
@@ -52,12 +54,13 @@ __noinline int FN(is_for_nobody)(const PACKET *packet)
 	return !of_address || of_address->flags & ADDRESS_OF_NODE;
 }
 
+#define lb_translate_packet OF_FAMILY(lb_translate_packet)
 /*
  * Gives scratch->packet, the first packet of a flow or one that is judged anew, the backend that it goes to as its
  * destination, if it is addressed to a service. Of a flow that has a backend, scratch->entry holds it, as that of side
  * `side` ^ 1.
  */
-__noinline int FN(serve)(__u32 side, __u32 from)
+__noinline int lb_translate_packet(__u32 side, __u32 from)
 {
 	struct scratch *room = scratch_room();
 
@@ -72,15 +75,15 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 	if (packet->kind == PACKET_ERROR && !entry->service)
 		return PARSED;
 
-	struct frontend *frontend = FN(find_frontend)(&packet->destination, packet->destination_port, protocol,
-							    false, &kind);
+	struct frontend *frontend =
+		find_frontend(&packet->destination, packet->destination_port, protocol, false, &kind);
 
 	if (entry->service) {
 		const ADDRESS *address = &entry->nat_address[(side ^ 1) & 1];
 		__be16 port = entry->nat_port[(side ^ 1) & 1];
 
 		/* Who has a backend keeps it until it is no endpoint of the service any more. */
-		if (FN(find_member)(entry->service, address, port)) {
+		if (find_member(entry->service, address, port)) {
 			packet->destination = *address;
 			packet->destination_port = port;
 			return PARSED;
@@ -94,7 +97,7 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 	if (!frontend)
 		return PARSED;
 	/* Whom a connection is taken from is asked when it begins. */
-	if (frontend->flags & FRONTEND_RANGES && !FN(in_ranges)(room, frontend->service, &packet->source))
+	if (frontend->flags & FRONTEND_RANGES && !is_in_source_ranges(room, frontend->service, &packet->source))
 		return DROP_SOURCE_RANGE;
 
 	CLIENT *client = (CLIENT *)&room->client;
@@ -102,7 +105,6 @@ __noinline int FN(serve)(__u32 side, __u32 from)
 	__builtin_memset(client, 0, sizeof(*client));
 	client->address = packet->source;
 	client->service = entry->service = frontend->service;
-	return FN(choose)(frontend, from & 1, client, (AFFINITY *)&room->affinity,
-			  FN(mix_client)(packet, frontend->affinity), &packet->destination,
-			  &packet->destination_port);
+	return choose_backend(frontend, from & 1, client, (AFFINITY *)&room->affinity,
+			      hash_client(packet, frontend->affinity), &packet->destination, &packet->destination_port);
 }

@@ -3,9 +3,9 @@
  * an established flow. */
 
 /* Whether anything is in `frontends` for an address. False for most that a first packet goes to, without a look-up in a hash. */
-static __always_inline bool FN(may_be_served_by)(const ADDRESS *address, __u32 *at)
+static __always_inline __overloadable bool may_be_service_at(const ADDRESS *address, __u32 *at)
 {
-	__u32 place = FN(address_place)(address) - CHANGED_ADDRESSES;
+	__u32 place = change_place_of_address(address) - CHANGED_ADDRESSES;
 	const __u64 *word;
 
 	*at = place / 64;
@@ -13,15 +13,16 @@ static __always_inline bool FN(may_be_served_by)(const ADDRESS *address, __u32 *
 	return !word || *word >> place % 64 & 1;
 }
 
-static __always_inline bool FN(may_be_served)(const ADDRESS *address)
+static __always_inline __overloadable bool may_be_service(const ADDRESS *address)
 {
 	__u32 at;
 
-	return FN(may_be_served_by)(address, &at);
+	return may_be_service_at(address, &at);
 }
 
+#define find_node_port OF_FAMILY(find_node_port)
 /* What is reached at a port of every address of the node that serves node ports. */
-static __always_inline struct frontend *FN(find_node_port)(__be16 port, __u8 protocol)
+static __always_inline struct frontend *find_node_port(__be16 port, __u8 protocol)
 {
 	FRONTEND_KEY key = { .port = port, .protocol = protocol };
 
@@ -33,14 +34,14 @@ static __always_inline struct frontend *FN(find_node_port)(__be16 port, __u8 pro
  * the address itself (ADDRESS_*). Loopback is each namespace's own, so only the node itself means the node by it; no
  * address at all is the key of node ports, and nobody's.
  */
-static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address, __be16 port, __u8 protocol,
-							  bool of_node_itself, __u32 *kind)
+static __always_inline __overloadable struct frontend *find_frontend(const ADDRESS *address, __be16 port, __u8 protocol,
+								     bool of_node_itself, __u32 *kind)
 {
 	FRONTEND_KEY key = { .address = *address, .port = port, .protocol = protocol };
 	struct frontend *found;
 
 	*kind = 0;
-	if (FN(is_zero)(address) || (FN(is_loopback)(address) && !of_node_itself) || !FN(may_be_served)(address))
+	if (is_zero(address) || (is_loopback(address) && !of_node_itself) || !may_be_service(address))
 		return NULL;
 	/* Of no other protocol there are services, and the key below is of none. */
 	if (is_balanced(protocol)) {
@@ -66,15 +67,16 @@ static __always_inline struct frontend *FN(find_frontend)(const ADDRESS *address
 }
 
 /* What an endpoint is to a service: MEMBER_*. NULL: it is none of its endpoints. */
-static __always_inline __u32 *FN(find_member)(__u32 service, const ADDRESS *address, __be16 port)
+static __always_inline __overloadable __u32 *find_member(__u32 service, const ADDRESS *address, __be16 port)
 {
 	MEMBER key = { .service = service, .address = *address, .port = port };
 
 	return bpf_map_lookup_elem(&MAP(members), &key);
 }
 
+#define highest_score OF_FAMILY(highest_score)
 /* The place of the backend that has the highest score with a client; or the second highest, if there are two. */
-static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed, bool second)
+static __always_inline __u32 highest_score(__u32 first, __u32 count, __u32 mixed, bool second)
 {
 	__u32 at = first, next = first, best = 0, better = 0;
 
@@ -100,9 +102,11 @@ static __always_inline __u32 FN(highest)(__u32 first, __u32 count, __u32 mixed, 
 	return second ? next : at;
 }
 
+#define select_from_set OF_FAMILY(select_from_set)
 /* Takes one backend of a set. `mixed` says who the client is, `lasting` how long its affinity lasts. Those inside take turns
  * alone; where that is known beforehand, the verifier is spared the walk through 128 scores. */
-static __always_inline BACKEND *FN(take_turn)(enum service_from from, __u32 index, __u32 mixed, __u32 lasting, int *reason)
+static __always_inline BACKEND *select_from_set(enum service_from from, __u32 index, __u32 mixed, __u32 lasting,
+						int *reason)
 {
 	struct backend_set *set = bpf_map_lookup_elem(&sets, &index);
 
@@ -126,7 +130,7 @@ static __always_inline BACKEND *FN(take_turn)(enum service_from from, __u32 inde
 		return NULL;
 	}
 	if (from != FROM_INSIDE && now.parts.flags & SET_BY_SCORE) {
-		at = FN(highest)(at, count, mixed, is_second_turn(lasting, mixed));
+		at = highest_score(at, count, mixed, is_second_turn(lasting, mixed));
 	} else if (from != FROM_INSIDE && now.parts.flags & SET_BY_TABLE) {
 		at += (__u64)stir(is_second_turn(lasting, mixed) ? ~mixed : mixed) * count >> 32;
 
@@ -149,8 +153,9 @@ static __always_inline BACKEND *FN(take_turn)(enum service_from from, __u32 inde
  * Chooses who takes a new connection to `frontend`: the backend that the client had, while affinity lasts, or one of the
  * set. A reason for a drop if there is none. `chosen` is room to work in.
  */
-static __always_inline int FN(choose)(const struct frontend *frontend, enum service_from from, CLIENT *client,
-				      AFFINITY *chosen, __u32 mixed, ADDRESS *address, __be16 *port)
+static __always_inline __overloadable int choose_backend(const struct frontend *frontend, enum service_from from,
+							 CLIENT *client, AFFINITY *chosen, __u32 mixed,
+							 ADDRESS *address, __be16 *port)
 {
 	__u32 lasting = frontend->affinity, now = ticks();
 	int reason;
@@ -164,7 +169,7 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 
 			*chosen = *known;
 
-			__u32 *member = FN(find_member)(frontend->service, &chosen->address, chosen->port);
+			__u32 *member = find_member(frontend->service, &chosen->address, chosen->port);
 
 			if (member && *member & (stays ? MEMBER_LOCAL : MEMBER_CLUSTER)) {
 				known->seen = now;
@@ -175,7 +180,7 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 		}
 	}
 
-	BACKEND *backend = FN(take_turn)(from, frontend->set[from], mixed, lasting, &reason);
+	BACKEND *backend = select_from_set(from, frontend->set[from], mixed, lasting, &reason);
 
 	if (!backend)
 		return reason;
@@ -188,4 +193,3 @@ static __always_inline int FN(choose)(const struct frontend *frontend, enum serv
 	}
 	return PARSED;
 }
-

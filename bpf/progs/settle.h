@@ -2,13 +2,13 @@
 /* Remembering a flow that was judged. */
 
 /* Two processors have judged the first packets of a flow at once, and the other one was first: this packet goes as that one. */
-static __always_inline int FN(yield_to)(struct scratch *room, const CT_ENTRY *winner, CT_ENTRY *entry)
+static __always_inline __overloadable int ct_yield_to(struct scratch *room, const CT_ENTRY *winner, CT_ENTRY *entry)
 {
 	CT_KEY *key = (CT_KEY *)&room->key, *mate = (CT_KEY *)&room->mate_key, *own = (CT_KEY *)&room->other_key;
-	__u32 turned = FN(mate_key)(own, key, entry);
+	__u32 turned = counterpart_key(own, key, entry);
 
 	/* Both may have found the same place. */
-	if (!FN(names)(winner, mate, turned))
+	if (!is_counterpart(winner, mate, turned))
 		bpf_map_delete_elem(&MAP(conntrack), mate);
 	*entry = *winner;
 	room->flags = entry->flags;
@@ -16,20 +16,21 @@ static __always_inline int FN(yield_to)(struct scratch *room, const CT_ENTRY *wi
 }
 
 /* Stores scratch->entry. A flow that is not translated passes without. */
-static __always_inline int FN(remember)(struct scratch *room, const CT_KEY *key, CT_ENTRY *entry, __u8 nat, bool claimed)
+static __always_inline __overloadable int ct_insert(struct scratch *room, const CT_KEY *key, CT_ENTRY *entry, __u8 nat,
+						    bool claimed)
 {
 	CT_ENTRY *place;
 
 	if (!room->known) {
 		if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_NOEXIST) == 0))
 			return PARSED;
-		place = FN(find)(key);
+		place = ct_find(key);
 		if (place && claimed)
-			return FN(yield_to)(room, place, entry);
+			return ct_yield_to(room, place, entry);
 	}
-	place = FN(find)(key);
+	place = ct_find(key);
 	if (place) {
-		FN(renew)(place, entry);
+		ct_overwrite(place, entry);
 		return PARSED;
 	}
 	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
@@ -43,7 +44,8 @@ static __always_inline int FN(remember)(struct scratch *room, const CT_KEY *key,
 }
 
 /* Stores scratch->entry of the flow of a packet that was judged; and its mate, if this packet opens a translated one. */
-static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room, const PACKET *packet, __u32 side)
+static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct scratch *room, const PACKET *packet,
+						   __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
@@ -52,10 +54,10 @@ static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room
 	struct ct_way *way = &entry->way[from];
 
 	if (entry->opener != from)
-		return FN(remember)(room, key, entry, way->nat, false);
+		return ct_insert(room, key, entry, way->nat, false);
 
 	bool hidden = way->nat & NAT_SOURCE;
-	bool served = !FN(equal)(&seen->destination, &packet->destination) ||
+	bool served = !equal(&seen->destination, &packet->destination) ||
 		      seen->destination_port != packet->destination_port;
 
 	if (!hidden && !served && (room->marked || entry->flags & CT_DSR)) {
@@ -67,27 +69,28 @@ static __always_inline int FN(store)(struct __sk_buff *skb, struct scratch *room
 			entry->nat_port[to] = room->mark_port;
 		}
 		entry->way[to].nat = NAT_SOURCE;
-		return FN(remember)(room, key, entry, NAT_SOURCE, false);
+		return ct_insert(room, key, entry, NAT_SOURCE, false);
 	}
 	if (!hidden && !served) {
 		__builtin_memset(entry->nat_address, 0, sizeof(entry->nat_address));
 		__builtin_memset(entry->nat_port, 0, sizeof(entry->nat_port));
-		return FN(remember)(room, key, entry, NAT_NONE, false);
+		return ct_insert(room, key, entry, NAT_NONE, false);
 	}
-	if (!hidden && !FN(equal)(&entry->nat_address[from], &packet->source)) {
+	if (!hidden && !equal(&entry->nat_address[from], &packet->source)) {
 		entry->nat_address[from] = packet->source;
 		entry->nat_port[from] = 0;
 	}
 	entry->nat_address[to] = seen->destination;
 	entry->nat_port[to] = seen->destination_port;
 
-	int reason = FN(claim)(skb, packet, from, hidden ? CLAIM_OF_NODE : 0);
+	int reason = claim_source_port(skb, packet, from, hidden ? CLAIM_OF_NODE : 0);
 
-	return reason ? reason : FN(remember)(room, key, entry, way->nat, true);
+	return reason ? reason : ct_insert(room, key, entry, way->nat, true);
 }
 
+#define ct_commit OF_FAMILY(ct_commit)
 /* Remembers the flow of a packet that was judged, as it is after this packet. */
-__noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
+__noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
 {
 	struct scratch *room = scratch_room();
 
@@ -103,15 +106,16 @@ __noinline int FN(settle)(struct __sk_buff *skb, const PACKET *packet, const CT_
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
 	*(CT_KEY *)&room->key = *flow;
-	said = FN(with_number)(skb, packet, entry->flags, FN(tells)(packet, entry->opener == side));
+	said = with_tcp_number(skb, packet, entry->flags, ct_flags_of_packet(packet, entry->opener == side));
 	if (packet->kind != PACKET_ERROR)
 		entry->flags = flags_after(packet->protocol, entry->flags,
-					   said | FN(holds)(packet, entry, entry->way[side & 1].nat, said), entry->seen,
-					   room->seen, entry->born);
-	reason = FN(store)(skb, room, packet, side);
+					   said | ct_holds_port(packet, entry, entry->way[side & 1].nat, said),
+					   entry->seen, room->seen, entry->born);
+	reason = ct_store(skb, room, packet, side);
 	/* Where the backend's node answers the client itself, there is the one view only. */
 	if (room->begins && !reason)
-		FN(wait_in_line)(entries > 1 && !(entry->flags & CT_DSR) ? WAIT_NEAR | WAIT_FAR : WAIT_NEAR, entry->begun);
+		ct_wait_in_line(entries > 1 && !(entry->flags & CT_DSR) ? WAIT_NEAR | WAIT_FAR : WAIT_NEAR,
+				entry->begun);
 	/* In scratch it is as it was, so that track() sees the change, tells of an end and has the mate know. */
 	entry->flags = room->flags | (entry->flags & CT_DSR);
 	return reason;

@@ -5,8 +5,9 @@
  */
 
 /* Remembers how a socket that is not connected and a backend are tied, so that the application sees the service's address. */
-static __always_inline void FN(tie)(SOCKET_KEY *key, enum socket_peer_as as, const ADDRESS *from, __be16 from_port,
-				    SOCKET_PEER *value, const ADDRESS *to, __be16 to_port)
+static __always_inline __overloadable void keep_socket_peer(SOCKET_KEY *key, enum socket_peer_as as,
+							    const ADDRESS *from, __be16 from_port, SOCKET_PEER *value,
+							    const ADDRESS *to, __be16 to_port)
 {
 	key->as = as;
 	key->address = *from;
@@ -20,7 +21,8 @@ static __always_inline void FN(tie)(SOCKET_KEY *key, enum socket_peer_as as, con
  * Leads what a socket sends to (`address`, `port`) to a backend, and writes that there, if that is a service's.
  * `connects`: for good; if not, a datagram on its own, whose successors go the same way.
  */
-static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port, bool connects)
+static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port,
+							      bool connects)
 {
 	__u8 protocol = ctx->protocol;
 	__u64 netns = bpf_get_netns_cookie(ctx);
@@ -33,10 +35,10 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 	bool of_node = *namespace == NAMESPACE_NODE;
 
 	/* So does the stack, after this. */
-	if (FN(is_zero)(address))
-		FN(make_loopback)(address);
+	if (is_zero(address))
+		make_loopback(address);
 
-	struct frontend *frontend = FN(find_frontend)(address, *port, protocol, of_node, &kind);
+	struct frontend *frontend = find_frontend(address, *port, protocol, of_node, &kind);
 
 	if (!frontend)
 		return kind & ADDRESS_OF_SERVICE ? unserved(protocol, of_node, connects) : SOCKET_AS_IS;
@@ -60,7 +62,7 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 			ADDRESS backend = known->address;
 			__be16 backend_port = known->port;
 
-			if (FN(find_member)(frontend->service, &backend, backend_port)) {
+			if (find_member(frontend->service, &backend, backend_port)) {
 				*address = backend;
 				*port = backend_port;
 				key.as = AS_BACKEND;
@@ -71,9 +73,10 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 
 				/* The backend may have been led to by another address of the service since. */
 				if (known->seen != now || !back || back->port != meant_port ||
-				    !FN(equal)(&back->address, &meant)) {
+				    !equal(&back->address, &meant)) {
 					known->seen = now;
-					FN(tie)(&key, AS_BACKEND, &backend, backend_port, &value, &meant, meant_port);
+					keep_socket_peer(&key, AS_BACKEND, &backend, backend_port, &value, &meant,
+							 meant_port);
 				}
 				return SOCKET_LED;
 			}
@@ -82,7 +85,7 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 
 	CLIENT client = { .netns = netns, .service = frontend->service };
 	AFFINITY room;
-	int reason = FN(choose)(frontend, FROM_INSIDE, &client, &room, 0, address, port);
+	int reason = choose_backend(frontend, FROM_INSIDE, &client, &room, 0, address, port);
 
 	if (reason)
 		return reason == DROP_NO_BACKEND ? unserved(protocol, of_node, connects) : SOCKET_REFUSED;
@@ -100,13 +103,13 @@ static __always_inline int FN(lead)(struct bpf_sock_addr *ctx, ADDRESS *address,
 		bpf_map_update_elem(&MAP(connections), &key.cookie, &connection, BPF_ANY);
 		return SOCKET_LED;
 	}
-	FN(tie)(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
-	FN(tie)(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
+	keep_socket_peer(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
+	keep_socket_peer(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
 	return SOCKET_LED;
 }
 
 /* The service's address and port that a socket means by a backend's; false: it means what it says. */
-static __always_inline bool FN(meant_by)(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port)
+static __always_inline __overloadable bool lb_socket_reverse(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port)
 {
 	SOCKET_KEY key = {
 		.cookie = bpf_get_socket_cookie(ctx),
@@ -118,7 +121,7 @@ static __always_inline bool FN(meant_by)(struct bpf_sock_addr *ctx, ADDRESS *add
 	CONNECTION *connected = bpf_map_lookup_elem(&MAP(connections), &key.cookie);
 
 	if (connected && connected->backend_port == *port && connected->protocol == ctx->protocol &&
-	    FN(equal)(&connected->backend, address)) {
+	    equal(&connected->backend, address)) {
 		*address = connected->meant;
 		*port = connected->meant_port;
 		return true;

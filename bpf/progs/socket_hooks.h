@@ -18,7 +18,7 @@ static __always_inline int lead4(struct bpf_sock_addr *ctx, bool connects)
 	struct ip4 address = { { ctx->user_ip4 } };
 	__be16 port = ctx->user_port;
 
-	switch (lead_v4(ctx, &address, &port, connects)) {
+	switch (lb_socket_translate(ctx, &address, &port, connects)) {
 	case SOCKET_REFUSED:
 		return refuse_socket();
 	case SOCKET_LED:
@@ -40,7 +40,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 	if (is_mapped(ctx)) {
 		struct ip4 address = { { ctx->user_ip6[3] } };
 
-		switch (lead_v4(ctx, &address, &port, connects)) {
+		switch (lb_socket_translate(ctx, &address, &port, connects)) {
 		case SOCKET_REFUSED:
 			return refuse_socket();
 		case SOCKET_LED:
@@ -52,7 +52,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 
 	struct ip6 address = { { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] } };
 
-	switch (lead_v6(ctx, &address, &port, connects)) {
+	switch (lb_socket_translate(ctx, &address, &port, connects)) {
 	case SOCKET_REFUSED:
 		return refuse_socket();
 	case SOCKET_LED:
@@ -70,7 +70,7 @@ static __always_inline int show4(struct bpf_sock_addr *ctx)
 	struct ip4 address = { { ctx->user_ip4 } };
 	__be16 port = ctx->user_port;
 
-	if (meant_by_v4(ctx, &address, &port)) {
+	if (lb_socket_reverse(ctx, &address, &port)) {
 		ctx->user_ip4 = address.word[0];
 		ctx->user_port = port;
 	}
@@ -84,7 +84,7 @@ static __always_inline int show6(struct bpf_sock_addr *ctx)
 	if (is_mapped(ctx)) {
 		struct ip4 address = { { ctx->user_ip6[3] } };
 
-		if (meant_by_v4(ctx, &address, &port)) {
+		if (lb_socket_reverse(ctx, &address, &port)) {
 			ctx->user_ip6[3] = address.word[0];
 			ctx->user_port = port;
 		}
@@ -93,7 +93,7 @@ static __always_inline int show6(struct bpf_sock_addr *ctx)
 
 	struct ip6 address = { { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] } };
 
-	if (meant_by_v6(ctx, &address, &port)) {
+	if (lb_socket_reverse(ctx, &address, &port)) {
 		ctx->user_ip6[0] = address.word[0];
 		ctx->user_ip6[1] = address.word[1];
 		ctx->user_ip6[2] = address.word[2];

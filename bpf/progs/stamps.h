@@ -15,7 +15,7 @@
  * for 2^31 changes.
  */
 
-static __always_inline __u32 FN(address_place)(const ADDRESS *address)
+static __always_inline __overloadable __u32 change_place_of_address(const ADDRESS *address)
 {
 	__u32 mixed = 0;
 
@@ -25,7 +25,7 @@ static __always_inline __u32 FN(address_place)(const ADDRESS *address)
 }
 
 /* Of the network that the address is in: its first 24 bits, in IPv6 64. */
-static __always_inline __u32 FN(network_place)(const ADDRESS *address)
+static __always_inline __overloadable __u32 change_place_of_network(const ADDRESS *address)
 {
 #if FAMILY == 4
 	__u32 mixed = stir(address->word[0] & bpf_htonl(0xffffff00));
@@ -35,15 +35,16 @@ static __always_inline __u32 FN(network_place)(const ADDRESS *address)
 	return CHANGED_NETWORKS + mixed % CHANGED_NETWORK_PLACES;
 }
 
-static __always_inline bool FN(is_unchanged)(const ADDRESS *address, __u32 since)
+static __always_inline __overloadable bool is_unchanged(const ADDRESS *address, __u32 since)
 {
-	__u32 of_address = FN(address_place)(address), of_network = FN(network_place)(address);
+	__u32 of_address = change_place_of_address(address), of_network = change_place_of_network(address);
 
 	return !has_changed(of_address, since) && !has_changed(of_network, since);
 }
 
+#define verdict_holds OF_FAMILY(verdict_holds)
 /* Whether a verdict of an earlier epoch holds: then it is one of this. */
-__noinline int FN(still_holds)(const CT_KEY *key, CT_ENTRY *entry)
+__noinline int verdict_holds(const CT_KEY *key, CT_ENTRY *entry)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
@@ -55,13 +56,13 @@ __noinline int FN(still_holds)(const CT_KEY *key, CT_ENTRY *entry)
 	__u32 since = entry->epoch, epoch = *(const volatile __u32 *)&state->epoch;
 
 	fence(room);
-	if (has_changed(CHANGED_EVERYTHING, since) || !FN(is_unchanged)(&key->address[0], since) ||
-	    !FN(is_unchanged)(&key->address[1], since))
+	if (has_changed(CHANGED_EVERYTHING, since) || !is_unchanged(&key->address[0], since) ||
+	    !is_unchanged(&key->address[1], since))
 		return false;
 	/* The other view's addresses; its own, if nothing is translated. */
-	if (!FN(is_zero)(&entry->nat_address[0]) && !FN(is_unchanged)(&entry->nat_address[0], since))
+	if (!is_zero(&entry->nat_address[0]) && !is_unchanged(&entry->nat_address[0], since))
 		return false;
-	if (!FN(is_zero)(&entry->nat_address[1]) && !FN(is_unchanged)(&entry->nat_address[1], since))
+	if (!is_zero(&entry->nat_address[1]) && !is_unchanged(&entry->nat_address[1], since))
 		return false;
 	/* Not if somebody else has judged it meanwhile, or it is another flow's by now. */
 	__sync_val_compare_and_swap(&entry->epoch, since, epoch);

@@ -6,37 +6,38 @@
  */
 
 /* The key of an entry's mate. Whether the sides are the other way round there. */
-static __always_inline __u32 FN(mate_key)(CT_KEY *mate, const CT_KEY *key, const CT_ENTRY *entry)
+static __always_inline __overloadable __u32 counterpart_key(CT_KEY *mate, const CT_KEY *key, const CT_ENTRY *entry)
 {
-	return FN(pack_key)(mate, key->protocol, key->asker, &entry->nat_address[0], entry->nat_port[0],
-			    &entry->nat_address[1], entry->nat_port[1]);
+	return ct_pack_key(mate, key->protocol, key->asker, &entry->nat_address[0], entry->nat_port[0],
+			   &entry->nat_address[1], entry->nat_port[1]);
 }
 
 /* Whether an entry names that key as its mate's. */
-static __always_inline bool FN(names)(const CT_ENTRY *entry, const CT_KEY *key, __u32 turned)
+static __always_inline __overloadable bool is_counterpart(const CT_ENTRY *entry, const CT_KEY *key, __u32 turned)
 {
 	__u32 first = turned & 1, second = first ^ 1;
 
-	return FN(equal)(&entry->nat_address[first], &key->address[0]) && entry->nat_port[first] == key->port[0] &&
-	       FN(equal)(&entry->nat_address[second], &key->address[1]) && entry->nat_port[second] == key->port[1];
+	return equal(&entry->nat_address[first], &key->address[0]) && entry->nat_port[first] == key->port[0] &&
+	       equal(&entry->nat_address[second], &key->address[1]) && entry->nat_port[second] == key->port[1];
 }
 
 /* Forgets a flow, in both views. `mate` is room for a key. */
-static __always_inline void FN(forget)(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *mate)
+static __always_inline __overloadable void ct_delete(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *mate)
 {
-	__u32 turned = FN(mate_key)(mate, key, entry);
+	__u32 turned = counterpart_key(mate, key, entry);
 	CT_ENTRY *other = bpf_map_lookup_elem(&MAP(conntrack), mate);
 
-	if (other && FN(names)(other, key, turned))
+	if (other && is_counterpart(other, key, turned))
 		bpf_map_delete_elem(&MAP(conntrack), mate);
 	bpf_map_delete_elem(&MAP(conntrack), key);
 }
 
+#define ct_overwrite OF_FAMILY(ct_overwrite)
 /*
  * Writes what was judged into the entry of the flow, in its place: a new element would leave this one to another flow while
  * other processors still write into it. Who reads meanwhile has an epoch that is not in force, and judges.
  */
-__noinline int FN(renew)(CT_ENTRY *place, const CT_ENTRY *entry)
+__noinline int ct_overwrite(CT_ENTRY *place, const CT_ENTRY *entry)
 {
 	struct scratch *room = scratch_room();
 
@@ -63,24 +64,24 @@ __noinline int FN(renew)(CT_ENTRY *place, const CT_ENTRY *entry)
 }
 
 /* Which end of the opener's packets differs between the two views. */
-static __always_inline __u8 FN(differs)(const CT_ENTRY *entry, __u32 from, const ADDRESS *source, __be16 source_port,
-					const ADDRESS *destination, __be16 destination_port)
+static __always_inline __overloadable __u8 nat_between(const CT_ENTRY *entry, __u32 from, const ADDRESS *source,
+						       __be16 source_port, const ADDRESS *destination,
+						       __be16 destination_port)
 {
 	__u32 to = (from ^ 1) & 1;
-	bool of_source = !FN(equal)(&entry->nat_address[from & 1], source) || entry->nat_port[from & 1] != source_port;
-	bool of_destination = !FN(equal)(&entry->nat_address[to], destination) ||
-			      entry->nat_port[to] != destination_port;
+	bool of_source = !equal(&entry->nat_address[from & 1], source) || entry->nat_port[from & 1] != source_port;
+	bool of_destination = !equal(&entry->nat_address[to], destination) || entry->nat_port[to] != destination_port;
 
 	return (of_source ? NAT_SOURCE : 0) | (of_destination ? NAT_DESTINATION : 0);
 }
 
 /* Fills in the far view of a near one. `packet` goes the opener's way, as the opener sees it; `mate_from` is the opener's index
  * in the far view. */
-static __always_inline void FN(fill_far)(CT_ENTRY *mate, const CT_ENTRY *entry, const PACKET *packet, __u32 side,
-					 __u32 mate_from)
+static __always_inline __overloadable void fill_reverse_entry(CT_ENTRY *mate, const CT_ENTRY *entry,
+							      const PACKET *packet, __u32 side, __u32 mate_from)
 {
 	__u32 from = side & 1, to = from ^ 1, mate_to = (mate_from ^ 1) & 1;
-	__u8 nat = FN(differs)(entry, from, &packet->source, packet->source_port, &packet->destination,
+	__u8 nat = nat_between(entry, from, &packet->source, packet->source_port, &packet->destination,
 			       packet->destination_port);
 
 	mate_from &= 1;
@@ -109,8 +110,8 @@ static __always_inline void FN(fill_far)(CT_ENTRY *mate, const CT_ENTRY *entry, 
  * Fills in the near view of a far one, for a packet that goes against the opener's way, as the other side sees it. How the
  * opener's packets go on is not known: the first of them is judged, and finds what the flow was translated to.
  */
-static __always_inline void FN(fill_near)(CT_ENTRY *mate, const CT_ENTRY *entry, const PACKET *packet, __u32 side,
-					  __u32 turned)
+static __always_inline __overloadable void fill_forward_entry(CT_ENTRY *mate, const CT_ENTRY *entry,
+							      const PACKET *packet, __u32 side, __u32 turned)
 {
 	/* In the far view, the opener's index and that of who answers; the same in the near one. */
 	__u32 to = side & 1, from = to ^ 1, mate_from = (from ^ turned) & 1, mate_to = mate_from ^ 1;
@@ -132,10 +133,11 @@ static __always_inline void FN(fill_near)(CT_ENTRY *mate, const CT_ENTRY *entry,
 	mate->way[mate_from].nat = back_of(entry->way[to].nat);
 }
 
+#define ct_create_counterpart OF_FAMILY(ct_create_counterpart)
 /*
  * Makes the mate of an entry that has none, from a packet of the flow. False if somebody else has its place.
  */
-__noinline int FN(make_mate)(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
+__noinline int ct_create_counterpart(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
 {
 	struct scratch *room = scratch_room();
 
@@ -145,13 +147,13 @@ __noinline int FN(make_mate)(const PACKET *packet, const CT_ENTRY *entry, __u32 
 	CT_KEY *key = (CT_KEY *)&room->mate_key, *own = (CT_KEY *)&room->key;
 	CT_ENTRY *mate = (CT_ENTRY *)&room->mate;
 
-	FN(key)(packet, own);
+	ct_key_of_packet(packet, own);
 
-	__u32 turned = FN(mate_key)(key, own, entry);
+	__u32 turned = counterpart_key(key, own, entry);
 
 	if (entry->flags & CT_FAR_VIEW)
-		FN(fill_near)(mate, entry, packet, side, turned);
+		fill_forward_entry(mate, entry, packet, side, turned);
 	else
-		FN(fill_far)(mate, entry, packet, side, (side ^ turned) & 1);
+		fill_reverse_entry(mate, entry, packet, side, (side ^ turned) & 1);
 	return bpf_map_update_elem(&MAP(conntrack), key, mate, BPF_NOEXIST) == 0;
 }

@@ -14,24 +14,24 @@
 #define WAIT_FAR 2
 
 /* Gives scratch->other_key's flow up, if it is the one that waited and waits still. */
-static __always_inline void FN(displace)(struct scratch *room, __u16 begun)
+static __always_inline __overloadable void waiting_evict(struct scratch *room, const CT_KEY *key, __u16 begun)
 {
-	CT_KEY *key = (CT_KEY *)&room->other_key, *other = (CT_KEY *)&room->mate;
-	CT_ENTRY *entry = FN(find)(key), *mate;
+	CT_KEY *other = (CT_KEY *)&room->mate;
+	CT_ENTRY *entry = ct_find(key), *mate;
 	__u32 turned;
 
 	/* What has the key now may have come later. */
 	if (!entry || entry->begun != begun || is_kept(entry->flags))
 		return;
-	turned = FN(mate_key)(other, key, entry);
-	mate = FN(find)(other);
-	if (mate && FN(names)(mate, key, turned) && is_kept(mate->flags))
+	turned = counterpart_key(other, key, entry);
+	mate = ct_find(other);
+	if (mate && is_counterpart(mate, key, turned) && is_kept(mate->flags))
 		return;
-	FN(forget)(key, entry, other);
+	ct_delete(key, entry, other);
 }
 
 /* Puts an entry at the end of the line. */
-static __always_inline void FN(line_up)(struct scratch *room, const CT_KEY *key, __u16 begun)
+static __always_inline __overloadable void waiting_push(struct scratch *room, const CT_KEY *key, __u16 begun)
 {
 	__u32 at = FAMILY == 6, *waited_so_far = bpf_map_lookup_elem(&waited, &at);
 	WAITING *place;
@@ -48,20 +48,21 @@ static __always_inline void FN(line_up)(struct scratch *room, const CT_KEY *key,
 	place->key = *key;
 	place->begun = begun;
 	/* Nobody has had the place yet: no flow is from nowhere to nowhere. */
-	if (!FN(is_zero)(&((CT_KEY *)&room->other_key)->address[0]) || !FN(is_zero)(&((CT_KEY *)&room->other_key)->address[1]))
-		FN(displace)(room, begun_before);
+	if (!is_zero(&((CT_KEY *)&room->other_key)->address[0]) || !is_zero(&((CT_KEY *)&room->other_key)->address[1]))
+		waiting_evict(room, (CT_KEY *)&room->other_key, begun_before);
 }
 
+#define ct_wait_in_line OF_FAMILY(ct_wait_in_line)
 /* Has the flow wait whose keys are scratch->key and scratch->mate_key. */
-__noinline int FN(wait_in_line)(__u32 views, __u32 begun)
+__noinline int ct_wait_in_line(__u32 views, __u32 begun)
 {
 	struct scratch *room = scratch_room();
 
 	if (!room)
 		return 0;
 	if (views & WAIT_NEAR)
-		FN(line_up)(room, (CT_KEY *)&room->key, begun);
+		waiting_push(room, (CT_KEY *)&room->key, begun);
 	if (views & WAIT_FAR)
-		FN(line_up)(room, (CT_KEY *)&room->mate_key, begun);
+		waiting_push(room, (CT_KEY *)&room->mate_key, begun);
 	return 0;
 }

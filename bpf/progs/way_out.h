@@ -65,9 +65,10 @@ struct sk_buff___routes {
 } __attribute__((preserve_access_index));
 #endif
 
+#define route_generation OF_FAMILY(route_generation)
 /* How often the routing tables of the packet's namespace have changed, as the kernel counts it, modulo 2^32: it has several counts, each
  * of which only grows, and so does their sum. False: they are not to be had, or there are rules. */
-static __always_inline bool FN(counted)(struct __sk_buff *skb, __u32 *count)
+static __always_inline bool route_generation(struct __sk_buff *skb, __u32 *count)
 {
 	if (!bpf_ksym_exists(bpf_cast_to_kern_ctx))
 		return false;
@@ -84,7 +85,8 @@ static __always_inline bool FN(counted)(struct __sk_buff *skb, __u32 *count)
 #else
 	if (!bpf_core_field_exists(net->ipv6.fib6_sernum) || !bpf_core_field_exists(net->ipv6.fib6_has_custom_rules) ||
 	    !bpf_core_field_exists(struct fib6_table___routes, fib_seq) ||
-	    !bpf_core_field_exists(struct rt6_statistics___routes, fib_discarded_routes) || net->ipv6.fib6_has_custom_rules)
+	    !bpf_core_field_exists(struct rt6_statistics___routes, fib_discarded_routes) ||
+	    net->ipv6.fib6_has_custom_rules)
 		return false;
 	/* The first counts what comes; the last what goes, of all tables, without a lock for all; those of the tables what goes but for a
 	 * route behind another to the same prefix. */
@@ -95,7 +97,8 @@ static __always_inline bool FN(counted)(struct __sk_buff *skb, __u32 *count)
 }
 
 /* Asks the routing table, and leaves what it says in scratch->out. Whether that may be kept. */
-static __always_inline bool FN(ask_routes)(struct __sk_buff *skb, const PACKET *packet, struct scratch *room)
+static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *skb, const PACKET *packet,
+							     struct scratch *room)
 {
 	struct bpf_fib_lookup *fib = &room->fib;
 	WAY_OUT *out = (WAY_OUT *)&room->out;
@@ -149,8 +152,9 @@ static __always_inline bool FN(ask_routes)(struct __sk_buff *skb, const PACKET *
 	return found == BPF_FIB_LKUP_RET_SUCCESS;
 }
 
+#define find_way_out OF_FAMILY(find_way_out)
 /* Finds where a packet leaves the node by the routing table; in scratch->out. Whether it does. */
-__noinline int FN(find_way_out)(struct __sk_buff *skb, const PACKET *packet)
+__noinline int find_way_out(struct __sk_buff *skb, const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 	__u32 at = 0, count = 0;
@@ -163,7 +167,7 @@ __noinline int FN(find_way_out)(struct __sk_buff *skb, const PACKET *packet)
 	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	WAY_OUT *out = (WAY_OUT *)&room->out;
 
-	if (plain && plain->families & PLAIN(FAMILY) && FN(counted)(skb, &count) && plain->MAP(count) == count) {
+	if (plain && plain->families & PLAIN(FAMILY) && route_generation(skb, &count) && plain->MAP(count) == count) {
 		at = skb->ifindex;
 		for (int i = 0; i < WORDS; i++)
 			at = (at ^ packet->destination.word[i]) * 0x9e3779b1;
@@ -171,13 +175,13 @@ __noinline int FN(find_way_out)(struct __sk_buff *skb, const PACKET *packet)
 		kept = bpf_map_lookup_elem(&MAP(ways_out), &at);
 	}
 	if (kept && kept->count == count && kept->epoch == entry->epoch && kept->tick == room->now &&
-	    kept->ingress == skb->ifindex && FN(equal)(&kept->destination, &packet->destination)) {
+	    kept->ingress == skb->ifindex && equal(&kept->destination, &packet->destination)) {
 		*out = *kept;
 		return out->leads;
 	}
 	/* What is kept has a count, an epoch and a tick from before the tables were asked. */
 	fence(room);
-	if (FN(ask_routes)(skb, packet, room) && kept) {
+	if (ask_routing_table(skb, packet, room) && kept) {
 		out->count = count;
 		out->epoch = entry->epoch;
 		out->tick = room->now;

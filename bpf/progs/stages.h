@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The stages of a packet's journey, in the order in which they need each other. Included once for each FAMILY: family.h. */
+
+#include "packet.h"
+#if FAMILY == 4
+#include "ipv4.h"
+#else
+#include "ipv6.h"
+#endif
+#include "events.h"
+#include "stamps.h"
+#include "views.h"
+#include "conntrack.h"
+#include "pieces.h"
+#include "owner.h"
+#include "age.h"
+#include "policy.h"
+#include "service.h"
+#include "socket.h"
+#include "serve.h"
+#include "claim.h"
+#include "origin.h"
+#include "overlay.h"
+#include "mark.h"
+#include "own_socket.h"
+#include "waiting.h"
+#include "way_out.h"
+#include "judge.h"
+#include "settle.h"
+#include "rewrite.h"
+#include "answer.h"
+#include "dsr.h"
+#include "forward.h"
+#include "cut.h"
+#include "checksum.h"
+#include "path.h"
