@@ -26,11 +26,11 @@ static __always_inline __u32 eighths(void)
 	return clock_by_hand ? ticks() << 3 : coarse_ns() >> (TICK_SHIFT - 3);
 }
 
-static __always_inline void turn_over_pieces(struct account *account, __u32 now)
+static __always_inline void turn_over_fragments(struct account *account, __u32 now)
 {
 	if (account->eighth != now) {
 		account->eighth = now;
-		account->pieces = 0;
+		account->fragments = 0;
 	}
 }
 
@@ -39,7 +39,7 @@ static __always_inline void turn_over_pieces(struct account *account, __u32 now)
  * left for. So one has half of the room at most, two a third each, and others always find some. What the network begins has no account,
  * for nobody knows who it is: the oldest goes first, and the pieces of a datagram come one after the other.
  */
-__noinline int may_begin_pieces(__u32 ifindex)
+__noinline int may_begin_fragments(__u32 ifindex)
 {
 	if (bpf_map_lookup_elem(&uplinks, &ifindex))
 		return true;
@@ -49,12 +49,12 @@ __noinline int may_begin_pieces(__u32 ifindex)
 
 	if (!account || !all)
 		return true;
-	turn_over_pieces(account, now);
-	turn_over_pieces(all, now);
-	if (account->pieces + all->pieces >= fragment_entries)
+	turn_over_fragments(account, now);
+	turn_over_fragments(all, now);
+	if (account->fragments + all->fragments >= fragment_entries)
 		return false;
-	__sync_fetch_and_add(&account->pieces, 1);
-	__sync_fetch_and_add(&all->pieces, 1);
+	__sync_fetch_and_add(&account->fragments, 1);
+	__sync_fetch_and_add(&all->fragments, 1);
 	return true;
 }
 
@@ -163,7 +163,7 @@ __noinline int may_search(__u32 ifindex)
 			return true;
 		}
 	}
-	return spend(BUDGET_CLAIMS, CLAIM_SEARCHES);
+	return spend_budget(BUDGET_CLAIMS, CLAIM_SEARCHES);
 }
 
 /* So many answers of each kind are sent to each in a tick, whatever the processor has sent to others. */
@@ -187,7 +187,7 @@ __noinline int may_answer(__u32 ifindex, __u32 pressing)
 		had = pressing ? account->pressing : account->answers;
 	}
 	if ((account && had < ANSWERS_OWN) ||
-	    ((pressing || had < answer_rate) && spend(BUDGET_ANSWERS, answer_rate_of_processor))) {
+	    ((pressing || had < answer_rate) && spend_budget(BUDGET_ANSWERS, answer_rate_of_processor))) {
 		if (account && pressing)
 			__sync_fetch_and_add(&account->pressing, 1);
 		else if (account)

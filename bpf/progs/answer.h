@@ -140,7 +140,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 	if (bpf_skb_load_bytes(skb, packet->transport, got, sizeof(*got)) || got->flags & TCP_RST ||
 	    !may_answer(skb->ifindex, false))
 		return TC_ACT_SHOT;
-	tcp->source = room->marked ? room->mark_port : got->destination;
+	tcp->source = room->has_dsr_option ? room->dsr_port : got->destination;
 	tcp->destination = got->source;
 	tcp->data_offset = sizeof(*tcp) / 4 << 4;
 	if (got->flags & TCP_ACK) {
@@ -151,7 +151,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 						 !!(got->flags & TCP_FIN) + tcp_data_length(skb, packet, got));
 		tcp->flags = TCP_RST | TCP_ACK;
 	}
-	answer.ip.source = room->marked ? *(const ADDRESS *)&room->mark : packet->destination;
+	answer.ip.source = room->has_dsr_option ? *(const ADDRESS *)&room->dsr_address : packet->destination;
 	answer.ip.destination = packet->source;
 
 	__be32 rest[2] = { bpf_htonl(sizeof(*tcp)), bpf_htonl(IPPROTO_TCP) };
@@ -181,7 +181,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 #endif
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &answer, sizeof(answer), 0))
 		return TC_ACT_SHOT;
-	return room->marked ? send_by_route(skb, room, packet) : send_back(skb, to_endpoint);
+	return room->has_dsr_option ? send_by_route(skb, room, packet) : send_back(skb, to_endpoint);
 }
 
 /* Refuses a packet, and tells its sender where the reason is one to tell. */

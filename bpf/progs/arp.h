@@ -24,7 +24,7 @@ static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &arp, sizeof(arp)) || arp.hardware != bpf_htons(ARP_ETHERNET) ||
 	    arp.protocol != bpf_htons(ETH_P_IP) || arp.hardware_length != MAC_LENGTH ||
 	    arp.protocol_length != sizeof(struct ip4))
-		return drop(DROP_MALFORMED);
+		return drop_and_count(DROP_MALFORMED);
 	__builtin_memcpy(&sender, &arp.sender, sizeof(sender));
 	/* A probe (RFC 5227) names no sender. */
 	if (!sender.word[0])
@@ -33,8 +33,8 @@ static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
 	struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints4, &sender);
 
 	if (!endpoint || endpoint->ifindex != skb->ifindex)
-		return drop(DROP_FOREIGN_SOURCE);
+		return drop_and_count(DROP_FOREIGN_SOURCE);
 	if (!same_mac(arp.sender_mac, endpoint->container_mac))
-		return drop(DROP_FOREIGN_MAC);
+		return drop_and_count(DROP_FOREIGN_MAC);
 	return PASS;
 }

@@ -3,13 +3,13 @@
  * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
  * in the headers, in their order:
  *
- *	parse (ipv4.h, ipv6.h, pieces.h) -> conntrack.h (states.h, views.h) -> miss: judge.h, serve.h, policy.h, settle.h, claim.h, waiting.h, way_out.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h, fragments.h) -> conntrack.h (states.h, ct_reverse.h) -> miss: slow_path.h, lb_packet.h, policy.h, ct_commit.h, snat_port.h, ct_waiting.h, way_out.h -> rewrite.h -> forward.h
  *
- * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by socket.h.
+ * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by lb_socket.h.
  */
 #include "common.h"
 #include "accounts.h"
-#include "decide.h"
+#include "policy_lookup.h"
 #include "family.h"
 #include "states.h"
 
@@ -40,7 +40,7 @@ int from_endpoint(struct __sk_buff *skb)
 {
 	/* The kernel has taken the tag out of the frame, and would put it back in where the packet leaves. */
 	if (unlikely(skb->vlan_present))
-		return drop(DROP_VLAN);
+		return drop_and_count(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return path_from_endpoint_v4(skb);
@@ -49,7 +49,7 @@ int from_endpoint(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_ARP):
 		return arp_from_endpoint(skb);
 	}
-	return drop(DROP_NOT_IP);
+	return drop_and_count(DROP_NOT_IP);
 }
 
 /* Egress of an endpoint's host end. */
@@ -57,7 +57,7 @@ SEC("tc")
 int to_endpoint(struct __sk_buff *skb)
 {
 	if (unlikely(skb->vlan_present))
-		return drop(DROP_VLAN);
+		return drop_and_count(DROP_VLAN);
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return path_to_endpoint_v4(skb);
@@ -66,7 +66,7 @@ int to_endpoint(struct __sk_buff *skb)
 	case bpf_htons(ETH_P_ARP):
 		return PASS;
 	}
-	return drop(DROP_NOT_IP);
+	return drop_and_count(DROP_NOT_IP);
 }
 
 /* What the network sends to all, or to somebody else. The stack takes it for itself at most; but it would also take a
@@ -99,7 +99,7 @@ int from_network(struct __sk_buff *skb)
 	barrier_var(skb);
 	if (uplink->flags & UPLINK_OVERLAY) {
 		if (uplink->flags & UPLINK_SEEN_ONLY && skb->priority != FRAME_SEEN)
-			return drop(DROP_FOREIGN_FRAME);
+			return drop_and_count(DROP_FOREIGN_FRAME);
 		skb->priority = 0;
 	}
 	if (unlikely(skb->pkt_type != PACKET_HOST))
@@ -117,7 +117,7 @@ int from_network(struct __sk_buff *skb)
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
-	if (skb->mark == MARK_JUDGED) {
+	if (skb->mark == MARK_FORWARDED) {
 		skb->mark = 0;
 		return PASS;
 	}

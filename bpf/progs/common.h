@@ -125,24 +125,52 @@ enum {
  */
 #define FRAME_SEEN 0xca3b0000
 
-/* How the slow path is asked. */
-#define JUDGE_KNOWN 1 /* the flow has an entry, which the packet does not fit */
-#define JUDGE_ELSEWHERE 2 /* not at the hook where packets of this sort enter the host */
-#define JUDGE_OF_NODE 4 /* a process of this node has made the packet: it came by no interface */
+/* What the slow path has to know of a packet besides what is in it. */
+enum slow_path_flags {
+	SLOW_PATH_HAS_ENTRY = 1, /* the flow has an entry, which the packet does not fit */
+	SLOW_PATH_AT_UPLINK =
+		2, /* an endpoint's packet is seen at the uplink, where the stack sends it, not at its host end */
+	SLOW_PATH_OF_NODE = 4, /* a process of this node has made the packet: it came by no interface */
+	SLOW_PATH_BY_STACK =
+		8, /* a packet for an endpoint is seen at its host end, where the stack sends it, not at the uplink */
+};
+
+/* How a source port is claimed. */
+enum claim_flags {
+	CLAIM_OF_NODE =
+		1, /* the source becomes an address of the node, so the port must be one that the node's own sockets do not use */
+	CLAIM_TAKE_CLOSED = 2, /* also from a flow that has ended */
+	CLAIM_OWN = 4, /* only what the flow has already */
+	CLAIM_TAKE_WAITING = 8, /* also from a flow that waits */
+	CLAIM_TAKE = 16, /* from whoever has it: one of its ends is gone */
+	CLAIM_SEARCHED = 32, /* scratch->search tells whether somebody has the port */
+};
+
+/* What a policy check has to know of a packet's flow. */
+enum policy_check_flags {
+	CHECK_OPENED_BY_NODE = 1, /* a process of this node has opened it */
+	CHECK_REPLY = 2, /* the packet goes from the flow's other side to its opener */
+};
+
+/* Which entries of a flow wait. */
+enum wait_entries {
+	WAIT_FORWARD = 1,
+	WAIT_REVERSE = 2,
+};
 
 /* What becomes of the source of a packet that leaves the node. */
-enum hiding {
-	KEEP_SOURCE,
-	MASQUERADE, /* it becomes the node's where the destination is beyond the cluster */
-	HIDE_SOURCE, /* it becomes the node's, so that the answer comes back here */
+enum snat_mode {
+	SNAT_NONE,
+	SNAT_MASQUERADE, /* it becomes the node's where the destination is beyond the cluster */
+	SNAT_NODE_ADDRESS, /* it becomes the node's, so that the answer comes back here */
 };
 
 /* What a mark of direct server return counts for a flow that is known. */
-enum mark_weight {
-	MARK_IGNORED,
-	MARK_HEEDED, /* the flow is answered from there from now on */
-	MARK_BEGINS, /* so is a new one, for what is remembered is over, or was not the whole */
-	MARK_OF_ANOTHER, /* it opens a connection that has the same addresses and ports as one that lives */
+enum dsr_weight {
+	DSR_IGNORED,
+	DSR_ACCEPTED, /* the flow is answered from there from now on */
+	DSR_NEW_FLOW, /* so is a new one, for what is remembered is over, or was not the whole */
+	DSR_TAKEN, /* it opens a connection that has the same addresses and ports as one that lives */
 };
 
 #define FIRST_EPHEMERAL_PORT 32768
@@ -151,16 +179,16 @@ enum mark_weight {
 #define LONG_QUIET 2
 
 /* Whether a packet carries a mark. */
-enum mark_need {
-	MARK_NONE,
-	MARK_IF_ROOM, /* a reminder: the backend's node may have forgotten the flow */
-	MARK_NEEDED,
+enum dsr_need {
+	DSR_NOT_NEEDED,
+	DSR_IF_ROOM, /* a reminder: the backend's node may have forgotten the flow */
+	DSR_NEEDED,
 };
 
 /* What becomes of a connect, or of a datagram that a socket sends. */
 enum {
 	SOCKET_AS_IS,
-	SOCKET_LED, /* to a backend */
+	SOCKET_TRANSLATED, /* to a backend */
 	SOCKET_REFUSED,
 };
 
@@ -169,7 +197,7 @@ enum {
  * its datagrams that are refused, so it learns of that when it sends or receives next. Those of the node itself pass no
  * program of ours on their way out.
  */
-static __always_inline int unserved(__u8 protocol, bool of_node, bool connects)
+static __always_inline int unserved_socket(__u8 protocol, bool of_node, bool connects)
 {
 	return connects && protocol == IPPROTO_UDP && !of_node ? SOCKET_AS_IS : SOCKET_REFUSED;
 }
@@ -183,7 +211,7 @@ static __always_inline void count_drops(enum drop_reason reason, __u32 packets)
 		*count += packets;
 }
 
-static __always_inline int drop(enum drop_reason reason)
+static __always_inline int drop_and_count(enum drop_reason reason)
 {
 	count_drops(reason, 1);
 	return TC_ACT_SHOT;
@@ -259,7 +287,7 @@ static __always_inline void read_clock(struct scratch *room)
 }
 
 /* Whether this processor may do something once more in this tick. */
-static __always_inline bool spend(enum budget_of what, __u32 rate)
+static __always_inline bool spend_budget(enum budget_of what, __u32 rate)
 {
 	__u32 key = what, now = ticks();
 	struct budget *budget = bpf_map_lookup_elem(&budgets, &key);
@@ -277,9 +305,9 @@ static __always_inline bool spend(enum budget_of what, __u32 rate)
 }
 
 /* Whether this processor may tell one more event in this tick. */
-static __always_inline bool within_budget(const struct node *node)
+static __always_inline bool spend_event_budget(const struct node *node)
 {
-	if (spend(BUDGET_EVENTS, node->event_rate))
+	if (spend_budget(BUDGET_EVENTS, node->event_rate))
 		return true;
 	count(COUNTER_EVENTS_SUPPRESSED);
 	return false;
@@ -294,7 +322,7 @@ static __always_inline __u16 moment(void)
 /* Ports that are tried for a flow in one go. */
 #define CLAIM_TRIES 64
 /* Spreads what little differs between two numbers over all their bits; no two have the same result. */
-static __always_inline __u32 stir(__u32 bits)
+static __always_inline __u32 mix_bits(__u32 bits)
 {
 	bits = (bits ^ bits >> 16) * 0x7feb352d;
 	bits = (bits ^ bits >> 15) * 0x846ca68b;
@@ -370,7 +398,7 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 }
 
 /* Marks a port (network byte order) as one at which a connection to a service was made. */
-static __always_inline void hold_port(__be16 port)
+static __always_inline void hold_service_port(__be16 port)
 {
 	__u32 number = bpf_ntohs(port), at = number / 64 % PORT_WORDS;
 	__u64 *word = bpf_map_lookup_elem(&held_ports, &at);
@@ -468,7 +496,7 @@ static __always_inline bool impossible_flags(__u8 flags)
 }
 
 /* The way of packets that are delivered to a local endpoint. */
-static __always_inline void deliver_to(struct ct_way *way, const struct endpoint *endpoint)
+static __always_inline void set_delivery_to(struct ct_way *way, const struct endpoint *endpoint)
 {
 	way->via = endpoint->flags & ENDPOINT_SHAPED ? VIA_HOST_END : VIA_PEER;
 	way->egress = endpoint->ifindex;
@@ -491,7 +519,7 @@ static __always_inline bool of_other_plugin(const struct endpoint *one, const st
 }
 
 /* The way of packets that a local endpoint sends, as far as the sender goes. */
-static __always_inline void sent_by(struct ct_way *way, const struct endpoint *endpoint)
+static __always_inline void set_sender(struct ct_way *way, const struct endpoint *endpoint)
 {
 	way->ingress = endpoint->ifindex;
 	copy_mac(way->sender_mac, endpoint->container_mac);

@@ -1,143 +1,95 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Direct server return: a packet that is sent on to a backend's node keeps its client's address, and carries the address
- * and port that the client sent it to, as those the backend's node answers from. IPv4 has an option for that, IPv6 a
- * destination option, both of the types for experiments (RFC 4727). TCP carries it in what opens a connection and, where there
- * is room, once a second while it goes on, so that a node which has forgotten the connection finds it again; UDP in every packet.
- */
+/* Direct server return: which flows go that way, which packets carry a mark, and what a mark counts. dsr_option.h reads and writes
+ * them. */
 
-#define MARK_AT (ETH_HLEN + sizeof(IP_HEADER))
+/* Who does not know the option of IPv6 skips it. */
+#define DSR_OPTION_TYPE (FAMILY == 4 ? 158 : 30)
 
-/* Writes the IP header anew around `added` bytes behind it, which `mark` holds. */
-static __always_inline __overloadable int write_header_around_option(struct __sk_buff *skb, const MARK *mark,
-								     bool added)
-{
 #if FAMILY == 4
-	struct {
-		__u8 version;
-		__u8 tos;
-		__be16 length;
-	} old, new;
-	__s64 difference;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &old, sizeof(old)))
-		return -1;
-	new = old;
-	if (added) {
-		new.version += sizeof(*mark) / 4;
-		new.length = bpf_htons(bpf_ntohs(old.length) + sizeof(*mark));
-		difference = bpf_csum_diff(NULL, 0, (__be32 *)mark, sizeof(*mark), 0);
-	} else {
-		new.version -= sizeof(*mark) / 4;
-		new.length = bpf_htons(bpf_ntohs(old.length) - sizeof(*mark));
-		difference = bpf_csum_diff((__be32 *)mark, sizeof(*mark), NULL, 0, 0);
-	}
-	/* The kernel has taken the bytes that are gone out of its checksum of the whole packet, if it has one; the checksum of the
-	 * header makes up for them. */
-	if (!added)
-		bpf_csum_update(skb, ~difference);
-	difference = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), difference);
-	return bpf_l3_csum_replace(skb, ETH_HLEN + IP4_CHECKSUM_OFFSET, 0, difference, 0) ||
-	       bpf_skb_store_bytes(skb, ETH_HLEN, &new, sizeof(new), 0);
+struct dsr_option4 {
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	struct ip4 address;
+};
 #else
-	struct {
-		__be16 length;
-		__u8 next;
-		__u8 hops;
-	} header;
-	__u32 at = ETH_HLEN + offsetof(struct ip6_header, length);
+#define DSR_OPTION_LENGTH 18 /* of port and address */
+struct dsr_option6 {
+	__u8 next;
+	__u8 words; /* of 8 bytes, beyond the first */
+	__u8 type;
+	__u8 length;
+	__be16 port;
+	__u8 address[sizeof(struct ip6)]; /* not aligned */
+	__u8 pad_type; /* 1: PadN */
+	__u8 pad_length;
+};
+#endif
+#define DSR_OPTION struct JOIN(dsr_option, FAMILY)
 
-	if (bpf_skb_load_bytes(skb, at, &header, sizeof(header)))
-		return -1;
-	if (added) {
-		header.length = bpf_htons(bpf_ntohs(header.length) + sizeof(*mark));
-		header.next = IPPROTO_DSTOPTS;
-	} else {
-		header.length = bpf_htons(bpf_ntohs(header.length) - sizeof(*mark));
-		header.next = mark->next;
-	}
-	/* No checksum of IPv6's own makes up for this in the kernel's of the whole packet. */
-	return bpf_skb_store_bytes(skb, at, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM);
+/* Whether there is room for a mark in the packet's headers. */
+static __always_inline __overloadable bool dsr_has_room(struct __sk_buff *skb, const PACKET *packet)
+{
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
+		return false;
+#if FAMILY == 4
+	return packet->transport - ETH_HLEN + sizeof(DSR_OPTION) <= IP4_HEADER_MOST;
+#else
+	__u8 next;
+
+	/* Hop-by-hop options are the first header, or none. RFC 8200, section 4.1. */
+	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &next, sizeof(next)) == 0 &&
+	       next != IPPROTO_HOPOPTS;
 #endif
 }
 
-#define dsr_put_option OF_FAMILY(dsr_put_option)
-/* Puts into the packet where the client sent it. */
-__noinline int dsr_put_option(struct __sk_buff *skb, const PACKET *packet)
+/* Whether every node knows that services are met at an address: that of a service itself, or of a node. A mark that names
+ * another one is not believed. */
+static __always_inline __overloadable bool is_known_service_address(struct scratch *room, const ADDRESS *address,
+								    __be16 port, __u8 protocol)
 {
-	MARK mark = { .type = MARK_TYPE };
+	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	ADDRESS *node_address = (ADDRESS *)&room->address;
 
-	if (!packet || !dsr_has_room(skb, packet))
-		return DROP_REWRITE_FAILED;
-	mark.port = packet->destination_port;
-#if FAMILY == 4
-	mark.length = sizeof(mark);
-	mark.address = packet->destination;
-#else
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &mark.next, sizeof(mark.next)))
-		return DROP_REWRITE_FAILED;
-	mark.words = sizeof(mark) / 8 - 1;
-	mark.length = MARK_LENGTH;
-	__builtin_memcpy(mark.address, &packet->destination, sizeof(mark.address));
-	mark.pad_type = 1;
-#endif
-	if (bpf_skb_adjust_room(skb, sizeof(mark), BPF_ADJ_ROOM_NET, room_flags(skb, packet->protocol)) ||
-	    bpf_skb_store_bytes(skb, MARK_AT, &mark, sizeof(mark), 0) || write_header_around_option(skb, &mark, true))
-		return DROP_REWRITE_FAILED;
-	return PARSED;
+	*key = (FRONTEND_KEY){ .address = *address, .port = port, .protocol = protocol };
+	*node_address = *address;
+	return bpf_map_lookup_elem(&MAP(frontends), key) || bpf_map_lookup_elem(&MAP(machines), node_address);
 }
 
-#define dsr_take_option OF_FAMILY(dsr_take_option)
-/*
- * Takes the mark out of a packet from the network, if it has one: into scratch->mark, if the packet's destination is a
- * backend of the service that is reached there. Anybody can write a mark; one that is not true counts for nothing.
- */
-__noinline int dsr_take_option(struct __sk_buff *skb, PACKET *packet)
+/* Whether a packet of a flow carries a mark. `quiet`: for how many ticks the flow was, at least one if it is judged. */
+static __always_inline __overloadable enum dsr_need dsr_option_need(const PACKET *packet, const CT_ENTRY *entry,
+								    __u32 side, __u32 quiet)
 {
-	struct scratch *room = scratch_room();
-	__u32 zero = 0, kind;
-	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	MARK mark;
+	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || packet->kind == PACKET_ERROR ||
+	    packet->kind == PACKET_LATER_FRAGMENT)
+		return DSR_NOT_NEEDED;
+	if (packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return DSR_NEEDED;
+	return quiet ? DSR_IF_ROOM : DSR_NOT_NEEDED;
+}
 
-	if (!room || !state || !packet || !(state->external & EXTERNAL_DSR) || packet->kind == PACKET_ERROR ||
-	    bpf_skb_load_bytes(skb, MARK_AT, &mark, sizeof(mark)) || mark.type != MARK_TYPE)
-		return PARSED;
+/* Whether a flow is answered from where the mark says. */
+static __always_inline __overloadable bool dsr_option_matches(const struct scratch *room, const CT_ENTRY *entry,
+							      __u32 side)
+{
+	__u32 to = (side ^ 1) & 1;
 
-	ADDRESS *address = (ADDRESS *)&room->mark;
+	return entry->flags & CT_DSR && entry->nat_port[to] == room->dsr_port &&
+	       equal(&entry->nat_address[to], (const ADDRESS *)&room->dsr_address);
+}
 
-#if FAMILY == 4
-	if (mark.length != sizeof(mark))
-		return PARSED;
-	*address = mark.address;
-#else
-	__u8 first;
+/* What the mark of a packet counts for the flow that it belongs to. */
+static __always_inline __overloadable enum dsr_weight
+dsr_weigh_option(const struct scratch *room, const CT_ENTRY *entry, const PACKET *packet, __u32 side)
+{
+	/* A datagram is answered from where the client sent the last one. */
+	if (packet->protocol != IPPROTO_TCP || dsr_option_matches(room, entry, side))
+		return DSR_ACCEPTED;
 
-	if (mark.words != sizeof(mark) / 8 - 1 || mark.length != MARK_LENGTH ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &first, sizeof(first)) ||
-	    first != IPPROTO_DSTOPTS)
-		return PARSED;
-	__builtin_memcpy(address, mark.address, sizeof(mark.address));
-#endif
-	if (!is_known_service_address(room, address, mark.port, packet->protocol))
-		return PARSED;
+	bool opens = (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 
-	struct frontend *frontend = find_frontend(address, mark.port, packet->protocol, false, &kind);
-
-	/* An address of another node. */
-	if (!frontend)
-		frontend = find_node_port(mark.port, packet->protocol);
-	if (!frontend)
-		return PARSED;
-
-	ADDRESS destination = packet->destination;
-
-	if (!find_member(frontend->service, &destination, packet->destination_port))
-		return PARSED;
-	if (write_header_around_option(skb, &mark, false) ||
-	    bpf_skb_adjust_room(skb, -(__s32)sizeof(mark), BPF_ADJ_ROOM_NET, room_flags(skb, packet->protocol)))
-		return DROP_REWRITE_FAILED;
-	packet->transport -= sizeof(mark);
-	room->mark_port = mark.port;
-	room->marked = true;
-	return PARSED;
+	if (opens)
+		return ct_is_over(packet->protocol, entry->flags) ? DSR_NEW_FLOW : DSR_TAKEN;
+	/* Anybody can write a mark: it moves no connection, but tells of one that was forgotten. */
+	return entry->flags & CT_PICKED_UP && !(entry->flags & CT_DSR) ? DSR_NEW_FLOW : DSR_IGNORED;
 }

@@ -2,11 +2,11 @@
 /* Telling user space what happens to flows. Nothing here is reached by the packets of an established one. */
 
 /* How a flow is told of, in one number: enum event_kind, enum drop_reason, enum event_direction. */
-#define TELL(kind, reason, direction) ((kind) | (reason) << 8 | (direction) << 16)
-#define TELL_AGAINST (1 << 24) /* the packet goes against the opener's way */
+#define EVENT_CODE(kind, reason, direction) ((kind) | (reason) << 8 | (direction) << 16)
+#define EVENT_OF_REPLY (1 << 24) /* the packet goes against the opener's way */
 
 #define emit_event OF_FAMILY(emit_event)
-/* `packet` goes the opener's way unless TELL_AGAINST. The rules are those of the answer in scratch. */
+/* `packet` goes the opener's way unless EVENT_OF_REPLY. The rules are those of the answer in scratch. */
 __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 {
 	struct scratch *room = scratch_room();
@@ -29,7 +29,7 @@ __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 
 	ADDRESS *source = (ADDRESS *)&event->source, *destination = (ADDRESS *)&event->destination;
 
-	if (what & TELL_AGAINST) {
+	if (what & EVENT_OF_REPLY) {
 		*source = packet->destination;
 		*destination = packet->source;
 		event->source_port = packet->destination_port;
@@ -41,7 +41,7 @@ __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 		event->destination_port = packet->destination_port;
 	}
 	/* Told as who asks has it, whichever way it goes. */
-	if (packet->asker == (what & TELL_AGAINST ? ASKER_SOURCE : ASKER_DESTINATION)) {
+	if (packet->asker == (what & EVENT_OF_REPLY ? ASKER_SOURCE : ASKER_DESTINATION)) {
 		__be16 asked = event->source_port;
 
 		event->source_port = event->destination_port;
@@ -61,17 +61,17 @@ __noinline int drop_and_report(const PACKET *packet, __u32 reason, __u32 ifindex
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 	bool by_policy = reason >= DROP_POLICY_EGRESS && reason <= DROP_POLICY_UNKNOWN;
 
-	drop(reason);
-	if (!packet || !room || !state || !(by_policy || state->events & EVENTS_DROPS) || !within_budget(state))
+	drop_and_count(reason);
+	if (!packet || !room || !state || !(by_policy || state->events & EVENTS_DROPS) || !spend_event_budget(state))
 		return TC_ACT_SHOT;
 
 	__u32 direction = reason == DROP_POLICY_EGRESS	? EVENT_EGRESS :
 			  reason == DROP_POLICY_INGRESS ? EVENT_INGRESS :
 							  EVENT_NO_DIRECTION;
-	__u32 what = TELL(EVENT_DROP, reason, direction);
+	__u32 what = EVENT_CODE(EVENT_DROP, reason, direction);
 
 	if (by_policy) {
-		what |= room->against ? TELL_AGAINST : 0;
+		what |= room->is_reply ? EVENT_OF_REPLY : 0;
 	} else {
 		room->answer.rule = 0;
 	}
@@ -95,6 +95,6 @@ static __always_inline __overloadable bool is_sampled(const PACKET *packet, cons
 
 static __always_inline __overloadable void emit_flow_event(const PACKET *packet, const struct node *node, __u32 ifindex)
 {
-	if (unlikely(node->events & EVENTS_FLOWS) && is_sampled(packet, node) && within_budget(node))
-		emit_event(packet, TELL(EVENT_FLOW, DROP_NONE, EVENT_NO_DIRECTION), ifindex);
+	if (unlikely(node->events & EVENTS_FLOWS) && is_sampled(packet, node) && spend_event_budget(node))
+		emit_event(packet, EVENT_CODE(EVENT_FLOW, DROP_NONE, EVENT_NO_DIRECTION), ifindex);
 }

@@ -34,7 +34,7 @@ static __always_inline __overloadable int forward(struct __sk_buff *skb, const P
 		struct ethhdr *ethernet = data;
 
 		if ((void *)(ethernet + 1) > end)
-			return drop(DROP_MALFORMED);
+			return drop_and_count(DROP_MALFORMED);
 		copy_mac(ethernet->h_dest, way->destination_mac);
 		copy_mac(ethernet->h_source, way->source_mac);
 		return via == VIA_PEER ? bpf_redirect_peer(egress, 0) : bpf_redirect(egress, 0);
@@ -44,7 +44,7 @@ static __always_inline __overloadable int forward(struct __sk_buff *skb, const P
 
 		/* For the program that sees it next. A mark that somebody has set is for routing, and stays. */
 		if (!skb->mark)
-			skb->mark = MARK_JUDGED;
+			skb->mark = MARK_FORWARDED;
 		if (is_zero(&entry->next_hop))
 			return bpf_redirect_neigh(egress, NULL, 0, 0);
 #if FAMILY == 4

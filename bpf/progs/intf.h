@@ -39,7 +39,7 @@ struct node {
 	struct ip6 hairpin6;
 };
 
-/* Keys of `changes`, whose values are the epochs of the last change that concerned something: stamps.h. */
+/* Keys of `changes`, whose values are the epochs of the last change that concerned something: changes.h. */
 #define CHANGED_ADDRESS_PLACES 32768
 #define CHANGED_NETWORK_PLACES 4096
 #define CHANGED_EVERYTHING 0
@@ -49,7 +49,7 @@ struct node {
 
 /* skb->mark of what a program has judged and sends out of an uplink, where it is taken away again. A pod cannot set it: the
  * kernel clears marks between namespaces. A process of the node that may set marks gains nothing: it needs no judgement. */
-#define MARK_JUDGED 0x43616d62
+#define MARK_FORWARDED 0x43616d62
 
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* there are backends in the node's own namespace */
@@ -216,7 +216,7 @@ struct ct_way {
 #define CT_FIN_REPLIER 4
 #define CT_RESET 8
 #define CT_BY_STACK 16 /* reached its endpoint through the host's stack: replies go back the same way */
-#define CT_FAR_VIEW 32 /* the entry of a translated flow as the other side sees it: the opener's packets have another key */
+#define CT_NAT_REVERSE 32 /* the entry of a translated flow as the other side sees it: the opener's packets have another key */
 #define CT_RESET_BY_REPLIER 64 /* who sent the reset that CT_RESET tells of */
 #define CT_DSR 128 /* the backend's node answers the client itself, from the address that the client sent to */
 #define CT_PICKED_UP 256 /* TCP: begun by a segment that opens no connection; its beginning was forgotten, or never seen */
@@ -227,7 +227,7 @@ struct ct_way {
 #define CT_BY_SYN 16384 /* the same: that answer was a SYN */
 #define CT_OVER_SHARE 32768 /* with CT_CONFIRMED: its opener had its share of those, so it goes on waiting in line */
 #define CT_NUMBER 0xffff0000
-#define CT_SEEN_ON_WAY 1024 /* of a CT_FAR_VIEW: the opener's packets pass the endpoint's host end translated, on their way to it */
+#define CT_TRANSLATED_EARLIER 1024 /* of a CT_NAT_REVERSE: the opener's packets pass the endpoint's host end translated, on their way to it */
 
 /* Values of `conntrack4`, `conntrack6`. A translated flow has two entries: one as its opener sees it, one as the other
  * side does; each holds the other's key: key.address[i], key.port[i] are nat_address[i], nat_port[i] there. way[i] is
@@ -292,10 +292,10 @@ struct fragment6 {
 };
 
 /* With this in `ifindex` and no `id`: the last datagram in pieces between the two. */
-#define PIECES_LAST 0x80000000
+#define FRAGMENTS_LAST 0x80000000
 
 /* Value of `fragments4`, `fragments6`: what only the first piece says, and what became of the pieces. */
-struct pieces {
+struct fragments {
 	__be16 source; /* ports */
 	__be16 destination;
 	__u32 eighth; /* of a tick: when the last of them came */
@@ -308,7 +308,7 @@ struct pieces {
 };
 
 /* When none has come for so many eighths of a tick, the next with the same number is of another datagram: 0.27 to 0.4 s. */
-#define PIECES_APART 3
+#define FRAGMENTS_APART 3
 
 /* How long a flow is remembered after its last packet, in ticks of 2^30 ns (1.07 s). states.h says which it is. */
 struct lifetimes {
@@ -401,7 +401,7 @@ enum counter {
 	COUNTER_EVENTS_LOST, /* events that the ring had no room for */
 	COUNTER_EVENTS_SUPPRESSED, /* events beyond the rate */
 	COUNTER_ANSWERS_SUPPRESSED, /* errors and resets beyond the rate */
-	COUNTER_JUDGED, /* packets that took the slow path */
+	COUNTER_SLOW_PATH, /* packets that took the slow path */
 	COUNTERS
 };
 
@@ -444,7 +444,7 @@ struct account {
 	__u32 opening_tick;
 	__s32 opening; /* entries of flows that were opened in that and wait */
 	__u32 eighth; /* of a tick */
-	__u32 pieces; /* datagrams in pieces that were begun in it */
+	__u32 fragments; /* datagrams in pieces that were begun in it */
 	__u32 search_tick;
 	__u32 searches; /* how often a search for a port went on in that */
 	/* Entries of flows that it has opened and that do not wait, of IPv4 and of IPv6: as they were counted last, and those since. */

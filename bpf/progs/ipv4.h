@@ -241,7 +241,7 @@ static __always_inline __overloadable bool is_of_link(const struct packet4 *pack
 
 static __always_inline __overloadable int discover(struct __sk_buff *skb, const struct packet4 *packet)
 {
-	return drop(DROP_MALFORMED);
+	return drop_and_count(DROP_MALFORMED);
 }
 
 /* One hop less; the caller has seen that one is left. RFC 1624 for the checksum. */

@@ -358,15 +358,15 @@ static __always_inline __overloadable int discover(struct __sk_buff *skb, const 
 	} message;
 
 	if (bpf_skb_load_bytes(skb, packet->transport, &message, sizeof(message)))
-		return drop(DROP_MALFORMED);
+		return drop_and_count(DROP_MALFORMED);
 	if (!is_of_link(packet) || !stays_on_link(skb, packet))
-		return drop(DROP_FOREIGN_DISCOVERY);
+		return drop_and_count(DROP_FOREIGN_DISCOVERY);
 	if (!is_zero(&packet->source) && !may_speak_as(skb, &packet->source))
-		return drop(DROP_FOREIGN_SOURCE);
+		return drop_and_count(DROP_FOREIGN_SOURCE);
 	/* Who asks without an address asks for its own, whose others would give it up. RFC 4862. */
 	if ((message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT || is_zero(&packet->source)) &&
 	    !may_speak_as(skb, &message.target))
-		return drop(DROP_FOREIGN_SOURCE);
+		return drop_and_count(DROP_FOREIGN_SOURCE);
 	return PASS;
 }
 

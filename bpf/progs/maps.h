@@ -31,7 +31,7 @@
 #define RANGE_ENTRIES 65536
 #define RULE_ENTRIES 16384
 #define EVENT_BYTES 262144
-#define DECIDED_BITS 8
+#define POLICY_CACHE_BITS 8
 #define WAYS_OUT_BITS 8
 #define OPENINGS 16
 
@@ -190,14 +190,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ENTRIES);
 	__type(key, struct fragment4);
-	__type(value, struct pieces);
+	__type(value, struct fragments);
 } fragments4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FRAGMENT_ENTRIES);
 	__type(key, struct fragment6);
-	__type(value, struct pieces);
+	__type(value, struct fragments);
 } fragments6 SEC(".maps");
 
 struct {
@@ -260,7 +260,7 @@ struct {
  * Decisions of this processor, by a few bits of what they depend on. A policy map changes only for classes that nobody has
  * yet; one that is filled anew has another number in its postures, and another set another epoch.
  */
-struct decided {
+struct policy_cache_entry {
 	__u64 posture;
 	__u32 of;
 	__u32 epoch;
@@ -273,9 +273,9 @@ struct decided {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1 << DECIDED_BITS);
+	__uint(max_entries, 1 << POLICY_CACHE_BITS);
 	__type(key, __u32);
-	__type(value, struct decided);
+	__type(value, struct policy_cache_entry);
 } lately SEC(".maps");
 
 /* How often each rule has decided or logged. */
@@ -398,7 +398,7 @@ struct claim_search {
 	__u32 at; /* which was tried last */
 	__u32 step;
 	__u32 tried;
-	__u32 turned; /* whether the sides are the other way round in the key of that one */
+	__u32 swapped; /* whether the sides are the other way round in the key of that one */
 	__u16 now;
 	__be16 ended; /* the port of a flow that has ended */
 	__u32 taken; /* whether somebody has that one */
@@ -423,12 +423,12 @@ struct claim_holder {
 
 struct scratch {
 	struct ct_entry6 entry; /* or a ct_entry4 */
-	struct ct_entry6 mate; /* the same */
+	struct ct_entry6 counterpart; /* the same */
 	struct bpf_fib_lookup fib;
 	struct way_out6 out; /* or a way_out4 */
 	struct bpf_sock_tuple tuple;
 	struct ct_key6 key; /* or a ct_key4 */
-	struct ct_key6 mate_key; /* the same */
+	struct ct_key6 counterpart_key; /* the same */
 	struct ip6 address; /* or an ip4 */
 	struct ip6 other_address; /* the same */
 	__u32 flags; /* of the entry, before the packet that was judged */
@@ -442,14 +442,14 @@ struct scratch {
 	struct prefix6 prefix; /* or a prefix4 */
 	struct peer peer; /* the side that a policy is asked about */
 	struct policy_key question;
-	struct decided wanted; /* the question as `lately` has it */
+	struct policy_cache_entry wanted; /* the question as `lately` has it */
 	struct policy_entry answer; /* of the policy that was asked last; zero: none was */
 	__be16 opener_port; /* of the flow in question */
-	bool against; /* the packet that was judged went against its flow's opener */
+	bool is_reply; /* the packet that was judged went against its flow's opener */
 	bool begins; /* that packet is the first of a flow */
 	__u8 pad[4];
 	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
-	__u8 told[80]; /* that of which it is told: the same */
+	__u8 event_packet[80]; /* that of which it is told: the same */
 	struct client6 client; /* or a client4 */
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
@@ -458,9 +458,9 @@ struct scratch {
 	struct claim_search search;
 	struct claim_holder holders[CLAIM_HOLDERS];
 	struct ip6 sender; /* or an ip4: of the packet, or of the error */
-	struct ip6 mark; /* or an ip4: where the client sent a packet that came by another node */
-	__be16 mark_port;
-	bool marked;
+	struct ip6 dsr_address; /* or an ip4: where the client sent a packet that came by another node */
+	__be16 dsr_port;
+	bool has_dsr_option;
 	bool known; /* the flow in question was remembered */
 	bool looks_like_answer; /* the packet, of a flow that was not */
 	__u8 pad_of_answer[3];

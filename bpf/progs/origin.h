@@ -11,9 +11,9 @@
 #define ALL_OF_NETWORK bpf_htonl(0xfffffffe)
 
 /* Whether a prefix is this node's own, or nobody's: as `node_prefixes` says it, for no machine has those addresses. */
-static __always_inline __overloadable bool is_prefix_of_this_node(const ADDRESS *machine)
+static __always_inline __overloadable bool is_prefix_of_this_node(const ADDRESS *node_address)
 {
-	return machine->word[0] == 0xffffffff || machine->word[0] == ALL_OF_NETWORK;
+	return node_address->word[0] == 0xffffffff || node_address->word[0] == ALL_OF_NETWORK;
 }
 
 /* Whether an address means all of a network, the node among them: broadcast; in IPv6 all routers of it, of which a node is one. */
@@ -24,9 +24,9 @@ static __always_inline __overloadable bool is_broadcast(struct scratch *room, co
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *address;
 
-	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+	ADDRESS *node_address = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
 
-	return machine && machine->word[0] == ALL_OF_NETWORK;
+	return node_address && node_address->word[0] == ALL_OF_NETWORK;
 }
 
 /* Whether an address is a service's alone, and met on the node alone: nobody sends from there beyond it. */
@@ -51,9 +51,9 @@ __noinline int is_from_node(struct __sk_buff *skb)
 	if (!room)
 		return false;
 
-	ADDRESS *machine = (ADDRESS *)&room->address;
+	ADDRESS *node_address = (ADDRESS *)&room->address;
 	struct bpf_fib_lookup *fib = &room->fib;
-	struct ethernet_address *known = bpf_map_lookup_elem(&MAP(node_macs), machine);
+	struct ethernet_address *known = bpf_map_lookup_elem(&MAP(node_macs), node_address);
 	struct ethernet_address source = {};
 
 	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), source.mac, MAC_LENGTH))
@@ -65,23 +65,23 @@ __noinline int is_from_node(struct __sk_buff *skb)
 	fib->tot_len = 1;
 #if FAMILY == 4
 	fib->family = AF_INET;
-	fib->ipv4_dst = machine->word[0];
+	fib->ipv4_dst = node_address->word[0];
 #else
 	fib->family = AF_INET6;
-	__builtin_memcpy(fib->ipv6_dst, machine, sizeof(*machine));
+	__builtin_memcpy(fib->ipv6_dst, node_address, sizeof(*node_address));
 #endif
 	/* Without flags: here it is the neighbour that is asked for. */
 	if (bpf_fib_lookup(skb, fib, sizeof(*fib), 0) != BPF_FIB_LKUP_RET_SUCCESS || !same_mac(fib->dmac, source.mac))
 		return false;
 		/* A node beyond a router has the router's. */
 #if FAMILY == 4
-	if (fib->ipv4_dst != machine->word[0])
+	if (fib->ipv4_dst != node_address->word[0])
 		return false;
 #else
-	if (!equal((const ADDRESS *)fib->ipv6_dst, machine))
+	if (!equal((const ADDRESS *)fib->ipv6_dst, node_address))
 		return false;
 #endif
-	bpf_map_update_elem(&MAP(node_macs), machine, &source, BPF_ANY);
+	bpf_map_update_elem(&MAP(node_macs), node_address, &source, BPF_ANY);
 	return true;
 }
 
@@ -115,11 +115,11 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *sender;
 
-	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+	ADDRESS *node_address = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
 
-	if (likely(!machine))
+	if (likely(!node_address))
 		return PARSED;
-	if (is_prefix_of_this_node(machine))
+	if (is_prefix_of_this_node(node_address))
 		return by_stack ? PARSED : DROP_MARTIAN;
 	uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
 	/* Of what comes by an uplink, the stack has what was seen there. */
@@ -127,9 +127,9 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 		return uplink ? PARSED : DROP_FOREIGN_WAY;
 	if (uplink && uplink->flags & UPLINK_OVERLAY)
 		return PARSED;
-	if (is_zero(machine))
+	if (is_zero(node_address))
 		return DROP_FOREIGN_WAY;
-	*(ADDRESS *)&room->address = *machine;
+	*(ADDRESS *)&room->address = *node_address;
 	return is_from_node(skb) ? PARSED : DROP_FOREIGN_WAY;
 }
 
@@ -165,9 +165,9 @@ __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 	prefix->address = *sender;
 
 	/* A router may be anybody beyond. */
-	ADDRESS *machine = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
+	ADDRESS *node_address = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
 
-	return (machine && is_prefix_of_this_node(machine)) || is_node_address(room, state, sender) ||
+	return (node_address && is_prefix_of_this_node(node_address)) || is_node_address(room, state, sender) ||
 			       is_cluster_ip(room, sender) ?
 		       DROP_MARTIAN :
 		       PARSED;

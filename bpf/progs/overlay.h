@@ -9,9 +9,9 @@ static __always_inline __overloadable bool is_overlay_frame(const PACKET *packet
 /* Whether frames of the overlay come from the address. */
 static __always_inline __overloadable bool is_overlay_node(const ADDRESS *address)
 {
-	__u8 *machine = bpf_map_lookup_elem(&MAP(machines), address);
+	__u8 *flags = bpf_map_lookup_elem(&MAP(machines), address);
 
-	return machine && *machine & MACHINE_SENDS_FRAMES;
+	return flags && *flags & MACHINE_SENDS_FRAMES;
 }
 
 /* Whether a packet is a frame of our overlay, and not of somebody else's network at that port. What is too short to tell is
@@ -101,7 +101,7 @@ static __always_inline int path_from_broadcast(struct __sk_buff *skb)
 
 	/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
 	if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source))
-		return drop(DROP_FORGED_ENDPOINT);
+		return drop_and_count(DROP_FORGED_ENDPOINT);
 	const struct node *state = node_state();
 
 	if (!room || !state || parsed)

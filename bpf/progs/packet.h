@@ -92,7 +92,7 @@ static __always_inline __overloadable __u32 ct_key_of_packet(const PACKET *packe
 			   packet->destination_port);
 }
 
-/* pieces.h. */
+/* fragments.h. */
 #define resolve_fragment OF_FAMILY(resolve_fragment)
 int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex);
 

@@ -36,9 +36,9 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	int parsed = parse(skb, &packet);
 
 	if (unlikely(parsed))
-		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? discover(skb, &packet) : drop(parsed);
+		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? discover(skb, &packet) : drop_and_count(parsed);
 	if (!state)
-		return drop(DROP_CONNTRACK_FULL);
+		return drop_and_count(DROP_CONNTRACK_FULL);
 	if (unlikely(packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source)))
 		return drop_and_report(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
@@ -51,18 +51,18 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	struct ethhdr *ethernet = data;
 
 	if ((void *)(ethernet + 1) > end)
-		return drop(DROP_MALFORMED);
+		return drop_and_count(DROP_MALFORMED);
 	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
-		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
 				     ct_commit(skb, &packet, &key, side);
 
 		if (reason)
 			return drop_and_answer(skb, &packet, reason, true);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_CONNTRACK_FULL);
 	}
 
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
@@ -71,7 +71,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	struct ct_way *way = &entry->way[side];
 
 	ct_track(skb, &packet, entry, way, side, now);
-	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_FAR_VIEW)) {
+	if (unlikely(way->nat & NAT_DESTINATION || entry->flags & CT_NAT_REVERSE)) {
 		if (way->via == VIA_STACK)
 			return pass_to_stack(skb, &packet, entry, way, side);
 		if (way->nat & NAT_DESTINATION && (packet.cut || exceeds_mtu(skb, &packet, way, 0)))
@@ -86,7 +86,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 		if (packet.hops <= 1)
 			return PASS;
 		if (!lower_hops(skb, &packet))
-			return drop(DROP_MALFORMED);
+			return drop_and_count(DROP_MALFORMED);
 	}
 	return forward(skb, &packet, entry, way, side);
 }
@@ -102,11 +102,11 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	int parsed = parse(skb, &packet);
 
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
-		return is_of_link(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+		return is_of_link(&packet) ? PASS : drop_and_count(DROP_FOREIGN_DISCOVERY);
 	if (unlikely(parsed))
-		return drop(parsed);
+		return drop_and_count(parsed);
 	if (!state)
-		return drop(DROP_CONNTRACK_FULL);
+		return drop_and_count(DROP_CONNTRACK_FULL);
 
 	if (unlikely(packet.kind == PACKET_ERROR) && skb->ingress_ifindex) {
 		int reason = check_error_sender(&packet, skb->ingress_ifindex);
@@ -120,20 +120,20 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	bool current = entry && ct_is_current(&key, entry, &packet, side, state->epoch, now);
 
 	/* On its way here it was judged and translated. */
-	if (current && unlikely(entry->flags & CT_SEEN_ON_WAY) && entry->opener == side &&
+	if (current && unlikely(entry->flags & CT_TRANSLATED_EARLIER) && entry->opener == side &&
 	    entry->way[side].egress == skb->ifindex)
 		return packet.kind == PACKET_FIRST_FRAGMENT ? pass_first_fragment(&packet, skb->ifindex) : PASS;
 
 	/* Linux cuts what it forwards of IPv6 into packets that no longer tell by which interface they came. Those of a socket of the
 	 * node keep that. */
 	bool is_piece = packet.kind == PACKET_FIRST_FRAGMENT || packet.kind == PACKET_LATER_FRAGMENT;
-	__u32 made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : JUDGE_OF_NODE;
+	enum slow_path_flags made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : SLOW_PATH_OF_NODE;
 
 	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
 		     (entry->opener == side &&
-		      (entry->flags & CT_FAR_VIEW || (entry->flags & CT_OF_NODE && !made_here))))) {
+		      (entry->flags & CT_NAT_REVERSE || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = slow_path_to_endpoint(skb, &packet, &key, side,
-						   JUDGE_ELSEWHERE | made_here | (entry ? JUDGE_KNOWN : 0));
+						   SLOW_PATH_BY_STACK | made_here | (entry ? SLOW_PATH_HAS_ENTRY : 0));
 
 		if (reason == NOT_FOR_ENDPOINT)
 			return PASS;
@@ -142,7 +142,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 			return drop_and_report(&packet, reason, skb->ifindex);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_CONNTRACK_FULL);
 	}
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
@@ -156,19 +156,19 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
 {
 	if (!packet || !entry)
-		return drop(DROP_REWRITE_FAILED);
+		return drop_and_count(DROP_REWRITE_FAILED);
 
 	struct ct_way *way = &entry->way[side & 1];
-	enum mark_need mark = dsr_option_need(packet, entry, side, quiet);
+	enum dsr_need option = dsr_option_need(packet, entry, side, quiet);
 
 	if (packet->hops <= 1)
 		return drop_and_report(packet, DROP_HOPS, skb->ifindex);
 	/* A reminder waits for a smaller segment, unless all that comes may be one that is sent again and again. */
-	if (mark == MARK_IF_ROOM && (skb->gso_size || !dsr_has_room(skb, packet) ||
-				     (quiet < LONG_QUIET && exceeds_mtu(skb, packet, way, sizeof(MARK)))))
-		mark = MARK_NONE;
+	if (option == DSR_IF_ROOM && (skb->gso_size || !dsr_has_room(skb, packet) ||
+				      (quiet < LONG_QUIET && exceeds_mtu(skb, packet, way, sizeof(DSR_OPTION)))))
+		option = DSR_NOT_NEEDED;
 
-	__u32 added = mark ? sizeof(MARK) : 0;
+	__u32 added = option ? sizeof(DSR_OPTION) : 0;
 	bool large = packet->cut || exceeds_mtu(skb, packet, way, added);
 
 	if (large && !may_fragment(skb, packet))
@@ -178,16 +178,16 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 		/* The answers are not seen here; that the client goes on shows that they come. What it acknowledges first stands
 		 * for their number. */
 		entry->flags |= CT_REPLIED | tcp_number_flags(skb, packet, false);
-	if (mark) {
+	if (option) {
 		int reason = dsr_put_option(skb, packet);
 
 		if (reason)
 			return drop_and_report(packet, reason, skb->ifindex);
-		packet->transport += sizeof(MARK);
+		packet->transport += sizeof(DSR_OPTION);
 	}
 	if (large)
 		return fragment_by_stack(skb, packet, entry, side);
-	return lower_hops(skb, packet) ? forward(skb, packet, entry, way, side) : drop(DROP_MALFORMED);
+	return lower_hops(skb, packet) ? forward(skb, packet, entry, way, side) : drop_and_count(DROP_MALFORMED);
 }
 
 #define path_from_network OF_FAMILY(path_from_network)
@@ -205,14 +205,15 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
 			count_early_fragment(&packet);
 		if (parsed == DROP_MALFORMED)
-			return drop(parsed);
+			return drop_and_count(parsed);
 		/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
-		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop(DROP_FORGED_ENDPOINT) : PASS;
+		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop_and_count(DROP_FORGED_ENDPOINT) :
+									      PASS;
 	}
 	if (!state || !room)
 		return PASS;
-	room->marked = false;
-	if (unlikely(packet.transport > MARK_AT)) {
+	room->has_dsr_option = false;
+	if (unlikely(packet.transport > DSR_OPTION_AT)) {
 		int reason = dsr_take_option(skb, &packet);
 
 		if (reason)
@@ -238,11 +239,11 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 
 	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].ingress || entry->way[side].via == VIA_UNKNOWN ||
-		     (room->marked && !dsr_option_matches(room, entry, side)))) {
-		if (!entry && !room->marked && packet.kind != PACKET_ERROR && is_for_nobody(&packet))
+		     (room->has_dsr_option && !dsr_option_matches(room, entry, side)))) {
+		if (!entry && !room->has_dsr_option && packet.kind != PACKET_ERROR && is_for_nobody(&packet))
 			return pass_to_host(skb, &packet, room, state);
 
-		int reason = slow_path_to_endpoint(skb, &packet, &key, side, entry ? JUDGE_KNOWN : 0) ?:
+		int reason = slow_path_to_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
 				     ct_commit(skb, &packet, &key, side);
 
 		if (reason)
@@ -250,7 +251,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 							    drop_and_answer(skb, &packet, reason, false);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_CONNTRACK_FULL);
 		reminder = 1;
 	}
 
@@ -268,7 +269,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		return forward_translated(skb, &packet, entry, side, quiet);
 	/* What came for an address of the node has arrived; what goes on crosses a router. */
 	if (way->nat == NAT_NONE && !lower_hops(skb, &packet))
-		return drop(DROP_MALFORMED);
+		return drop_and_count(DROP_MALFORMED);
 	return forward(skb, &packet, entry, way, side);
 }
 
@@ -299,10 +300,10 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 
 	/* Forwarded neighbour discovery is a way past every policy, and nobody takes it for such. */
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
-		return is_of_link(&packet) ? PASS : drop(DROP_FOREIGN_DISCOVERY);
+		return is_of_link(&packet) ? PASS : drop_and_count(DROP_FOREIGN_DISCOVERY);
 	/* A piece that the stack has, and not its first, would leave with an endpoint's address. */
 	if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
-		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop(parsed) : PASS;
+		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop_and_count(parsed) : PASS;
 	if (parsed)
 		return PASS;
 	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))
@@ -318,21 +319,21 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 	    pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
 	/* On its way here it was judged and translated, but for a source that the stack would not have taken. */
-	if (entry && entry->flags & CT_FAR_VIEW && entry->opener == side)
+	if (entry && entry->flags & CT_NAT_REVERSE && entry->opener == side)
 		return entry->way[side].nat == NAT_SOURCE ?
 			       pass_to_stack(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;
 	if (!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
 			int reason =
-				slow_path_from_endpoint(skb, &packet, &key, side, JUDGE_ELSEWHERE | (entry ? JUDGE_KNOWN : 0)) ?:
+				slow_path_from_endpoint(skb, &packet, &key, side, SLOW_PATH_AT_UPLINK | (entry ? SLOW_PATH_HAS_ENTRY : 0)) ?:
 					ct_commit(skb, &packet, &key, side);
 
 			if (reason)
 				return drop_and_report(&packet, reason, skb->ifindex);
 			entry = slow_path_entry(&packet);
 			if (!entry)
-				return drop(DROP_CONNTRACK_FULL);
+				return drop_and_count(DROP_CONNTRACK_FULL);
 			if (packet.kind == PACKET_FIRST_FRAGMENT && pass_first_fragment(&packet, skb->ifindex) != PASS)
 				return TC_ACT_SHOT;
 		} else if (!entry) {

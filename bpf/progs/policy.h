@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Whether policy lets a flow through: asked of each local endpoint that it concerns, by the class of the other side. */
 
-/* Who has opened the flow, and which way the packet goes. */
-#define POLICE_OF_NODE 1 /* a process of this node */
-#define POLICE_AGAINST 2 /* against the opener's way */
-
 /* Whether an address is this node's own, gateways of its pools included: policy is told so of each. */
 static __always_inline __overloadable bool is_node_address(struct scratch *room, const struct node *state,
 							   const ADDRESS *address)
@@ -66,43 +62,48 @@ static __always_inline __overloadable int policy_check_endpoint(struct scratch *
 	room->peer = peer ? *peer : (struct peer){};
 	if (of == POLICY_INGRESS && of_node && room->peer.flags & PEER_NODE)
 		return PARSED;
-	return decide(now.whole, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports, node->epoch);
+	return policy_lookup(now.whole, of << POLICY_OF_SHIFT | (room->peer.class & CLASS_ANY), protocol, ports,
+			     node->epoch);
 }
 
 #define policy_check_flow OF_FAMILY(policy_check_flow)
 /*
- * Judges the packet's flow by the policies of its local ends. `opener` and `other` are the slots of the endpoint that
+ * Judges the packet's flow by the policies of its local ends. `opener_slot` and `peer_slot` are the slots of the endpoint that
  * opened the flow and of the one that it was opened to; 0: not a local endpoint. Leaves the last answer in scratch.
  */
-__noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __u32 opener, __u32 other, __u32 how)
+__noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __u32 opener_slot, __u32 peer_slot,
+				 enum policy_check_flags flags)
 {
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
-	bool against = how & POLICE_AGAINST;
+	bool is_reply = flags & CHECK_REPLY;
 
 	if (!room || !state || !packet)
 		return DROP_POLICY_UNKNOWN;
 
-	const ADDRESS *from = against ? &packet->destination : &packet->source;
-	const ADDRESS *to = against ? &packet->source : &packet->destination;
+	const ADDRESS *opener_address = is_reply ? &packet->destination : &packet->source;
+	const ADDRESS *peer_address = is_reply ? &packet->source : &packet->destination;
 	/* Of ICMP, what is asked: type << 8 | code. */
-	__be16 port = against ? packet->source_port : packet->destination_port;
-	__u32 ports = (__u32)port << 16 | (against ? packet->destination_port : packet->source_port);
+	__be16 port = is_reply ? packet->source_port : packet->destination_port;
+	__u32 ports = (__u32)port << 16 | (is_reply ? packet->destination_port : packet->source_port);
 	int reason = PARSED;
 
 	__builtin_memset(&room->answer, 0, sizeof(room->answer));
-	room->against = against;
-	if (opener)
-		reason = policy_check_endpoint(room, state, opener, POLICY_EGRESS, to, packet->protocol, ports, false);
-	if (unlikely(room->answer.log) && within_budget(state))
-		emit_event(packet, TELL(EVENT_LOG, reason, EVENT_EGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
-	if (reason || !other)
+	room->is_reply = is_reply;
+	if (opener_slot)
+		reason = policy_check_endpoint(room, state, opener_slot, POLICY_EGRESS, peer_address, packet->protocol,
+					       ports, false);
+	if (unlikely(room->answer.log) && spend_event_budget(state))
+		emit_event(packet, EVENT_CODE(EVENT_LOG, reason, EVENT_EGRESS) | (is_reply ? EVENT_OF_REPLY : 0),
+			   skb->ifindex);
+	if (reason || !peer_slot)
 		return reason;
 	room->answer.log = 0;
-	reason = policy_check_endpoint(room, state, other, POLICY_INGRESS, from, packet->protocol, ports,
-				       how & POLICE_OF_NODE);
-	if (unlikely(room->answer.log) && within_budget(state))
-		emit_event(packet, TELL(EVENT_LOG, reason, EVENT_INGRESS) | (against ? TELL_AGAINST : 0), skb->ifindex);
+	reason = policy_check_endpoint(room, state, peer_slot, POLICY_INGRESS, opener_address, packet->protocol, ports,
+				       flags & CHECK_OPENED_BY_NODE);
+	if (unlikely(room->answer.log) && spend_event_budget(state))
+		emit_event(packet, EVENT_CODE(EVENT_LOG, reason, EVENT_INGRESS) | (is_reply ? EVENT_OF_REPLY : 0),
+			   skb->ifindex);
 	return reason;
 }

@@ -30,24 +30,24 @@ static __always_inline struct frontend *find_node_port(__be16 port, __u8 protoco
 }
 
 /*
- * What is reached at an address and port; NULL: no service. `kind` is the flags of what was found: of the frontend, or of
+ * What is reached at an address and port; NULL: no service. `flags` is the flags of what was found: of the frontend, or of
  * the address itself (ADDRESS_*). Loopback is each namespace's own, so only the node itself means the node by it; no
  * address at all is the key of node ports, and nobody's.
  */
 static __always_inline __overloadable struct frontend *find_frontend(const ADDRESS *address, __be16 port, __u8 protocol,
-								     bool of_node_itself, __u32 *kind)
+								     bool of_node_itself, __u32 *flags)
 {
 	FRONTEND_KEY key = { .address = *address, .port = port, .protocol = protocol };
 	struct frontend *found;
 
-	*kind = 0;
+	*flags = 0;
 	if (is_zero(address) || (is_loopback(address) && !of_node_itself) || !may_be_service(address))
 		return NULL;
 	/* Of no other protocol there are services, and the key below is of none. */
 	if (is_balanced(protocol)) {
 		found = bpf_map_lookup_elem(&MAP(frontends), &key);
 		if (found) {
-			*kind = found->flags;
+			*flags = found->flags;
 			return found;
 		}
 	}
@@ -56,7 +56,7 @@ static __always_inline __overloadable struct frontend *find_frontend(const ADDRE
 	found = bpf_map_lookup_elem(&MAP(frontends), &key);
 	if (!found)
 		return NULL;
-	*kind = found->flags;
+	*flags = found->flags;
 	if (!(found->flags & ADDRESS_OF_NODE))
 		return NULL;
 	/* Not find_node_port: another key would not fit the stack. */
@@ -87,7 +87,7 @@ static __always_inline __u32 highest_score(__u32 first, __u32 count, __u32 mixed
 		if (!backend)
 			break;
 
-		__u32 score = stir(mixed ^ backend->seed);
+		__u32 score = mix_bits(mixed ^ backend->seed);
 
 		if (score >= best) {
 			better = best;
@@ -132,7 +132,7 @@ static __always_inline BACKEND *select_from_set(enum service_from from, __u32 in
 	if (from != FROM_INSIDE && now.parts.flags & SET_BY_SCORE) {
 		at = highest_score(at, count, mixed, is_second_turn(lasting, mixed));
 	} else if (from != FROM_INSIDE && now.parts.flags & SET_BY_TABLE) {
-		at += (__u64)stir(is_second_turn(lasting, mixed) ? ~mixed : mixed) * count >> 32;
+		at += (__u64)mix_bits(is_second_turn(lasting, mixed) ? ~mixed : mixed) * count >> 32;
 
 		__u32 word = at >> 1;
 		struct lookup_places *places = bpf_map_lookup_elem(&lookup_tables, &word);

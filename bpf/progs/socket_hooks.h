@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The hooks of socket.h, in the words of the kernel's context. A socket of IPv6 may mean IPv4 by ::ffff:a.b.c.d. */
+/* The hooks of lb_socket.h, in the words of the kernel's context. A socket of IPv6 may mean IPv4 by ::ffff:a.b.c.d. */
 #pragma once
 
 #define SOCKET_PASSES 1
@@ -21,7 +21,7 @@ static __always_inline int lead4(struct bpf_sock_addr *ctx, bool connects)
 	switch (lb_socket_translate(ctx, &address, &port, connects)) {
 	case SOCKET_REFUSED:
 		return refuse_socket();
-	case SOCKET_LED:
+	case SOCKET_TRANSLATED:
 		ctx->user_ip4 = address.word[0];
 		ctx->user_port = port;
 	}
@@ -43,7 +43,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 		switch (lb_socket_translate(ctx, &address, &port, connects)) {
 		case SOCKET_REFUSED:
 			return refuse_socket();
-		case SOCKET_LED:
+		case SOCKET_TRANSLATED:
 			ctx->user_ip6[3] = address.word[0];
 			ctx->user_port = port;
 		}
@@ -55,7 +55,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 	switch (lb_socket_translate(ctx, &address, &port, connects)) {
 	case SOCKET_REFUSED:
 		return refuse_socket();
-	case SOCKET_LED:
+	case SOCKET_TRANSLATED:
 		ctx->user_ip6[0] = address.word[0];
 		ctx->user_ip6[1] = address.word[1];
 		ctx->user_ip6[2] = address.word[2];

@@ -22,7 +22,7 @@ enum ct_state {
 /* What was under way when a connection was reset comes within so many ticks. */
 #define RESET_SETTLES 2
 
-static __always_inline enum ct_state state_of(__u8 protocol, __u32 flags)
+static __always_inline enum ct_state ct_state_of(__u8 protocol, __u32 flags)
 {
 	if (protocol == IPPROTO_TCP) {
 		if ((flags & (CT_FIN_OPENER | CT_FIN_REPLIER)) == (CT_FIN_OPENER | CT_FIN_REPLIER))
@@ -38,9 +38,9 @@ static __always_inline enum ct_state state_of(__u8 protocol, __u32 flags)
 }
 
 /* Whether the ports of a flow may be given to another before its time is over. */
-static __always_inline bool is_closed(__u8 protocol, __u32 flags)
+static __always_inline bool ct_is_closed(__u8 protocol, __u32 flags)
 {
-	return state_of(protocol, flags) >= STATE_CLOSED;
+	return ct_state_of(protocol, flags) >= STATE_CLOSED;
 }
 
 /* Whether a packet with these TCP flags opens a connection. */
@@ -50,15 +50,15 @@ static __always_inline bool is_opening(__u8 flags)
 }
 
 /* Whether a SYN may begin a connection anew: an end of it was seen. */
-static __always_inline bool is_over(__u8 protocol, __u32 flags)
+static __always_inline bool ct_is_over(__u8 protocol, __u32 flags)
 {
-	return state_of(protocol, flags) >= STATE_RESET;
+	return ct_state_of(protocol, flags) >= STATE_RESET;
 }
 
 /* Ticks after its last packet for which a flow is remembered. */
-static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
+static __always_inline __u32 ct_lifetime(__u8 protocol, __u32 flags)
 {
-	enum ct_state state = state_of(protocol, flags);
+	enum ct_state state = ct_state_of(protocol, flags);
 
 	switch (protocol) {
 	case IPPROTO_TCP:
@@ -95,14 +95,14 @@ static __always_inline __u32 lifetime(__u8 protocol, __u32 flags)
 #define EARLIER_REACH 1
 #define SEGMENT_REACH 16
 
-/* Whether the opener's segment (as `said` has its number) acknowledges the answer that the flags of the flow have: its sender
+/* Whether the opener's segment (as `packet_flags` has its number) acknowledges the answer that the flags of the flow have: its sender
  * has heard it then. Who only guesses is right once in 32,768 times, or in 21,845; of a connection that was picked up once in 2,000. An
  * endpoint answers a second SYN by a bare ACK, so what kind of answer it was says nothing of the connection. */
-static __always_inline bool acknowledges(__u32 flags, __u32 said)
+static __always_inline bool acknowledges(__u32 flags, __u32 packet_flags)
 {
-	__s16 beyond = (said >> 16) - (flags >> 16);
+	__s16 beyond = (packet_flags >> 16) - (flags >> 16);
 
-	if (!(flags & said & CT_NUMBERED))
+	if (!(flags & packet_flags & CT_NUMBERED))
 		return false;
 	if (flags & CT_PICKED_UP)
 		return beyond >= -SEGMENT_REACH && beyond <= SEGMENT_REACH;
@@ -110,14 +110,15 @@ static __always_inline bool acknowledges(__u32 flags, __u32 said)
 }
 
 /*
- * The flags of a flow after a packet. `said`: what the packet itself says, as CT_* (CT_REPLIED: it goes against the opener's
+ * The flags of a flow after a packet. `packet_flags`: what the packet itself says, as CT_* (CT_REPLIED: it goes against the opener's
  * way; CT_CONFIRMED: it is one that goes on with a connection; CT_ANSWER: its sequence number or, of the opener, what it
  * acknowledges). `seen` and `born`: when the flow was seen last, and first.
  */
-static __always_inline __u32 flags_after(__u8 protocol, __u32 flags, __u32 said, __u32 now, __u32 seen, __u8 born)
+static __always_inline __u32 ct_flags_after(__u8 protocol, __u32 flags, __u32 packet_flags, __u32 now, __u32 seen,
+					    __u8 born)
 {
-	__u32 after = flags | (said & ~(CT_CONFIRMED | CT_ANSWER));
-	bool against = said & CT_REPLIED;
+	__u32 after = flags | (packet_flags & ~(CT_CONFIRMED | CT_ANSWER));
+	bool is_reply = packet_flags & CT_REPLIED;
 
 	if (protocol != IPPROTO_TCP) {
 		/* Another processor may have an earlier tick. An echo is no stream: it waits as long as it is remembered. */
@@ -125,25 +126,25 @@ static __always_inline __u32 flags_after(__u8 protocol, __u32 flags, __u32 said,
 			after |= CT_CONFIRMED;
 		return after;
 	}
-	if (against && said & CT_NUMBERED && !(flags & CT_CONFIRMED))
-		after = (after & ~CT_ANSWER) | (said & CT_ANSWER);
-	if (!against && said & CT_CONFIRMED && acknowledges(flags, said))
+	if (is_reply && packet_flags & CT_NUMBERED && !(flags & CT_CONFIRMED))
+		after = (after & ~CT_ANSWER) | (packet_flags & CT_ANSWER);
+	if (!is_reply && packet_flags & CT_CONFIRMED && acknowledges(flags, packet_flags))
 		after = (after & ~CT_ANSWER) | CT_CONFIRMED;
 	/* Who has reset sends nothing any more but resets; and after a while, nor does the other side. Otherwise somebody has lied. */
-	if (flags & CT_RESET && !(said & CT_RESET) &&
-	    (against == !!(flags & CT_RESET_BY_REPLIER) || now - seen >= RESET_SETTLES))
+	if (flags & CT_RESET && !(packet_flags & CT_RESET) &&
+	    (is_reply == !!(flags & CT_RESET_BY_REPLIER) || now - seen >= RESET_SETTLES))
 		after &= ~(CT_RESET | CT_RESET_BY_REPLIER);
 	return after;
 }
 
 /* Whether a flow has left the line of those that wait. */
-static __always_inline bool is_kept(__u32 flags)
+static __always_inline bool ct_is_kept(__u32 flags)
 {
 	return (flags & (CT_CONFIRMED | CT_OVER_SHARE)) == CT_CONFIRMED;
 }
 
 /* What is translated of the packets that go back. */
-static __always_inline __u8 back_of(__u8 nat)
+static __always_inline __u8 reverse_nat(__u8 nat)
 {
 	return (nat & NAT_SOURCE ? NAT_DESTINATION : 0) | (nat & NAT_DESTINATION ? NAT_SOURCE : 0);
 }

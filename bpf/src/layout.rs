@@ -88,7 +88,7 @@ pub const COUNTER_EVENTS_SUPPRESSED: u32 = 2;
 /// Errors and resets beyond the rate, so that nobody was answered.
 pub const COUNTER_ANSWERS_SUPPRESSED: u32 = 3;
 /// Packets that took the slow path.
-pub const COUNTER_JUDGED: u32 = 4;
+pub const COUNTER_SLOW_PATH: u32 = 4;
 
 /// [`Endpoint::flags`]: a queueing discipline on the host end must see every packet.
 pub const ENDPOINT_SHAPED: u8 = 1;
@@ -124,7 +124,7 @@ pub const CT_FIN_REPLIER: u32 = 4;
 /// One side has reset.
 pub const CT_RESET: u32 = 8;
 /// The entry of a translated flow as the other side sees it.
-pub const CT_FAR_VIEW: u32 = 32;
+pub const CT_NAT_REVERSE: u32 = 32;
 /// The reset that [`CT_RESET`] tells of came from the side that did not open the flow.
 pub const CT_RESET_BY_REPLIER: u32 = 64;
 /// TCP: the opener has acknowledged the answer; others but ICMP: both sides still sent after a while.
@@ -148,7 +148,7 @@ pub const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 pub const FIB_LOOKUP_MARK: u32 = 1 << 5;
 
 /// `skb->mark` of what was judged and is on its way out of an uplink.
-pub const MARK_JUDGED: u32 = 0x4361_6d62;
+pub const MARK_FORWARDED: u32 = 0x4361_6d62;
 /// For so many ticks a way out of an uplink is kept without asking the routing table.
 pub const ROUTED_MOST: u32 = 256;
 
@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(CT_RESET, defined("CT_RESET"));
         assert_eq!(TICK_SHIFT, defined("TICK_SHIFT"));
         for (value, name) in [
-            (CT_FAR_VIEW, "CT_FAR_VIEW"),
+            (CT_NAT_REVERSE, "CT_NAT_REVERSE"),
             (CT_RESET_BY_REPLIER, "CT_RESET_BY_REPLIER"),
             (CT_CONFIRMED, "CT_CONFIRMED"),
             (CT_NUMBERED, "CT_NUMBERED"),
@@ -442,7 +442,7 @@ mod tests {
             (PEER_NODE, "PEER_NODE"),
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),
-            (MARK_JUDGED, "MARK_JUDGED"),
+            (MARK_FORWARDED, "MARK_FORWARDED"),
             (ROUTED_MOST, "ROUTED_MOST"),
             (PLAIN_ROUTES4, "PLAIN_ROUTES4"),
             (PLAIN_ROUTES6, "PLAIN_ROUTES6"),
@@ -471,7 +471,7 @@ mod tests {
             (COUNTER_EVENTS_LOST as usize, "counter", "COUNTER_EVENTS_LOST"),
             (COUNTER_EVENTS_SUPPRESSED as usize, "counter", "COUNTER_EVENTS_SUPPRESSED"),
             (COUNTER_ANSWERS_SUPPRESSED as usize, "counter", "COUNTER_ANSWERS_SUPPRESSED"),
-            (COUNTER_JUDGED as usize, "counter", "COUNTER_JUDGED"),
+            (COUNTER_SLOW_PATH as usize, "counter", "COUNTER_SLOW_PATH"),
         ] {
             assert_eq!(position(list, name), Some(value), "{name}");
         }

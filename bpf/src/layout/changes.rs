@@ -1,4 +1,4 @@
-//! Where the programs look for the last change of what a flow follows from: `progs/stamps.h`.
+//! Where the programs look for the last change of what a flow follows from: `progs/changes.h`.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
-use bpf::layout::MARK_JUDGED;
+use bpf::layout::MARK_FORWARDED;
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT};
 
@@ -33,7 +33,7 @@ struct Case {
 impl Case {
     /// The mark that the packet comes with.
     fn mark(&self) -> u32 {
-        if self.name.contains("judged where") { MARK_JUDGED } else { 0 }
+        if self.name.contains("judged where") { MARK_FORWARDED } else { 0 }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bpf::layout::{CT_FAR_VIEW, CtEntry4, CtKey, CtKey4, Plain};
+use bpf::layout::{CT_NAT_REVERSE, CtEntry4, CtKey, CtKey4, Plain};
 use etherparse::PacketBuilder;
 use integration::{
     needs_root,
@@ -160,7 +160,7 @@ fn a_connection_goes_on_though_one_of_its_views_was_evicted() -> Result<()> {
     stream.exchange(100)?;
     for far in [true, false, true, false] {
         thread::sleep(Duration::from_millis(2_300));
-        ensure!(evict(&node, 443, |entry| (entry.flags & CT_FAR_VIEW != 0) == far)? == 1);
+        ensure!(evict(&node, 443, |entry| (entry.flags & CT_NAT_REVERSE != 0) == far)? == 1);
         stream.exchange(100).with_context(|| format!("after the eviction, far view: {far}"))?;
         let (_, views) = flows(&node)?;
         ensure!(views.len() == 2, "{views:?}");
@@ -246,7 +246,7 @@ fn two_processors_begin_one_flow() -> Result<()> {
     let split: Vec<_> = seen.iter().filter(|(_, ports)| ports.len() > 1).collect();
     ensure!(split.is_empty(), "{} flows left by two ports: {split:?}", split.len());
     let (_, views) = flows(&node)?;
-    let far = views.iter().filter(|(_, entry)| entry.flags & CT_FAR_VIEW != 0).count();
+    let far = views.iter().filter(|(_, entry)| entry.flags & CT_NAT_REVERSE != 0).count();
     ensure!(far * 2 == views.len(), "{far} far views of {}", views.len());
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use bpf::layout::MARK_JUDGED;
+use bpf::layout::MARK_FORWARDED;
 use integration::{
     needs_root,
     testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, eventually},
@@ -64,7 +64,7 @@ fn a_mark_that_a_pod_sets_is_not_that_of_the_programs() -> Result<()> {
     // seem to have been judged.
     node.netns().ip(&format!("route add {NEIGHBOUR4}/32 dev uplink mtu lock 1300"))?;
     let echo = node.neighbour.serve_udp(SocketAddr::new(NEIGHBOUR4.into(), 0))?;
-    for mark in [0, MARK_JUDGED] {
+    for mark in [0, MARK_FORWARDED] {
         let comes_back = pod.netns().inside(|| -> Result<bool> {
             std::fs::write("/proc/sys/net/ipv4/ip_no_pmtu_disc", "1")?;
             let socket = UdpSocket::bind("0.0.0.0:0")?;

@@ -1,6 +1,6 @@
 //! Forgetting flows: when their time is over, with both of their views, and no others.
 
-use bpf::layout::{CT_FAR_VIEW, CT_REPLIED, CtEntry, CtKey, LIFETIMES};
+use bpf::layout::{CT_NAT_REVERSE, CT_REPLIED, CtEntry, CtKey, LIFETIMES};
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT, Served};
 
 use crate::{masquerade::send_out, packets::*};
@@ -41,7 +41,7 @@ fn a_flow_that_one_view_knows_to_live_is_kept_in_both() {
     send_out(&bench, &udp4(&bench.a, FAR4, (5_000, 53)));
     for far in [true, false] {
         let views = bench.flows4().unwrap();
-        let (key, entry) = views.iter().find(|(_, it)| (it.flags & CT_FAR_VIEW != 0) == far).unwrap();
+        let (key, entry) = views.iter().find(|(_, it)| (it.flags & CT_NAT_REVERSE != 0) == far).unwrap();
         let mut late = *entry;
         late.seen = BEGIN + 100;
         bench.put_flow4(key, &late).unwrap();
@@ -156,7 +156,7 @@ fn each_view_is_made_again_from_the_other() {
                 send_out(&bench, &sent(TCP_ACK));
                 bench.set_tick(BEGIN + 9).unwrap();
                 let views = bench.flows4().unwrap();
-                let is_it = |flags: u32| (flags & CT_FAR_VIEW != 0) == far_is_gone;
+                let is_it = |flags: u32| (flags & CT_NAT_REVERSE != 0) == far_is_gone;
                 let (evicted, _) = views.iter().find(|(_, entry)| is_it(entry.flags)).unwrap();
                 bench.forget_flow4(evicted).unwrap();
                 let context = format!("{protocol}, far: {far_is_gone}, opener first: {opener_first}");

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bpf::layout::{CT_FAR_VIEW, CT_REPLIED, CtEntry, CtKey};
+use bpf::layout::{CT_NAT_REVERSE, CT_REPLIED, CtEntry, CtKey};
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, DROP, FAR4, FAR6, Local, NODE4, PASS, REDIRECT};
 
@@ -41,7 +41,7 @@ fn outside(bench: &Bench) -> Local {
 
 /// Who has opened each flow of IPv4, whether it was answered, and type and code of what was asked.
 fn opened(bench: &Bench) -> Vec<(IpAddr, bool, u16)> {
-    let flows = bench.flows4().unwrap().into_iter().filter(|(_, entry)| entry.flags & CT_FAR_VIEW == 0);
+    let flows = bench.flows4().unwrap().into_iter().filter(|(_, entry)| entry.flags & CT_NAT_REVERSE == 0);
     let mut opened: Vec<_> = flows
         .map(|(key, entry)| {
             let (sides, opener) = (key.sides(), CtEntry::opener(&entry));

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use bpf::layout::{
-    CT_CONFIRMED, CT_FAR_VIEW, CT_REPLIED, CtEntry, CtKey, ENDPOINT_SHAPED, NAT_DESTINATION, NAT_SOURCE,
+    CT_CONFIRMED, CT_NAT_REVERSE, CT_REPLIED, CtEntry, CtKey, ENDPOINT_SHAPED, NAT_DESTINATION, NAT_SOURCE,
 };
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, NODE4, NODE6, PASS, REDIRECT, Ran, Tally, ip};
@@ -46,7 +46,7 @@ fn what_leaves_the_cluster_is_masqueraded_and_comes_back() {
     changes(&bench, &before, &[], (2, 0));
     for (_, entry) in bench.flows4().unwrap() {
         let answered = CT_REPLIED | CT_CONFIRMED;
-        assert_eq!(entry.flags & !CT_FAR_VIEW, answered, "both entries know that the flow is answered");
+        assert_eq!(entry.flags & !CT_NAT_REVERSE, answered, "both entries know that the flow is answered");
     }
 }
 

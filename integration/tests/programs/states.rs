@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bpf::{
     layout::{
-        CT_BY_SYN, CT_CONFIRMED, CT_FAR_VIEW, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_NUMBERED,
+        CT_BY_SYN, CT_CONFIRMED, CT_FIN_OPENER, CT_FIN_REPLIER, CT_HOLDS_PORT, CT_NAT_REVERSE, CT_NUMBERED,
         CT_REPLIED, CT_RESET, CT_RESET_BY_REPLIER, CtEntry4, CtKey4, LIFETIMES,
     },
     states::{State, lifetime},
@@ -256,7 +256,7 @@ fn the_port_of_a_connection_that_the_far_side_has_finished_first_is_kept() {
         let (state, flags) = flow.state("both have finished");
         assert_eq!((state, lifetime(&LIFETIMES, TCP, flags)), (wanted, kept));
     }
-    assert!(flow.views().iter().any(|(_, entry)| entry.flags & CT_FAR_VIEW != 0));
+    assert!(flow.views().iter().any(|(_, entry)| entry.flags & CT_NAT_REVERSE != 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use bpf::layout::{FIB_LOOKUP_MARK, MARK_JUDGED, ROUTED_MOST};
+use bpf::layout::{FIB_LOOKUP_MARK, MARK_FORWARDED, ROUTED_MOST};
 use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, NODE6, PASS, REDIRECT, ip};
 use ipamd_datapath::fib_lookup_flags;
 
@@ -15,10 +15,10 @@ fn what_was_judged_is_not_judged_at_the_uplink() {
     let (a, b) = (bench.a, bench.b);
     for packet in [tcp4(&a, FAR4, (1000, 80), TCP_SYN), tcp6(&a, FAR6, (1000, 80), TCP_SYN)] {
         let (ran, mark) = bench.run_marked("from_endpoint", a.ifindex, &packet, 0).unwrap();
-        assert_eq!((ran.action, mark), (REDIRECT, MARK_JUDGED));
+        assert_eq!((ran.action, mark), (REDIRECT, MARK_FORWARDED));
         // As it left the endpoint: it would be masqueraded.
         let before = bench.tally().unwrap();
-        let (ran, mark) = bench.run_marked("to_network", bench.uplink, &packet, MARK_JUDGED).unwrap();
+        let (ran, mark) = bench.run_marked("to_network", bench.uplink, &packet, MARK_FORWARDED).unwrap();
         assert_eq!((ran.action, mark), (PASS, 0), "the mark is taken away");
         assert_eq!(ran.packet, packet);
         changes(&bench, &before, &[], (0, 0));

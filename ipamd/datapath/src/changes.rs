@@ -1,4 +1,4 @@
-//! Telling the programs which flows to judge again: `bpf/progs/stamps.h` has the other half.
+//! Telling the programs which flows to judge again: `bpf/progs/changes.h` has the other half.
 
 use std::{
     collections::BTreeSet,

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use bpf::{
-    layout::{CT_FAR_VIEW, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT},
+    layout::{CT_NAT_REVERSE, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT},
     states::{State, is_kept, lifetime},
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
@@ -33,7 +33,7 @@ fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u3
 /// The address of each side as it is where that side is, and the index of its host end; 0: it is no endpoint of this node.
 /// `has_ended` of the programs has the same.
 fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
-    let far = entry.flags() & CT_FAR_VIEW != 0;
+    let far = entry.flags() & CT_NAT_REVERSE != 0;
     let elsewhere = far || entry.ways()[entry.opener()].nat & NAT_DESTINATION != 0;
     [0, 1].map(|side| {
         let view =
@@ -71,7 +71,7 @@ pub fn sweep<K: CtKey, V: CtEntry>(
         {
             left.entries += 1;
             left.waiting += u64::from(!is_kept(entry.flags()));
-            if entry.service() != 0 && entry.flags() & CT_FAR_VIEW == 0 {
+            if entry.service() != 0 && entry.flags() & CT_NAT_REVERSE == 0 {
                 let (_, port) = key.sides()[1 - entry.opener()];
                 ports.insert(port);
             }
@@ -94,7 +94,7 @@ pub fn connection<K: CtKey, V: CtEntry>(
     lifetimes: &Lifetimes,
     now: u32,
 ) -> Option<Connection> {
-    if entry.flags() & CT_FAR_VIEW != 0 {
+    if entry.flags() & CT_NAT_REVERSE != 0 {
         return None;
     }
     let sides = key.sides();
@@ -200,7 +200,7 @@ mod tests {
         entry.way[1].ingress = 9;
         assert_eq!(ends(&key, &entry), [(pod, 7), ("10.88.0.9".parse().unwrap(), 9)]);
         // The backend's view, in which the opener has another address.
-        entry.flags = CT_FAR_VIEW;
+        entry.flags = CT_NAT_REVERSE;
         entry.way[0].nat = 0;
         assert_eq!(
             ends(&key, &entry),
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_other_sides_view_of_a_translated_flow_is_not_shown_again() {
-        let (key, entry) = flow(CT_FAR_VIEW, NAT_DESTINATION);
+        let (key, entry) = flow(CT_NAT_REVERSE, NAT_DESTINATION);
         assert_eq!(connection(&key, &entry, &LIFETIMES, 100), None);
     }
 

@@ -6,14 +6,14 @@
 
 /* Remembers how a socket that is not connected and a backend are tied, so that the application sees the service's address. */
 static __always_inline __overloadable void keep_socket_peer(SOCKET_KEY *key, enum socket_peer_as as,
-							    const ADDRESS *from, __be16 from_port, SOCKET_PEER *value,
-							    const ADDRESS *to, __be16 to_port)
+							    const ADDRESS *known, __be16 known_port, SOCKET_PEER *value,
+							    const ADDRESS *other, __be16 other_port)
 {
 	key->as = as;
-	key->address = *from;
-	key->port = from_port;
-	value->address = *to;
-	value->port = to_port;
+	key->address = *known;
+	key->port = known_port;
+	value->address = *other;
+	value->port = other_port;
 	bpf_map_update_elem(&MAP(sockets), key, value, BPF_ANY);
 }
 
@@ -27,7 +27,7 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 	__u8 protocol = ctx->protocol;
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	__u32 *namespace = bpf_map_lookup_elem(&namespaces, &netns);
-	__u32 kind, now = ticks();
+	__u32 flags, now = ticks();
 
 	if (!namespace || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP))
 		return SOCKET_AS_IS;
@@ -38,23 +38,23 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 	if (is_zero(address))
 		make_loopback(address);
 
-	struct frontend *frontend = find_frontend(address, *port, protocol, of_node, &kind);
+	struct frontend *frontend = find_frontend(address, *port, protocol, of_node, &flags);
 
 	if (!frontend)
-		return kind & ADDRESS_OF_SERVICE ? unserved(protocol, of_node, connects) : SOCKET_AS_IS;
+		return flags & ADDRESS_OF_SERVICE ? unserved_socket(protocol, of_node, connects) : SOCKET_AS_IS;
 	if (frontend->flags & FRONTEND_RANGES && !(of_node && frontend->flags & FRONTEND_NODE_IN_RANGES))
 		/* By what address an endpoint connects is seen in its packets. */
 		return of_node ? SOCKET_REFUSED : SOCKET_AS_IS;
 
-	ADDRESS meant = *address;
-	__be16 meant_port = *port;
+	ADDRESS service = *address;
+	__be16 service_port = *port;
 	SOCKET_KEY key = { .cookie = bpf_get_socket_cookie(ctx), .protocol = protocol };
 	SOCKET_PEER value = { .netns = netns, .service = frontend->service, .seen = now };
 
 	if (!connects) {
 		key.as = AS_SERVICE;
-		key.address = meant;
-		key.port = meant_port;
+		key.address = service;
+		key.port = service_port;
 
 		SOCKET_PEER *known = bpf_map_lookup_elem(&MAP(sockets), &key);
 
@@ -72,13 +72,13 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 				SOCKET_PEER *back = bpf_map_lookup_elem(&MAP(sockets), &key);
 
 				/* The backend may have been led to by another address of the service since. */
-				if (known->seen != now || !back || back->port != meant_port ||
-				    !equal(&back->address, &meant)) {
+				if (known->seen != now || !back || back->port != service_port ||
+				    !equal(&back->address, &service)) {
 					known->seen = now;
-					keep_socket_peer(&key, AS_BACKEND, &backend, backend_port, &value, &meant,
-							 meant_port);
+					keep_socket_peer(&key, AS_BACKEND, &backend, backend_port, &value, &service,
+							 service_port);
 				}
-				return SOCKET_LED;
+				return SOCKET_TRANSLATED;
 			}
 		}
 	}
@@ -88,24 +88,24 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 	int reason = choose_backend(frontend, FROM_INSIDE, &client, &room, 0, address, port);
 
 	if (reason)
-		return reason == DROP_NO_BACKEND ? unserved(protocol, of_node, connects) : SOCKET_REFUSED;
+		return reason == DROP_NO_BACKEND ? unserved_socket(protocol, of_node, connects) : SOCKET_REFUSED;
 	if (connects) {
 		CONNECTION connection = {
 			.netns = netns,
-			.meant = meant,
+			.meant = service,
 			.backend = *address,
-			.meant_port = meant_port,
+			.meant_port = service_port,
 			.backend_port = *port,
 			.service = frontend->service,
 			.protocol = protocol,
 		};
 
 		bpf_map_update_elem(&MAP(connections), &key.cookie, &connection, BPF_ANY);
-		return SOCKET_LED;
+		return SOCKET_TRANSLATED;
 	}
-	keep_socket_peer(&key, AS_BACKEND, address, *port, &value, &meant, meant_port);
-	keep_socket_peer(&key, AS_SERVICE, &meant, meant_port, &value, address, *port);
-	return SOCKET_LED;
+	keep_socket_peer(&key, AS_BACKEND, address, *port, &value, &service, service_port);
+	keep_socket_peer(&key, AS_SERVICE, &service, service_port, &value, address, *port);
+	return SOCKET_TRANSLATED;
 }
 
 /* The service's address and port that a socket means by a backend's; false: it means what it says. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The slow path: what to do with a flow. Reached by the first packet of a flow, by the first after something
- * changed that concerns it (stamps.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
+ * changed that concerns it (changes.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
  */
 
 #define slow_path_begin OF_FAMILY(slow_path_begin)
@@ -17,7 +17,7 @@ __noinline int slow_path_begin(void)
 		return 0;
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 
-	count(COUNTER_JUDGED);
+	count(COUNTER_SLOW_PATH);
 	read_clock(room);
 	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->epoch = *(const volatile __u32 *)&state->epoch;
@@ -62,7 +62,7 @@ static __always_inline __overloadable bool slow_path_inherit(struct scratch *roo
 	entry->nat_address[1] = old->nat_address[1];
 	entry->nat_port[0] = old->nat_port[0];
 	entry->nat_port[1] = old->nat_port[1];
-	if (is_over(packet->protocol, old->flags) && opens)
+	if (ct_is_over(packet->protocol, old->flags) && opens)
 		return false;
 	room->seen = old->seen;
 	room->begins = false;
@@ -87,28 +87,31 @@ static __always_inline __overloadable int check_may_open_flow(const PACKET *pack
  * Asks policy for the opener's way of a flow that a packet goes with, or against. Who has not opened it and sends a SYN opens a
  * connection of his own: between the ports of one that the other side may open, or is only thought to have opened.
  */
-static __always_inline __overloadable int policy_check_packet(struct __sk_buff *skb, const PACKET *seen, bool against,
-							      __u32 from, __u32 to, __u32 flags)
+static __always_inline __overloadable int policy_check_packet(struct __sk_buff *skb, const PACKET *translated,
+							      bool is_reply, __u32 sender_slot, __u32 receiver_slot,
+							      __u32 flags)
 {
-	bool opens = against && is_opening(seen->flags);
+	bool opens = is_reply && is_opening(translated->flags);
 
-	against &= !opens;
-	return policy_check_flow(skb, seen, against ? to : from, against ? from : to,
-				 (against ? POLICE_AGAINST : 0) | (flags & CT_OF_NODE && !opens ? POLICE_OF_NODE : 0));
+	is_reply &= !opens;
+	return policy_check_flow(
+		skb, translated, is_reply ? receiver_slot : sender_slot, is_reply ? sender_slot : receiver_slot,
+		(is_reply ? CHECK_REPLY : 0) | (flags & CT_OF_NODE && !opens ? CHECK_OPENED_BY_NODE : 0));
 }
 
 /* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
 static __always_inline __overloadable bool is_taken_tuple(const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
-	return old->flags & CT_FAR_VIEW && old->opener == side && !is_closed(packet->protocol, old->flags);
+	return old->flags & CT_NAT_REVERSE && old->opener == side && !ct_is_closed(packet->protocol, old->flags);
 }
 
 #define turn_if_answer OF_FAMILY(turn_if_answer)
 /*
- * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender` and `receiver` are
+ * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender_slot` and `receiver_slot` are
  * slots of local endpoints, or 0.
  */
-__noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender, __u32 receiver)
+__noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender_slot,
+			      __u32 receiver_slot)
 {
 	struct scratch *room = scratch_room();
 
@@ -119,7 +122,7 @@ __noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32
 
 	if (entry->service)
 		return false;
-	if (policy_check_flow(skb, (const PACKET *)&room->packet, receiver, sender, POLICE_AGAINST))
+	if (policy_check_flow(skb, (const PACKET *)&room->packet, receiver_slot, sender_slot, CHECK_REPLY))
 		return false;
 	entry->opener = (side ^ 1) & 1;
 	return true;
@@ -141,14 +144,14 @@ static __always_inline __overloadable int snat_to(CT_ENTRY *entry, __u32 side, c
 /* Whether a packet gets an address of the node as its source here: the stack would not take it then, and no discipline of
  * its endpoint sees it. */
 static __always_inline __overloadable bool leaves_with_node_address(struct scratch *room, const CT_ENTRY *entry,
-								    __u32 side, bool against, __u8 nat)
+								    __u32 side, bool is_reply, __u8 nat)
 {
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
 	struct frontend *of_address;
 
 	if (!(nat & NAT_SOURCE) || !(entry->service || entry->flags & CT_DSR))
 		return false;
-	if (!against)
+	if (!is_reply)
 		return true;
 	key->address = entry->nat_address[side & 1];
 	key->port = 0;
@@ -189,9 +192,9 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 		way->mtu = out->mtu;
 		entry->next_hop = out->next_hop;
 	}
-	if (source == KEEP_SOURCE)
+	if (source == SNAT_NONE)
 		return PARSED;
-	if (source == MASQUERADE) {
+	if (source == SNAT_MASQUERADE) {
 		PREFIX *exempt = (PREFIX *)&room->prefix;
 
 		exempt->length = sizeof(ADDRESS) * 8;
@@ -226,7 +229,8 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 		return DROP_MARTIAN;
 	/* A node that answers clients directly sends on, marked, what another node's own process has sent to it. And what netfilter
 	 * has translated goes through the stack with an address of the node. */
-	return at_uplink && !room->marked && (is_node_address(room, state, sender) || is_cluster_ip(room, sender)) ?
+	return at_uplink && !room->has_dsr_option &&
+			       (is_node_address(room, state, sender) || is_cluster_ip(room, sender)) ?
 		       DROP_MARTIAN :
 		       PARSED;
 }
@@ -234,11 +238,11 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 #define slow_path_from_endpoint OF_FAMILY(slow_path_from_endpoint)
 /* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
 __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
-				       __u32 how)
+				       enum slow_path_flags flags)
 {
 	slow_path_begin();
 
-	bool at_uplink = how & JUDGE_ELSEWHERE;
+	bool at_uplink = flags & SLOW_PATH_AT_UPLINK;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
@@ -248,11 +252,11 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
-	PACKET *seen = (PACKET *)&room->packet;
+	PACKET *translated = (PACKET *)&room->packet;
 	struct endpoint *source = find_endpoint(room, &packet->source);
 
 	*key = *flow;
-	room->marked = false;
+	room->has_dsr_option = false;
 	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
 		return DROP_FOREIGN_SOURCE;
 	if (!at_uplink) {
@@ -269,9 +273,9 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	if (is_link_scope(&packet->destination) || is_loopback(&packet->destination))
 		return DROP_LINK_SCOPE;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? ct_find_live(room, key) : NULL;
+	CT_ENTRY *old = flags & SLOW_PATH_HAS_ENTRY ? ct_find_live(room, key) : NULL;
 
-	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
+	if (old && unlikely(old->flags & CT_NAT_REVERSE && old->opener == side)) {
 		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
@@ -281,58 +285,58 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	slow_path_inherit(room, old, packet, side);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	bool against = entry->opener != side;
+	bool is_reply = entry->opener != side;
 	int reason = PARSED;
 
-	if (against && old) {
+	if (is_reply && old) {
 		way->nat = old->way[side & 1].nat;
 		if (way->nat & NAT_DESTINATION) {
-			seen->destination = old->nat_address[(side ^ 1) & 1];
-			seen->destination_port = old->nat_port[(side ^ 1) & 1];
+			translated->destination = old->nat_address[(side ^ 1) & 1];
+			translated->destination_port = old->nat_port[(side ^ 1) & 1];
 		}
-	} else if (!at_uplink && (entry->service || may_be_service_at(&seen->destination, &room->served_at))) {
+	} else if (!at_uplink && (entry->service || may_be_service_at(&translated->destination, &room->served_at))) {
 		reason = lb_translate_packet(side, FROM_INSIDE);
 		if (reason)
 			return reason;
 	}
 
-	struct endpoint *destination = find_endpoint(room, &seen->destination);
+	struct endpoint *destination = find_endpoint(room, &translated->destination);
 
-	if (unlikely(is_overlay_frame(seen)) && !destination)
+	if (unlikely(is_overlay_frame(translated)) && !destination)
 		return DROP_ENDPOINT_FRAME;
 
-	__u32 from = source->slot, to = destination ? destination->slot : 0;
+	__u32 sender_slot = source->slot, receiver_slot = destination ? destination->slot : 0;
 
 	/* An endpoint always reaches itself. */
-	if (from == to)
+	if (sender_slot == receiver_slot)
 		;
-	else if (unlikely(room->looks_like_answer) && turn_if_answer(skb, packet, side, from, to))
-		against = true;
+	else if (unlikely(room->looks_like_answer) && turn_if_answer(skb, packet, side, sender_slot, receiver_slot))
+		is_reply = true;
 	else
-		reason = policy_check_packet(skb, seen, against, from, to, entry->flags);
+		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
 
-	sent_by(way, source);
-	deliver_to(back, source);
+	set_sender(way, source);
+	set_delivery_to(back, source);
 	if (destination) {
-		sent_by(back, destination);
-		deliver_to(way, destination);
+		set_sender(back, destination);
+		set_delivery_to(way, destination);
 		/* Its discipline must see what it sends, and the stack leads on from there. */
 		if (destination->flags & ENDPOINT_SHAPED)
 			back->via = VIA_STACK;
 		/* It would not take a packet from its own address. */
-		if (from == to && !against)
+		if (sender_slot == receiver_slot && !is_reply)
 			reason = snat_to(entry, side, &state->MAP(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
-		reason = select_egress(skb, seen, side, room,
-				       !against && state->masquerade && !of_other_plugin(source, NULL) ? MASQUERADE :
-													 KEEP_SOURCE,
-				       at_uplink);
+		reason = select_egress(
+			skb, translated, side, room,
+			!is_reply && state->masquerade && !of_other_plugin(source, NULL) ? SNAT_MASQUERADE : SNAT_NONE,
+			at_uplink);
 	}
 	if (reason)
 		return reason;
-	if ((by_stack_from(source, destination) && !leaves_with_node_address(room, entry, side, against, way->nat)) ||
+	if ((by_stack_from(source, destination) && !leaves_with_node_address(room, entry, side, is_reply, way->nat)) ||
 	    entry->flags & CT_BY_STACK)
 		way->via = VIA_STACK;
 	if (destination && entry->flags & CT_BY_STACK)
@@ -340,7 +344,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	if (!entry->service && way->nat == NAT_NONE && of_other_plugin(source, destination))
 		way->via = back->via = VIA_STACK;
 	if (!old)
-		emit_flow_event(seen, state, skb->ifindex);
+		emit_flow_event(translated, state, skb->ifindex);
 	return PARSED;
 }
 
@@ -351,11 +355,11 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 /* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. And what comes
  * from the network for a service, or from a service's backend on another node. */
 __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
-				     __u32 how)
+				     enum slow_path_flags flags)
 {
 	slow_path_begin();
 
-	bool by_stack = how & JUDGE_ELSEWHERE, of_node = how & JUDGE_OF_NODE;
+	bool by_stack = flags & SLOW_PATH_BY_STACK, of_node = flags & SLOW_PATH_OF_NODE;
 	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
@@ -365,60 +369,60 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
-	PACKET *seen = (PACKET *)&room->packet;
+	PACKET *translated = (PACKET *)&room->packet;
 
 	*key = *flow;
 
-	CT_ENTRY *old = how & JUDGE_KNOWN ? ct_find_live(room, key) : NULL;
+	CT_ENTRY *old = flags & SLOW_PATH_HAS_ENTRY ? ct_find_live(room, key) : NULL;
 
-	if (old && unlikely(old->flags & CT_FAR_VIEW && old->opener == side)) {
+	if (old && unlikely(old->flags & CT_NAT_REVERSE && old->opener == side)) {
 		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
 	}
-	room->marked = room->marked && !by_stack;
-	if (old && unlikely(room->marked)) {
+	room->has_dsr_option = room->has_dsr_option && !by_stack;
+	if (old && unlikely(room->has_dsr_option)) {
 		switch (dsr_weigh_option(room, old, packet, side)) {
-		case MARK_IGNORED:
-			room->marked = false;
+		case DSR_IGNORED:
+			room->has_dsr_option = false;
 			break;
-		case MARK_HEEDED:
+		case DSR_ACCEPTED:
 			break;
-		case MARK_BEGINS:
+		case DSR_NEW_FLOW:
 			old = NULL;
 			break;
-		case MARK_OF_ANOTHER:
+		case DSR_TAKEN:
 			return DROP_PORT_TAKEN;
 		}
 	}
 
 	bool goes_on = slow_path_inherit(room, old, packet, side);
 
-	bool against = entry->opener != side;
+	bool is_reply = entry->opener != side;
 	__u8 nat = NAT_NONE;
 	int reason = PARSED;
 
-	if (against && old) {
+	if (is_reply && old) {
 		nat = old->way[side & 1].nat;
 		if (nat & NAT_DESTINATION) {
-			seen->destination = old->nat_address[(side ^ 1) & 1];
-			seen->destination_port = old->nat_port[(side ^ 1) & 1];
-		} else if (by_stack && old->service && !(old->flags & CT_FAR_VIEW)) {
+			translated->destination = old->nat_address[(side ^ 1) & 1];
+			translated->destination_port = old->nat_port[(side ^ 1) & 1];
+		} else if (by_stack && old->service && !(old->flags & CT_NAT_REVERSE)) {
 			/* Translated back already, on its way into the stack. */
-			seen->source = old->nat_address[side & 1];
-			seen->source_port = old->nat_port[side & 1];
+			translated->source = old->nat_address[side & 1];
+			translated->source_port = old->nat_port[side & 1];
 		}
 	} else if (!by_stack) {
 		if (!old && is_for_own_socket(skb, packet))
 			return NOT_FOR_ENDPOINT;
-		if (entry->service || may_be_service_at(&seen->destination, &room->served_at))
+		if (entry->service || may_be_service_at(&translated->destination, &room->served_at))
 			reason = lb_translate_packet(side, FROM_OUTSIDE);
 		if (reason)
 			return reason;
 	}
 
-	struct endpoint *destination = find_endpoint(room, &seen->destination);
-	struct endpoint *source = find_endpoint(room, &seen->source);
+	struct endpoint *destination = find_endpoint(room, &translated->destination);
+	struct endpoint *source = find_endpoint(room, &translated->source);
 
 	if (by_stack) {
 		if (!destination || destination->ifindex != skb->ifindex)
@@ -432,10 +436,10 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	/* Of its own errors the node knows what they are about. */
 	if (packet->kind == PACKET_ERROR && !old)
 		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
-	if ((!old || (against && is_opening(packet->flags))) && !of_node) {
+	if ((!old || (is_reply && is_opening(packet->flags))) && !of_node) {
 		reason = check_sender(packet, !by_stack);
 		/* A mark is put in by another node than the client's. */
-		if (!reason && !room->marked)
+		if (!reason && !room->has_dsr_option)
 			reason = check_origin(skb, by_stack);
 		if (reason)
 			return reason;
@@ -444,21 +448,22 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		return check_may_open_flow(packet);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	__u32 from = source ? source->slot : 0, to = destination ? destination->slot : 0;
+	__u32 sender_slot = source ? source->slot : 0, receiver_slot = destination ? destination->slot : 0;
 
-	bool answer = unlikely(room->looks_like_answer) && turn_if_answer(skb, packet, side, from, to);
+	bool answer = unlikely(room->looks_like_answer) &&
+		      turn_if_answer(skb, packet, side, sender_slot, receiver_slot);
 
-	against |= answer;
-	if (by_stack && !against)
+	is_reply |= answer;
+	if (by_stack && !is_reply)
 		entry->flags = (entry->flags & ~CT_OF_NODE) | CT_BY_STACK | (of_node ? CT_OF_NODE : 0);
 	if (!answer)
-		reason = policy_check_packet(skb, seen, against, from, to, entry->flags);
+		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
 	if (destination) {
-		deliver_to(way, destination);
-		sent_by(back, destination);
-		if (!entry->service && !room->marked && nat == NAT_NONE && of_other_plugin(destination, NULL))
+		set_delivery_to(way, destination);
+		set_sender(back, destination);
+		if (!entry->service && !room->has_dsr_option && nat == NAT_NONE && of_other_plugin(destination, NULL))
 			way->via = VIA_STACK;
 	} else {
 		/* A flow keeps its way. */
@@ -467,19 +472,20 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 						is_known_service_address(room, &packet->destination,
 									 packet->destination_port, packet->protocol);
 
-		reason = select_egress(skb, seen, side, room, against || direct ? KEEP_SOURCE : HIDE_SOURCE, false);
+		reason = select_egress(skb, translated, side, room, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
+				       false);
 		if (reason)
 			return reason;
-		if (direct && !against && way->via == VIA_UPLINK)
+		if (direct && !is_reply && way->via == VIA_UPLINK)
 			entry->flags |= CT_DSR;
 	}
 	/* The answer's first packet decides how it goes on. */
 	back->via = VIA_UNKNOWN;
 	if (source)
-		sent_by(way, source);
+		set_sender(way, source);
 	if (!old)
-		emit_flow_event(seen, state, skb->ifindex);
-	if (against)
+		emit_flow_event(translated, state, skb->ifindex);
+	if (is_reply)
 		way->nat = nat;
 	return PARSED;
 }

@@ -22,7 +22,7 @@ static __always_inline __overloadable bool ct_endpoints_changed(const CT_KEY *ke
 								ADDRESS *first, ADDRESS *second)
 {
 	__u32 opener = entry->opener & 1;
-	bool far = entry->flags & CT_FAR_VIEW;
+	bool far = entry->flags & CT_NAT_REVERSE;
 	/* What the other side sees differs in the opener, what the opener sees in the other side. */
 	bool elsewhere = far || entry->way[opener].nat & NAT_DESTINATION;
 	struct endpoint *endpoint;

@@ -20,7 +20,7 @@ static __always_inline __overloadable __u32 change_place_of_address(const ADDRES
 	__u32 mixed = 0;
 
 	for (int i = 0; i < WORDS; i++)
-		mixed = stir(mixed ^ address->word[i]);
+		mixed = mix_bits(mixed ^ address->word[i]);
 	return CHANGED_ADDRESSES + mixed % CHANGED_ADDRESS_PLACES;
 }
 
@@ -28,9 +28,9 @@ static __always_inline __overloadable __u32 change_place_of_address(const ADDRES
 static __always_inline __overloadable __u32 change_place_of_network(const ADDRESS *address)
 {
 #if FAMILY == 4
-	__u32 mixed = stir(address->word[0] & bpf_htonl(0xffffff00));
+	__u32 mixed = mix_bits(address->word[0] & bpf_htonl(0xffffff00));
 #else
-	__u32 mixed = stir(stir(address->word[0]) ^ address->word[1]);
+	__u32 mixed = mix_bits(mix_bits(address->word[0]) ^ address->word[1]);
 #endif
 	return CHANGED_NETWORKS + mixed % CHANGED_NETWORK_PLACES;
 }

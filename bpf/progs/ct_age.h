@@ -9,10 +9,13 @@
 static __always_inline __overloadable CT_ENTRY *live_counterpart(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *room,
 								 __u32 now)
 {
-	__u32 turned = counterpart_key(room, key, entry);
-	CT_ENTRY *mate = bpf_map_lookup_elem(&MAP(conntrack), room);
+	__u32 swapped = counterpart_key(room, key, entry);
+	CT_ENTRY *counterpart = bpf_map_lookup_elem(&MAP(conntrack), room);
 
-	return mate && is_counterpart(mate, key, turned) && !ct_is_expired(mate, key->protocol, now) ? mate : NULL;
+	return counterpart && is_counterpart(counterpart, key, swapped) &&
+			       !ct_is_expired(counterpart, key->protocol, now) ?
+		       counterpart :
+		       NULL;
 }
 
 #define age_entry OF_FAMILY(age_entry)
@@ -24,23 +27,23 @@ static long age_entry(void *map, const CT_KEY *key, CT_ENTRY *entry, struct agei
 	__u32 now = ageing->now;
 
 	if (ct_is_expired(entry, key->protocol, now)) {
-		CT_ENTRY *mate = live_counterpart(key, entry, &room, now);
+		CT_ENTRY *counterpart = live_counterpart(key, entry, &room, now);
 
-		if (!mate) {
+		if (!counterpart) {
 			ct_delete(key, entry, &room);
 			ageing->forgotten++;
 			return 0;
 		}
 		/* Two processors have written at once. */
-		entry->seen = mate->seen;
-		entry->flags = (entry->flags & ~CT_STATE) | (mate->flags & CT_STATE);
+		entry->seen = counterpart->seen;
+		entry->flags = (entry->flags & ~CT_STATE) | (counterpart->flags & CT_STATE);
 	} else if (ct_endpoints_changed(key, entry, &first, &second)) {
 		ct_delete(key, entry, &room);
 		ageing->forgotten++;
 		return 0;
 	}
 
-	bool kept = is_kept(entry->flags);
+	bool kept = ct_is_kept(entry->flags);
 	struct account *account = kept ? account_of(entry->way[entry->opener & 1].ingress) : NULL;
 
 	if (account)
@@ -52,7 +55,7 @@ static long age_entry(void *map, const CT_KEY *key, CT_ENTRY *entry, struct agei
 		ageing->left6++;
 		ageing->waiting6 += !kept;
 	}
-	if (entry->service && !(entry->flags & CT_FAR_VIEW))
-		hold_port(key->port[(entry->opener ^ 1) & 1]);
+	if (entry->service && !(entry->flags & CT_NAT_REVERSE))
+		hold_service_port(key->port[(entry->opener ^ 1) & 1]);
 	return 0;
 }

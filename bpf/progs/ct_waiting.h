@@ -9,23 +9,19 @@
 
 #define WAITING struct JOIN(waiting, FAMILY)
 
-/* Which views of a flow wait. */
-#define WAIT_NEAR 1
-#define WAIT_FAR 2
-
 /* Gives scratch->other_key's flow up, if it is the one that waited and waits still. */
 static __always_inline __overloadable void waiting_evict(struct scratch *room, const CT_KEY *key, __u16 begun)
 {
-	CT_KEY *other = (CT_KEY *)&room->mate;
-	CT_ENTRY *entry = ct_find(key), *mate;
-	__u32 turned;
+	CT_KEY *other = (CT_KEY *)&room->counterpart;
+	CT_ENTRY *entry = ct_find(key), *counterpart;
+	__u32 swapped;
 
 	/* What has the key now may have come later. */
-	if (!entry || entry->begun != begun || is_kept(entry->flags))
+	if (!entry || entry->begun != begun || ct_is_kept(entry->flags))
 		return;
-	turned = counterpart_key(other, key, entry);
-	mate = ct_find(other);
-	if (mate && is_counterpart(mate, key, turned) && is_kept(mate->flags))
+	swapped = counterpart_key(other, key, entry);
+	counterpart = ct_find(other);
+	if (counterpart && is_counterpart(counterpart, key, swapped) && ct_is_kept(counterpart->flags))
 		return;
 	ct_delete(key, entry, other);
 }
@@ -53,16 +49,16 @@ static __always_inline __overloadable void waiting_push(struct scratch *room, co
 }
 
 #define ct_wait_in_line OF_FAMILY(ct_wait_in_line)
-/* Has the flow wait whose keys are scratch->key and scratch->mate_key. */
-__noinline int ct_wait_in_line(__u32 views, __u32 begun)
+/* Has the flow wait whose keys are scratch->key and scratch->counterpart_key. */
+__noinline int ct_wait_in_line(enum wait_entries entries, __u32 begun)
 {
 	struct scratch *room = scratch_room();
 
 	if (!room)
 		return 0;
-	if (views & WAIT_NEAR)
+	if (entries & WAIT_FORWARD)
 		waiting_push(room, (CT_KEY *)&room->key, begun);
-	if (views & WAIT_FAR)
-		waiting_push(room, (CT_KEY *)&room->mate_key, begun);
+	if (entries & WAIT_REVERSE)
+		waiting_push(room, (CT_KEY *)&room->counterpart_key, begun);
 	return 0;
 }

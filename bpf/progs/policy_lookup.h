@@ -4,7 +4,7 @@
 
 #include "common.h"
 
-static __always_inline void hit(__u32 rule)
+static __always_inline void count_rule_hit(__u32 rule)
 {
 	__u64 *count = bpf_map_lookup_elem(&hits, &rule);
 
@@ -13,7 +13,7 @@ static __always_inline void hit(__u32 rule)
 }
 
 /* The entry of the flow that scratch asks about; 0: there is none. Whether the opener's port made a difference is left behind. */
-static __always_inline struct policy_entry *entry_of(void *policy, struct scratch *room, bool *by_source)
+static __always_inline struct policy_entry *find_policy_entry(void *policy, struct scratch *room, bool *by_source)
 {
 	struct policy_key *key = &room->question;
 
@@ -37,7 +37,7 @@ static __always_inline struct policy_entry *entry_of(void *policy, struct scratc
 
 /* `posture`: as the slot has it. `ports`: the other side's << 16 | the opener's, each in network byte order. Leaves the
  * entry in scratch. */
-__noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u32 epoch)
+__noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u32 epoch)
 {
 	struct scratch *room = scratch_room();
 
@@ -45,7 +45,7 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 		return DROP_POLICY_UNKNOWN;
 
 	/* In scratch, for what is on the stack counts for all who call: Linux before 6.4 rounds each frame up to 32 bytes. */
-	struct decided *wanted = &room->wanted;
+	struct policy_cache_entry *wanted = &room->wanted;
 	struct policy_key *key = &room->question;
 
 	key->zero = 0;
@@ -60,8 +60,8 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 
 	/* Odd numbers of no pattern: neighbours go to different places. */
 	__u32 mixed = of * 0x9e3779b1 ^ (key->port << 8 | protocol) * 0x85a308d3 ^ (__u32)posture * 0x243f6a89;
-	__u32 at = mixed >> (32 - DECIDED_BITS);
-	struct decided *known = bpf_map_lookup_elem(&lately, &at);
+	__u32 at = mixed >> (32 - POLICY_CACHE_BITS);
+	struct policy_cache_entry *known = bpf_map_lookup_elem(&lately, &at);
 
 	if (!known)
 		return DROP_POLICY_UNKNOWN;
@@ -70,7 +70,7 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 		bool by_source = false;
 		__u32 map = wanted->posture;
 		void *policy = bpf_map_lookup_elem(&policies, &map);
-		struct policy_entry *entry = policy ? entry_of(policy, room, &by_source) : 0;
+		struct policy_entry *entry = policy ? find_policy_entry(policy, room, &by_source) : 0;
 
 		if (!entry || entry->outcome > POLICY_ALLOW)
 			return DROP_POLICY_UNKNOWN;
@@ -82,9 +82,9 @@ __noinline int decide(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u3
 	} else {
 		room->answer = known->entry;
 	}
-	hit(room->answer.rule);
+	count_rule_hit(room->answer.rule);
 	if (unlikely(room->answer.log))
-		hit(room->answer.log);
+		count_rule_hit(room->answer.log);
 	if (room->answer.outcome == POLICY_ALLOW)
 		return PARSED;
 	return room->wanted.of >> POLICY_OF_SHIFT == POLICY_EGRESS ? DROP_POLICY_EGRESS : DROP_POLICY_INGRESS;

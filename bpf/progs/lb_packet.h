@@ -4,10 +4,10 @@
 /* The same for all packets of a client's flow on every node, whichever of its addresses the node was met at. */
 static __always_inline __overloadable __u32 hash_client(const PACKET *packet, bool whole_client)
 {
-	__u32 mixed = stir((whole_client ? 0 : packet->source_port) << 8 | packet->protocol);
+	__u32 mixed = mix_bits((whole_client ? 0 : packet->source_port) << 8 | packet->protocol);
 
 	for (int i = 0; i < WORDS; i++)
-		mixed = stir(mixed ^ packet->source.word[i]);
+		mixed = mix_bits(mixed ^ packet->source.word[i]);
 	return mixed;
 }
 
@@ -60,7 +60,7 @@ __noinline int is_for_nobody(const PACKET *packet)
  * destination, if it is addressed to a service. Of a flow that has a backend, scratch->entry holds it, as that of side
  * `side` ^ 1.
  */
-__noinline int lb_translate_packet(__u32 side, __u32 from)
+__noinline int lb_translate_packet(__u32 side, enum service_from from)
 {
 	struct scratch *room = scratch_room();
 
@@ -70,13 +70,13 @@ __noinline int lb_translate_packet(__u32 side, __u32 from)
 	PACKET *packet = (PACKET *)&room->packet;
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	__u8 protocol = packet->protocol;
-	__u32 kind;
+	__u32 flags;
 
 	if (packet->kind == PACKET_ERROR && !entry->service)
 		return PARSED;
 
 	struct frontend *frontend =
-		find_frontend(&packet->destination, packet->destination_port, protocol, false, &kind);
+		find_frontend(&packet->destination, packet->destination_port, protocol, false, &flags);
 
 	if (entry->service) {
 		const ADDRESS *address = &entry->nat_address[(side ^ 1) & 1];
@@ -90,9 +90,9 @@ __noinline int lb_translate_packet(__u32 side, __u32 from)
 		}
 		entry->service = 0;
 	}
-	if (kind & INSIDE_ONLY && (from & 1) == FROM_OUTSIDE)
+	if (flags & INSIDE_ONLY && (from & 1) == FROM_OUTSIDE)
 		return DROP_NOT_SERVED;
-	if (!frontend && kind & ADDRESS_OF_SERVICE)
+	if (!frontend && flags & ADDRESS_OF_SERVICE)
 		return is_balanced(protocol) ? DROP_NO_BACKEND : DROP_NOT_SERVED;
 	if (!frontend)
 		return PARSED;

@@ -25,25 +25,25 @@ static __always_inline __overloadable void fragment_key(FRAGMENT *key, const PAC
 static __always_inline __overloadable void make_last_fragment_key(FRAGMENT *key)
 {
 	key->id = 0;
-	key->ifindex |= PIECES_LAST;
+	key->ifindex |= FRAGMENTS_LAST;
 }
 
-static __always_inline __overloadable void take_fragment_ports(PACKET *packet, const struct pieces *pieces)
+static __always_inline __overloadable void take_fragment_ports(PACKET *packet, const struct fragments *fragments)
 {
-	packet->source_port = pieces->source;
-	packet->destination_port = pieces->destination;
-	packet->protocol = pieces->protocol;
-	packet->cut = pieces->cut;
-	packet->asker = pieces->asker;
+	packet->source_port = fragments->source;
+	packet->destination_port = fragments->destination;
+	packet->protocol = fragments->protocol;
+	packet->cut = fragments->cut;
+	packet->asker = fragments->asker;
 }
 
 /* What is known of a datagram. A number comes again: what was of an older datagram is none of this one. */
-static __always_inline __overloadable struct pieces *find_fragments(const FRAGMENT *key)
+static __always_inline __overloadable struct fragments *find_fragments(const FRAGMENT *key)
 {
-	struct pieces *pieces = bpf_map_lookup_elem(&MAP(fragments), key);
+	struct fragments *fragments = bpf_map_lookup_elem(&MAP(fragments), key);
 
-	if (!pieces || (__s32)(eighths() - pieces->eighth) < PIECES_APART)
-		return pieces;
+	if (!fragments || (__s32)(eighths() - fragments->eighth) < FRAGMENTS_APART)
+		return fragments;
 	bpf_map_delete_elem(&MAP(fragments), key);
 	return NULL;
 }
@@ -62,29 +62,29 @@ static __always_inline __overloadable bool may_guess_flow(const PACKET *packet)
 __noinline int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex)
 {
 	FRAGMENT key;
-	struct pieces *pieces;
+	struct fragments *fragments;
 
 	if (!packet)
 		return DROP_MALFORMED;
 	packet->id = id;
 	packet->ifindex = ifindex;
 	fragment_key(&key, packet);
-	pieces = find_fragments(&key);
+	fragments = find_fragments(&key);
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
-		if (pieces && !pieces->known)
-			packet->early = pieces->early;
+		if (fragments && !fragments->known)
+			packet->early = fragments->early;
 		return PARSED;
 	}
-	if (pieces && pieces->known) {
-		pieces->eighth = eighths();
-		take_fragment_ports(packet, pieces);
+	if (fragments && fragments->known) {
+		fragments->eighth = eighths();
+		take_fragment_ports(packet, fragments);
 		return PARSED;
 	}
 	make_last_fragment_key(&key);
-	pieces = bpf_map_lookup_elem(&MAP(fragments), &key);
-	if (!pieces)
+	fragments = bpf_map_lookup_elem(&MAP(fragments), &key);
+	if (!fragments)
 		return DROP_UNKNOWN_FRAGMENT;
-	take_fragment_ports(packet, pieces);
+	take_fragment_ports(packet, fragments);
 	return may_guess_flow(packet) ? PARSED : DROP_EARLY_FRAGMENT;
 }
 
@@ -97,7 +97,7 @@ __noinline int keep_fragments(const PACKET *packet)
 	if (!packet)
 		return DROP_MALFORMED;
 
-	struct pieces first = {
+	struct fragments first = {
 		.source = packet->source_port,
 		.destination = packet->destination_port,
 		.eighth = eighths(),
@@ -107,7 +107,7 @@ __noinline int keep_fragments(const PACKET *packet)
 	}, *last;
 
 	fragment_key(&key, packet);
-	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_pieces(packet->ifindex))
+	if (!bpf_map_lookup_elem(&MAP(fragments), &key) && !may_begin_fragments(packet->ifindex))
 		return DROP_FRAGMENT_SHARE;
 	if (bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY))
 		return DROP_FRAGMENT_SHARE;
@@ -118,7 +118,7 @@ __noinline int keep_fragments(const PACKET *packet)
 	last = bpf_map_lookup_elem(&MAP(fragments), &key);
 	if (last ? last->source != first.source || last->destination != first.destination ||
 			    last->protocol != first.protocol || last->asker != first.asker :
-		   may_begin_pieces(packet->ifindex))
+		   may_begin_fragments(packet->ifindex))
 		bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY);
 	return PARSED;
 }
@@ -128,7 +128,7 @@ __noinline int keep_fragments(const PACKET *packet)
  * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
 __noinline int count_early_fragment(const PACKET *packet)
 {
-	struct pieces begun = { .early = 1, .eighth = eighths() }, *pieces;
+	struct fragments begun = { .early = 1, .eighth = eighths() }, *fragments;
 	FRAGMENT key;
 
 	if (!packet)
@@ -136,11 +136,11 @@ __noinline int count_early_fragment(const PACKET *packet)
 	fragment_key(&key, packet);
 	if (bpf_map_lookup_elem(&MAP(endpoints), &key.destination))
 		return 0;
-	pieces = find_fragments(&key);
-	if (!pieces)
-		return may_begin_pieces(packet->ifindex) &&
+	fragments = find_fragments(&key);
+	if (!fragments)
+		return may_begin_fragments(packet->ifindex) &&
 		       bpf_map_update_elem(&MAP(fragments), &key, &begun, BPF_NOEXIST);
-	if (!pieces->known && pieces->early < 255)
-		pieces->early++;
+	if (!fragments->known && fragments->early < 255)
+		fragments->early++;
 	return 0;
 }

@@ -20,31 +20,32 @@ static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, c
 static __always_inline __overloadable int snat_at_uplink(struct scratch *room, const struct packet4 *packet,
 							 const struct ct_entry4 *entry, __u32 from, __u32 to)
 {
-	struct ct_entry4 *transit = (struct ct_entry4 *)&room->mate;
-	struct ct_key4 *key = (struct ct_key4 *)&room->mate_key;
+	struct ct_entry4 *reverse = (struct ct_entry4 *)&room->counterpart;
+	struct ct_key4 *key = (struct ct_key4 *)&room->counterpart_key;
 	__u32 side = ct_make_key(key, packet, &packet->source, packet->source_port, &entry->nat_address[to],
 				 entry->nat_port[to]) &
 		     1;
 	struct ct_entry4 *holder = ct_find(key);
 
-	if (holder && !(holder->flags & CT_FAR_VIEW && holder->opener == side && holder->way[side].nat == NAT_SOURCE) &&
+	if (holder &&
+	    !(holder->flags & CT_NAT_REVERSE && holder->opener == side && holder->way[side].nat == NAT_SOURCE) &&
 	    !ct_is_expired(holder, packet->protocol, ticks()))
 		return DROP_PORT_TAKEN;
-	__builtin_memset(transit, 0, sizeof(*transit));
-	transit->epoch = entry->epoch;
-	transit->seen = ticks();
-	transit->flags = CT_FAR_VIEW;
-	transit->opener = side;
-	transit->nat_address[side] = entry->nat_address[from];
-	transit->nat_port[side] = entry->nat_port[from];
-	transit->nat_address[side ^ 1] = entry->nat_address[to];
-	transit->nat_port[side ^ 1] = entry->nat_port[to];
-	transit->way[side].nat = NAT_SOURCE;
-	transit->begun = holder ? holder->begun : moment();
-	if (bpf_map_update_elem(&conntrack4, key, transit, BPF_ANY))
+	__builtin_memset(reverse, 0, sizeof(*reverse));
+	reverse->epoch = entry->epoch;
+	reverse->seen = ticks();
+	reverse->flags = CT_NAT_REVERSE;
+	reverse->opener = side;
+	reverse->nat_address[side] = entry->nat_address[from];
+	reverse->nat_port[side] = entry->nat_port[from];
+	reverse->nat_address[side ^ 1] = entry->nat_address[to];
+	reverse->nat_port[side ^ 1] = entry->nat_port[to];
+	reverse->way[side].nat = NAT_SOURCE;
+	reverse->begun = holder ? holder->begun : moment();
+	if (bpf_map_update_elem(&conntrack4, key, reverse, BPF_ANY))
 		return DROP_CONNTRACK_FULL;
 	if (!holder)
-		ct_wait_in_line(WAIT_FAR, transit->begun);
+		ct_wait_in_line(WAIT_REVERSE, reverse->begun);
 	return PARSED;
 }
 
@@ -61,12 +62,12 @@ __noinline int fragment_by_stack(struct __sk_buff *skb, const struct packet4 *pa
 		return TC_ACT_SHOT;
 	if (packet->kind == PACKET_FIRST_FRAGMENT) {
 		struct fragment4 key;
-		struct pieces *pieces;
+		struct fragments *fragments;
 
 		fragment_key(&key, packet);
-		pieces = bpf_map_lookup_elem(&fragments4, &key);
-		if (pieces)
-			pieces->cut = true;
+		fragments = bpf_map_lookup_elem(&fragments4, &key);
+		if (fragments)
+			fragments->cut = true;
 	}
 	if (entry->way[from].nat & NAT_SOURCE)
 		reason = snat_at_uplink(room, packet, entry, from, to);
@@ -85,7 +86,7 @@ static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, c
 static __always_inline int fragment_by_stack(struct __sk_buff *skb, const struct packet6 *packet,
 					     const struct ct_entry6 *entry, __u32 side)
 {
-	return drop(DROP_TOO_LARGE);
+	return drop_and_count(DROP_TOO_LARGE);
 }
 
 #endif

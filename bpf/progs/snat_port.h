@@ -19,14 +19,6 @@
 /* No reason: a port is to be searched for. */
 #define CLAIM_UNKNOWN (-1)
 
-/* The source becomes an address of the node, so its port is one that the node's own sockets do not use. */
-#define CLAIM_OF_NODE 1
-#define CLAIM_TAKE_CLOSED 2
-#define CLAIM_OWN 4 /* only what the flow has already */
-#define CLAIM_TAKE_WAITING 8 /* also from a flow that waits */
-#define CLAIM_TAKE 16 /* from whoever has it: one of its ends is gone */
-#define CLAIM_SEARCHED 32 /* scratch->search tells whether somebody has the port */
-
 /* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
 static __always_inline __overloadable bool
 host_socket_has(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple, const CT_ENTRY *entry, __u32 side)
@@ -62,7 +54,7 @@ host_socket_has(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tup
 /* Whether the place of a flow is free for another: it is over. A reset may be forged, but not one of an endpoint of this node. */
 static __always_inline __overloadable bool ct_frees_port(const CT_ENTRY *holder, __u8 protocol)
 {
-	return is_closed(protocol, holder->flags) ||
+	return ct_is_closed(protocol, holder->flags) ||
 	       (protocol == IPPROTO_TCP && (holder->flags & (CT_RESET | CT_RESET_BY_REPLIER)) == CT_RESET &&
 		holder->way[holder->opener & 1].ingress);
 }
@@ -71,7 +63,7 @@ static __always_inline __overloadable bool ct_frees_port(const CT_ENTRY *holder,
  * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
 static __always_inline __overloadable bool ct_may_lose_port(const CT_ENTRY *holder, __u8 protocol)
 {
-	if (!(holder->flags & CT_FAR_VIEW) || is_kept(holder->flags))
+	if (!(holder->flags & CT_NAT_REVERSE) || ct_is_kept(holder->flags))
 		return false;
 	return protocol == IPPROTO_TCP || holder->flags & CT_OVER_SHARE || !(holder->flags & CT_REPLIED);
 }
@@ -81,7 +73,7 @@ static __always_inline __overloadable bool ct_may_lose_port(const CT_ENTRY *hold
  * Tries one source port, entry->nat_port[side] in scratch: if it is to be had, the mate is stored as the entry of the
  * flow as the other side sees it. `packet` goes the opener's way.
  */
-__noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, to = from ^ 1;
@@ -89,43 +81,44 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 	if (!room || !packet)
 		return -1;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *mate = (CT_ENTRY *)&room->mate;
-	CT_KEY *key = (CT_KEY *)&room->mate_key;
+	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *reverse = (CT_ENTRY *)&room->counterpart;
+	CT_KEY *key = (CT_KEY *)&room->counterpart_key;
 
-	__u32 mate_from = ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from],
-				      &entry->nat_address[to], entry->nat_port[to]) &
-			  1;
+	__u32 reverse_from = ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from],
+					 &entry->nat_address[to], entry->nat_port[to]) &
+			     1;
 	/* Whoever takes a free port meanwhile has it: the update below finds that. */
-	CT_ENTRY *holder = how & CLAIM_SEARCHED && !room->search.taken ? NULL : ct_find(key);
+	CT_ENTRY *holder = flags & CLAIM_SEARCHED && !room->search.taken ? NULL : ct_find(key);
 	bool own = false;
 
-	if (!holder && how & CLAIM_OWN)
+	if (!holder && flags & CLAIM_OWN)
 		return -1;
 	if (holder) {
-		/* As settle.h left it. */
-		own = holder->flags & CT_FAR_VIEW && is_counterpart(holder, (CT_KEY *)&room->key, from ^ mate_from);
+		/* As ct_commit.h left it. */
+		own = holder->flags & CT_NAT_REVERSE &&
+		      is_counterpart(holder, (CT_KEY *)&room->key, from ^ reverse_from);
 		if (own)
 			;
-		else if (how & CLAIM_OWN)
+		else if (flags & CLAIM_OWN)
 			return -1;
-		else if ((how & CLAIM_TAKE_WAITING && ct_may_lose_port(holder, packet->protocol)) ||
+		else if ((flags & CLAIM_TAKE_WAITING && ct_may_lose_port(holder, packet->protocol)) ||
 			 ct_is_expired(holder, packet->protocol, entry->seen) ||
-			 (how & CLAIM_TAKE_CLOSED && ct_frees_port(holder, packet->protocol)) || how & CLAIM_TAKE)
+			 (flags & CLAIM_TAKE_CLOSED && ct_frees_port(holder, packet->protocol)) || flags & CLAIM_TAKE)
 			/* Deleted and then made, so that of two who want it one fails. */
 			ct_delete(key, holder, (CT_KEY *)&room->other_key);
 		else
 			return -1;
-	} else if (how & CLAIM_OF_NODE && host_socket_has(skb, packet->protocol, &room->tuple, entry, from)) {
+	} else if (flags & CLAIM_OF_NODE && host_socket_has(skb, packet->protocol, &room->tuple, entry, from)) {
 		return -1;
 	}
 
-	fill_reverse_entry(mate, entry, packet, from, mate_from);
-	entry->way[from].nat = back_of(mate->way[mate_from ^ 1].nat);
+	fill_reverse_entry(reverse, entry, packet, from, reverse_from);
+	entry->way[from].nat = reverse_nat(reverse->way[reverse_from ^ 1].nat);
 	if (own && holder) {
-		ct_overwrite(holder, mate);
+		ct_overwrite(holder, reverse);
 		return 0;
 	}
-	return bpf_map_update_elem(&MAP(conntrack), key, mate, BPF_NOEXIST) ? -1 : 0;
+	return bpf_map_update_elem(&MAP(conntrack), key, reverse, BPF_NOEXIST) ? -1 : 0;
 }
 
 /* Takes note of a flow that may lose its place: the oldest of the same endpoint, and of others. */
@@ -148,7 +141,7 @@ static __always_inline __overloadable void claim_note_holder(struct scratch *roo
 {
 	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	__u32 ingress = holder->way[holder->opener & 1].ingress, idle = entry->seen - holder->seen;
-	__u32 at = stir(ingress ^ room->search.first ^ room->search.now);
+	__u32 at = mix_bits(ingress ^ room->search.first ^ room->search.now);
 	__u16 age = idle > 0xffff ? 0xffff : idle;
 	struct claim_holder *place;
 
@@ -177,25 +170,25 @@ static __always_inline __overloadable void claim_note_holder(struct scratch *roo
 
 #define claim_flags_if_ended OF_FAMILY(claim_flags_if_ended)
 /* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
-__noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, to = from ^ 1;
 
-	how |= CLAIM_TAKE_CLOSED;
+	flags |= CLAIM_TAKE_CLOSED;
 	if (!room || !packet)
-		return how;
+		return flags;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder;
-	CT_KEY *key = (CT_KEY *)&room->mate_key;
+	CT_KEY *key = (CT_KEY *)&room->counterpart_key;
 
 	ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from], &entry->nat_address[to],
 		    entry->nat_port[to]);
 	holder = ct_find(key);
-	return holder && ct_has_ended(key, holder) ? how | CLAIM_TAKE : how;
+	return holder && ct_has_ended(key, holder) ? flags | CLAIM_TAKE : flags;
 }
 
-/* Goes on to the next port; returns who has it, as scratch->mate_key says. */
+/* Goes on to the next port; returns who has it, as scratch->counterpart_key says. */
 static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room, const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
@@ -205,9 +198,9 @@ static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room,
 	search->at = (search->at + search->step) % (masquerade_port_count ?: 1);
 	search->tried++;
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
-	search->turned = from ^ ct_make_key((CT_KEY *)&room->mate_key, packet, &entry->nat_address[from],
-					    entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
-	CT_ENTRY *holder = ct_find((CT_KEY *)&room->mate_key);
+	search->swapped = from ^ ct_make_key((CT_KEY *)&room->counterpart_key, packet, &entry->nat_address[from],
+					     entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
+	CT_ENTRY *holder = ct_find((CT_KEY *)&room->counterpart_key);
 
 	search->taken = holder != NULL;
 	return holder;
@@ -233,7 +226,7 @@ static __always_inline __overloadable bool claim_may_take_from(struct scratch *r
 static __always_inline __overloadable bool claim_is_available(const struct scratch *room, const CT_ENTRY *holder)
 {
 	return !holder ||
-	       (holder->flags & CT_FAR_VIEW && is_counterpart(holder, (CT_KEY *)&room->key, room->search.turned));
+	       (holder->flags & CT_NAT_REVERSE && is_counterpart(holder, (CT_KEY *)&room->key, room->search.swapped));
 }
 
 #define claim_next_port OF_FAMILY(claim_next_port)
@@ -250,7 +243,7 @@ __noinline int claim_next_port(const PACKET *packet, __u32 side)
 
 	if (claim_is_available(room, holder))
 		return true;
-	if (!claim_may_take_from(room, packet, holder, from) && ct_has_ended((CT_KEY *)&room->mate_key, holder))
+	if (!claim_may_take_from(room, packet, holder, from) && ct_has_ended((CT_KEY *)&room->counterpart_key, holder))
 		room->search.ended = ((CT_ENTRY *)&room->entry)->nat_port[from];
 	return false;
 }
@@ -295,7 +288,7 @@ __noinline int claim_next_free_port(const PACKET *packet, __u32 side)
 
 #define claim_known_port OF_FAMILY(claim_known_port)
 /* The port that the flow has, or that it must have. CLAIM_UNKNOWN: any will do. */
-__noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -308,12 +301,12 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 	bool fixed =
 		!(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP || is_icmp(packet->protocol)) ||
 		!packet->source_port;
-	bool keeps_port = fixed || !(how & CLAIM_OF_NODE);
+	bool keeps_port = fixed || !(flags & CLAIM_OF_NODE);
 
 	if (fixed || (keeps_port && !entry->nat_port[from]))
 		entry->nat_port[from] = packet->source_port;
 	if (entry->nat_port[from] || fixed) {
-		if (claim_port(skb, packet, from, claim_flags_if_ended(packet, from, how)) == 0)
+		if (claim_port(skb, packet, from, claim_flags_if_ended(packet, from, flags)) == 0)
 			return PARSED;
 		if (fixed)
 			return DROP_NO_MASQUERADE_PORT;
@@ -323,7 +316,7 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 
 /* Claims the port of a flow that has ended, if the search has met one: it may be another's by now. */
 static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
-							   __u32 how)
+							   enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1;
@@ -331,7 +324,7 @@ static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb
 	if (!room || !packet || !room->search.ended)
 		return -1;
 	((CT_ENTRY *)&room->entry)->nat_port[from] = room->search.ended;
-	return claim_port(skb, packet, from, claim_flags_if_ended(packet, from, how));
+	return claim_port(skb, packet, from, claim_flags_if_ended(packet, from, flags));
 }
 
 #define claim_next_holders OF_FAMILY(claim_next_holders)
@@ -365,7 +358,7 @@ static __always_inline __overloadable __be16 claim_owed_port(const struct scratc
  * Has another flow give its port up. If none of those that were met may lose it, it is looked at who has the ports: all of them, or as many
  * as tell enough. The first are always looked at: others may have spent what there is for more.
  */
-__noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
@@ -387,7 +380,7 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 			if (ports > left)
 				ports = left;
 			if (claim_next_holders(packet, from, ports) &&
-			    claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+			    claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
 				return PARSED;
 			left -= ports;
 			if (!left) {
@@ -396,27 +389,27 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 			}
 			ports = CLAIM_STRIDE;
 		}
-		if (claim_ended_port(skb, packet, from, how) == 0)
+		if (claim_ended_port(skb, packet, from, flags) == 0)
 			return PARSED;
 	}
 
 	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
 
-	how |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
+	flags |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
 	if (victim->count) {
 		entry->nat_port[from] = victim->port;
 	} else {
 		entry->nat_port[from] = claim_owed_port(room, packet);
 		if (!entry->nat_port[from])
 			return DROP_NO_MASQUERADE_PORT;
-		how |= CLAIM_TAKE;
+		flags |= CLAIM_TAKE;
 	}
-	return claim_port(skb, packet, from, how) ? DROP_NO_MASQUERADE_PORT : PARSED;
+	return claim_port(skb, packet, from, flags) ? DROP_NO_MASQUERADE_PORT : PARSED;
 }
 
 #define claim_search_port OF_FAMILY(claim_search_port)
 /* Searches for a port that nobody has any more. CLAIM_UNKNOWN: all are taken. */
-__noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 how)
+__noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, count = masquerade_port_count;
@@ -437,25 +430,25 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
 	if (entry->flags & CT_PICKED_UP && !room->known) {
 		search->at = search->first % (count ?: 1);
 		for (__u32 i = 0; i < CLAIM_RECALLED; i++)
-			if (!claim_next_is_free(packet, from) && claim_port(skb, packet, from, how | CLAIM_OWN) == 0)
+			if (!claim_next_is_free(packet, from) && claim_port(skb, packet, from, flags | CLAIM_OWN) == 0)
 				return PARSED;
 	}
 	/* The first is mostly free. If not, that it is entered fails, and it is looked at with the others. */
 	search->at = (search->first % (count ?: 1) + search->step) % (count ?: 1);
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
-	if (claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+	if (claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
 		return PARSED;
 	search->at = search->first % (count ?: 1);
 	for (__u32 i = 0; i < CLAIM_TRIES; i++)
-		if (claim_next_port(packet, from) && claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+		if (claim_next_port(packet, from) && claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
 			return PARSED;
-	if (claim_ended_port(skb, packet, from, how) == 0)
+	if (claim_ended_port(skb, packet, from, flags) == 0)
 		return PARSED;
 	search->tried = CLAIM_TRIES;
 	for (__u32 i = 0; i < CLAIM_ROUNDS; i++) {
 		if (search->tried >= count || !may_search(entry->way[from].ingress))
 			break;
-		if (claim_next_free_port(packet, from) && claim_port(skb, packet, from, how | CLAIM_SEARCHED) == 0)
+		if (claim_next_free_port(packet, from) && claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
 			return PARSED;
 	}
 
@@ -473,11 +466,11 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
  * several together.
  */
 static __always_inline __overloadable int claim_source_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
-							    __u32 how)
+							    enum claim_flags flags)
 {
-	int reason = claim_known_port(skb, packet, side, how);
+	int reason = claim_known_port(skb, packet, side, flags);
 
 	if (reason == CLAIM_UNKNOWN)
-		reason = claim_search_port(skb, packet, side, how);
-	return reason == CLAIM_UNKNOWN ? claim_from_others(skb, packet, side, how) : reason;
+		reason = claim_search_port(skb, packet, side, flags);
+	return reason == CLAIM_UNKNOWN ? claim_from_others(skb, packet, side, flags) : reason;
 }
