@@ -96,7 +96,7 @@ __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_K
 	struct scratch *room = scratch_room();
 
 	if (!room || !packet || !flow)
-		return DROP_CONNTRACK_FULL;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	__u32 packet_flags, entries = entry->way[side & 1].nat == NAT_NONE ? 1 : 2;

@@ -67,7 +67,9 @@ __noinline int dsr_put_option(struct __sk_buff *skb, const PACKET *packet)
 {
 	DSR_OPTION option = { .type = DSR_OPTION_TYPE };
 
-	if (!packet || !dsr_has_room(skb, packet))
+	if (!packet)
+		return DROP_INTERNAL;
+	if (!dsr_has_room(skb, packet))
 		return DROP_REWRITE_FAILED;
 	option.port = packet->destination_port;
 #if FAMILY == 4

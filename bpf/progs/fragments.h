@@ -65,7 +65,7 @@ __noinline int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex)
 	struct fragments *fragments;
 
 	if (!packet)
-		return DROP_MALFORMED;
+		return DROP_INTERNAL;
 	packet->id = id;
 	packet->ifindex = ifindex;
 	fragment_key(&key, packet);
@@ -95,7 +95,7 @@ __noinline int keep_fragments(const PACKET *packet)
 	FRAGMENT key;
 
 	if (!packet)
-		return DROP_MALFORMED;
+		return DROP_INTERNAL;
 
 	struct fragments first = {
 		.source = packet->source_port,

@@ -392,6 +392,7 @@ enum drop_reason {
 	DROP_OPENING_SHARE, /* an endpoint has opened as many flows that wait for an answer as it may in a tick */
 	DROP_UNASKED_ANSWER, /* an ICMP answer, such as an echo reply, to what nobody is known to have asked */
 	DROP_EARLY_FRAGMENT, /* a later fragment came before the first of its datagram, which alone tells where it goes */
+	DROP_INTERNAL, /* a look-up that cannot fail has failed; the verifier wants this case handled */
 	DROP_REASONS /* their number */
 };
 

@@ -65,7 +65,7 @@ __noinline int lb_translate_packet(__u32 side, enum service_from from)
 	struct scratch *room = scratch_room();
 
 	if (!room)
-		return DROP_CONNTRACK_FULL;
+		return DROP_INTERNAL;
 
 	PACKET *packet = (PACKET *)&room->packet;
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;

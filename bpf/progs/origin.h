@@ -93,7 +93,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 	struct scratch *room = scratch_room();
 
 	if (!room)
-		return DROP_FOREIGN_WAY;
+		return DROP_INTERNAL;
 
 	const ADDRESS *sender = (ADDRESS *)&room->sender;
 	/* Both are read at their own places, or the verifier sees one read at a place that is not constant. */
@@ -143,7 +143,7 @@ __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet)
-		return DROP_MARTIAN;
+		return DROP_INTERNAL;
 
 	ADDRESS *sender = (ADDRESS *)&room->sender;
 

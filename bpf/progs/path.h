@@ -38,7 +38,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	if (unlikely(parsed))
 		return parsed == PARSED_NEIGHBOUR_DISCOVERY ? discover(skb, &packet) : drop_and_count(parsed);
 	if (!state)
-		return drop_and_count(DROP_CONNTRACK_FULL);
+		return drop_and_count(DROP_INTERNAL);
 	if (unlikely(packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source)))
 		return drop_and_report(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
@@ -62,7 +62,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 			return drop_and_answer(skb, &packet, reason, true);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop_and_count(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_INTERNAL);
 	}
 
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
@@ -106,7 +106,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	if (unlikely(parsed))
 		return drop_and_count(parsed);
 	if (!state)
-		return drop_and_count(DROP_CONNTRACK_FULL);
+		return drop_and_count(DROP_INTERNAL);
 
 	if (unlikely(packet.kind == PACKET_ERROR) && skb->ingress_ifindex) {
 		int reason = check_error_sender(&packet, skb->ingress_ifindex);
@@ -142,7 +142,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 			return drop_and_report(&packet, reason, skb->ifindex);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop_and_count(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_INTERNAL);
 	}
 	if (unlikely(packet.kind == PACKET_FIRST_FRAGMENT) && pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
@@ -156,7 +156,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
 {
 	if (!packet || !entry)
-		return drop_and_count(DROP_REWRITE_FAILED);
+		return drop_and_count(DROP_INTERNAL);
 
 	struct ct_way *way = &entry->way[side & 1];
 	enum dsr_need option = dsr_option_need(packet, entry, side, quiet);
@@ -251,7 +251,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 							    drop_and_answer(skb, &packet, reason, false);
 		entry = slow_path_entry(&packet);
 		if (!entry)
-			return drop_and_count(DROP_CONNTRACK_FULL);
+			return drop_and_count(DROP_INTERNAL);
 		reminder = 1;
 	}
 
@@ -333,7 +333,7 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 				return drop_and_report(&packet, reason, skb->ifindex);
 			entry = slow_path_entry(&packet);
 			if (!entry)
-				return drop_and_count(DROP_CONNTRACK_FULL);
+				return drop_and_count(DROP_INTERNAL);
 			if (packet.kind == PACKET_FIRST_FRAGMENT && pass_first_fragment(&packet, skb->ifindex) != PASS)
 				return TC_ACT_SHOT;
 		} else if (!entry) {

@@ -80,7 +80,7 @@ __noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __
 	bool is_reply = flags & CHECK_REPLY;
 
 	if (!room || !state || !packet)
-		return DROP_POLICY_UNKNOWN;
+		return DROP_INTERNAL;
 
 	const ADDRESS *opener_address = is_reply ? &packet->destination : &packet->source;
 	const ADDRESS *peer_address = is_reply ? &packet->source : &packet->destination;

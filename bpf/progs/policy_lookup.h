@@ -42,7 +42,7 @@ __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 port
 	struct scratch *room = scratch_room();
 
 	if (!room)
-		return DROP_POLICY_UNKNOWN;
+		return DROP_INTERNAL;
 
 	/* In scratch, for what is on the stack counts for all who call: Linux before 6.4 rounds each frame up to 32 bytes. */
 	struct policy_cache_entry *wanted = &room->wanted;
@@ -64,7 +64,7 @@ __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 port
 	struct policy_cache_entry *known = bpf_map_lookup_elem(&lately, &at);
 
 	if (!known)
-		return DROP_POLICY_UNKNOWN;
+		return DROP_INTERNAL;
 	if (known->posture != wanted->posture || known->of != wanted->of || known->epoch != wanted->epoch ||
 	    known->port != wanted->port || known->protocol != wanted->protocol) {
 		bool by_source = false;

@@ -76,7 +76,7 @@ static __always_inline __overloadable int rewrite_address(struct __sk_buff *skb,
 __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side, __u32 to)
 {
 	if (!packet || !entry)
-		return DROP_REWRITE_FAILED;
+		return DROP_INTERNAL;
 
 	bool is_source = to == NAT_SOURCE;
 	__u32 from = (is_source ? side : side ^ 1) & 1;

@@ -219,7 +219,7 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet)
-		return DROP_MARTIAN;
+		return DROP_INTERNAL;
 
 	/* Copied, for keys do not lie in a global function's argument before Linux 6.2. */
 	ADDRESS *sender = (ADDRESS *)&room->sender;
@@ -248,7 +248,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet || !flow)
-		return DROP_CONNTRACK_FULL;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;
@@ -365,7 +365,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
 	if (!room || !state || !packet || !flow)
-		return DROP_CONNTRACK_FULL;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	CT_KEY *key = (CT_KEY *)&room->key;

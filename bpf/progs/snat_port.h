@@ -294,7 +294,7 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 	__u32 from = side & 1;
 
 	if (!room || !packet)
-		return DROP_NO_MASQUERADE_PORT;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	/* SCTP's checksum does not bear a change of port, and the others have none. */
@@ -364,7 +364,7 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
 
 	if (!room || !packet)
-		return DROP_NO_MASQUERADE_PORT;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct claim_search *search = &room->search;
@@ -415,7 +415,7 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
 	__u32 from = side & 1, count = masquerade_port_count;
 
 	if (!room || !packet)
-		return DROP_NO_MASQUERADE_PORT;
+		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
 	struct claim_search *search = &room->search;

@@ -174,7 +174,7 @@ pub const LIFETIMES: Lifetimes = Lifetimes {
 };
 
 /// Why the programs drop packets: the map `drops` is indexed by the position here. People see these names.
-pub const DROP_REASONS: [&str; 36] = [
+pub const DROP_REASONS: [&str; 37] = [
     "none",
     "malformed",
     "not_ip",
@@ -211,6 +211,7 @@ pub const DROP_REASONS: [&str; 36] = [
     "opening_share",
     "unasked_answer",
     "early_fragment",
+    "internal",
 ];
 
 /// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
