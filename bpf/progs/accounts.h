@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * What each interface has taken of what all share, so that none takes it all: room for pieces of datagrams, for flows that wait,
- * for what is kept of them, and answers.
- */
+/* Accounts of what each interface has used of what all interfaces share, so that no interface takes all of it: room
+ * for fragmented datagrams, for waiting flows and for confirmed flows, port searches, and answers. */
 #pragma once
 
 #include "common.h"
 
-/* Not on the stack, which is short. */
+/* A constant, because the stack is short. */
 static const struct account fresh_account;
 
 static __always_inline struct account *account_of(__u32 ifindex)
@@ -20,7 +18,7 @@ static __always_inline struct account *account_of(__u32 ifindex)
 	return bpf_map_lookup_elem(&accounts, &ifindex);
 }
 
-/* The eighth part of a tick: longer than the pieces of a datagram are under way on the node. */
+/* The time in eighths of a tick: longer than the fragments of one datagram need on the node. */
 static __always_inline __u32 eighths(void)
 {
 	return clock_by_hand ? ticks() << 3 : coarse_ns() >> (TICK_SHIFT - 3);
@@ -34,11 +32,10 @@ static __always_inline void turn_over_fragments(struct account *account, __u32 n
 	}
 }
 
-/*
- * Whether an interface may begin one more datagram in pieces in this eighth of a tick: it may have begun as many as there is room
- * left for. So one has half of the room at most, two a third each, and others always find some. What the network begins has no account,
- * for nobody knows who it is: the oldest goes first, and the pieces of a datagram come one after the other.
- */
+/* Whether an interface may begin one more fragmented datagram in this eighth of a tick. It may have begun as many as
+ * there is room left for: one interface gets at most half of the room, two get a third each, and another one always
+ * finds some. The network has no account, because nobody knows who its senders are: there the oldest datagram goes
+ * first, and the fragments of one datagram come shortly after each other. */
 __noinline int may_begin_fragments(__u32 ifindex)
 {
 	if (bpf_map_lookup_elem(&uplinks, &ifindex))
@@ -58,8 +55,8 @@ __noinline int may_begin_fragments(__u32 ifindex)
 	return true;
 }
 
-/* How many openings a processor takes at once, and that in a small line it takes fewer: what is left over of all it has taken in a
- * tick is no part of the line that counts. */
+/* A processor takes so many openings at once, and fewer if the waiting line is short: a small part of the line,
+ * because it may not use them up in the tick. */
 #define OPENINGS_AT_ONCE 8
 #define OPENINGS_PART 8192
 
@@ -71,10 +68,9 @@ static __always_inline void turn_over_opening(struct account *account, __u32 now
 	}
 }
 
-/*
- * Whether an endpoint (its host end's index) may open one more flow of so many entries in the tick `now`: as many may wait for an
- * answer as there is room left for. What the network opens has no account, for nobody knows who it is: there the oldest goes first.
- */
+/* Whether an endpoint (the index of its host end) may open one more flow with so many entries in the tick `now`. It
+ * may have as many waiting flows as there is room left for. The network has no account, because nobody knows who its
+ * senders are: there the oldest flow goes first. */
 __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 {
 	__u32 at = ifindex % OPENINGS, more = 0;
@@ -94,7 +90,8 @@ __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 	turn_over_opening(all, now);
 	if ((__s64)account->opening + all->opening >= (__s64)waiting_entries)
 		return false;
-	/* Some more at once, of which this processor gives on. Who shares the place takes them one by one. */
+	/* The processor takes some more openings and uses them up one by one. If another interface has this place in
+	 * the tick, it takes one at a time. */
 	if (taken && (taken->tick != now || taken->ifindex == ifindex)) {
 		more = waiting_entries / OPENINGS_PART < OPENINGS_AT_ONCE ? waiting_entries / OPENINGS_PART :
 									    OPENINGS_AT_ONCE;
@@ -107,7 +104,7 @@ __noinline int may_open(__u32 ifindex, __u32 entries, __u32 now)
 	return true;
 }
 
-/* A flow that an endpoint has opened waits no more. */
+/* A flow that the endpoint opened has left the waiting line. */
 __noinline int end_wait(__u32 ifindex, __u32 entries)
 {
 	__u32 zero = 0, now = ticks();
@@ -121,14 +118,14 @@ __noinline int end_wait(__u32 ifindex, __u32 entries)
 	return 0;
 }
 
-/* For so many ticks the count of what is kept holds; with no daemon that has them counted again, nothing is bounded. */
+/* A count of kept entries is valid for so many ticks. Without a daemon that has them counted again there is no
+ * bound. */
 #define COUNT_HOLDS 64
 
-/*
- * Whether a connection or stream of so many entries is kept whatever waits. An opener (the index of an endpoint's host end) has as many
- * of them as there is room left for, of that half of the table: half of it alone, two a third each. `bounded`: the network's TCP is
- * not, for those are of many, and each of them hears the answers.
- */
+/* Whether a confirmed flow with so many entries may leave the waiting line. An opener (the index of its host end; 0:
+ * the network) may have as many kept entries as there is room left for in that half of the table: half of it alone,
+ * two openers a third each. `bounded` is false for TCP connections from the network: they belong to many senders,
+ * and each of these hears the answers. */
 __noinline int may_keep(__u32 ifindex, __u32 six, __u32 entries, __u32 bounded)
 {
 	__u32 zero = 0, at = six & 1;
@@ -143,8 +140,8 @@ __noinline int may_keep(__u32 ifindex, __u32 six, __u32 entries, __u32 bounded)
 	return true;
 }
 
-/* How often one processor goes on with a search for a port, of 256, in a tick: some 50 ms of it. And how often one endpoint does
- * whatever others do: twice through all that there are. */
+/* One processor may go on with so many port searches in a tick; each looks at up to 256 ports, and all of them take
+ * some 50 ms. One endpoint may do so many whatever others do: enough to go through all ports twice. */
 #define CLAIM_SEARCHES 2000
 #define CLAIM_SEARCHES_OWN 170
 
@@ -166,14 +163,13 @@ __noinline int may_search(__u32 ifindex)
 	return spend_budget(BUDGET_CLAIMS, CLAIM_SEARCHES);
 }
 
-/* So many answers of each kind are sent to each in a tick, whatever the processor has sent to others. */
+/* Each interface gets so many answers of each kind in a tick, however many the processor has sent elsewhere. */
 #define ANSWERS_OWN 100
 
-/*
- * Whether one more error or reset may be sent to behind an interface in this tick: as the kernel limits its own
- * (icmp_msgs_per_sec), and each interface for itself, so that who floods is not why others are not answered. `pressing`: what
- * path MTU discovery waits for, which the kernel does not limit either. Beyond the first ones it counts for the processor alone.
- */
+/* Whether one more error or reset may be sent towards an interface in this tick. The kernel limits its own in the
+ * same way (icmp_msgs_per_sec). Each interface has a limit of its own, so that a flood from one does not stop the
+ * answers to others. `pressing` is true for errors that path MTU discovery waits for; the kernel does not limit
+ * these per interface either. Answers beyond the first ANSWERS_OWN also need the budget of the processor. */
 __noinline int may_answer(__u32 ifindex, __u32 pressing)
 {
 	__u32 now = ticks(), had = 0;

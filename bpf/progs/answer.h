@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Errors that the programs send themselves, to whoever sent a packet to a service in vain. RFC 792, RFC 4443. */
+/* Answers that the programs send themselves, when a packet for a service cannot be delivered: ICMP errors and TCP
+ * resets. RFC 792, RFC 4443, RFC 9293. */
 
 /* ICMP type << 24 | code << 16. */
 #define PORT_UNREACHABLE (FAMILY == 4 ? 3 << 24 | 3 << 16 : 1 << 24 | 4 << 16)
 #define TOO_LARGE (FAMILY == 4 ? 3 << 24 | 4 << 16 : 2 << 24)
 
-/* Writes the headers of an error before what it quotes: `sum` is the checksum of that, `quoted` its length in bytes. */
+/* Writes the headers of an ICMP error in front of what it quotes. `sum` is the partial checksum of the quoted bytes,
+ * `quoted` their number. */
 static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about,
 							   __u32 sum, __u32 quoted)
 {
@@ -40,22 +42,22 @@ static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &error, sizeof(error), 0);
 }
 
-/* The headers of a packet and the beginning of what follows them, as far as an error quotes it. */
+/* An error quotes at most so many bytes: the headers, and the beginning of what follows them. */
 #define QUOTED_MOST 124
 
 #define send_icmp_error OF_FAMILY(send_icmp_error)
-/* Turns the packet into an error about it, and sends it back to where it came from: into an endpoint's namespace, if
- * `to_endpoint`. `about`: type << 24 | code << 16 | MTU. */
+/* Turns the packet into an ICMP error about it and sends that back: into the endpoint's namespace if `to_endpoint`,
+ * otherwise out of the interface. `about` is type << 24 | code << 16 | MTU. */
 __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about, bool to_endpoint)
 {
 	struct scratch *room = scratch_room();
 
-	/* Nobody answers an error, nor a piece that does not say whose it is. */
+	/* An ICMP error is never answered, nor is a later fragment, which does not tell its flow. */
 	if (!room || !packet || packet->kind == PACKET_ERROR || packet->kind == PACKET_LATER_FRAGMENT ||
 	    !may_answer(skb->ifindex, about >> 16 == TOO_LARGE >> 16))
 		return TC_ACT_SHOT;
 
-	/* All of a TCP header: its checksum may be yet to be filled in, where it lies. */
+	/* The whole TCP header is kept, because the kernel may still have to write the checksum into it. */
 	bool tcp = packet->protocol == IPPROTO_TCP;
 	__u32 quoted = packet->transport - ETH_HLEN + (tcp ? sizeof(struct tcp_header) : sizeof(struct udp_header));
 	__u32 at = ETH_HLEN + sizeof(IP_HEADER) + sizeof(struct icmp_header);
@@ -66,7 +68,8 @@ __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u3
 	    bpf_skb_adjust_room(skb, sizeof(IP_HEADER) + sizeof(struct icmp_header), BPF_ADJ_ROOM_MAC, 0))
 		return TC_ACT_SHOT;
 
-	/* Headers are whole words. The verifier must see the bounds, so the compiler may not know them. */
+	/* Headers are whole words. The assembly hides the bounds from the compiler, which would otherwise remove the
+	 * mask that the verifier needs. */
 	quoted &= QUOTED_MOST;
 	asm volatile("" : "+r"(quoted));
 	if (quoted < sizeof(IP_HEADER) || bpf_skb_load_bytes(skb, at, room->quote, quoted))
@@ -79,21 +82,21 @@ __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u3
 	return send_back(skb, to_endpoint);
 }
 
-/* How many bytes of data a segment has. */
+/* The number of data bytes in a segment. */
 static __always_inline __overloadable __u32 tcp_data_length(struct __sk_buff *skb, const PACKET *packet,
 							    const struct tcp_header *tcp)
 {
 	__u32 total = skb->len - ETH_HLEN;
 	__be16 length;
 
-	/* A short frame is padded. */
+	/* A short frame is padded, so the length comes from the IP header. */
 	if (!skb->gso_size &&
 	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)) == 0)
 		total = bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0);
 	return total + ETH_HLEN - packet->transport - (tcp->data_offset >> 4) * 4;
 }
 
-/* Sends a packet to its destination by the way that the host knows. */
+/* Sends a packet to its destination by the host's routing table. */
 static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, struct scratch *room,
 							const PACKET *answered)
 {
@@ -116,11 +119,10 @@ static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, s
 }
 
 #define send_tcp_reset OF_FAMILY(send_tcp_reset)
-/*
- * Turns a segment of TCP into the reset that a closed port would answer, without options and data. An ICMP error may be
- * ignored: the socket that connects is busy while its packet comes here and back. RFC 9293, section 3.5.2. A segment that
- * another node has sent on is answered from where its client sent it.
- */
+/* Turns a TCP segment into the reset that a closed port would send, without options and data. An ICMP error would
+ * not do: the socket may ignore it, because it is busy with its connect while the packet goes here and back. RFC
+ * 9293, section 3.5.2. If another node has sent the segment on, the reset comes from the address that the client
+ * sent it to. */
 __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
 {
 	struct scratch *room = scratch_room();
@@ -161,7 +163,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 	if (bpf_skb_change_tail(skb, packet->transport + sizeof(*tcp), 0) ||
 	    (extra && bpf_skb_adjust_room(skb, -(__s32)extra, BPF_ADJ_ROOM_NET, 0)))
 		return TC_ACT_SHOT;
-	/* Of one that is yet to be filled in, the field holds the sum of what lies outside the segment. */
+	/* If the checksum is still to be filled in, the field has the sum of the pseudo header. */
 	if (is_checksum_due(skb, at + offsetof(struct tcp_header, checksum)))
 		tcp->checksum = ~fold(sum);
 	else
@@ -184,7 +186,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 	return room->has_dsr_option ? send_by_route(skb, room, packet) : send_back(skb, to_endpoint);
 }
 
-/* Refuses a packet, and tells its sender where the reason is one to tell. */
+/* Drops a packet, and answers it if the sender should know the reason. */
 static __always_inline __overloadable int drop_and_answer(struct __sk_buff *skb, const PACKET *packet, __u32 reason,
 							  bool to_endpoint)
 {
@@ -195,13 +197,14 @@ static __always_inline __overloadable int drop_and_answer(struct __sk_buff *skb,
 	if (packet->protocol != IPPROTO_TCP)
 		return reason == DROP_NO_BACKEND ? send_icmp_error(skb, packet, PORT_UNREACHABLE, to_endpoint) :
 						   verdict;
-	/* Who connects to a node without a backend is to be sent to another one; a connection that lives is told. */
+	/* A client that connects to a node without a backend should be sent to another node by its load balancer, so
+	 * it gets no answer. A live connection gets a reset. */
 	if (reason == DROP_NO_LOCAL_BACKEND && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return verdict;
 	return send_tcp_reset(skb, packet, to_endpoint);
 }
 
-/* Refuses a packet that is larger than the way to its backend takes. */
+/* Drops a packet that is larger than the MTU towards its backend, and tells its sender. */
 static __always_inline __overloadable int drop_too_large(struct __sk_buff *skb, const PACKET *packet, __u16 mtu,
 							 bool to_endpoint)
 {

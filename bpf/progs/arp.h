@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* ARP from an endpoint. Its neighbours are set by hand, so it has little to ask, and nothing to say but what is true. */
+/* ARP from an endpoint. The daemon sets the endpoint's neighbours, so it hardly needs to ask, and it may tell only
+ * of itself. */
 #pragma once
 
 struct arp_packet {
@@ -26,7 +27,7 @@ static __always_inline int arp_from_endpoint(struct __sk_buff *skb)
 	    arp.protocol_length != sizeof(struct ip4))
 		return drop_and_count(DROP_MALFORMED);
 	__builtin_memcpy(&sender, &arp.sender, sizeof(sender));
-	/* A probe (RFC 5227) names no sender. */
+	/* A probe (RFC 5227) has no sender address. */
 	if (!sender.word[0])
 		return PASS;
 

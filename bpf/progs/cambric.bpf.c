@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Cambric's programs. Each is attached to one hook and takes both families; the stages of a packet's journey are
- * in the headers, in their order:
+ * Cambric's programs. Each program is attached to one hook and handles both families. The stages of a packet's path
+ * have a header each, in this order:
  *
- *	parse (ipv4.h, ipv6.h, fragments.h) -> conntrack.h (states.h, ct_reverse.h) -> miss: slow_path.h, lb_packet.h, policy.h, ct_commit.h, snat_port.h, ct_waiting.h, way_out.h -> rewrite.h -> forward.h
+ *	parse (ipv4.h, ipv6.h, fragments.h) -> conntrack.h (states.h, ct_reverse.h) -> on a miss slow_path.h
+ *	  (lb_packet.h, policy.h, way_out.h), ct_commit.h (snat_port.h, ct_waiting.h) -> rewrite.h -> forward.h
  *
- * and path.h puts them together for each hook. What the node's own sockets connect to is seen to once, by lb_socket.h.
+ * path.h puts the stages together for each hook. lb_socket.h chooses the backend of a socket of this node once, when it
+ * connects.
  */
 #include "common.h"
 #include "accounts.h"
@@ -23,22 +25,22 @@
 #include "arp.h"
 #include "socket_hooks.h"
 
-/* The number of a VLAN in its tag. */
+/* The part of a VLAN tag that is the VLAN's number. */
 #define VLAN_NUMBER 0x0fff
 
-/* Whether a frame at an uplink belongs to a VLAN above it. The kernel has put its tag aside and left the packet's own
- * protocol: it is judged at the VLAN's interface, if that is an uplink, and was on its way out. Without a number the tag
- * is a priority only (802.1p). */
+/* Whether a frame at an uplink belongs to a VLAN interface on top of it. The kernel has moved the tag out of the
+ * frame, so the packet looks like any other. It is checked at the VLAN's interface, if that is an uplink. A tag
+ * without a number carries only a priority (802.1p). */
 static __always_inline bool is_of_vlan(const struct __sk_buff *skb)
 {
 	return unlikely(skb->vlan_present) && skb->vlan_tci & VLAN_NUMBER;
 }
 
-/* Ingress of an endpoint's host end. */
+/* Ingress of an endpoint's host end: what the endpoint sends. */
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
-	/* The kernel has taken the tag out of the frame, and would put it back in where the packet leaves. */
+	/* The kernel has moved the tag out of the frame, and would put it back where the packet leaves the node. */
 	if (unlikely(skb->vlan_present))
 		return drop_and_count(DROP_VLAN);
 	switch (skb->protocol) {
@@ -52,7 +54,7 @@ int from_endpoint(struct __sk_buff *skb)
 	return drop_and_count(DROP_NOT_IP);
 }
 
-/* Egress of an endpoint's host end. */
+/* Egress of an endpoint's host end: what the endpoint receives through the host's stack. */
 SEC("tc")
 int to_endpoint(struct __sk_buff *skb)
 {
@@ -69,8 +71,8 @@ int to_endpoint(struct __sk_buff *skb)
 	return drop_and_count(DROP_NOT_IP);
 }
 
-/* What the network sends to all, or to somebody else. The stack takes it for itself at most; but it would also take a
- * frame of the overlay that has a broadcast Ethernet address, which no node sends. */
+/* A frame for everybody, or for another machine. At most the host's stack takes it. The stack would also take an
+ * overlay frame with a broadcast Ethernet address, which no node sends. */
 static __always_inline int from_broadcast(struct __sk_buff *skb)
 {
 	if (skb->pkt_type == PACKET_OTHERHOST)
@@ -84,7 +86,7 @@ static __always_inline int from_broadcast(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Ingress of an uplink. */
+/* Ingress of an uplink: what the network sends. */
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
@@ -95,7 +97,8 @@ int from_network(struct __sk_buff *skb)
 
 	if (!uplink)
 		return PASS;
-	/* Else the compiler keeps the place of `ifindex`, and the verifier refuses a pointer into the context. */
+	/* Without this the compiler keeps a pointer to `ifindex` inside the context, and the verifier refuses such a
+	 * pointer. */
 	barrier_var(skb);
 	if (uplink->flags & UPLINK_OVERLAY) {
 		if (uplink->flags & UPLINK_SEEN_ONLY && skb->priority != FRAME_SEEN)
@@ -113,7 +116,7 @@ int from_network(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Egress of an uplink. */
+/* Egress of an uplink: what leaves the node. */
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
@@ -132,8 +135,9 @@ int to_network(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Run by the daemon with an interface of its namespace: how often the kernel has counted changes of the routing tables there. In cb, as
- * `plain_routes` has it; a family that is not counted, or has rules, has no flag. */
+/* The daemon runs this with an interface of its own namespace. It returns, in cb and laid out as `plain_routes`, how
+ * often the kernel has counted changes of the routing tables there. A family has no flag if the kernel does not
+ * count its changes, or if it has routing rules. */
 SEC("tc")
 int routes(struct __sk_buff *skb)
 {
@@ -157,7 +161,7 @@ static long free_ports(void *map, const __u32 *key, __u64 *word, void *none)
 	return 0;
 }
 
-/* What is counted anew is what there is. */
+/* What has been counted anew replaces the old count. */
 static long settle_account(void *map, const __u32 *ifindex, struct account *account, void *none)
 {
 	for (int i = 0; i < 2; i++) {
@@ -167,7 +171,7 @@ static long settle_account(void *map, const __u32 *ifindex, struct account *acco
 	return 0;
 }
 
-/* Run by the daemon. */
+/* The daemon runs this now and then: ct_age.h. */
 SEC("syscall")
 int age(struct ageing *result)
 {
@@ -194,5 +198,5 @@ int age(struct ageing *result)
 	return 0;
 }
 
-/* The helpers that send packets on are for GPL-compatible programs only. */
+/* The kernel lets only GPL-compatible programs call the helpers that redirect packets. */
 char program_license[] SEC("license") = "Dual BSD/GPL";

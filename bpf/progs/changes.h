@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Which flows a change concerns. Each change raises node.epoch, and writes the new number down at what it concerns, before:
- * at an address, at a network, or at everything (`changes`). An entry holds the epoch that it was judged in. If that is the
- * node's, which an established packet looks at and nothing else, nothing has changed; if not, but nothing has changed about
- * any of the flow's addresses since, the verdict holds and gets the new number. What a verdict follows from that has no
- * address of the flow in it concerns everything.
+ * Which flows a change concerns. For each change user space raises node.epoch. Before that it writes the new epoch into
+ * `changes`, at the places that the change concerns: an address, a network, or everything. A conntrack entry holds the
+ * epoch of its verdict. An established packet only compares that with the node's epoch. If they are equal, nothing has
+ * changed. If not, the places of the flow's addresses are looked up: if all of them are older than the verdict, the
+ * verdict holds and gets the new epoch. If a verdict depends on something that is at none of the flow's addresses, a
+ * change of that concerns everything.
  *
- * User space writes: the tables, then the places in `changes`, then the epoch. The programs read the other way round: the
- * epoch, then the places, then the tables; so what was read before a change carries an epoch from before it. fence() keeps
- * that order where a processor would not (arm64).
+ * User space writes the tables first, then the places in `changes`, then the epoch. The programs read in the opposite
+ * order: the epoch, then the places, then the tables. So a verdict from tables that were read before a change has an
+ * epoch from before the change. fence() keeps that order on processors that would not (arm64).
  *
- * Numbers are compared by their difference. A place that is shared with another address costs a judgement too many, as does
- * one that was written 2^31 changes ago (a daemon that starts writes each place); one too few would take a flow that is silent
- * for 2^31 changes.
+ * Epochs are compared by their difference. Two addresses may share a place, and a place may be 2^31 changes old (a
+ * daemon writes every place when it starts); both cost one slow path too many. A verdict could wrongly hold only for a
+ * flow that was silent for 2^31 changes.
  */
 
 static __always_inline __overloadable __u32 change_place_of_address(const ADDRESS *address)
@@ -24,7 +25,7 @@ static __always_inline __overloadable __u32 change_place_of_address(const ADDRES
 	return CHANGED_ADDRESSES + mixed % CHANGED_ADDRESS_PLACES;
 }
 
-/* Of the network that the address is in: its first 24 bits, in IPv6 64. */
+/* The place of the network that the address is in: its first 24 bits, of IPv6 the first 64. */
 static __always_inline __overloadable __u32 change_place_of_network(const ADDRESS *address)
 {
 #if FAMILY == 4
@@ -43,7 +44,7 @@ static __always_inline __overloadable bool is_unchanged(const ADDRESS *address, 
 }
 
 #define verdict_holds OF_FAMILY(verdict_holds)
-/* Whether a verdict of an earlier epoch holds: then it is one of this. */
+/* Whether a verdict of an earlier epoch still holds. If so, the entry gets the current epoch. */
 __noinline int verdict_holds(const CT_KEY *key, CT_ENTRY *entry)
 {
 	__u32 zero = 0;
@@ -59,12 +60,13 @@ __noinline int verdict_holds(const CT_KEY *key, CT_ENTRY *entry)
 	if (has_changed(CHANGED_EVERYTHING, since) || !is_unchanged(&key->address[0], since) ||
 	    !is_unchanged(&key->address[1], since))
 		return false;
-	/* The other view's addresses; its own, if nothing is translated. */
+	/* The addresses of the counterpart. They are zero if nothing is translated. */
 	if (!is_zero(&entry->nat_address[0]) && !is_unchanged(&entry->nat_address[0], since))
 		return false;
 	if (!is_zero(&entry->nat_address[1]) && !is_unchanged(&entry->nat_address[1], since))
 		return false;
-	/* Not if somebody else has judged it meanwhile, or it is another flow's by now. */
+	/* Nothing is written if another processor has written a new verdict meanwhile, or if the entry belongs to
+	 * another flow by now. */
 	__sync_val_compare_and_swap(&entry->epoch, since, epoch);
 	return true;
 }

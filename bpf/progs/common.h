@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is the same for both families. */
+/* Definitions and functions that are the same for both families. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -18,8 +18,8 @@
 
 #include "maps.h"
 
-/* Lets the programs that were attached behind ours (and the stack) see the packet: TCX_NEXT for a tcx link, "next
- * filter" for clsact. */
+/* Lets the packet go on to the program that is attached behind ours, and to the stack: TCX_NEXT of tcx, "next
+ * filter" of clsact. */
 #define PASS TC_ACT_UNSPEC
 
 #define AF_INET 2
@@ -30,36 +30,37 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* The kernel's own packet behind a context. Linux 6.2. */
+/* Returns the kernel's own sk_buff of a context. Linux 6.2. */
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 
-/* Set by the daemon before it loads; the verifier sees constants. */
+/* The daemon sets these constants before it loads the programs; the verifier knows their values. */
 const volatile struct lifetimes lifetimes = {};
-/* The ports and ICMP identifiers that masqueraded flows leave from: [first, first + count). They lie outside the
- * range that the host's own sockets draw from, so the host's packets need no look-up. */
+/* The source ports and ICMP identifiers of masqueraded flows: [first, first + count). The host's own sockets do not
+ * use this range, so the host's packets need no look-up. */
 const volatile __u16 masquerade_port_first = 10000;
 const volatile __u16 masquerade_port_count = 20000;
-/* Steps that lead to every port once before they come to one again, whatever the number of ports: primes above it. */
+/* Step widths of the port search. They are primes above any number of ports, so each leads to every port once before
+ * it comes to a port again. */
 const volatile __u32 claim_steps[16] = { 65537, 65539, 65543, 65551, 65557, 65563, 65579, 65581,
 					 65587, 65599, 65609, 65617, 65629, 65633, 65647, 65651 };
-/* Of the maps `waiting4` and `waiting6`, each. */
+/* The size of `waiting4`, and of `waiting6`. */
 const volatile __u32 waiting_entries = WAITING_ENTRIES;
-/* Of the maps `fragments4` and `fragments6`, each. */
+/* The size of `fragments4`, and of `fragments6`. */
 const volatile __u32 fragment_entries = FRAGMENT_ENTRIES;
-/* How many errors and resets are sent in a tick (1.07 s) to behind one interface, and by one processor. */
+/* How many errors and resets may be sent in a tick (1.07 s): towards one interface, and by one processor. */
 const volatile __u32 answer_rate = 1000;
 const volatile __u32 answer_rate_of_processor = 10000;
-/* Tests move the clock: it is the tick in `hand`. */
+/* For tests: the tick is the value in `hand`. */
 const volatile bool clock_by_hand = false;
-/* The overlay: its UDP port, zero if there is none, and the number of its network. */
+/* The overlay: its UDP port (zero: there is none), and the number of its network. */
 const volatile __be16 overlay_port = 0;
 const volatile __u32 overlay_id = 0;
-/* BPF_FIB_LOOKUP_MARK of Linux 6.10: the mark lies where the Ethernet addresses are found afterwards. */
+/* BPF_FIB_LOOKUP_MARK of Linux 6.10: the mark is passed where the Ethernet addresses are returned. */
 #define FIB_LOOKUP_MARK (1 << 5)
-/* What bpf_fib_lookup may be asked: newer kernels need not look the neighbour up, and take the packet's mark. */
+/* Flags for bpf_fib_lookup: newer kernels can skip the neighbour, and can take the packet's mark. */
 const volatile __u32 fib_lookup_flags = 0;
 
-/* The transport headers, as far as they are read. */
+/* The transport headers, as far as the programs read them. */
 struct transport {
 	__be16 source;
 	__be16 destination;
@@ -97,106 +98,100 @@ struct icmp_header {
 	__be16 sequence;
 };
 
-/* What a packet is to its flow. */
+/* The kinds of packets. */
 enum packet_kind {
 	PACKET_WHOLE,
 	PACKET_FIRST_FRAGMENT,
-	PACKET_LATER_FRAGMENT, /* without a transport header */
+	PACKET_LATER_FRAGMENT, /* has no transport header */
 	PACKET_ERROR, /* an ICMP error about the flow */
 };
 
-/* Who asks, of an ICMP message: a reply goes to who asked. What is neither question nor answer counts as a question. */
+/* Which side of an ICMP message asks. An answer goes to the side that has asked. A message that is neither question
+ * nor answer counts as a question. */
 enum asker {
-	ASKER_NONE, /* it is none */
+	ASKER_NONE, /* not ICMP */
 	ASKER_SOURCE,
 	ASKER_DESTINATION,
 };
 
-/* What parsing finds. The positive values are reasons for a drop. */
+/* The results of parsing. A positive value is a drop reason. */
 enum {
 	PARSED = 0,
 	PARSED_NEIGHBOUR_DISCOVERY = -1, /* IPv6 neighbour solicitation or advertisement */
 };
 
-/*
- * A packet's priority from where an uplink has seen that it is a frame from a node to where the overlay's interface receives
- * what is in it: taking the frame apart leaves the priority as it is, but not the interface that the frame came by. Its
- * lower bits are those of no priority at all, so that nobody else takes it for one.
- */
+/* An uplink sets this as the priority of a frame that a node of the cluster has sent. The overlay's interface, which
+ * receives the packet inside the frame, checks it: decapsulation keeps the priority, but not the interface that the
+ * frame came by. The lower bits are those of priority zero, so that no queueing discipline reads a class from it. */
 #define FRAME_SEEN 0xca3b0000
 
-/* What the slow path has to know of a packet besides what is in it. */
+/* What the slow path needs to know besides the packet. */
 enum slow_path_flags {
-	SLOW_PATH_HAS_ENTRY = 1, /* the flow has an entry, which the packet does not fit */
-	SLOW_PATH_AT_UPLINK =
-		2, /* an endpoint's packet is seen at the uplink, where the stack sends it, not at its host end */
-	SLOW_PATH_OF_NODE = 4, /* a process of this node has made the packet: it came by no interface */
-	SLOW_PATH_BY_STACK =
-		8, /* a packet for an endpoint is seen at its host end, where the stack sends it, not at the uplink */
+	SLOW_PATH_HAS_ENTRY = 1, /* the flow has an entry that the packet does not fit */
+	SLOW_PATH_AT_UPLINK = 2, /* of an endpoint's packet: seen at the uplink, not at the host end */
+	SLOW_PATH_OF_NODE = 4, /* a process of this node has sent it: it came by no interface */
+	SLOW_PATH_BY_STACK = 8, /* of a packet for an endpoint: seen at the host end, not at the uplink */
 };
 
 /* How a source port is claimed. */
 enum claim_flags {
-	CLAIM_OF_NODE =
-		1, /* the source becomes an address of the node, so the port must be one that the node's own sockets do not use */
-	CLAIM_TAKE_CLOSED = 2, /* also from a flow that has ended */
-	CLAIM_OWN = 4, /* only what the flow has already */
-	CLAIM_TAKE_WAITING = 8, /* also from a flow that waits */
-	CLAIM_TAKE = 16, /* from whoever has it: one of its ends is gone */
-	CLAIM_SEARCHED = 32, /* scratch->search tells whether somebody has the port */
+	CLAIM_OF_NODE = 1, /* the source becomes the node's: not a port of one of its sockets */
+	CLAIM_TAKE_CLOSED = 2, /* also take it from a flow that has ended */
+	CLAIM_OWN = 4, /* only the port that the flow already has */
+	CLAIM_TAKE_WAITING = 8, /* also take it from a flow that waits */
+	CLAIM_TAKE = 16, /* take it from any flow: one of its endpoints is gone */
+	CLAIM_SEARCHED = 32, /* scratch->search knows whether a flow has the port */
 };
 
-/* What a policy check has to know of a packet's flow. */
+/* What a policy check needs to know about a packet's flow. */
 enum policy_check_flags {
-	CHECK_OPENED_BY_NODE = 1, /* a process of this node has opened it */
-	CHECK_REPLY = 2, /* the packet goes from the flow's other side to its opener */
+	CHECK_OPENED_BY_NODE = 1, /* a process of this node opened it */
+	CHECK_REPLY = 2, /* the packet goes from the other side to the opener */
 };
 
-/* Which entries of a flow wait. */
+/* Which entries of a flow enter the waiting line. */
 enum wait_entries {
 	WAIT_FORWARD = 1,
 	WAIT_REVERSE = 2,
 };
 
-/* What becomes of the source of a packet that leaves the node. */
+/* What happens to the source of a packet that leaves the node. */
 enum snat_mode {
 	SNAT_NONE,
-	SNAT_MASQUERADE, /* it becomes the node's where the destination is beyond the cluster */
-	SNAT_NODE_ADDRESS, /* it becomes the node's, so that the answer comes back here */
+	SNAT_MASQUERADE, /* becomes an address of the node if the destination is outside the cluster */
+	SNAT_NODE_ADDRESS, /* becomes an address of the node, so that the answer comes back here */
 };
 
-/* What a mark of direct server return counts for a flow that is known. */
+/* What the DSR option of a packet means for a flow that is known. */
 enum dsr_weight {
 	DSR_IGNORED,
-	DSR_ACCEPTED, /* the flow is answered from there from now on */
-	DSR_NEW_FLOW, /* so is a new one, for what is remembered is over, or was not the whole */
-	DSR_TAKEN, /* it opens a connection that has the same addresses and ports as one that lives */
+	DSR_ACCEPTED, /* the flow is answered from that address from now on */
+	DSR_NEW_FLOW, /* a new flow begins, because the known one has ended or is not whole */
+	DSR_TAKEN, /* it opens a connection with the addresses and ports of a live one */
 };
 
 #define FIRST_EPHEMERAL_PORT 32768
 
-/* Ticks after which a flow that goes on may have been waiting for an answer. */
+/* A flow that goes on after so many ticks may have been waiting for an answer. */
 #define LONG_QUIET 2
 
-/* Whether a packet carries a mark. */
+/* Whether a packet gets a DSR option. */
 enum dsr_need {
 	DSR_NOT_NEEDED,
 	DSR_IF_ROOM, /* a reminder: the backend's node may have forgotten the flow */
 	DSR_NEEDED,
 };
 
-/* What becomes of a connect, or of a datagram that a socket sends. */
+/* What happens to a connect, or to a datagram of a socket. */
 enum {
 	SOCKET_AS_IS,
-	SOCKET_TRANSLATED, /* to a backend */
+	SOCKET_TRANSLATED, /* it goes to a backend */
 	SOCKET_REFUSED,
 };
 
-/*
- * What becomes of a socket that nobody takes. That of UDP connects all the same, as it does to a port that nobody has: it is
- * its datagrams that are refused, so it learns of that when it sends or receives next. Those of the node itself pass no
- * program of ours on their way out.
- */
+/* What happens to a socket whose service has no backend. A UDP socket may connect anyway, as to a port where nobody
+ * listens: its datagrams are refused, and the socket learns of that when it sends or receives. The node's own
+ * sockets are refused at once, because no program sees their packets leave. */
 static __always_inline int unserved_socket(__u8 protocol, bool of_node, bool connects)
 {
 	return connects && protocol == IPPROTO_UDP && !of_node ? SOCKET_AS_IS : SOCKET_REFUSED;
@@ -233,8 +228,8 @@ static __always_inline struct scratch *scratch_room(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
-/* What was read before is so for all processors before what is read after, and what was written before what is written after.
- * x86 keeps that order by itself, arm64 does not: an exchange has it kept. */
+/* Keeps the order of memory accesses: all processors see what was read or written before it before what is read or
+ * written after it. x86 keeps this order by itself; arm64 does not, but an atomic exchange makes it. */
 static __always_inline void fence(struct scratch *room)
 {
 #ifdef __TARGET_ARCH_x86
@@ -244,7 +239,7 @@ static __always_inline void fence(struct scratch *room)
 #endif
 }
 
-/* The next two have keys of their own, whose place on the stack is free behind them. */
+/* The next two functions have keys of their own, so that the compiler can reuse their place on the stack afterwards. */
 static __always_inline const struct node *node_state(void)
 {
 	__u32 zero = 0;
@@ -259,7 +254,7 @@ static __always_inline const struct uplink *uplink_of(const struct __sk_buff *sk
 	return bpf_map_lookup_elem(&uplinks, &ifindex);
 }
 
-/* The coarse clock is a plain read; it came with Linux 5.11. */
+/* The coarse clock is a plain memory read. It came with Linux 5.11. */
 static __always_inline __u64 coarse_ns(void)
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
@@ -277,7 +272,7 @@ static __always_inline __u32 ticks(void)
 	return coarse_ns() >> TICK_SHIFT;
 }
 
-/* Reads the clock once for all that a judgement asks of it. */
+/* Reads the clock once for the whole slow path. */
 static __always_inline void read_clock(struct scratch *room)
 {
 	__u64 now = coarse_ns();
@@ -304,7 +299,7 @@ static __always_inline bool spend_budget(enum budget_of what, __u32 rate)
 	return true;
 }
 
-/* Whether this processor may tell one more event in this tick. */
+/* Whether this processor may write one more event in this tick. */
 static __always_inline bool spend_event_budget(const struct node *node)
 {
 	if (spend_budget(BUDGET_EVENTS, node->event_rate))
@@ -313,15 +308,15 @@ static __always_inline bool spend_event_budget(const struct node *node)
 	return false;
 }
 
-/* The beginnings of flows are told apart by these: 17 ms. */
+/* Time in units of 17 ms. Two flows with the same key are told apart by when they began. */
 static __always_inline __u16 moment(void)
 {
 	return coarse_ns() >> MOMENT_SHIFT;
 }
 
-/* Ports that are tried for a flow in one go. */
+/* The first round of a port search tries so many ports. */
 #define CLAIM_TRIES 64
-/* Spreads what little differs between two numbers over all their bits; no two have the same result. */
+/* A hash that spreads small differences over all bits. No two inputs have the same result. */
 static __always_inline __u32 mix_bits(__u32 bits)
 {
 	bits = (bits ^ bits >> 16) * 0x7feb352d;
@@ -329,7 +324,7 @@ static __always_inline __u32 mix_bits(__u32 bits)
 	return bits ^ bits >> 16;
 }
 
-/* Whether something has changed at a place since an epoch. */
+/* Whether a place has changed since an epoch. */
 static __always_inline bool has_changed(__u32 place, __u32 since)
 {
 	__u32 *changed = bpf_map_lookup_elem(&changes, &place);
@@ -337,7 +332,7 @@ static __always_inline bool has_changed(__u32 place, __u32 since)
 	return !changed || (__s32)(*changed - since) > 0;
 }
 
-/* An epoch that no verdict holds from. */
+/* An epoch in which no verdict holds. */
 static __always_inline __u32 outdated(void)
 {
 	__u32 place = CHANGED_EVERYTHING;
@@ -346,7 +341,7 @@ static __always_inline __u32 outdated(void)
 	return changed ? *changed - 1 : 0;
 }
 
-/* The sum of two sums of a checksum. RFC 1071. */
+/* The sum of two partial checksums. RFC 1071. */
 static __always_inline __u32 add_carrying(__u32 one, __u32 other)
 {
 	__u32 sum = one + other;
@@ -354,17 +349,17 @@ static __always_inline __u32 add_carrying(__u32 one, __u32 other)
 	return sum + (sum < other);
 }
 
-/* Offsets in a packet up to which a port is written where it lies. */
+/* A port up to this offset is written directly into the packet. */
 #define NEAR_PORT 512
 
-/* A checksum from the sum of what it covers. RFC 1071. */
+/* The checksum of a partial sum. RFC 1071. */
 static __always_inline __be16 fold(__u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~((sum & 0xffff) + (sum >> 16));
 }
 
-/* Whether a port (network byte order) is of those in a row. */
+/* Whether a port (network byte order) is in a row of `ports`. */
 static __always_inline bool has_port(enum port_row row, __be16 port)
 {
 	__u32 number = bpf_ntohs(port), at = row * PORT_WORDS + number / 64;
@@ -373,7 +368,7 @@ static __always_inline bool has_port(enum port_row row, __be16 port)
 	return word && *word >> number % 64 & 1;
 }
 
-/* Whether a port of the node may be a service's or a masqueraded flow's. */
+/* Whether a port of the node may belong to a service or to a masqueraded flow. */
 static __always_inline bool is_met_from_outside(__be16 port)
 {
 	return (__u16)(bpf_ntohs(port) - masquerade_port_first) < masquerade_port_count || has_port(PORTS_SERVED, port);
@@ -381,7 +376,7 @@ static __always_inline bool is_met_from_outside(__be16 port)
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	/* 2-byte steps: an Ethernet source lies at offset 6 of the packet. */
+	/* In steps of two bytes, because the Ethernet source is at offset 6 of the packet. */
 	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
 
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
@@ -397,7 +392,7 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 	x[2] = y[2];
 }
 
-/* Marks a port (network byte order) as one at which a connection to a service was made. */
+/* Notes that a connection to a service was made at a port (network byte order). */
 static __always_inline void hold_service_port(__be16 port)
 {
 	__u32 number = bpf_ntohs(port), at = number / 64 % PORT_WORDS;
@@ -407,7 +402,7 @@ static __always_inline void hold_service_port(__be16 port)
 		*word |= 1ull << number % 64;
 }
 
-/* Makes the first `length` bytes readable by direct access; false if the packet is shorter. */
+/* Makes the first `length` bytes readable by direct access. Returns false if the packet is shorter. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 {
 	if (likely((void *)(long)skb->data + length <= (void *)(long)skb->data_end))
@@ -415,8 +410,8 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 	return length <= skb->len && bpf_skb_pull_data(skb, length) == 0;
 }
 
-/* Sends a packet, whose addresses are exchanged already, back out of the interface that it came by; or into the namespace
- * of the endpoint behind it. */
+/* Sends a packet, whose addresses are already swapped, back to where it came from: into the endpoint's namespace, or
+ * out of the interface. */
 static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
 {
 	if (!pull(skb, ETH_HLEN))
@@ -434,14 +429,15 @@ static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
 	return to_endpoint ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, 0);
 }
 
-/* How room is made in a packet's headers, or taken: the datagrams of an aggregate of UDP keep their sizes. */
+/* Flags for bpf_skb_adjust_room: the datagrams of a UDP aggregate keep their sizes. */
 static __always_inline __u64 room_flags(const struct __sk_buff *skb, __u8 protocol)
 {
 	return skb->gso_size && protocol == IPPROTO_UDP ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
 }
 
-/* Whether a transport checksum is yet to be filled in. What it covers is left out of it then, by the kernel's helper, which
- * is the one sign of it. Its two bytes are written anew afterwards. */
+/* Whether the transport checksum is still to be filled in (CHECKSUM_PARTIAL). The only sign of it is that the
+ * kernel's helper then leaves the checksum as it is. The two bytes of the checksum are overwritten; the caller
+ * writes them afterwards. */
 static __always_inline bool is_checksum_due(struct __sk_buff *skb, __u32 at)
 {
 	__be16 probe = bpf_htons(0x1234), after = 0;
@@ -458,7 +454,7 @@ static __always_inline bool has_ports(__u8 protocol)
 	       protocol == IPPROTO_UDPLITE;
 }
 
-/* Whether there may be services of a protocol. */
+/* Whether services of this protocol are supported. */
 static __always_inline bool is_balanced(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
@@ -469,7 +465,8 @@ static __always_inline bool is_icmp(__u8 protocol)
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
-/* Where the transport checksum lies and how it counts; -1: there is none that an address or port is part of. */
+/* The offset of the transport checksum, and the flags to change it. Returns -1 if no checksum covers addresses or
+ * ports. */
 static __always_inline int checksum_offset(__u8 protocol, __u64 *flags)
 {
 	*flags = 0;
@@ -487,7 +484,7 @@ static __always_inline int checksum_offset(__u8 protocol, __u64 *flags)
 	return -1;
 }
 
-/* Combinations of flags that no TCP sends. */
+/* Combinations of flags that no TCP implementation sends. */
 static __always_inline bool impossible_flags(__u8 flags)
 {
 	return (flags & (TCP_SYN | TCP_FIN)) == (TCP_SYN | TCP_FIN) ||
@@ -495,7 +492,7 @@ static __always_inline bool impossible_flags(__u8 flags)
 	       !(flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK));
 }
 
-/* The way of packets that are delivered to a local endpoint. */
+/* Sets the direction of packets that are delivered to a local endpoint. */
 static __always_inline void set_delivery_to(struct ct_way *way, const struct endpoint *endpoint)
 {
 	way->via = endpoint->flags & ENDPOINT_SHAPED ? VIA_HOST_END : VIA_PEER;
@@ -505,32 +502,30 @@ static __always_inline void set_delivery_to(struct ct_way *way, const struct end
 	copy_mac(way->source_mac, endpoint->host_mac);
 }
 
-/* Whether what the endpoint sends must go through the host's stack: to its queueing discipline, or the way that the plugin
- * has that made its interface. */
+/* Whether packets of an endpoint must go through the host's stack: to its queueing discipline, or to the routes of
+ * the plugin that made its interface. */
 static __always_inline bool by_stack_from(const struct endpoint *source, const struct endpoint *destination)
 {
 	return source->flags & ENDPOINT_SHAPED || (source->flags & ENDPOINT_CHAINED && !destination);
 }
 
-/* Whether another plugin made the interface of one of them: that one leads what is not translated here. */
+/* Whether another plugin made the interface of one of the two. That plugin forwards what is not translated here. */
 static __always_inline bool of_other_plugin(const struct endpoint *one, const struct endpoint *other)
 {
 	return (one->flags | (other ? other->flags : 0)) & ENDPOINT_CHAINED;
 }
 
-/* The way of packets that a local endpoint sends, as far as the sender goes. */
+/* Sets the sender of the packets in this direction: a local endpoint. */
 static __always_inline void set_sender(struct ct_way *way, const struct endpoint *endpoint)
 {
 	way->ingress = endpoint->ifindex;
 	copy_mac(way->sender_mac, endpoint->container_mac);
 }
 
-/*
- * Whether a client that has no affinity here, or none any more, gets its second choice. Nodes do not know of each other's
- * affinities, so that they agree the choice depends on the client and the time alone; that the client is not sent to the
- * same backend for ever, its two best take turns. A turn is longer than the affinity, and begins at another time for each
- * client: clocks may differ a little, and not all clients move at once.
- */
+/* Whether a client without an affinity on this node gets its second choice. Nodes do not share their affinities, so
+ * the choice must follow from the client and the time alone. A client should not be sent to the same backend for
+ * ever, so its two best backends take turns. A turn is longer than the affinity. It starts at a different time for
+ * each client, so that not all clients move at once, and clocks may differ a little. */
 static __always_inline bool is_second_turn(__u32 lasting, __u32 mixed)
 {
 	__u32 zero = 0, turn = lasting * AFFINITY_TURN;

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The memory of flows: one look-up tells an established packet all it needs. */
+/* The memory of flows. One look-up gives an established packet all that it needs. */
 
 static __always_inline __overloadable CT_ENTRY *ct_find(const CT_KEY *key)
 {
 	return bpf_map_lookup_elem(&MAP(conntrack), key);
 }
 
-/* Whether the flow's time is over and its ports may be given to another. */
+/* Whether the flow's lifetime is over, so that its ports may go to another flow. */
 static __always_inline __overloadable bool ct_is_expired(const CT_ENTRY *entry, __u8 protocol, __u32 now)
 {
 	__s32 age = now - entry->seen;
 
-	/* Another processor may have a later tick. */
+	/* Another processor may already have written a later tick: the difference is signed. */
 	return age > (__s32)ct_lifetime(protocol, entry->flags);
 }
 
-/* Whether the entry's verdict still holds for this packet. Asked of each, so the flow's age is looked at once a tick only. */
+/* Whether the verdict of the entry still holds for this packet. Every packet asks this, so the lifetime is looked at
+ * only once a tick. */
 static __always_inline __overloadable bool ct_is_current(const CT_KEY *key, CT_ENTRY *entry, const PACKET *packet,
 							 __u32 side, __u32 epoch, __u32 now)
 {
@@ -23,7 +24,8 @@ static __always_inline __overloadable bool ct_is_current(const CT_KEY *key, CT_E
 		return false;
 	if (unlikely(entry->seen != now) && ct_is_expired(entry, packet->protocol, now))
 		return false;
-	/* The ports of a flow that has ended are used for a new one; and that one side may open a connection says nothing of the other. */
+	/* A SYN may open a new flow with the ports of one that has ended. A SYN of the side that did not open the
+	 * flow needs a verdict of its own: policy has allowed only the other side. */
 	return !(is_opening(packet->flags) && (entry->opener != side || ct_is_over(packet->protocol, entry->flags)));
 }
 
@@ -50,18 +52,18 @@ static __always_inline __overloadable void emit_end_event(const PACKET *packet, 
 	emit_event(inside, is_reply ? what | EVENT_OF_REPLY : what, 0);
 }
 
-/* What a packet of a translated flow says besides: the other side finishes first. */
+/* CT_HOLDS_PORT, if the other side of a translated connection finishes first. */
 static __always_inline __overloadable __u32 ct_holds_port(const PACKET *packet, const CT_ENTRY *entry, __u8 nat,
 							  __u32 packet_flags)
 {
-	/* What goes back has its destination translated where the opener's source is. */
+	/* Only in the reply direction is the destination translated where the opener's source is. */
 	return packet_flags & CT_FIN_REPLIER && !(entry->flags & CT_FIN_OPENER) && nat & NAT_DESTINATION ?
 		       CT_HOLDS_PORT :
 		       0;
 }
 
-/* Whether a flow that is confirmed by now leaves the line. Of the network's, what anybody can have who hears no answer is bounded:
- * streams of UDP, and connections whose answers are not seen here. */
+/* Whether a flow that is confirmed now leaves the waiting line. Flows from the network are bounded if a sender can
+ * make them without hearing an answer: UDP streams, and connections whose answers go past this node. */
 static __always_inline __overloadable bool ct_may_stop_waiting(const PACKET *packet, const CT_ENTRY *entry, __u8 nat)
 {
 	const struct ct_way *way = &entry->way[entry->opener & 1];
@@ -71,7 +73,7 @@ static __always_inline __overloadable bool ct_may_stop_waiting(const PACKET *pac
 }
 
 #define ct_update_state OF_FAMILY(ct_update_state)
-/* Takes note of a packet in both views of its flow. `packet_flags`: as flags_after has it. */
+/* Writes the state after a packet into both entries of its flow. `packet_flags` is as in ct_flags_after. */
 __noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, __u32 packet_flags, __u32 now)
 {
 	struct scratch *room = scratch_room();
@@ -88,20 +90,22 @@ __noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, 
 
 	if (unlikely(after & ~before & CT_CONFIRMED) && !ct_may_stop_waiting(packet, entry, nat))
 		after |= CT_OVER_SHARE;
-	/* Two processors may write at once; at worst a flag comes with the next packet, and seen is the same. What is still under
-	 * way after a reset does not prolong the flow. */
+	/* Two processors may write at once, without a lock. The later write wins and can lose a flag that the other
+	 * one has just set. The next packet or a retransmission sets the flag again. If none comes, the entry keeps
+	 * the lifetime of its former state. Packets that were still under way when the connection was reset do not
+	 * prolong the flow. */
 	entry->flags = after;
 	if (!(after & CT_RESET) || packet_flags & CT_RESET)
 		entry->seen = now;
 	if (entry->way[side].via == VIA_UPLINK && (__u16)(now - entry->way[side].routed) > ROUTED_MOST)
 		entry->epoch = outdated();
-	/* Where the backend's node answers the client itself, it has the one view only. */
+	/* Where the backend's node answers the client directly, that node has only one entry of the flow. */
 	if (nat != NAT_NONE && !(is_reply && entry->flags & CT_DSR)) {
 		CT_KEY *own = (CT_KEY *)&room->key, *key = (CT_KEY *)&room->counterpart_key;
 
 		ct_key_of_packet(packet, own);
 
-		/* That it is looked up also keeps it from being evicted. */
+		/* The look-up also keeps the entry from being evicted. */
 		__u32 swapped = counterpart_key(key, own, entry);
 		CT_ENTRY *counterpart = ct_find(key);
 
@@ -109,11 +113,12 @@ __noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, 
 			counterpart->flags = (counterpart->flags & ~CT_STATE) | (after & CT_STATE);
 			counterpart->seen = entry->seen;
 		} else if ((counterpart || !ct_create_counterpart(packet, entry, side)) && !is_reply) {
-			/* Somebody else has its place: judged anew, the flow gets another. */
+			/* Another flow has the place of the counterpart. The slow path gives this flow another one. */
 			entry->epoch = outdated();
 		}
 	}
-	/* What was counted when it began, and is in the line no longer. Answers can be had for any question: they end no wait. */
+	/* The opener's account gets back what it was charged when the flow began, because the flow has left the
+	 * line. Anybody can get answers to something, so an answer alone does not do that. */
 	if (unlikely(after & ~before & CT_CONFIRMED) && ct_is_kept(after) && !(after & CT_PICKED_UP) &&
 	    entry->born == (__u8)now)
 		end_wait(entry->way[entry->opener & 1].ingress, nat == NAT_NONE ? 1 : 2);
@@ -122,7 +127,7 @@ __noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, 
 	return 0;
 }
 
-/* What a packet says of its flow's state. */
+/* What a packet says about the state of its flow, as CT_* flags. */
 static __always_inline __overloadable __u32 ct_flags_of_packet(const PACKET *packet, bool by_opener)
 {
 	__u32 packet_flags = by_opener ? 0 : CT_REPLIED;
@@ -140,8 +145,9 @@ static __always_inline __overloadable __u32 ct_flags_of_packet(const PACKET *pac
 }
 
 #define tcp_number_flags OF_FAMILY(tcp_number_flags)
-/* The number of a segment, as CT_ANSWER: of one that goes against the opener's way its own, else what it acknowledges. None: a
- * reset (its number may be the one that was forged), and what acknowledges nothing. */
+/* The sequence number of a TCP segment, as CT_ANSWER: its own number in a reply, and the number that it acknowledges
+ * in a packet of the opener. A reset has none, because its number may be forged. A segment that acknowledges nothing
+ * has none. */
 __noinline int tcp_number_flags(struct __sk_buff *skb, const PACKET *packet, __u32 is_reply)
 {
 	__be32 number;
@@ -160,7 +166,8 @@ __noinline int tcp_number_flags(struct __sk_buff *skb, const PACKET *packet, __u
 	return (bpf_ntohl(number) & CT_NUMBER) | CT_NUMBERED;
 }
 
-/* The same besides what a packet says, where it counts: of answers, and of what comes after them, until one is acknowledged. */
+/* `packet_flags` with the sequence number of the segment, where it is needed: in replies, and in the packets after
+ * them until one of them acknowledges a reply. */
 static __always_inline __overloadable __u32 with_tcp_number(struct __sk_buff *skb, const PACKET *packet, __u32 flags,
 							    __u32 packet_flags)
 {
@@ -170,8 +177,9 @@ static __always_inline __overloadable __u32 with_tcp_number(struct __sk_buff *sk
 	return packet_flags | tcp_number_flags(skb, packet, packet_flags & CT_REPLIED);
 }
 
-/* Writes down what the packet says of its flow's state. Once a second, and when a flag comes, not per packet: an entry
- * that is only read stays in every processor's cache. Returns for how many ticks no packet was written down. */
+/* Writes the state after a packet into the entry: once a tick, and when a flag changes. It does not write for every
+ * packet, because an entry that is only read stays in the cache of every processor. Returns for how many ticks the
+ * flow was silent. */
 static __always_inline __overloadable __u32 ct_track(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
 						     const struct ct_way *way, __u32 side, __u32 now)
 {
@@ -181,7 +189,7 @@ static __always_inline __overloadable __u32 ct_track(struct __sk_buff *skb, cons
 
 	if (packet->kind == PACKET_ERROR)
 		return 0;
-	/* Who goes on without an answer confirms nothing. */
+	/* An opener that goes on without an answer confirms nothing. */
 	if (unlikely(entry->seen != now || entry->flags & CT_RESET ||
 		     (missing && (missing != CT_CONFIRMED || entry->flags & CT_REPLIED)))) {
 		__u32 quiet = now - entry->seen;

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Forgetting flows whose time is over, and those of endpoints that are gone. The daemon has it run now and then; nothing is
- * copied to it. An entry is looked at where it lies, right before it is deleted, so one that a packet has just kept alive stays.
- * Packets may interrupt this program, so it has nothing of scratch.
- */
+/* Deletes expired flows, and flows whose endpoints are gone. The daemon runs this program now and then; nothing is
+ * copied to user space. An entry is checked right before it is deleted, so a flow that a packet has just kept alive
+ * stays. Packets may interrupt this program, so it does not use scratch. */
 
-/* Whether the other view of a flow, if it has one, still lives. */
+/* Returns the counterpart of an entry if there is one and it has not expired. */
 static __always_inline __overloadable CT_ENTRY *live_counterpart(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *room,
 								 __u32 now)
 {
@@ -19,7 +17,7 @@ static __always_inline __overloadable CT_ENTRY *live_counterpart(const CT_KEY *k
 }
 
 #define age_entry OF_FAMILY(age_entry)
-/* For bpf_for_each_map_elem. */
+/* The callback for bpf_for_each_map_elem. */
 static long age_entry(void *map, const CT_KEY *key, CT_ENTRY *entry, struct ageing *ageing)
 {
 	ADDRESS first, second;
@@ -34,7 +32,7 @@ static long age_entry(void *map, const CT_KEY *key, CT_ENTRY *entry, struct agei
 			ageing->forgotten++;
 			return 0;
 		}
-		/* Two processors have written at once. */
+		/* One of two processors that wrote at the same time did not update this entry. */
 		entry->seen = counterpart->seen;
 		entry->flags = (entry->flags & ~CT_STATE) | (counterpart->flags & CT_STATE);
 	} else if (ct_endpoints_changed(key, entry, &first, &second)) {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Remembering a flow that was judged. */
+/* Storing the verdict of the slow path in conntrack. */
 
-/* Two processors have judged the first packets of a flow at once, and the other one was first: this packet goes as that one. */
+/* Two processors had the first packets of one flow at the same time, and the other one was faster. This packet takes
+ * the other one's entry. */
 static __always_inline __overloadable int ct_yield_to(struct scratch *room, const CT_ENTRY *winner, CT_ENTRY *entry)
 {
 	CT_KEY *key = (CT_KEY *)&room->key, *counterpart = (CT_KEY *)&room->counterpart_key,
 	       *own = (CT_KEY *)&room->other_key;
 	__u32 swapped = counterpart_key(own, key, entry);
 
-	/* Both may have found the same place. */
+	/* Both processors may have claimed the same reverse entry. */
 	if (!is_counterpart(winner, counterpart, swapped))
 		bpf_map_delete_elem(&MAP(conntrack), counterpart);
 	*entry = *winner;
@@ -16,7 +17,7 @@ static __always_inline __overloadable int ct_yield_to(struct scratch *room, cons
 	return PARSED;
 }
 
-/* Stores scratch->entry. A flow that is not translated passes without. */
+/* Stores scratch->entry. If there is no room, a flow that is not translated passes without an entry. */
 static __always_inline __overloadable int ct_insert(struct scratch *room, const CT_KEY *key, CT_ENTRY *entry, __u8 nat,
 						    bool claimed)
 {
@@ -44,7 +45,7 @@ static __always_inline __overloadable int ct_insert(struct scratch *room, const 
 	return PARSED;
 }
 
-/* Stores scratch->entry of the flow of a packet that was judged; and its mate, if this packet opens a translated one. */
+/* Stores scratch->entry, and the reverse entry if this packet opens a translated flow. */
 static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct scratch *room, const PACKET *packet,
 						   __u32 side)
 {
@@ -90,7 +91,7 @@ static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct
 }
 
 #define ct_commit OF_FAMILY(ct_commit)
-/* Remembers the flow of a packet that was judged, as it is after this packet. */
+/* Stores the flow of a packet that the slow path has let pass, with the state after this packet. */
 __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side)
 {
 	struct scratch *room = scratch_room();
@@ -102,7 +103,7 @@ __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_K
 	__u32 packet_flags, entries = entry->way[side & 1].nat == NAT_NONE ? 1 : 2;
 	int reason;
 
-	/* Who sends pays: a segment that looks like an answer makes the other side the opener. */
+	/* The sender's account is charged, also where turn_if_answer has made the other side the opener. */
 	if (room->begins && entry->way[side & 1].ingress && !may_open(entry->way[side & 1].ingress, entries, room->now))
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
@@ -114,11 +115,12 @@ __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_K
 									   packet_flags),
 					      entry->seen, room->seen, entry->born);
 	reason = ct_store(skb, room, packet, side);
-	/* Where the backend's node answers the client itself, there is the one view only. */
+	/* Where the backend's node answers the client directly, that node has only one entry of the flow. */
 	if (room->begins && !reason)
 		ct_wait_in_line(entries > 1 && !(entry->flags & CT_DSR) ? WAIT_FORWARD | WAIT_REVERSE : WAIT_FORWARD,
 				entry->begun);
-	/* In scratch it is as it was, so that track() sees the change, tells of an end and has the mate know. */
+	/* scratch->entry gets back the state before this packet, so that ct_track() sees a change, emits the event
+	 * of an end, and updates the counterpart. */
 	entry->flags = room->flags | (entry->flags & CT_DSR);
 	return reason;
 }

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * A flow ends with its endpoints: who gets an address later inherits nothing of it, nor of what was sent there while it was
- * nobody's. Who a flow's ends were is told by the
- * indices of their host ends, which its ways hold: the kernel gives a number to another interface only when all have had
- * their turn. Asked on the slow path, which every flow comes to after an endpoint of it has gone, for that is a change of its address.
- */
+/* A flow ends when one of its endpoints goes. A new endpoint with the same address does not inherit the flow, nor a
+ * flow to that address from the time when nobody had it. An entry knows its endpoints by the indices of their host
+ * ends: the kernel uses an index again only after it has used all others. The slow path checks this. Every flow
+ * takes the slow path after one of its endpoints has gone, because that is a change of its address. */
 
-/* The endpoint of an address. Before Linux 6.2 a map is not looked into by a key that lies in a global function's
- * argument, so keys are copied to where it is allowed. */
+/* Finds the endpoint of an address. Before Linux 6.2 a map key may not lie in the argument of a global function, so
+ * the address is copied to scratch. */
 static __always_inline __overloadable struct endpoint *find_endpoint(struct scratch *room, const ADDRESS *address)
 {
 	ADDRESS *key = (ADDRESS *)&room->address;
@@ -16,14 +14,14 @@ static __always_inline __overloadable struct endpoint *find_endpoint(struct scra
 	return bpf_map_lookup_elem(&MAP(endpoints), key);
 }
 
-/* Whether the flow's ends are others by now: an endpoint is gone, or there is one at an address that was nobody's here.
- * `first` and `second` are room for addresses. */
+/* Whether an endpoint of the flow has gone, or an address that nobody had now has an endpoint. `first` and `second`
+ * are room for addresses. */
 static __always_inline __overloadable bool ct_endpoints_changed(const CT_KEY *key, const CT_ENTRY *entry,
 								ADDRESS *first, ADDRESS *second)
 {
 	__u32 opener = entry->opener & 1;
 	bool far = entry->flags & CT_NAT_REVERSE;
-	/* What the other side sees differs in the opener, what the opener sees in the other side. */
+	/* The reverse entry has another address for the opener, the forward entry another one for the other side. */
 	bool elsewhere = far || entry->way[opener].nat & NAT_DESTINATION;
 	struct endpoint *endpoint;
 
@@ -38,7 +36,7 @@ static __always_inline __overloadable bool ct_endpoints_changed(const CT_KEY *ke
 }
 
 #define ct_has_ended OF_FAMILY(ct_has_ended)
-/* The same. `key` is the flow's, in scratch. */
+/* The same for callers that are short of stack. `key` is the flow's key and lies in scratch. */
 __noinline int ct_has_ended(const CT_KEY *key, const CT_ENTRY *entry)
 {
 	struct scratch *room = scratch_room();
@@ -48,7 +46,7 @@ __noinline int ct_has_ended(const CT_KEY *key, const CT_ENTRY *entry)
 	return ct_endpoints_changed(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
 }
 
-/* The entry of a flow whose ends are still there and whose time is not over; otherwise it is forgotten. */
+/* Finds the entry of a flow that has not expired and still has its endpoints. Deletes it otherwise. */
 static __always_inline __overloadable CT_ENTRY *ct_find_live(struct scratch *room, const CT_KEY *key)
 {
 	CT_ENTRY *entry = ct_find(key);

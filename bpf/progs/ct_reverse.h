@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * The two views of a translated flow: its entry as the opener sees it (near), and as the other side does (far). Each names the
- * other, and counts as its mate if that names it, too. They live and die together: who takes note of one takes note of the
- * other, who forgets one forgets both, and each is made again from the other when it was evicted.
- */
+/* A translated flow has two entries. The forward entry has the addresses and ports that the opener sees. The reverse
+ * entry (CT_NAT_REVERSE) has those that the other side sees, after NAT. Each entry names the other one, its
+ * counterpart; it is the counterpart only if it names this entry, too. The two live and die together: state is
+ * written to both, both are deleted together, and if one was evicted it is made again from the other. */
 
-/* The key of an entry's mate. Whether the sides are the other way round there. */
+/* Writes the key of an entry's counterpart to `counterpart`. Returns whether the sides have swapped their indices
+ * there. */
 static __always_inline __overloadable __u32 counterpart_key(CT_KEY *counterpart, const CT_KEY *key,
 							    const CT_ENTRY *entry)
 {
@@ -13,7 +13,7 @@ static __always_inline __overloadable __u32 counterpart_key(CT_KEY *counterpart,
 			   &entry->nat_address[1], entry->nat_port[1]);
 }
 
-/* Whether an entry names that key as its mate's. */
+/* Whether an entry names the key as its counterpart's. */
 static __always_inline __overloadable bool is_counterpart(const CT_ENTRY *entry, const CT_KEY *key, __u32 swapped)
 {
 	__u32 first = swapped & 1, second = first ^ 1;
@@ -22,7 +22,7 @@ static __always_inline __overloadable bool is_counterpart(const CT_ENTRY *entry,
 	       equal(&entry->nat_address[second], &key->address[1]) && entry->nat_port[second] == key->port[1];
 }
 
-/* Forgets a flow, in both views. `other_key` is room for a key. */
+/* Deletes both entries of a flow. `other_key` is room for a key. */
 static __always_inline __overloadable void ct_delete(const CT_KEY *key, const CT_ENTRY *entry, CT_KEY *other_key)
 {
 	__u32 swapped = counterpart_key(other_key, key, entry);
@@ -34,10 +34,9 @@ static __always_inline __overloadable void ct_delete(const CT_KEY *key, const CT
 }
 
 #define ct_overwrite OF_FAMILY(ct_overwrite)
-/*
- * Writes what was judged into the entry of the flow, in its place: a new element would leave this one to another flow while
- * other processors still write into it. Who reads meanwhile has an epoch that is not in force, and judges.
- */
+/* Writes a new verdict into the existing entry of a flow, in place. With a new map element, other processors could
+ * still write to the old one after another flow has got it. Until the last line a reader finds an epoch that is not
+ * in force, and takes the slow path. */
 __noinline int ct_overwrite(CT_ENTRY *place, const CT_ENTRY *entry)
 {
 	struct scratch *room = scratch_room();
@@ -64,7 +63,7 @@ __noinline int ct_overwrite(CT_ENTRY *place, const CT_ENTRY *entry)
 	return 0;
 }
 
-/* Which end of the opener's packets differs between the two views. */
+/* Which addresses or ports of the opener's packets differ between the two entries, as NAT_*. */
 static __always_inline __overloadable __u8 nat_between(const CT_ENTRY *entry, __u32 from, const ADDRESS *source,
 						       __be16 source_port, const ADDRESS *destination,
 						       __be16 destination_port)
@@ -76,8 +75,8 @@ static __always_inline __overloadable __u8 nat_between(const CT_ENTRY *entry, __
 	return (of_source ? NAT_SOURCE : 0) | (of_destination ? NAT_DESTINATION : 0);
 }
 
-/* Fills in the far view of a near one. `packet` goes the opener's way, as the opener sees it; `reverse_from` is the opener's index
- * in the far view. */
+/* Fills the reverse entry from the forward one. `packet` is a packet of the opener, not translated. `reverse_from`
+ * is the opener's index in the reverse entry. */
 static __always_inline __overloadable void fill_reverse_entry(CT_ENTRY *reverse, const CT_ENTRY *forward,
 							      const PACKET *packet, __u32 side, __u32 reverse_from)
 {
@@ -102,19 +101,19 @@ static __always_inline __overloadable void fill_reverse_entry(CT_ENTRY *reverse,
 	reverse->way[reverse_to].nat = reverse_nat(nat);
 	reverse->way[reverse_from].ingress = forward->way[from].ingress;
 	reverse->way[reverse_from].egress = forward->way[from].egress;
-	/* Where a queueing discipline or the host's stack leads on, the opener's packets pass the endpoint's host end translated. */
+	/* If the packet goes through a queueing discipline or the host's stack, it passes the endpoint's host end
+	 * once more, translated. */
 	if (forward->way[from].via == VIA_HOST_END || forward->way[from].via == VIA_STACK)
 		reverse->flags |= CT_TRANSLATED_EARLIER;
 }
 
-/*
- * Fills in the near view of a far one, for a packet that goes against the opener's way, as the other side sees it. How the
- * opener's packets go on is not known: the first of them is judged, and finds what the flow was translated to.
- */
+/* Fills the forward entry from the reverse one, for a packet of the other side. The entry does not know how the
+ * opener's packets go on: their first one takes the slow path, and finds the old translation here. */
 static __always_inline __overloadable void fill_forward_entry(CT_ENTRY *forward, const CT_ENTRY *reverse,
 							      const PACKET *packet, __u32 side, __u32 swapped)
 {
-	/* In the far view, the opener's index and that of who answers; the same in the near one. */
+	/* `from` and `to` are the indices of opener and other side in the reverse entry, `forward_from` and
+	 * `forward_to` those in the forward entry. */
 	__u32 to = side & 1, from = to ^ 1, forward_from = (from ^ swapped) & 1, forward_to = forward_from ^ 1;
 
 	__builtin_memset(forward, 0, sizeof(*forward));
@@ -135,9 +134,7 @@ static __always_inline __overloadable void fill_forward_entry(CT_ENTRY *forward,
 }
 
 #define ct_create_counterpart OF_FAMILY(ct_create_counterpart)
-/*
- * Makes the mate of an entry that has none, from a packet of the flow. False if somebody else has its place.
- */
+/* Makes the missing counterpart of an entry, from a packet of the flow. Returns false if another flow has its place. */
 __noinline int ct_create_counterpart(const PACKET *packet, const CT_ENTRY *entry, __u32 side)
 {
 	struct scratch *room = scratch_room();

@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Flows that nobody has gone on from wait in line: half of the entries of conntrack at most are theirs; and with them what is confirmed
- * beyond its opener's share of the other half. Who comes when the line is
- * full takes the place of who came first, if that waits still. So a flood of what nobody answers, or nobody goes on from, takes
- * the place of its like alone, and the connections that are established stay. Those are not in the line, and their packets do
- * not look into it: an entry that is confirmed stays where it is, and is met by who takes its place in the line.
- */
+/* A flow that its opener has not gone on with waits in a line. Waiting flows have at most half of the entries of
+ * conntrack. Confirmed flows beyond their opener's share of the other half wait in the line, too. When the line is
+ * full, a new flow takes the place of the flow that came first, if that one still waits. So a flood of flows that
+ * nobody answers, or that nobody goes on with, displaces only its like, and established connections stay. A packet
+ * of an established connection does not look into the line: a confirmed entry stays in the line until its place is
+ * given away, and is left alone then. */
 
 #define WAITING struct JOIN(waiting, FAMILY)
 
-/* Gives scratch->other_key's flow up, if it is the one that waited and waits still. */
+/* Deletes the flow of `key`, if it is the flow that entered the line and if it still waits. */
 static __always_inline __overloadable void waiting_evict(struct scratch *room, const CT_KEY *key, __u16 begun)
 {
 	CT_KEY *other = (CT_KEY *)&room->counterpart;
 	CT_ENTRY *entry = ct_find(key), *counterpart;
 	__u32 swapped;
 
-	/* What has the key now may have come later. */
+	/* Another flow may have the key by now. */
 	if (!entry || entry->begun != begun || ct_is_kept(entry->flags))
 		return;
 	swapped = counterpart_key(other, key, entry);
@@ -43,13 +42,13 @@ static __always_inline __overloadable void waiting_push(struct scratch *room, co
 	begun_before = place->begun;
 	place->key = *key;
 	place->begun = begun;
-	/* Nobody has had the place yet: no flow is from nowhere to nowhere. */
+	/* A place that was never used has a key of zeroes; no flow has such a key. */
 	if (!is_zero(&((CT_KEY *)&room->other_key)->address[0]) || !is_zero(&((CT_KEY *)&room->other_key)->address[1]))
 		waiting_evict(room, (CT_KEY *)&room->other_key, begun_before);
 }
 
 #define ct_wait_in_line OF_FAMILY(ct_wait_in_line)
-/* Has the flow wait whose keys are scratch->key and scratch->counterpart_key. */
+/* Puts the flow of scratch->key and scratch->counterpart_key into the line. */
 __noinline int ct_wait_in_line(enum wait_entries entries, __u32 begun)
 {
 	struct scratch *room = scratch_room();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Direct server return: which flows go that way, which packets carry a mark, and what a mark counts. dsr_option.h reads and writes
- * them. */
+/* Direct server return (DSR): which flows use it, which packets carry the option, and what an option means.
+ * dsr_option.h writes and reads the option. */
 
-/* Who does not know the option of IPv6 skips it. */
+/* A node that does not know the IPv6 option skips it. */
 #define DSR_OPTION_TYPE (FAMILY == 4 ? 158 : 30)
 
 #if FAMILY == 4
@@ -16,7 +16,7 @@ struct dsr_option4 {
 #define DSR_OPTION_LENGTH 18 /* of port and address */
 struct dsr_option6 {
 	__u8 next;
-	__u8 words; /* of 8 bytes, beyond the first */
+	__u8 words; /* in units of 8 bytes, without the first */
 	__u8 type;
 	__u8 length;
 	__be16 port;
@@ -27,7 +27,7 @@ struct dsr_option6 {
 #endif
 #define DSR_OPTION struct JOIN(dsr_option, FAMILY)
 
-/* Whether there is room for a mark in the packet's headers. */
+/* Whether the packet's headers have room for the option. */
 static __always_inline __overloadable bool dsr_has_room(struct __sk_buff *skb, const PACKET *packet)
 {
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
@@ -37,14 +37,14 @@ static __always_inline __overloadable bool dsr_has_room(struct __sk_buff *skb, c
 #else
 	__u8 next;
 
-	/* Hop-by-hop options are the first header, or none. RFC 8200, section 4.1. */
+	/* Hop-by-hop options must come first (RFC 8200, section 4.1), so the option cannot be put before them. */
 	return bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ip6_header, next), &next, sizeof(next)) == 0 &&
 	       next != IPPROTO_HOPOPTS;
 #endif
 }
 
-/* Whether every node knows that services are met at an address: that of a service itself, or of a node. A mark that names
- * another one is not believed. */
+/* Whether all nodes know that services are reached at the address: it belongs to a service or to a node. An option
+ * with another address is ignored. */
 static __always_inline __overloadable bool is_known_service_address(struct scratch *room, const ADDRESS *address,
 								    __be16 port, __u8 protocol)
 {
@@ -56,7 +56,8 @@ static __always_inline __overloadable bool is_known_service_address(struct scrat
 	return bpf_map_lookup_elem(&MAP(frontends), key) || bpf_map_lookup_elem(&MAP(machines), node_address);
 }
 
-/* Whether a packet of a flow carries a mark. `quiet`: for how many ticks the flow was, at least one if it is judged. */
+/* Whether a packet gets the option. `quiet` says for how many ticks the flow was silent; it is at least one after
+ * the slow path. */
 static __always_inline __overloadable enum dsr_need dsr_option_need(const PACKET *packet, const CT_ENTRY *entry,
 								    __u32 side, __u32 quiet)
 {
@@ -68,7 +69,7 @@ static __always_inline __overloadable enum dsr_need dsr_option_need(const PACKET
 	return quiet ? DSR_IF_ROOM : DSR_NOT_NEEDED;
 }
 
-/* Whether a flow is answered from where the mark says. */
+/* Whether the flow is already answered from the address in the option. */
 static __always_inline __overloadable bool dsr_option_matches(const struct scratch *room, const CT_ENTRY *entry,
 							      __u32 side)
 {
@@ -78,11 +79,11 @@ static __always_inline __overloadable bool dsr_option_matches(const struct scrat
 	       equal(&entry->nat_address[to], (const ADDRESS *)&room->dsr_address);
 }
 
-/* What the mark of a packet counts for the flow that it belongs to. */
+/* What the option of a packet means for the known flow that the packet belongs to. */
 static __always_inline __overloadable enum dsr_weight
 dsr_weigh_option(const struct scratch *room, const CT_ENTRY *entry, const PACKET *packet, __u32 side)
 {
-	/* A datagram is answered from where the client sent the last one. */
+	/* The answer to a datagram comes from the address that the client sent its last datagram to. */
 	if (packet->protocol != IPPROTO_TCP || dsr_option_matches(room, entry, side))
 		return DSR_ACCEPTED;
 
@@ -90,6 +91,7 @@ dsr_weigh_option(const struct scratch *room, const CT_ENTRY *entry, const PACKET
 
 	if (opens)
 		return ct_is_over(packet->protocol, entry->flags) ? DSR_NEW_FLOW : DSR_TAKEN;
-	/* Anybody can write a mark: it moves no connection, but tells of one that was forgotten. */
+	/* Anybody can write an option. So it never changes a connection that is known from its beginning, but it
+	 * completes one that was picked up. */
 	return entry->flags & CT_PICKED_UP && !(entry->flags & CT_DSR) ? DSR_NEW_FLOW : DSR_IGNORED;
 }

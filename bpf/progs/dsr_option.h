@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Direct server return: a packet that is sent on to a backend's node keeps its client's address, and carries the address
- * and port that the client sent it to, as those the backend's node answers from. IPv4 has an option for that, IPv6 a
- * destination option, both of the types for experiments (RFC 4727). TCP carries it in what opens a connection and, where there
- * is room, once a second while it goes on, so that a node which has forgotten the connection finds it again; UDP in every packet.
- */
+/* The IP option of direct server return. A packet that is sent on to a backend's node keeps the address of its
+ * client. The option carries the address and port that the client sent it to; the backend's node answers from there.
+ * IPv4 has an IP option for this, IPv6 a destination option, both with types for experiments (RFC 4727). In TCP the
+ * option is in the SYN and, where there is room, once a second in later segments, so that a node which has forgotten
+ * the connection learns of it again. In UDP it is in every packet. */
 
 #define DSR_OPTION_AT (ETH_HLEN + sizeof(IP_HEADER))
 
-/* Writes the IP header anew around `added` bytes behind it, which `option` holds. */
+/* Adjusts the IP header to the `option` behind it, which was added or is about to be removed (`added`). */
 static __always_inline __overloadable int write_header_around_option(struct __sk_buff *skb, const DSR_OPTION *option,
 								     bool added)
 {
@@ -32,8 +31,8 @@ static __always_inline __overloadable int write_header_around_option(struct __sk
 		new.length = bpf_htons(bpf_ntohs(old.length) - sizeof(*option));
 		difference = bpf_csum_diff((__be32 *)option, sizeof(*option), NULL, 0, 0);
 	}
-	/* The kernel has taken the bytes that are gone out of its checksum of the whole packet, if it has one; the checksum of the
-	 * header makes up for them. */
+	/* When the option is removed, the kernel takes its bytes out of the checksum of the whole packet. The change
+	 * of the header checksum makes up for them, so they are put back here. */
 	if (!added)
 		bpf_csum_update(skb, ~difference);
 	difference = bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), difference);
@@ -56,13 +55,14 @@ static __always_inline __overloadable int write_header_around_option(struct __sk
 		header.length = bpf_htons(bpf_ntohs(header.length) - sizeof(*option));
 		header.next = option->next;
 	}
-	/* No checksum of IPv6's own makes up for this in the kernel's of the whole packet. */
+	/* IPv6 has no header checksum that makes up for this change, so the kernel's checksum of the whole packet is
+	 * computed anew. */
 	return bpf_skb_store_bytes(skb, at, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM);
 #endif
 }
 
 #define dsr_put_option OF_FAMILY(dsr_put_option)
-/* Puts into the packet where the client sent it. */
+/* Puts the address and port that the client sent the packet to into it. */
 __noinline int dsr_put_option(struct __sk_buff *skb, const PACKET *packet)
 {
 	DSR_OPTION option = { .type = DSR_OPTION_TYPE };
@@ -91,10 +91,9 @@ __noinline int dsr_put_option(struct __sk_buff *skb, const PACKET *packet)
 }
 
 #define dsr_take_option OF_FAMILY(dsr_take_option)
-/*
- * Takes the mark out of a packet from the network, if it has one: into scratch->dsr_address, if the packet's destination is a
- * backend of the service that is reached there. Anybody can write a mark; one that is not true counts for nothing.
- */
+/* Removes the option from a packet of the network. If it is valid, it is left in scratch->dsr_address and dsr_port:
+ * the packet's destination must be a backend of the service at that address. Anybody can write an option, so a wrong
+ * one counts for nothing. */
 __noinline int dsr_take_option(struct __sk_buff *skb, PACKET *packet)
 {
 	struct scratch *room = scratch_room();
@@ -126,7 +125,7 @@ __noinline int dsr_take_option(struct __sk_buff *skb, PACKET *packet)
 
 	struct frontend *frontend = find_frontend(address, option.port, packet->protocol, false, &frontend_flags);
 
-	/* An address of another node. */
+	/* The address may be that of another node. */
 	if (!frontend)
 		frontend = find_node_port(option.port, packet->protocol);
 	if (!frontend)

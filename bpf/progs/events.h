@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Telling user space what happens to flows. Nothing here is reached by the packets of an established one. */
+/* Events tell user space what happens to flows. The packets of an established flow never come here. */
 
-/* How a flow is told of, in one number: enum event_kind, enum drop_reason, enum event_direction. */
+/* An event in one number: enum event_kind, enum drop_reason, enum event_direction. */
 #define EVENT_CODE(kind, reason, direction) ((kind) | (reason) << 8 | (direction) << 16)
-#define EVENT_OF_REPLY (1 << 24) /* the packet goes against the opener's way */
+#define EVENT_OF_REPLY (1 << 24) /* the packet goes from the other side to the opener */
 
 #define emit_event OF_FAMILY(emit_event)
-/* `packet` goes the opener's way unless EVENT_OF_REPLY. The rules are those of the answer in scratch. */
+/* Writes an event about the flow of `packet`, which is a packet of the opener unless EVENT_OF_REPLY is set. The
+ * rules are those of the policy entry in scratch. */
 __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 {
 	struct scratch *room = scratch_room();
@@ -40,7 +41,7 @@ __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 		event->source_port = packet->source_port;
 		event->destination_port = packet->destination_port;
 	}
-	/* Told as who asks has it, whichever way it goes. */
+	/* An event names the side that asks first, whichever direction the packet has. */
 	if (packet->asker == (what & EVENT_OF_REPLY ? ASKER_SOURCE : ASKER_DESTINATION)) {
 		__be16 asked = event->source_port;
 
@@ -53,7 +54,7 @@ __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 }
 
 #define drop_and_report OF_FAMILY(drop_and_report)
-/* Counts and tells that the packet is not let through. */
+/* Drops the packet, counts the drop, and writes an event if it is wanted. */
 __noinline int drop_and_report(const PACKET *packet, __u32 reason, __u32 ifindex)
 {
 	__u32 zero = 0;
@@ -80,7 +81,8 @@ __noinline int drop_and_report(const PACKET *packet, __u32 reason, __u32 ifindex
 	return TC_ACT_SHOT;
 }
 
-/* Whether the flow is among those that are told of: by its ports and addresses, so that its end is too. */
+/* Whether events are written about this flow. That depends only on its addresses and ports, so a flow has both the
+ * event of its beginning and that of its end. */
 static __always_inline __overloadable bool is_sampled(const PACKET *packet, const struct node *node)
 {
 	__u32 mixed = packet->source_port ^ packet->destination_port ^ packet->protocol;

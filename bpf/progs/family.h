@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * One source for both families. The stages (stages.h) are written once, in the words below, and included twice: with
- * FAMILY 4 and with FAMILY 6. A word expands where it is used, so it means the types and maps of the family that is being
- * compiled, and is defined once.
+ * One source for both families. The stages (stages.h) are written once, in the words below, and are included twice:
+ * with FAMILY 4 and with FAMILY 6. A word expands where it is used, so it always names the types and maps of the family
+ * that is being compiled, and one definition is enough.
  *
- * Functions have plain names. An inline function has `__overloadable`: the compiler finds the one of the family by the
- * types of the arguments, as in C++. That does not do for two sorts of functions, which have a line with OF_FAMILY above them
- * instead, so that `name` is compiled as `name_v4` and `name_v6`: global functions (`__noinline`), whose symbols libbpf looks
- * for by name, and those without an argument of a family's type.
+ * Functions have plain names. An inline function is marked `__overloadable`: the compiler chooses the function of the
+ * family by the types of the arguments, as C++ does. Two sorts of functions cannot be chosen so: global functions
+ * (`__noinline`), because libbpf finds them by their symbol, and functions that have no argument of a family's type.
+ * They have a line with OF_FAMILY above them, which compiles `name` as `name_v4` and `name_v6`.
  */
 #pragma once
 
@@ -34,5 +34,5 @@
 #define SOCKET_KEY struct JOIN(socket_key, FAMILY)
 #define SOCKET_PEER struct JOIN(socket_peer, FAMILY)
 #define IP_HEADER struct JOIN(JOIN(ip, FAMILY), _header)
-/* 32-bit words of an address. */
+/* An address has so many words of 32 bits. */
 #define WORDS ((int)(sizeof(ADDRESS) / sizeof(__be32)))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Sending a packet on, the way its flow goes. */
+/* Forwards a packet as the direction of its flow says. */
 
-/* Whether the packet, or the pieces that an aggregate will be cut into, are larger than the way takes, with `more` bytes of
- * headers. */
+/* Whether the packet with `more` bytes of headers is larger than the MTU. Of an aggregate the segments count into
+ * which it will be split. */
 static __always_inline __overloadable bool exceeds_mtu(const struct __sk_buff *skb, const PACKET *packet,
 						       const struct ct_way *way, __u32 more)
 {
@@ -16,7 +16,7 @@ static __always_inline __overloadable bool exceeds_mtu(const struct __sk_buff *s
 	return skb->gso_size + packet->transport - ETH_HLEN + header + more > way->mtu;
 }
 
-/* Sends a packet on, changed as its way says. */
+/* Translates and forwards a packet as `way` says. */
 static __always_inline __overloadable int forward(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
 						  const struct ct_way *way, __u32 side)
 {
@@ -42,7 +42,8 @@ static __always_inline __overloadable int forward(struct __sk_buff *skb, const P
 	if (via == VIA_UPLINK) {
 		struct bpf_redir_neigh next_hop = {};
 
-		/* For the program that sees it next. A mark that somebody has set is for routing, and stays. */
+		/* The mark is for the uplink's egress program. If the packet already has a mark, routing uses it,
+		 * and it stays. */
 		if (!skb->mark)
 			skb->mark = MARK_FORWARDED;
 		if (is_zero(&entry->next_hop))

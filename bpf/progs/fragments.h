@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Datagrams in pieces. Only the first piece says which flow it is of; it is policed like any packet, and the others follow it.
+ * Fragmented datagrams. Only the first fragment tells its flow. It is checked like any packet, and the other fragments
+ * follow it.
  *
- * One that has overtaken its first cannot wait for it here. It is taken for a piece of the flow that the last datagram in pieces
- * was of, by the same interface between the same two addresses. Where that is wrong it still goes to the address that it is for, and
- * the receiver drops it in the end, for the first of its own datagram is let through only if policy has it so. But where the
- * destination is translated, another flow leads to somebody else, who must not get it.
+ * A fragment that has overtaken the first one cannot wait for it here. The programs guess that it belongs to the flow
+ * of the last fragmented datagram that came by the same interface between the same two addresses. A wrong guess does no
+ * harm where the destination is not translated: the fragment reaches the address that it is sent to, and the receiver
+ * drops it, unless policy lets the first fragment of its datagram pass. Where the destination is translated, a wrong
+ * guess would lead to another receiver, so such a fragment is dropped.
  */
 
 static __always_inline __overloadable void fragment_key(FRAGMENT *key, const PACKET *packet)
@@ -21,7 +23,7 @@ static __always_inline __overloadable void fragment_key(FRAGMENT *key, const PAC
 #endif
 }
 
-/* The key of the last datagram between the same two, from that of one. */
+/* Makes the key of a datagram the key of the last datagram between the same two addresses. */
 static __always_inline __overloadable void make_last_fragment_key(FRAGMENT *key)
 {
 	key->id = 0;
@@ -37,7 +39,8 @@ static __always_inline __overloadable void take_fragment_ports(PACKET *packet, c
 	packet->asker = fragments->asker;
 }
 
-/* What is known of a datagram. A number comes again: what was of an older datagram is none of this one. */
+/* Returns what is known about a datagram. An id is used again, so what is older than FRAGMENTS_APART belongs to
+ * another datagram. */
 static __always_inline __overloadable struct fragments *find_fragments(const FRAGMENT *key)
 {
 	struct fragments *fragments = bpf_map_lookup_elem(&MAP(fragments), key);
@@ -48,7 +51,8 @@ static __always_inline __overloadable struct fragments *find_fragments(const FRA
 	return NULL;
 }
 
-/* Whether a piece that is taken for one of this flow gets to whom it is for, be it of another. */
+/* Whether a fragment may follow this flow by a guess: even if the guess is wrong, it reaches the address that it is
+ * sent to. */
 static __always_inline __overloadable bool may_guess_flow(const PACKET *packet)
 {
 	CT_KEY key;
@@ -58,7 +62,8 @@ static __always_inline __overloadable bool may_guess_flow(const PACKET *packet)
 	return entry && !ct_is_expired(entry, packet->protocol, ticks()) && !(entry->way[side].nat & NAT_DESTINATION);
 }
 
-/* The ports of a datagram in pieces: kept once its first piece is let through, found again for the others. */
+/* Gives a later fragment the ports of its datagram. A first fragment already has them; they are kept only when it
+ * has passed. */
 __noinline int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex)
 {
 	FRAGMENT key;
@@ -89,7 +94,8 @@ __noinline int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex)
 }
 
 #define keep_fragments OF_FAMILY(keep_fragments)
-/* Keeps what the first piece of a datagram says; whose it is has been seen. A reason for a drop if its interface has no room. */
+/* Keeps the ports of a first fragment, which has passed. Returns a drop reason if its interface has begun too many
+ * datagrams. */
 __noinline int keep_fragments(const PACKET *packet)
 {
 	FRAGMENT key;
@@ -111,7 +117,8 @@ __noinline int keep_fragments(const PACKET *packet)
 		return DROP_FRAGMENT_SHARE;
 	if (bpf_map_update_elem(&MAP(fragments), &key, &first, BPF_ANY))
 		return DROP_FRAGMENT_SHARE;
-	/* A segment that is lost is sent again, and nobody is to speak in a connection without a number. */
+	/* For TCP no guess is needed, because a lost segment is sent again; and nothing may get into a connection
+	 * without a sequence number. */
 	if (packet->protocol == IPPROTO_TCP)
 		return PARSED;
 	make_last_fragment_key(&key);
@@ -124,8 +131,9 @@ __noinline int keep_fragments(const PACKET *packet)
 }
 
 #define count_early_fragment OF_FAMILY(count_early_fragment)
-/* A piece from the network that came before the first of its datagram, or without it. Whose it is will be told by the first: it
- * may be the host's, which has it now. What is for an endpoint is counted where the host would deliver it. */
+/* Notes a fragment from the network that came before the first one, or without it. Only the first fragment tells
+ * whether the datagram is for the host, which keeps this fragment meanwhile. A fragment for an endpoint is counted
+ * where the host sends it to the endpoint. */
 __noinline int count_early_fragment(const PACKET *packet)
 {
 	struct fragments begun = { .early = 1, .eighth = eighths() }, *fragments;

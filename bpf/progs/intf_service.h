@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the programs share with user space about services; in the manner of intf.h. */
+/* What the programs share with user space about services. The rules of intf.h apply. */
 #pragma once
 
 #include "intf.h"
 
-/*
- * Key of `frontends4`, `frontends6`: where a service is reached. With the address zero it is reached at every address
- * of the node that serves node ports. With port and protocol zero the entry says what the address itself is.
- */
+/* Key of `frontends4` and `frontends6`: where a service is reached. If the address is zero, it is reached at every
+ * address of the node that serves node ports. If port and protocol are zero, the entry says what the address itself
+ * is. */
 struct frontend_key4 {
 	struct ip4 address;
 	__be16 port;
@@ -22,17 +21,17 @@ struct frontend_key6 {
 	__u8 pad;
 };
 
-#define SERVED_WORDS 512 /* of `served_addresses`: a bit for each of CHANGED_ADDRESS_PLACES */
+#define SERVED_WORDS 512 /* of `served_addresses`: one bit for each of CHANGED_ADDRESS_PLACES */
 
-#define FRONTEND_RANGES 1 /* only sources in the service's ranges are welcome */
-#define FRONTEND_NODE_IN_RANGES 2 /* the node's own processes are */
-#define FRONTEND_INSIDE_LOCAL 4 /* set[FROM_INSIDE] holds the local backends only */
-#define FRONTEND_OUTSIDE_LOCAL 8 /* set[FROM_OUTSIDE] does */
-#define ADDRESS_OF_NODE 16 /* of an address: node ports are served here */
-#define ADDRESS_OF_SERVICE 32 /* of an address: nothing else is behind it */
-#define INSIDE_ONLY 128 /* of a frontend or an address: whoever is beyond the node is not served */
+#define FRONTEND_RANGES 1 /* only sources in the service's ranges are let in */
+#define FRONTEND_NODE_IN_RANGES 2 /* the node's own processes are in the ranges */
+#define FRONTEND_INSIDE_LOCAL 4 /* set[FROM_INSIDE] has only local backends */
+#define FRONTEND_OUTSIDE_LOCAL 8 /* set[FROM_OUTSIDE] has only local backends */
+#define ADDRESS_OF_NODE 16 /* of an address: node ports are served at it */
+#define ADDRESS_OF_SERVICE 32 /* of an address: only services are behind it */
+#define INSIDE_ONLY 128 /* of a frontend or an address: clients outside the node are not served */
 
-/* Who connects: an endpoint or the node itself, or somebody beyond the node. */
+/* Where the client is: an endpoint or a process of this node, or outside the node. */
 enum service_from {
 	FROM_INSIDE,
 	FROM_OUTSIDE,
@@ -41,33 +40,34 @@ enum service_from {
 /* Value of `frontends4`, `frontends6`. */
 struct frontend {
 	__u32 service; /* number of the service's port, from 1 */
-	__u32 set[2]; /* by enum service_from: index in `sets` */
+	__u32 set[2]; /* index in `sets`, by enum service_from */
 	__u32 flags; /* FRONTEND_*, ADDRESS_* */
-	__u32 affinity; /* ticks that a client keeps its backend after its last connection; 0: it does not */
+	__u32 affinity; /* ticks that a client keeps its backend after its last connection; 0: no affinity */
 };
 
-#define SET_BY_SCORE 1 /* each client has a score with each backend, and the highest takes it, on every node */
-#define SET_BY_TABLE 2 /* `first` and `count` are places in `lookup_tables`: the same for sets too large for scores */
+#define SET_BY_SCORE 1 /* the backend with the highest score for the client is chosen: the same on every node */
+#define SET_BY_TABLE 2 /* `first` and `count` are places in `lookup_tables`: for sets too large for scores */
 #define SET_ELSEWHERE 4 /* empty, although there are backends on other nodes */
-#define SCORED_MOST 128 /* backends of a set by score */
-/* A client that is chosen for anew takes its two best backends by turns of so many times the affinity: see choose. */
+#define SCORED_MOST 128 /* most backends of a set with SET_BY_SCORE */
+/* A client without an affinity alternates between its two best backends. A turn lasts so many times the affinity:
+ * is_second_turn(). */
 #define AFFINITY_TURN 4
 
-/* Value of `sets`: backends to choose from. The first eight bytes are read and written as one. */
+/* Value of `sets`: the backends to choose from. The first eight bytes are read and written at once. */
 struct backend_set {
-	__u32 first; /* index in `backends4`, `backends6` */
+	__u32 first; /* index in `backends4` or `backends6` */
 	__u16 count;
 	__u16 flags; /* SET_* */
-	__u32 turn; /* how often was chosen from it */
+	__u32 turn; /* how often a backend was chosen from it */
 	__u32 pad;
 };
 
-/* Value of `backends4`, `backends6`. What is in force is not changed but for `hits`. */
+/* Value of `backends4` and `backends6`. A backend that is in force never changes, except for `hits`. */
 struct backend4 {
 	struct ip4 address;
 	__be16 port;
 	__u16 pad;
-	__u32 hits; /* how often it was chosen, since it is in this place */
+	__u32 hits; /* how often it was chosen since it has this place */
 	__u32 seed; /* of its scores: a hash of address and port */
 };
 
@@ -80,12 +80,13 @@ struct backend6 {
 	__u32 end;
 };
 
-/* Value of `lookup_tables`: two places of a table of consistent choice, each an index in the backends of its set's family. */
+/* Value of `lookup_tables`: two places of a table for consistent hashing. Each is an index in the backends of the
+ * set's family. */
 struct lookup_places {
 	__u32 backend[2];
 };
 
-/* Key of `members4`, `members6`: an endpoint of a service, whatever its state. The value is MEMBER_*. */
+/* Key of `members4` and `members6`: an endpoint of a service, whatever its state. The value is MEMBER_*. */
 struct member4 {
 	__u32 service;
 	struct ip4 address;
@@ -100,12 +101,12 @@ struct member6 {
 	__u16 pad;
 };
 
-#define MEMBER_CLUSTER 1 /* takes new connections of those who may be sent to any node */
-#define MEMBER_LOCAL 2 /* takes new connections of those who stay on this node */
+#define MEMBER_CLUSTER 1 /* takes new connections of clients that may be sent to any node */
+#define MEMBER_LOCAL 2 /* takes new connections of clients that must stay on this node */
 
-/* Key of `affinities4`, `affinities6`: a client of a service; of sockets, the network namespace that they are in. */
+/* Key of `affinities4` and `affinities6`: a client of a service. The client of a socket is its network namespace. */
 struct client4 {
-	__u64 netns; /* cookie; 0: `address` says who it is */
+	__u64 netns; /* cookie; 0: the client is `address` */
 	struct ip4 address;
 	__u32 service;
 };
@@ -131,11 +132,11 @@ struct affinity6 {
 	__u32 seen;
 };
 
-/* Values of `connections4`, `connections6`; the key is a socket's cookie. What a connected socket means, and whom it was led
- * to: one for each, until it is closed. */
+/* Values of `connections4` and `connections6`; the key is the cookie of a socket. One entry for each connected
+ * socket, until it is closed: the service that the application connected to, and the backend. */
 struct connection4 {
 	__u64 netns; /* cookie */
-	struct ip4 meant; /* the service's */
+	struct ip4 meant; /* address of the service */
 	struct ip4 backend;
 	__be16 meant_port;
 	__be16 backend_port;
@@ -155,10 +156,11 @@ struct connection6 {
 	__u32 pad;
 };
 
-/* Key of `sockets4`, `sockets6`: sockets that are not connected, each as many times as it sends to services. */
+/* Key of `sockets4` and `sockets6`: sockets that are not connected. A socket has an entry for each service that it
+ * sends to. */
 enum socket_peer_as {
-	AS_BACKEND, /* the address is a backend's: the value has the service's, which the application means */
-	AS_SERVICE, /* the address is a service's: the value has the backend that datagrams go to */
+	AS_BACKEND, /* the address is a backend's, and the value has the service that the application sends to */
+	AS_SERVICE, /* the address is a service's, and the value has the backend that the datagrams go to */
 };
 
 struct socket_key4 {
@@ -197,7 +199,7 @@ struct socket_peer6 {
 	__u32 end;
 };
 
-/* Keys of `source_ranges4`, `source_ranges6`. */
+/* Keys of `source_ranges4` and `source_ranges6`. */
 struct source_range4 {
 	__u32 length; /* bits of what follows */
 	__u32 service;
@@ -216,10 +218,10 @@ enum namespace_kind {
 	NAMESPACE_ENDPOINT = 2,
 };
 
-/* `ports`: a bit for each port, in words of 64; two rows. */
+/* Rows of `ports`: one bit for each port, in words of 64. */
 enum port_row {
-	PORTS_SERVED, /* some service is reached at it from outside */
-	PORTS_OF_BACKENDS, /* a backend in the node's own namespace answers at it */
+	PORTS_SERVED, /* a service is reached at the port from outside */
+	PORTS_OF_BACKENDS, /* a backend in the node's own namespace answers at the port */
 	PORT_ROWS
 };
 #define PORT_WORDS 1024

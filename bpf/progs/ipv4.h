@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What only IPv4 has: its header, its ICMP. RFC 791, RFC 792. */
+/* What only IPv4 has: its header and its ICMP. RFC 791, RFC 792. */
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
@@ -19,9 +19,9 @@
 #define IP4_OPTION_NOTHING 1
 #define IP4_OPTION_LOOSE_ROUTE 131
 #define IP4_OPTION_STRICT_ROUTE 137
-#define IP4_OPTIONS 40 /* bytes, at most */
+#define IP4_OPTIONS 40 /* the most bytes of options */
 
-#define IP4_HEADER_MOST 60 /* bytes, with options */
+#define IP4_HEADER_MOST 60 /* the longest header, bytes */
 #define IP4_DONT_FRAGMENT 0x4000
 #define IP4_MORE_FRAGMENTS 0x2000
 #define IP4_OFFSET_MASK 0x1fff
@@ -30,7 +30,7 @@
 #define IP4_DESTINATION_OFFSET 16
 
 struct ip4_header {
-	__u8 version; /* in its upper four bits; the header's length in words in the lower four */
+	__u8 version; /* in its upper four bits; the length of the header in words in the lower four */
 	__u8 tos;
 	__be16 length;
 	__be16 id;
@@ -48,7 +48,8 @@ static __always_inline bool is_icmp4_error(__u8 type)
 	       type == ICMP_PARAMETER_PROBLEM;
 }
 
-/* The type of the request that a reply of this type answers; the type itself if it is no reply. */
+/* Returns the type of the question that an answer of this type belongs to, or the type itself if it is not an
+ * answer. */
 static __always_inline __overloadable __u8 request_of(const struct packet4 *packet, __u8 type)
 {
 	switch (type) {
@@ -63,13 +64,13 @@ static __always_inline __overloadable __u8 request_of(const struct packet4 *pack
 	return type;
 }
 
-/* The code of the question. An extended echo is answered with a status for a code: RFC 8335. */
+/* Returns the code of the question. In the answer to an extended echo the code is a status: RFC 8335. */
 static __always_inline __overloadable __u8 code_of(const struct packet4 *packet, __u8 type, __u8 code)
 {
 	return type == ICMP_EXTENDED_ECHO_REPLY ? 0 : code;
 }
 
-/* Whether a question of this type has an identifier, which may be changed on the way: RFC 5508. */
+/* Whether questions of this type have an identifier, which NAT may change: RFC 5508. */
 static __always_inline __overloadable bool has_identifier(const struct packet4 *packet, __u8 type)
 {
 	return type == ICMP_ECHO || (type >= ICMP_TIMESTAMP && type < ICMP_MASK_REPLY) || type == ICMP_EXTENDED_ECHO;
@@ -94,26 +95,26 @@ static __always_inline __overloadable bool is_link_scope(const struct ip4 *addre
 	return first >= 224 || first == 0;
 }
 
-/* Whether no other machine may send from that address: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3. RFC 1812, 5.3.7. */
+/* Whether no other machine may send from the address: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3. RFC 1812, section 5.3.7. */
 static __always_inline __overloadable bool is_martian(const struct ip4 *address)
 {
 	return is_link_scope(address) || *(const __u8 *)address == 127;
 }
 
-/* Whether the sender of a packet may have no address yet: it asks all of the link for one, as DHCP does. */
+/* Whether the sender of this packet may be without an address: it asks everybody on the link for one, as DHCP does. */
 static __always_inline __overloadable bool may_be_nobody(const struct packet4 *packet)
 {
 	return is_zero(&packet->source) && is_link_scope(&packet->destination);
 }
 
-/* Addresses of a link that an interface may have beside others: none that is a martian. */
+/* IPv4 has no link-local addresses that count as martian: see is_of_this_link of IPv6. */
 static __always_inline __overloadable bool is_of_this_link(const struct ip4 *address)
 {
 	return false;
 }
 
-/* Whether the options between the header's fixed part and `end` name further destinations (RFC 791; RFC 7126 has such
- * packets dropped). A malformed list counts as one: what comes behind its fault is not known. */
+/* Whether the options up to `end` contain a source route (RFC 791). RFC 7126 recommends to drop such packets.
+ * Malformed options count as a source route, because what follows the fault cannot be read. */
 __noinline int source_routed_v4(struct __sk_buff *skb, __u32 end)
 {
 	__u32 at = ETH_HLEN + sizeof(struct ip4_header);
@@ -138,8 +139,8 @@ __noinline int source_routed_v4(struct __sk_buff *skb, __u32 end)
 	return false;
 }
 
-/* Turns the packet into one of the flow that the error at packet->transport is about. RFC 792: the error carries the
- * header and at least 8 bytes of the packet that caused it. */
+/* Gives the packet the addresses and ports of the flow that the ICMP error is about. An error quotes the header and
+ * at least 8 bytes of the packet that caused it (RFC 792). */
 static __always_inline __overloadable int parse_error(struct __sk_buff *skb, struct packet4 *packet)
 {
 	__u32 at = packet->transport + sizeof(struct icmp_header);
@@ -153,7 +154,7 @@ static __always_inline __overloadable int parse_error(struct __sk_buff *skb, str
 
 	if ((inner.version >> 4) != 4 || length < sizeof(inner))
 		return DROP_MALFORMED;
-	/* An error about a later piece has no ports; without them its flow is not to be found. */
+	/* An error about a later fragment has no ports, so its flow cannot be found. */
 	if (inner.fragment & bpf_htons(IP4_OFFSET_MASK))
 		return DROP_UNRELATED_ERROR;
 	if (bpf_skb_load_bytes(skb, at + length, &transport, sizeof(transport)))
@@ -184,7 +185,7 @@ static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, stru
 	return PARSED;
 }
 
-/* Reads a packet; a reason for a drop if it makes no sense. */
+/* Parses a packet. Returns a drop reason if the packet is malformed. */
 static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet4 *packet)
 {
 	if (!pull(skb, ETH_HLEN + sizeof(struct ip4_header)))
@@ -200,7 +201,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	__u16 fragment = bpf_ntohs(ip->fragment);
 	__be16 id = ip->id;
 
-	/* An aggregate beyond 64 KiB has a length of zero. */
+	/* An aggregate of more than 64 KiB has a length of zero. */
 	if (!total && skb->gso_size)
 		total = present;
 	if ((ip->version >> 4) != 4 || header < sizeof(*ip) || total < header || total > present)
@@ -233,7 +234,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	return PARSED;
 }
 
-/* IPv4 asks for its neighbours by ARP: arp.h. */
+/* IPv4 has no neighbour discovery, but ARP: arp.h. */
 static __always_inline __overloadable bool is_of_link(const struct packet4 *packet)
 {
 	return false;
@@ -244,7 +245,7 @@ static __always_inline __overloadable int discover(struct __sk_buff *skb, const 
 	return drop_and_count(DROP_MALFORMED);
 }
 
-/* One hop less; the caller has seen that one is left. RFC 1624 for the checksum. */
+/* Decreases the TTL by one. The caller knows that it is above one. RFC 1624 for the checksum. */
 static __always_inline __overloadable bool lower_hops(struct __sk_buff *skb, const struct packet4 *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What only IPv6 has: its header and extension headers, its ICMP. RFC 8200, RFC 4443, RFC 4861. */
+/* What only IPv6 has: its header, its extension headers and its ICMP. RFC 8200, RFC 4443, RFC 4861. */
 
 #define ICMPV6_LAST_ERROR 4 /* 1 to 4: unreachable, too big, time exceeded, parameter problem */
 #define ICMPV6_ECHO_REQUEST 128
@@ -19,11 +19,11 @@
 #define IP6_SOURCE_OFFSET 8
 #define IP6_DESTINATION_OFFSET 24
 #define IP6_OFFSET_MASK 0xfff8
-/* More headers than any honest packet has. */
+/* No ordinary packet has more extension headers. */
 #define IP6_EXTENSIONS 6
 
 struct ip6_header {
-	__be32 version; /* in its upper four bits, then class and flow label */
+	__be32 version; /* in its upper four bits, then traffic class and flow label */
 	__be16 length;
 	__u8 next;
 	__u8 hops;
@@ -34,11 +34,12 @@ struct ip6_header {
 struct ip6_extension {
 	__u8 next;
 	__u8 length;
-	__be16 fragment; /* of a fragment header: offset and, in the last bit, "more" */
+	__be16 fragment; /* of a fragment header: the offset; the last bit is "more fragments" */
 	__be32 id; /* of a fragment header */
 };
 
-/* The type of the request that a reply of this type answers; the type itself if it is no reply. */
+/* Returns the type of the question that an answer of this type belongs to, or the type itself if it is not an
+ * answer. */
 static __always_inline __overloadable __u8 request_of(const struct packet6 *packet, __u8 type)
 {
 	return type == ICMPV6_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
@@ -47,8 +48,8 @@ static __always_inline __overloadable __u8 request_of(const struct packet6 *pack
 		       type;
 }
 
-/* The code of the question. An extended echo (RFC 8335) and a question about a node (RFC 4620) are answered with a status for
- * a code; the latter has codes of its own, which count for nothing here. */
+/* Returns the code of the question. In the answers to an extended echo (RFC 8335) and to a node information query
+ * (RFC 4620) the code is a status. The codes of node information queries are left out. */
 static __always_inline __overloadable __u8 code_of(const struct packet6 *packet, __u8 type, __u8 code)
 {
 	return type == ICMPV6_EXTENDED_ECHO_REPLY || type == ICMPV6_NODE_INFORMATION_REPLY ||
@@ -57,7 +58,7 @@ static __always_inline __overloadable __u8 code_of(const struct packet6 *packet,
 		       code;
 }
 
-/* Whether a question of this type has an identifier, which may be changed on the way. */
+/* Whether questions of this type have an identifier, which NAT may change. */
 static __always_inline __overloadable bool has_identifier(const struct packet6 *packet, __u8 type)
 {
 	return type == ICMPV6_ECHO_REQUEST || type == ICMPV6_EXTENDED_ECHO;
@@ -89,7 +90,7 @@ static __always_inline __overloadable bool is_of_this_link(const struct ip6 *add
 	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
-/* Whether no other machine may send from that address, or not to a pod: as destinations of link scope; ::1,
+/* Whether no other machine may send from the address, or not to a pod: addresses of link scope, ::1 and
  * ::ffff:0:0/96. */
 static __always_inline __overloadable bool is_martian(const struct ip6 *address)
 {
@@ -100,14 +101,14 @@ static __always_inline __overloadable bool is_martian(const struct ip6 *address)
 	return address->word[2] == bpf_htonl(0xffff) || (!address->word[2] && address->word[3] == bpf_htonl(1));
 }
 
-/* Whether the sender of a packet may have no address yet. Who has none sends what is of the link alone, and is not parsed so far:
- * neighbour and router solicitations, listener reports. RFC 4861, RFC 4862, RFC 3810. */
+/* Whether the sender of this packet may be without an address. Such a sender sends only neighbour and router
+ * solicitations and listener reports, and parse() has returned for these before. RFC 4861, RFC 4862, RFC 3810. */
 static __always_inline __overloadable bool may_be_nobody(const struct packet6 *packet)
 {
 	return false;
 }
 
-/* Walks the extension headers from `*at`, of type `*next`, to the transport header. A fragment header is copied to
+/* Walks the extension headers from `*at`, of type `*next`, to the transport header. Copies a fragment header to
  * `fragment`. */
 static __always_inline int skip_extensions(struct __sk_buff *skb, __u32 *at, __u8 *next, struct ip6_extension *fragment)
 {
@@ -127,8 +128,9 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, __u32 *at, __u
 		}
 		if (bpf_skb_load_bytes(skb, *at, &extension, sizeof(extension)))
 			return DROP_MALFORMED;
-		/* A routing header's last two bytes are its type and the segments left (RFC 8200, 4.4): with any left, this
-		 * destination is not the last, and what is judged not what is reached. */
+		/* The last two bytes that are read of a routing header are its type and the number of segments left
+		 * (RFC 8200, section 4.4). If any is left, the destination is not the last one, and the packet would
+		 * reach another address than the one that was checked. */
 		if (*next == IPPROTO_ROUTING && extension.fragment & bpf_htons(0xff))
 			return DROP_SOURCE_ROUTE;
 		if (*next == IPPROTO_FRAGMENT) {
@@ -141,14 +143,14 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, __u32 *at, __u
 		}
 		*at += length;
 		*next = extension.next;
-		/* What follows a later piece's fragment header is data. */
+		/* After the fragment header of a later fragment there is only data. */
 		if (fragment->fragment & bpf_htons(IP6_OFFSET_MASK))
 			return PARSED;
 	}
 	return DROP_MALFORMED;
 }
 
-/* As parse_error; RFC 4443 carries as much of the packet as fits. */
+/* As for IPv4. An error quotes as much of the packet as fits (RFC 4443). */
 static __always_inline __overloadable int parse_error(struct __sk_buff *skb, struct packet6 *packet)
 {
 	__u32 at = packet->transport + sizeof(struct icmp_header);
@@ -162,7 +164,7 @@ static __always_inline __overloadable int parse_error(struct __sk_buff *skb, str
 
 	__u32 inner_at = at + sizeof(inner);
 
-	/* A first piece's fragment header is the only extension that is common in an error. */
+	/* The only extension header that is common in a quoted packet is the fragment header of a first fragment. */
 	if (inner.next == IPPROTO_FRAGMENT) {
 		struct ip6_extension fragment;
 
@@ -210,7 +212,7 @@ static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, stru
 	return PARSED;
 }
 
-/* Reads a packet; a reason for a drop if it makes no sense. */
+/* Parses a packet. Returns a drop reason if the packet is malformed. */
 static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet6 *packet)
 {
 	struct ip6_extension fragment = {};
@@ -228,7 +230,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	__u32 at = ETH_HLEN + sizeof(*ip);
 	__u8 next = ip->next;
 
-	/* A jumbogram or an aggregate beyond 64 KiB has a length of zero. */
+	/* A jumbogram or an aggregate of more than 64 KiB has a length of zero. */
 	if (!ip->length && skb->gso_size)
 		total = present;
 	if ((bpf_ntohl(ip->version) >> 28) != 6 || total > present)
@@ -248,7 +250,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	packet->protocol = next;
 	packet->transport = at;
 
-	/* RFC 6946: a fragment header alone does not make a fragment. */
+	/* A fragment header without offset and without "more fragments" does not make a fragment (RFC 6946). */
 	if (unlikely(fragment.fragment & bpf_htons(IP6_OFFSET_MASK | 1)))
 		packet->kind = fragment.fragment & bpf_htons(IP6_OFFSET_MASK) ? PACKET_LATER_FRAGMENT :
 										PACKET_FIRST_FRAGMENT;
@@ -267,7 +269,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	return PARSED;
 }
 
-/* The address of the link that an interface has by its Ethernet address. RFC 4291, appendix A. */
+/* The link-local address that an interface makes from its Ethernet address. RFC 4291, appendix A. */
 static __always_inline void make_link_local(struct ip6 *address, const __u8 *mac)
 {
 	__u8 *bytes = (__u8 *)address;
@@ -284,8 +286,9 @@ static __always_inline void make_link_local(struct ip6 *address, const __u8 *mac
 	bytes[15] = mac[5];
 }
 
-/* Whether the endpoint behind the interface may speak as that address: its own, of which the one of the link follows from its
- * Ethernet address. All others of the link may be somebody else's, on the bridge of another plugin. */
+/* Whether the endpoint behind the interface may use the address in neighbour discovery: its own address, or the
+ * link-local address that its Ethernet address makes. Another link-local address may belong to somebody else on the
+ * bridge of another plugin. */
 static __always_inline bool may_speak_as(struct __sk_buff *skb, const struct ip6 *address)
 {
 	struct endpoint *endpoint;
@@ -304,14 +307,15 @@ static __always_inline bool may_speak_as(struct __sk_buff *skb, const struct ip6
 	return endpoint && endpoint->ifindex == skb->ifindex;
 }
 
-/* What a router has forwarded has fewer hops left (RFC 4861, 7.1), and discovery does not come in pieces (RFC 6980). */
+/* Whether the packet comes from this link: a router would have lowered its hop limit (RFC 4861, section 7.1), and
+ * neighbour discovery is never fragmented (RFC 6980). */
 static __always_inline __overloadable bool is_of_link(const struct packet6 *packet)
 {
 	return packet->hops == 255 && packet->kind == PACKET_WHOLE;
 }
 
-/* Whether neighbour discovery that an endpoint sends stays where it belongs: at the node, or at a neighbour on the bridge of
- * another plugin. The host's stack would forward all else, past every policy. */
+/* Whether neighbour discovery of an endpoint stays on its link: it is for the node, or for a neighbour on the bridge
+ * of another plugin. The host's stack would forward anything else, past every policy. */
 static __always_inline bool stays_on_link(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	struct scratch *room = scratch_room();
@@ -348,8 +352,8 @@ static __always_inline bool stays_on_link(struct __sk_buff *skb, const struct pa
 	       !bpf_map_lookup_elem(&uplinks, &egress);
 }
 
-/* Neighbour discovery from an endpoint (RFC 4861): it may ask and tell of itself, and be nobody while it looks whether
- * its address is free. */
+/* Neighbour discovery from an endpoint (RFC 4861). An endpoint may ask, may tell of itself, and may be without an
+ * address while it checks that its address is free. */
 static __always_inline __overloadable int discover(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	struct neighbour_message {
@@ -363,15 +367,17 @@ static __always_inline __overloadable int discover(struct __sk_buff *skb, const 
 		return drop_and_count(DROP_FOREIGN_DISCOVERY);
 	if (!is_zero(&packet->source) && !may_speak_as(skb, &packet->source))
 		return drop_and_count(DROP_FOREIGN_SOURCE);
-	/* Who asks without an address asks for its own, whose others would give it up. RFC 4862. */
+	/* A solicitation without a source address asks for the sender's own address. If it asked for another's, that
+	 * one would give its address up (RFC 4862). */
 	if ((message.icmp.type == ICMPV6_NEIGHBOUR_ADVERTISEMENT || is_zero(&packet->source)) &&
 	    !may_speak_as(skb, &message.target))
 		return drop_and_count(DROP_FOREIGN_SOURCE);
 	return PASS;
 }
 
-/* One hop less; the caller has seen that one is left. IPv6 has no checksum that makes up for it, so the one that the kernel may
- * have of the whole packet (CHECKSUM_COMPLETE) changes with it: with a stale one, UDP drops the packet. */
+/* Decreases the hop limit by one. The caller knows that it is above one. IPv6 has no header checksum that makes up
+ * for the change, so the kernel's checksum of the whole packet (CHECKSUM_COMPLETE) must change with it. Otherwise
+ * UDP drops the packet. */
 static __always_inline __overloadable bool lower_hops(struct __sk_buff *skb, const struct packet6 *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -380,7 +386,7 @@ static __always_inline __overloadable bool lower_hops(struct __sk_buff *skb, con
 	if ((void *)(ip + 1) > end)
 		return false;
 	ip->hops--;
-	/* The low byte of its word. Without such a checksum this does nothing. */
+	/* The hop limit is the low byte of its word. Without CHECKSUM_COMPLETE this does nothing. */
 	bpf_csum_update(skb, ~bpf_htonl(1));
 	return true;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Services per packet: for flows that no socket of this node opened towards a backend. */
+/* Services per packet: for flows that no socket of this node opened to a backend (lb_socket.h). */
 
-/* The same for all packets of a client's flow on every node, whichever of its addresses the node was met at. */
+/* A hash of the client. It is the same for all packets of a flow, on every node, and at each address by which the
+ * node is reached. */
 static __always_inline __overloadable __u32 hash_client(const PACKET *packet, bool whole_client)
 {
 	__u32 mixed = mix_bits((whole_client ? 0 : packet->source_port) << 8 | packet->protocol);
@@ -23,10 +24,8 @@ static __always_inline __overloadable bool is_in_source_ranges(struct scratch *r
 }
 
 #define is_for_nobody OF_FAMILY(is_for_nobody)
-/*
- * Whether a packet from the network, of a flow that nobody remembers, is neither for an endpoint nor for a service: the
- * host's own, or on its way through. Asked in place of all that is asked of a flow.
- */
+/* Whether a packet of an unknown flow from the network is neither for an endpoint nor for a service. The host takes
+ * it, or forwards it. This short check spares such packets the slow path. */
 __noinline int is_for_nobody(const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
@@ -48,18 +47,16 @@ __noinline int is_for_nobody(const PACKET *packet)
 		return false;
 	if (likely(!may_be_service(&packet->destination)))
 		return true;
-	/* What is reached from inside only has no mark, but its address is a service's. */
+	/* A service that is reached only from inside has no bit in `ports`, but its address is that of a service. */
 	*key = (FRONTEND_KEY){ .address = packet->destination };
 	of_address = bpf_map_lookup_elem(&MAP(frontends), key);
 	return !of_address || of_address->flags & ADDRESS_OF_NODE;
 }
 
 #define lb_translate_packet OF_FAMILY(lb_translate_packet)
-/*
- * Gives scratch->packet, the first packet of a flow or one that is judged anew, the backend that it goes to as its
- * destination, if it is addressed to a service. Of a flow that has a backend, scratch->entry holds it, as that of side
- * `side` ^ 1.
- */
+/* Replaces the destination of scratch->packet by a backend, if the packet is for a service. The packet is the first
+ * one of its flow, or its flow needs a new verdict. If the flow already has a backend, scratch->entry has it, as the
+ * address and port of side `side` ^ 1. */
 __noinline int lb_translate_packet(__u32 side, enum service_from from)
 {
 	struct scratch *room = scratch_room();
@@ -82,7 +79,7 @@ __noinline int lb_translate_packet(__u32 side, enum service_from from)
 		const ADDRESS *address = &entry->nat_address[(side ^ 1) & 1];
 		__be16 port = entry->nat_port[(side ^ 1) & 1];
 
-		/* Who has a backend keeps it until it is no endpoint of the service any more. */
+		/* A flow keeps its backend as long as that is an endpoint of the service. */
 		if (find_member(entry->service, address, port)) {
 			packet->destination = *address;
 			packet->destination_port = port;
@@ -96,7 +93,7 @@ __noinline int lb_translate_packet(__u32 side, enum service_from from)
 		return is_balanced(protocol) ? DROP_NO_BACKEND : DROP_NOT_SERVED;
 	if (!frontend)
 		return PARSED;
-	/* Whom a connection is taken from is asked when it begins. */
+	/* Source ranges are checked only when a connection begins. */
 	if (frontend->flags & FRONTEND_RANGES && !is_in_source_ranges(room, frontend->service, &packet->source))
 		return DROP_SOURCE_RANGE;
 

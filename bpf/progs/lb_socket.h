@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Services at connect time: a socket is led to a backend before its first packet, so that its packets need nothing. The
- * stack alone holds what these programs work on: they may be interrupted by others on the same processor.
- */
+/* Services at connect time. A socket gets a backend before its first packet, so its packets need no translation.
+ * Other programs may interrupt these on the same processor, so they keep everything on the stack. */
 
-/* Remembers how a socket that is not connected and a backend are tied, so that the application sees the service's address. */
+/* Remembers that a socket which is not connected talks to a backend, so that the application sees the service's
+ * address. */
 static __always_inline __overloadable void keep_socket_peer(SOCKET_KEY *key, enum socket_peer_as as,
 							    const ADDRESS *known, __be16 known_port, SOCKET_PEER *value,
 							    const ADDRESS *other, __be16 other_port)
@@ -17,10 +16,8 @@ static __always_inline __overloadable void keep_socket_peer(SOCKET_KEY *key, enu
 	bpf_map_update_elem(&MAP(sockets), key, value, BPF_ANY);
 }
 
-/*
- * Leads what a socket sends to (`address`, `port`) to a backend, and writes that there, if that is a service's.
- * `connects`: for good; if not, a datagram on its own, whose successors go the same way.
- */
+/* If a socket sends to a service, replaces `address` and `port` by those of a backend. `connects`: the socket
+ * connects, so the choice holds for good. Otherwise it sends one datagram, and the next ones go to the same backend. */
 static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port,
 							      bool connects)
 {
@@ -34,7 +31,7 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 
 	bool of_node = *namespace == NAMESPACE_NODE;
 
-	/* So does the stack, after this. */
+	/* The stack does the same afterwards. */
 	if (is_zero(address))
 		make_loopback(address);
 
@@ -43,7 +40,8 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 	if (!frontend)
 		return flags & ADDRESS_OF_SERVICE ? unserved_socket(protocol, of_node, connects) : SOCKET_AS_IS;
 	if (frontend->flags & FRONTEND_RANGES && !(of_node && frontend->flags & FRONTEND_NODE_IN_RANGES))
-		/* By what address an endpoint connects is seen in its packets. */
+		/* Which source address an endpoint uses is known only when it sends packets, so they are checked
+		 * then. */
 		return of_node ? SOCKET_REFUSED : SOCKET_AS_IS;
 
 	ADDRESS service = *address;
@@ -71,7 +69,7 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 
 				SOCKET_PEER *back = bpf_map_lookup_elem(&MAP(sockets), &key);
 
-				/* The backend may have been led to by another address of the service since. */
+				/* The socket may have reached this backend by another address of the service since. */
 				if (known->seen != now || !back || back->port != service_port ||
 				    !equal(&back->address, &service)) {
 					known->seen = now;
@@ -108,7 +106,8 @@ static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_ad
 	return SOCKET_TRANSLATED;
 }
 
-/* The service's address and port that a socket means by a backend's; false: it means what it says. */
+/* If a backend's address and port stand for a service that the socket talks to, replaces them by the service's.
+ * Returns false if they do not. */
 static __always_inline __overloadable bool lb_socket_reverse(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port)
 {
 	SOCKET_KEY key = {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Every map, all of them pinned by user space so that they outlive the daemon. */
+/* All maps. User space pins them, so they outlive the daemon. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -8,24 +8,25 @@
 #include "intf.h"
 #include "maps_service.h"
 
-/* Entries per family. The daemon sets the conntrack's before it loads; an entry costs about 170 bytes of kernel
- * memory for IPv4 and 220 for IPv6, allocated at once. */
+/* Entries of each family. The daemon sets the size of conntrack before it loads the programs. An entry takes about
+ * 170 bytes of kernel memory for IPv4 and 220 for IPv6, all of it at once. */
 #define CONNTRACK_ENTRIES 131072
-/* As many of them may be of flows that wait until they are confirmed. Floods fight for these alone. */
+/* So many entries may belong to flows that wait until they are confirmed. A flood displaces only these. */
 #define WAITING_ENTRIES 65536
 #define ENDPOINT_ENTRIES 8192
 #define FRAGMENT_ENTRIES 32768
 /* Interfaces of endpoints, and uplinks. */
 #define ACCOUNT_ENTRIES 8192
 #define UPLINK_ENTRIES 64
-/* Prefixes that are not masqueraded: those of each node, and configured ones. They take memory as they are used. */
+/* Prefixes that are not masqueraded: those of each node, and those of the configuration. They take memory as they
+ * are used. */
 #define PREFIX_ENTRIES 131072
-/* Slots of one set of postures: one for each endpoint, which two addresses make. */
+/* Slots in one set of postures. Each endpoint has one; the key set * POSTURE_SLOTS + slot finds it. */
 #define POSTURE_SLOTS 4096
-/* Policy maps: one for each endpoint, and those that wait to be used or are not used any more. */
+/* Policy maps: one for each endpoint, and some that are being filled or are not used any more. */
 #define POLICY_MAPS 8192
-/* The daemon sets the next four before it loads (the first three where it makes the inner maps). All but the last take
- * memory as they fill, and 16 bytes for each address that there is room for. */
+/* The daemon sets the next four before it loads the programs; it makes the maps of the first three itself. All but
+ * the last take memory as they fill, and 16 bytes in advance for each entry. */
 #define POLICY_ENTRIES 16384
 #define PEER_ENTRIES 131072
 #define RANGE_ENTRIES 65536
@@ -88,9 +89,9 @@ struct {
 	__type(value, __u8);
 } no_masquerade6 SEC(".maps");
 
-/* Where senders are, by their prefix. Of other nodes' endpoints: the address that the node sends from directly, of the prefix's
- * family; zero: what it sends comes by the overlay alone. All ones: here, or nowhere;
- * ALL_OF_NETWORK in the first word: nowhere, but all of a network hear what is sent there. */
+/* Where senders are, by prefix. For endpoints of another node: the address that the node sends from directly, of the
+ * prefix's family; zero if their packets come only by the overlay. All ones: the prefix is this node's, or nobody's.
+ * ALL_OF_NETWORK in the first word: the prefix is the broadcast address of a network. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, PREFIX_ENTRIES);
@@ -107,7 +108,7 @@ struct {
 	__type(value, struct ip6);
 } node_prefixes6 SEC(".maps");
 
-/* The Ethernet addresses that other nodes were last seen with in the neighbour table, which may forget them. */
+/* The Ethernet addresses of other nodes as they were last seen in the neighbour table, which may forget them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, PREFIX_ENTRIES);
@@ -124,7 +125,7 @@ struct {
 	__type(value, struct ethernet_address);
 } node_macs6 SEC(".maps");
 
-/* The Ethernet address of the container's end, by the index of the host end. */
+/* The Ethernet address of an endpoint's own interface, by the index of its host end. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, ENDPOINT_ENTRIES);
@@ -133,7 +134,7 @@ struct {
 	__type(value, struct ethernet_address);
 } host_ends SEC(".maps");
 
-/* The addresses of the cluster's nodes: MACHINE_*. */
+/* The addresses of the nodes of the cluster: MACHINE_*. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, PREFIX_ENTRIES);
@@ -178,7 +179,7 @@ struct {
 	__type(value, struct waiting6);
 } waiting6 SEC(".maps");
 
-/* How many places in `waiting4` and `waiting6` have been given. */
+/* How many places of `waiting4` and `waiting6` have been given away so far. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 2);
@@ -214,7 +215,7 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* Sets of peers: element 0 or 1 is in force, as node.set says. */
+/* A set of peers. Element 0 or 1 is in force, as node.set says. */
 #define PEER_SETS(name, key_type, inner_type, entries)                   \
 	struct {                                                         \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                \
@@ -256,10 +257,9 @@ struct {
 		});
 } policies SEC(".maps");
 
-/*
- * Decisions of this processor, by a few bits of what they depend on. A policy map changes only for classes that nobody has
- * yet; one that is filled anew has another number in its postures, and another set another epoch.
- */
+/* A cache of policy verdicts for each processor, indexed by a few bits of what a verdict depends on. An entry cannot
+ * be stale: a policy map gets new keys only for classes that no address has yet, a map that is filled anew has
+ * another number in its posture, and another set of peers has another epoch. */
 struct policy_cache_entry {
 	__u64 posture;
 	__u32 of;
@@ -286,7 +286,7 @@ struct {
 	__type(value, __u64);
 } hits SEC(".maps");
 
-/* What the daemon has seen of the routing tables. */
+/* What the daemon knows about the routing tables. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -294,17 +294,17 @@ struct {
 	__type(value, struct plain_routes);
 } plain_routes SEC(".maps");
 
-/* Ways out of the node that this processor was told of lately, by a few bits of where they lead: way_out.h. */
+/* A cache of routes out of the node for each processor, indexed by a few bits of the destination: way_out.h. */
 struct way_out4 {
 	struct ip4 destination;
-	struct ip4 next_hop; /* zero: ask the routing table */
-	__u32 count; /* of changes of the routing tables, when they were asked */
-	__u32 epoch; /* the same */
-	__u32 tick; /* the same */
-	__u32 ingress; /* the interface that they were asked for */
+	struct ip4 next_hop; /* zero: bpf_redirect_neigh looks it up */
+	__u32 count; /* of changes of the routing tables, before they were asked */
+	__u32 epoch; /* before they were asked */
+	__u32 tick; /* before they were asked */
+	__u32 ingress; /* the interface that the packet came by */
 	__u32 egress;
 	__u16 mtu; /* bytes; 0: unknown */
-	__u8 leads; /* out of some interface; else to the host itself, or nowhere */
+	__u8 leads; /* the packet leaves by an interface; else it is for the host, or has no route */
 	__u8 pad;
 };
 
@@ -335,7 +335,7 @@ struct {
 	__type(value, struct way_out6);
 } ways_out6 SEC(".maps");
 
-/* The clock of tests. */
+/* The clock of tests: clock_by_hand. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -355,7 +355,7 @@ struct {
 	__type(value, struct budget);
 } budgets SEC(".maps");
 
-/* What each interface has had of what all share, by its index. */
+/* What each interface has used of what all interfaces share, by the index of the interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, ACCOUNT_ENTRIES);
@@ -370,7 +370,7 @@ struct {
 	__type(value, struct account);
 } all_accounts SEC(".maps");
 
-/* What this processor has taken of an interface's share of openings in this tick, and has not given on yet. */
+/* Openings that this processor has taken from an interface's share in this tick, and has not used yet. */
 struct opening {
 	__u32 ifindex;
 	__u32 tick;
@@ -385,39 +385,39 @@ struct {
 	__type(value, struct opening);
 } openings SEC(".maps");
 
-/* A flow that may lose its port. */
+/* The flow that has waited longest, of those that may lose their port. */
 struct claim_victim {
-	__u32 count; /* as many were met; this is the oldest */
+	__u32 count; /* so many such flows were met */
 	__u16 age;
 	__be16 port;
 };
 
-/* The search for a port. */
+/* The state of a search for a source port. */
 struct claim_search {
 	__u32 first;
-	__u32 at; /* which was tried last */
+	__u32 at; /* the port that was tried last */
 	__u32 step;
 	__u32 tried;
-	__u32 swapped; /* whether the sides are the other way round in the key of that one */
+	__u32 swapped; /* whether the sides swap their indices in the key with that port */
 	__u16 now;
 	__be16 ended; /* the port of a flow that has ended */
-	__u32 taken; /* whether somebody has that one */
+	__u32 taken; /* whether a flow has the port that was tried last */
 	struct claim_victim mine; /* of the same endpoint */
 	struct claim_victim others;
-	__u32 own; /* ports that were looked at and are of the same endpoint */
-	__u32 most; /* place of who has most of them */
-	__u32 chance; /* by how many another may seem to have more than he has */
+	__u32 own; /* so many of the ports that were looked at belong to the same endpoint */
+	__u32 most; /* index of the holder that has the most ports */
+	__u32 chance; /* a holder may seem to have so many more ports by chance */
 };
 
-/* Places for those who have ports of a destination: a power of two. */
+/* Places for the endpoints that hold ports towards one destination; a power of two. */
 #define CLAIM_HOLDERS 64
 
-/* One of those who have ports of a destination. */
+/* An endpoint that holds such ports. */
 struct claim_holder {
 	__u32 ingress; /* index of its host end */
-	__u16 count; /* of its ports; fewer, where there are more of them than places */
-	__u16 age; /* ticks since the flow was seen that has said nothing for longest */
-	__be16 port; /* of that one */
+	__u16 count; /* its ports; fewer if there are more holders than places */
+	__u16 age; /* ticks of silence of its flow that was silent for longest */
+	__be16 port; /* the port of that flow */
 	__u8 pad[2];
 };
 
@@ -431,44 +431,46 @@ struct scratch {
 	struct ct_key6 counterpart_key; /* the same */
 	struct ip6 address; /* or an ip4 */
 	struct ip6 other_address; /* the same */
-	__u32 flags; /* of the entry, before the packet that was judged */
-	__u32 seen; /* the same */
-	__u32 fence; /* written for the order alone */
-	__u32 served_at; /* the place of an address in `served_addresses` */
-	__u32 now; /* the tick when the packet was judged */
-	__u16 moment; /* the same, in 2^24 ns */
+	__u32 flags; /* of the entry, before this packet */
+	__u32 seen; /* tick of the flow's last packet, before this one */
+	__u32 fence; /* fence() writes it to keep the order */
+	__u32 served_at; /* the word of an address in `served_addresses` */
+	__u32 now; /* the tick in which the slow path began */
+	__u16 moment; /* the same time in 2^24 ns */
 	__u8 pad_of_moment[2];
 	struct ct_key6 other_key; /* or a ct_key4 */
 	struct prefix6 prefix; /* or a prefix4 */
-	struct peer peer; /* the side that a policy is asked about */
+	struct peer peer; /* the other side, for policy */
 	struct policy_key question;
-	struct policy_cache_entry wanted; /* the question as `lately` has it */
-	struct policy_entry answer; /* of the policy that was asked last; zero: none was */
-	__be16 opener_port; /* of the flow in question */
-	bool is_reply; /* the packet that was judged went against its flow's opener */
-	bool begins; /* that packet is the first of a flow */
+	struct policy_cache_entry wanted; /* what `policy_lookup` is asked, as the map `lately` keeps it */
+	struct policy_entry answer; /* the policy entry that matched last; zero: none */
+	__be16 opener_port; /* of the flow that policy_lookup() is asked about */
+	bool is_reply; /* this packet goes from the other side to the opener */
+	bool begins; /* this packet is the first one of a flow */
 	__u8 pad[4];
 	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
-	__u8 event_packet[80]; /* that of which it is told: the same */
+	__u8 event_packet[80]; /* the packet of an event: the same */
 	struct client6 client; /* or a client4 */
 	struct affinity6 affinity; /* or an affinity4 */
 	struct source_range6 range; /* or a source_range4 */
 	struct frontend_key6 frontend; /* or a frontend_key4 */
-	__be32 quote[32]; /* what an error quotes */
+	__be32 quote[32]; /* what an ICMP error quotes */
 	struct claim_search search;
 	struct claim_holder holders[CLAIM_HOLDERS];
-	struct ip6 sender; /* or an ip4: of the packet, or of the error */
-	struct ip6 dsr_address; /* or an ip4: where the client sent a packet that came by another node */
+	struct ip6 sender; /* or an ip4: who sent the packet, or the ICMP error */
+	struct ip6 dsr_address; /* or an ip4: the service's address in the packet's DSR option */
 	__be16 dsr_port;
 	bool has_dsr_option;
-	bool known; /* the flow in question was remembered */
-	bool looks_like_answer; /* the packet, of a flow that was not */
+	bool known; /* conntrack had an entry of the flow */
+	bool looks_like_answer; /* it had none, and the packet looks like an answer */
 	__u8 pad_of_answer[3];
 	struct event event;
 };
 
-/* Room for what the slow path builds: a stack of 512 bytes does not hold two entries of IPv6. A program is not
- * interrupted by another on the same CPU at these hooks, so one element per CPU is enough. */
+/* Room for what the slow path builds: two IPv6 entries do not fit on a stack of 512 bytes. One element per CPU is
+ * enough, because these hooks run with bottom halves disabled, so no other program at these hooks runs on the same
+ * CPU in between. That does not hold on a PREEMPT_RT kernel without the per-CPU lock of bottom halves (Linux 6.17
+ * and newer can be built so). Programs that may be interrupted (lb_socket.h, ct_age.h) do not use it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

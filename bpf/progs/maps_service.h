@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The maps about services. */
+/* The maps of services. */
 #pragma once
 
 #include <linux/bpf.h>
 
 #include "intf_service.h"
 
-/* The daemon sets these before it loads. Hashes take memory as they fill; a set takes 16 bytes, a backend's place 16 or
- * 32, two places in a look-up table 8, all of it at once. */
+/* The daemon sets these sizes before it loads the programs. A hash takes memory as it fills. An array takes it at
+ * once: 16 bytes for a set, 16 or 32 for a backend, 8 for two places of a look-up table. */
 #define FRONTEND_ENTRIES 65536
 #define SET_ENTRIES 65536
 #define BACKEND_ENTRIES 262144
@@ -32,8 +32,9 @@
 
 SERVICE_MAP(frontends4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, FRONTEND_ENTRIES, struct frontend_key4, struct frontend);
 SERVICE_MAP(frontends6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, FRONTEND_ENTRIES, struct frontend_key6, struct frontend);
-/* Whether there may be something in `frontends` for an address: a bit for its place among those of `changes`, which others may share. None
- * is missing: it is set before the first entry of its address is made. */
+/* Whether `frontends` may have an entry for an address: one bit for its place among those of `changes`, which other
+ * addresses may share. The bit is set before the first entry of its address is made, so a bit that is not set means
+ * that there is none. */
 SERVICE_MAP(served_addresses, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, SERVED_WORDS, __u32, __u64);
 SERVICE_MAP(sets, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, SET_ENTRIES, __u32, struct backend_set);
 SERVICE_MAP(backends4, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, BACKEND_ENTRIES, __u32, struct backend4);
@@ -42,7 +43,7 @@ SERVICE_MAP(lookup_tables, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, LOOKUP_ENTRIES, _
 SERVICE_MAP(members4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, BACKEND_ENTRIES, struct member4, __u32);
 SERVICE_MAP(members6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, BACKEND_ENTRIES, struct member6, __u32);
 BOTH_FAMILIES(affinities, BPF_MAP_TYPE_LRU_HASH, 0, AFFINITY_ENTRIES, struct client, struct affinity);
-/* Exact: a socket that is idle for days is not forgotten for those that come and go. */
+/* Not LRU: a socket that was idle for days must not be forgotten in favour of short-lived ones. */
 SERVICE_MAP(connections4, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection4);
 SERVICE_MAP(connections6, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, SOCKET_ENTRIES, __u64, struct connection6);
 BOTH_FAMILIES(sockets, BPF_MAP_TYPE_LRU_HASH, 0, SOCKET_ENTRIES, struct socket_key, struct socket_peer);
@@ -51,8 +52,8 @@ SERVICE_MAP(source_ranges4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_S
 SERVICE_MAP(source_ranges6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, RANGE_OF_SERVICE_ENTRIES, struct source_range6,
 	    __u8);
 SERVICE_MAP(namespaces, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, NAMESPACE_ENTRIES, __u64, __u32);
-/* What is to be added to `ticks` for the ticks of the wall clock, which is the same on all nodes. */
+/* The difference between the wall clock, which all nodes share, and `ticks`, in ticks. */
 SERVICE_MAP(wall_clock, BPF_MAP_TYPE_ARRAY, 0, 1, __u32, __u32);
-/* Ports at which connections to services that are remembered were made, as the last ageing has found them. */
+/* The ports of services that had connections in conntrack at the last run of `age`. */
 SERVICE_MAP(held_ports, BPF_MAP_TYPE_ARRAY, 0, PORT_WORDS, __u32, __u64);
 SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS *PORT_WORDS, __u32, __u64);

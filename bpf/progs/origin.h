@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Where a sender is. An address of another node's endpoint is believed if the packet comes by the overlay, whose frames are
- * taken from nodes alone, or directly from that node. Which of both a node does is its own choice, so neither is asked for:
- * a router, or who is behind one, does neither. And an address of an endpoint of this node is believed behind its own
- * interface alone. What this node itself gives out, and has given to none, nobody has beyond an uplink; behind another
- * interface may be the pods of another plugin. Asked of the first packet of a flow.
- */
+/* Where a sender may be. An address of another node's endpoint is accepted from two places: from the overlay, whose
+ * frames come only from nodes of the cluster, and directly from that node. Each node chooses one of the two itself.
+ * A router, and everybody behind one, can send in neither way. An address of an endpoint of this node is accepted
+ * only from its own interface. An address that this node gives out, but has given to nobody, cannot come from beyond
+ * an uplink; behind another interface there may be pods of another plugin. All this is checked for the first packet
+ * of a flow. */
 
-/* What `node_prefixes` has in place of a machine: the address means all of a network of the node's. */
+/* A value of `node_prefixes` in place of a node's address: the address is the broadcast address of one of this
+ * node's networks. */
 #define ALL_OF_NETWORK bpf_htonl(0xfffffffe)
 
-/* Whether a prefix is this node's own, or nobody's: as `node_prefixes` says it, for no machine has those addresses. */
+/* Whether a prefix belongs to this node or to nobody. `node_prefixes` says that by values that no node can have as
+ * its address. */
 static __always_inline __overloadable bool is_prefix_of_this_node(const ADDRESS *node_address)
 {
 	return node_address->word[0] == 0xffffffff || node_address->word[0] == ALL_OF_NETWORK;
 }
 
-/* Whether an address means all of a network, the node among them: broadcast; in IPv6 all routers of it, of which a node is one. */
+/* Whether an address means everybody on a network, this node included: a broadcast address, or in IPv6 the address
+ * of all routers. */
 static __always_inline __overloadable bool is_broadcast(struct scratch *room, const ADDRESS *address)
 {
 	PREFIX *prefix = (PREFIX *)&room->prefix;
@@ -29,7 +31,8 @@ static __always_inline __overloadable bool is_broadcast(struct scratch *room, co
 	return node_address && node_address->word[0] == ALL_OF_NETWORK;
 }
 
-/* Whether an address is a service's alone, and met on the node alone: nobody sends from there beyond it. */
+/* Whether an address belongs to a service that is reached only on the node itself. Nobody beyond the node may send
+ * from it. */
 static __always_inline __overloadable bool is_cluster_ip(struct scratch *room, const ADDRESS *address)
 {
 	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
@@ -43,7 +46,8 @@ static __always_inline __overloadable bool is_cluster_ip(struct scratch *room, c
 }
 
 #define is_from_node OF_FAMILY(is_from_node)
-/* Whether a packet's Ethernet source is that of a node: as it was last seen, or as the neighbour table has it. */
+/* Whether the Ethernet source of a packet is that of a node: the one that was seen last, or the one in the neighbour
+ * table. The node's address is in scratch->address. */
 __noinline int is_from_node(struct __sk_buff *skb)
 {
 	struct scratch *room = scratch_room();
@@ -70,10 +74,10 @@ __noinline int is_from_node(struct __sk_buff *skb)
 	fib->family = AF_INET6;
 	__builtin_memcpy(fib->ipv6_dst, node_address, sizeof(*node_address));
 #endif
-	/* Without flags: here it is the neighbour that is asked for. */
+	/* Without the flags, because here the neighbour is what is wanted. */
 	if (bpf_fib_lookup(skb, fib, sizeof(*fib), 0) != BPF_FIB_LKUP_RET_SUCCESS || !same_mac(fib->dmac, source.mac))
 		return false;
-		/* A node beyond a router has the router's. */
+		/* The next hop to a node beyond a router is the router, and the Ethernet address is the router's. */
 #if FAMILY == 4
 	if (fib->ipv4_dst != node_address->word[0])
 		return false;
@@ -86,8 +90,8 @@ __noinline int is_from_node(struct __sk_buff *skb)
 }
 
 #define check_origin OF_FAMILY(check_origin)
-/* Whether the sender that check_sender() has left in scratch can have sent what came by this interface: at an uplink, or
- * through the host's stack. */
+/* Whether the sender that check_sender() has left in scratch may be behind this interface. `by_stack`: the packet
+ * came through the host's stack. */
 __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 {
 	struct scratch *room = scratch_room();
@@ -96,7 +100,8 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 		return DROP_INTERNAL;
 
 	const ADDRESS *sender = (ADDRESS *)&room->sender;
-	/* Both are read at their own places, or the verifier sees one read at a place that is not constant. */
+	/* Volatile, so that each field is read at its own offset: the verifier refuses a read at an offset that is
+	 * not constant. */
 	const volatile struct __sk_buff *fields = skb;
 	__u32 here = fields->ifindex, came_by = fields->ingress_ifindex, ifindex = by_stack ? came_by : here;
 	struct uplink *uplink;
@@ -104,7 +109,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 	if (by_stack) {
 		struct endpoint *endpoint = bpf_map_lookup_elem(&MAP(endpoints), sender);
 
-		/* The bridge of another plugin may be where its packets come from. */
+		/* Packets of such an endpoint may come from the bridge of the other plugin. */
 		if (endpoint && endpoint->ifindex != ifindex &&
 		    (!(endpoint->flags & ENDPOINT_CHAINED) || bpf_map_lookup_elem(&uplinks, &ifindex)))
 			return DROP_FORGED_ENDPOINT;
@@ -122,7 +127,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 	if (is_prefix_of_this_node(node_address))
 		return by_stack ? PARSED : DROP_MARTIAN;
 	uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
-	/* Of what comes by an uplink, the stack has what was seen there. */
+	/* A packet that came by an uplink was already checked there. */
 	if (by_stack)
 		return uplink ? PARSED : DROP_FOREIGN_WAY;
 	if (uplink && uplink->flags & UPLINK_OVERLAY)
@@ -134,8 +139,8 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 }
 
 #define check_error_sender OF_FAMILY(check_error_sender)
-/* Whether somebody may tell of an error: one who came by that interface. It is no endpoint of this node, but behind its own
- * interface, and not the node itself. A router of the link may have no address but one of the link. */
+/* Whether the sender of an ICMP error may be behind that interface. An endpoint of this node may be only behind its
+ * own, and the node itself behind none. A router on the link may have only a link-local address. */
 __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 {
 	__u32 zero = 0;
@@ -164,7 +169,7 @@ __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *sender;
 
-	/* A router may be anybody beyond. */
+	/* A router can have any other address. */
 	ADDRESS *node_address = bpf_map_lookup_elem(&MAP(node_prefixes), prefix);
 
 	return (node_address && is_prefix_of_this_node(node_address)) || is_node_address(room, state, sender) ||

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Packets that are larger than their way takes, and that may be cut on it: those of IPv4 that do not say otherwise. The host's
- * stack cuts them, as a router does; it gets all pieces of such a datagram, for what it has may put them together first. It
- * would not take a packet from an address of the node itself, so they get that where they leave the host.
- */
+/* Packets that are larger than the MTU of their way and that may be fragmented: IPv4 without "don't fragment". The
+ * host's stack fragments them, as a router does. It gets all fragments of such a datagram, because it may put them
+ * together first. The stack would refuse a packet with an address of the node as its source, so the source is
+ * translated only where the fragments leave the host. */
 
 #if FAMILY == 4
 
@@ -16,7 +15,7 @@ static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, c
 	       !(fragment & bpf_htons(IP4_DONT_FRAGMENT));
 }
 
-/* Remembers how the source of a packet becomes the node's at the uplink: as the far view of the flow, as the stack has it. */
+/* Stores how the source changes at the uplink, as a reverse entry whose addresses are those that the stack has. */
 static __always_inline __overloadable int snat_at_uplink(struct scratch *room, const struct packet4 *packet,
 							 const struct ct_entry4 *entry, __u32 from, __u32 to)
 {
@@ -50,7 +49,7 @@ static __always_inline __overloadable int snat_at_uplink(struct scratch *room, c
 }
 
 #define fragment_by_stack OF_FAMILY(fragment_by_stack)
-/* Hands a packet to the host's stack, which is to cut it. */
+/* Passes a packet to the host's stack, which fragments it. */
 __noinline int fragment_by_stack(struct __sk_buff *skb, const struct packet4 *packet, const struct ct_entry4 *entry,
 				 __u32 side)
 {
@@ -77,7 +76,7 @@ __noinline int fragment_by_stack(struct __sk_buff *skb, const struct packet4 *pa
 
 #else
 
-/* A router of IPv6 cuts nothing: the sender does, when it is told. */
+/* An IPv6 router never fragments. The sender does, when it gets an error. */
 static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, const PACKET *packet)
 {
 	return false;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The node's own connections. One may leave from a port that a service or a container has on the node: what answers it is the
- * socket's, and opens nothing. */
+/* The node's own connections. The node may connect from a port that is also a service's or a hostPort on it. The
+ * answers belong to the socket and open no flow. */
 
 #define is_for_own_socket OF_FAMILY(is_for_own_socket)
-/* Whether a packet from the network that belongs to no flow is for a socket of the node that talks to its sender. */
+/* Whether a packet of an unknown flow from the network is for a socket of the node that talks to its sender. */
 __noinline int is_for_own_socket(struct __sk_buff *skb, const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
@@ -13,11 +13,11 @@ __noinline int is_for_own_socket(struct __sk_buff *skb, const PACKET *packet)
 
 	if (!room || !packet || packet->kind != PACKET_WHOLE)
 		return false;
-	/* Nobody else is served. */
+	/* Other ports have no service that could take the packet. */
 	if (!has_port(PORTS_SERVED, packet->destination_port))
 		return false;
 	tcp = packet->protocol == IPPROTO_TCP;
-	/* What opens a connection finds none. */
+	/* A packet that opens a connection does not belong to an existing one. */
 	if (tcp ? (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN : packet->protocol != IPPROTO_UDP)
 		return false;
 
@@ -43,6 +43,6 @@ __noinline int is_for_own_socket(struct __sk_buff *skb, const PACKET *packet)
 		return false;
 	state = socket->state;
 	bpf_sk_release(socket);
-	/* A socket of UDP is in this state when it is connected. */
+	/* A UDP socket has this state when it is connected. */
 	return tcp ? state != BPF_TCP_LISTEN : state == BPF_TCP_ESTABLISHED;
 }

@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A packet as the stages know it, and the key that its flow has in conntrack. */
+/* A packet as the stages know it, and the conntrack key of its flow. */
 
-/* A parsed packet. Addresses and ports are those of the flow in the packet's way: for an ICMP error, which goes
- * against the packet inside it, they are that packet's, exchanged. */
+/* A parsed packet. Source and destination are those of the flow, in the direction of this packet. An ICMP error
+ * travels against the packet that it quotes, so it has the quoted addresses and ports, swapped. */
 PACKET
 {
 	ADDRESS source;
 	ADDRESS destination;
-	ADDRESS outer_source; /* PACKET_ERROR: who sent the error; a router, or the flow's own side */
+	ADDRESS outer_source; /* PACKET_ERROR: who sent the error: a router, or an end of the flow */
 	__be16 source_port;
 	__be16 destination_port;
-	__u16 transport; /* offset of the transport header, bytes */
-	__u16 inner; /* PACKET_ERROR: offset of the inner IP header, bytes */
-	__u16 inner_transport; /* PACKET_ERROR: offset of the inner transport header, bytes */
+	__u16 transport; /* where the transport header begins, bytes */
+	__u16 inner; /* PACKET_ERROR: where the quoted IP header begins, bytes */
+	__u16 inner_transport; /* PACKET_ERROR: where the quoted transport header begins, bytes */
 	__u8 protocol;
-	__u8 flags; /* TCP's */
-	__u8 segment_header; /* TCP: length of its header, bytes */
-	__u8 hops; /* TTL or hop limit */
+	__u8 flags; /* TCP flags */
+	__u8 segment_header; /* TCP: length of the header with its options, bytes */
+	__u8 hops; /* TTL, or the hop limit */
 	__u8 kind; /* enum packet_kind */
-	__u8 early; /* PACKET_FIRST_FRAGMENT: how many pieces came before it, and were not let through */
-	__u8 cut : 1; /* PACKET_LATER_FRAGMENT: the first has gone to the host's stack, to be cut again */
+	__u8 early; /* PACKET_FIRST_FRAGMENT: so many later fragments came before it and were dropped */
+	__u8 cut : 1; /* PACKET_LATER_FRAGMENT: the host's stack got the first fragment and must get this one: oversize.h */
 	__u8 asker : 2; /* enum asker: ICMP */
 	__u8 pad : 5;
-	__be32 id; /* of a fragment: its datagram's */
-	__u32 ifindex; /* of a fragment: whose hook sees it */
+	__be32 id; /* of a fragment: the identification of its datagram */
+	__u32 ifindex; /* of a fragment: the interface whose hook sees it */
 };
 
-/* Of the family's ICMP: ipv4.h, ipv6.h. */
+/* What the family's ICMP types mean: ipv4.h, ipv6.h. */
 static __always_inline __overloadable __u8 request_of(const PACKET *packet, __u8 type);
 static __always_inline __overloadable __u8 code_of(const PACKET *packet, __u8 type, __u8 code);
 static __always_inline __overloadable bool has_identifier(const PACKET *packet, __u8 type);
@@ -49,12 +49,14 @@ static __always_inline __overloadable bool is_zero(const ADDRESS *a)
 	return bits == 0;
 }
 
-/* Fills `key` for what goes from one side to the other, and returns the index of the source in it. `asker`: enum asker. */
+/* Fills `key` for packets from `source` to `destination`, and returns the index of the source in it. `asker` is an
+ * enum asker. */
 static __always_inline __overloadable __u32 ct_pack_key(CT_KEY *key, __u8 protocol, __u8 asker, const ADDRESS *source,
 							__be16 source_port, const ADDRESS *destination,
 							__be16 destination_port)
 {
-	/* The first word that differs decides; then the port. */
+	/* The smaller address is first: the first word that differs decides. If the addresses are equal, the port
+	 * decides. */
 	__u32 at = source_port > destination_port;
 
 	for (int i = WORDS - 1; i >= 0; i--)
@@ -78,7 +80,7 @@ static __always_inline __overloadable __u32 ct_pack_key(CT_KEY *key, __u8 protoc
 	return at;
 }
 
-/* The same for what goes as the packet goes, but has these addresses and ports. */
+/* Fills `key` for a packet like `packet`, but with these addresses and ports. */
 static __always_inline __overloadable __u32 ct_make_key(CT_KEY *key, const PACKET *packet, const ADDRESS *source,
 							__be16 source_port, const ADDRESS *destination,
 							__be16 destination_port)
@@ -92,11 +94,12 @@ static __always_inline __overloadable __u32 ct_key_of_packet(const PACKET *packe
 			   packet->destination_port);
 }
 
-/* fragments.h. */
+/* Defined in fragments.h. */
 #define resolve_fragment OF_FAMILY(resolve_fragment)
 int resolve_fragment(PACKET *packet, __be32 id, __u32 ifindex);
 
-/* What an ICMP message has for ports: who asks the identifier, who is asked the question. `icmp` is as far as it is quoted. */
+/* Sets what stands for the ports of an ICMP message: the side that asks has the identifier, the side that is asked
+ * has type and code of the question. `icmp` may be only the part of the header that an error quotes. */
 static __always_inline __overloadable void set_icmp_ports(PACKET *packet, const struct icmp_header *icmp)
 {
 	__u8 question = request_of(packet, icmp->type);
@@ -109,7 +112,8 @@ static __always_inline __overloadable void set_icmp_ports(PACKET *packet, const 
 	packet->destination_port = asks ? asked : id;
 }
 
-/* The ports of the packet inside an ICMP error, exchanged; `transport` is what the error quotes of its header. */
+/* Sets the ports of an ICMP error: those of the packet that it quotes, swapped. `transport` is the quoted part of
+ * that packet's transport header. */
 static __always_inline __overloadable void set_quoted_ports(PACKET *packet, const struct icmp_header *transport)
 {
 	const struct transport *ports = (const struct transport *)transport;
@@ -129,7 +133,8 @@ static __always_inline __overloadable void set_quoted_ports(PACKET *packet, cons
 	}
 }
 
-/* Reads the ports (and TCP's flags) at packet->transport. `room`: bytes that the IP header leaves for them. */
+/* Reads the ports and the TCP flags at packet->transport. `room` is the number of bytes that the IP header leaves
+ * for them. */
 static __always_inline __overloadable int parse_transport(struct __sk_buff *skb, PACKET *packet, __u32 room)
 {
 	__u32 at = packet->transport;
@@ -146,7 +151,7 @@ static __always_inline __overloadable int parse_transport(struct __sk_buff *skb,
 		needed = sizeof(struct udp_header);
 		break;
 	case IPPROTO_SCTP:
-		needed = 12; /* the common header */
+		needed = 12; /* the common header of SCTP */
 		break;
 	default:
 		return PARSED;

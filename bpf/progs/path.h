@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* A packet's journey at each hook: parse, conntrack, (miss: judge), rewrite, forward. */
+/* The path of a packet at each hook: parse, conntrack, (on a miss: slow path), rewrite, forward. */
 
 static __always_inline __overloadable CT_ENTRY *slow_path_entry(const PACKET *packet)
 {
@@ -8,7 +8,7 @@ static __always_inline __overloadable CT_ENTRY *slow_path_entry(const PACKET *pa
 	return room ? (CT_ENTRY *)&room->entry : NULL;
 }
 
-/* Hands a translated packet to the host's stack. */
+/* Passes a packet to the host's stack, translated if its way says so. */
 static __always_inline __overloadable int pass_to_stack(struct __sk_buff *skb, const PACKET *packet,
 							const CT_ENTRY *entry, const struct ct_way *way, __u32 side)
 {
@@ -17,7 +17,7 @@ static __always_inline __overloadable int pass_to_stack(struct __sk_buff *skb, c
 	return reason ? drop_and_report(packet, reason, skb->ifindex) : PASS;
 }
 
-/* Lets the first piece of a datagram go on; the others will be known by it. */
+/* Lets the first fragment of a datagram pass, and keeps its ports so that the other fragments can follow. */
 static __always_inline __overloadable int pass_first_fragment(const PACKET *packet, __u32 ifindex)
 {
 	int reason = keep_fragments(packet);
@@ -26,7 +26,7 @@ static __always_inline __overloadable int pass_first_fragment(const PACKET *pack
 }
 
 #define path_from_endpoint OF_FAMILY(path_from_endpoint)
-/* What an endpoint sends, where it enters the host. */
+/* A packet from an endpoint, where it enters the host. */
 static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 {
 	PACKET packet = {};
@@ -81,7 +81,8 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	}
 	if (way->via == VIA_STACK || exceeds_mtu(skb, &packet, way, 0))
 		return PASS;
-	/* Between endpoints of one node the &packet crosses no router. */
+	/* Between two endpoints of one node a packet crosses no router, so only what leaves by an uplink loses a
+	 * hop. */
 	if (way->via == VIA_UPLINK) {
 		if (packet.hops <= 1)
 			return PASS;
@@ -92,7 +93,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 }
 
 #define path_to_endpoint OF_FAMILY(path_to_endpoint)
-/* What reaches an endpoint by way of the host's stack, where it leaves the host. */
+/* A packet for an endpoint that came through the host's stack, where it leaves the host. */
 static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 {
 	PACKET packet = {};
@@ -119,13 +120,16 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	CT_ENTRY *entry = ct_find(&key);
 	bool current = entry && ct_is_current(&key, entry, &packet, side, state->epoch, now);
 
-	/* On its way here it was judged and translated. */
+	/* The program that saw this packet enter the host has checked and translated it, and its verdict still
+	 * holds. A pod cannot send a packet that looks so: its host end refuses a foreign source address, and also
+	 * the addresses and ports of a reverse entry (DROP_PORT_TAKEN). Behind an interface without a program
+	 * somebody may forge such a packet, as of any flow whose addresses and ports he knows. */
 	if (current && unlikely(entry->flags & CT_TRANSLATED_EARLIER) && entry->opener == side &&
 	    entry->way[side].egress == skb->ifindex)
 		return packet.kind == PACKET_FIRST_FRAGMENT ? pass_first_fragment(&packet, skb->ifindex) : PASS;
 
-	/* Linux cuts what it forwards of IPv6 into packets that no longer tell by which interface they came. Those of a socket of the
-	 * node keep that. */
+	/* Linux fragments IPv6 packets that it forwards into packets that have lost their incoming interface.
+	 * Fragments from a socket of the node still have their socket. */
 	bool is_piece = packet.kind == PACKET_FIRST_FRAGMENT || packet.kind == PACKET_LATER_FRAGMENT;
 	enum slow_path_flags made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : SLOW_PATH_OF_NODE;
 
@@ -151,8 +155,8 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 }
 
 #define forward_translated OF_FAMILY(forward_translated)
-/* What is translated and goes on to another node, or back to a client outside. `quiet`: for how many ticks the flow was, at
- * least one if it was judged. */
+/* Sends a translated packet on to another node, or back to a client outside the node. `quiet` says for how many
+ * ticks the flow was silent; it is at least one after the slow path. */
 __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTRY *entry, __u32 side, __u32 quiet)
 {
 	if (!packet || !entry)
@@ -163,7 +167,8 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 
 	if (packet->hops <= 1)
 		return drop_and_report(packet, DROP_HOPS, skb->ifindex);
-	/* A reminder waits for a smaller segment, unless all that comes may be one that is sent again and again. */
+	/* A reminder may wait for a smaller segment. After a long silence it may not: the same large segment may be
+	 * all that comes, sent again and again. */
 	if (option == DSR_IF_ROOM && (skb->gso_size || !dsr_has_room(skb, packet) ||
 				      (quiet < LONG_QUIET && exceeds_mtu(skb, packet, way, sizeof(DSR_OPTION)))))
 		option = DSR_NOT_NEEDED;
@@ -175,8 +180,8 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 		return drop_too_large(skb, packet, way->mtu - added, false);
 	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side &&
 	    !(entry->flags & (CT_CONFIRMED | CT_NUMBERED)))
-		/* The answers are not seen here; that the client goes on shows that they come. What it acknowledges first stands
-		 * for their number. */
+		/* The answers of this flow do not come by this node. If the client goes on, it has received them.
+		 * Its first acknowledgement stands for their sequence number. */
 		entry->flags |= CT_REPLIED | tcp_number_flags(skb, packet, false);
 	if (option) {
 		int reason = dsr_put_option(skb, packet);
@@ -191,7 +196,7 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 }
 
 #define path_from_network OF_FAMILY(path_from_network)
-/* What the network sends, to endpoints and to services. */
+/* A packet from the network, for an endpoint or a service of this node. */
 static __always_inline int path_from_network(struct __sk_buff *skb, const struct uplink *uplink)
 {
 	PACKET packet = {};
@@ -200,13 +205,15 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 	struct scratch *room = scratch_room();
 	int parsed = parse(skb, &packet);
 
-	/* Multicast and the like are the host's; what goes on to an endpoint is judged there. */
+	/* Multicast and the like belong to the host. What the host forwards to an endpoint is checked at the
+	 * endpoint's host end. */
 	if (unlikely(parsed)) {
 		if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
 			count_early_fragment(&packet);
 		if (parsed == DROP_MALFORMED)
 			return drop_and_count(parsed);
-		/* The stack may answer what it does not like with an error, which would reach the endpoint as the node's own. */
+		/* The stack may answer a packet that it refuses with an ICMP error. The endpoint would take that
+		 * error as one of the node. */
 		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop_and_count(DROP_FORGED_ENDPOINT) :
 									      PASS;
 	}
@@ -219,7 +226,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		if (reason)
 			return drop_and_report(&packet, reason, skb->ifindex);
 	}
-	/* The host's own: no service is at that port, and no masqueraded flow could have it. */
+	/* The packet is for the host: no service has that port, and no masqueraded flow can have it. */
 	if (likely(packet.kind == PACKET_WHOLE)) {
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
 		    equal(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
@@ -230,7 +237,8 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		if (reason)
 			return drop_and_report(&packet, reason, skb->ifindex);
 	} else if (packet.early && is_met_from_outside(packet.destination_port)) {
-		/* The host keeps them for a while, in vain: their first goes another way. */
+		/* The host keeps the early fragments for a while and then drops them, because their first fragment
+		 * goes elsewhere. They count as drops here. */
 		count_drops(DROP_EARLY_FRAGMENT, packet.early);
 	}
 
@@ -267,20 +275,21 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		return PASS;
 	if (unlikely(way->nat != NAT_NONE && way->via == VIA_UPLINK))
 		return forward_translated(skb, &packet, entry, side, quiet);
-	/* What came for an address of the node has arrived; what goes on crosses a router. */
+	/* A packet for an address of the node has arrived, so it keeps its hops. A packet that only passes through
+	 * crosses a router. */
 	if (way->nat == NAT_NONE && !lower_hops(skb, &packet))
 		return drop_and_count(DROP_MALFORMED);
 	return forward(skb, &packet, entry, way, side);
 }
 
 #define path_to_network OF_FAMILY(path_to_network)
-/* What leaves by an uplink: an endpoint's packets that went through the stack are masqueraded here, and those that the
- * node answers as a service's backend get the service's address. */
+/* A packet that leaves by an uplink. A packet of an endpoint that went through the stack is masqueraded here. An
+ * answer of a backend in the node's own namespace gets the service's address here. */
 static __always_inline int path_to_network(struct __sk_buff *skb)
 {
 	PACKET packet = {};
 	CT_KEY key;
-	/* One key for both: the stack is short of room. */
+	/* One variable for both keys, because the stack is short. */
 	__u32 at = 0;
 	struct node *state = bpf_map_lookup_elem(&node, &at);
 
@@ -298,17 +307,17 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 
 	int parsed = parse(skb, &packet);
 
-	/* Forwarded neighbour discovery is a way past every policy, and nobody takes it for such. */
+	/* Neighbour discovery that is forwarded would bypass every policy, and is never wanted. */
 	if (unlikely(parsed == PARSED_NEIGHBOUR_DISCOVERY))
 		return is_of_link(&packet) ? PASS : drop_and_count(DROP_FOREIGN_DISCOVERY);
-	/* A piece that the stack has, and not its first, would leave with an endpoint's address. */
+	/* The stack sends a later fragment whose flow is not known. It would leave with the endpoint's own address. */
 	if (parsed == DROP_UNKNOWN_FRAGMENT || parsed == DROP_EARLY_FRAGMENT)
 		return bpf_map_lookup_elem(&MAP(endpoints), &packet.source) ? drop_and_count(parsed) : PASS;
 	if (parsed)
 		return PASS;
 	if (of_host && packet.kind == PACKET_WHOLE && !has_port(PORTS_OF_BACKENDS, packet.source_port))
 		return PASS;
-	/* The node's own error about an endpoint's flow. */
+	/* The node itself sends this error about an endpoint's flow. */
 	if (packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source))
 		return PASS;
 
@@ -318,7 +327,11 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 	if (entry && unlikely(packet.kind == PACKET_FIRST_FRAGMENT) &&
 	    pass_first_fragment(&packet, skb->ifindex) != PASS)
 		return TC_ACT_SHOT;
-	/* On its way here it was judged and translated, but for a source that the stack would not have taken. */
+	/* Only a packet that was checked and translated when it entered the host has these addresses and ports in
+	 * this direction, so neither epoch nor lifetime is looked at again. A pod cannot send such a packet past its
+	 * host end: with the node's address it is dropped there as DROP_FOREIGN_SOURCE, with its own address as
+	 * DROP_PORT_TAKEN. A process of the node could, and gains nothing: it may send from the node anyway. What is
+	 * left to do is the source address that the stack would have refused (oversize.h). */
 	if (entry && entry->flags & CT_NAT_REVERSE && entry->opener == side)
 		return entry->way[side].nat == NAT_SOURCE ?
 			       pass_to_stack(skb, &packet, entry, &entry->way[side], side) :

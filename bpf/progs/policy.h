@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Whether policy lets a flow through: asked of each local endpoint that it concerns, by the class of the other side. */
+/* Whether policy lets a flow pass. Each local endpoint of the flow is asked, by the class of the other side's
+ * address. */
 
-/* Whether an address is this node's own, gateways of its pools included: policy is told so of each. */
+/* Whether an address belongs to this node, including the gateways of its pools. Policy knows each of them as
+ * PEER_NODE. */
 static __always_inline __overloadable bool is_node_address(struct scratch *room, const struct node *state,
 							   const ADDRESS *address)
 {
@@ -17,7 +19,8 @@ static __always_inline __overloadable bool is_node_address(struct scratch *room,
 	return peer && peer->flags & PEER_NODE;
 }
 
-/* Asks one endpoint. `of` is POLICY_INGRESS or POLICY_EGRESS; `ports` is the other side's << 16 | the opener's. */
+/* Checks a flow by the policy of one endpoint. `of` is POLICY_INGRESS or POLICY_EGRESS. `ports` is the other side's
+ * port << 16 | the opener's port. */
 static __always_inline __overloadable int policy_check_endpoint(struct scratch *room, const struct node *node,
 								__u32 slot, __u32 of, const ADDRESS *peer_address,
 								__u8 protocol, __u32 ports, bool of_node)
@@ -67,10 +70,8 @@ static __always_inline __overloadable int policy_check_endpoint(struct scratch *
 }
 
 #define policy_check_flow OF_FAMILY(policy_check_flow)
-/*
- * Judges the packet's flow by the policies of its local ends. `opener_slot` and `peer_slot` are the slots of the endpoint that
- * opened the flow and of the one that it was opened to; 0: not a local endpoint. Leaves the last answer in scratch.
- */
+/* Checks a flow by the policies of its local endpoints. `opener_slot` is the slot of the endpoint that opened it,
+ * `peer_slot` that of the other side; 0: not a local endpoint. Leaves the policy entry that matched last in scratch. */
 __noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __u32 opener_slot, __u32 peer_slot,
 				 enum policy_check_flags flags)
 {
@@ -84,7 +85,7 @@ __noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __
 
 	const ADDRESS *opener_address = is_reply ? &packet->destination : &packet->source;
 	const ADDRESS *peer_address = is_reply ? &packet->source : &packet->destination;
-	/* Of ICMP, what is asked: type << 8 | code. */
+	/* Of ICMP, type << 8 | code of the question. */
 	__be16 port = is_reply ? packet->source_port : packet->destination_port;
 	__u32 ports = (__u32)port << 16 | (is_reply ? packet->destination_port : packet->source_port);
 	int reason = PARSED;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* One policy map, asked of one flow; the same for both families. */
+/* Looks a flow up in one policy map. The same for both families. */
 #pragma once
 
 #include "common.h"
@@ -12,7 +12,8 @@ static __always_inline void count_rule_hit(__u32 rule)
 		(*count)++;
 }
 
-/* The entry of the flow that scratch asks about; 0: there is none. Whether the opener's port made a difference is left behind. */
+/* Returns the entry that matches the question in scratch; 0: none does. `by_source` tells whether the opener's port
+ * made a difference. */
 static __always_inline struct policy_entry *find_policy_entry(void *policy, struct scratch *room, bool *by_source)
 {
 	struct policy_key *key = &room->question;
@@ -35,8 +36,8 @@ static __always_inline struct policy_entry *find_policy_entry(void *policy, stru
 	return entry;
 }
 
-/* `posture`: as the slot has it. `ports`: the other side's << 16 | the opener's, each in network byte order. Leaves the
- * entry in scratch. */
+/* `posture` is the value of the endpoint's slot. `ports` is the other side's port << 16 | the opener's port, each in
+ * network byte order. Leaves the matching entry in scratch. */
 __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 ports, __u32 epoch)
 {
 	struct scratch *room = scratch_room();
@@ -44,7 +45,8 @@ __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 port
 	if (!room)
 		return DROP_INTERNAL;
 
-	/* In scratch, for what is on the stack counts for all who call: Linux before 6.4 rounds each frame up to 32 bytes. */
+	/* In scratch and not on the stack: all callers share 512 bytes of stack, and Linux before 6.4 rounds each
+	 * frame up to 32 bytes. */
 	struct policy_cache_entry *wanted = &room->wanted;
 	struct policy_key *key = &room->question;
 
@@ -58,7 +60,7 @@ __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 port
 	wanted->protocol = protocol;
 	room->opener_port = ports;
 
-	/* Odd numbers of no pattern: neighbours go to different places. */
+	/* Multiplies with odd numbers without a pattern, so that similar questions go to different places. */
 	__u32 mixed = of * 0x9e3779b1 ^ (key->port << 8 | protocol) * 0x85a308d3 ^ (__u32)posture * 0x243f6a89;
 	__u32 at = mixed >> (32 - POLICY_CACHE_BITS);
 	struct policy_cache_entry *known = bpf_map_lookup_elem(&lately, &at);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Changing a packet's address and port with all the checksums that cover them. RFC 1624, RFC 3022, RFC 5508. */
+/* Changes addresses and ports of a packet, with all checksums that cover them. RFC 1624, RFC 3022, RFC 5508. */
 
 #define IP_OFFSET(field) JOIN(JOIN(IP, FAMILY), _##field##_OFFSET)
 
-/* What the change of an address adds to a checksum that covers it. */
+/* What a changed address adds to a checksum that covers it. */
 static __always_inline __overloadable __u32 checksum_difference(const ADDRESS *old, const ADDRESS *new)
 {
 	__u32 sum = 0;
@@ -13,7 +13,8 @@ static __always_inline __overloadable __u32 checksum_difference(const ADDRESS *o
 	return sum;
 }
 
-/* The same of a header that an error quotes, at `header`: its own checksum makes up for it, and nothing else counts it. */
+/* Changes an address in the header that an ICMP error quotes, at `header`. Its own checksum makes up for the change,
+ * so no other checksum changes. */
 static __always_inline __overloadable int rewrite_quoted_address(struct __sk_buff *skb, __u32 header, bool is_source,
 								 const ADDRESS *old, const ADDRESS *new)
 {
@@ -26,16 +27,15 @@ static __always_inline __overloadable int rewrite_quoted_address(struct __sk_buf
 	return bpf_skb_store_bytes(skb, at, new, sizeof(*new), 0);
 }
 
-/*
- * Writes an address of a packet's own header, and a port at `port_at` if that is not zero. They are written where they lie: a
- * helper takes longer for each than all of this. IPv6 has no checksum of the header that makes up for the change, and
- * bpf_l4_csum_replace with BPF_F_PSEUDO_HDR has taken the change of the transport's into the kernel's checksum of the whole
- * packet (CHECKSUM_COMPLETE), as is right for IPv4 only; so the address goes into that, too.
- */
+/* Writes an address into the packet's own header, and a port at `port_at` unless that is zero. Both are written
+ * directly, because a helper call takes longer than all of this. IPv6 has no header checksum that makes up for the
+ * change. bpf_l4_csum_replace with BPF_F_PSEUDO_HDR has put only the change of the transport checksum into the
+ * kernel's checksum of the whole packet (CHECKSUM_COMPLETE), which is right for IPv4 only. So for IPv6 the change of
+ * the address is added here. */
 static __always_inline __overloadable int rewrite_address(struct __sk_buff *skb, bool is_source, const ADDRESS *new,
 							  __u32 difference, __u32 port_at, __be16 port)
 {
-	/* So far the verifier follows where it is; few headers are longer. */
+	/* The verifier can follow a direct write up to this offset. Few headers are longer. */
 	if (unlikely(port_at > NEAR_PORT)) {
 		if (bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0))
 			return -1;
@@ -71,7 +71,7 @@ static __always_inline __overloadable int rewrite_address(struct __sk_buff *skb,
 }
 
 #define rewrite_side OF_FAMILY(rewrite_side)
-/* Changes a packet's source or its destination, as a flow's: what an ICMP error quotes is changed with it. `to` is
+/* Changes the source or the destination of a packet to that of the flow, also in what an ICMP error quotes. `to` is
  * NAT_SOURCE or NAT_DESTINATION. */
 __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry, __u32 side, __u32 to)
 {
@@ -91,15 +91,16 @@ __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const C
 	__u32 difference = checksum_difference(&old, &new);
 
 	if (packet->kind == PACKET_ERROR) {
-		/* Inside is a packet that went the other way, after its own translation: what is our source is its
-		 * destination. The inner IP header's checksum makes up for its address; its transport checksum may
-		 * be cut off, and nobody looks at it. */
+		/* The quoted packet went in the opposite direction, after its translation: our source is its
+		 * destination. The checksum of its IP header makes up for the changed address. Its transport
+		 * checksum stays as it is: it may be cut off, and nobody checks it. */
 		__u32 port_at = packet->inner_transport;
 		__u32 outer_checksum = transport + offsetof(struct icmp_header, checksum);
 
 		if (rewrite_quoted_address(skb, packet->inner, !is_source, &old, &new))
 			return DROP_REWRITE_FAILED;
-		/* The outer pseudo header changes only where the outer address does. */
+		/* The change of the quoted address is covered by the ICMP checksum. The pseudo header changes only
+		 * with the outer address. */
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, 0))
 			return DROP_REWRITE_FAILED;
 		if (echo)
@@ -111,7 +112,7 @@ __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const C
 			    bpf_skb_store_bytes(skb, port_at, &new_port, sizeof(new_port), 0))
 				return DROP_REWRITE_FAILED;
 		}
-		/* A router that reports keeps its own address. */
+		/* A router that reports an error keeps its own address. */
 		if (is_source && !equal(&packet->outer_source, &packet->source))
 			return PARSED;
 		if (FAMILY == 6 && bpf_l4_csum_replace(skb, outer_checksum, 0, difference, BPF_F_PSEUDO_HDR))
@@ -119,7 +120,7 @@ __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const C
 	} else if (packet->kind != PACKET_LATER_FRAGMENT && checksum >= 0) {
 		__u32 at = transport + checksum;
 
-		/* ICMPv4 is the one that does not cover the addresses. */
+		/* ICMP of IPv4 is the only checksum that does not cover the addresses. */
 		if (!(FAMILY == 4 && echo) && bpf_l4_csum_replace(skb, at, 0, difference, BPF_F_PSEUDO_HDR | flags))
 			return DROP_REWRITE_FAILED;
 		if (old_port != new_port) {
@@ -135,7 +136,7 @@ __noinline int rewrite_side(struct __sk_buff *skb, const PACKET *packet, const C
 	return rewrite_address(skb, is_source, &new, difference, written_at, new_port) ? DROP_REWRITE_FAILED : PARSED;
 }
 
-/* Does to a packet what its way says. */
+/* Translates a packet as its direction says. */
 static __always_inline __overloadable int rewrite(struct __sk_buff *skb, const PACKET *packet, const CT_ENTRY *entry,
 						  __u32 side, __u8 nat)
 {

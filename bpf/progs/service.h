@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Services: whether an address and port are one's, and which backend takes a connection. Nothing here is on the way of
- * an established flow. */
+/* Services: which address and port belong to a service, and which backend gets a connection. The packets of an
+ * established flow never come here. */
 
-/* Whether anything is in `frontends` for an address. False for most that a first packet goes to, without a look-up in a hash. */
+/* Whether `frontends` may have an entry for an address. For most addresses the answer is no, without a look-up in a
+ * hash. */
 static __always_inline __overloadable bool may_be_service_at(const ADDRESS *address, __u32 *at)
 {
 	__u32 place = change_place_of_address(address) - CHANGED_ADDRESSES;
@@ -21,7 +22,7 @@ static __always_inline __overloadable bool may_be_service(const ADDRESS *address
 }
 
 #define find_node_port OF_FAMILY(find_node_port)
-/* What is reached at a port of every address of the node that serves node ports. */
+/* Finds the service of a node port: it is reached at every address of the node that serves node ports. */
 static __always_inline struct frontend *find_node_port(__be16 port, __u8 protocol)
 {
 	FRONTEND_KEY key = { .port = port, .protocol = protocol };
@@ -29,11 +30,9 @@ static __always_inline struct frontend *find_node_port(__be16 port, __u8 protoco
 	return bpf_map_lookup_elem(&MAP(frontends), &key);
 }
 
-/*
- * What is reached at an address and port; NULL: no service. `flags` is the flags of what was found: of the frontend, or of
- * the address itself (ADDRESS_*). Loopback is each namespace's own, so only the node itself means the node by it; no
- * address at all is the key of node ports, and nobody's.
- */
+/* Finds the service at an address and port; NULL: there is none. Sets `flags` to those of the frontend, or to those
+ * of the address itself (ADDRESS_*). A loopback address means the node only for the node's own processes. The zero
+ * address is the key of node ports, and no real address. */
 static __always_inline __overloadable struct frontend *find_frontend(const ADDRESS *address, __be16 port, __u8 protocol,
 								     bool of_node_itself, __u32 *flags)
 {
@@ -43,7 +42,8 @@ static __always_inline __overloadable struct frontend *find_frontend(const ADDRE
 	*flags = 0;
 	if (is_zero(address) || (is_loopback(address) && !of_node_itself) || !may_be_service(address))
 		return NULL;
-	/* Of no other protocol there are services, and the key below is of none. */
+	/* There are no services of other protocols. Without this check such a protocol could meet the key of the
+	 * address itself. */
 	if (is_balanced(protocol)) {
 		found = bpf_map_lookup_elem(&MAP(frontends), &key);
 		if (found) {
@@ -59,14 +59,14 @@ static __always_inline __overloadable struct frontend *find_frontend(const ADDRE
 	*flags = found->flags;
 	if (!(found->flags & ADDRESS_OF_NODE))
 		return NULL;
-	/* Not find_node_port: another key would not fit the stack. */
+	/* find_node_port() would need a second key on the stack, which is short. */
 	__builtin_memset(&key.address, 0, sizeof(key.address));
 	key.port = port;
 	key.protocol = protocol;
 	return bpf_map_lookup_elem(&MAP(frontends), &key);
 }
 
-/* What an endpoint is to a service: MEMBER_*. NULL: it is none of its endpoints. */
+/* Returns MEMBER_* of an endpoint of a service; NULL: it is not an endpoint of that service. */
 static __always_inline __overloadable __u32 *find_member(__u32 service, const ADDRESS *address, __be16 port)
 {
 	MEMBER key = { .service = service, .address = *address, .port = port };
@@ -75,7 +75,8 @@ static __always_inline __overloadable __u32 *find_member(__u32 service, const AD
 }
 
 #define highest_score OF_FAMILY(highest_score)
-/* The place of the backend that has the highest score with a client; or the second highest, if there are two. */
+/* Returns the index of the backend with the highest score for a client; with `second`, that with the second highest
+ * score, if there are two. */
 static __always_inline __u32 highest_score(__u32 first, __u32 count, __u32 mixed, bool second)
 {
 	__u32 at = first, next = first, best = 0, better = 0;
@@ -103,8 +104,8 @@ static __always_inline __u32 highest_score(__u32 first, __u32 count, __u32 mixed
 }
 
 #define select_from_set OF_FAMILY(select_from_set)
-/* Takes one backend of a set. `mixed` says who the client is, `lasting` how long its affinity lasts. Those inside take turns
- * alone; where that is known beforehand, the verifier is spared the walk through 128 scores. */
+/* Selects one backend of a set. `mixed` is a hash of the client, `lasting` the duration of its affinity. Clients
+ * inside the node take turns only: where the compiler knows `from`, the verifier is spared the loop over 128 scores. */
 static __always_inline BACKEND *select_from_set(enum service_from from, __u32 index, __u32 mixed, __u32 lasting,
 						int *reason)
 {
@@ -141,7 +142,8 @@ static __always_inline BACKEND *select_from_set(enum service_from from, __u32 in
 			return NULL;
 		at = at & 1 ? places->backend[1] : places->backend[0];
 	} else {
-		/* Steps of the golden ratio: as even as turns, and not in step with clients that come by twos or threes. */
+		/* Multiplies the turn by the golden ratio: as even as taking turns, but clients that come in twos or
+		 * threes do not always get the same backends. */
 		__u32 turn = __sync_fetch_and_add(&set->turn, 1) * 0x9e3779b1;
 
 		at += (__u64)turn * count >> 32;
@@ -149,10 +151,8 @@ static __always_inline BACKEND *select_from_set(enum service_from from, __u32 in
 	return bpf_map_lookup_elem(&MAP(backends), &at);
 }
 
-/*
- * Chooses who takes a new connection to `frontend`: the backend that the client had, while affinity lasts, or one of the
- * set. A reason for a drop if there is none. `chosen` is room to work in.
- */
+/* Chooses the backend of a new connection to `frontend`: the one that the client had, if its affinity still lasts,
+ * otherwise one of the set. Returns a drop reason if there is none. `chosen` is room to work in. */
 static __always_inline __overloadable int choose_backend(const struct frontend *frontend, enum service_from from,
 							 CLIENT *client, AFFINITY *chosen, __u32 mixed,
 							 ADDRESS *address, __be16 *port)

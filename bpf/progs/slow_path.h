@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * The slow path: what to do with a flow. Reached by the first packet of a flow, by the first after something
- * changed that concerns it (changes.h), and by whatever does not fit its entry. The result is left in scratch->entry and in conntrack.
- */
+/* The slow path decides what happens to a flow. It is taken by the first packet of a flow, by the first packet after
+ * a change that concerns the flow (changes.h), and by every packet that does not fit its entry. It leaves the
+ * verdict in scratch->entry; ct_commit.h puts that into conntrack. */
 
 #define slow_path_begin OF_FAMILY(slow_path_begin)
-/* Begins an entry with the time and the epoch of its verdict, before anything that it follows from is read: endpoints, routes, postures. With an epoch
- * that is read later, a verdict by what was before a change would pass for one by what is after it. */
+/* Starts a new entry with the time and the epoch of its verdict. This must happen before anything is read that the
+ * verdict depends on: endpoints, routes, postures. If the epoch were read later, a verdict from old tables could
+ * carry the new epoch and would hold for good. */
 __noinline int slow_path_begin(void)
 {
 	__u32 zero = 0;
@@ -29,10 +29,8 @@ __noinline int slow_path_begin(void)
 	return 0;
 }
 
-/*
- * Whether a packet of a connection that nobody remembers looks like an answer: it comes from a port that programs do not
- * connect from unless they choose it (Linux takes 32768 and above, others higher ones), and goes to one that they do.
- */
+/* Whether a packet of an unknown connection looks like an answer: its source port is below the range of ephemeral
+ * ports and its destination port is in it. Linux takes ports from 32768 on, other systems take higher ones. */
 static __always_inline __overloadable bool looks_like_answer(const PACKET *packet)
 {
 	return packet->protocol == IPPROTO_TCP && packet->flags & TCP_ACK && !(packet->flags & TCP_SYN) &&
@@ -40,8 +38,8 @@ static __always_inline __overloadable bool looks_like_answer(const PACKET *packe
 	       bpf_ntohs(packet->destination_port) >= FIRST_EPHEMERAL_PORT;
 }
 
-/* Completes the new entry of the packet's flow from what is remembered of it, and scratch->packet. Whether it is the flow that is
- * remembered that goes on. */
+/* Completes the new entry with what the old one knows, and puts the packet into scratch->packet. Returns whether the
+ * packet goes on with the old flow. */
 static __always_inline __overloadable bool slow_path_inherit(struct scratch *room, const CT_ENTRY *old,
 							     const PACKET *packet, __u32 side)
 {
@@ -74,8 +72,9 @@ static __always_inline __overloadable bool slow_path_inherit(struct scratch *roo
 	return true;
 }
 
-/* Why a packet that belongs to no flow opens none: it tells of another packet, or answers one. A reason for a drop. An answer that
- * passed because its question would have passed a policy in one direction though nobody asks. */
+/* Whether a packet without a flow may open one. An ICMP error and an ICMP answer may not: they need the packet that
+ * they are about. If answers could open a flow, policy for the opposite direction would let them pass though nobody
+ * has asked. */
 static __always_inline __overloadable int check_may_open_flow(const PACKET *packet)
 {
 	if (packet->kind == PACKET_ERROR)
@@ -83,10 +82,9 @@ static __always_inline __overloadable int check_may_open_flow(const PACKET *pack
 	return packet->asker == ASKER_DESTINATION ? DROP_UNASKED_ANSWER : PARSED;
 }
 
-/*
- * Asks policy for the opener's way of a flow that a packet goes with, or against. Who has not opened it and sends a SYN opens a
- * connection of his own: between the ports of one that the other side may open, or is only thought to have opened.
- */
+/* Checks by policy whether the opener may open the flow of a packet. A SYN of the other side opens a connection of
+ * its own and is checked as such: policy has allowed only the opener, and who that is may even be a guess
+ * (turn_if_answer). */
 static __always_inline __overloadable int policy_check_packet(struct __sk_buff *skb, const PACKET *translated,
 							      bool is_reply, __u32 sender_slot, __u32 receiver_slot,
 							      __u32 flags)
@@ -99,17 +97,15 @@ static __always_inline __overloadable int policy_check_packet(struct __sk_buff *
 		(is_reply ? CHECK_REPLY : 0) | (flags & CT_OF_NODE && !opens ? CHECK_OPENED_BY_NODE : 0));
 }
 
-/* Whether a packet's addresses and ports are those of somebody else's flow, as its other side sees it. */
+/* Whether another flow has the packet's addresses and ports after its translation. */
 static __always_inline __overloadable bool is_taken_tuple(const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
 	return old->flags & CT_NAT_REVERSE && old->opener == side && !ct_is_closed(packet->protocol, old->flags);
 }
 
 #define turn_if_answer OF_FAMILY(turn_if_answer)
-/*
- * Turns the flow of such a packet round, if policy lets its other side open it: that one has, then. `sender_slot` and `receiver_slot` are
- * slots of local endpoints, or 0.
- */
+/* Makes the other side the opener of such a flow, if policy allows that side to open it. `sender_slot` and
+ * `receiver_slot` are the slots of local endpoints; 0 is no local endpoint. */
 __noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender_slot,
 			      __u32 receiver_slot)
 {
@@ -128,7 +124,7 @@ __noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32
 	return true;
 }
 
-/* Has a packet leave with an address of the node as its source. */
+/* Has the packet leave with an address of the node as its source. */
 static __always_inline __overloadable int snat_to(CT_ENTRY *entry, __u32 side, const ADDRESS *address)
 {
 	__u32 from = side & 1;
@@ -141,8 +137,8 @@ static __always_inline __overloadable int snat_to(CT_ENTRY *entry, __u32 side, c
 	return PARSED;
 }
 
-/* Whether a packet gets an address of the node as its source here: the stack would not take it then, and no discipline of
- * its endpoint sees it. */
+/* Whether this hook gives the packet an address of the node as its source. The stack would refuse such a packet, so
+ * it does not go through the stack, and no queueing discipline of the endpoint sees it. */
 static __always_inline __overloadable bool leaves_with_node_address(struct scratch *room, const CT_ENTRY *entry,
 								    __u32 side, bool is_reply, __u8 nat)
 {
@@ -161,8 +157,8 @@ static __always_inline __overloadable bool leaves_with_node_address(struct scrat
 	return of_address && of_address->flags & ADDRESS_OF_NODE;
 }
 
-/* Decides how a packet leaves the node. Where its source becomes the node's, its way has NAT_SOURCE, and the address is
- * in the entry. */
+/* Decides by which interface the packet leaves the node, and whether its source becomes an address of the node: then
+ * its way has NAT_SOURCE and the entry has the address. */
 static __always_inline __overloadable int select_egress(struct __sk_buff *skb, const PACKET *packet, __u32 side,
 							struct scratch *room, __u32 source, bool at_uplink)
 {
@@ -173,8 +169,9 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
-		/* The host itself, a prohibited or unknown destination: the stack takes it or says no. It would also take a broadcast,
-		 * which policy does not know as the host's. */
+		/* No route out: the destination is the host itself, prohibited or unknown. The stack takes the
+		 * packet or answers with an error. It would also take a broadcast, which policy does not know as the
+		 * host's. */
 		if (!find_way_out(skb, packet))
 			return is_broadcast(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
 		egress = out->egress;
@@ -208,10 +205,8 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 }
 
 #define check_sender OF_FAMILY(check_sender)
-/*
- * Whether the sender of a flow's first packet, which came by an interface, may be who it says. `at_uplink`: it is seen
- * there, before the host's stack looks at it; else where the stack sends it to an endpoint.
- */
+/* Whether the sender of a flow's first packet may have that address at this interface. `at_uplink`: the packet is
+ * seen at the uplink, before the host's stack; otherwise at the endpoint's host end, after it. */
 __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 {
 	__u32 zero = 0;
@@ -221,14 +216,14 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 	if (!room || !state || !packet)
 		return DROP_INTERNAL;
 
-	/* Copied, for keys do not lie in a global function's argument before Linux 6.2. */
+	/* Copied to scratch: before Linux 6.2 a map key may not lie in the argument of a global function. */
 	ADDRESS *sender = (ADDRESS *)&room->sender;
 
 	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
 	if (is_martian(sender))
 		return DROP_MARTIAN;
-	/* A node that answers clients directly sends on, marked, what another node's own process has sent to it. And what netfilter
-	 * has translated goes through the stack with an address of the node. */
+	/* Two packets may come with an address of this node: with direct server return another node sends on what a
+	 * process of this node has sent to it, and netfilter may have translated what comes from the stack. */
 	return at_uplink && !room->has_dsr_option &&
 			       (is_node_address(room, state, sender) || is_cluster_ip(room, sender)) ?
 		       DROP_MARTIAN :
@@ -236,7 +231,8 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 }
 
 #define slow_path_from_endpoint OF_FAMILY(slow_path_from_endpoint)
-/* What a local endpoint sends, seen where it enters the host, or elsewhere: at the uplink that the stack sends it to. */
+/* The slow path of a packet that a local endpoint sends, at its host end; with SLOW_PATH_AT_UPLINK at the uplink
+ * where the stack sends it out. */
 __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 				       enum slow_path_flags flags)
 {
@@ -268,8 +264,8 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 		if (!same_mac(ethernet->h_source, source->container_mac))
 			return DROP_FOREIGN_MAC;
 	}
-	/* An interface may be told to take what is for loopback (route_localnet, which portmap sets on a container's host end), and what
-	 * listens there trusts whoever comes. */
+	/* Packets for loopback are dropped here: with route_localnet, which the portmap plugin sets on a container's
+	 * host end, the host would take them, and the services that listen there trust every sender. */
 	if (is_link_scope(&packet->destination) || is_loopback(&packet->destination))
 		return DROP_LINK_SCOPE;
 
@@ -322,10 +318,10 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	if (destination) {
 		set_sender(back, destination);
 		set_delivery_to(way, destination);
-		/* Its discipline must see what it sends, and the stack leads on from there. */
+		/* The endpoint's queueing discipline must see what it sends, and the stack sends it on from there. */
 		if (destination->flags & ENDPOINT_SHAPED)
 			back->via = VIA_STACK;
-		/* It would not take a packet from its own address. */
+		/* An endpoint would not accept a packet from its own address. */
 		if (sender_slot == receiver_slot && !is_reply)
 			reason = snat_to(entry, side, &state->MAP(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
@@ -348,12 +344,12 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	return PARSED;
 }
 
-/* Not a reason: the packet is not about a flow of a local endpoint. */
+/* Not a drop reason: the packet does not belong to a flow of a local endpoint. */
 #define NOT_FOR_ENDPOINT (-1)
 
 #define slow_path_to_endpoint OF_FAMILY(slow_path_to_endpoint)
-/* What reaches a local endpoint from the network, or elsewhere: at its host end, from the host's stack. And what comes
- * from the network for a service, or from a service's backend on another node. */
+/* The slow path of a packet for a local endpoint, at the uplink; with SLOW_PATH_BY_STACK at the endpoint's host end.
+ * It also handles packets from the network for a service, and packets from a service's backend on another node. */
 __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet, const CT_KEY *flow, __u32 side,
 				     enum slow_path_flags flags)
 {
@@ -408,7 +404,8 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 			translated->destination = old->nat_address[(side ^ 1) & 1];
 			translated->destination_port = old->nat_port[(side ^ 1) & 1];
 		} else if (by_stack && old->service && !(old->flags & CT_NAT_REVERSE)) {
-			/* Translated back already, on its way into the stack. */
+			/* The packet was translated back when it came from the backend. It is on its way through the
+			 * stack. */
 			translated->source = old->nat_address[side & 1];
 			translated->source_port = old->nat_port[side & 1];
 		}
@@ -433,12 +430,13 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		if (!destination && !entry->service && !nat)
 			return NOT_FOR_ENDPOINT;
 	}
-	/* Of its own errors the node knows what they are about. */
+	/* The node may send errors about flows that conntrack does not have. */
 	if (packet->kind == PACKET_ERROR && !old)
 		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
 	if ((!old || (is_reply && is_opening(packet->flags))) && !of_node) {
 		reason = check_sender(packet, !by_stack);
-		/* A mark is put in by another node than the client's. */
+		/* With direct server return the packet comes from the node that the client sent it to, not from the
+		 * client's. */
 		if (!reason && !room->has_dsr_option)
 			reason = check_origin(skb, by_stack);
 		if (reason)
@@ -466,7 +464,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		if (!entry->service && !room->has_dsr_option && nat == NAT_NONE && of_other_plugin(destination, NULL))
 			way->via = VIA_STACK;
 	} else {
-		/* A flow keeps its way. */
+		/* A known flow keeps its way. */
 		bool direct = goes_on ? entry->flags & CT_DSR :
 					state->external & EXTERNAL_DSR && dsr_has_room(skb, packet) &&
 						is_known_service_address(room, &packet->destination,
@@ -479,7 +477,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		if (direct && !is_reply && way->via == VIA_UPLINK)
 			entry->flags |= CT_DSR;
 	}
-	/* The answer's first packet decides how it goes on. */
+	/* The first packet of the answer decides how the answers go on. */
 	back->via = VIA_UNKNOWN;
 	if (source)
 		set_sender(way, source);

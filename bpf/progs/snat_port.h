@@ -1,25 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Making a translated flow one of its own as the other side sees it: no other flow has the same addresses and ports. */
+/* Chooses the source port of a translated flow, so that no other flow has the same addresses and ports after
+ * translation. This is where the masquerade port comes from. */
 
-/* How often so many are tried at most, all there can be and some that are free but a socket's; and how many in one go. */
+/* The search goes on at most so many times: enough for all ports that there can be, and for some that are free here
+ * but belong to a socket. Each time it tries so many ports. */
 #define CLAIM_ROUNDS 300
 #define CLAIM_STRIDE 256
 
-/* How often so many ports in one go are looked at, at most, to find who has most of them; and by how many one may seem to have
- * more by chance where those are few of all. */
+/* To find who has the most ports, at most so many times a stride of ports is looked at. If only a part was looked
+ * at, a holder may seem to have so many more by chance. */
 #define CLAIM_WEIGHED 4
 #define CLAIM_CHANCE 4
 
-/* In how many places it may be noted what one has. */
+/* A holder of ports is noted in one of so many places. */
 #define CLAIM_PLACES 4
 
-/* How many places a flow that goes on is looked for at: it had the first of them that was free. */
+/* A flow that goes on looks for its old reverse entry at so many ports: it had taken the first of them that was
+ * free. */
 #define CLAIM_RECALLED 4
 
-/* No reason: a port is to be searched for. */
+/* Not a drop reason: a port has to be searched for. */
 #define CLAIM_UNKNOWN (-1)
 
-/* Whether one of the host's own sockets would take what is sent to (address, port) by the flow's other side. */
+/* Whether a socket of the host would receive what the flow's other side sends to the translated source. */
 static __always_inline __overloadable bool
 host_socket_has(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tuple, const CT_ENTRY *entry, __u32 side)
 {
@@ -51,7 +54,8 @@ host_socket_has(struct __sk_buff *skb, __u8 protocol, struct bpf_sock_tuple *tup
 	return socket != NULL;
 }
 
-/* Whether the place of a flow is free for another: it is over. A reset may be forged, but not one of an endpoint of this node. */
+/* Whether the flow has ended, so that its port may go to another one. A reset may be forged, unless it came from an
+ * endpoint of this node. */
 static __always_inline __overloadable bool ct_frees_port(const CT_ENTRY *holder, __u8 protocol)
 {
 	return ct_is_closed(protocol, holder->flags) ||
@@ -59,8 +63,8 @@ static __always_inline __overloadable bool ct_frees_port(const CT_ENTRY *holder,
 		holder->way[holder->opener & 1].ingress);
 }
 
-/* Whether a translated flow may lose its place to another: it is not answered, or nobody has gone on from that. An answered
- * flow of a protocol without handshakes keeps it: there may be no more to come from its opener. */
+/* Whether a translated flow may lose its port to another one: it has no answer, or its opener has not gone on. An
+ * answered flow of a protocol without a handshake keeps its port, because its opener may have nothing more to send. */
 static __always_inline __overloadable bool ct_may_lose_port(const CT_ENTRY *holder, __u8 protocol)
 {
 	if (!(holder->flags & CT_NAT_REVERSE) || ct_is_kept(holder->flags))
@@ -69,10 +73,8 @@ static __always_inline __overloadable bool ct_may_lose_port(const CT_ENTRY *hold
 }
 
 #define claim_port OF_FAMILY(claim_port)
-/*
- * Tries one source port, entry->nat_port[side] in scratch: if it is to be had, the mate is stored as the entry of the
- * flow as the other side sees it. `packet` goes the opener's way.
- */
+/* Tries one source port: entry->nat_port[side] in scratch. If the port is available, the reverse entry is stored.
+ * `packet` is a packet of the opener. */
 __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
@@ -87,14 +89,14 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 	__u32 reverse_from = ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from],
 					 &entry->nat_address[to], entry->nat_port[to]) &
 			     1;
-	/* Whoever takes a free port meanwhile has it: the update below finds that. */
+	/* If another processor takes a free port in the meantime, the update below fails. */
 	CT_ENTRY *holder = flags & CLAIM_SEARCHED && !room->search.taken ? NULL : ct_find(key);
 	bool own = false;
 
 	if (!holder && flags & CLAIM_OWN)
 		return -1;
 	if (holder) {
-		/* As ct_commit.h left it. */
+		/* ct_commit() has put the flow's key into scratch. */
 		own = holder->flags & CT_NAT_REVERSE &&
 		      is_counterpart(holder, (CT_KEY *)&room->key, from ^ reverse_from);
 		if (own)
@@ -104,7 +106,7 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 		else if ((flags & CLAIM_TAKE_WAITING && ct_may_lose_port(holder, packet->protocol)) ||
 			 ct_is_expired(holder, packet->protocol, entry->seen) ||
 			 (flags & CLAIM_TAKE_CLOSED && ct_frees_port(holder, packet->protocol)) || flags & CLAIM_TAKE)
-			/* Deleted and then made, so that of two who want it one fails. */
+			/* The entry is deleted and then made, so that of two processors that want it one fails. */
 			ct_delete(key, holder, (CT_KEY *)&room->other_key);
 		else
 			return -1;
@@ -121,7 +123,7 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 	return bpf_map_update_elem(&MAP(conntrack), key, reverse, BPF_NOEXIST) ? -1 : 0;
 }
 
-/* Takes note of a flow that may lose its place: the oldest of the same endpoint, and of others. */
+/* Notes a flow that may lose its port: the oldest one of the same endpoint, and the oldest one of others. */
 static __always_inline __overloadable void claim_note_victim(struct claim_search *search, const CT_ENTRY *holder,
 							     __be16 port, __u32 ingress)
 {
@@ -135,8 +137,9 @@ static __always_inline __overloadable void claim_note_victim(struct claim_search
 	}
 }
 
-/* Takes note of who has a port. If all places are others' that he might have, one of those has one less: so who is left has most. Which
- * places those are is another thing each time, so nobody hides behind another for long. */
+/* Notes who has a port. If all places that this holder may use belong to others, one of those others loses a count;
+ * so the holder with the most ports is left in the end (as in Misra-Gries counting). The places depend on the
+ * search, so no holder hides behind another one for long. */
 static __always_inline __overloadable void claim_note_holder(struct scratch *room, const CT_ENTRY *holder, __u32 from)
 {
 	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
@@ -149,7 +152,7 @@ static __always_inline __overloadable void claim_note_holder(struct scratch *roo
 		room->search.own++;
 		return;
 	}
-	/* What the network opens is of many. */
+	/* Flows from the network belong to many senders. */
 	if (!ingress)
 		return;
 	for (__u32 i = 0; i < CLAIM_PLACES; i++) {
@@ -169,7 +172,8 @@ static __always_inline __overloadable void claim_note_holder(struct scratch *roo
 }
 
 #define claim_flags_if_ended OF_FAMILY(claim_flags_if_ended)
-/* How the port that scratch->entry has is claimed if its flow may have ended: closed, or one of its ends is gone. */
+/* How the port in scratch->entry may be claimed, if the flow that has it may have ended: it is closed, or one of its
+ * endpoints is gone. */
 __noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
@@ -188,7 +192,7 @@ __noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, enum claim
 	return holder && ct_has_ended(key, holder) ? flags | CLAIM_TAKE : flags;
 }
 
-/* Goes on to the next port; returns who has it, as scratch->counterpart_key says. */
+/* Steps to the next port. Returns the entry that has it; its key is in scratch->counterpart_key. */
 static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room, const PACKET *packet, __u32 side)
 {
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
@@ -206,7 +210,7 @@ static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room,
 	return holder;
 }
 
-/* Whether a flow may give its port up, which is noted then. */
+/* Whether a flow may give up its port. If so, this is noted. */
 static __always_inline __overloadable bool claim_may_take_from(struct scratch *room, const PACKET *packet,
 							       const CT_ENTRY *holder, __u32 from)
 {
@@ -222,7 +226,8 @@ static __always_inline __overloadable bool claim_may_take_from(struct scratch *r
 	return true;
 }
 
-/* Whether a port that was stepped to is free, or the flow's own: its near view was evicted, and is to find the far one. */
+/* Whether the port is free, or belongs to the flow itself: its forward entry was evicted, and its reverse entry is
+ * still there. */
 static __always_inline __overloadable bool claim_is_available(const struct scratch *room, const CT_ENTRY *holder)
 {
 	return !holder ||
@@ -230,7 +235,7 @@ static __always_inline __overloadable bool claim_is_available(const struct scrat
 }
 
 #define claim_next_port OF_FAMILY(claim_next_port)
-/* Goes on to the next port, and tells whether it is to be had. If not, takes note of what has it. */
+/* Steps to the next port and returns whether it is available. If not, notes the flow that has it. */
 __noinline int claim_next_port(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
@@ -249,7 +254,7 @@ __noinline int claim_next_port(const PACKET *packet, __u32 side)
 }
 
 #define claim_next_holder OF_FAMILY(claim_next_holder)
-/* The same, but takes note of whose it is. */
+/* The same, but notes also which endpoint has the port. */
 __noinline int claim_next_holder(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
@@ -268,7 +273,7 @@ __noinline int claim_next_holder(const PACKET *packet, __u32 side)
 }
 
 #define claim_next_is_free OF_FAMILY(claim_next_is_free)
-/* The same, but takes no note. */
+/* The same, but notes nothing. */
 __noinline int claim_next_is_free(const PACKET *packet, __u32 side)
 {
 	struct scratch *room = scratch_room();
@@ -277,7 +282,7 @@ __noinline int claim_next_is_free(const PACKET *packet, __u32 side)
 }
 
 #define claim_next_free_port OF_FAMILY(claim_next_free_port)
-/* Goes on to the next port that is free, but not for ever. */
+/* Steps to the next free port, at most CLAIM_STRIDE steps. */
 __noinline int claim_next_free_port(const PACKET *packet, __u32 side)
 {
 	for (__u32 i = 0; i < CLAIM_STRIDE; i++)
@@ -287,7 +292,7 @@ __noinline int claim_next_free_port(const PACKET *packet, __u32 side)
 }
 
 #define claim_known_port OF_FAMILY(claim_known_port)
-/* The port that the flow has, or that it must have. CLAIM_UNKNOWN: any will do. */
+/* Claims the port that the flow has or must have. Returns CLAIM_UNKNOWN if any port will do. */
 __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
@@ -297,7 +302,7 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 		return DROP_INTERNAL;
 
 	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	/* SCTP's checksum does not bear a change of port, and the others have none. */
+	/* A change of port would break the checksum of SCTP. The other protocols have no ports. */
 	bool fixed =
 		!(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP || is_icmp(packet->protocol)) ||
 		!packet->source_port;
@@ -314,7 +319,7 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 	return CLAIM_UNKNOWN;
 }
 
-/* Claims the port of a flow that has ended, if the search has met one: it may be another's by now. */
+/* Claims the port of a flow that has ended, if the search has met one. Another flow may have it by now. */
 static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
 							   enum claim_flags flags)
 {
@@ -328,7 +333,7 @@ static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb
 }
 
 #define claim_next_holders OF_FAMILY(claim_next_holders)
-/* Looks at who has the next so many ports; true where one is free by now. */
+/* Looks at who has the next `ports` ports. Returns true at a port that is free by now. */
 __noinline int claim_next_holders(const PACKET *packet, __u32 side, __u32 ports)
 {
 	for (__u32 i = 0; i < CLAIM_STRIDE; i++) {
@@ -340,11 +345,10 @@ __noinline int claim_next_holders(const PACKET *packet, __u32 side, __u32 ports)
 	return false;
 }
 
-/*
- * The port that the flow may take from whoever has most of the destination's, the one of those looked at that has said nothing for longest;
- * 0: the endpoint has half as many itself. So of any number who hold them all, each gives to who has none, and nobody takes back
- * what he had to give. Where only a part was looked at, chance makes a difference, which is no reason to take.
- */
+/* The port that this endpoint may take from the holder of most ports: of that holder's flows that were seen, the one
+ * that was silent for longest. Returns 0 if the endpoint itself has half as many. So however many endpoints hold all
+ * ports together, each gives to one that has none, and nobody takes back what it gave. If only a part of the ports
+ * was looked at, a difference that may be chance is no reason to take. */
 static __always_inline __overloadable __be16 claim_owed_port(const struct scratch *room, const PACKET *packet)
 {
 	const struct claim_search *search = &room->search;
@@ -354,10 +358,9 @@ static __always_inline __overloadable __be16 claim_owed_port(const struct scratc
 }
 
 #define claim_from_others OF_FAMILY(claim_from_others)
-/*
- * Has another flow give its port up. If none of those that were met may lose it, it is looked at who has the ports: all of them, or as many
- * as tell enough. The first are always looked at: others may have spent what there is for more.
- */
+/* Takes a port from another flow. If no flow that was met may lose its port, the search looks at who has the ports:
+ * at all of them, or at as many as the budget allows. The first CLAIM_TRIES are always looked at, because others may
+ * have used up the budget. */
 __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
@@ -408,7 +411,7 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 }
 
 #define claim_search_port OF_FAMILY(claim_search_port)
-/* Searches for a port that nobody has any more. CLAIM_UNKNOWN: all are taken. */
+/* Searches for a port that no flow has any more. Returns CLAIM_UNKNOWN if all are taken. */
 __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
@@ -422,18 +425,19 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
 
 	__builtin_memset(search, 0, sizeof(*search));
 	search->now = room->moment;
-	/* A flow tries the same ports in the same order each time: so one whose near view was evicted finds its far view. Who opens it
-	 * has drawn the source port at random already. */
+	/* A flow tries the same ports in the same order each time, so a flow whose forward entry was evicted finds
+	 * its reverse entry. The order need not be secret: the opener has drawn its source port at random. */
 	search->first = hash_client(packet, false);
 	search->step = claim_steps[search->first >> 28 & 15];
-	/* One that goes on: a port that is free is of no use to it, if it has another. */
+	/* A flow that goes on after its entries were evicted: if it had another port, a free one is of no use. */
 	if (entry->flags & CT_PICKED_UP && !room->known) {
 		search->at = search->first % (count ?: 1);
 		for (__u32 i = 0; i < CLAIM_RECALLED; i++)
 			if (!claim_next_is_free(packet, from) && claim_port(skb, packet, from, flags | CLAIM_OWN) == 0)
 				return PARSED;
 	}
-	/* The first is mostly free. If not, that it is entered fails, and it is looked at with the others. */
+	/* The first port is free in most cases. If it is not, storing the reverse entry fails, and the port is
+	 * looked at again with the others. */
 	search->at = (search->first % (count ?: 1) + search->step) % (count ?: 1);
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
 	if (claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
@@ -456,14 +460,14 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
 }
 
 /*
- * Completes scratch->entry, the entry of the flow as `packet` opens it: addresses and destination port of its other view
- * are set, and nat_port[side] holds the source port that the flow had there before, or zero. A reason for a drop if no
- * port is to be had.
+ * Claims the source port of a flow that `packet` opens, and completes scratch->entry. The entry already has the
+ * addresses and the destination port after translation. nat_port[side] is the source port that the flow had before, or
+ * zero. Returns a drop reason if no port is available.
  *
- * A free port is searched for in the whole range. If there is none, one of the oldest flows that wait loses its own: of the same
- * endpoint, if most are its; so nobody can keep all ports by asking what is never answered. If all are established, one of whoever has
- * most of them does, until who needs one has half as many: so nobody can keep all ports of a destination from others, nor can
- * several together.
+ * First the whole range is searched for a free port. If there is none, one of the oldest waiting flows loses its port:
+ * one of the same endpoint, if most waiting flows are its own. So nobody can keep all ports by asking what is never
+ * answered. If all flows are established, the endpoint that has the most ports loses one, until the endpoint that needs
+ * one has half as many. So neither one endpoint nor several together can keep all ports of a destination from others.
  */
 static __always_inline __overloadable int claim_source_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
 							    enum claim_flags flags)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The hooks of lb_socket.h, in the words of the kernel's context. A socket of IPv6 may mean IPv4 by ::ffff:a.b.c.d. */
+/* The hooks of lb_socket.h: they read and write the kernel's context. An IPv6 socket may use an IPv4 address as
+ * ::ffff:a.b.c.d. */
 #pragma once
 
 #define SOCKET_PASSES 1
 #define SOCKET_FAILS 0
 
-/* Has the system call fail as it would at a port that nobody listens on. Before Linux 6.0 it is EPERM. */
+/* Has the system call fail with ECONNREFUSED, as at a port where nobody listens. Before Linux 6.0 the error is
+ * EPERM. */
 static __always_inline int refuse_socket(void)
 {
 	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_set_retval))
@@ -151,7 +153,7 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	return show6(ctx);
 }
 
-/* A socket is closed: what is known of its connection ends with it. */
+/* A socket is closed: its connection is forgotten. */
 SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *ctx)
 {

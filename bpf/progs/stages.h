@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The stages of a packet's journey, in the order in which they need each other. Included once for each FAMILY: family.h. */
+/* The stages of a packet's path, in the order in which they need each other. Included once for each FAMILY:
+ * family.h. */
 
 #include "packet.h"
 #if FAMILY == 4

@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Where packets leave the node. The routing table is asked with all that rules and next hops may depend on, which takes a sixth of
- * what an unknown flow costs. Where nothing but the destination counts, what this processor was answered is kept (`ways_out`) until
- * one of these is another than it was then:
+ * Where packets leave the node. bpf_fib_lookup is called with everything that routing rules and next hops may depend on. That takes a
+ * sixth of the time that an unknown flow takes. Where only the destination matters, each processor keeps the answer (`ways_out4`,
+ * `ways_out6`) until one of these numbers changes:
  *
- *	- the kernel's own count of what changes routes (`counted`): it is counted before who has made the change goes on, so the next flow
- *	  goes by it
+ *	- the kernel's own count of route changes (route_generation): the kernel counts a change before it tells that the
+ *	  change is done, so the next flow already sees it
  *	- the epoch, for what the kernel does not count, such as the MTU of an interface for IPv6
- *	- the tick, which is 1.07 s, for what nobody tells of
+ *	- the tick of 1.07 s, for what nobody reports
  *
- * That only the destination counts is the daemon's word (`plain_routes`): it has seen all routes when that count was what it is now.
- * So with the first change, whoever makes it, each flow asks again, until the daemon has looked. Of rules the kernel says itself
- * whether there have ever been others than those that it began with.
+ * The daemon says that only the destination matters (`plain_routes`), and gives the kernel's count at which it has seen all
+ * routes. After the first change, whoever makes it, each flow asks the routing table again until the daemon has looked. Whether there have
+ * ever been routing rules besides the default ones, the kernel itself says.
  *
- * No Ethernet address is kept: a packet gets the one that its next hop has when it leaves (bpf_redirect_neigh).
+ * Ethernet addresses are not kept: bpf_redirect_neigh finds the address of the next hop when the packet leaves.
  */
 
 #define WAY_OUT struct JOIN(way_out, FAMILY)
 
 #ifndef PLAIN
-/* Of a family: the flag of `plain_routes`. */
+/* The flag of a family in `plain_routes`. */
 #define PLAIN(family) ((family) == 4 ? PLAIN_ROUTES4 : PLAIN_ROUTES6)
 
-/* What of the kernel is read. It needs bpf_cast_to_kern_ctx. */
+/* The fields of kernel structures that are read here. They need bpf_cast_to_kern_ctx. */
 struct netns_ipv4___routes {
 	struct {
 		int counter;
@@ -66,8 +66,9 @@ struct sk_buff___routes {
 #endif
 
 #define route_generation OF_FAMILY(route_generation)
-/* How often the routing tables of the packet's namespace have changed, as the kernel counts it, modulo 2^32: it has several counts, each
- * of which only grows, and so does their sum. False: they are not to be had, or there are rules. */
+/* How often the routing tables of the packet's namespace have changed, as the kernel counts it, modulo 2^32. The
+ * kernel has several counts, each of which only grows, so their sum only grows. Returns false if the kernel does not
+ * have these counts, or if there are routing rules. */
 static __always_inline bool route_generation(struct __sk_buff *skb, __u32 *count)
 {
 	if (!bpf_ksym_exists(bpf_cast_to_kern_ctx))
@@ -80,7 +81,8 @@ static __always_inline bool route_generation(struct __sk_buff *skb, __u32 *count
 	if (!bpf_core_field_exists(net->ipv4.rt_genid) || !bpf_core_field_exists(net->ipv4.fib_seq) ||
 	    !bpf_core_field_exists(net->ipv4.fib_has_custom_rules) || net->ipv4.fib_has_custom_rules)
 		return false;
-	/* The first leaves out who takes the place of a route, or goes, that nobody was led by; the second, what becomes of interfaces. */
+	/* rt_genid does not count a route that is replaced or removed before a packet was routed by it; fib_seq does
+	 * not count changes of interfaces. */
 	*count = net->ipv4.rt_genid.counter + net->ipv4.fib_seq;
 #else
 	if (!bpf_core_field_exists(net->ipv6.fib6_sernum) || !bpf_core_field_exists(net->ipv6.fib6_has_custom_rules) ||
@@ -88,15 +90,16 @@ static __always_inline bool route_generation(struct __sk_buff *skb, __u32 *count
 	    !bpf_core_field_exists(struct rt6_statistics___routes, fib_discarded_routes) ||
 	    net->ipv6.fib6_has_custom_rules)
 		return false;
-	/* The first counts what comes; the last what goes, of all tables, without a lock for all; those of the tables what goes but for a
-	 * route behind another to the same prefix. */
+	/* fib6_sernum counts routes that are added. fib_discarded_routes counts routes that are removed from any
+	 * table, but without a lock. fib_seq of a table counts removed routes, except those behind another route to
+	 * the same prefix. */
 	*count = net->ipv6.fib6_sernum.counter + net->ipv6.fib6_main_tbl->fib_seq + net->ipv6.fib6_local_tbl->fib_seq +
 		 net->ipv6.rt6_stats->fib_discarded_routes;
 #endif
 	return true;
 }
 
-/* Asks the routing table, and leaves what it says in scratch->out. Whether that may be kept. */
+/* Asks the routing table, and leaves the answer in scratch->out. Returns whether the answer may be kept. */
 static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *skb, const PACKET *packet,
 							     struct scratch *room)
 {
@@ -107,9 +110,10 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->ifindex = skb->ifindex;
 	fib->l4_protocol = packet->protocol;
-	/* Not the packet's: an aggregate would not fit any route. Non-zero makes the kernel tell the MTU. */
+	/* Not the packet's own length: an aggregate is longer than any route's MTU. A value that is not zero makes
+	 * the kernel return the MTU. */
 	fib->tot_len = 1;
-	/* Rules ask for them, and where a route has several next hops a hash of them chooses. */
+	/* Routing rules may look at the ports, and a route with several next hops chooses by a hash of them. */
 	if (has_ports(packet->protocol)) {
 		fib->sport = packet->source_port;
 		fib->dport = packet->destination_port;
@@ -123,7 +127,7 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 	fib->ipv4_dst = packet->destination.word[0];
 #else
 	fib->family = AF_INET6;
-	/* Class and flow label. */
+	/* Traffic class and flow label. */
 	bpf_skb_load_bytes(skb, ETH_HLEN, &fib->flowinfo, sizeof(fib->flowinfo));
 	fib->flowinfo &= bpf_htonl(0x0fffffff);
 	__builtin_memcpy(fib->ipv6_src, &packet->source, sizeof(packet->source));
@@ -138,7 +142,8 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 	if (!out->leads)
 		return found > 0;
 	out->egress = egress = fib->ifindex;
-	/* Without a resolved neighbour older kernels leave the route's MTU out; the interface's is next best. */
+	/* Older kernels do not return the MTU of a route whose neighbour is not resolved. The MTU of the interface
+	 * is next best. */
 	if (fib->tot_len > 1)
 		out->mtu = fib->tot_len;
 	else if (bpf_check_mtu(skb, egress, &mtu, 0, 0) >= 0)
@@ -153,7 +158,7 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 }
 
 #define find_way_out OF_FAMILY(find_way_out)
-/* Finds where a packet leaves the node by the routing table; in scratch->out. Whether it does. */
+/* Finds where a packet leaves the node, and leaves that in scratch->out. Returns whether it leaves by an interface. */
 __noinline int find_way_out(struct __sk_buff *skb, const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
@@ -179,7 +184,7 @@ __noinline int find_way_out(struct __sk_buff *skb, const PACKET *packet)
 		*out = *kept;
 		return out->leads;
 	}
-	/* What is kept has a count, an epoch and a tick from before the tables were asked. */
+	/* A kept answer has the count, the epoch and the tick from before the routing table was asked. */
 	fence(room);
 	if (ask_routing_table(skb, packet, room) && kept) {
 		out->count = count;
