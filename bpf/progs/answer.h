@@ -153,7 +153,7 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 						 !!(got->flags & TCP_FIN) + tcp_data_length(skb, packet, got));
 		tcp->flags = TCP_RST | TCP_ACK;
 	}
-	answer.ip.source = room->has_dsr_option ? *(const ADDRESS *)&room->dsr_address : packet->destination;
+	answer.ip.source = room->has_dsr_option ? room->FIELD(dsr_address) : packet->destination;
 	answer.ip.destination = packet->source;
 
 	__be32 rest[2] = { bpf_htonl(sizeof(*tcp)), bpf_htonl(IPPROTO_TCP) };

@@ -183,7 +183,7 @@ enum dsr_need {
 };
 
 /* What happens to a connect, or to a datagram of a socket. */
-enum {
+enum socket_outcome {
 	SOCKET_AS_IS,
 	SOCKET_TRANSLATED, /* it goes to a backend */
 	SOCKET_REFUSED,
@@ -192,7 +192,7 @@ enum {
 /* What happens to a socket whose service has no backend. A UDP socket may connect anyway, as to a port where nobody
  * listens: its datagrams are refused, and the socket learns of that when it sends or receives. The node's own
  * sockets are refused at once, because no program sees their packets leave. */
-static __always_inline int unserved_socket(__u8 protocol, bool of_node, bool connects)
+static __always_inline enum socket_outcome unserved_socket(__u8 protocol, bool of_node, bool connects)
 {
 	return connects && protocol == IPPROTO_UDP && !of_node ? SOCKET_AS_IS : SOCKET_REFUSED;
 }

@@ -6,6 +6,12 @@ static __always_inline __overloadable CT_ENTRY *ct_find(const CT_KEY *key)
 	return bpf_map_lookup_elem(&MAP(conntrack), key);
 }
 
+/* Whether a packet of the flow comes from the side that opened it. `side` is the index of its source in the key. */
+static __always_inline __overloadable bool ct_is_from_opener(const CT_ENTRY *entry, __u32 side)
+{
+	return entry->opener == side;
+}
+
 /* Whether the flow's lifetime is over, so that its ports may go to another flow. */
 static __always_inline __overloadable bool ct_is_expired(const CT_ENTRY *entry, __u8 protocol, __u32 now)
 {
@@ -26,7 +32,8 @@ static __always_inline __overloadable bool ct_is_current(const CT_KEY *key, CT_E
 		return false;
 	/* A SYN may open a new flow with the ports of one that has ended. A SYN of the side that did not open the
 	 * flow needs a verdict of its own: policy has allowed only the other side. */
-	return !(is_opening(packet->flags) && (entry->opener != side || ct_is_over(packet->protocol, entry->flags)));
+	return !(is_opening(packet->flags) &&
+		 (!ct_is_from_opener(entry, side) || ct_is_over(packet->protocol, entry->flags)));
 }
 
 static __always_inline __overloadable void emit_end_event(const PACKET *packet, const CT_ENTRY *entry, __u8 nat,
@@ -101,7 +108,7 @@ __noinline int ct_update_state(const PACKET *packet, CT_ENTRY *entry, __u8 nat, 
 		entry->epoch = outdated();
 	/* Where the backend's node answers the client directly, that node has only one entry of the flow. */
 	if (nat != NAT_NONE && !(is_reply && entry->flags & CT_DSR)) {
-		CT_KEY *own = (CT_KEY *)&room->key, *key = (CT_KEY *)&room->counterpart_key;
+		CT_KEY *own = &room->FIELD(key), *key = &room->FIELD(counterpart_key);
 
 		ct_key_of_packet(packet, own);
 
@@ -183,7 +190,7 @@ static __always_inline __overloadable __u32 with_tcp_number(struct __sk_buff *sk
 static __always_inline __overloadable __u32 ct_track(struct __sk_buff *skb, const PACKET *packet, CT_ENTRY *entry,
 						     const struct ct_way *way, __u32 side, __u32 now)
 {
-	__u32 packet_flags = ct_flags_of_packet(packet, entry->opener == side);
+	__u32 packet_flags = ct_flags_of_packet(packet, ct_is_from_opener(entry, side));
 
 	__u32 missing = packet_flags & ~entry->flags;
 

@@ -5,8 +5,7 @@
  * the other one's entry. */
 static __always_inline __overloadable int ct_yield_to(struct scratch *room, const CT_ENTRY *winner, CT_ENTRY *entry)
 {
-	CT_KEY *key = (CT_KEY *)&room->key, *counterpart = (CT_KEY *)&room->counterpart_key,
-	       *own = (CT_KEY *)&room->other_key;
+	CT_KEY *key = &room->FIELD(key), *counterpart = &room->FIELD(counterpart_key), *own = &room->FIELD(other_key);
 	__u32 swapped = counterpart_key(own, key, entry);
 
 	/* Both processors may have claimed the same reverse entry. */
@@ -38,7 +37,7 @@ static __always_inline __overloadable int ct_insert(struct scratch *room, const 
 	if (likely(bpf_map_update_elem(&MAP(conntrack), key, entry, BPF_ANY) == 0))
 		return PARSED;
 	if (claimed)
-		bpf_map_delete_elem(&MAP(conntrack), (CT_KEY *)&room->counterpart_key);
+		bpf_map_delete_elem(&MAP(conntrack), &room->FIELD(counterpart_key));
 	if (nat != NAT_NONE)
 		return DROP_CONNTRACK_FULL;
 	count(COUNTER_UNTRACKED);
@@ -49,13 +48,13 @@ static __always_inline __overloadable int ct_insert(struct scratch *room, const 
 static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct scratch *room, const PACKET *packet,
 						   __u32 side)
 {
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	CT_KEY *key = (CT_KEY *)&room->key;
+	CT_ENTRY *entry = &room->FIELD(entry);
+	CT_KEY *key = &room->FIELD(key);
 	const PACKET *translated = (PACKET *)&room->packet;
 	__u32 from = side & 1, to = from ^ 1;
 	struct ct_way *way = &entry->way[from];
 
-	if (entry->opener != from)
+	if (!ct_is_from_opener(entry, from))
 		return ct_insert(room, key, entry, way->nat, false);
 
 	bool source_changes = way->nat & NAT_SOURCE;
@@ -67,7 +66,7 @@ static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct
 			entry->flags |= CT_DSR;
 			entry->nat_address[from] = packet->source;
 			entry->nat_port[from] = packet->source_port;
-			entry->nat_address[to] = *(const ADDRESS *)&room->dsr_address;
+			entry->nat_address[to] = room->FIELD(dsr_address);
 			entry->nat_port[to] = room->dsr_port;
 		}
 		entry->way[to].nat = NAT_SOURCE;
@@ -99,7 +98,7 @@ __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_K
 	if (!room || !packet || !flow)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	__u32 packet_flags, entries = entry->way[side & 1].nat == NAT_NONE ? 1 : 2;
 	int reason;
 
@@ -107,8 +106,9 @@ __noinline int ct_commit(struct __sk_buff *skb, const PACKET *packet, const CT_K
 	if (room->begins && entry->way[side & 1].ingress && !may_open(entry->way[side & 1].ingress, entries, room->now))
 		return DROP_OPENING_SHARE;
 	room->flags = entry->flags;
-	*(CT_KEY *)&room->key = *flow;
-	packet_flags = with_tcp_number(skb, packet, entry->flags, ct_flags_of_packet(packet, entry->opener == side));
+	room->FIELD(key) = *flow;
+	packet_flags =
+		with_tcp_number(skb, packet, entry->flags, ct_flags_of_packet(packet, ct_is_from_opener(entry, side)));
 	if (packet->kind != PACKET_ERROR)
 		entry->flags = ct_flags_after(packet->protocol, entry->flags,
 					      packet_flags | ct_holds_port(packet, entry, entry->way[side & 1].nat,

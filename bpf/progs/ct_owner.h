@@ -8,7 +8,7 @@
  * the address is copied to scratch. */
 static __always_inline __overloadable struct endpoint *find_endpoint(struct scratch *room, const ADDRESS *address)
 {
-	ADDRESS *key = (ADDRESS *)&room->address;
+	ADDRESS *key = &room->FIELD(address);
 
 	*key = *address;
 	return bpf_map_lookup_elem(&MAP(endpoints), key);
@@ -43,7 +43,7 @@ __noinline int ct_has_ended(const CT_KEY *key, const CT_ENTRY *entry)
 
 	if (!room || !key || !entry)
 		return false;
-	return ct_endpoints_changed(key, entry, (ADDRESS *)&room->address, (ADDRESS *)&room->other_address);
+	return ct_endpoints_changed(key, entry, &room->FIELD(address), &room->FIELD(other_address));
 }
 
 /* Finds the entry of a flow that has not expired and still has its endpoints. Deletes it otherwise. */
@@ -53,6 +53,6 @@ static __always_inline __overloadable CT_ENTRY *ct_find_live(struct scratch *roo
 
 	if (likely(!entry || (!ct_is_expired(entry, key->protocol, ticks()) && !ct_has_ended(key, entry))))
 		return entry;
-	ct_delete(key, entry, (CT_KEY *)&room->other_key);
+	ct_delete(key, entry, &room->FIELD(other_key));
 	return NULL;
 }

@@ -142,8 +142,8 @@ __noinline int ct_create_counterpart(const PACKET *packet, const CT_ENTRY *entry
 	if (!room || !packet || !entry)
 		return false;
 
-	CT_KEY *key = (CT_KEY *)&room->counterpart_key, *own = (CT_KEY *)&room->key;
-	CT_ENTRY *counterpart = (CT_ENTRY *)&room->counterpart;
+	CT_KEY *key = &room->FIELD(counterpart_key), *own = &room->FIELD(key);
+	CT_ENTRY *counterpart = &room->FIELD(counterpart);
 
 	ct_key_of_packet(packet, own);
 

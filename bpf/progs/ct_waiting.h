@@ -11,7 +11,8 @@
 /* Deletes the flow of `key`, if it is the flow that entered the line and if it still waits. */
 static __always_inline __overloadable void waiting_evict(struct scratch *room, const CT_KEY *key, __u16 begun)
 {
-	CT_KEY *other = (CT_KEY *)&room->counterpart;
+	/* Nobody needs the counterpart in scratch any more, so its room holds a key. */
+	CT_KEY *other = (CT_KEY *)&room->FIELD(counterpart);
 	CT_ENTRY *entry = ct_find(key), *counterpart;
 	__u32 swapped;
 
@@ -38,13 +39,13 @@ static __always_inline __overloadable void waiting_push(struct scratch *room, co
 	place = bpf_map_lookup_elem(&MAP(waiting), &at);
 	if (!place)
 		return;
-	*(CT_KEY *)&room->other_key = place->key;
+	room->FIELD(other_key) = place->key;
 	begun_before = place->begun;
 	place->key = *key;
 	place->begun = begun;
 	/* A place that was never used has a key of zeroes; no flow has such a key. */
-	if (!is_zero(&((CT_KEY *)&room->other_key)->address[0]) || !is_zero(&((CT_KEY *)&room->other_key)->address[1]))
-		waiting_evict(room, (CT_KEY *)&room->other_key, begun_before);
+	if (!is_zero(&room->FIELD(other_key).address[0]) || !is_zero(&room->FIELD(other_key).address[1]))
+		waiting_evict(room, &room->FIELD(other_key), begun_before);
 }
 
 #define ct_wait_in_line OF_FAMILY(ct_wait_in_line)
@@ -56,8 +57,8 @@ __noinline int ct_wait_in_line(enum wait_entries entries, __u32 begun)
 	if (!room)
 		return 0;
 	if (entries & WAIT_FORWARD)
-		waiting_push(room, (CT_KEY *)&room->key, begun);
+		waiting_push(room, &room->FIELD(key), begun);
 	if (entries & WAIT_REVERSE)
-		waiting_push(room, (CT_KEY *)&room->counterpart_key, begun);
+		waiting_push(room, &room->FIELD(counterpart_key), begun);
 	return 0;
 }

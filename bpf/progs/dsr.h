@@ -48,8 +48,8 @@ static __always_inline __overloadable bool dsr_has_room(struct __sk_buff *skb, c
 static __always_inline __overloadable bool is_known_service_address(struct scratch *room, const ADDRESS *address,
 								    __be16 port, __u8 protocol)
 {
-	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
-	ADDRESS *node_address = (ADDRESS *)&room->address;
+	FRONTEND_KEY *key = &room->FIELD(frontend);
+	ADDRESS *node_address = &room->FIELD(address);
 
 	*key = (FRONTEND_KEY){ .address = *address, .port = port, .protocol = protocol };
 	*node_address = *address;
@@ -61,7 +61,7 @@ static __always_inline __overloadable bool is_known_service_address(struct scrat
 static __always_inline __overloadable enum dsr_need dsr_option_need(const PACKET *packet, const CT_ENTRY *entry,
 								    __u32 side, __u32 quiet)
 {
-	if (likely(!(entry->flags & CT_DSR)) || entry->opener != side || packet->kind == PACKET_ERROR ||
+	if (likely(!(entry->flags & CT_DSR)) || !ct_is_from_opener(entry, side) || packet->kind == PACKET_ERROR ||
 	    packet->kind == PACKET_LATER_FRAGMENT)
 		return DSR_NOT_NEEDED;
 	if (packet->protocol == IPPROTO_UDP || (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
@@ -76,7 +76,7 @@ static __always_inline __overloadable bool dsr_option_matches(const struct scrat
 	__u32 to = (side ^ 1) & 1;
 
 	return entry->flags & CT_DSR && entry->nat_port[to] == room->dsr_port &&
-	       equal(&entry->nat_address[to], (const ADDRESS *)&room->dsr_address);
+	       equal(&entry->nat_address[to], &room->FIELD(dsr_address));
 }
 
 /* What the option of a packet means for the known flow that the packet belongs to. */

@@ -105,7 +105,7 @@ __noinline int dsr_take_option(struct __sk_buff *skb, PACKET *packet)
 	    bpf_skb_load_bytes(skb, DSR_OPTION_AT, &option, sizeof(option)) || option.type != DSR_OPTION_TYPE)
 		return PARSED;
 
-	ADDRESS *address = (ADDRESS *)&room->dsr_address;
+	ADDRESS *address = &room->FIELD(dsr_address);
 
 #if FAMILY == 4
 	if (option.length != sizeof(option))

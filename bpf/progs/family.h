@@ -18,6 +18,7 @@
 #define OF_FAMILY(name) JOIN(name##_v, FAMILY)
 
 #define MAP(name) JOIN(name, FAMILY)
+#define FIELD(name) JOIN(name, FAMILY)
 #define ADDRESS struct JOIN(ip, FAMILY)
 #define CT_KEY struct JOIN(ct_key, FAMILY)
 #define CT_ENTRY struct JOIN(ct_entry, FAMILY)

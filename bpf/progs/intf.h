@@ -366,8 +366,8 @@ enum drop_reason {
 	DROP_FOREIGN_MAC, /* an endpoint sent from an Ethernet address that is not its own */
 	DROP_FORGED_ENDPOINT, /* a packet from the network has the address of a local endpoint as its source */
 	DROP_UNKNOWN_ENDPOINT, /* no endpoint with the destination address is behind this interface */
-	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery are not forwarded; loopback is not reached from elsewhere */
-	DROP_UNKNOWN_FRAGMENT, /* a later fragment whose first fragment did not come, and no other datagram tells its flow */
+	DROP_LINK_SCOPE, /* multicast, broadcast and router discovery; loopback from elsewhere */
+	DROP_UNKNOWN_FRAGMENT, /* a later fragment, and nothing tells its flow */
 	DROP_UNRELATED_ERROR, /* an ICMP error about an unknown flow */
 	DROP_NO_MASQUERADE_ADDRESS, /* the uplink has no address of the packet's family */
 	DROP_NO_MASQUERADE_PORT, /* every port that was tried is taken */

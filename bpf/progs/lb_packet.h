@@ -15,7 +15,7 @@ static __always_inline __overloadable __u32 hash_client(const PACKET *packet, bo
 static __always_inline __overloadable bool is_in_source_ranges(struct scratch *room, __u32 service,
 							       const ADDRESS *source)
 {
-	SOURCE_RANGE *key = (SOURCE_RANGE *)&room->range;
+	SOURCE_RANGE *key = &room->FIELD(range);
 
 	key->length = 32 + sizeof(ADDRESS) * 8;
 	key->service = service;
@@ -33,8 +33,8 @@ __noinline int is_for_nobody(const PACKET *packet)
 	if (!room || !packet)
 		return false;
 
-	ADDRESS *address = (ADDRESS *)&room->address;
-	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	ADDRESS *address = &room->FIELD(address);
+	FRONTEND_KEY *key = &room->FIELD(frontend);
 	struct frontend *of_address;
 
 	if (is_balanced(packet->protocol) && has_port(PORTS_SERVED, packet->destination_port))
@@ -65,7 +65,7 @@ __noinline int lb_translate_packet(__u32 side, enum service_from from)
 		return DROP_INTERNAL;
 
 	PACKET *packet = (PACKET *)&room->packet;
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	__u8 protocol = packet->protocol;
 	__u32 flags;
 
@@ -97,11 +97,11 @@ __noinline int lb_translate_packet(__u32 side, enum service_from from)
 	if (frontend->flags & FRONTEND_RANGES && !is_in_source_ranges(room, frontend->service, &packet->source))
 		return DROP_SOURCE_RANGE;
 
-	CLIENT *client = (CLIENT *)&room->client;
+	CLIENT *client = &room->FIELD(client);
 
 	__builtin_memset(client, 0, sizeof(*client));
 	client->address = packet->source;
 	client->service = entry->service = frontend->service;
-	return choose_backend(frontend, from & 1, client, (AFFINITY *)&room->affinity,
+	return choose_backend(frontend, from & 1, client, &room->FIELD(affinity),
 			      hash_client(packet, frontend->affinity), &packet->destination, &packet->destination_port);
 }

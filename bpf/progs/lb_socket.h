@@ -18,8 +18,8 @@ static __always_inline __overloadable void keep_socket_peer(SOCKET_KEY *key, enu
 
 /* If a socket sends to a service, replaces `address` and `port` by those of a backend. `connects`: the socket
  * connects, so the choice holds for good. Otherwise it sends one datagram, and the next ones go to the same backend. */
-static __always_inline __overloadable int lb_socket_translate(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port,
-							      bool connects)
+static __always_inline __overloadable enum socket_outcome
+lb_socket_translate(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port, bool connects)
 {
 	__u8 protocol = ctx->protocol;
 	__u64 netns = bpf_get_netns_cookie(ctx);

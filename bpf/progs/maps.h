@@ -421,16 +421,38 @@ struct claim_holder {
 	__u8 pad[2];
 };
 
+/* A field that is of IPv4 or of IPv6: room->FIELD(name) in the stages (family.h). */
+#define EITHER_FAMILY(type, name)       \
+	union {                         \
+		struct type##4 name##4; \
+		struct type##6 name##6; \
+	}
+
+/*
+ * Room for the slow path. Fields that pass something on from one function to later ones, in this order:
+ *
+ *	- dsr_take_option: has_dsr_option, dsr_address, dsr_port, for the whole slow path
+ *	- slow_path_begin: now, moment, and the times and the epoch of entry
+ *	- slow_path_inherit: packet, known, begins, looks_like_answer, seen, and what entry takes over from the old one
+ *	- lb_translate_packet: the destination of packet, and the service of entry
+ *	- check_sender: sender, for check_origin
+ *	- policy_check_flow: is_reply and answer, for emit_event and drop_and_report
+ *	- find_way_out: out
+ *	- ct_commit: key and flags, for snat_port.h and ct_waiting.h
+ *	- claim_port: counterpart and counterpart_key, for ct_wait_in_line
+ *
+ * All other fields are room for one function, where its stack is too short.
+ */
 struct scratch {
-	struct ct_entry6 entry; /* or a ct_entry4 */
-	struct ct_entry6 counterpart; /* the same */
+	EITHER_FAMILY(ct_entry, entry);
+	EITHER_FAMILY(ct_entry, counterpart);
 	struct bpf_fib_lookup fib;
-	struct way_out6 out; /* or a way_out4 */
+	EITHER_FAMILY(way_out, out);
 	struct bpf_sock_tuple tuple;
-	struct ct_key6 key; /* or a ct_key4 */
-	struct ct_key6 counterpart_key; /* the same */
-	struct ip6 address; /* or an ip4 */
-	struct ip6 other_address; /* the same */
+	EITHER_FAMILY(ct_key, key);
+	EITHER_FAMILY(ct_key, counterpart_key);
+	EITHER_FAMILY(ip, address);
+	EITHER_FAMILY(ip, other_address);
 	__u32 flags; /* of the entry, before this packet */
 	__u32 seen; /* tick of the flow's last packet, before this one */
 	__u32 fence; /* fence() writes it to keep the order */
@@ -438,8 +460,8 @@ struct scratch {
 	__u32 now; /* the tick in which the slow path began */
 	__u16 moment; /* the same time in 2^24 ns */
 	__u8 pad_of_moment[2];
-	struct ct_key6 other_key; /* or a ct_key4 */
-	struct prefix6 prefix; /* or a prefix4 */
+	EITHER_FAMILY(ct_key, other_key);
+	EITHER_FAMILY(prefix, prefix);
 	struct peer peer; /* the other side, for policy */
 	struct policy_key question;
 	struct policy_cache_entry wanted; /* what `policy_lookup` is asked, as the map `lately` keeps it */
@@ -450,15 +472,15 @@ struct scratch {
 	__u8 pad[4];
 	__u8 packet[80]; /* the packet with its destination translated: a struct packet4 or packet6 */
 	__u8 event_packet[80]; /* the packet of an event: the same */
-	struct client6 client; /* or a client4 */
-	struct affinity6 affinity; /* or an affinity4 */
-	struct source_range6 range; /* or a source_range4 */
-	struct frontend_key6 frontend; /* or a frontend_key4 */
+	EITHER_FAMILY(client, client);
+	EITHER_FAMILY(affinity, affinity);
+	EITHER_FAMILY(source_range, range);
+	EITHER_FAMILY(frontend_key, frontend);
 	__be32 quote[32]; /* what an ICMP error quotes */
 	struct claim_search search;
 	struct claim_holder holders[CLAIM_HOLDERS];
-	struct ip6 sender; /* or an ip4: who sent the packet, or the ICMP error */
-	struct ip6 dsr_address; /* or an ip4: the service's address in the packet's DSR option */
+	EITHER_FAMILY(ip, sender); /* who sent the packet, or the ICMP error */
+	EITHER_FAMILY(ip, dsr_address); /* the service's address in the packet's DSR option */
 	__be16 dsr_port;
 	bool has_dsr_option;
 	bool known; /* conntrack had an entry of the flow */

@@ -56,4 +56,5 @@ SERVICE_MAP(namespaces, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, NAMESPACE_ENTRIES,
 SERVICE_MAP(wall_clock, BPF_MAP_TYPE_ARRAY, 0, 1, __u32, __u32);
 /* The ports of services that had connections in conntrack at the last run of `age`. */
 SERVICE_MAP(held_ports, BPF_MAP_TYPE_ARRAY, 0, PORT_WORDS, __u32, __u64);
-SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ROWS *PORT_WORDS, __u32, __u64);
+#define PORT_ENTRIES (PORT_ROWS * PORT_WORDS)
+SERVICE_MAP(ports, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, PORT_ENTRIES, __u32, __u64);

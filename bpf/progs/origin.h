@@ -21,7 +21,7 @@ static __always_inline __overloadable bool is_prefix_of_this_node(const ADDRESS 
  * of all routers. */
 static __always_inline __overloadable bool is_broadcast(struct scratch *room, const ADDRESS *address)
 {
-	PREFIX *prefix = (PREFIX *)&room->prefix;
+	PREFIX *prefix = &room->FIELD(prefix);
 
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *address;
@@ -35,7 +35,7 @@ static __always_inline __overloadable bool is_broadcast(struct scratch *room, co
  * from it. */
 static __always_inline __overloadable bool is_cluster_ip(struct scratch *room, const ADDRESS *address)
 {
-	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	FRONTEND_KEY *key = &room->FIELD(frontend);
 	struct frontend *of_address;
 
 	if (likely(!may_be_service(address)))
@@ -55,7 +55,7 @@ __noinline int is_from_node(struct __sk_buff *skb)
 	if (!room)
 		return false;
 
-	ADDRESS *node_address = (ADDRESS *)&room->address;
+	ADDRESS *node_address = &room->FIELD(address);
 	struct bpf_fib_lookup *fib = &room->fib;
 	struct ethernet_address *known = bpf_map_lookup_elem(&MAP(node_macs), node_address);
 	struct ethernet_address source = {};
@@ -99,7 +99,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 	if (!room)
 		return DROP_INTERNAL;
 
-	const ADDRESS *sender = (ADDRESS *)&room->sender;
+	const ADDRESS *sender = &room->FIELD(sender);
 	/* Volatile, so that each field is read at its own offset: the verifier refuses a read at an offset that is
 	 * not constant. */
 	const volatile struct __sk_buff *fields = skb;
@@ -115,7 +115,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 			return DROP_FORGED_ENDPOINT;
 	}
 
-	PREFIX *prefix = (PREFIX *)&room->prefix;
+	PREFIX *prefix = &room->FIELD(prefix);
 
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *sender;
@@ -134,7 +134,7 @@ __noinline int check_origin(struct __sk_buff *skb, __u32 by_stack)
 		return PARSED;
 	if (is_zero(node_address))
 		return DROP_FOREIGN_WAY;
-	*(ADDRESS *)&room->address = *node_address;
+	room->FIELD(address) = *node_address;
 	return is_from_node(skb) ? PARSED : DROP_FOREIGN_WAY;
 }
 
@@ -150,7 +150,7 @@ __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 	if (!room || !state || !packet)
 		return DROP_INTERNAL;
 
-	ADDRESS *sender = (ADDRESS *)&room->sender;
+	ADDRESS *sender = &room->FIELD(sender);
 
 	*sender = packet->outer_source;
 	if (is_martian(sender) && !is_of_this_link(sender))
@@ -164,7 +164,7 @@ __noinline int check_error_sender(const PACKET *packet, __u32 ifindex)
 	if (!at_uplink)
 		return PARSED;
 
-	PREFIX *prefix = (PREFIX *)&room->prefix;
+	PREFIX *prefix = &room->FIELD(prefix);
 
 	prefix->length = sizeof(ADDRESS) * 8;
 	prefix->address = *sender;

@@ -32,7 +32,7 @@ static __always_inline __overloadable bool is_own_overlay_frame(struct __sk_buff
 static __always_inline __overloadable bool is_not_masqueraded(struct scratch *room, const struct node *state,
 							      const ADDRESS *address)
 {
-	PREFIX *exempt = (PREFIX *)&room->prefix;
+	PREFIX *exempt = &room->FIELD(prefix);
 
 	exempt->length = sizeof(ADDRESS) * 8;
 	exempt->address = *address;
@@ -54,7 +54,7 @@ static __always_inline __overloadable int guard_host(struct __sk_buff *skb, cons
 	    likely(packet->transport <= ETH_HLEN + sizeof(IP_HEADER)))
 		return PASS;
 
-	ADDRESS *sender = (ADDRESS *)&room->sender;
+	ADDRESS *sender = &room->FIELD(sender);
 
 	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
 	if (bpf_map_lookup_elem(&MAP(endpoints), sender))

@@ -19,15 +19,16 @@ static __always_inline __overloadable bool may_fragment(struct __sk_buff *skb, c
 static __always_inline __overloadable int snat_at_uplink(struct scratch *room, const struct packet4 *packet,
 							 const struct ct_entry4 *entry, __u32 from, __u32 to)
 {
-	struct ct_entry4 *reverse = (struct ct_entry4 *)&room->counterpart;
-	struct ct_key4 *key = (struct ct_key4 *)&room->counterpart_key;
+	struct ct_entry4 *reverse = &room->counterpart4;
+	struct ct_key4 *key = &room->counterpart_key4;
 	__u32 side = ct_make_key(key, packet, &packet->source, packet->source_port, &entry->nat_address[to],
 				 entry->nat_port[to]) &
 		     1;
 	struct ct_entry4 *holder = ct_find(key);
 
 	if (holder &&
-	    !(holder->flags & CT_NAT_REVERSE && holder->opener == side && holder->way[side].nat == NAT_SOURCE) &&
+	    !(holder->flags & CT_NAT_REVERSE && ct_is_from_opener(holder, side) &&
+	      holder->way[side].nat == NAT_SOURCE) &&
 	    !ct_is_expired(holder, packet->protocol, ticks()))
 		return DROP_PORT_TAKEN;
 	__builtin_memset(reverse, 0, sizeof(*reverse));

@@ -17,10 +17,10 @@ PACKET
 	__u8 flags; /* TCP flags */
 	__u8 segment_header; /* TCP: length of the header with its options, bytes */
 	__u8 hops; /* TTL, or the hop limit */
-	__u8 kind; /* enum packet_kind */
+	enum packet_kind kind : 8;
 	__u8 early; /* PACKET_FIRST_FRAGMENT: so many later fragments came before it and were dropped */
 	__u8 cut : 1; /* PACKET_LATER_FRAGMENT: the host's stack got the first fragment and must get this one: oversize.h */
-	__u8 asker : 2; /* enum asker: ICMP */
+	enum asker asker : 2; /* ICMP */
 	__u8 pad : 5;
 	__be32 id; /* of a fragment: the identification of its datagram */
 	__u32 ifindex; /* of a fragment: the interface whose hook sees it */
@@ -51,9 +51,9 @@ static __always_inline __overloadable bool is_zero(const ADDRESS *a)
 
 /* Fills `key` for packets from `source` to `destination`, and returns the index of the source in it. `asker` is an
  * enum asker. */
-static __always_inline __overloadable __u32 ct_pack_key(CT_KEY *key, __u8 protocol, __u8 asker, const ADDRESS *source,
-							__be16 source_port, const ADDRESS *destination,
-							__be16 destination_port)
+static __always_inline __overloadable __u32 ct_pack_key(CT_KEY *key, __u8 protocol, enum asker asker,
+							const ADDRESS *source, __be16 source_port,
+							const ADDRESS *destination, __be16 destination_port)
 {
 	/* The smaller address is first: the first word that differs decides. If the addresses are equal, the port
 	 * decides. */

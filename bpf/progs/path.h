@@ -5,7 +5,7 @@ static __always_inline __overloadable CT_ENTRY *slow_path_entry(const PACKET *pa
 {
 	struct scratch *room = scratch_room();
 
-	return room ? (CT_ENTRY *)&room->entry : NULL;
+	return room ? &room->FIELD(entry) : NULL;
 }
 
 /* Passes a packet to the host's stack, translated if its way says so. */
@@ -124,7 +124,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	 * holds. A pod cannot send a packet that looks so: its host end refuses a foreign source address, and also
 	 * the addresses and ports of a reverse entry (DROP_PORT_TAKEN). Behind an interface without a program
 	 * somebody may forge such a packet, as of any flow whose addresses and ports he knows. */
-	if (current && unlikely(entry->flags & CT_TRANSLATED_EARLIER) && entry->opener == side &&
+	if (current && unlikely(entry->flags & CT_TRANSLATED_EARLIER) && ct_is_from_opener(entry, side) &&
 	    entry->way[side].egress == skb->ifindex)
 		return packet.kind == PACKET_FIRST_FRAGMENT ? pass_first_fragment(&packet, skb->ifindex) : PASS;
 
@@ -134,7 +134,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	enum slow_path_flags made_here = skb->ingress_ifindex || (is_piece && !skb->sk) ? 0 : SLOW_PATH_OF_NODE;
 
 	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
-		     (entry->opener == side &&
+		     (ct_is_from_opener(entry, side) &&
 		      (entry->flags & CT_NAT_REVERSE || (entry->flags & CT_OF_NODE && !made_here))))) {
 		int reason = slow_path_to_endpoint(skb, &packet, &key, side,
 						   SLOW_PATH_BY_STACK | made_here | (entry ? SLOW_PATH_HAS_ENTRY : 0));
@@ -178,7 +178,7 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 
 	if (large && !may_fragment(skb, packet))
 		return drop_too_large(skb, packet, way->mtu - added, false);
-	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && entry->opener == side &&
+	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && ct_is_from_opener(entry, side) &&
 	    !(entry->flags & (CT_CONFIRMED | CT_NUMBERED)))
 		/* The answers of this flow do not come by this node. If the client goes on, it has received them.
 		 * Its first acknowledgement stands for their sequence number. */
@@ -229,7 +229,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 	/* The packet is for the host: no service has that port, and no masqueraded flow can have it. */
 	if (likely(packet.kind == PACKET_WHOLE)) {
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
-		    equal(&packet.destination, &uplink->MAP(ipv)) && !is_met_from_outside(packet.destination_port))
+		    equal(&packet.destination, &uplink->FIELD(ipv)) && !is_met_from_outside(packet.destination_port))
 			return pass_to_host(skb, &packet, room, state);
 	} else if (packet.kind == PACKET_ERROR) {
 		int reason = check_error_sender(&packet, skb->ifindex);
@@ -300,7 +300,7 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet.source, sizeof(ADDRESS)))
 		return PASS;
 
-	bool of_host = equal(&packet.source, &uplink->MAP(ipv));
+	bool of_host = equal(&packet.source, &uplink->FIELD(ipv));
 
 	if (of_host && !(state->external & EXTERNAL_HOST_BACKENDS))
 		return PASS;
@@ -332,7 +332,7 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 	 * host end: with the node's address it is dropped there as DROP_FOREIGN_SOURCE, with its own address as
 	 * DROP_PORT_TAKEN. A process of the node could, and gains nothing: it may send from the node anyway. What is
 	 * left to do is the source address that the stack would have refused (oversize.h). */
-	if (entry && entry->flags & CT_NAT_REVERSE && entry->opener == side)
+	if (entry && entry->flags & CT_NAT_REVERSE && ct_is_from_opener(entry, side))
 		return entry->way[side].nat == NAT_SOURCE ?
 			       pass_to_stack(skb, &packet, entry, &entry->way[side], side) :
 			       PASS;

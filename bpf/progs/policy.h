@@ -9,7 +9,7 @@ static __always_inline __overloadable bool is_node_address(struct scratch *room,
 {
 	__u32 set = state->set & 1;
 	void *addresses = bpf_map_lookup_elem(&MAP(peers), &set);
-	ADDRESS *key = (ADDRESS *)&room->address;
+	ADDRESS *key = &room->FIELD(address);
 	struct peer *peer;
 
 	if (!addresses)
@@ -46,7 +46,7 @@ static __always_inline __overloadable int policy_check_endpoint(struct scratch *
 	if (!addresses)
 		return DROP_POLICY_UNKNOWN;
 
-	ADDRESS *key = (ADDRESS *)&room->address;
+	ADDRESS *key = &room->FIELD(address);
 
 	*key = *peer_address;
 
@@ -54,7 +54,7 @@ static __always_inline __overloadable int policy_check_endpoint(struct scratch *
 
 	if (!peer) {
 		void *ranges = bpf_map_lookup_elem(&MAP(ranges), &set);
-		PREFIX *prefix = (PREFIX *)&room->prefix;
+		PREFIX *prefix = &room->FIELD(prefix);
 
 		if (!ranges)
 			return DROP_POLICY_UNKNOWN;

@@ -15,7 +15,7 @@ __noinline int slow_path_begin(void)
 
 	if (!room || !state)
 		return 0;
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 
 	count(COUNTER_SLOW_PATH);
 	read_clock(room);
@@ -43,7 +43,7 @@ static __always_inline __overloadable bool looks_like_answer(const PACKET *packe
 static __always_inline __overloadable bool slow_path_inherit(struct scratch *room, const CT_ENTRY *old,
 							     const PACKET *packet, __u32 side)
 {
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	bool opens = is_opening(packet->flags);
 
 	*(PACKET *)&room->packet = *packet;
@@ -97,15 +97,16 @@ static __always_inline __overloadable int policy_check_packet(struct __sk_buff *
 		(is_reply ? CHECK_REPLY : 0) | (flags & CT_OF_NODE && !opens ? CHECK_OPENED_BY_NODE : 0));
 }
 
-/* Whether another flow has the packet's addresses and ports after its translation. */
+/* Whether the packet has the addresses and ports that another flow has after its translation. */
 static __always_inline __overloadable bool is_taken_tuple(const CT_ENTRY *old, const PACKET *packet, __u32 side)
 {
-	return old->flags & CT_NAT_REVERSE && old->opener == side && !ct_is_closed(packet->protocol, old->flags);
+	return old->flags & CT_NAT_REVERSE && ct_is_from_opener(old, side) &&
+	       !ct_is_closed(packet->protocol, old->flags);
 }
 
 #define turn_if_answer OF_FAMILY(turn_if_answer)
-/* Makes the other side the opener of such a flow, if policy allows that side to open it. `sender_slot` and
- * `receiver_slot` are the slots of local endpoints; 0 is no local endpoint. */
+/* For a packet that looks like an answer: makes the other side the opener, if policy allows that side to open the
+ * flow. `sender_slot` and `receiver_slot` are the slots of local endpoints; 0 is no local endpoint. */
 __noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32 side, __u32 sender_slot,
 			      __u32 receiver_slot)
 {
@@ -114,7 +115,7 @@ __noinline int turn_if_answer(struct __sk_buff *skb, const PACKET *packet, __u32
 	if (!room || !packet)
 		return false;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 
 	if (entry->service)
 		return false;
@@ -142,7 +143,7 @@ static __always_inline __overloadable int snat_to(CT_ENTRY *entry, __u32 side, c
 static __always_inline __overloadable bool leaves_with_node_address(struct scratch *room, const CT_ENTRY *entry,
 								    __u32 side, bool is_reply, __u8 nat)
 {
-	FRONTEND_KEY *key = (FRONTEND_KEY *)&room->frontend;
+	FRONTEND_KEY *key = &room->FIELD(frontend);
 	struct frontend *of_address;
 
 	if (!(nat & NAT_SOURCE) || !(entry->service || entry->flags & CT_DSR))
@@ -162,9 +163,9 @@ static __always_inline __overloadable bool leaves_with_node_address(struct scrat
 static __always_inline __overloadable int select_egress(struct __sk_buff *skb, const PACKET *packet, __u32 side,
 							struct scratch *room, __u32 source, bool at_uplink)
 {
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	struct ct_way *way = &entry->way[side & 1];
-	const WAY_OUT *out = (WAY_OUT *)&room->out;
+	const WAY_OUT *out = &room->FIELD(out);
 	__u32 egress = skb->ifindex;
 
 	way->via = VIA_STACK;
@@ -192,16 +193,16 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 	if (source == SNAT_NONE)
 		return PARSED;
 	if (source == SNAT_MASQUERADE) {
-		PREFIX *exempt = (PREFIX *)&room->prefix;
+		PREFIX *exempt = &room->FIELD(prefix);
 
 		exempt->length = sizeof(ADDRESS) * 8;
 		exempt->address = packet->destination;
 		if (bpf_map_lookup_elem(&MAP(no_masquerade), exempt))
 			return PARSED;
 	}
-	if (is_zero(&uplink->MAP(ipv)))
+	if (is_zero(&uplink->FIELD(ipv)))
 		return DROP_NO_MASQUERADE_ADDRESS;
-	return snat_to(entry, side, &uplink->MAP(ipv));
+	return snat_to(entry, side, &uplink->FIELD(ipv));
 }
 
 #define check_sender OF_FAMILY(check_sender)
@@ -217,7 +218,7 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 		return DROP_INTERNAL;
 
 	/* Copied to scratch: before Linux 6.2 a map key may not lie in the argument of a global function. */
-	ADDRESS *sender = (ADDRESS *)&room->sender;
+	ADDRESS *sender = &room->FIELD(sender);
 
 	*sender = packet->kind == PACKET_ERROR ? packet->outer_source : packet->source;
 	if (is_martian(sender))
@@ -246,8 +247,8 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	if (!room || !state || !packet || !flow)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	CT_KEY *key = (CT_KEY *)&room->key;
+	CT_ENTRY *entry = &room->FIELD(entry);
+	CT_KEY *key = &room->FIELD(key);
 	PACKET *translated = (PACKET *)&room->packet;
 	struct endpoint *source = find_endpoint(room, &packet->source);
 
@@ -271,7 +272,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 
 	CT_ENTRY *old = flags & SLOW_PATH_HAS_ENTRY ? ct_find_live(room, key) : NULL;
 
-	if (old && unlikely(old->flags & CT_NAT_REVERSE && old->opener == side)) {
+	if (old && unlikely(old->flags & CT_NAT_REVERSE && ct_is_from_opener(old, side))) {
 		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;
@@ -281,7 +282,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	slow_path_inherit(room, old, packet, side);
 
 	struct ct_way *way = &entry->way[side & 1], *back = &entry->way[(side ^ 1) & 1];
-	bool is_reply = entry->opener != side;
+	bool is_reply = !ct_is_from_opener(entry, side);
 	int reason = PARSED;
 
 	if (is_reply && old) {
@@ -323,7 +324,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 			back->via = VIA_STACK;
 		/* An endpoint would not accept a packet from its own address. */
 		if (sender_slot == receiver_slot && !is_reply)
-			reason = snat_to(entry, side, &state->MAP(hairpin));
+			reason = snat_to(entry, side, &state->FIELD(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
 		reason = select_egress(
 			skb, translated, side, room,
@@ -363,15 +364,15 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	if (!room || !state || !packet || !flow)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	CT_KEY *key = (CT_KEY *)&room->key;
+	CT_ENTRY *entry = &room->FIELD(entry);
+	CT_KEY *key = &room->FIELD(key);
 	PACKET *translated = (PACKET *)&room->packet;
 
 	*key = *flow;
 
 	CT_ENTRY *old = flags & SLOW_PATH_HAS_ENTRY ? ct_find_live(room, key) : NULL;
 
-	if (old && unlikely(old->flags & CT_NAT_REVERSE && old->opener == side)) {
+	if (old && unlikely(old->flags & CT_NAT_REVERSE && ct_is_from_opener(old, side))) {
 		if (is_taken_tuple(old, packet, side))
 			return DROP_PORT_TAKEN;
 		old = NULL;

@@ -83,8 +83,8 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 	if (!room || !packet)
 		return -1;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *reverse = (CT_ENTRY *)&room->counterpart;
-	CT_KEY *key = (CT_KEY *)&room->counterpart_key;
+	CT_ENTRY *entry = &room->FIELD(entry), *reverse = &room->FIELD(counterpart);
+	CT_KEY *key = &room->FIELD(counterpart_key);
 
 	__u32 reverse_from = ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from],
 					 &entry->nat_address[to], entry->nat_port[to]) &
@@ -97,8 +97,7 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 		return -1;
 	if (holder) {
 		/* ct_commit() has put the flow's key into scratch. */
-		own = holder->flags & CT_NAT_REVERSE &&
-		      is_counterpart(holder, (CT_KEY *)&room->key, from ^ reverse_from);
+		own = holder->flags & CT_NAT_REVERSE && is_counterpart(holder, &room->FIELD(key), from ^ reverse_from);
 		if (own)
 			;
 		else if (flags & CLAIM_OWN)
@@ -107,7 +106,7 @@ __noinline int claim_port(struct __sk_buff *skb, const PACKET *packet, __u32 sid
 			 ct_is_expired(holder, packet->protocol, entry->seen) ||
 			 (flags & CLAIM_TAKE_CLOSED && ct_frees_port(holder, packet->protocol)) || flags & CLAIM_TAKE)
 			/* The entry is deleted and then made, so that of two processors that want it one fails. */
-			ct_delete(key, holder, (CT_KEY *)&room->other_key);
+			ct_delete(key, holder, &room->FIELD(other_key));
 		else
 			return -1;
 	} else if (flags & CLAIM_OF_NODE && host_socket_has(skb, packet->protocol, &room->tuple, entry, from)) {
@@ -142,7 +141,7 @@ static __always_inline __overloadable void claim_note_victim(struct claim_search
  * search, so no holder hides behind another one for long. */
 static __always_inline __overloadable void claim_note_holder(struct scratch *room, const CT_ENTRY *holder, __u32 from)
 {
-	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	const CT_ENTRY *entry = &room->FIELD(entry);
 	__u32 ingress = holder->way[holder->opener & 1].ingress, idle = entry->seen - holder->seen;
 	__u32 at = mix_bits(ingress ^ room->search.first ^ room->search.now);
 	__u16 age = idle > 0xffff ? 0xffff : idle;
@@ -183,8 +182,8 @@ __noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, enum claim
 	if (!room || !packet)
 		return flags;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry, *holder;
-	CT_KEY *key = (CT_KEY *)&room->counterpart_key;
+	CT_ENTRY *entry = &room->FIELD(entry), *holder;
+	CT_KEY *key = &room->FIELD(counterpart_key);
 
 	ct_make_key(key, packet, &entry->nat_address[from], entry->nat_port[from], &entry->nat_address[to],
 		    entry->nat_port[to]);
@@ -195,16 +194,16 @@ __noinline int claim_flags_if_ended(const PACKET *packet, __u32 side, enum claim
 /* Steps to the next port. Returns the entry that has it; its key is in scratch->counterpart_key. */
 static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room, const PACKET *packet, __u32 side)
 {
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	struct claim_search *search = &room->search;
 	__u32 from = side & 1, to = from ^ 1;
 
 	search->at = (search->at + search->step) % (masquerade_port_count ?: 1);
 	search->tried++;
 	entry->nat_port[from] = bpf_htons(masquerade_port_first + search->at);
-	search->swapped = from ^ ct_make_key((CT_KEY *)&room->counterpart_key, packet, &entry->nat_address[from],
+	search->swapped = from ^ ct_make_key(&room->FIELD(counterpart_key), packet, &entry->nat_address[from],
 					     entry->nat_port[from], &entry->nat_address[to], entry->nat_port[to]);
-	CT_ENTRY *holder = ct_find((CT_KEY *)&room->counterpart_key);
+	CT_ENTRY *holder = ct_find(&room->FIELD(counterpart_key));
 
 	search->taken = holder != NULL;
 	return holder;
@@ -214,7 +213,7 @@ static __always_inline __overloadable CT_ENTRY *claim_step(struct scratch *room,
 static __always_inline __overloadable bool claim_may_take_from(struct scratch *room, const PACKET *packet,
 							       const CT_ENTRY *holder, __u32 from)
 {
-	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	const CT_ENTRY *entry = &room->FIELD(entry);
 
 	if (ct_is_expired(holder, packet->protocol, entry->seen) || ct_frees_port(holder, packet->protocol)) {
 		room->search.ended = entry->nat_port[from];
@@ -231,7 +230,7 @@ static __always_inline __overloadable bool claim_may_take_from(struct scratch *r
 static __always_inline __overloadable bool claim_is_available(const struct scratch *room, const CT_ENTRY *holder)
 {
 	return !holder ||
-	       (holder->flags & CT_NAT_REVERSE && is_counterpart(holder, (CT_KEY *)&room->key, room->search.swapped));
+	       (holder->flags & CT_NAT_REVERSE && is_counterpart(holder, &room->FIELD(key), room->search.swapped));
 }
 
 #define claim_next_port OF_FAMILY(claim_next_port)
@@ -248,8 +247,8 @@ __noinline int claim_next_port(const PACKET *packet, __u32 side)
 
 	if (claim_is_available(room, holder))
 		return true;
-	if (!claim_may_take_from(room, packet, holder, from) && ct_has_ended((CT_KEY *)&room->counterpart_key, holder))
-		room->search.ended = ((CT_ENTRY *)&room->entry)->nat_port[from];
+	if (!claim_may_take_from(room, packet, holder, from) && ct_has_ended(&room->FIELD(counterpart_key), holder))
+		room->search.ended = room->FIELD(entry).nat_port[from];
 	return false;
 }
 
@@ -301,7 +300,7 @@ __noinline int claim_known_port(struct __sk_buff *skb, const PACKET *packet, __u
 	if (!room || !packet)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	/* A change of port would break the checksum of SCTP. The other protocols have no ports. */
 	bool fixed =
 		!(packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP || is_icmp(packet->protocol)) ||
@@ -328,7 +327,7 @@ static __always_inline __overloadable int claim_ended_port(struct __sk_buff *skb
 
 	if (!room || !packet || !room->search.ended)
 		return -1;
-	((CT_ENTRY *)&room->entry)->nat_port[from] = room->search.ended;
+	room->FIELD(entry).nat_port[from] = room->search.ended;
 	return claim_port(skb, packet, from, claim_flags_if_ended(packet, from, flags));
 }
 
@@ -369,7 +368,7 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 	if (!room || !packet)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	struct claim_search *search = &room->search;
 
 	if (!search->mine.count && !search->others.count) {
@@ -420,7 +419,7 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
 	if (!room || !packet)
 		return DROP_INTERNAL;
 
-	CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
+	CT_ENTRY *entry = &room->FIELD(entry);
 	struct claim_search *search = &room->search;
 
 	__builtin_memset(search, 0, sizeof(*search));

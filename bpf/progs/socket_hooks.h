@@ -15,12 +15,14 @@ static __always_inline int refuse_socket(void)
 	return SOCKET_FAILS;
 }
 
-static __always_inline int lead4(struct bpf_sock_addr *ctx, bool connects)
+static __always_inline int translate4(struct bpf_sock_addr *ctx, bool connects)
 {
 	struct ip4 address = { { ctx->user_ip4 } };
 	__be16 port = ctx->user_port;
 
 	switch (lb_socket_translate(ctx, &address, &port, connects)) {
+	case SOCKET_AS_IS:
+		break;
 	case SOCKET_REFUSED:
 		return refuse_socket();
 	case SOCKET_TRANSLATED:
@@ -35,7 +37,7 @@ static __always_inline bool is_mapped(const struct bpf_sock_addr *ctx)
 	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
+static __always_inline int translate6(struct bpf_sock_addr *ctx, bool connects)
 {
 	__be16 port = ctx->user_port;
 
@@ -43,6 +45,8 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 		struct ip4 address = { { ctx->user_ip6[3] } };
 
 		switch (lb_socket_translate(ctx, &address, &port, connects)) {
+		case SOCKET_AS_IS:
+			break;
 		case SOCKET_REFUSED:
 			return refuse_socket();
 		case SOCKET_TRANSLATED:
@@ -55,6 +59,8 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 	struct ip6 address = { { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] } };
 
 	switch (lb_socket_translate(ctx, &address, &port, connects)) {
+	case SOCKET_AS_IS:
+		break;
 	case SOCKET_REFUSED:
 		return refuse_socket();
 	case SOCKET_TRANSLATED:
@@ -67,7 +73,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool connects)
 	return SOCKET_PASSES;
 }
 
-static __always_inline int show4(struct bpf_sock_addr *ctx)
+static __always_inline int show_service4(struct bpf_sock_addr *ctx)
 {
 	struct ip4 address = { { ctx->user_ip4 } };
 	__be16 port = ctx->user_port;
@@ -79,7 +85,7 @@ static __always_inline int show4(struct bpf_sock_addr *ctx)
 	return SOCKET_PASSES;
 }
 
-static __always_inline int show6(struct bpf_sock_addr *ctx)
+static __always_inline int show_service6(struct bpf_sock_addr *ctx)
 {
 	__be16 port = ctx->user_port;
 
@@ -108,49 +114,49 @@ static __always_inline int show6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return lead4(ctx, true);
+	return translate4(ctx, true);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return lead6(ctx, true);
+	return translate6(ctx, true);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return lead4(ctx, false);
+	return translate4(ctx, false);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return lead6(ctx, false);
+	return translate6(ctx, false);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return show4(ctx);
+	return show_service4(ctx);
 }
 
 SEC("cgroup/recvmsg6")
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return show6(ctx);
+	return show_service6(ctx);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return show4(ctx);
+	return show_service4(ctx);
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return show6(ctx);
+	return show_service6(ctx);
 }
 
 /* A socket is closed: its connection is forgotten. */

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Where packets leave the node. bpf_fib_lookup is called with everything that routing rules and next hops may depend on. That takes a
- * sixth of the time that an unknown flow takes. Where only the destination matters, each processor keeps the answer (`ways_out4`,
- * `ways_out6`) until one of these numbers changes:
+ * Where packets leave the node. bpf_fib_lookup is called with everything that routing rules and next hops may depend on.
+ * That takes a sixth of the time that an unknown flow takes. Where only the destination matters, each processor keeps
+ * the answer (`ways_out4`, `ways_out6`) until one of these numbers changes:
  *
- *	- the kernel's own count of route changes (route_generation): the kernel counts a change before it tells that the
- *	  change is done, so the next flow already sees it
+ *	- the kernel's own count of route changes (route_generation): the kernel counts a change before it tells that
+ *	  the change is done, so the next flow already sees it
  *	- the epoch, for what the kernel does not count, such as the MTU of an interface for IPv6
  *	- the tick of 1.07 s, for what nobody reports
  *
- * The daemon says that only the destination matters (`plain_routes`), and gives the kernel's count at which it has seen all
- * routes. After the first change, whoever makes it, each flow asks the routing table again until the daemon has looked. Whether there have
- * ever been routing rules besides the default ones, the kernel itself says.
+ * The daemon says that only the destination matters (`plain_routes`), and gives the kernel's count at which it has seen
+ * all routes. After the first change, whoever makes it, each flow asks the routing table again until the daemon has
+ * looked. Whether there have ever been routing rules besides the default ones, the kernel itself says.
  *
  * Ethernet addresses are not kept: bpf_redirect_neigh finds the address of the next hop when the packet leaves.
  */
@@ -104,7 +104,7 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 							     struct scratch *room)
 {
 	struct bpf_fib_lookup *fib = &room->fib;
-	WAY_OUT *out = (WAY_OUT *)&room->out;
+	WAY_OUT *out = &room->FIELD(out);
 	__u32 egress = 0, mtu = 0;
 
 	__builtin_memset(fib, 0, sizeof(*fib));
@@ -169,10 +169,10 @@ __noinline int find_way_out(struct __sk_buff *skb, const PACKET *packet)
 	if (!room || !packet)
 		return false;
 
-	const CT_ENTRY *entry = (CT_ENTRY *)&room->entry;
-	WAY_OUT *out = (WAY_OUT *)&room->out;
+	const CT_ENTRY *entry = &room->FIELD(entry);
+	WAY_OUT *out = &room->FIELD(out);
 
-	if (plain && plain->families & PLAIN(FAMILY) && route_generation(skb, &count) && plain->MAP(count) == count) {
+	if (plain && plain->families & PLAIN(FAMILY) && route_generation(skb, &count) && plain->FIELD(count) == count) {
 		at = skb->ifindex;
 		for (int i = 0; i < WORDS; i++)
 			at = (at ^ packet->destination.word[i]) * 0x9e3779b1;
