@@ -181,3 +181,36 @@ fn pods_of_one_workload_share_what_is_worked_out() {
     };
     assert!(steps(100) <= steps(1) * 2);
 }
+
+/// A pod that comes waits for its own policy, and others wait for that: what another pod of its workload has is not worked out again.
+#[test]
+fn a_pod_that_comes_to_a_workload_costs_little_whatever_its_policies_cost() {
+    let come = |policies: usize| {
+        let cluster: String =
+            (0..policies).map(|at| policy("n", &format!("p{at}"), &block(at), "{ port: 80 }")).collect();
+        let bench = Bench::started(PROGRAMS, &[local_in("n", 1)], &cluster);
+        let steps = work::of(|| {
+            bench.enforcer.admit(local_in("n", 2)).unwrap();
+        });
+        let postures = bench.tables.postures();
+        assert!(
+            postures.len() == 2 && postures.values().all(|it| it.map == postures[&Slot(1)].map),
+            "{postures:?}"
+        );
+        steps
+    };
+    assert_eq!(come(2_000), come(20), "steps for 2,000 policies and for 20");
+}
+
+/// The rules of another pod are its own where they say something of the port or the address of whom they are for.
+#[test]
+fn a_pod_whose_policies_say_something_of_its_own_side_has_its_own_rules() {
+    let named = "{ podSelector: { matchLabels: { app: friend } } }";
+    let bench = Bench::started(PROGRAMS, &[local_in("n", 1)], &policy("n", "p", named, "{ port: web }"));
+    let ports = "---\napiVersion: v1\nkind: Pod\nmetadata: { namespace: n, name: p2, labels: { app: guarded } }\n\
+                 spec: { containers: [ { name: c, ports: [ { name: web, containerPort: 8080 } ] } ] }\n";
+    bench.apply(ports);
+    bench.enforcer.admit(local_in("n", 2)).unwrap();
+    let postures = bench.tables.postures();
+    assert_ne!(postures[&Slot(1)].map, postures[&Slot(2)].map);
+}
