@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use ipamd_api::AttachmentKey;
@@ -264,9 +264,8 @@ impl State {
     }
 
     /// Takes in an endpoint that has waited for the state.
-    pub fn take_in(&mut self, entrant: Entrant) {
-        let Entrant { endpoint, place, begun, answer } = entrant;
-        begun.store(true, Ordering::Relaxed);
+    pub fn enter_from_queue(&mut self, entrant: Entrant) {
+        let Entrant { endpoint, place, answer } = entrant;
         let key = endpoint.key.clone();
         // What was there of the same attachment has another place.
         self.forget(&key);
