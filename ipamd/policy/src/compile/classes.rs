@@ -88,9 +88,8 @@ impl Holders {
 /// An item as it was entered.
 #[derive(Debug)]
 struct Entered {
-    group: GroupId,
     nets: Box<[IpNetwork]>,
-    ports: Arc<[NamedPort]>,
+    group: GroupId,
     local: bool,
 }
 
@@ -165,7 +164,7 @@ impl Classes {
             let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
             let (group, _) = self.atoms.enter(world, &id, &facts);
             held.extend(nets.iter().map(|net| (*net, Arc::clone(&id))));
-            items.push((id, Entered { group, nets, ports: facts.ports, local }));
+            items.push((id, Entered { group, nets, local }));
         }
         self.items = items.into_iter().collect();
         held.sort_unstable();
@@ -199,7 +198,7 @@ impl Classes {
                 self.own_mut(*net).items.insert(&id);
             }
             self.touch_nets(&nets);
-            self.items.insert(Arc::clone(&id), Entered { group, nets, ports: facts.ports, local });
+            self.items.insert(Arc::clone(&id), Entered { group, nets, local });
         }
         if let Some(old) = old {
             let kept = self.items.get(&id);
@@ -230,7 +229,8 @@ impl Classes {
 
     /// The named ports of an item.
     pub fn ports_of(&self, id: &ObjectId) -> Arc<[NamedPort]> {
-        self.items.get(id).map(|item| Arc::clone(&item.ports)).unwrap_or_default()
+        let facts = self.items.get(id).and_then(|item| self.atoms.facts(item.group));
+        facts.map(|facts| Arc::clone(&facts.ports)).unwrap_or_default()
     }
 
     /// The items that an address belongs to.
