@@ -131,7 +131,7 @@ impl Balancer {
             return Applied::default();
         }
         let services = concerned.len();
-        state.bring(concerned.into_iter().map(Owner::Service).collect());
+        state.sync_tables(concerned.into_iter().map(Owner::Service).collect());
         Applied { took: began.elapsed(), services }
     }
 
@@ -234,7 +234,7 @@ impl Balancer {
             state.write(State::rebuild);
         } else if !state.unsatisfied.is_empty() {
             let owners = state.next_unsatisfied(RETRIED);
-            state.bring(owners);
+            state.sync_tables(owners);
         }
     }
 

@@ -185,7 +185,7 @@ impl State {
             self.host_ports.insert(key.clone(), ports);
         }
         if self.started && (known || self.host_ports.contains_key(key)) {
-            self.bring(vec![Owner::HostPorts(key.clone())]);
+            self.sync_tables(vec![Owner::HostPorts(key.clone())]);
         }
     }
 
@@ -214,7 +214,7 @@ impl State {
     }
 
     /// Brings the tables to what the owners want now.
-    pub fn bring(&mut self, owners: Vec<Owner>) {
+    pub fn sync_tables(&mut self, owners: Vec<Owner>) {
         if self.failed {
             return self.write(Self::rebuild);
         }

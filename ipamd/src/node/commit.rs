@@ -72,9 +72,9 @@ impl Node {
         let patience = Patience::begin(self);
         let slot = self.admit(key, &patience).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
-        self.lead_sockets(key, request.netns_cookie)?;
+        self.enable_socket_lb(key, request.netns_cookie)?;
         self.keep_file(key);
-        self.lead_ports(key, &patience).await?;
+        self.program_host_ports(key, &patience).await?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
     }
@@ -171,7 +171,7 @@ impl Node {
     }
 
     /// Has the node's ports that the container asked for lead to it.
-    async fn lead_ports(&self, key: &AttachmentKey, patience: &Patience) -> Result<(), ApiError> {
+    async fn program_host_ports(&self, key: &AttachmentKey, patience: &Patience) -> Result<(), ApiError> {
         let (mappings, addresses) = {
             let state = self.state();
             let Some(record) = state.records.get(key) else { return Err(unknown(key)) };
@@ -187,7 +187,7 @@ impl Node {
     }
 
     /// Has the container's sockets be led to services' backends.
-    fn lead_sockets(&self, key: &AttachmentKey, cookie: Option<u64>) -> Result<(), ApiError> {
+    fn enable_socket_lb(&self, key: &AttachmentKey, cookie: Option<u64>) -> Result<(), ApiError> {
         let mut state = self.state();
         let (Some(cookie), Some(record)) = (cookie, state.records.get_mut(key)) else { return Ok(()) };
         self.kernel.put_namespace(cookie).map_err(internal)?;
