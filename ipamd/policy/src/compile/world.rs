@@ -9,7 +9,7 @@ use std::{
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
 
-use super::resolve::Rank;
+use super::{nets::Nets, resolve::Rank};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
     labels::Labels,
@@ -93,19 +93,21 @@ impl PodKey {
 struct ToldPod {
     labels: Option<Labels>,
     service_account: Arc<str>,
-    addresses: Box<[IpAddr]>,
+    addresses: Nets,
     ports: Arc<[NamedPort]>,
 }
 
 impl ToldPod {
     fn of(pod: Pod) -> (PodKey, Self) {
         let Pod { namespace, name, labels, service_account, addresses, ports } = pod;
-        (PodKey { namespace, name }, Self { labels, service_account, addresses: addresses.into(), ports })
+        let addresses = addresses.into_iter().map(IpNetwork::from).collect();
+        (PodKey { namespace, name }, Self { labels, service_account, addresses, ports })
     }
 
     fn object(self, PodKey { namespace, name }: PodKey) -> Object {
         let Self { labels, service_account, addresses, ports } = self;
-        Object::Pod(Pod { namespace, name, labels, service_account, addresses: addresses.into(), ports })
+        let addresses = addresses.iter().map(|net| net.ip()).collect();
+        Object::Pod(Pod { namespace, name, labels, service_account, addresses, ports })
     }
 }
 
@@ -322,9 +324,11 @@ impl World {
             .unwrap_or_default();
         let ports = object.map(|pod| Arc::clone(&pod.ports)).unwrap_or_default();
         // What is told of a pod of this node may be out of date.
-        let addresses = match local {
-            Some(_) => self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).collect::<Vec<_>>(),
-            None => object.map(|pod| pod.addresses.to_vec()).unwrap_or_default(),
+        let nets = match local {
+            Some(_) => {
+                self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).map(IpNetwork::from).collect()
+            }
+            None => object.map(|pod| pod.addresses.iter().collect()).unwrap_or_default(),
         };
         Some(Item {
             facts: Facts {
@@ -339,7 +343,7 @@ impl World {
                 ),
                 ports,
             },
-            nets: addresses.into_iter().map(IpNetwork::from).collect(),
+            nets,
         })
     }
 
