@@ -168,7 +168,13 @@ impl<S: TakeIn> QueuedLock<S> {
         }
     }
 
-    /// Whether something waits. For tests.
+    /// Whether somebody waits for the state. For tests.
+    #[doc(hidden)]
+    pub fn is_awaited(&self) -> bool {
+        self.next.try_lock().is_err()
+    }
+
+    /// Whether something waits in the queue. For tests.
     #[doc(hidden)]
     pub fn waits(&self) -> bool {
         !locked(&self.queue).is_empty() || self.taking.load(Ordering::Acquire)
@@ -223,7 +229,7 @@ mod tests {
             let lock = Arc::clone(&lock);
             thread::spawn(move || lock.lock().0.push(1))
         };
-        while lock.next.try_lock().is_ok() {
+        while !lock.is_awaited() {
             thread::yield_now();
         }
         drop(turn);

@@ -154,7 +154,7 @@ impl State {
         }
         parts.split(changes);
         self.room_made = room_made;
-        self.roll_back(concerned)?;
+        self.roll_back_try(concerned)?;
         Ok(Writes::default())
     }
 
@@ -197,7 +197,7 @@ impl State {
                 self.leave_out(change.clone(), overflow.to_string());
                 // What was left out makes no room.
                 self.room_made = room_made;
-                self.roll_back(concerned)?;
+                self.roll_back_try(concerned)?;
                 if let Some(namespace) = change.id().namespace {
                     let took = trials::processor_time().saturating_sub(began);
                     self.trials.came_to_nothing(&namespace, took, trials::now());
@@ -219,6 +219,16 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// The same after a try that did not fit, whose changes are taken back: of it nothing was written. So what these endpoints have in
+    /// force is what they should have, and only those that have nothing yet are worked out again.
+    fn roll_back_try(&mut self, mut concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+        let has_none = |key: &AttachmentKey| {
+            self.endpoints.get(key).is_some_and(|it| it.rules.is_none() || it.posture.is_none())
+        };
+        concerned.retain(has_none);
+        self.roll_back(concerned)
     }
 
     fn leave_out(&mut self, change: Change, reason: String) {
