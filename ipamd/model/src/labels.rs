@@ -1,38 +1,71 @@
 //! Labels of objects, held small: clusters have many.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
 /// Labels, ordered by key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Arc<[(Box<str>, Box<str>)]>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(Arc<Packed>);
+
+/// All keys and values in one text: each for itself would take as much room again.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Packed {
+    /// Key, value, key, value.
+    text: Box<str>,
+    /// Where each key ends in the text, and where its value does.
+    ends: Box<[(u32, u32)]>,
+}
+
+impl Packed {
+    /// One of them by its number.
+    fn at(&self, number: usize) -> Option<(&str, &str)> {
+        let (key, value) = *self.ends.get(number)?;
+        let before = number.checked_sub(1).and_then(|before| self.ends.get(before));
+        let begin = before.map_or(0, |(_, end)| *end as usize);
+        let text = |from, to| self.text.get(from..to);
+        Some((text(begin, key as usize)?, text(key as usize, value as usize)?))
+    }
+}
 
 impl Labels {
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        self.0.get(at).map(|(_, value)| &**value)
+        let (mut low, mut high) = (0, self.0.ends.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let (k, value) = self.0.at(middle)?;
+            match k.cmp(key) {
+                Ordering::Equal => return Some(value),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (&**key, &**value))
+        (0..self.0.ends.len()).filter_map(|number| self.0.at(number))
     }
 }
 
-impl Default for Labels {
-    fn default() -> Self {
-        Self(Arc::new([]))
-    }
-}
-
-impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for Labels {
     /// Of several values of one key the last counts.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        let ordered: BTreeMap<Box<str>, Box<str>> =
-            labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        Self(ordered.into_iter().collect())
+        let labels: Vec<_> = labels.into_iter().collect();
+        let ordered: BTreeMap<&str, &str> =
+            labels.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        let (mut text, mut ends) = (String::new(), Vec::with_capacity(ordered.len()));
+        // An object has some 1.5 MB at most.
+        let end = |text: &String| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        for (key, value) in ordered {
+            text.push_str(key);
+            let key = end(&text);
+            text.push_str(value);
+            ends.push((key, end(&text)));
+        }
+        Self(Arc::new(Packed { text: text.into(), ends: ends.into() }))
     }
 }
 
@@ -66,5 +99,16 @@ mod tests {
         let labels: Labels = [("b", "2"), ("a", "1"), ("c", "3"), ("b", "4")].into_iter().collect();
         assert_eq!((labels.get("a"), labels.get("b"), labels.get("d")), (Some("1"), Some("4"), None));
         assert_eq!(labels.to_string(), "a=1,b=4,c=3");
+    }
+
+    #[test]
+    fn keys_and_values_do_not_run_into_each_other() {
+        let of = |labels: &[(&str, &str)]| labels.iter().copied().collect::<Labels>();
+        let labels = of(&[("a", ""), ("ab", "c"), ("", "x")]);
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("", "x"), ("a", ""), ("ab", "c")]);
+        let found = ["", "a", "ab", "abc", "b"].map(|key| labels.get(key));
+        assert_eq!(found, [Some("x"), Some(""), Some("c"), None, None]);
+        assert_ne!(of(&[("a", "bc")]), of(&[("ab", "c")]));
+        assert_eq!((Labels::default().get(""), Labels::default().iter().count()), (None, 0));
     }
 }

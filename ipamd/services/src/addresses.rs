@@ -6,7 +6,7 @@ use bpf::layout::{ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, INSIDE_ONLY};
 
 use super::{
     allowance::What,
-    balancer::State,
+    state::State,
     tables::{Family, FrontendKey, FrontendValue, ServiceNumber, SetNumber},
 };
 

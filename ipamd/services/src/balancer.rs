@@ -1,13 +1,9 @@
-//! Keeps the tables of services in step with the cluster.
+//! Balances connections to services: what the cluster tells, containers that come and go, and who asks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
-    fmt,
+    collections::{BTreeSet, HashSet},
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -15,59 +11,17 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
-    allowance::Allowance,
-    claimed::{self, Claimed},
-    fill::Room,
-    health::{Claims, HealthPorts},
-    inherit::Inherited,
-    leaving::{Gone, Leaving},
-    marks::Marks,
+    health::HealthPorts,
+    leaving::Gone,
     plan::Site,
-    program::{Programmed, Wanted},
-    staged::Staged,
-    tables::{Family, FrontendKey, PortRow, ServiceNumber, TableError, Tables},
-    world::{ServiceId, World},
+    state::{Owner, State},
+    tables::{Family, PortRow, TableError, Tables},
 };
-use ipamd_model::{
-    objects::{Change, Kind, Object},
-    services::HostPort,
-};
-use ipamd_runtime::supervisor;
+use ipamd_model::{objects::Change, services::HostPort};
+use ipamd_runtime::queued_lock::{QueuedLock, locked};
 
-/// Of so many namespaces it is told at most that there is no room for their services.
-const MOST_PROBLEMS: usize = 20;
-/// How many of those that did not get all they want are tried again at a time, and at each change that makes room: others wait for
-/// the latter.
+/// How many of those that did not get all they want are tried again at a time: others wait for that.
 const RETRIED: usize = 200;
-const AT_ONCE: usize = 5;
-/// Label of a Node that names its zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// Whose ports are programmed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Owner {
-    Service(ServiceId),
-    HostPorts(AttachmentKey),
-}
-
-impl Owner {
-    /// The namespace on whose account it is; the ports of a container are the node's own matter.
-    pub fn namespace(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Service(id) => Some(&id.namespace),
-            Self::HostPorts(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Service(id) => write!(f, "{}/{}", id.namespace, id.name),
-            Self::HostPorts(key) => write!(f, "{key}"),
-        }
-    }
-}
 
 /// The addresses of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,59 +59,11 @@ pub struct Applied {
     pub services: usize,
 }
 
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each says of itself whether something was done")]
-pub(super) struct State {
-    pub tables: Box<dyn Tables>,
-    pub room: Room,
-    pub world: World,
-    pub site: Site,
-    /// Cluster addresses are served to whoever is beyond the node.
-    pub cluster_ip_external: bool,
-    pub node_addresses: BTreeSet<IpAddr>,
-    pub node_ports: BTreeSet<IpAddr>,
-    pub host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
-    /// Where services want to be reached, whether they are or not.
-    pub claimed: Claimed,
-    pub programmed: BTreeMap<Owner, Vec<Programmed>>,
-    pub owners: HashMap<FrontendKey, ServiceNumber>,
-    /// How many services have a cluster address.
-    pub addresses: HashMap<IpAddr, u32>,
-    pub served: Marks,
-    pub of_backends: Marks,
-    has_host_backends: bool,
-    last_number: u32,
-    pub leaving: VecDeque<Leaving>,
-    pub staged: Staged,
-    pub inherited: Option<Inherited>,
-    /// What health check ports are to answer, and who answers.
-    pub health_checks: Claims,
-    pub health: Option<HealthPorts>,
-    /// How much of the tables is whose.
-    pub allowance: Allowance,
-    /// Who did not get all they want, for there is no room, or a port of the node that is not theirs.
-    pub unsatisfied: BTreeSet<Owner>,
-    /// Of them, who was tried again last.
-    retried: Option<Owner>,
-    /// Who wants to be reached where somebody else is.
-    pub waiting: HashMap<FrontendKey, BTreeSet<Owner>>,
-    /// What was given up that somebody may want.
-    pub freed: Vec<FrontendKey>,
-    /// The tables could not be written.
-    pub failed: bool,
-    started: bool,
-}
-
 /// Balances connections to the services of the cluster.
 #[derive(Debug)]
 pub struct Balancer {
-    state: Mutex<State>,
-    /// Ports of the node that come and go while somebody has the state; who has it next takes them in.
-    queue: Mutex<Vec<HostPorts>>,
-    /// Somebody waits for the state to do that.
-    taking: AtomicBool,
-    /// Since when a change of the cluster has had the state.
-    changing: Mutex<Option<Instant>>,
+    /// Ports of the node that come and go wait in its queue.
+    state: QueuedLock<State>,
     /// What needed a person when the state was last to be had.
     seen: Mutex<Seen>,
 }
@@ -169,66 +75,13 @@ pub(super) struct Seen {
     pub shadowed: Vec<String>,
 }
 
-/// How long somebody who adds a container waits for what is under way.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// A container, its ports of the node in place of those before, and where they lead.
-type HostPorts = (AttachmentKey, Vec<PortMapping>, Vec<IpAddr>);
-
-/// A change of the cluster has the state until this is dropped.
-struct Changing<'a>(&'a Balancer);
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        *locked(&self.0.changing) = None;
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How long somebody who adds a container waits for what is under way before its ports are taken at their word.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Balancer {
     /// Balances nothing yet: what is in the tables stays in force until [`Self::start`].
     pub fn new(tables: Box<dyn Tables>, site: Site) -> Self {
-        let room = Room::new(tables.limits());
-        let allowance = Allowance::new(tables.limits());
-        Self {
-            state: Mutex::new(State {
-                tables,
-                room,
-                world: World::default(),
-                site,
-                cluster_ip_external: false,
-                node_addresses: BTreeSet::new(),
-                node_ports: BTreeSet::new(),
-                host_ports: BTreeMap::new(),
-                claimed: Claimed::default(),
-                programmed: BTreeMap::new(),
-                owners: HashMap::new(),
-                addresses: HashMap::new(),
-                served: Marks::new(PortRow::Served),
-                of_backends: Marks::new(PortRow::OfBackends),
-                has_host_backends: false,
-                last_number: 0,
-                leaving: VecDeque::new(),
-                staged: Staged::default(),
-                inherited: None,
-                health_checks: Claims::default(),
-                health: None,
-                allowance,
-                unsatisfied: BTreeSet::new(),
-                retried: None,
-                waiting: HashMap::new(),
-                freed: Vec::new(),
-                failed: false,
-                started: false,
-            }),
-            queue: Mutex::default(),
-            taking: AtomicBool::new(false),
-            changing: Mutex::default(),
-            seen: Mutex::default(),
-        }
+        Self { state: QueuedLock::new(State::new(tables, site)), seen: Mutex::default() }
     }
 
     /// Puts the services in force as the cluster told them first, in place of what the tables have.
@@ -242,8 +95,7 @@ impl Balancer {
         first: &[Change],
     ) -> Result<Applied, TableError> {
         let began = Instant::now();
-        let mut state = self.lock();
-        let _changing = self.changing();
+        let mut state = self.state.change();
         state.stand_at(addresses);
         for HostPort { key, mapping, backends, .. } in host_ports {
             state.host_ports.entry(key).or_default().push((mapping, backends));
@@ -270,8 +122,7 @@ impl Balancer {
     /// Takes changes of the cluster in.
     pub fn apply<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Applied {
         let began = Instant::now();
-        let mut state = self.lock();
-        let _changing = self.changing();
+        let mut state = self.state.change();
         let mut concerned = BTreeSet::new();
         for change in changes {
             state.absorb(change, &mut concerned);
@@ -280,14 +131,13 @@ impl Balancer {
             return Applied::default();
         }
         let services = concerned.len();
-        state.bring(concerned.into_iter().map(Owner::Service).collect());
+        state.sync_tables(concerned.into_iter().map(Owner::Service).collect());
         Applied { took: began.elapsed(), services }
     }
 
     /// Sets the addresses of the node.
     pub fn set_node_addresses(&self, addresses: NodeAddresses) {
-        let mut state = self.lock();
-        let _changing = self.changing();
+        let mut state = self.state.change();
         if state.node_addresses == addresses.all && state.node_ports == addresses.node_ports {
             return;
         }
@@ -310,34 +160,22 @@ impl Balancer {
         mappings: Vec<PortMapping>,
         backends: Vec<IpAddr>,
     ) {
-        locked(&self.queue).push((key.clone(), mappings, backends));
+        self.state.push((key.clone(), mappings, backends));
     }
 
     /// Whether somebody should call [`Self::take`]: nobody else is about to.
     pub fn needs_taking(&self) -> bool {
-        !locked(&self.queue).is_empty() && !self.taking.swap(true, Ordering::AcqRel)
+        self.state.needs_taking()
     }
 
     /// Waits for the state, and takes in what waits for it.
     pub fn take(&self) {
-        loop {
-            drop(self.lock());
-            self.taking.store(false, Ordering::Release);
-            // What came since may have counted on this.
-            if !self.needs_taking() {
-                return;
-            }
-        }
+        self.state.take();
     }
 
-    /// Whether a change of the cluster has been under way for so long.
-    pub fn is_changing_for(&self, time: Duration) -> bool {
-        locked(&self.changing).is_some_and(|since| since.elapsed() >= time)
-    }
-
-    fn changing(&self) -> Changing<'_> {
-        *locked(&self.changing) = Some(Instant::now());
-        Changing(self)
+    /// For how long changes of the cluster have had the state, all together.
+    pub fn time_of_changes(&self) -> Duration {
+        self.state.time_of_changes()
     }
 
     /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can, or it is not known now, for a large change
@@ -396,7 +234,7 @@ impl Balancer {
             state.write(State::rebuild);
         } else if !state.unsatisfied.is_empty() {
             let owners = state.next_unsatisfied(RETRIED);
-            state.bring(owners);
+            state.sync_tables(owners);
         }
     }
 
@@ -410,262 +248,21 @@ impl Balancer {
         seen
     }
 
-    /// Has the state as a large change has it.
-    #[cfg(test)]
+    /// Has the state as a large change has it. For tests.
+    #[doc(hidden)]
     pub fn stall(&self, act: impl FnOnce()) {
-        let _state = self.lock();
-        let _changing = self.changing();
+        let _changing = self.state.change();
         act();
     }
 
-    /// The state, unless somebody has it.
+    /// The state with what waited for it, unless somebody has it.
     fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        let state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(self.drained(state))
+        let mut state = self.state.try_lock()?;
+        self.state.take_in(&mut state);
+        Some(state)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.drained(locked(&self.state))
+        self.state.lock()
     }
-
-    fn drained<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        for (key, mappings, backends) in std::mem::take(&mut *locked(&self.queue)) {
-            state.set_host_ports(&key, &mappings, &backends);
-        }
-        state
-    }
-}
-
-impl State {
-    fn all_problems(&self) -> Vec<String> {
-        let of_containers = self.programmed.iter().filter(|(owner, _)| matches!(owner, Owner::HostPorts(_)));
-        let of_containers = of_containers.flat_map(|(owner, ports)| {
-            let of_port = ports.iter().flat_map(|port| port.plan.problems.iter().chain(&port.problems));
-            of_port.map(move |problem| format!("a port of {owner}: {problem}"))
-        });
-        // One of each namespace stands for all of it.
-        let mut without_room: BTreeMap<&Arc<str>, (&Owner, usize)> = BTreeMap::new();
-        for owner in &self.unsatisfied {
-            if let Some(namespace) = owner.namespace() {
-                without_room.entry(namespace).or_insert((owner, 0)).1 += 1;
-            }
-        }
-        let of_services = without_room.into_values().filter_map(|(owner, count)| {
-            let problem = self.programmed.get(owner)?.iter().find_map(|port| port.problems.first())?;
-            let more = match count {
-                1 => String::new(),
-                several => format!(
-                    " (and {} more services of its namespace, see cambricctl service list)",
-                    several - 1
-                ),
-            };
-            Some(format!("the service {owner} is not served as a whole: {problem}{more}"))
-        });
-        of_containers.chain(of_services.take(MOST_PROBLEMS)).collect()
-    }
-
-    fn set_host_ports(&mut self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
-        let known = self.host_ports.remove(key).is_some();
-        if !mappings.is_empty() {
-            let ports = mappings.iter().map(|mapping| (*mapping, backends.to_vec())).collect();
-            self.host_ports.insert(key.clone(), ports);
-        }
-        if self.started && (known || self.host_ports.contains_key(key)) {
-            self.bring(vec![Owner::HostPorts(key.clone())]);
-        }
-    }
-
-    fn stand_at(&mut self, addresses: NodeAddresses) {
-        self.node_addresses = addresses.all;
-        self.node_ports = addresses.node_ports;
-        if let Some(health) = &self.health {
-            health.set_addresses(addresses.limited.then(|| self.node_ports.clone()));
-        }
-    }
-
-    fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
-        supervisor::beat();
-        self.world.absorb(change, concerned);
-        let zone = match change {
-            Change::Put(Object::Node(node)) if node.name == self.site.node => {
-                node.labels.get(ZONE).map(Arc::from)
-            }
-            Change::Remove(id) if id.kind == Kind::Node && id.name == self.site.node => None,
-            _ => return,
-        };
-        if self.site.zone != zone {
-            self.site.zone = zone;
-            concerned.extend(self.world.services.keys().cloned());
-        }
-    }
-
-    /// Brings the tables to what the owners want now.
-    fn bring(&mut self, owners: Vec<Owner>) {
-        if self.failed {
-            return self.write(Self::rebuild);
-        }
-        self.write(|state| {
-            for owner in owners {
-                state.settle_owner(&owner);
-            }
-            state.give_on();
-            state.commit()
-        });
-    }
-
-    /// Has those come who waited for what was given up: the first of each place, for the others would wait again.
-    fn give_on(&mut self) {
-        let freed = std::mem::take(&mut self.freed);
-        if freed.is_empty() {
-            return;
-        }
-        for key in freed {
-            while !self.owners.contains_key(&key)
-                && let Some(owner) = self.first_waiting(&key)
-            {
-                self.settle_owner(&owner);
-            }
-        }
-        // Ports of containers, of which a node has few, may be where a service was.
-        let ports = self.unsatisfied.iter().rev().take_while(|it| matches!(it, Owner::HostPorts(_)));
-        let ports: Vec<_> = ports.cloned().collect();
-        for owner in ports.into_iter().chain(self.next_unsatisfied(AT_ONCE)) {
-            self.settle_owner(&owner);
-        }
-    }
-
-    /// Who waits first for a place, and waits no more.
-    fn first_waiting(&mut self, key: &FrontendKey) -> Option<Owner> {
-        let waiting = self.waiting.get_mut(key)?;
-        let first = waiting.pop_first();
-        if waiting.is_empty() {
-            self.waiting.remove(key);
-        }
-        first
-    }
-
-    /// So many of those that did not get all they want, in their turn.
-    fn next_unsatisfied(&mut self, most: usize) -> Vec<Owner> {
-        let after = self.retried.take();
-        let behind = |owner: &&Owner| after.as_ref().is_none_or(|after| *owner > after);
-        let mut next: Vec<_> = self.unsatisfied.iter().filter(behind).take(most).cloned().collect();
-        let rest = most.min(self.unsatisfied.len()) - next.len();
-        next.extend(self.unsatisfied.iter().take(rest).cloned());
-        next.dedup();
-        self.retried = next.last().cloned();
-        next
-    }
-
-    fn write(&mut self, write: impl FnOnce(&mut Self) -> Result<(), TableError>) {
-        let written = write(self);
-        self.failed = has_failed(&written);
-    }
-
-    /// Settles everything anew, on what the tables have: first it is known whose all of that is, then anything is written.
-    fn rebuild(&mut self) -> Result<(), TableError> {
-        self.room = Room::new(self.tables.limits());
-        let mut inherited = Inherited::read(&*self.tables, &mut self.room)?;
-        self.own_fronts().for_each(|own| inherited.promise(own));
-        self.last_number = self.last_number.max(inherited.highest());
-        self.allowance = Allowance::new(self.tables.limits());
-        for family in Family::ALL {
-            // On nobody's account until somebody takes it over.
-            for (what, count) in inherited.counts(family) {
-                self.allowance.take(None, family, what, count);
-            }
-        }
-        self.inherited = Some(inherited);
-        self.staged = Staged::default();
-        self.programmed.clear();
-        self.owners.clear();
-        self.claimed = Claimed::default();
-        self.addresses.clear();
-        self.health_checks.keep(|id| self.world.services.contains_key(id));
-        self.leaving.clear();
-        self.unsatisfied.clear();
-        self.waiting.clear();
-        self.freed.clear();
-        self.served = Marks::new(PortRow::Served);
-        self.of_backends = Marks::new(PortRow::OfBackends);
-        for owner in self.all_owners() {
-            self.settle_owner(&owner);
-        }
-        self.stage_node_addresses();
-        self.clear_inheritance();
-        self.commit()
-    }
-
-    fn all_owners(&self) -> Vec<Owner> {
-        let services = self.world.services.keys().cloned().map(Owner::Service);
-        services.chain(self.host_ports.keys().cloned().map(Owner::HostPorts)).collect()
-    }
-
-    fn commit(&mut self) -> Result<(), TableError> {
-        if let Some(health) = &self.health {
-            health.set(self.health_checks.checks());
-        }
-        let any = !self.of_backends.is_empty();
-        if any != self.has_host_backends {
-            self.tables.set_host_backends(any)?;
-            self.has_host_backends = any;
-        }
-        let of_backends = &self.of_backends;
-        self.staged.unmarked.retain(|port| !of_backends.has(*port));
-        let given_up = std::mem::take(&mut self.staged.given_up);
-        self.staged.commit(&mut *self.tables, &mut self.room)?;
-        for (family, what, count) in given_up {
-            self.allowance.give(None, family, what, count);
-        }
-        Ok(())
-    }
-
-    fn settle_owner(&mut self, owner: &Owner) {
-        supervisor::beat();
-        let wanted = match owner {
-            Owner::Service(id) => {
-                self.note_health(id);
-                let wanted = self.wanted_of_service(id);
-                self.make_way(owner, &wanted);
-                wanted
-            }
-            Owner::HostPorts(key) => self.wanted_of_container(key),
-        };
-        self.settle(owner, wanted);
-    }
-
-    /// Ports of the node that lead to containers give way to a service before it is there.
-    fn make_way(&mut self, owner: &Owner, wanted: &[Wanted]) {
-        let before = self.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.fronts);
-        let fronts: Vec<_> = wanted.iter().flat_map(|port| &port.plan.fronts).collect();
-        let more = self.claimed.replace(before, &fronts);
-        // In a rebuild they come after all services.
-        if !more || self.inherited.is_some() {
-            return;
-        }
-        let is_in_the_way = |(key, mappings): (&AttachmentKey, &Vec<(PortMapping, Vec<IpAddr>)>)| {
-            let meets = |mapping: &PortMapping| fronts.iter().any(|front| claimed::meet(front, mapping));
-            mappings.iter().any(|(mapping, _)| meets(mapping)).then(|| Owner::HostPorts(key.clone()))
-        };
-        let in_the_way: Vec<_> = self.host_ports.iter().filter_map(is_in_the_way).collect();
-        for owner in in_the_way {
-            self.settle_owner(&owner);
-        }
-    }
-
-    pub(super) fn next_number(&mut self) -> ServiceNumber {
-        self.last_number += 1;
-        ServiceNumber(self.last_number)
-    }
-}
-
-/// Says so, if the tables could not be written; [`Balancer::retry`] makes up for it.
-pub(super) fn has_failed(written: &Result<(), TableError>) -> bool {
-    if let Err(error) = written {
-        tracing::error!(%error, "services could not be put in force; this is tried again");
-    }
-    written.is_err()
 }

@@ -7,12 +7,12 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    balancer::{Owner, State},
     fill::{Filled, Room},
     leaving::Leaving,
     plan::{Plan, Scope},
     program::{Programmed, Wanted},
     staged::Ranges,
+    state::{Owner, State},
     tables::{
         Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
         Tables,

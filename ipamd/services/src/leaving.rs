@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{
     allowance::What,
-    balancer::{Owner, State, has_failed},
     program::PortKey,
+    state::{Owner, State, has_failed},
     tables::{Backend, Family, ServiceNumber},
 };
 

@@ -29,6 +29,7 @@ mod program;
 mod restart_tests;
 mod shadowed;
 mod staged;
+mod state;
 pub mod tables;
 #[cfg(test)]
 mod tests;

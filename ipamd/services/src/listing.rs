@@ -13,9 +13,10 @@ use ipamd_api::services::{
 };
 
 use super::{
-    balancer::{Balancer, Owner, State},
+    balancer::Balancer,
     plan::{Candidate, MOST_OF_PORT, Reach, Scope, Slices},
     program::Programmed,
+    state::{Owner, State},
     tables::{Backend, Family, FrontendKey},
     world::ServiceId,
 };

@@ -7,12 +7,12 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    balancer::{Owner, State},
     consistent,
     fill::{FillError, Filled},
     leaving::Leaving,
     plan::{Front, Plan, Reach, Scope},
     staged::Ranges,
+    state::{Owner, State},
     tables::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
     },

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     Balancer,
-    balancer::State,
+    state::State,
     tables::{Family, FrontendKey},
 };
 use ipamd_kernel::netlink::Listener;

@@ -7,10 +7,10 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    balancer::{Owner, State},
     claimed,
     plan::{self, Front, Plan, Reach, Scope, Slices},
     program::{PortKey, Wanted},
+    state::{Owner, State},
     tables::{Backend, Family, FrontendKey, Member},
     world::ServiceId,
 };

@@ -17,6 +17,38 @@ use ipamd_store::Batch;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// And how long for its own policy, and for that of other pods that came before it.
 const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2);
+/// How often it is looked then what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The patience of one ADD or DEL, whatever it waits for: policy, services, or one after the other.
+pub(super) struct Patience {
+    began: Instant,
+    /// How long changes of the cluster had taken then.
+    changes: Duration,
+}
+
+impl Patience {
+    pub fn begin(node: &Node) -> Self {
+        Self::begun_at(Instant::now(), node)
+    }
+
+    /// One that began then, when changes had taken as long as now.
+    pub(super) fn begun_at(began: Instant, node: &Node) -> Self {
+        Self { began, changes: node.time_of_changes() }
+    }
+
+    /// How long is waited until it is asked (again) whether it is over.
+    fn step(&self) -> Duration {
+        PATIENCE.saturating_sub(self.began.elapsed()).max(LOOK_EVERY)
+    }
+
+    /// Whether it is over: most of the time went to changes of the cluster, or it was long.
+    pub(super) fn is_over(&self, node: &Node) -> bool {
+        let waited = self.began.elapsed();
+        let is_behind_changes = node.time_of_changes().saturating_sub(self.changes) >= PATIENCE / 2;
+        waited >= if is_behind_changes { PATIENCE } else { PATIENCE_WITH_OTHERS }
+    }
+}
 
 impl Node {
     /// Tells the programs of an attachment once its record is durable.
@@ -37,11 +69,12 @@ impl Node {
         let has_programs = self.has_programs(key, request.host_ifindex)?;
         stored.wait().await.map_err(|error| self.refusal(&error))?;
         has_programs.await.map_err(internal)??;
-        let slot = self.admit(key).await?;
+        let patience = Patience::begin(self);
+        let slot = self.admit(key, &patience).await?;
         self.enforce(key, Placed { ifindex: request.host_ifindex, slot })?;
-        self.lead_sockets(key, request.netns_cookie)?;
+        self.enable_socket_lb(key, request.netns_cookie)?;
         self.keep_file(key);
-        self.lead_ports(key).await?;
+        self.program_host_ports(key, &patience).await?;
         tracing::info!(%key, ifindex = request.host_ifindex, "endpoint added");
         Ok(())
     }
@@ -91,54 +124,54 @@ impl Node {
 
     /// Has the attachment's policy put into the tables. A large change of the cluster is not waited for: until it is in force,
     /// and then this attachment's policy, nothing of the attachment passes.
-    async fn admit(&self, key: &AttachmentKey) -> Result<Slot, ApiError> {
+    async fn admit(&self, key: &AttachmentKey, patience: &Patience) -> Result<Slot, ApiError> {
         let endpoint = local_endpoint(&self.state().records.get(key).ok_or_else(|| unknown(key))?.attachment);
         let mut admission = self.policy.queue(endpoint).map_err(internal)?;
         drop(self.take_in());
-        let began = Instant::now();
         loop {
-            if let Some(outcome) = admission.within(PATIENCE).await {
+            if let Some(outcome) = admission.within(patience.step()).await {
                 return outcome.map_err(internal);
             }
-            let is_behind_a_change = self.policy.is_changing_for(PATIENCE) && !admission.has_begun();
-            if is_behind_a_change || began.elapsed() >= PATIENCE_WITH_OTHERS {
+            if patience.is_over(self) {
                 tracing::info!(%key, "policy is at something large: the endpoint is cut off until its own is in force");
                 return admission.go_on().map_err(internal);
             }
         }
     }
 
-    /// Has endpoints and their ports of the node be taken into the tables that wait for that, unless that is about to be done.
-    pub(super) fn take_in(&self) -> Option<JoinHandle<()>> {
-        let (policy, services) = (Arc::clone(&self.policy), Arc::clone(&self.services));
-        let (endpoints, ports) = (policy.needs_taking(), services.needs_taking());
-        (endpoints || ports).then(|| {
-            tokio::task::spawn_blocking(move || {
-                if ports {
-                    services.take();
-                }
-                if endpoints {
-                    policy.take();
-                }
-            })
-        })
+    /// For how long changes of the cluster have kept others from policy and services, all together.
+    fn time_of_changes(&self) -> Duration {
+        self.policy.time_of_changes() + self.services.time_of_changes()
+    }
+
+    /// Has endpoints and their ports of the node be taken into the tables that wait for that, unless that is about to be done. Each
+    /// on a thread of its own: a change of services keeps no policy waiting.
+    fn take_in(&self) -> Vec<JoinHandle<()>> {
+        let mut taking = Vec::new();
+        if self.policy.needs_taking() {
+            let policy = Arc::clone(&self.policy);
+            taking.push(tokio::task::spawn_blocking(move || policy.take()));
+        }
+        if self.services.needs_taking() {
+            let services = Arc::clone(&self.services);
+            taking.push(tokio::task::spawn_blocking(move || services.take()));
+        }
+        taking
     }
 
     /// The same, and waits for it unless a large change is under way, after which it is done.
-    pub(super) async fn taken_in(&self) {
-        let Some(mut taking) = self.take_in() else { return };
-        let began = Instant::now();
-        while timeout(PATIENCE, &mut taking).await.is_err() {
-            let is_behind_a_change =
-                self.policy.is_changing_for(PATIENCE) || self.services.is_changing_for(PATIENCE);
-            if is_behind_a_change || began.elapsed() >= PATIENCE_WITH_OTHERS {
-                return;
+    pub(super) async fn taken_in(&self, patience: &Patience) {
+        for mut taking in self.take_in() {
+            while timeout(patience.step(), &mut taking).await.is_err() {
+                if patience.is_over(self) {
+                    return;
+                }
             }
         }
     }
 
     /// Has the node's ports that the container asked for lead to it.
-    async fn lead_ports(&self, key: &AttachmentKey) -> Result<(), ApiError> {
+    async fn program_host_ports(&self, key: &AttachmentKey, patience: &Patience) -> Result<(), ApiError> {
         let (mappings, addresses) = {
             let state = self.state();
             let Some(record) = state.records.get(key) else { return Err(unknown(key)) };
@@ -149,12 +182,12 @@ impl Node {
             return Ok(());
         }
         self.services.set_host_ports_later(key, mappings, addresses);
-        self.taken_in().await;
+        self.taken_in(patience).await;
         Ok(())
     }
 
     /// Has the container's sockets be led to services' backends.
-    fn lead_sockets(&self, key: &AttachmentKey, cookie: Option<u64>) -> Result<(), ApiError> {
+    fn enable_socket_lb(&self, key: &AttachmentKey, cookie: Option<u64>) -> Result<(), ApiError> {
         let mut state = self.state();
         let (Some(cookie), Some(record)) = (cookie, state.records.get_mut(key)) else { return Ok(()) };
         self.kernel.put_namespace(cookie).map_err(internal)?;

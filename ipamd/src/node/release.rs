@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::ValidAttachment};
 
-use super::{Node, State, internal, reserve::check_key};
+use super::{Node, State, commit::Patience, internal, reserve::check_key};
 use ipamd_store::{Batch, Ticket};
 
 /// How long an answer waits for an interface to disappear. The kernel hides it within a millisecond or so, unless
@@ -166,7 +166,7 @@ impl Node {
     }
 
     async fn await_gone(&self, key: &AttachmentKey, leaving: Leaving) -> Result<(), ApiError> {
-        self.taken_in().await;
+        self.taken_in(&Patience::begin(self)).await;
         if let Some(ticket) = leaving.removed {
             ticket.wait().await.map_err(|error| self.refusal(&error))?;
         }

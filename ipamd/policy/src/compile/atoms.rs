@@ -44,8 +44,8 @@ struct Group {
     items: BTreeSet<Arc<ObjectId>>,
 }
 
-/// A group's place in the list.
-pub type GroupId = usize;
+/// A group's place in the list. Each item has one.
+pub type GroupId = u32;
 
 /// The predicates in use, and the items that they hold for.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ impl AtomIndex {
             }
             for at in self.within(world, selector) {
                 work::step(1);
-                let Some(group) = self.groups.get_mut(at) else { continue };
+                let Some(group) = self.groups.get_mut(at as usize) else { continue };
                 if !group.items.is_empty() && world.selects(selector, &group.facts) {
                     group.atoms.push(id);
                     selected.extend(group.items.iter().cloned());
@@ -160,7 +160,12 @@ impl AtomIndex {
 
     /// The predicates that hold for the items of a group.
     pub fn of(&self, group: GroupId) -> &[AtomId] {
-        self.groups.get(group).map_or(&[], |group| &group.atoms)
+        self.groups.get(group as usize).map_or(&[], |group| &group.atoms)
+    }
+
+    /// What the items of a group have in common.
+    pub fn facts(&self, group: GroupId) -> Option<&Facts> {
+        self.groups.get(group as usize).map(|group| &group.facts)
     }
 
     /// Puts an item among those of its facts. Whether a port name in use has a number that it had not: then rules that
@@ -168,7 +173,7 @@ impl AtomIndex {
     pub fn enter(&mut self, world: &World, id: &Arc<ObjectId>, facts: &Facts) -> (GroupId, bool) {
         let before = self.numbers.values().map(BTreeSet::len).sum::<usize>();
         let at = self.by_facts.get(facts).copied().unwrap_or_else(|| self.add_group(world, facts));
-        if let Some(group) = self.groups.get_mut(at) {
+        if let Some(group) = self.groups.get_mut(at as usize) {
             group.items.insert(Arc::clone(id));
         }
         (at, before != self.numbers.values().map(BTreeSet::len).sum::<usize>())
@@ -177,8 +182,9 @@ impl AtomIndex {
     fn add_group(&mut self, world: &World, facts: &Facts) -> GroupId {
         let atoms = self.evaluate(world, facts);
         let group = Group { facts: facts.clone(), atoms, items: BTreeSet::new() };
-        let at = self.free.pop().unwrap_or(self.groups.len());
-        match self.groups.get_mut(at) {
+        // Every group has an item, of which there are fewer.
+        let at = self.free.pop().unwrap_or(GroupId::try_from(self.groups.len()).unwrap_or(GroupId::MAX));
+        match self.groups.get_mut(at as usize) {
             Some(place) => *place = group,
             None => self.groups.push(group),
         }
@@ -189,7 +195,7 @@ impl AtomIndex {
 
     /// Takes an item out of its group.
     pub fn leave(&mut self, id: &ObjectId, at: GroupId) {
-        let Some(group) = self.groups.get_mut(at) else { return };
+        let Some(group) = self.groups.get_mut(at as usize) else { return };
         group.items.remove(id);
         if group.items.is_empty() {
             self.by_facts.remove(&group.facts);
@@ -210,13 +216,13 @@ impl AtomIndex {
         let groups = self.by_namespace.get(&Some(Arc::from(namespace))).cloned().unwrap_or_default();
         for at in groups {
             work::step(1);
-            let Some(group) = self.groups.get(at) else { continue };
+            let Some(group) = self.groups.get(at as usize) else { continue };
             if group.items.is_empty() {
                 continue;
             }
             let facts = group.facts.clone();
             let atoms = self.evaluate(world, &facts);
-            if let Some(group) = self.groups.get_mut(at)
+            if let Some(group) = self.groups.get_mut(at as usize)
                 && group.atoms != atoms
             {
                 group.atoms = atoms;

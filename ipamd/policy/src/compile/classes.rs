@@ -13,6 +13,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::{
     atoms::{AtomIndex, GroupId},
+    nets::Nets,
     rules::AtomId,
     world::{Item, World},
 };
@@ -88,9 +89,8 @@ impl Holders {
 /// An item as it was entered.
 #[derive(Debug)]
 struct Entered {
+    nets: Nets,
     group: GroupId,
-    nets: Box<[IpNetwork]>,
-    ports: Arc<[NamedPort]>,
     local: bool,
 }
 
@@ -162,10 +162,10 @@ impl Classes {
             let Some(Item { facts, nets }) = world.item(&id) else { continue };
             let local = world.locals_of(&id).next().is_some();
             let id = Arc::new(id);
-            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let nets = nets.into_iter().map(masked).collect::<Nets>();
             let (group, _) = self.atoms.enter(world, &id, &facts);
-            held.extend(nets.iter().map(|net| (*net, Arc::clone(&id))));
-            items.push((id, Entered { group, nets, ports: facts.ports, local }));
+            held.extend(nets.iter().map(|net| (net, Arc::clone(&id))));
+            items.push((id, Entered { group, nets, local }));
         }
         self.items = items.into_iter().collect();
         held.sort_unstable();
@@ -192,29 +192,29 @@ impl Classes {
         };
         let mut new_number = false;
         if let Some(Item { facts, nets }) = item {
-            let nets = nets.into_iter().map(masked).collect::<Box<[_]>>();
+            let nets = nets.into_iter().map(masked).collect::<Nets>();
             let (group, new) = self.atoms.enter(world, &id, &facts);
             new_number = new;
-            for net in &nets {
-                self.own_mut(*net).items.insert(&id);
+            for net in nets.iter() {
+                self.own_mut(net).items.insert(&id);
             }
-            self.touch_nets(&nets);
-            self.items.insert(Arc::clone(&id), Entered { group, nets, ports: facts.ports, local });
+            self.touch_nets(nets.iter());
+            self.items.insert(Arc::clone(&id), Entered { group, nets, local });
         }
         if let Some(old) = old {
             let kept = self.items.get(&id);
             if kept.is_none_or(|kept| kept.group != old.group) {
                 self.atoms.leave(&id, old.group);
             }
-            let gone = old.nets.iter().copied();
+            let gone = old.nets.iter();
             let gone =
-                gone.filter(|net| kept.is_none_or(|kept| !kept.nets.contains(net))).collect::<Vec<_>>();
+                gone.filter(|net| kept.is_none_or(|kept| !kept.nets.contains(*net))).collect::<Vec<_>>();
             for net in &gone {
                 if let Some(own) = self.own.get_mut(net) {
                     own.items.remove(&id);
                 }
             }
-            self.touch_nets(&gone);
+            self.touch_nets(gone.iter().copied());
             for net in gone {
                 self.forget_empty(net);
             }
@@ -230,7 +230,8 @@ impl Classes {
 
     /// The named ports of an item.
     pub fn ports_of(&self, id: &ObjectId) -> Arc<[NamedPort]> {
-        self.items.get(id).map(|item| Arc::clone(&item.ports)).unwrap_or_default()
+        let facts = self.items.get(id).and_then(|item| self.atoms.facts(item.group));
+        facts.map(|facts| Arc::clone(&facts.ports)).unwrap_or_default()
     }
 
     /// The items that an address belongs to.
@@ -349,17 +350,17 @@ impl Classes {
 
     fn touch_items(&mut self, ids: &[Arc<ObjectId>]) {
         for id in ids {
-            let nets = self.items.get(id).map(|item| item.nets.clone()).unwrap_or_default();
-            self.touch_nets(&nets);
+            let Some(nets) = self.items.get(id).map(|item| item.nets.clone()) else { continue };
+            self.touch_nets(nets.iter());
         }
     }
 
-    fn touch_nets(&mut self, nets: &[IpNetwork]) {
+    fn touch_nets(&mut self, nets: impl Iterator<Item = IpNetwork>) {
         for net in nets {
-            if is_host(*net) {
-                self.touched.insert(*net);
+            if is_host(net) {
+                self.touched.insert(net);
             } else {
-                self.touch_within(*net);
+                self.touch_within(net);
             }
         }
     }

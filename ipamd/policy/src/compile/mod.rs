@@ -8,6 +8,7 @@ pub mod atoms;
 pub mod classes;
 pub mod function;
 pub mod names;
+pub mod nets;
 pub mod resolve;
 pub mod rules;
 mod sweep;

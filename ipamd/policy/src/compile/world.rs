@@ -9,7 +9,7 @@ use std::{
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
 
-use super::resolve::Rank;
+use super::{nets::Nets, resolve::Rank};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
     labels::Labels,
@@ -70,12 +70,53 @@ pub struct Item {
     pub nets: Vec<IpNetwork>,
 }
 
+/// A pod's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PodKey {
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+impl PodKey {
+    fn of(id: &ObjectId) -> Self {
+        Self { namespace: id.namespace.clone().unwrap_or_default(), name: Arc::clone(&id.name) }
+    }
+
+    fn id(&self) -> ObjectId {
+        let (namespace, name) = (Some(Arc::clone(&self.namespace)), Arc::clone(&self.name));
+        ObjectId { kind: Kind::Pod, namespace, name }
+    }
+}
+
+/// What was told of a pod besides its name: kept small, for a cluster has a hundred thousand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ToldPod {
+    labels: Option<Labels>,
+    service_account: Arc<str>,
+    addresses: Nets,
+    ports: Arc<[NamedPort]>,
+}
+
+impl ToldPod {
+    fn of(pod: Pod) -> (PodKey, Self) {
+        let Pod { namespace, name, labels, service_account, addresses, ports } = pod;
+        let addresses = addresses.into_iter().map(IpNetwork::from).collect();
+        (PodKey { namespace, name }, Self { labels, service_account, addresses, ports })
+    }
+
+    fn object(self, PodKey { namespace, name }: PodKey) -> Object {
+        let Self { labels, service_account, addresses, ports } = self;
+        let addresses = addresses.iter().map(|net| net.ip()).collect();
+        Object::Pod(Pod { namespace, name, labels, service_account, addresses, ports })
+    }
+}
+
 /// Everything that was told of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     namespaces: BTreeMap<Arc<str>, Labels>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
-    pods: BTreeMap<ObjectId, Pod>,
+    pods: BTreeMap<PodKey, ToldPod>,
     nodes: BTreeMap<ObjectId, Node>,
     sets: BTreeMap<ObjectId, NetworkSet>,
     tiers: BTreeMap<Arc<str>, Tier>,
@@ -94,8 +135,11 @@ impl World {
         let mut pods = Vec::new();
         for change in changes {
             match change {
-                Change::Put(Object::Pod(pod)) => pods.push((pod_id(&pod), Some(pod))),
-                Change::Remove(id) if id.kind == Kind::Pod => pods.push((id, None)),
+                Change::Put(Object::Pod(pod)) => {
+                    let (key, pod) = ToldPod::of(pod);
+                    pods.push((key, Some(pod)));
+                }
+                Change::Remove(id) if id.kind == Kind::Pod => pods.push((PodKey::of(&id), None)),
                 Change::Put(object) => drop(self.put(object)),
                 Change::Remove(id) => drop(self.remove(&id)),
             }
@@ -104,9 +148,9 @@ impl World {
         pods.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut last = Vec::with_capacity(pods.len());
         let mut pods = pods.into_iter().peekable();
-        while let Some((id, pod)) = pods.next() {
-            if pods.peek().is_none_or(|next| next.0 != id) {
-                last.extend(pod.map(|pod| (id, pod)));
+        while let Some((key, pod)) = pods.next() {
+            if pods.peek().is_none_or(|next| next.0 != key) {
+                last.extend(pod.map(|pod| (key, pod)));
             }
         }
         self.pods = last.into_iter().collect();
@@ -126,7 +170,11 @@ impl World {
                 let old = self.accounts.insert(key.clone(), it.labels);
                 old.map(|labels| account(key, labels))
             }
-            Object::Pod(it) => self.pods.insert(id, it).map(Object::Pod),
+            Object::Pod(it) => {
+                let (key, pod) = ToldPod::of(it);
+                let old = self.pods.insert(key.clone(), pod);
+                old.map(|old| old.object(key))
+            }
             Object::Node(it) => self.nodes.insert(id, it).map(Object::Node),
             Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
@@ -148,7 +196,10 @@ impl World {
                 let labels = self.accounts.remove(&key)?;
                 Some(account(key, labels))
             }
-            Kind::Pod => self.pods.remove(id).map(Object::Pod),
+            Kind::Pod => {
+                let (key, pod) = self.pods.remove_entry(&PodKey::of(id))?;
+                Some(pod.object(key))
+            }
             Kind::Node => self.nodes.remove(id).map(Object::Node),
             Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.remove(id).map(Object::NetworkSet),
             Kind::Tier => self.tiers.remove(&id.name).map(Object::Tier),
@@ -167,7 +218,7 @@ impl World {
             Kind::ServiceAccount => id.namespace.as_ref().is_some_and(|namespace| {
                 self.accounts.contains_key(&(Arc::clone(namespace), Arc::clone(&id.name)))
             }),
-            Kind::Pod => self.pods.contains_key(id),
+            Kind::Pod => self.pods.contains_key(&PodKey::of(id)),
             Kind::Node => self.nodes.contains_key(id),
             Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.contains_key(id),
             Kind::Tier => self.tiers.contains_key(&id.name),
@@ -224,8 +275,8 @@ impl World {
 
     /// Ids of all items, ordered.
     pub fn item_ids(&self) -> Vec<ObjectId> {
-        let pods = self.pods.keys().chain(self.by_item.keys());
-        let mut ids: Vec<_> = pods.chain(self.nodes.keys()).chain(self.sets.keys()).cloned().collect();
+        let others = self.by_item.keys().chain(self.nodes.keys()).chain(self.sets.keys());
+        let mut ids: Vec<_> = self.pods.keys().map(PodKey::id).chain(others.cloned()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -262,7 +313,7 @@ impl World {
     }
 
     fn pod(&self, id: &ObjectId) -> Option<Item> {
-        let object = self.pods.get(id);
+        let object = self.pods.get(&PodKey::of(id));
         let local = self.locals_of(id).next();
         if object.is_none() && local.is_none() {
             return None;
@@ -273,9 +324,11 @@ impl World {
             .unwrap_or_default();
         let ports = object.map(|pod| Arc::clone(&pod.ports)).unwrap_or_default();
         // What is told of a pod of this node may be out of date.
-        let addresses = match local {
-            Some(_) => self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).collect::<Vec<_>>(),
-            None => object.map(|pod| pod.addresses.clone()).unwrap_or_default(),
+        let nets = match local {
+            Some(_) => {
+                self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).map(IpNetwork::from).collect()
+            }
+            None => object.map(|pod| pod.addresses.iter().collect()).unwrap_or_default(),
         };
         Some(Item {
             facts: Facts {
@@ -290,7 +343,7 @@ impl World {
                 ),
                 ports,
             },
-            nets: addresses.into_iter().map(IpNetwork::from).collect(),
+            nets,
         })
     }
 
@@ -334,11 +387,6 @@ impl World {
                 labels.matches(&AccountLabels { name: account, labels: found })
             })
     }
-}
-
-fn pod_id(pod: &Pod) -> ObjectId {
-    let (namespace, name) = (Some(Arc::clone(&pod.namespace)), Arc::clone(&pod.name));
-    ObjectId { kind: Kind::Pod, namespace, name }
 }
 
 fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
@@ -422,7 +470,8 @@ mod tests {
             }
         }
         assert_eq!((&filled.pods, &filled.namespaces), (&one_by_one.pods, &one_by_one.namespaces));
-        let accounts: Vec<_> = filled.pods.values().map(|pod| (&*pod.name, &*pod.service_account)).collect();
+        let accounts: Vec<_> =
+            filled.pods.iter().map(|(key, pod)| (&*key.name, &*pod.service_account)).collect();
         assert_eq!(accounts, [("b", "y"), ("c", "x")]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use ipamd_api::AttachmentKey;
@@ -93,7 +93,7 @@ fn is_policy(change: &Change) -> bool {
 
 impl State {
     /// Brings the tables to where the world is.
-    pub fn bring(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+    pub fn sync_tables(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
         if self.failure.is_some() {
             return self.rebuild().map(|()| Writes::default());
         }
@@ -144,7 +144,7 @@ impl State {
             undo.extend(self.absorb(change.clone(), &mut concerned));
         }
         self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
-        match self.bring(concerned.clone()) {
+        match self.sync_tables(concerned.clone()) {
             Ok(writes) => return Ok(writes),
             Err(Unsettled::Table(error)) => return Err(error),
             Err(Unsettled::Overflow(_)) => {}
@@ -154,7 +154,7 @@ impl State {
         }
         parts.split(changes);
         self.room_made = room_made;
-        self.back(concerned)?;
+        self.roll_back_try(concerned)?;
         Ok(Writes::default())
     }
 
@@ -187,7 +187,7 @@ impl State {
         let room_made = self.room_made;
         let undo = self.absorb(change.clone(), &mut concerned);
         self.room_made |= matches!(undo, Some(Change::Put(_)));
-        match self.bring(concerned.clone()) {
+        match self.sync_tables(concerned.clone()) {
             Ok(writes) => Ok(writes),
             Err(Unsettled::Table(error)) => Err(error),
             Err(Unsettled::Overflow(overflow)) => {
@@ -197,7 +197,7 @@ impl State {
                 self.leave_out(change.clone(), overflow.to_string());
                 // What was left out makes no room.
                 self.room_made = room_made;
-                self.back(concerned)?;
+                self.roll_back_try(concerned)?;
                 if let Some(namespace) = change.id().namespace {
                     let took = trials::processor_time().saturating_sub(began);
                     self.trials.came_to_nothing(&namespace, took, trials::now());
@@ -208,8 +208,8 @@ impl State {
     }
 
     /// Settles where the tables were before.
-    fn back(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
-        match self.bring(concerned) {
+    fn roll_back(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+        match self.sync_tables(concerned) {
             Ok(_) => Ok(()),
             Err(Unsettled::Table(error)) => Err(error),
             Err(Unsettled::Overflow(overflow)) => {
@@ -219,6 +219,16 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// The same after a try that did not fit, whose changes are taken back: of it nothing was written. So what these endpoints have in
+    /// force is what they should have, and only those that have nothing yet are worked out again.
+    fn roll_back_try(&mut self, mut concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+        let has_none = |key: &AttachmentKey| {
+            self.endpoints.get(key).is_some_and(|it| it.rules.is_none() || it.posture.is_none())
+        };
+        concerned.retain(has_none);
+        self.roll_back(concerned)
     }
 
     fn leave_out(&mut self, change: Change, reason: String) {
@@ -248,12 +258,12 @@ impl State {
         let mut concerned = BTreeSet::from([key.clone()]);
         let most = self.tables.limits().slots;
         let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
-        let Err(unsettled) = self.bring(concerned) else { return Ok(slot) };
+        let Err(unsettled) = self.sync_tables(concerned) else { return Ok(slot) };
         match before {
             Some(before) => {
                 let mut concerned = BTreeSet::from([key]);
                 self.enter(before, None, &mut concerned);
-                self.back(concerned)?;
+                self.roll_back(concerned)?;
             }
             None => self.dismiss(&key)?,
         }
@@ -264,9 +274,8 @@ impl State {
     }
 
     /// Takes in an endpoint that has waited for the state.
-    pub fn take_in(&mut self, entrant: Entrant) {
-        let Entrant { endpoint, place, begun, answer } = entrant;
-        begun.store(true, Ordering::Relaxed);
+    pub fn enter_from_queue(&mut self, entrant: Entrant) {
+        let Entrant { endpoint, place, answer } = entrant;
         let key = endpoint.key.clone();
         // What was there of the same attachment has another place.
         self.forget(&key);
@@ -308,7 +317,7 @@ impl State {
         }
         // Its place is nobody's any more when a new set comes into force.
         drop(gone);
-        self.back(concerned)
+        self.roll_back(concerned)
     }
 
     /// What did not fit and should be tried once more: all of it if there may be room now, else what was not tried yet.

@@ -167,7 +167,7 @@ impl Enforcer {
 
     /// Objects that are not in force as they are written, each with why in a word; `None` while a change is under way.
     pub fn not_enforced(&self) -> Option<Vec<(RefusedObject, &'static str)>> {
-        let state = self.try_state()?;
+        let state = self.state.try_lock()?;
         let refused = state.refusals.iter().map(|it| (state.refused(it), "Refused"));
         Some(refused.chain(state.left_out().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect())
     }
@@ -197,7 +197,7 @@ impl Enforcer {
 
     fn look(&self) -> (Counts, Vec<String>) {
         let mut seen = locked(&self.seen);
-        if let Some(state) = self.try_state() {
+        if let Some(state) = self.state.try_lock() {
             *seen = (state.counts(), state.problems());
         }
         seen.clone()

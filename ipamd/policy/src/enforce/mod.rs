@@ -19,10 +19,7 @@ mod trials;
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -40,37 +37,18 @@ pub use crate::compile::world::LocalEndpoint;
 use crate::tables::{self, TableError, Tables};
 use ipamd_model::endpoint::Slot;
 use ipamd_model::objects::Batch;
+use ipamd_runtime::queued_lock::{QueuedLock, TakeIn, locked};
 
 /// Enforces the policies of the cluster on the endpoints of this node.
 #[derive(Debug)]
 pub struct Enforcer {
-    state: Mutex<State>,
-    /// Whoever waits for the state has this, so that who has just had it comes behind.
-    next: Mutex<()>,
-    /// Endpoints that come and go.
-    queue: Mutex<Vec<Waiting>>,
-    /// Somebody waits for the state to take them in.
-    taking: AtomicBool,
+    /// Endpoints that come and go wait in its queue.
+    state: QueuedLock<State>,
     places: Arc<Places>,
     /// How many of them there are.
     most: u32,
-    /// Since when a change of the cluster has had the state.
-    changing: Mutex<Option<Instant>>,
     /// How much there was, and what needed a person, when the state was last to be had.
     seen: Mutex<(Counts, Vec<String>)>,
-}
-
-/// A change of the cluster has the state until this is dropped.
-struct Changing<'a>(&'a Enforcer);
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        *locked(&self.0.changing) = None;
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says why policy is not as it should be.
@@ -96,12 +74,8 @@ impl Enforcer {
         let state = State::new(tables);
         Self {
             places: Arc::clone(&state.places),
-            state: Mutex::new(state),
-            next: Mutex::default(),
-            queue: Mutex::default(),
-            taking: AtomicBool::new(false),
+            state: QueuedLock::new(state),
             most,
-            changing: Mutex::default(),
             seen: Mutex::default(),
         }
     }
@@ -117,8 +91,7 @@ impl Enforcer {
         node_addresses: BTreeSet<IpAddr>,
         first: Batch,
     ) -> Result<Vec<(AttachmentKey, Slot)>, EnforceError> {
-        let mut state = self.lock();
-        let _changing = self.changing();
+        let mut state = self.state.change();
         state.node_addresses = node_addresses;
         state.refusals = first.refusals.unwrap_or_default();
         state.world.fill(first.changes);
@@ -151,13 +124,13 @@ impl Enforcer {
     pub fn queue(&self, endpoint: LocalEndpoint) -> Result<Admission, EnforceError> {
         let place = self.places.claim(None, self.most).ok_or(EnforceError::Slots(self.most))?;
         let (admission, waiting) = Admission::new(endpoint, place);
-        locked(&self.queue).push(waiting);
+        self.state.push(waiting);
         Ok(admission)
     }
 
     /// Forgets an endpoint in the same way.
     pub fn dismiss_later(&self, key: &AttachmentKey) {
-        locked(&self.queue).push(Waiting::Dismiss(key.clone()));
+        self.state.push(Waiting::Dismiss(key.clone()));
     }
 
     /// Forgets an endpoint, at once or soon.
@@ -169,44 +142,34 @@ impl Enforcer {
     /// Forgets what was dismissed, unless somebody has the state.
     pub fn forget_dismissed(&self) {
         // If a change is under way, the next one, or the next reconciliation, takes care of it.
-        if let Some(mut state) = self.try_state() {
-            self.drain(&mut state);
-        }
+        self.state.try_take();
     }
 
     /// Whether somebody should call [`Self::take`]: nobody else is about to.
     pub fn needs_taking(&self) -> bool {
-        !locked(&self.queue).is_empty() && !self.taking.swap(true, Ordering::AcqRel)
+        self.state.needs_taking()
     }
 
     /// Waits for the state, and takes in what waits for it.
     pub fn take(&self) {
-        loop {
-            drop(self.lock());
-            self.taking.store(false, Ordering::Release);
-            // What came since may have counted on this.
-            if !self.needs_taking() {
-                return;
-            }
-        }
+        self.state.take();
     }
 
-    /// Whether a change of the cluster has been under way for so long.
-    pub fn is_changing_for(&self, time: Duration) -> bool {
-        locked(&self.changing).is_some_and(|since| since.elapsed() >= time)
+    /// For how long changes of the cluster have had the state, all together.
+    pub fn time_of_changes(&self) -> Duration {
+        self.state.time_of_changes()
     }
 
     /// Whether somebody waits to be taken in. For tests.
     #[doc(hidden)]
     pub fn waits(&self) -> bool {
-        !locked(&self.queue).is_empty() || self.taking.load(Ordering::Acquire)
+        self.state.waits()
     }
 
     /// Has the state as a large change has it. For tests.
     #[doc(hidden)]
     pub fn stall(&self, act: impl FnOnce()) {
-        let _state = self.lock();
-        let _changing = self.changing();
+        let _changing = self.state.change();
         act();
     }
 
@@ -225,8 +188,7 @@ impl Enforcer {
         if !batch.changes.is_empty() {
             let mut parts = Parts::of(batch.changes);
             while let Some(part) = parts.next() {
-                let mut state = self.lock();
-                let _changing = self.changing();
+                let mut state = self.state.change();
                 // A failure was said already, and is tried again.
                 writes += state.turn(part, &mut parts).unwrap_or_default();
             }
@@ -237,14 +199,13 @@ impl Enforcer {
     /// Sets the addresses from which the node itself always reaches its endpoints. Not while a change is under way: it is said
     /// at every reconciliation.
     pub fn set_node_addresses(&self, addresses: BTreeSet<IpAddr>) {
-        let Some(mut state) = self.try_state() else { return };
-        let _changing = self.changing();
+        let Some(mut state) = self.state.try_change() else { return };
         if !state.started || state.node_addresses == addresses {
             return;
         }
         let old = std::mem::replace(&mut state.node_addresses, addresses);
         state.derived.touched.extend(old.into_iter().map(ipnetwork::IpNetwork::from));
-        if let Err(Unsettled::Overflow(overflow)) = state.bring(BTreeSet::new()) {
+        if let Err(Unsettled::Overflow(overflow)) = state.sync_tables(BTreeSet::new()) {
             state.failed(&TableError(overflow.to_string().into()));
         }
     }
@@ -253,61 +214,40 @@ impl Enforcer {
     /// change is under way.
     pub fn retry(&self) {
         let due = {
-            let Some(mut state) = self.try_state() else { return };
-            self.drain(&mut state);
+            let Some(mut state) = self.state.try_change() else { return };
+            self.state.take_in(&mut state);
             if !state.started {
                 return;
             }
-            let _changing = self.changing();
             if state.failure.is_some() {
                 return said(state.rebuild());
             }
             state.due()
         };
         for id in due {
-            let mut state = self.lock();
-            let _changing = self.changing();
+            let mut state = self.state.change();
             if let Err(error) = state.retry_unfit(&id) {
                 return said(Err(error.into()));
             }
         }
-        let Some(mut state) = self.try_state() else { return };
-        let _changing = self.changing();
+        let Some(mut state) = self.state.try_change() else { return };
         state.retry_closed();
         said(state.compact());
     }
 
     /// The state, after all who have waited for it longer.
     fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = {
-            let _next = locked(&self.next);
-            locked(&self.state)
-        };
-        self.drain(&mut state);
-        state
+        self.state.lock()
     }
+}
 
-    /// The state, unless somebody has it.
-    fn try_state(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(state) => Some(state),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
+impl TakeIn for State {
+    type Waiting = Waiting;
 
-    fn changing(&self) -> Changing<'_> {
-        *locked(&self.changing) = Some(Instant::now());
-        Changing(self)
-    }
-
-    fn drain(&self, state: &mut State) {
-        let waiting = std::mem::take(&mut *locked(&self.queue));
-        for waiting in waiting {
-            match waiting {
-                Waiting::Dismiss(key) => state.forget(&key),
-                Waiting::Admit(entrant) => state.take_in(*entrant),
-            }
+    fn take_in(&mut self, waiting: Waiting) {
+        match waiting {
+            Waiting::Dismiss(key) => self.forget(&key),
+            Waiting::Admit(entrant) => self.enter_from_queue(*entrant),
         }
     }
 }

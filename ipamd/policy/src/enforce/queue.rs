@@ -1,13 +1,6 @@
-//! Endpoints that come and go while a change of the cluster is under way: they wait in a queue, in their order, and whoever has
-//! the state next takes them in. So nobody who adds or deletes a pod waits for that change.
+//! Endpoints that come and go, in the queue of the lock that a change of the cluster may have.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use ipamd_api::AttachmentKey;
 use tokio::{sync::oneshot, time::timeout};
@@ -28,7 +21,6 @@ pub(super) enum Waiting {
 pub(super) struct Entrant {
     pub endpoint: LocalEndpoint,
     pub place: Arc<Place>,
-    pub begun: Arc<AtomicBool>,
     pub answer: oneshot::Sender<Result<Slot, EnforceError>>,
 }
 
@@ -38,21 +30,14 @@ pub(super) struct Entrant {
 pub struct Admission {
     place: Arc<Place>,
     outcome: oneshot::Receiver<Result<Slot, EnforceError>>,
-    begun: Arc<AtomicBool>,
 }
 
 impl Admission {
     /// An admission and what is to wait for the state.
     pub(super) fn new(endpoint: LocalEndpoint, place: Arc<Place>) -> (Self, Waiting) {
         let (answer, outcome) = oneshot::channel();
-        let begun = Arc::default();
-        let entrant = Entrant { endpoint, place: Arc::clone(&place), begun: Arc::clone(&begun), answer };
-        (Self { place, outcome, begun }, Waiting::Admit(Box::new(entrant)))
-    }
-
-    /// Whether its own policy is being worked at, and not waited for.
-    pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        let entrant = Entrant { endpoint, place: Arc::clone(&place), answer };
+        (Self { place, outcome }, Waiting::Admit(Box::new(entrant)))
     }
 
     /// What comes of it, if that is known within so long.

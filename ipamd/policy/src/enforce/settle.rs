@@ -13,7 +13,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     compiled::{Compiled, Entries, Extension},
-    state::State,
+    state::{Endpoint, State},
     tables::{Limits, Peer, Posture, TableError},
 };
 use crate::compile::{
@@ -111,7 +111,7 @@ impl State {
         let mut resolved = BTreeMap::new();
         // Pods of one workload have the same policies, which mostly say the same to all of them.
         let mut shared: HashMap<Vec<*const Policy>, Arc<EndpointRules>> = HashMap::new();
-        let mut round = concerned;
+        let mut round = concerned.clone();
         self.touch();
         round.extend(self.owners_of(&self.derived.touched));
         for _ in 0..ROUNDS {
@@ -120,8 +120,12 @@ impl State {
                 let Some(endpoint) = self.endpoints.get(&key) else { continue };
                 let key_of_all =
                     says_the_same_to_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
-                if let Some(rules) = key_of_all.as_ref().and_then(|policies| shared.get(policies)) {
-                    resolved.insert(key, Arc::clone(rules));
+                if let Some(policies) = &key_of_all
+                    && let Some(rules) =
+                        shared.get(policies).cloned().or_else(|| self.rules_of_like(endpoint, &concerned))
+                {
+                    shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
+                    resolved.insert(key, rules);
                     continue;
                 }
                 let own = self.own(endpoint);
@@ -139,6 +143,24 @@ impl State {
             }
         }
         resolved
+    }
+
+    /// The rules of an endpoint that the same policies select, and that is not concerned: these are in force as they are. So a pod
+    /// that comes to a workload costs little, whatever its policies have cost.
+    fn rules_of_like(
+        &self,
+        endpoint: &Endpoint,
+        concerned: &BTreeSet<AttachmentKey>,
+    ) -> Option<Arc<EndpointRules>> {
+        let is_like = |other: &Endpoint| {
+            let pairs = || other.selecting.values().zip(endpoint.selecting.values());
+            other.selecting.len() == endpoint.selecting.len()
+                && !other.addresses.is_empty()
+                && pairs().all(|(theirs, own)| Arc::ptr_eq(theirs, own))
+        };
+        let mut others = self.endpoints.iter();
+        let like = others.find(|(key, it)| it.rules.is_some() && is_like(it) && !concerned.contains(*key));
+        like.and_then(|(_, it)| it.rules.clone())
     }
 
     fn touch(&mut self) -> BTreeSet<IpNetwork> {

@@ -11,6 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use ipamd_model::endpoint::Slot;
 
+use crate::node::commit::Patience;
+
 use super::*;
 
 /// What must not wait for the change. It is under way for as long as the test says, so this only ends a test that fails.
@@ -104,6 +106,19 @@ async fn a_del_does_not_wait_either_and_who_comes_again_is_cut_off_until_its_pol
     let places = [bench.add("a").await, bench.add("b").await].map(|_| ());
     assert_eq!(places.len(), 2);
     assert_ne!(bench.slot("a"), bench.slot("b"));
+}
+
+#[tokio::test]
+async fn patience_is_short_with_changes_of_the_cluster_and_is_had_once_for_policy_and_services() {
+    let bench = Bench::new();
+    let (node, long) = (bench.node(), Duration::from_millis(30));
+    let begun_before = |time| Patience::begun_at(Instant::now() - time, node);
+    let of_others = begun_before(Duration::from_millis(500));
+    assert!(!of_others.is_over(node), "nothing changes: it waits for other pods");
+    let waiting = begun_before(Duration::from_millis(60));
+    node.services.stall(|| thread::sleep(long));
+    assert!(waiting.is_over(node), "whichever of them it was, and though it is between two turns now");
+    assert!(begun_before(Duration::from_secs(2)).is_over(node));
 }
 
 #[tokio::test]

@@ -181,3 +181,58 @@ fn pods_of_one_workload_share_what_is_worked_out() {
     };
     assert!(steps(100) <= steps(1) * 2);
 }
+
+/// A pod that comes waits for its own policy, and others wait for that: what another pod of its workload has is not worked out again.
+#[test]
+fn a_pod_that_comes_to_a_workload_costs_little_whatever_its_policies_cost() {
+    let come = |policies: usize| {
+        let cluster: String =
+            (0..policies).map(|at| policy("n", &format!("p{at}"), &block(at), "{ port: 80 }")).collect();
+        let bench = Bench::started(PROGRAMS, &[local_in("n", 1)], &cluster);
+        let steps = work::of(|| {
+            bench.enforcer.admit(local_in("n", 2)).unwrap();
+        });
+        let postures = bench.tables.postures();
+        assert!(
+            postures.len() == 2 && postures.values().all(|it| it.map == postures[&Slot(1)].map),
+            "{postures:?}"
+        );
+        steps
+    };
+    assert_eq!(come(2_000), come(20), "steps for 2,000 policies and for 20");
+}
+
+/// Others wait for a try, also for one that comes to nothing: what stays in force is not worked out again after it.
+#[test]
+fn a_try_that_does_not_fit_costs_no_more_than_one_that_does() {
+    let cluster: String =
+        (0..1_000).map(|at| policy("n", &format!("p{at}"), &block(at), "{ port: 80 }")).collect();
+    let bench =
+        Bench::started(Limits { entries: 2_100, ..PROGRAMS }, &[local_in("n", 1)], &remote(1, "friend"));
+    bench.apply(&cluster);
+    let steps = |ports: u16| {
+        let ports: Vec<_> = (0..ports).map(|at| format!("{{ port: {} }}", 1 + 2 * at)).collect();
+        let one_more = batch(&policy("n", "more", &block(2_000), &ports.join(", ")));
+        work::of(|| {
+            bench.enforcer.apply(one_more);
+        })
+    };
+    let fits = steps(2);
+    assert_eq!(bench.enforcer.problems(), Vec::<String>::new());
+    let does_not = steps(300);
+    assert_eq!(bench.enforcer.problems().len(), 1);
+    assert!(does_not <= fits * 3 / 2, "{fits} steps where it fits, {does_not} where it does not");
+}
+
+/// The rules of another pod are its own where they say something of the port or the address of whom they are for.
+#[test]
+fn a_pod_whose_policies_say_something_of_its_own_side_has_its_own_rules() {
+    let named = "{ podSelector: { matchLabels: { app: friend } } }";
+    let bench = Bench::started(PROGRAMS, &[local_in("n", 1)], &policy("n", "p", named, "{ port: web }"));
+    let ports = "---\napiVersion: v1\nkind: Pod\nmetadata: { namespace: n, name: p2, labels: { app: guarded } }\n\
+                 spec: { containers: [ { name: c, ports: [ { name: web, containerPort: 8080 } ] } ] }\n";
+    bench.apply(ports);
+    bench.enforcer.admit(local_in("n", 2)).unwrap();
+    let postures = bench.tables.postures();
+    assert_ne!(postures[&Slot(1)].map, postures[&Slot(2)].map);
+}
