@@ -19,36 +19,35 @@ use tokio::{
 };
 
 use crate::{
-    alone::Alone,
-    following::{self, Followers, Following},
+    cluster_sync::{self, ClusterSync, SyncTargets},
     host::Host,
-    mending,
+    kubernetes_events,
     metrics::{Metrics, Served},
-    monitor::{Listening, Monitor},
-    node::{Making, Node},
-    notices,
-    peers::Peers,
-    pool_conflicts, prefixes,
-    probes::Probes,
+    monitor::{Monitor, RingReader},
+    node::{AttachmentMode, Node},
+    pending_deletes, pod_cidrs, pool_conflicts,
+    probe_server::ProbeServer,
     reconcile::{Reconciler, Reconciliation},
-    released,
+    remote_nodes::RemoteNodes,
     requests::NodeService,
     server::{self, Limits},
+    single_instance::SingleInstance,
     startup_gate::StartupGate,
     startup_reason::StartupReason,
+    store_recovery,
 };
 use bpf::sizes::{Machine, MapSizes};
 use ipamd_addresses::{attachment::Attachment, ipam::Pool};
-use ipamd_config::{Cluster, Config, ExternalServiceMode, Maker, cni_chain::Configurations};
+use ipamd_config::{Cluster, Config, ExternalServiceMode, InterfaceOwner, cni_chain::Configurations};
 use ipamd_datapath::{
     Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables,
-    parting::{Parting, PartingError},
+    socket_termination::{SocketTerminationError, SocketTerminator},
 };
-use ipamd_kernel::reaper::Reaper;
+use ipamd_kernel::link_reaper::Reaper;
 use ipamd_machine::{footprint::FootprintFile, preflight};
 use ipamd_model::objects;
 use ipamd_policy::enforce::Enforcer;
-use ipamd_runtime::{chain, supervisor};
+use ipamd_runtime::{error_chain, supervisor};
 use ipamd_services::{Balancer, Gone, Site, health::HealthPorts};
 use ipamd_sources::{SourceState, kube::NetworkCondition};
 use ipamd_store as store;
@@ -56,20 +55,20 @@ use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
 
 /// Why the daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum ExitReason {
     /// It was told to stop.
     Stopped,
     /// The cluster has given this node other prefixes, and a daemon that starts takes them.
-    OtherPrefixes,
+    PodCidrsChanged,
     /// The store could not be written, and a daemon that starts can.
-    WritableAgain,
+    StoreWritable,
 }
 
 /// Runs the daemon until it is told to stop, or has to start anew.
 ///
 /// # Errors
 /// Why it could not start, or what went wrong at its end.
-pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
+pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let mut signals = Signals::listen()?;
     supervise(&config)?;
     config.cni.check()?;
@@ -77,30 +76,30 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
 
     // The store's lock keeps a second daemon away from here on.
     let pins = Pins::new(&config.bpffs);
-    let Opened { store, set_aside, footprint } = open_records(&config, &pins)?;
+    let StateDirectory { store, set_aside, footprint } = open_records(&config, &pins)?;
     if !pins.programs().exists() {
         // The machine is new to this, or has booted: nobody is to count on this node before it can serve.
         config.cni.withdraw()?;
     }
     let (listener, socket_file) = server::listen(&config.socket)?;
-    let alone = Alone::take(&config.bpffs)?;
+    let single_instance = SingleInstance::take(&config.bpffs)?;
     let startup = Arc::new(StartupReason::default());
     let gate = Arc::new(StartupGate::new(config.node_name.clone(), Arc::clone(&startup)));
-    let (probes, served) = answer_probes(&config, &startup)?;
+    let (probes, served) = serve_probes(&config, &startup)?;
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(server::serve(listener, Arc::clone(&gate), Limits::default(), stopped.clone()));
-    let opening = Following::open(&config, Arc::clone(&startup)).await?;
-    let source = opening.state();
+    let initial_sync = ClusterSync::open(&config, Arc::clone(&startup)).await?;
+    let source = initial_sync.state();
     if let Some(state) = source.clone() {
-        startup.tell_of(state);
+        startup.set_source(state);
     }
     // What an earlier daemon has put in force stays in the kernel, untouched, until all of the cluster is known.
     let cluster = tokio::select! {
-        cluster = opening.opened() => cluster?,
-        () = signals.wait() => return Ok(Ending::Stopped),
+        cluster = initial_sync.finished() => cluster?,
+        () = signals.wait() => return Ok(ExitReason::Stopped),
     };
-    startup.set("what the cluster has told is being put in force".into());
+    startup.set("the state of the cluster is being put in force".into());
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
@@ -109,11 +108,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
-    let listening = Listening::start(Arc::clone(&monitor), &pins)?;
+    let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;
     let attachments = store.1.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
-        making(&config),
+        attachment_mode(&config),
         store,
         EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
         Box::new(host(&config, &datapath, &pins)?),
@@ -124,65 +123,82 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     .rest_addresses(config.address_rest);
     let node = Arc::new(node);
     let metrics = metrics(&config, source, set_aside);
-    let released = files::released(&config.socket);
+    let deletes_dir = files::released(&config.socket);
     // What was deleted meanwhile is gone before anything is taken for granted.
-    released::catch_up(&released, &node).await;
-    let (parting, gone) = end_sockets(Arc::clone(&node), &pins)?;
-    let peers = Arc::new(Peers::new(&config.node_name).context("cannot make a pipe")?);
-    let followers = Followers {
+    pending_deletes::catch_up(&deletes_dir, &node).await;
+    let (terminator, gone) = start_socket_termination(Arc::clone(&node), &pins)?;
+    let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
+    let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
-        peers: Arc::clone(&peers),
+        remote_nodes: Arc::clone(&remote_nodes),
         gone,
         metrics: Arc::clone(&metrics),
     };
-    let following = tokio::select! {
-        following = cluster.follow(&config, followers) => following?,
-        () = signals.wait() => return Ok(Ending::Stopped),
+    let cluster_sync = tokio::select! {
+        cluster_sync = cluster.start(&config, targets) => cluster_sync?,
+        () = signals.wait() => return Ok(ExitReason::Stopped),
     };
     node.find_namespaces();
-    let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
-    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
+    let namespaces = if config.socket_lb { node.namespaces() } else { Vec::new() };
+    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)?;
     let reconciler = Reconciler::new(
         &config,
         Arc::clone(&node),
         Arc::clone(&datapath),
         Arc::clone(&metrics),
         footprint,
-        Arc::clone(&peers),
+        Arc::clone(&remote_nodes),
     )?
-    .tell_ends(Arc::clone(&monitor))
-    .tend_services(Arc::clone(&services));
+    .with_monitor(Arc::clone(&monitor))
+    .with_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
-    gate.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
+    gate.open(service.about(
+        cluster_sync.state.clone(),
+        config.cluster_stale_after,
+        cluster_sync.pod_lookup.clone(),
+    ));
     config.cni.install()?;
-    let mut background = background(&node, released, following.network.clone(), &peers, &metrics);
+    let mut background =
+        background(&node, deletes_dir, cluster_sync.network.clone(), &remote_nodes, &metrics);
     served.open(metrics, Arc::clone(&node));
-    say(&[sd_notify::NotifyState::Ready]);
-    say_serving(&config, attachments, &datapath);
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    log_serving(&config, attachments, &datapath);
 
-    let ending = signals.ending(&config, &node, of_the_node.then_some(&*peers)).await;
+    let exit_reason = signals.exit_reason(&config, &node, of_the_node.then_some(&*remote_nodes)).await;
     served.stop();
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
     drop(gate);
     background.shutdown().await;
     // In this order.
-    drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
+    drop((
+        cluster_sync,
+        terminator,
+        reconciliation,
+        ring_reader,
+        socket_file,
+        probes,
+        served,
+        single_instance,
+    ));
     match close(node).await {
         // That it could not be written is known.
-        Err(_) if ending == Ending::WritableAgain => {}
+        Err(_) if exit_reason == ExitReason::StoreWritable => {}
         closed => closed?,
     }
-    Ok(ending)
+    Ok(exit_reason)
 }
 
 /// Has the sockets ended of backends that are gone, of the node and of its endpoints.
-fn end_sockets(node: Arc<Node>, pins: &Pins) -> Result<(Parting, SyncSender<Vec<Gone>>), PartingError> {
-    Parting::start(move |netns| node.namespace_path(netns), pins)
+fn start_socket_termination(
+    node: Arc<Node>,
+    pins: &Pins,
+) -> Result<(SocketTerminator, SyncSender<Vec<Gone>>), SocketTerminationError> {
+    SocketTerminator::start(move |netns| node.namespace_path(netns), pins)
 }
 
 /// Takes the pools of this node's Node, unless some are configured, and refuses such as cannot be handed out on this machine. Whether
@@ -204,13 +220,13 @@ fn take_pools(
 }
 
 /// Why a daemon that starts could not use the prefixes that the Node names now, in a sentence.
-fn objection(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
+fn pod_cidr_problem(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
     let mut candidate = config.clone();
     candidate.pools.clear();
     let error = take_pools(&mut candidate, Some(own), &node.attachments()).err()?;
     let problem = format!(
         "the Node has other pod CIDRs now, which cannot be used, so those before stay in use: {}",
-        chain::sentence(&error)
+        error_chain::sentence(&error)
     );
     tracing::warn!("{problem}");
     Some(problem)
@@ -232,7 +248,7 @@ fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Resul
 }
 
 /// What the state directory has.
-struct Opened {
+struct StateDirectory {
     /// The store with what it holds.
     store: (Store, Loaded),
     /// Whether a damaged one was moved aside.
@@ -241,7 +257,7 @@ struct Opened {
     footprint: FootprintFile,
 }
 
-fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
+fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<StateDirectory> {
     let state_dir = &config.state_dir;
     let shown = state_dir.display();
     match make_private(state_dir) {
@@ -258,7 +274,7 @@ fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
         Store::open_or_begin(&state_dir.join("store"), &scratch, is_first)?;
     let footprint = FootprintFile::open_or_begin(state_dir)
         .with_context(|| format!("cannot read the notes in {shown}"))?;
-    Ok(Opened { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
+    Ok(StateDirectory { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
 }
 
 /// Keeps earlier releases away from what this one has pinned. Where nothing can be written the daemon that can does it.
@@ -276,9 +292,9 @@ fn has_host_ends() -> nix::Result<bool> {
 }
 
 /// Tells the cluster that this node has a network, as often as the node is made in it.
-async fn tell_of_network(network: NetworkCondition, peers: Arc<Peers>) {
+async fn clear_network_condition(network: NetworkCondition, remote_nodes: Arc<RemoteNodes>) {
     loop {
-        peers.own_came().await;
+        remote_nodes.own_node_added().await;
         network.clear().await;
     }
 }
@@ -313,37 +329,49 @@ impl Signals {
         }
     }
 
-    /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `peers` says which
+    /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `remote_nodes` says which
     /// it names now.
-    async fn ending(&mut self, config: &Config, node: &Node, peers: Option<&Peers>) -> Ending {
-        let other_prefixes = async {
-            match peers {
-                Some(peers) => {
+    async fn exit_reason(
+        &mut self,
+        config: &Config,
+        node: &Node,
+        remote_nodes: Option<&RemoteNodes>,
+    ) -> ExitReason {
+        let pod_cidrs_changed = async {
+            match remote_nodes {
+                Some(remote_nodes) => {
                     let in_use = config.pools.iter().map(Pool::cidr).collect();
-                    let objection = |own: &objects::Node| objection(config, node, own);
+                    let pod_cidr_problem = |own: &objects::Node| pod_cidr_problem(config, node, own);
                     let tell = |problem| node.refuse_prefixes(problem);
-                    prefixes::others(peers, in_use, prefixes::SETTLES, objection, tell).await;
+                    pod_cidrs::wait_for_change(
+                        remote_nodes,
+                        in_use,
+                        pod_cidrs::STABLE_FOR,
+                        pod_cidr_problem,
+                        tell,
+                    )
+                    .await;
                 }
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = self.wait() => {
-                tracing::info!("stopping; containers go on as they are");
-                say(&[sd_notify::NotifyState::Stopping]);
-                Ending::Stopped
+                tracing::info!("stopping; containers keep their network");
+                notify_systemd(&[sd_notify::NotifyState::Stopping]);
+                ExitReason::Stopped
             }
-            () = other_prefixes => {
+            () = pod_cidrs_changed => {
                 tracing::warn!(
-                    "starting anew, for the Node has other pod CIDRs now; containers keep their addresses, which other nodes \
-                     do not lead packets to any more: restart their pods"
+                    "restarting: the pod CIDRs of the Node have changed; running containers keep their addresses, but other nodes \
+                     no longer route packets to them: restart their pods"
                 );
-                Ending::OtherPrefixes
+                ExitReason::PodCidrsChanged
             }
-            () = mending::writable_again(node, &config.state_dir) => {
+            () = store_recovery::writable_again(node, &config.state_dir) => {
                 let dir = config.state_dir.display();
-                tracing::warn!("starting anew, for {dir} could not be written and can be again");
-                Ending::WritableAgain
+                tracing::warn!("restarting: {dir} is writable again");
+                ExitReason::StoreWritable
             }
         }
     }
@@ -352,24 +380,24 @@ impl Signals {
 /// What goes on beside the socket.
 fn background(
     node: &Arc<Node>,
-    released: PathBuf,
+    deletes_dir: PathBuf,
     network: Option<NetworkCondition>,
-    peers: &Arc<Peers>,
+    remote_nodes: &Arc<RemoteNodes>,
     metrics: &Arc<Metrics>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(network) = network {
-        tasks.spawn(notices::tell(network.events(), Arc::clone(node), Arc::clone(metrics)));
-        tasks.spawn(tell_of_network(network, Arc::clone(peers)));
+        tasks.spawn(kubernetes_events::publish(network.events(), Arc::clone(node), Arc::clone(metrics)));
+        tasks.spawn(clear_network_condition(network, Arc::clone(remote_nodes)));
     }
     let node = Arc::clone(node);
-    tasks.spawn(async move { released::watch(&released, &node).await });
+    tasks.spawn(async move { pending_deletes::watch(&deletes_dir, &node).await });
     tasks
 }
 
 /// Answers whoever looks whether the node is well; for now, by what it waits for.
-fn answer_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(Probes, Arc<Served>)> {
-    let probes = Probes::start().context("cannot start the thread that answers probes")?;
+fn serve_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(ProbeServer, Arc<Served>)> {
+    let probes = ProbeServer::start().context("cannot start the thread that answers probes")?;
     let served = Arc::new(Served::new(Arc::clone(startup)));
     if let Some(address) = config.metrics {
         let served = Arc::clone(&served);
@@ -383,7 +411,7 @@ fn supervise(config: &Config) -> anyhow::Result<()> {
     let watched = sd_notify::watchdog_enabled().is_some();
     let well = move || {
         if watched {
-            say(&[sd_notify::NotifyState::Watchdog]);
+            notify_systemd(&[sd_notify::NotifyState::Watchdog]);
         }
     };
     supervisor::start(config.thread_deadline, well)
@@ -394,7 +422,7 @@ fn supervise(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_serving(config: &Config, attachments: usize, datapath: &Datapath) {
+fn log_serving(config: &Config, attachments: usize, datapath: &Datapath) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = config.node_name,
@@ -444,10 +472,10 @@ fn balancer(
 }
 
 /// Who makes the containers' interfaces.
-fn making(config: &Config) -> Making {
-    match config.maker {
-        Maker::Cambric => Making::Own(config.pools.clone()),
-        Maker::PluginsBefore => Making::Chained,
+fn attachment_mode(config: &Config) -> AttachmentMode {
+    match config.interface_owner {
+        InterfaceOwner::Cambric => AttachmentMode::Own(config.pools.clone()),
+        InterfaceOwner::ChainedPlugin => AttachmentMode::Chained,
     }
 }
 
@@ -466,7 +494,7 @@ fn external(config: &Config) -> io::Result<ExternalSettings> {
         ExternalSettings { dsr: config.external_services == ExternalServiceMode::Dsr, ..Default::default() };
     // The gateways before other addresses, which matter where there are no pools.
     let gateways = config.pools.iter().map(Pool::gateway);
-    for address in gateways.chain(following::node_addresses(config)?) {
+    for address in gateways.chain(cluster_sync::node_addresses(config)?) {
         match address {
             IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_link_local() => {
                 settings.hairpin4 = settings.hairpin4.or(Some(ip));
@@ -504,7 +532,7 @@ fn check_machine(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Tells systemd, if it listens.
-fn say(state: &[sd_notify::NotifyState<'_>]) {
+fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify systemd");
     }

@@ -23,7 +23,7 @@ impl StartupReason {
     }
 
     /// Has the state of the cluster's source told beside it.
-    pub fn tell_of(&self, source: Arc<dyn SourceState>) {
+    pub fn set_source(&self, source: Arc<dyn SourceState>) {
         // There is one source.
         let _ = self.source.set(source);
     }

@@ -2,8 +2,8 @@
 //! what netfilter has, by name.
 
 pub mod kernel_files;
+pub mod link_reaper;
 pub mod netfilter;
 pub mod netlink;
 pub mod processes;
-pub mod reaper;
 pub mod sysctl;

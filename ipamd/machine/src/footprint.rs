@@ -13,7 +13,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use ipamd_runtime::whole_file;
+use ipamd_runtime::atomic_file;
 
 const FILE: &str = "footprint.json";
 /// What a file that cannot be read becomes.
@@ -99,7 +99,7 @@ impl FootprintFile {
             return Ok(());
         }
         let fresh = self.path.with_extension("new");
-        whole_file::replace(&self.path, &fresh, &serde_json::to_vec_pretty(&footprint)?, 0o600)?;
+        atomic_file::replace(&self.path, &fresh, &serde_json::to_vec_pretty(&footprint)?, 0o600)?;
         self.footprint = footprint;
         Ok(())
     }

@@ -25,7 +25,7 @@ pub fn remove_all(pins: &Pins) -> io::Result<()> {
         for ifindex in uplinks.keys().filter_map(|key| u32::from_bytes(&key)) {
             for direction in [Direction::Ingress, Direction::Egress] {
                 if let Err(error) = attach::detach_clsact(ifindex, direction) {
-                    tracing::debug!(ifindex, %error, "a filter could not be removed");
+                    tracing::debug!(ifindex, %error, "cannot remove a filter");
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! What all parts of the daemon stand on, and none of them is about: threads that are watched, a clock that nobody sets, files that
 //! are replaced whole, plain HTTP for probes, and the memory that the process keeps.
 
-pub mod caught;
-pub mod chain;
+pub mod atomic_file;
+pub mod catch_panic;
 pub mod digest;
+pub mod error_chain;
 pub mod http;
 pub mod memory;
-pub mod steady;
+pub mod monotonic;
 pub mod supervisor;
-pub mod whole_file;
 pub mod work;

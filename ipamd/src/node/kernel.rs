@@ -1,4 +1,4 @@
-//! What the node needs of the kernel: the programs and their maps, and the interfaces beside them.
+//! The part of the kernel that the node uses: programs, their maps, and interfaces.
 
 use std::{
     collections::BTreeMap,

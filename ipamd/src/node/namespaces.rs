@@ -1,4 +1,4 @@
-//! Cookies of namespaces that no commit told.
+//! Looks up the cookies of network namespaces that are missing in the records.
 
 use super::Node;
 use ipamd_store::Batch;

@@ -1,4 +1,4 @@
-//! What the node says of itself.
+//! The node's status.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 

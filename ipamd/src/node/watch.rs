@@ -1,4 +1,4 @@
-//! What the reconciliation asks of the node, and tells it.
+//! What the reconciliation reads from the node, and writes to it.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

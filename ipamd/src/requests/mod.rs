@@ -1,12 +1,12 @@
 //! Requests to the node, and their answers.
 
+mod add_locks;
 mod conntrack;
 mod monitor;
 mod pages;
 mod policy;
 mod services;
 mod session;
-mod turns;
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::turns::Turns;
+use self::add_locks::AddLocks;
 
 pub use self::session::Session;
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     startup_reason::untold,
 };
 use ipamd_services::Listing;
-use ipamd_sources::{SourceState, is_stale, kube::Asking};
+use ipamd_sources::{SourceState, is_stale, kube::PodLookup};
 
 /// The node behind the socket.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct NodeService {
     services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
     /// The ADDs under way.
-    turns: Turns,
+    turns: AddLocks,
     /// Memory for the files of diffs.
     files: Arc<Semaphore>,
     /// A diff compiles all policies a second time: one at a time does.
@@ -54,7 +54,7 @@ pub struct NodeService {
     cluster: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
     /// Whom to ask for pods that nobody has told of.
-    asking: Option<Asking>,
+    pod_lookup: Option<PodLookup>,
 }
 
 /// What became of a request: a reply, or `None` if its replies have been sent.
@@ -77,12 +77,12 @@ impl NodeService {
             monitor,
             services,
             stopped,
-            turns: Turns::default(),
+            turns: AddLocks::default(),
             files,
             diffs: Semaphore::new(1),
             cluster: None,
             stale_after: Duration::ZERO,
-            asking: None,
+            pod_lookup: None,
         }
     }
 
@@ -93,9 +93,9 @@ impl NodeService {
         self,
         cluster: Option<Arc<dyn SourceState>>,
         stale_after: Duration,
-        asking: Option<Asking>,
+        pod_lookup: Option<PodLookup>,
     ) -> Self {
-        Self { cluster, stale_after, asking, ..self }
+        Self { cluster, stale_after, pod_lookup, ..self }
     }
 
     fn status(&self, mut status: Status) -> Status {
@@ -143,13 +143,13 @@ impl NodeService {
 
     /// Asks for a pod that the cluster's source has not told of, while its container's interface is being made.
     fn ask(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
-        let (asking, pod) = (self.asking.clone()?, pod?.clone());
-        if asking.knows(&pod) {
+        let (pod_lookup, pod) = (self.pod_lookup.clone()?, pod?.clone());
+        if pod_lookup.knows(&pod) {
             return None;
         }
         Some(tokio::spawn(async move {
-            if let Err(error) = asking.ask(&pod).await {
-                tracing::warn!("{error}; what is known of it already decides which policies select it");
+            if let Err(error) = pod_lookup.look_up(&pod).await {
+                tracing::warn!("{error}; the policies that select the pod follow from what is known of it");
             }
         }))
     }
@@ -196,7 +196,7 @@ impl NodeService {
 
 /// What a person is told of a cluster's state that may not be the latest.
 fn stale(cluster: &ClusterStatus) -> String {
-    let mut text = format!("the cluster ({}) does not tell of every change", cluster.source);
+    let mut text = format!("the cluster ({}) is not up to date", cluster.source);
     text += &untold(cluster);
     match cluster.age_seconds {
         Some(age) => format!("{text}; what was known {age} s ago is in force"),
@@ -245,7 +245,7 @@ impl Service for NodeService {
             Ok(Some(reply)) => replies.send(&reply).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                tracing::warn!(request = name, %error, "refused");
+                tracing::warn!(request = name, %error, "request refused");
                 replies.send(&Reply::Error(error)).await
             }
         }
@@ -259,7 +259,7 @@ impl Service for NodeService {
         if let Some(key) = session.reserved()
             && let Err(error) = self.node.give_up(key).await
         {
-            tracing::warn!(%key, %error, "what a broken off ADD had reserved is freed later");
+            tracing::warn!(%key, %error, "cannot release the reservation of an aborted ADD; it is freed later as a leak");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Events, streamed.
+//! The stream of events for `cambricctl monitor`.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::turns::{Turn, Turns};
+use super::add_locks::{AddLock, AddLocks};
 
 /// Memory for the files of diffs is given out in pieces of so many bytes.
 const FILE_BLOCK: usize = 4_096;
@@ -22,7 +22,7 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 #[derive(Debug, Default)]
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: no other of its attachment comes into it.
-    turn: Option<Turn>,
+    turn: Option<AddLock>,
     /// Whether that ADD was given its reservation.
     has_reserved: bool,
     /// Asks for the pod that is being added.
@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// Begins an ADD. One that this connection has begun before is over.
-    pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &Turns) -> Result<(), ApiError> {
+    pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &AddLocks) -> Result<(), ApiError> {
         self.end();
         self.turn = Some(turns.take(key).await?);
         Ok(())
@@ -51,7 +51,7 @@ impl Session {
 
     /// The attachment of an ADD that was given its reservation and has not come to its commit.
     pub(super) fn reserved(&self) -> Option<&AttachmentKey> {
-        self.turn.as_ref().filter(|_| self.has_reserved).map(Turn::key)
+        self.turn.as_ref().filter(|_| self.has_reserved).map(AddLock::key)
     }
 
     /// No ADD is under way any more.

@@ -6,10 +6,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{
     Address, Filter, Hook, Link, Neighbour, Route,
-    changed::{self, Links},
-    netfilter,
-    sieve::Messages,
-    sockets,
+    concerned_flows::{self, Links},
+    filtered_dump::Messages,
+    netfilter, sockets,
     vxlan::Forwarding,
 };
 use ipamd_model::concerned::Concerned;
@@ -19,7 +18,7 @@ fn holds(bytes: &[u8]) -> Result<(), String> {
     for message in Messages(bytes) {
         let Ok((header, body)) = message else { break };
         links.learn(body);
-        let concerned = changed::concerned(header.message_type, header.flags, body, &mut links);
+        let concerned = concerned_flows::concerned(header.message_type, header.flags, body, &mut links);
         if body.is_empty() && header.message_type == 24 && concerned != Concerned::everything() {
             return Err("a route that cannot be read concerns nobody".into());
         }

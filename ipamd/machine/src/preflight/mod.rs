@@ -2,8 +2,8 @@
 
 mod bpffs;
 mod checks;
-mod former;
 mod kube_proxy;
+mod other_plugins;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf};
 
@@ -151,6 +151,6 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
         kube_proxy::check(),
     ];
     findings.extend(subject.masquerade_ports.as_ref().map(checks::masquerade_ports));
-    findings.extend(former::check(subject));
+    findings.extend(other_plugins::check(subject));
     findings
 }

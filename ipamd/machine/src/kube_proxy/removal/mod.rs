@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
+    iptables_save::{Rule, Table},
     names,
-    saved::{Rule, Table},
 };
 
 /// The chains and rules of one table that are to go.
