@@ -56,15 +56,15 @@ use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
 /// Why the daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It was told to stop.
+    /// A signal stopped it.
     Stopped,
-    /// The cluster has given this node other prefixes, and a daemon that starts takes them.
+    /// The pod CIDRs of this node's Node have changed; a new daemon uses them.
     PodCidrsChanged,
-    /// The store could not be written, and a daemon that starts can.
+    /// The store had failed and is writable again; a new daemon opens it.
     StoreWritable,
 }
 
-/// Runs the daemon until it is told to stop, or has to start anew.
+/// Runs the daemon until it is stopped, or has to restart.
 ///
 /// # Errors
 /// Why it could not start, or what went wrong at its end.
@@ -74,11 +74,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     config.cni.check()?;
     check_machine(&config)?;
 
-    // The store's lock keeps a second daemon away from here on.
+    // From here on the store's lock keeps a second daemon away.
     let pins = Pins::new(&config.bpffs);
     let StateDirectory { store, set_aside, footprint } = open_records(&config, &pins)?;
     if !pins.programs().exists() {
-        // The machine is new to this, or has booted: nobody is to count on this node before it can serve.
+        // This is a new machine, or it has booted. Runtimes must not use this node before the daemon serves.
         config.cni.withdraw()?;
     }
     let (listener, socket_file) = server::listen(&config.socket)?;
@@ -94,7 +94,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     if let Some(state) = source.clone() {
         startup.set_source(state);
     }
-    // What an earlier daemon has put in force stays in the kernel, untouched, until all of the cluster is known.
+    // What an earlier daemon put in force stays in the kernel until the whole cluster is known.
     let cluster = tokio::select! {
         cluster = initial_sync.finished() => cluster?,
         () = signals.wait() => return Ok(ExitReason::Stopped),
@@ -124,7 +124,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let node = Arc::new(node);
     let metrics = metrics(&config, source, set_aside);
     let deletes_dir = files::released(&config.socket);
-    // What was deleted meanwhile is gone before anything is taken for granted.
+    // Attachments that were deleted while the daemon was away are released first.
     pending_deletes::catch_up(&deletes_dir, &node).await;
     let (terminator, gone) = start_socket_termination(Arc::clone(&node), &pins)?;
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
@@ -193,7 +193,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     Ok(exit_reason)
 }
 
-/// Has the sockets ended of backends that are gone, of the node and of its endpoints.
+/// Starts the thread that ends sockets connected to removed backends, of the node and of its endpoints.
 fn start_socket_termination(
     node: Arc<Node>,
     pins: &Pins,
@@ -201,8 +201,8 @@ fn start_socket_termination(
     SocketTerminator::start(move |netns| node.namespace_path(netns), pins)
 }
 
-/// Takes the pools of this node's Node, unless some are configured, and refuses such as cannot be handed out on this machine. Whether
-/// they are the Node's.
+/// Uses the pod CIDRs of this node's Node as pools, unless pools are configured. Refuses pools that conflict with this
+/// machine. Returns whether they are the Node's.
 fn take_pools(
     config: &mut Config,
     own: Option<&objects::Node>,
@@ -219,7 +219,7 @@ fn take_pools(
     }
 }
 
-/// Why a daemon that starts could not use the prefixes that the Node names now, in a sentence.
+/// Why a new daemon could not use the Node's new pod CIDRs, in a sentence.
 fn pod_cidr_problem(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
     let mut candidate = config.clone();
     candidate.pools.clear();
@@ -232,7 +232,7 @@ fn pod_cidr_problem(config: &Config, node: &Node, own: &objects::Node) -> Option
     Some(problem)
 }
 
-/// The metrics, in which a store that was moved aside counts.
+/// The metrics. A store that was moved aside counts as a repair.
 fn metrics(config: &Config, source: Option<Arc<dyn SourceState>>, set_aside: bool) -> Arc<Metrics> {
     let metrics = Metrics::about(source, config.cluster_stale_after);
     if set_aside {
@@ -241,19 +241,19 @@ fn metrics(config: &Config, source: Option<Arc<dyn SourceState>>, set_aside: boo
     Arc::new(metrics)
 }
 
-/// What the node's records are carried out on.
+/// The kernel for the node.
 fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Host> {
     let configurations = Configurations::new(config.cni.conf_dir.clone());
     Ok(Host::new(Arc::clone(datapath), pins.clone(), Reaper::start()?, config.socket_lb, configurations))
 }
 
-/// What the state directory has.
+/// The contents of the state directory.
 struct StateDirectory {
     /// The store with what it holds.
     store: (Store, Loaded),
     /// Whether a damaged one was moved aside.
     set_aside: bool,
-    /// What was changed on this machine.
+    /// The changes of this machine.
     footprint: FootprintFile,
 }
 
@@ -261,11 +261,11 @@ fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<StateDirectory> 
     let state_dir = &config.state_dir;
     let shown = state_dir.display();
     match make_private(state_dir) {
-        // The store tells of it.
+        // The store reports this error itself.
         Err(error) if store::is_of_the_disk(&error) => {}
         made => made.with_context(|| format!("cannot make the state directory {shown}"))?,
     }
-    // What is pinned, the endpoints' files and interfaces do not outlive a boot.
+    // Pins, the endpoints' files and interfaces do not survive a boot.
     let is_first = !pins.programs().exists()
         && !files::endpoints(&config.socket).exists()
         && !has_host_ends().unwrap_or(true);
@@ -277,7 +277,8 @@ fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<StateDirectory> 
     Ok(StateDirectory { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
 }
 
-/// Keeps earlier releases away from what this one has pinned. Where nothing can be written the daemon that can does it.
+/// Marks the store so that earlier releases do not start on this one's pins. If the store cannot be written, the next
+/// daemon does it.
 async fn claim(store: &Store) -> Result<(), StoreError> {
     match store.unwritable() {
         Some(_) => Ok(()),
@@ -285,13 +286,13 @@ async fn claim(store: &Store) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a container's interface leads here that Cambric made.
+/// Whether there is a host end of a container in this namespace.
 fn has_host_ends() -> nix::Result<bool> {
     let interfaces = nix::net::if_::if_nameindex()?;
     Ok(interfaces.iter().any(|it| it.name().to_str().is_ok_and(is_host_ifname)))
 }
 
-/// Tells the cluster that this node has a network, as often as the node is made in it.
+/// Clears the node's condition NetworkUnavailable whenever the Node is created.
 async fn clear_network_condition(network: NetworkCondition, remote_nodes: Arc<RemoteNodes>) {
     loop {
         remote_nodes.own_node_added().await;
@@ -302,13 +303,13 @@ async fn clear_network_condition(network: NetworkCondition, remote_nodes: Arc<Re
 async fn close(node: Arc<Node>) -> anyhow::Result<()> {
     match Arc::try_unwrap(node) {
         Ok(node) => node.close()?,
-        // Somebody still walks the connections for a client that is gone, or is in the midst of a large change.
+        // A request still lists conntrack for a client that is gone, or waits for a large change.
         Err(node) => node.flush().await,
     }
     Ok(())
 }
 
-/// What asks the daemon to stop.
+/// The signals that stop the daemon.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -329,8 +330,7 @@ impl Signals {
         }
     }
 
-    /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `remote_nodes` says which
-    /// it names now.
+    /// Waits for a reason to exit. If the pools are the Node's, `remote_nodes` shows changes of its pod CIDRs.
     async fn exit_reason(
         &mut self,
         config: &Config,
@@ -377,7 +377,7 @@ impl Signals {
     }
 }
 
-/// What goes on beside the socket.
+/// Starts the background tasks.
 fn background(
     node: &Arc<Node>,
     deletes_dir: PathBuf,
@@ -395,7 +395,7 @@ fn background(
     tasks
 }
 
-/// Answers whoever looks whether the node is well; for now, by what it waits for.
+/// Starts the server of probes and metrics. Until the node serves, it reports what the daemon waits for.
 fn serve_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(ProbeServer, Arc<Served>)> {
     let probes = ProbeServer::start().context("cannot start the thread that answers probes")?;
     let served = Arc::new(Served::new(Arc::clone(startup)));
@@ -406,7 +406,7 @@ fn serve_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result
     Ok((probes, served))
 }
 
-/// Has every thread be supervised, this one too, and systemd's watchdog told that all are well, if it listens.
+/// Starts the supervision of all threads, this one included. While all are well, systemd's watchdog is notified.
 fn supervise(config: &Config) -> anyhow::Result<()> {
     let watched = sd_notify::watchdog_enabled().is_some();
     let well = move || {
@@ -438,7 +438,7 @@ fn make_private(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// The programs, loaded, with what they take from the configuration.
+/// Loads the programs and configures them.
 fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     let datapath = Datapath::open(&DatapathConfig {
         pins: pins.clone(),
@@ -457,7 +457,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     Ok(datapath)
 }
 
-/// What balances connections, with its health check ports.
+/// The balancer of services, with its health check ports.
 fn balancer(
     config: &Config,
     datapath: &Arc<Datapath>,
@@ -471,7 +471,7 @@ fn balancer(
     Ok(balancer)
 }
 
-/// Who makes the containers' interfaces.
+/// How attachments get their interfaces and addresses.
 fn attachment_mode(config: &Config) -> AttachmentMode {
     match config.interface_owner {
         InterfaceOwner::Cambric => AttachmentMode::Own(config.pools.clone()),
@@ -479,7 +479,7 @@ fn attachment_mode(config: &Config) -> AttachmentMode {
     }
 }
 
-/// Where this node stands.
+/// This node, as services need it.
 fn site(config: &Config) -> Site {
     Site {
         node: config.node_name.as_str().into(),
@@ -492,7 +492,7 @@ fn site(config: &Config) -> Site {
 fn external(config: &Config) -> io::Result<ExternalSettings> {
     let mut settings =
         ExternalSettings { dsr: config.external_services == ExternalServiceMode::Dsr, ..Default::default() };
-    // The gateways before other addresses, which matter where there are no pools.
+    // Gateways are preferred; the other addresses count where there are no pools.
     let gateways = config.pools.iter().map(Pool::gateway);
     for address in gateways.chain(cluster_sync::node_addresses(config)?) {
         match address {
@@ -531,7 +531,7 @@ fn check_machine(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells systemd, if it listens.
+/// Notifies systemd, if it listens.
 fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify systemd");

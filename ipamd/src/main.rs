@@ -43,8 +43,7 @@ fn run(command_line: CommandLine) -> anyhow::Result<ExitReason> {
     exit_reason
 }
 
-/// Becomes a daemon that starts, in the same process, so that nobody takes it for one that has failed. Returns only why it
-/// cannot.
+/// Replaces this process by a new daemon (exec), so that no supervisor takes it for failed. Returns only if that fails.
 fn start_anew() -> io::Error {
     // Not by its name: the file may have been replaced.
     Command::new("/proc/self/exe").args(env::args_os().skip(1)).exec()

@@ -1,7 +1,7 @@
-//! What container runtimes find of Cambric on disk: the plugin, and the network configuration that names it.
+//! The files that container runtimes read: the plugin, and the network configuration that names it.
 //!
 //! A kubelet takes its node for ready when there is a configuration. So it is written when the daemon can serve, after
-//! the plugin, and each of both is whole or not there.
+//! the plugin. Both are replaced atomically.
 
 use std::{
     ffi::OsStr,

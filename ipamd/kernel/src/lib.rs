@@ -1,5 +1,5 @@
-//! What Cambric asks of the kernel beside its programs: routes, links, addresses and sockets by netlink, settings below `/proc/sys`, and
-//! what netfilter has, by name.
+//! The kernel beside BPF: routes, links, addresses and sockets by netlink, sysctls, and the names of netfilter's
+//! objects.
 
 pub mod kernel_files;
 pub mod link_reaper;

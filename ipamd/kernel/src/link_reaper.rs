@@ -1,5 +1,5 @@
-//! Removes interfaces, on a thread of its own: the kernel keeps whoever removes one for some 20 ms, holding its
-//! network lock, though the interface is out of sight after one. It does so once per message; so what has queued up
+//! Removes interfaces on a thread of its own. The kernel blocks whoever removes an interface for some 20 ms and holds
+//! its network lock, although the interface disappears after one. It does so once per message, so all that is queued
 //! meanwhile is put into one link group and removed by one message.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use crate::netlink::{NetlinkError, Socket};
 use ipamd_runtime::supervisor;
 
-/// The group of interfaces that are being removed. Whatever is put into it goes.
+/// The link group of interfaces that are being removed. Every interface in it is removed.
 const GROUP: u32 = 0xca3b_0d1e;
 /// How many interfaces may wait. More are found again by the reconciliation.
 const QUEUE: usize = 1024;
@@ -35,7 +35,7 @@ impl Reaper {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Has the interface of that index removed soon. By its index, for its name may be taken again meanwhile.
+    /// Queues the removal of an interface, by its index, because its name may be reused meanwhile.
     pub fn remove(&self, ifindex: u32) {
         let Some(queue) = &self.queue else { return };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(ifindex) {

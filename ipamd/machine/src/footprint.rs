@@ -1,4 +1,5 @@
-//! What the daemon changed on the machine outside of its own interfaces, so that uninstalling can put it back.
+//! The footprint: what the daemon changed on the machine outside of its own interfaces, so that uninstalling can undo
+//! it.
 //!
 //! Kept as JSON in the state directory, written before the change is made. A file that cannot be read, as after a loss of power
 //! under an earlier release, is set aside: what Cambric changed before is then known only to who looks into it.

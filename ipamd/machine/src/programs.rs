@@ -1,4 +1,4 @@
-//! What is left of the programs and maps when no daemon runs: pinned below the bpffs, and attached to interfaces.
+//! Programs and maps that remain when no daemon runs: pinned in the bpffs and attached to interfaces.
 
 use std::{
     collections::BTreeSet,

@@ -14,12 +14,12 @@ pub struct EventMask {
     pub flows: bool,
     /// Drops for any reason.
     pub drops: bool,
-    /// Of so many flows, one.
+    /// One in this many flows is reported.
     pub sample: u32,
 }
 
 impl EventMask {
-    /// Nobody listens.
+    /// No subscribers.
     pub const NONE: Self = Self { flows: false, drops: false, sample: 1 };
 
     /// The mask that satisfies all filters. Flows are sampled as finely as the most demanding filter asks.
@@ -40,13 +40,12 @@ impl EventMask {
     }
 }
 
-/// Whether it is about flows that pass, too.
+/// Whether the filter matches flows that are allowed.
 pub fn wants_flows(filter: &MonitorFilter) -> bool {
     !filter.drops_only && filter.verdict != Some(Verdict::Deny)
 }
 
-/// Whether the filter lets an event through, as far as that can be told before names are looked up. Of the flows that are
-/// told, one in `thin` is wanted.
+/// Whether the filter may match an event, before names are looked up. Of the reported flows one in `thin` is wanted.
 pub fn admits_unnamed(filter: &MonitorFilter, raw: &RingEvent, thin: u32) -> bool {
     let is_flow = matches!(raw.kind, EventKind::Flow | EventKind::End);
     let flow = &raw.flow;
@@ -55,7 +54,7 @@ pub fn admits_unnamed(filter: &MonitorFilter, raw: &RingEvent, thin: u32) -> boo
         && !(is_flow && (filter.drops_only || !is_sampled(raw, thin)))
 }
 
-/// Whether the filter lets an event through that [`admits_unnamed`].
+/// Whether the filter matches an event for which [`admits_unnamed`] is true.
 pub fn admits_named(filter: &MonitorFilter, event: &Event) -> bool {
     let is = |party: &Party, wanted: &str| {
         party.pod.as_deref().is_some_and(|pod| {
@@ -66,7 +65,7 @@ pub fn admits_named(filter: &MonitorFilter, event: &Event) -> bool {
     filter.pod.as_deref().is_none_or(|pod| is(&event.source, pod) || is(&event.destination, pod))
 }
 
-/// Whether a flow is among one in so many: the same for all that is told of it.
+/// Whether a flow is in the sample; the same for all events of the flow.
 fn is_sampled(raw: &RingEvent, one_in: u32) -> bool {
     if one_in <= 1 {
         return true;

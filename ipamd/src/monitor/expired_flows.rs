@@ -5,7 +5,7 @@ use ipamd_api::wire::Connection;
 
 use ipamd_policy::enforce::SeenFlow;
 
-/// How many ends one sweep tells of: fewer than wait for a subscriber.
+/// End events per sweep: fewer than a subscriber's queue holds.
 const ENDS: usize = 512;
 
 /// A connection as the flow that policies were asked about: before it was masqueraded, and to its backend.
@@ -16,7 +16,7 @@ pub fn flow_of(connection: &Connection) -> SeenFlow {
     SeenFlow { protocol, source, source_port, destination, destination_port }
 }
 
-/// Ends that are to be told.
+/// Collected end events.
 #[derive(Debug)]
 pub struct Ends {
     sample: u32,
@@ -25,12 +25,12 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// None yet; one flow in `sample` is told of.
+    /// Empty; one flow in `sample` is reported.
     pub(super) fn new(sample: u32) -> Self {
         Self { sample, flows: Vec::new(), beyond: 0 }
     }
 
-    /// Takes note of a connection that is forgotten. The programs have told the end of one that is closed.
+    /// Adds a removed connection. For a closed connection the programs have reported the end already.
     pub fn note(&mut self, connection: &Connection) {
         if matches!(connection.state.as_str(), "closed" | "reset") || !is_sampled(connection, self.sample) {
             return;

@@ -75,19 +75,19 @@ impl Names for Enforcer {
     }
 }
 
-/// Why nobody can listen.
+/// Why a subscription fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// Too many do.
+    /// There are too many subscribers.
     #[error("too many clients listen already")]
     TooMany,
-    /// The programs could not be asked.
+    /// The mask of events could not be set.
     #[error("the programs cannot be asked to tell: {0}")]
     Programs(#[from] DatapathError),
 }
 
-/// What gives events to those who listen.
+/// Gives events to subscribers.
 #[derive(Debug)]
 pub struct Monitor {
     programs: Arc<dyn Programs>,
@@ -98,7 +98,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Nobody listens yet; the datapath has been opened with telling turned off.
+    /// There are no subscribers yet; the datapath starts with events off.
     pub fn new(programs: Arc<dyn Programs>, names: Arc<dyn Names>) -> Self {
         Self {
             programs,
@@ -125,7 +125,7 @@ impl Monitor {
         lock(&self.recent).flows()
     }
 
-    /// What to note the ends of connections in that the conntrack forgets, if anybody is told of them.
+    /// A collector for the ends of expired connections, if a subscriber wants them.
     pub fn ends(&self) -> Option<Ends> {
         self.subscribers.sample().map(Ends::new)
     }
@@ -139,7 +139,7 @@ impl Monitor {
         self.subscribers.lose_flows(ends.beyond());
     }
 
-    /// Takes a record of the ring.
+    /// Handles a record of the ring.
     fn read(&self, record: &[u8]) {
         if let Some(raw) = RingEvent::read(record) {
             self.take(&raw);
@@ -164,7 +164,7 @@ impl Monitor {
         }
     }
 
-    /// Tells everybody of what was lost.
+    /// Reports lost events to all subscribers.
     fn report_losses(&self) {
         match self.missed() {
             Ok(missed) => self.subscribers.report_losses(missed),

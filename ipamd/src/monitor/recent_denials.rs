@@ -27,7 +27,7 @@ fn key(flow: &SeenFlow) -> Key {
 }
 
 impl RecentDenials {
-    /// Takes note of a flow; the one that was not seen for longest goes if there are too many.
+    /// Adds a flow. If there are too many, the oldest is dropped.
     pub fn put(&mut self, flow: SeenFlow) {
         let now = self.next;
         self.next += 1;

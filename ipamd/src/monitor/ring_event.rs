@@ -53,12 +53,12 @@ impl RingEvent {
         })
     }
 
-    /// That a flow has ended whose last packet nobody saw as such.
+    /// The end of a flow without a last packet.
     pub fn expired(time: u64, flow: SeenFlow) -> Self {
         Self { time, kind: EventKind::End, reason: 0, flow, rule: RuleId(0) }
     }
 
-    /// Whether it passed.
+    /// Whether the flow was allowed.
     pub fn verdict(&self) -> Verdict {
         if self.kind == EventKind::Drop || self.reason != 0 { Verdict::Deny } else { Verdict::Allow }
     }

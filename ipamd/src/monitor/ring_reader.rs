@@ -19,7 +19,7 @@ use ipamd_runtime::supervisor;
 const RING: &str = "events";
 /// How many records are read between two looks at whether to stop.
 const RECORDS: usize = 1_024;
-/// How often those who listen are told of what was lost.
+/// How often losses are reported to subscribers.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the ring cannot be read.
@@ -34,7 +34,7 @@ pub enum RingError {
     Thread(#[from] io::Error),
 }
 
-/// The running thread. Dropping it waits until what was being told is told.
+/// The running thread. Dropping it waits until the events that were read are delivered.
 #[derive(Debug)]
 pub struct RingReader {
     stop: Option<PipeWriter>,

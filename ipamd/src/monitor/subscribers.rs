@@ -18,21 +18,21 @@ use super::{
 /// How many events wait for a subscriber: what a quarter of a second of the programs' full rate makes on two processors,
 /// and a megabyte at most. Subscribers share the events themselves.
 const WAITING: usize = 1_024;
-/// How many may listen: each of them has every event compared with its filter.
+/// The largest number of subscribers. Each event is compared with the filter of each.
 const SUBSCRIBERS: usize = 32;
 
-/// The number of one that listens, and what it gets.
+/// A subscriber's number and the receiver of its events.
 type Joined = (u64, mpsc::Receiver<Arc<Event>>);
 
-/// One that listens.
+/// A subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
     id: u64,
     filter: MonitorFilter,
     events: mpsc::Sender<Arc<Event>>,
-    /// Events that it was not given, and not told of yet.
+    /// Lost events that are not reported yet.
     lost: AtomicU64,
-    /// What the programs had missed when it was told last.
+    /// The programs' count of lost events at the last report.
     missed: AtomicU64,
 }
 
@@ -42,7 +42,7 @@ impl Subscriber {
         admits_named(&self.filter, event)
     }
 
-    /// Gives it an event, after word of those that it lost before.
+    /// Sends an event, after a report of lost ones.
     pub fn offer(&self, event: &Arc<Event>) {
         if !self.report_losses()
             || matches!(self.events.try_send(Arc::clone(event)), Err(TrySendError::Full(_)))
@@ -62,7 +62,7 @@ impl Subscriber {
     }
 }
 
-/// All that listen.
+/// All subscribers.
 #[derive(Debug, Default)]
 pub struct Subscribers {
     registry: Mutex<Registry>,
@@ -72,12 +72,12 @@ pub struct Subscribers {
 struct Registry {
     subscribers: Vec<Arc<Subscriber>>,
     last_id: u64,
-    /// Of so many flows, the programs tell one.
+    /// The programs report one in this many flows.
     sample: u32,
 }
 
 impl Registry {
-    /// Asks the programs for what all want together.
+    /// Sets the mask of events to what all subscribers want together.
     fn update_mask<E>(&mut self, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<(), E> {
         let mask = EventMask::of(self.subscribers.iter().map(|it| &it.filter));
         self.sample = mask.sample;
@@ -90,8 +90,8 @@ impl Subscribers {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one in, who is told of what is missed beyond `missed`; `None` if there are too many. `ask` has the programs
-    /// tell what is wanted now.
+    /// Adds a subscriber; `None` if there are too many. Losses count beyond `missed`. `ask` sets the mask of events in
+    /// the programs.
     pub fn join<E>(
         &self,
         filter: MonitorFilter,
@@ -114,7 +114,7 @@ impl Subscribers {
         Some(asked.map(|()| (id, received)))
     }
 
-    /// Lets one go.
+    /// Removes a subscriber.
     pub fn leave<E>(&self, id: u64, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<(), E> {
         let mut registry = self.registry();
         registry.subscribers.retain(|subscriber| subscriber.id != id);
@@ -126,14 +126,14 @@ impl Subscribers {
         self.registry().subscribers.is_empty()
     }
 
-    /// Of how many flows one is told, if flows are told at all.
+    /// The sampling rate, if flows are reported at all.
     pub fn sample(&self) -> Option<u32> {
         let registry = self.registry();
         let mask = EventMask::of(registry.subscribers.iter().map(|it| &it.filter));
         mask.flows.then_some(mask.sample)
     }
 
-    /// Those that may want an event, as far as that can be told before names are looked up.
+    /// The subscribers whose filters may match an event, before names are looked up.
     pub fn interested(&self, raw: &RingEvent) -> Vec<Arc<Subscriber>> {
         let registry = self.registry();
         let sample = registry.sample.max(1);
@@ -141,7 +141,7 @@ impl Subscribers {
         registry.subscribers.iter().filter(wants).cloned().collect()
     }
 
-    /// Takes note that so many flows were not told.
+    /// Counts flows that were not reported.
     pub fn lose_flows(&self, lost: u64) {
         for subscriber in self.registry().subscribers.iter().filter(|it| wants_flows(&it.filter)) {
             subscriber.lost.fetch_add(lost, Ordering::Relaxed);

@@ -15,9 +15,9 @@ use ipamd_plan::records::Placed;
 use ipamd_runtime::monotonic::Moment;
 
 impl Node {
-    /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
-    /// programs know of its addresses. Its namespace, pod and ports of the node stay unknown, so the programs are told to forget
-    /// it, and its record stays one that is not committed, unless [`Node::let_unknown_pass`] says otherwise. `false` if it has a record after all, or
+    /// Creates a record for an endpoint that has none, from its key (the alias of its interface) and the addresses in
+    /// the programs' map. Its namespace, pod and host ports stay unknown. So the programs forget it and its record is
+    /// not committed, unless [`Node::let_unknown_pass`] allows it. Returns false if it has a record after all, or if
     /// one of its addresses belongs to another.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub struct NodeService {
     /// How up to date what is known of the cluster is.
     cluster: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
-    /// Whom to ask for pods that nobody has told of.
+    /// Looks up pods that the watch has not sent yet.
     pod_lookup: Option<PodLookup>,
 }
 
@@ -61,8 +61,8 @@ pub struct NodeService {
 type Answered = Result<Option<Reply>, ApiError>;
 
 impl NodeService {
-    /// Serves `node`, what `monitor` tells of it, and its `services`, counting in `metrics`. What would go on for ever ends
-    /// when `stopped` becomes true.
+    /// Serves `node`, its events from `monitor`, and its `services`, counting in `metrics`. Endless replies end when
+    /// `stopped` becomes true.
     pub fn new(
         node: Arc<Node>,
         metrics: Arc<Metrics>,
@@ -86,8 +86,8 @@ impl NodeService {
         }
     }
 
-    /// The same, which also tells how up to date `cluster` is, a problem when it has not told of every change for
-    /// so long, and asks for pods that nobody has told of.
+    /// The same with the state of the cluster, which is a problem when it is stale for so long, and with a lookup of
+    /// pods.
     #[must_use]
     pub fn about(
         self,
@@ -141,7 +141,7 @@ impl NodeService {
         }
     }
 
-    /// Asks for a pod that the cluster's source has not told of, while its container's interface is being made.
+    /// Looks up a pod that the watch has not sent yet, while the plugin makes the container's interface.
     fn ask(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
         let (pod_lookup, pod) = (self.pod_lookup.clone()?, pod?.clone());
         if pod_lookup.knows(&pod) {
@@ -194,7 +194,7 @@ impl NodeService {
     }
 }
 
-/// What a person is told of a cluster's state that may not be the latest.
+/// The problem of a stale cluster state, in words.
 fn stale(cluster: &ClusterStatus) -> String {
     let mut text = format!("the cluster ({}) is not up to date", cluster.source);
     text += &untold(cluster);

@@ -44,7 +44,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes note of whether the ADD that has begun was given its reservation.
+    /// Notes whether the current ADD has got its reservation.
     pub(super) fn has_reserved(&mut self, given: bool) {
         self.has_reserved = given;
     }

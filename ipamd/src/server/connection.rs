@@ -44,9 +44,9 @@ impl Replies<'_> {
 /// What comes next from a client.
 enum Next {
     Request(Box<Request>),
-    /// It can be told so, and may go on.
+    /// The client gets an error and may continue.
     Misunderstood(ApiError),
-    /// It can be told so, but nothing after it makes sense.
+    /// The client gets an error, but the rest of the stream is lost.
     Unreadable(ApiError),
 }
 

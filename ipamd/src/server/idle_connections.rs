@@ -28,7 +28,7 @@ pub(super) struct IdleConnection<'a> {
 }
 
 impl IdleConnections {
-    /// Takes note of one that has become idle.
+    /// Registers a connection that has become idle.
     pub fn add(&self) -> IdleConnection<'_> {
         let closed = Arc::new(Notify::new());
         let mut state = self.state();
@@ -38,7 +38,7 @@ impl IdleConnections {
         IdleConnection { idle: self, number, closed }
     }
 
-    /// Has the one closed that has been idle for longest; `false` if none is.
+    /// Closes the connection that has been idle longest; `false` if none is idle.
     pub fn close_oldest(&self) -> bool {
         let oldest = self.state().waiting.pop_first();
         oldest.is_some_and(|(_, closed)| {

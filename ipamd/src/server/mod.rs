@@ -51,7 +51,7 @@ pub trait Service: Send + Sync + 'static {
         async {}
     }
 
-    /// Takes note of a request that could not be understood.
+    /// Counts a request that could not be parsed.
     fn misunderstood(&self) {}
 }
 

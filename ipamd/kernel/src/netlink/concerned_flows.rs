@@ -1,7 +1,8 @@
-//! Which flows a message of the kernel concerns: most concern none. Interfaces of containers come and go on any node, and so
-//! do their addresses and neighbours, while the ways of established flows stay as they are.
+//! Which flows a netlink event concerns. Most events concern none: interfaces of containers come and go with their
+//! addresses and neighbours, and the routes of established flows stay.
 //!
-//! Messages are read as the kernel writes them (`linux/rtnetlink.h`). What is not understood concerns every flow.
+//! Messages are parsed as the kernel writes them (`linux/rtnetlink.h`). A message that cannot be parsed concerns every
+//! flow.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Word from the kernel that something changed.
+//! Events of the kernel's tables.
 
 use std::{
     io,

@@ -1,5 +1,5 @@
-//! Dumps of which most is passed over: a node has as many routes and neighbours as the cluster has nodes, and whom they
-//! concern is told by how their messages begin, before these are taken apart.
+//! Dumps that are filtered by the first bytes of each message. A node has as many routes and neighbours as the cluster
+//! has nodes; most are skipped before they are parsed.
 
 use std::io;
 

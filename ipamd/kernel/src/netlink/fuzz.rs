@@ -1,4 +1,5 @@
-//! Whatever stands in the kernel's messages, reading them ends. The kernel does not lie, but it may be newer than what is read here.
+//! Fuzzing of netlink messages: parsing any bytes ends. The kernel sends valid messages, but it may be newer than this
+//! parser.
 
 use ::fuzz::{Form, Target, one_sentence};
 use netlink_packet_core::NetlinkDeserializable;

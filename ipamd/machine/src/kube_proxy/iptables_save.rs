@@ -1,4 +1,4 @@
-//! What `iptables-save` prints, read.
+//! The parser of `iptables-save` output.
 
 use thiserror::Error;
 

@@ -1,4 +1,4 @@
-//! What is there, counted.
+//! Counts of kube-proxy's leftovers.
 
 use std::{collections::BTreeMap, fmt, fs, io};
 

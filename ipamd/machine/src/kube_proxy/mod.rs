@@ -1,4 +1,4 @@
-//! What kube-proxy has left in a network namespace, in whichever of its modes: iptables of both variants, nftables, IPVS.
+//! Leftovers of kube-proxy in a network namespace, of all its modes: iptables of both variants, nftables, IPVS.
 //!
 //! Looking needs the kernel alone, no program, and takes milliseconds. Chains are removed by `iptables-restore`, because only that
 //! knows how the variant encodes rules; everything else is removed by the kernel directly.

@@ -1,4 +1,4 @@
-//! What a machine must have before Cambric can work on it, and what it had better have. Looks, and changes nothing.
+//! Preflight: what a machine must have before Cambric can work on it, and what it should have. It changes nothing.
 
 mod bpffs;
 mod checks;

@@ -1,4 +1,4 @@
-//! What of a table is kube-proxy's and can go, and the transaction that removes it.
+//! Which chains of a table are kube-proxy's and can be removed, and the transaction that removes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

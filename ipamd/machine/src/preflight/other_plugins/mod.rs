@@ -1,8 +1,8 @@
-//! What other network plugins have left on the node, and what it does to Cambric. `docs/migrate.md` is the
-//! guide that these findings are steps of.
+//! Leftovers of other network plugins on the node, and their effect on Cambric. `docs/migrate.md` is the guide to these
+//! findings.
 //!
-//! Names tell whose a thing is ([`Plugin`]). Nothing is removed here: a plugin that still runs would put it back, and pods
-//! of its own may still use it.
+//! Leftovers are recognised by name ([`Plugin`]). Nothing is removed here: a plugin that still runs would put it back,
+//! and its pods may still use it.
 
 mod configurations;
 mod interfaces;

@@ -1,4 +1,4 @@
-//! What other network plugins have pinned on the node's bpffs, by the names of its files.
+//! Pins of other network plugins on the node's bpffs, recognised by their file names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

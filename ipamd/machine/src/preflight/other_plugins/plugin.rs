@@ -1,4 +1,4 @@
-//! Which names are whose.
+//! The names by which each network plugin is recognised.
 //!
 //! Interfaces are known by name and kind: a name alone proves little. Prefixes are those that the plugin itself looks for
 //! when it clears up, or all that it has ever made.
