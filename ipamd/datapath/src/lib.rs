@@ -353,7 +353,7 @@ impl Datapath {
 
     /// How full each map is that has a bound which users may meet, by its name; but for those of flows, which the sweep counts. Reads
     /// them whole: tens of milliseconds.
-    pub fn fills(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
+    pub fn map_use(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
         let typed = [
             (self.endpoints4.name(), self.endpoints4.handle()),
             (self.endpoints6.name(), self.endpoints6.handle()),

@@ -55,7 +55,7 @@ impl SocketTerminator {
             sockets: TranslatedSockets::open(pins)?,
             node_netns: ipamd_api::netns::cookie().ok(),
         };
-        let thread = supervisor::spawn("socket-termination", move || ending.follow(&receiver))?;
+        let thread = supervisor::spawn("socket-termination", move || worker.run(&receiver))?;
         Ok((Self { sender: Some(sender.clone()), thread: Some(thread) }, sender))
     }
 }

@@ -36,7 +36,7 @@ use ipamd_addresses::{
     attachment::Attachment,
     ipam::{Allocator, Pool},
 };
-use ipamd_datapath::objection;
+use ipamd_datapath::nearly_full;
 use ipamd_model::endpoint::FALLBACK_MTU;
 use ipamd_plan::records::Placed;
 use ipamd_policy::enforce::{Enforcer, LocalEndpoint};
@@ -222,8 +222,8 @@ impl Node {
         maps.extend(lock(&self.flows).clone());
         let mut known = lock(&self.maps);
         for (name, used) in &maps {
-            let before = known.get(name).and_then(|used| objection(name, *used));
-            if let (None, Some(warning)) = (before, objection(name, *used)) {
+            let before = known.get(name).and_then(|used| nearly_full(name, *used));
+            if let (None, Some(warning)) = (before, nearly_full(name, *used)) {
                 tracing::warn!(map = %name, entries = used.entries, capacity = used.capacity, "{warning}");
             }
         }

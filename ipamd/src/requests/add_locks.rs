@@ -44,12 +44,12 @@ impl AddLocks {
     /// # Errors
     /// [`ErrorKind::TryAgainLater`] if one still is after some seconds.
     pub async fn take(&self, key: &AttachmentKey) -> Result<AddLock, ApiError> {
-        let mut turn = AddLock { key: key.clone(), held: None, locks: Arc::clone(&self.locks) };
+        let mut taken = AddLock { key: key.clone(), held: None, locks: Arc::clone(&self.locks) };
         let lock = Arc::clone(locked(&self.locks).entry(key.clone()).or_default());
         match timeout(self.patience, lock.lock_owned()).await {
             Ok(held) => {
-                turn.held = Some(held);
-                Ok(turn)
+                taken.held = Some(held);
+                Ok(taken)
             }
             Err(_) => {
                 Err(ApiError::new(ErrorKind::TryAgainLater, format!("another ADD of {key} is under way")))
@@ -90,28 +90,28 @@ mod tests {
 
     #[tokio::test]
     async fn one_add_of_an_attachment_waits_for_another_and_for_no_other_attachment() {
-        let turns = Arc::new(AddLocks::default());
-        let first = turns.take(&key("a")).await.unwrap();
-        turns.take(&key("b")).await.unwrap();
+        let locks = Arc::new(AddLocks::default());
+        let first = locks.take(&key("a")).await.unwrap();
+        locks.take(&key("b")).await.unwrap();
         let waiting = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move { turns.take(&key("a")).await.map(drop) }
+            let locks = Arc::clone(&locks);
+            async move { locks.take(&key("a")).await.map(drop) }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!waiting.is_finished());
         drop(first);
         assert_eq!(waiting.await.unwrap(), Ok(()));
-        assert!(locked(&turns.locks).is_empty(), "nothing is kept of what is over");
+        assert!(locked(&locks.locks).is_empty(), "nothing is kept of what is over");
     }
 
     #[tokio::test]
     async fn one_that_takes_too_long_is_told_of() {
-        let turns = AddLocks { patience: Duration::from_millis(50), ..AddLocks::default() };
-        let first = turns.take(&key("a")).await.unwrap();
-        let refused = turns.take(&key("a")).await.unwrap_err();
+        let locks = AddLocks { patience: Duration::from_millis(50), ..AddLocks::default() };
+        let first = locks.take(&key("a")).await.unwrap();
+        let refused = locks.take(&key("a")).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::TryAgainLater);
         assert!(refused.message.contains("another ADD of net/a/eth0"), "{refused}");
         drop(first);
-        assert!(locked(&turns.locks).is_empty());
+        assert!(locked(&locks.locks).is_empty());
     }
 }

@@ -45,7 +45,7 @@ pub struct NodeService {
     services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
     /// The ADDs under way.
-    turns: AddLocks,
+    add_locks: AddLocks,
     /// Memory for the files of diffs.
     files: Arc<Semaphore>,
     /// A diff compiles all policies a second time: one at a time does.
@@ -77,7 +77,7 @@ impl NodeService {
             monitor,
             services,
             stopped,
-            turns: AddLocks::default(),
+            add_locks: AddLocks::default(),
             files,
             diffs: Semaphore::new(1),
             cluster: None,
@@ -122,7 +122,7 @@ impl NodeService {
             Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
-            Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.turns).await {
+            Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.add_locks).await {
                 Ok(()) => {
                     let reply = self.reply(Request::Reserve(reserve)).await;
                     session.has_reserved(reply.is_ok());
@@ -142,7 +142,7 @@ impl NodeService {
     }
 
     /// Looks up a pod that the watch has not sent yet, while the plugin makes the container's interface.
-    fn ask(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
+    fn look_up_pod(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
         let (pod_lookup, pod) = (self.pod_lookup.clone()?, pod?.clone());
         if pod_lookup.knows(&pod) {
             return None;
@@ -222,7 +222,7 @@ impl Service for NodeService {
     ) -> io::Result<()> {
         let began = Instant::now();
         if let Request::Reserve(reserve) = &request {
-            session.ask(self.ask(reserve.pod.as_ref()));
+            session.ask(self.look_up_pod(reserve.pod.as_ref()));
         }
         let name = name(&request);
         let answered = match request {

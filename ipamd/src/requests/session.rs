@@ -22,7 +22,7 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 #[derive(Debug, Default)]
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: no other of its attachment comes into it.
-    turn: Option<AddLock>,
+    add_lock: Option<AddLock>,
     /// Whether that ADD was given its reservation.
     has_reserved: bool,
     /// Asks for the pod that is being added.
@@ -34,13 +34,13 @@ pub struct Session {
 impl Session {
     /// Whether an ADD is under way.
     pub(super) fn is_under_way(&self) -> bool {
-        self.turn.is_some()
+        self.add_lock.is_some()
     }
 
     /// Begins an ADD. One that this connection has begun before is over.
-    pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &AddLocks) -> Result<(), ApiError> {
+    pub(super) async fn begin(&mut self, key: &AttachmentKey, locks: &AddLocks) -> Result<(), ApiError> {
         self.end();
-        self.turn = Some(turns.take(key).await?);
+        self.add_lock = Some(locks.take(key).await?);
         Ok(())
     }
 
@@ -51,12 +51,12 @@ impl Session {
 
     /// The attachment of an ADD that was given its reservation and has not come to its commit.
     pub(super) fn reserved(&self) -> Option<&AttachmentKey> {
-        self.turn.as_ref().filter(|_| self.has_reserved).map(AddLock::key)
+        self.add_lock.as_ref().filter(|_| self.has_reserved).map(AddLock::key)
     }
 
     /// No ADD is under way any more.
     pub(super) fn end(&mut self) {
-        self.turn = None;
+        self.add_lock = None;
         self.has_reserved = false;
     }
 
