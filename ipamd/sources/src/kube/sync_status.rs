@@ -139,31 +139,31 @@ mod tests {
     #[test]
     fn the_age_is_that_of_the_oldest_trouble() {
         let long_ago = SystemTime::now() - Duration::from_secs(100);
-        let status = SyncStatus::new("https://a".into(), Some(long_ago), CopyState::default());
-        assert_eq!((status.status().live, status.status().age_seconds), (false, None));
-        status.uses_copy();
-        assert!(status.status().age_seconds.is_some_and(|age| (100..110).contains(&age)));
+        let sync = SyncStatus::new("https://a".into(), Some(long_ago), CopyState::default());
+        assert_eq!((sync.status().live, sync.status().age_seconds), (false, None));
+        sync.uses_copy();
+        assert!(sync.status().age_seconds.is_some_and(|age| (100..110).contains(&age)));
         for resource in &RESOURCES {
-            assert!(!status.mark_healthy(resource, true));
+            assert!(!sync.mark_healthy(resource, true));
         }
-        let status = status.status();
+        let status = sync.status();
         assert_eq!((status.live, status.age_seconds, status.trouble), (true, Some(0), None));
 
         let pods = Resource::of(Kind::Pod);
-        assert!(status.trouble(pods, "refused".into(), false));
-        assert!(!status.trouble(pods, "refused".into(), false));
-        assert!(status.trouble(pods, "reset".into(), false));
-        let status = status.status();
+        assert!(sync.mark_failed(pods, "refused".into(), false));
+        assert!(!sync.mark_failed(pods, "refused".into(), false));
+        assert!(sync.mark_failed(pods, "reset".into(), false));
+        let status = sync.status();
         assert_eq!((status.live, status.trouble.as_deref()), (false, Some("pods: reset")));
         let tiers = Resource::of(Kind::Tier);
-        assert!(status.trouble(tiers, "refused".into(), false));
-        let trouble = status.status().trouble;
+        assert!(sync.mark_failed(tiers, "refused".into(), false));
+        let trouble = sync.status().trouble;
         assert_eq!(trouble.as_deref(), Some("pods (and 1 more): reset"));
-        assert!(status.mark_healthy(tiers, false));
-        assert!(status.mark_healthy(pods, false));
-        assert!(status.status().live);
-        status.trouble(pods, "expired".into(), true);
-        let counts = status.counts().into_iter().find(|it| it.0 == "pods").unwrap().1;
+        assert!(sync.mark_healthy(tiers, false));
+        assert!(sync.mark_healthy(pods, false));
+        assert!(sync.status().live);
+        sync.mark_failed(pods, "expired".into(), true);
+        let counts = sync.counts().into_iter().find(|it| it.0 == "pods").unwrap().1;
         assert_eq!(counts, SourceCounts { lists: 1, expired: 1, failures: 3 });
     }
 }

@@ -60,7 +60,7 @@ async fn told_by(client: Client, most: usize) -> (Vec<String>, Arc<WatchListSupp
     let watch_list = Arc::new(WatchListSupport::default());
     let ear = Ear { heard: Arc::clone(&heard), most };
     let collection = Collection::of(Resource::of(Kind::Pod));
-    Reflector::new(collection, client, Arc::clone(&watch_list), ear).follow().await;
+    Reflector::new(collection, client, Arc::clone(&watch_list), ear).run().await;
     let heard = heard.lock().unwrap().clone();
     (heard, watch_list)
 }
@@ -96,7 +96,7 @@ async fn what_changes_while_a_list_is_streamed_is_part_of_it() {
         ("sendInitialEvents=true", 200, stream.concat()),
         ("resourceVersion=10", 200, event("ADDED", "c", 11)),
     ];
-    let (heard, watch_list) = event(&script, 8).await;
+    let (heard, watch_list) = told(&script, 8).await;
     let all = ["begin", "listed a", "listed b", "gone a", "listed b", "done 9", "gone b", "put c"];
     assert_eq!(heard, all);
     assert!(watch_list.is_supported(Server::Own));
@@ -112,7 +112,7 @@ async fn a_refused_stream_is_followed_by_pages_at_once_and_an_expired_rest_by_la
         ("continue=z", 200, page(&["c"], "")),
         ("watch=true", 200, event("DELETED", "b", 8)),
     ];
-    let (heard, watch_list) = event(&script, 7).await;
+    let (heard, watch_list) = told(&script, 7).await;
     assert_eq!(heard, ["begin", "listed a", "begin", "listed b", "listed c", "done 7", "gone b"]);
     assert!(!watch_list.is_supported(Server::Own));
 }
@@ -127,7 +127,7 @@ async fn a_server_that_is_busy_when_it_is_to_stream_is_asked_for_pages_within_se
         ("watch=true", 200, event("DELETED", "a", 8)),
     ];
     let begun = Instant::now();
-    let (heard, watch_list) = event(&script, 5).await;
+    let (heard, watch_list) = told(&script, 5).await;
     assert_eq!(heard, ["trouble it says: busy (429)", "begin", "listed a", "done 7", "gone a"]);
     assert!(begun.elapsed() < AFTER_BUSY * 2, "{:?}", begun.elapsed());
     assert!(watch_list.is_supported(Server::Own));
@@ -140,10 +140,10 @@ async fn a_list_without_an_end_is_not_followed_for_ever() {
         ("limit=500", 200, page(&["a"], "x")),
         ("continue=x", 200, page(&["a"], "x")),
     ];
-    let (heard, watch_list) = event(&script, 4).await;
+    let (heard, watch_list) = told(&script, 4).await;
     assert_eq!(heard[..3], ["begin", "listed a", "listed a"]);
     assert!(heard[3].contains("has no end"), "{heard:?}");
-    assert!(!streams.is_supported(Server::Own), "what it has refused does not hang on its lists");
+    assert!(!watch_list.is_supported(Server::Own), "what it has refused does not hang on its lists");
 }
 
 /// With changes and bookmarks all the time, and no end of the list.
@@ -172,15 +172,15 @@ async fn a_watch_that_is_no_list_is_noticed_however_much_it_tells() {
         };
         async move { Ok::<_, Infallible>(Response::new(body)) }
     });
-    let (heard, streams) = told_by(Client::new(service, "default"), 6).await;
+    let (heard, watch_list) = told_by(Client::new(service, "default"), 6).await;
     assert_eq!(heard, ["begin", "listed a", "listed a", "begin", "listed a", "done 7"]);
-    assert!(streams.is_supported(Server::Own), "the sink has left before the verdict");
+    assert!(watch_list.is_supported(Server::Own), "the sink has left before the verdict");
 }
 
 #[tokio::test]
 async fn a_refusal_that_plain_lists_meet_too_is_not_one_of_streams() {
     let script = [("sendInitialEvents=true", 500, "x".into()), ("limit=500", 500, "y".into())];
-    let (heard, watch_list) = event(&script, 2).await;
+    let (heard, watch_list) = told(&script, 2).await;
     assert_eq!(heard, ["begin", "trouble it says: y (500)"]);
     assert!(watch_list.is_supported(Server::Own));
 }
@@ -195,7 +195,7 @@ async fn a_watch_whose_version_is_forgotten_ends_in_a_list() {
             r#"{"type":"ERROR","object":{"code":410,"message":"old"}}"#.to_owned() + "\n",
         ),
     ];
-    let (heard, _) = event(&script, 3).await;
+    let (heard, _) = told(&script, 3).await;
     assert_eq!(heard, ["begin", "done 9", "expired"]);
 }
 
@@ -213,7 +213,7 @@ async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
         let ear = Ear { heard: Arc::clone(&heard), most: 2 };
         let collection = Collection::of(Resource::of(Kind::GlobalNetworkPolicy));
         let client = Client::new(service, "default");
-        Reflector::new(collection, client, Arc::default(), ear).with_crd(Some(crd)).follow().await;
+        Reflector::new(collection, client, Arc::default(), ear).with_crd(Some(crd)).run().await;
         let heard = heard.lock().unwrap();
         assert_eq!(heard[0], "begin");
         heard[1].clone()
@@ -238,7 +238,7 @@ async fn a_list_of_something_else_is_trouble_and_never_done() {
             ("sendInitialEvents=true", 200, format!("{END}\n").replace(types, other)),
             ("limit=500", 200, page(&[], "").replace(types, other)),
         ];
-        let (heard, _) = event(&script, 3).await;
+        let (heard, _) = told(&script, 3).await;
         assert_eq!(heard[..2], ["begin", "begin"]);
         assert!(heard[2].starts_with("trouble it makes no sense: it tells the kind"), "{heard:?}");
     }
@@ -247,7 +247,7 @@ async fn a_list_of_something_else_is_trouble_and_never_done() {
             ("sendInitialEvents=true", 200, format!("{END}\n")),
             ("resourceVersion=9", 200, event(kind, "a", 10).replace("Pod", "Secret")),
         ];
-        let (heard, _) = event(&script, 3).await;
+        let (heard, _) = told(&script, 3).await;
         assert_eq!(heard[..2], ["begin", "done 9"]);
         assert!(heard[2].starts_with("trouble it makes no sense: it tells the kind"), "{kind}: {heard:?}");
     }
