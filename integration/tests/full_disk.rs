@@ -67,7 +67,7 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() -> Result<()> {
     goes.del()?;
     let tried = || {
         let log = node.log();
-        ["goes on trying", "released what was deleted"].iter().any(|words| log.contains(words))
+        ["trying again", "released an attachment that was deleted"].iter().any(|words| log.contains(words))
     };
     ensure!(eventually(Duration::from_mins(1), tried), "{}", node.log());
     fs::remove_file(others)?;

@@ -1,5 +1,6 @@
-//! Changes of the cluster that wait to be put in force. A few come whole, as they were told. Many go piece by piece, each namespace in
-//! its turn: a tenant that changes ten thousand objects keeps nobody else's change waiting for longer than one of its pieces takes.
+//! The queue of changes of the cluster. A few changes are applied together, as they came. Many are applied in pieces,
+//! each namespace in its turn, so a tenant that changes ten thousand objects delays another's change by one piece at
+//! most.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,12 +10,13 @@ use std::{
 
 use ipamd_model::objects::{Change, ObjectId};
 
-/// So many changes are put in force together, whoever's they are.
+/// Up to this many changes are applied together, whatever their namespaces.
 const WHOLE: usize = 500;
-/// So many of one namespace are put in force at a time.
+/// At most this many changes of one namespace are applied at a time.
 const PIECE: usize = 1_000;
 
-/// In which order the changes of a namespace come: what goes comes last, so that nothing that takes its place is missing.
+/// The order of changes within a namespace: removals last, so that what replaces an object is there before the object
+/// goes.
 type Turn = (bool, u64);
 
 /// What waits of one namespace, or of none.

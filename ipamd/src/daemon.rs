@@ -19,36 +19,35 @@ use tokio::{
 };
 
 use crate::{
-    alone::Alone,
-    following::{self, Followers, Following},
+    cluster_sync::{self, ClusterSync, SyncTargets},
     host::Host,
-    mending,
+    kubernetes_events,
     metrics::{Metrics, Served},
-    monitor::{Listening, Monitor},
-    node::{Making, Node},
-    notices,
-    peers::Peers,
-    pool_conflicts, prefixes,
-    probes::Probes,
+    monitor::{Monitor, RingReader},
+    node::{AttachmentMode, Node},
+    pending_deletes, pod_cidrs, pool_conflicts,
+    probe_server::ProbeServer,
     reconcile::{Reconciler, Reconciliation},
-    released,
+    remote_nodes::RemoteNodes,
     requests::NodeService,
     server::{self, Limits},
+    single_instance::SingleInstance,
     startup_gate::StartupGate,
     startup_reason::StartupReason,
+    store_recovery,
 };
 use bpf::sizes::{Machine, MapSizes};
 use ipamd_addresses::{attachment::Attachment, ipam::Pool};
-use ipamd_config::{Cluster, Config, ExternalServiceMode, Maker, cni_chain::Configurations};
+use ipamd_config::{Cluster, Config, ExternalServiceMode, InterfaceOwner, cni_chain::Configurations};
 use ipamd_datapath::{
     Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables,
-    parting::{Parting, PartingError},
+    socket_termination::{SocketTerminationError, SocketTerminator},
 };
-use ipamd_kernel::reaper::Reaper;
+use ipamd_kernel::link_reaper::Reaper;
 use ipamd_machine::{footprint::FootprintFile, preflight};
 use ipamd_model::objects;
 use ipamd_policy::enforce::Enforcer;
-use ipamd_runtime::{chain, supervisor};
+use ipamd_runtime::{error_chain, supervisor};
 use ipamd_services::{Balancer, Gone, Site, health::HealthPorts};
 use ipamd_sources::{SourceState, kube::NetworkCondition};
 use ipamd_store as store;
@@ -56,51 +55,51 @@ use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
 
 /// Why the daemon has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// It was told to stop.
+pub enum ExitReason {
+    /// A signal stopped it.
     Stopped,
-    /// The cluster has given this node other prefixes, and a daemon that starts takes them.
-    OtherPrefixes,
-    /// The store could not be written, and a daemon that starts can.
-    WritableAgain,
+    /// The pod CIDRs of this node's Node have changed; a new daemon uses them.
+    PodCidrsChanged,
+    /// The store had failed and is writable again; a new daemon opens it.
+    StoreWritable,
 }
 
-/// Runs the daemon until it is told to stop, or has to start anew.
+/// Runs the daemon until it is stopped, or has to restart.
 ///
 /// # Errors
 /// Why it could not start, or what went wrong at its end.
-pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
+pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let mut signals = Signals::listen()?;
     supervise(&config)?;
     config.cni.check()?;
     check_machine(&config)?;
 
-    // The store's lock keeps a second daemon away from here on.
+    // From here on the store's lock keeps a second daemon away.
     let pins = Pins::new(&config.bpffs);
-    let Opened { store, set_aside, footprint } = open_records(&config, &pins)?;
+    let StateDirectory { store, set_aside, footprint } = open_records(&config, &pins)?;
     if !pins.programs().exists() {
-        // The machine is new to this, or has booted: nobody is to count on this node before it can serve.
+        // This is a new machine, or it has booted. Runtimes must not use this node before the daemon serves.
         config.cni.withdraw()?;
     }
     let (listener, socket_file) = server::listen(&config.socket)?;
-    let alone = Alone::take(&config.bpffs)?;
+    let single_instance = SingleInstance::take(&config.bpffs)?;
     let startup = Arc::new(StartupReason::default());
     let gate = Arc::new(StartupGate::new(config.node_name.clone(), Arc::clone(&startup)));
-    let (probes, served) = answer_probes(&config, &startup)?;
+    let (probes, served) = serve_probes(&config, &startup)?;
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(server::serve(listener, Arc::clone(&gate), Limits::default(), stopped.clone()));
-    let opening = Following::open(&config, Arc::clone(&startup)).await?;
-    let source = opening.state();
+    let initial_sync = ClusterSync::open(&config, Arc::clone(&startup)).await?;
+    let source = initial_sync.state();
     if let Some(state) = source.clone() {
-        startup.tell_of(state);
+        startup.set_source(state);
     }
-    // What an earlier daemon has put in force stays in the kernel, untouched, until all of the cluster is known.
+    // What an earlier daemon put in force stays in the kernel until the whole cluster is known.
     let cluster = tokio::select! {
-        cluster = opening.opened() => cluster?,
-        () = signals.wait() => return Ok(Ending::Stopped),
+        cluster = initial_sync.finished() => cluster?,
+        () = signals.wait() => return Ok(ExitReason::Stopped),
     };
-    startup.set("what the cluster has told is being put in force".into());
+    startup.set("the state of the cluster is being put in force".into());
     let of_the_node = take_pools(&mut config, cluster.own.as_ref(), &store.1.attachments)?;
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
@@ -109,11 +108,11 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     let policy = Arc::new(Enforcer::new(Box::new(tables)));
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
-    let listening = Listening::start(Arc::clone(&monitor), &pins)?;
+    let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;
     let attachments = store.1.attachments.len();
     let node = Node::new(
         config.node_name.clone(),
-        making(&config),
+        attachment_mode(&config),
         store,
         EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
         Box::new(host(&config, &datapath, &pins)?),
@@ -124,69 +123,86 @@ pub async fn run(mut config: Config) -> anyhow::Result<Ending> {
     .rest_addresses(config.address_rest);
     let node = Arc::new(node);
     let metrics = metrics(&config, source, set_aside);
-    let released = files::released(&config.socket);
-    // What was deleted meanwhile is gone before anything is taken for granted.
-    released::catch_up(&released, &node).await;
-    let (parting, gone) = end_sockets(Arc::clone(&node), &pins)?;
-    let peers = Arc::new(Peers::new(&config.node_name).context("cannot make a pipe")?);
-    let followers = Followers {
+    let deletes_dir = files::released(&config.socket);
+    // Attachments that were deleted while the daemon was away are released first.
+    pending_deletes::catch_up(&deletes_dir, &node).await;
+    let (terminator, gone) = start_socket_termination(Arc::clone(&node), &pins)?;
+    let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
+    let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
-        peers: Arc::clone(&peers),
+        remote_nodes: Arc::clone(&remote_nodes),
         gone,
         metrics: Arc::clone(&metrics),
     };
-    let following = tokio::select! {
-        following = cluster.follow(&config, followers) => following?,
-        () = signals.wait() => return Ok(Ending::Stopped),
+    let cluster_sync = tokio::select! {
+        cluster_sync = cluster.start(&config, targets) => cluster_sync?,
+        () = signals.wait() => return Ok(ExitReason::Stopped),
     };
     node.find_namespaces();
-    let led = if config.socket_lb { node.namespaces() } else { Vec::new() };
-    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &led)?;
+    let namespaces = if config.socket_lb { node.namespaces() } else { Vec::new() };
+    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)?;
     let reconciler = Reconciler::new(
         &config,
         Arc::clone(&node),
         Arc::clone(&datapath),
         Arc::clone(&metrics),
         footprint,
-        Arc::clone(&peers),
+        Arc::clone(&remote_nodes),
     )?
-    .tell_ends(Arc::clone(&monitor))
-    .tend_services(Arc::clone(&services));
+    .with_monitor(Arc::clone(&monitor))
+    .with_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
-    gate.open(service.about(following.state.clone(), config.cluster_stale_after, following.asking.clone()));
+    gate.open(service.about(
+        cluster_sync.state.clone(),
+        config.cluster_stale_after,
+        cluster_sync.pod_lookup.clone(),
+    ));
     config.cni.install()?;
-    let mut background = background(&node, released, following.network.clone(), &peers, &metrics);
+    let mut background =
+        background(&node, deletes_dir, cluster_sync.network.clone(), &remote_nodes, &metrics);
     served.open(metrics, Arc::clone(&node));
-    say(&[sd_notify::NotifyState::Ready]);
-    say_serving(&config, attachments, &datapath);
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    log_serving(&config, attachments, &datapath);
 
-    let ending = signals.ending(&config, &node, of_the_node.then_some(&*peers)).await;
+    let exit_reason = signals.exit_reason(&config, &node, of_the_node.then_some(&*remote_nodes)).await;
     served.stop();
     stop.send_replace(true);
     serving.await.context("the server has failed")?;
     drop(gate);
     background.shutdown().await;
     // In this order.
-    drop((following, parting, reconciliation, listening, socket_file, probes, served, alone));
+    drop((
+        cluster_sync,
+        terminator,
+        reconciliation,
+        ring_reader,
+        socket_file,
+        probes,
+        served,
+        single_instance,
+    ));
     match close(node).await {
         // That it could not be written is known.
-        Err(_) if ending == Ending::WritableAgain => {}
+        Err(_) if exit_reason == ExitReason::StoreWritable => {}
         closed => closed?,
     }
-    Ok(ending)
+    Ok(exit_reason)
 }
 
-/// Has the sockets ended of backends that are gone, of the node and of its endpoints.
-fn end_sockets(node: Arc<Node>, pins: &Pins) -> Result<(Parting, SyncSender<Vec<Gone>>), PartingError> {
-    Parting::start(move |netns| node.namespace_path(netns), pins)
+/// Starts the thread that ends sockets connected to removed backends, of the node and of its endpoints.
+fn start_socket_termination(
+    node: Arc<Node>,
+    pins: &Pins,
+) -> Result<(SocketTerminator, SyncSender<Vec<Gone>>), SocketTerminationError> {
+    SocketTerminator::start(move |netns| node.namespace_path(netns), pins)
 }
 
-/// Takes the pools of this node's Node, unless some are configured, and refuses such as cannot be handed out on this machine. Whether
-/// they are the Node's.
+/// Uses the pod CIDRs of this node's Node as pools, unless pools are configured. Refuses pools that conflict with this
+/// machine. Returns whether they are the Node's.
 fn take_pools(
     config: &mut Config,
     own: Option<&objects::Node>,
@@ -203,20 +219,20 @@ fn take_pools(
     }
 }
 
-/// Why a daemon that starts could not use the prefixes that the Node names now, in a sentence.
-fn objection(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
+/// Why a new daemon could not use the Node's new pod CIDRs, in a sentence.
+fn pod_cidr_problem(config: &Config, node: &Node, own: &objects::Node) -> Option<String> {
     let mut candidate = config.clone();
     candidate.pools.clear();
     let error = take_pools(&mut candidate, Some(own), &node.attachments()).err()?;
     let problem = format!(
         "the Node has other pod CIDRs now, which cannot be used, so those before stay in use: {}",
-        chain::sentence(&error)
+        error_chain::sentence(&error)
     );
     tracing::warn!("{problem}");
     Some(problem)
 }
 
-/// The metrics, in which a store that was moved aside counts.
+/// The metrics. A store that was moved aside counts as a repair.
 fn metrics(config: &Config, source: Option<Arc<dyn SourceState>>, set_aside: bool) -> Arc<Metrics> {
     let metrics = Metrics::about(source, config.cluster_stale_after);
     if set_aside {
@@ -225,31 +241,31 @@ fn metrics(config: &Config, source: Option<Arc<dyn SourceState>>, set_aside: boo
     Arc::new(metrics)
 }
 
-/// What the node's records are carried out on.
+/// The kernel for the node.
 fn host(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Host> {
     let configurations = Configurations::new(config.cni.conf_dir.clone());
     Ok(Host::new(Arc::clone(datapath), pins.clone(), Reaper::start()?, config.socket_lb, configurations))
 }
 
-/// What the state directory has.
-struct Opened {
+/// The contents of the state directory.
+struct StateDirectory {
     /// The store with what it holds.
     store: (Store, Loaded),
     /// Whether a damaged one was moved aside.
     set_aside: bool,
-    /// What was changed on this machine.
+    /// The changes of this machine.
     footprint: FootprintFile,
 }
 
-fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
+fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<StateDirectory> {
     let state_dir = &config.state_dir;
     let shown = state_dir.display();
     match make_private(state_dir) {
-        // The store tells of it.
+        // The store reports this error itself.
         Err(error) if store::is_of_the_disk(&error) => {}
         made => made.with_context(|| format!("cannot make the state directory {shown}"))?,
     }
-    // What is pinned, the endpoints' files and interfaces do not outlive a boot.
+    // Pins, the endpoints' files and interfaces do not survive a boot.
     let is_first = !pins.programs().exists()
         && !files::endpoints(&config.socket).exists()
         && !has_host_ends().unwrap_or(true);
@@ -258,10 +274,11 @@ fn open_records(config: &Config, pins: &Pins) -> anyhow::Result<Opened> {
         Store::open_or_begin(&state_dir.join("store"), &scratch, is_first)?;
     let footprint = FootprintFile::open_or_begin(state_dir)
         .with_context(|| format!("cannot read the notes in {shown}"))?;
-    Ok(Opened { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
+    Ok(StateDirectory { store: (store, loaded), set_aside: set_aside.is_some(), footprint })
 }
 
-/// Keeps earlier releases away from what this one has pinned. Where nothing can be written the daemon that can does it.
+/// Marks the store so that earlier releases do not start on this one's pins. If the store cannot be written, the next
+/// daemon does it.
 async fn claim(store: &Store) -> Result<(), StoreError> {
     match store.unwritable() {
         Some(_) => Ok(()),
@@ -269,16 +286,16 @@ async fn claim(store: &Store) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a container's interface leads here that Cambric made.
+/// Whether there is a host end of a container in this namespace.
 fn has_host_ends() -> nix::Result<bool> {
     let interfaces = nix::net::if_::if_nameindex()?;
     Ok(interfaces.iter().any(|it| it.name().to_str().is_ok_and(is_host_ifname)))
 }
 
-/// Tells the cluster that this node has a network, as often as the node is made in it.
-async fn tell_of_network(network: NetworkCondition, peers: Arc<Peers>) {
+/// Clears the node's condition NetworkUnavailable whenever the Node is created.
+async fn clear_network_condition(network: NetworkCondition, remote_nodes: Arc<RemoteNodes>) {
     loop {
-        peers.own_came().await;
+        remote_nodes.own_node_added().await;
         network.clear().await;
     }
 }
@@ -286,13 +303,13 @@ async fn tell_of_network(network: NetworkCondition, peers: Arc<Peers>) {
 async fn close(node: Arc<Node>) -> anyhow::Result<()> {
     match Arc::try_unwrap(node) {
         Ok(node) => node.close()?,
-        // Somebody still walks the connections for a client that is gone, or is in the midst of a large change.
+        // A request still lists conntrack for a client that is gone, or waits for a large change.
         Err(node) => node.flush().await,
     }
     Ok(())
 }
 
-/// What asks the daemon to stop.
+/// The signals that stop the daemon.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -313,63 +330,74 @@ impl Signals {
         }
     }
 
-    /// Waits until the daemon has a reason to end. Where the pools are those that this node's Node names, `peers` says which
-    /// it names now.
-    async fn ending(&mut self, config: &Config, node: &Node, peers: Option<&Peers>) -> Ending {
-        let other_prefixes = async {
-            match peers {
-                Some(peers) => {
+    /// Waits for a reason to exit. If the pools are the Node's, `remote_nodes` shows changes of its pod CIDRs.
+    async fn exit_reason(
+        &mut self,
+        config: &Config,
+        node: &Node,
+        remote_nodes: Option<&RemoteNodes>,
+    ) -> ExitReason {
+        let pod_cidrs_changed = async {
+            match remote_nodes {
+                Some(remote_nodes) => {
                     let in_use = config.pools.iter().map(Pool::cidr).collect();
-                    let objection = |own: &objects::Node| objection(config, node, own);
+                    let pod_cidr_problem = |own: &objects::Node| pod_cidr_problem(config, node, own);
                     let tell = |problem| node.refuse_prefixes(problem);
-                    prefixes::others(peers, in_use, prefixes::SETTLES, objection, tell).await;
+                    pod_cidrs::wait_for_change(
+                        remote_nodes,
+                        in_use,
+                        pod_cidrs::STABLE_FOR,
+                        pod_cidr_problem,
+                        tell,
+                    )
+                    .await;
                 }
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = self.wait() => {
-                tracing::info!("stopping; containers go on as they are");
-                say(&[sd_notify::NotifyState::Stopping]);
-                Ending::Stopped
+                tracing::info!("stopping; containers keep their network");
+                notify_systemd(&[sd_notify::NotifyState::Stopping]);
+                ExitReason::Stopped
             }
-            () = other_prefixes => {
+            () = pod_cidrs_changed => {
                 tracing::warn!(
-                    "starting anew, for the Node has other pod CIDRs now; containers keep their addresses, which other nodes \
-                     do not lead packets to any more: restart their pods"
+                    "restarting: the pod CIDRs of the Node have changed; running containers keep their addresses, but other nodes \
+                     no longer route packets to them: restart their pods"
                 );
-                Ending::OtherPrefixes
+                ExitReason::PodCidrsChanged
             }
-            () = mending::writable_again(node, &config.state_dir) => {
+            () = store_recovery::writable_again(node, &config.state_dir) => {
                 let dir = config.state_dir.display();
-                tracing::warn!("starting anew, for {dir} could not be written and can be again");
-                Ending::WritableAgain
+                tracing::warn!("restarting: {dir} is writable again");
+                ExitReason::StoreWritable
             }
         }
     }
 }
 
-/// What goes on beside the socket.
+/// Starts the background tasks.
 fn background(
     node: &Arc<Node>,
-    released: PathBuf,
+    deletes_dir: PathBuf,
     network: Option<NetworkCondition>,
-    peers: &Arc<Peers>,
+    remote_nodes: &Arc<RemoteNodes>,
     metrics: &Arc<Metrics>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(network) = network {
-        tasks.spawn(notices::tell(network.events(), Arc::clone(node), Arc::clone(metrics)));
-        tasks.spawn(tell_of_network(network, Arc::clone(peers)));
+        tasks.spawn(kubernetes_events::publish(network.events(), Arc::clone(node), Arc::clone(metrics)));
+        tasks.spawn(clear_network_condition(network, Arc::clone(remote_nodes)));
     }
     let node = Arc::clone(node);
-    tasks.spawn(async move { released::watch(&released, &node).await });
+    tasks.spawn(async move { pending_deletes::watch(&deletes_dir, &node).await });
     tasks
 }
 
-/// Answers whoever looks whether the node is well; for now, by what it waits for.
-fn answer_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(Probes, Arc<Served>)> {
-    let probes = Probes::start().context("cannot start the thread that answers probes")?;
+/// Starts the server of probes and metrics. Until the node serves, it reports what the daemon waits for.
+fn serve_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Result<(ProbeServer, Arc<Served>)> {
+    let probes = ProbeServer::start().context("cannot start the thread that answers probes")?;
     let served = Arc::new(Served::new(Arc::clone(startup)));
     if let Some(address) = config.metrics {
         let served = Arc::clone(&served);
@@ -378,12 +406,12 @@ fn answer_probes(config: &Config, startup: &Arc<StartupReason>) -> anyhow::Resul
     Ok((probes, served))
 }
 
-/// Has every thread be supervised, this one too, and systemd's watchdog told that all are well, if it listens.
+/// Starts the supervision of all threads, this one included. While all are well, systemd's watchdog is notified.
 fn supervise(config: &Config) -> anyhow::Result<()> {
     let watched = sd_notify::watchdog_enabled().is_some();
     let well = move || {
         if watched {
-            say(&[sd_notify::NotifyState::Watchdog]);
+            notify_systemd(&[sd_notify::NotifyState::Watchdog]);
         }
     };
     supervisor::start(config.thread_deadline, well)
@@ -394,7 +422,7 @@ fn supervise(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say_serving(config: &Config, attachments: usize, datapath: &Datapath) {
+fn log_serving(config: &Config, attachments: usize, datapath: &Datapath) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = config.node_name,
@@ -410,7 +438,7 @@ fn make_private(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// The programs, loaded, with what they take from the configuration.
+/// Loads the programs and configures them.
 fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     let datapath = Datapath::open(&DatapathConfig {
         pins: pins.clone(),
@@ -429,7 +457,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     Ok(datapath)
 }
 
-/// What balances connections, with its health check ports.
+/// The balancer of services, with its health check ports.
 fn balancer(
     config: &Config,
     datapath: &Arc<Datapath>,
@@ -443,15 +471,15 @@ fn balancer(
     Ok(balancer)
 }
 
-/// Who makes the containers' interfaces.
-fn making(config: &Config) -> Making {
-    match config.maker {
-        Maker::Cambric => Making::Own(config.pools.clone()),
-        Maker::PluginsBefore => Making::Chained,
+/// How attachments get their interfaces and addresses.
+fn attachment_mode(config: &Config) -> AttachmentMode {
+    match config.interface_owner {
+        InterfaceOwner::Cambric => AttachmentMode::Own(config.pools.clone()),
+        InterfaceOwner::ChainedPlugin => AttachmentMode::Chained,
     }
 }
 
-/// Where this node stands.
+/// This node, as services need it.
 fn site(config: &Config) -> Site {
     Site {
         node: config.node_name.as_str().into(),
@@ -464,9 +492,9 @@ fn site(config: &Config) -> Site {
 fn external(config: &Config) -> io::Result<ExternalSettings> {
     let mut settings =
         ExternalSettings { dsr: config.external_services == ExternalServiceMode::Dsr, ..Default::default() };
-    // The gateways before other addresses, which matter where there are no pools.
+    // Gateways are preferred; the other addresses count where there are no pools.
     let gateways = config.pools.iter().map(Pool::gateway);
-    for address in gateways.chain(following::node_addresses(config)?) {
+    for address in gateways.chain(cluster_sync::node_addresses(config)?) {
         match address {
             IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_link_local() => {
                 settings.hairpin4 = settings.hairpin4.or(Some(ip));
@@ -503,8 +531,8 @@ fn check_machine(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells systemd, if it listens.
-fn say(state: &[sd_notify::NotifyState<'_>]) {
+/// Notifies systemd, if it listens.
+fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify systemd");
     }

@@ -1,5 +1,5 @@
-//! The kernel of this machine, for the node: the loaded programs, the interfaces of the daemon's namespace, and the
-//! thread that removes them.
+//! The kernel of this machine as [`Kernel`]: loaded programs, interfaces of the daemon's namespace, and the thread that
+//! removes interfaces.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +18,8 @@ use ipamd_config::cni_chain::Configurations;
 use ipamd_datapath::{Datapath, DatapathError};
 use ipamd_kernel::{
     kernel_files,
+    link_reaper::Reaper,
     netlink::{Listener, SocketDiag, SocketDiagError, netns_cookie},
-    reaper::Reaper,
 };
 use ipamd_model::{concerned::Concerned, endpoint::EndpointEntry};
 

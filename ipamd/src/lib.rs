@@ -1,22 +1,22 @@
 //! Cambric's node daemon: what ties addresses, programs, policies and services together on one node. [`daemon`] starts the parts.
 
-pub mod alone;
 mod backlog;
+pub mod cluster_sync;
 pub mod daemon;
-pub mod following;
 pub mod host;
-mod mending;
+mod kubernetes_events;
 pub mod metrics;
 pub mod monitor;
 pub mod node;
-mod notices;
-pub mod peers;
+pub mod pending_deletes;
+mod pod_cidrs;
 pub mod pool_conflicts;
-mod prefixes;
-pub mod probes;
+pub mod probe_server;
 pub mod reconcile;
-pub mod released;
+pub mod remote_nodes;
 pub mod requests;
 pub mod server;
+pub mod single_instance;
 pub mod startup_gate;
 pub mod startup_reason;
+mod store_recovery;

@@ -7,44 +7,43 @@ use std::{
 };
 
 use clap::Parser;
-use ipamd::daemon::{self, Ending};
+use ipamd::daemon::{self, ExitReason};
 use ipamd_config::{CommandLine, Config, LogFormat};
 use ipamd_kernel::kernel_files;
-use ipamd_runtime::{chain, memory};
+use ipamd_runtime::{error_chain, memory};
 
 fn main() -> ExitCode {
     match run(CommandLine::parse()) {
-        Ok(Ending::Stopped) => ExitCode::SUCCESS,
-        Ok(Ending::OtherPrefixes | Ending::WritableAgain) => {
+        Ok(ExitReason::Stopped) => ExitCode::SUCCESS,
+        Ok(ExitReason::PodCidrsChanged | ExitReason::StoreWritable) => {
             eprintln!("cambric-ipamd: cannot start anew: {}", start_anew());
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("cambric-ipamd: {}", chain::sentence(&error));
+            eprintln!("cambric-ipamd: {}", error_chain::sentence(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
+fn run(command_line: CommandLine) -> anyhow::Result<ExitReason> {
     let config = Config::load(command_line)?;
     log(&config);
     kernel_files::set_root(&config.host_root);
     if let Err(error) = memory::keep_small() {
-        tracing::debug!(%error, "memory is used as it comes");
+        tracing::debug!(%error, "cannot set the limits of malloc");
     }
     if let Err(error) = memory::allow_files() {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ending = runtime.block_on(daemon::run(config));
+    let exit_reason = runtime.block_on(daemon::run(config));
     // What is still under way for nobody is not waited for.
     runtime.shutdown_background();
-    ending
+    exit_reason
 }
 
-/// Becomes a daemon that starts, in the same process, so that nobody takes it for one that has failed. Returns only why it
-/// cannot.
+/// Replaces this process by a new daemon (exec), so that no supervisor takes it for failed. Returns only if that fails.
 fn start_anew() -> io::Error {
     // Not by its name: the file may have been replaced.
     Command::new("/proc/self/exe").args(env::args_os().skip(1)).exec()

@@ -1,5 +1,5 @@
-//! What keeps a pool from being handed out on this machine: the machine's own addresses and networks, and endpoints that have
-//! the address that would be the pool's gateway.
+//! Conflicts of a pool with this machine: with its own addresses and networks, and with endpoints that have the address
+//! that would become the pool's gateway.
 
 use std::net::IpAddr;
 

@@ -13,22 +13,22 @@ pub struct StartupReason {
     source: OnceLock<Arc<dyn SourceState>>,
 }
 
-/// So many resources are named that the cluster's source has not told of.
+/// At most this many unlisted resources are named.
 const NAMED: usize = 3;
 
 impl StartupReason {
-    /// Notes what is waited for: a clause that says what is missing.
+    /// Sets what the daemon waits for: a clause.
     pub fn set(&self, missing: String) {
         *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
     }
 
-    /// Has the state of the cluster's source told beside it.
-    pub fn tell_of(&self, source: Arc<dyn SourceState>) {
+    /// Adds the state of the cluster's source to the reason.
+    pub fn set_source(&self, source: Arc<dyn SourceState>) {
         // There is one source.
         let _ = self.source.set(source);
     }
 
-    /// The same in words, and what the cluster's source has not told yet, and why.
+    /// The reason in words, with the resources that are not listed yet and the failure.
     pub fn missing(&self) -> String {
         let missing = self.get().unwrap_or_else(|| "the daemon is starting".into());
         match self.source() {
@@ -48,7 +48,7 @@ impl StartupReason {
     }
 }
 
-/// What a source has not told, as the end of a sentence: which resources are not listed yet, and what the trouble is.
+/// What a source lacks, as the end of a sentence: the unlisted resources and the failure.
 pub fn untold(status: &ClusterStatus) -> String {
     let mut text = String::new();
     let unlisted = &status.unlisted;

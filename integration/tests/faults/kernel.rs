@@ -73,7 +73,7 @@ pub const FAULTS: &[Fault] = &[
             node.ip(&format!("address add {NODE6}/64 dev uplink nodad"))?;
             uplink_up(scene)
         },
-        says: "no uplink any more",
+        says: "interface is no longer an uplink",
         ..NOTHING
     },
     Fault {

@@ -33,7 +33,7 @@ fn without_the_server_everything_goes_on_and_its_age_is_told() -> Result<()> {
     let aged = || scene.cluster().is_ok_and(|it| it["age_seconds"].as_u64().is_some_and(|age| age >= 2));
     ensure!(eventually(PATIENCE, aged), "{}", scene.cluster()?);
     let problems = scene.node.status()?["problems"].to_string();
-    ensure!(problems.contains("does not tell of every change"), "{problems}");
+    ensure!(problems.contains("is not up to date"), "{problems}");
     ensure!(scene.node.status()?["ready"] == true);
 
     // What happened meanwhile is made up for.

@@ -174,7 +174,7 @@ fn a_node_that_is_made_anew_is_told_of_again_and_refusals_are_outlived() -> Resu
     it.scene.server.delete("nodes", "node");
     it.scene.server.behave(|server| server.refuses = [("nodes/status", 403)].into());
     it.scene.server.put(without_network(&cidrs));
-    let said = || it.scene.node.log().contains("the cluster cannot be told that this node has a network");
+    let said = || it.scene.node.log().contains("cannot clear the node's condition NetworkUnavailable");
     ensure!(eventually(PATIENCE, said), "{}", it.scene.node.log());
     it.scene.server.behave(|server| server.refuses.clear());
     it.network_is_available()?;

@@ -52,7 +52,7 @@ fn beside_any_server_a_node_is_ready_within_seconds_and_says_so_once() -> Result
     for (server, streaming, is_refusal) in SERVERS {
         scene.server.behave(|it| it.streaming = streaming);
         scene.server.put(guard("first"));
-        let before = ["does not stream lists", "does not tell", "tells of this resource again"]
+        let before = ["does not stream lists", "list or watch failed", "list and watch work again"]
             .map(|words| scene.lines_of(words));
         // Nothing may come from the copy.
         let _ = std::fs::remove_dir_all(scene.node.state_dir().join("cluster"));
@@ -99,7 +99,7 @@ fn a_server_that_refuses_streams_is_no_trouble() -> Result<()> {
         let requests = scene.server.requests().len();
         std::thread::sleep(Duration::from_secs(3));
         let log = scene.node.log();
-        for words in ["does not tell", "tells of this resource again"] {
+        for words in ["list or watch failed", "list and watch work again"] {
             ensure!(!log.contains(words), "{streaming:?}: {log}");
         }
         let more = scene.server.requests().split_off(requests);

@@ -59,7 +59,7 @@ fn a_first_start_waits_for_the_server() -> Result<()> {
     let scene = Scene::new()?;
     scene.server.behave(|server| server.hangs = true);
     scene.node.launch_daemon()?;
-    scene.waits_for("has not told everything yet")?;
+    scene.waits_for("has not listed everything yet")?;
     scene.server.behave(|server| server.hangs = false);
     scene.server.stop();
     std::thread::sleep(Duration::from_millis(200));

@@ -70,7 +70,7 @@ impl Stage {
 #[test]
 fn the_fill_of_each_map_is_counted_by_its_name() {
     let stage = Stage::new();
-    let fills = stage.datapath.fills().unwrap();
+    let fills = stage.datapath.map_use().unwrap();
     let capacity = |name: &str| fills[name].capacity;
     assert!(fills["endpoints4"].entries >= 2, "{fills:?}");
     assert!(fills["endpoints4"].entries < fills["endpoints4"].capacity, "{fills:?}");

@@ -352,7 +352,7 @@ pub struct ClusterStatus {
     pub age_seconds: Option<u64>,
     /// Resources that were not listed as a whole since the daemon started.
     pub unlisted: Vec<String>,
-    /// Why the source does not tell of every change.
+    /// Why the source is not up to date.
     pub trouble: Option<String>,
 }
 

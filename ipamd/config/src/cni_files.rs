@@ -1,7 +1,7 @@
-//! What container runtimes find of Cambric on disk: the plugin, and the network configuration that names it.
+//! The files that container runtimes read: the plugin, and the network configuration that names it.
 //!
 //! A kubelet takes its node for ready when there is a configuration. So it is written when the daemon can serve, after
-//! the plugin, and each of both is whole or not there.
+//! the plugin. Both are replaced atomically.
 
 use std::{
     ffi::OsStr,
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use ipamd_runtime::whole_file;
+use ipamd_runtime::atomic_file;
 
 /// Name of the configuration's file. Runtimes take the first by name.
 pub const CONFLIST: &str = "10-cambric.conflist";
@@ -184,7 +184,7 @@ fn put(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), CniFiles
     fs::create_dir_all(dir).map_err(failed("make", dir))?;
     // Runtimes read whatever ends in .conf, .conflist or .json, so this does not.
     let new = dir.join(format!(".{name}.new"));
-    let written = whole_file::replace(&path, &new, content, mode);
+    let written = atomic_file::replace(&path, &new, content, mode);
     written.map_err(failed("write", &path))?;
     tracing::info!(file = %path.display(), "written");
     Ok(())

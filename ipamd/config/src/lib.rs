@@ -31,7 +31,7 @@ pub use locations::Locations;
 use options::Options;
 pub use source::Cluster;
 pub use uplinks::{IfnamePattern, UplinkRule};
-pub use values::{ExternalServiceMode, LogFormat, LogLevel, Maker, RoutingMode};
+pub use values::{ExternalServiceMode, InterfaceOwner, LogFormat, LogLevel, RoutingMode};
 
 /// Where the configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
@@ -144,7 +144,7 @@ pub struct Config {
     /// node's Node.
     pub pools: Vec<Pool>,
     /// Who makes the containers' interfaces and assigns their addresses.
-    pub maker: Maker,
+    pub interface_owner: InterfaceOwner,
     /// Where policies and services come from.
     pub cluster: Cluster,
     /// URL of the Kubernetes API server, in place of the one that the credentials come with.
@@ -241,7 +241,7 @@ impl Config {
             node_name: options.node_name.map_or_else(hostname, |name| name.0),
             uplinks,
             pools,
-            maker: if chained { Maker::PluginsBefore } else { Maker::Cambric },
+            interface_owner: if chained { InterfaceOwner::ChainedPlugin } else { InterfaceOwner::Cambric },
             cluster,
             kube_api_server: options.kube_api_server,
             metrics: options.metrics,
@@ -288,7 +288,7 @@ impl Config {
 impl Config {
     /// Whether the cluster's source must say what addresses are handed out from.
     pub fn needs_pools(&self) -> bool {
-        self.pools.is_empty() && self.maker == Maker::Cambric
+        self.pools.is_empty() && self.interface_owner == InterfaceOwner::Cambric
     }
 
     /// Takes the prefixes of this node's Node for its pools, unless some are configured.

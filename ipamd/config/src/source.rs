@@ -1,4 +1,4 @@
-//! Which source of the cluster is configured.
+//! The configured source of the cluster's state.
 
 use std::{path::PathBuf, str::FromStr};
 

@@ -37,10 +37,13 @@ fn one_pool_is_enough_and_the_rest_has_defaults() {
 #[test]
 fn behind_other_plugins_there_is_nothing_to_assign() {
     let config = flags(&["--chained=true", "--routing=vxlan"]).unwrap();
-    assert_eq!((config.maker, config.routing), (Maker::PluginsBefore, RoutingMode::None));
+    assert_eq!((config.interface_owner, config.routing), (InterfaceOwner::ChainedPlugin, RoutingMode::None));
     assert!(!config.masquerade && !config.needs_pools());
     assert!(file("chained = true\npool = [\"10.88.0.0/16\"]").unwrap_err().contains("the pool 10.88.0.0/16"));
-    assert_eq!(flags(&["--pool=10.88.0.0/16", "--chained=false"]).unwrap().maker, Maker::Cambric);
+    assert_eq!(
+        flags(&["--pool=10.88.0.0/16", "--chained=false"]).unwrap().interface_owner,
+        InterfaceOwner::Cambric
+    );
 }
 
 #[test]
@@ -273,7 +276,7 @@ fn whatever_a_configuration_file_holds_is_taken_or_refused_by_its_name() {
             Ok(config)
                 if config.pools.is_empty()
                     && config.cluster == Cluster::None
-                    && !shown.contains("PluginsBefore") =>
+                    && !shown.contains("ChainedPlugin") =>
             {
                 Err("there is nothing to hand out addresses from".into())
             }

@@ -162,12 +162,12 @@ impl FromStr for Attach {
 
 /// Who makes the containers' interfaces, and assigns their addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Maker {
+pub enum InterfaceOwner {
     /// Cambric.
     Cambric,
     /// The plugins before it in the chain. Then there are no pools, nothing is masqueraded and no other node is routed to:
     /// policy and services are all there is.
-    PluginsBefore,
+    ChainedPlugin,
 }
 
 /// A node's name.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ipamd_ctl::{CommandLine, run};
-use ipamd_runtime::chain;
+use ipamd_runtime::error_chain;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match run(command_line) {
         Ok(ending) => ending.status().into(),
         Err(error) => {
-            eprintln!("cambricctl: {}", chain::sentence(&error));
+            eprintln!("cambricctl: {}", error_chain::sentence(&error));
             failure.into()
         }
     }

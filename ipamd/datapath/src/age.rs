@@ -1,4 +1,4 @@
-//! Having the program `age` forget the flows that are over.
+//! Runs the program `age`, which removes expired conntrack entries.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
 
 use super::{DatapathError, conntrack::now};
 
-/// Runs the program once; what it has found.
+/// Runs the program once. Returns what it found.
 pub fn run(program: BorrowedFd<'_>) -> Result<Ageing, DatapathError> {
     let mut ageing = Ageing { now: now(), ..Ageing::default() };
     let mut options = libbpf_sys::bpf_test_run_opts {

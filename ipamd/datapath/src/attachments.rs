@@ -1,4 +1,4 @@
-//! The programs on interfaces, their links and pins: looked at, and put back where somebody took them away.
+//! The programs on interfaces, their links and pins: checked, and restored if somebody removed them.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -31,7 +31,7 @@ impl Datapath {
     /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps and
     /// programs.
     ///
-    /// What cannot be mended keeps nothing else from being: the failures come beside the repairs.
+    /// A failure does not stop the other repairs: the failures are returned beside the repairs.
     pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> (Repairs, Vec<DatapathError>) {
         let healed = host_ends.iter().map(|(ifname, ifindex)| {
             supervisor::beat();
@@ -83,7 +83,7 @@ impl Datapath {
         for direction in HOOKS {
             self.links().remove(&(ifname.to_owned(), hook(direction)));
             if let Err(error) = load::remove_pin(&self.pins.link(ifname, direction)) {
-                tracing::warn!(interface = ifname, %error, "a link's pin could not be removed");
+                tracing::warn!(interface = ifname, %error, "cannot remove a link's pin");
             }
         }
     }
@@ -94,7 +94,7 @@ impl Datapath {
             let pinned = attach::open_pinned(&self.pins.link(ifname, direction));
             // Without one there is nothing to detach; the link of an interface that is gone is detached already.
             if let Err(error) = pinned.and_then(|link| attach::detach_tcx(link.as_fd())) {
-                tracing::debug!(interface = ifname, %error, "a link could not be detached");
+                tracing::debug!(interface = ifname, %error, "cannot detach a link");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Telling the programs which flows to judge again: `bpf/progs/changes.h` has the other half.
+//! Change stamps: tell the programs which flows to look at again. `bpf/progs/changes.h` is the other half.
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +22,8 @@ use ipamd_model::concerned::Concerned;
 const NETWORKS_MOST: u32 = 256;
 
 impl Datapath {
-    /// Has the flows that a change concerns be judged again on their next packets. Called after the tables were written: a
-    /// verdict by what was before must not carry an epoch from after it.
+    /// Raises the epoch for the flows that a change concerns: they take the slow path with their next packet. Called
+    /// after the tables are written, because a verdict by the old tables must not carry the new epoch.
     pub fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError> {
         if concerned.is_nothing() {
             return Ok(());
@@ -31,8 +31,8 @@ impl Datapath {
         self.raise_at(places(concerned))
     }
 
-    /// Has every flow be judged again. The last daemon may have died between a write and the epoch that belongs to it. And no
-    /// place holds a number so old that it would pass for one to come.
+    /// Raises the epoch of every flow. The last daemon may have died between a write and its epoch. It also renews old
+    /// stamps, which would otherwise look like future ones when the number wraps.
     pub(super) fn raise_every_place(&self) -> Result<(), DatapathError> {
         self.raise_at((0..CHANGES).collect())
     }

@@ -1,4 +1,4 @@
-//! The conntrack maps from user space: forgetting what is over, and showing what is not.
+//! The conntrack maps from user space: removing expired entries, and listing the others.
 
 use std::{collections::HashSet, net::IpAddr};
 

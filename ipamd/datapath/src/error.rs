@@ -7,14 +7,14 @@ use std::{
 
 use bpf::attach::AttachError;
 
-use super::refused::{self, MapError};
+use super::map_error::{self, MapError};
 
 /// Why the datapath could not be made or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatapathError {
     /// The kernel refused the programs.
-    #[error("cannot load the programs: {} (see `cambricctl preflight`)", refused::load(.0))]
+    #[error("cannot load the programs: {} (see `cambricctl preflight`)", map_error::load(.0))]
     Load(libbpf_rs::Error),
     /// A map could not be made, read or written.
     #[error(transparent)]

@@ -1,5 +1,5 @@
-//! The programs and maps in the kernel, as the daemon sees them. Everything is pinned and goes on without the daemon;
-//! this is where it is made, looked at, and put right.
+//! The programs and maps in the kernel. Everything is pinned and keeps working without the daemon; this crate creates,
+//! reads and repairs it.
 
 mod age;
 mod attachments;
@@ -7,15 +7,15 @@ mod batch;
 mod changes;
 mod conntrack;
 mod error;
-mod fill;
 mod load;
+mod map_error;
+mod map_use;
 mod maps;
 mod origins;
-pub mod parting;
 mod policy;
-mod refused;
 mod routes;
 mod services;
+pub mod socket_termination;
 mod uplinks;
 mod values;
 mod writes;
@@ -47,12 +47,12 @@ use libbpf_rs::{MapCore, MapHandle, MapType};
 
 pub use self::{
     error::DatapathError,
-    fill::objection,
     load::{fib_lookup_flags, probe_attach_mode},
+    map_error::MapError,
+    map_use::nearly_full,
     policy::PolicyTables,
-    refused::MapError,
     routes::RouteCounts,
-    services::{ExternalSettings, ServiceTables, Tied, TiedSockets},
+    services::{ExternalSettings, ServiceTables, TranslatedSocket, TranslatedSockets},
 };
 use self::{
     load::{Loaded, Programs, Renewed},
@@ -353,7 +353,7 @@ impl Datapath {
 
     /// How full each map is that has a bound which users may meet, by its name; but for those of flows, which the sweep counts. Reads
     /// them whole: tens of milliseconds.
-    pub fn fills(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
+    pub fn map_use(&self) -> Result<BTreeMap<String, MapUse>, DatapathError> {
         let typed = [
             (self.endpoints4.name(), self.endpoints4.handle()),
             (self.endpoints6.name(), self.endpoints6.handle()),

@@ -1,4 +1,5 @@
-//! Loading the programs: onto the maps that an earlier daemon left, and later into the links that it left, without a gap.
+//! Loads the programs: first with the maps that an earlier daemon left, later into the links that it left, without a
+//! gap.
 
 use std::{
     collections::BTreeMap,
@@ -243,11 +244,11 @@ fn adopt_maps(
                 map = name,
                 from = pinned.max_entries(),
                 to = map.max_entries(),
-                "map made anew in another size"
+                "recreated the map with another size"
             );
             to_copy.insert(name, pinned);
         } else {
-            info!(map = name, "map made anew: its layout is another in this version");
+            info!(map = name, "recreated the map: its layout has changed in this version");
         }
     }
     Ok(to_copy)

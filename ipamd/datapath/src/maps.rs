@@ -121,7 +121,7 @@ pub fn copy_entries(from: &MapHandle, to: &MapHandle, name: &str) -> Result<(), 
         true
     });
     if let Some(why) = why {
-        tracing::warn!(map = name, left, %why, "entries of the former map are left behind");
+        tracing::warn!(map = name, left, %why, "entries of the old map do not fit into the new one");
     }
     copied.map_err(|error| DatapathError::map(name)(error.into()))
 }

@@ -1,4 +1,5 @@
-//! Where senders are: the Ethernet addresses of endpoints by their host ends, and how packets of other nodes' endpoints come.
+//! Where senders are, against spoofing: the Ethernet addresses of endpoints by their host ends, and the ways by which
+//! packets of other nodes' endpoints arrive.
 
 use std::{
     collections::HashSet,

@@ -1,5 +1,5 @@
-//! Whether nothing but a packet's destination decides which way it leaves, so that the programs need not ask for each flow:
-//! `bpf/progs/way_out.h` has the other half.
+//! Plain routes: whether the destination alone decides a packet's route. Then the programs need not look the route up
+//! for each flow; `bpf/progs/way_out.h` is the other half.
 
 use std::{io, mem::offset_of, os::fd::AsRawFd};
 

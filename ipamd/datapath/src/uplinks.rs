@@ -47,7 +47,10 @@ impl Datapath {
             if !is_host_ifname(&ifname) && !uplinks.iter().any(|uplink| uplink.ifname == ifname) {
                 self.detach_links(&ifname);
                 self.unpin_links(&ifname);
-                tracing::debug!(interface = ifname, "the programs are detached: it is no uplink any more");
+                tracing::debug!(
+                    interface = ifname,
+                    "detached the programs: the interface is no longer an uplink"
+                );
             }
         }
         let (mut told, mut repairs, mut failed) = (Vec::new(), Vec::new(), None);
@@ -89,7 +92,7 @@ impl Datapath {
             for direction in HOOKS {
                 if let Err(error) = attach::detach_clsact(ifindex, direction) {
                     // Most likely the interface is gone, and its filters with it.
-                    tracing::debug!(ifindex, %error, "a filter could not be removed");
+                    tracing::debug!(ifindex, %error, "cannot remove a filter");
                 }
             }
         }

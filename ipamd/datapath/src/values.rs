@@ -1,4 +1,4 @@
-//! What is told of endpoints, as the programs have it.
+//! Conversion of endpoint entries to the layout of the programs' map.
 
 use bpf::layout::{ENDPOINT_CHAINED, ENDPOINT_SHAPED, Endpoint};
 use ipamd_api::MacAddr;

@@ -1,4 +1,4 @@
-//! Every write into a map that the daemon makes, so that each that is refused is told in the same words ([`MapError`]).
+//! All writes of the daemon into maps, so that every error is a [`MapError`] with the same words.
 
 use std::{
     os::fd::{AsFd, AsRawFd},
@@ -8,7 +8,7 @@ use std::{
 use libbpf_rs::{MapCore, MapHandle, libbpf_sys};
 use nix::errno::Errno;
 
-use super::refused::MapError;
+use super::map_error::MapError;
 
 /// What a call of libbpf returns: zero, or the negative number of what went wrong.
 fn checked(result: i32) -> Result<(), Errno> {

@@ -1,6 +1,6 @@
-//! Where the node's kernel shows its settings: below `/`, or where a container sees them.
+//! Paths of the node's /proc/sys and /sys: below `/`, or where a container has them mounted.
 //!
-//! A container's own `/proc/sys` and `/sys` can be read only, so that it is given the node's at another place.
+//! A container's own `/proc/sys` and `/sys` are read-only, so the node's are mounted at another path.
 
 use std::{
     fs, io,

@@ -1,9 +1,9 @@
-//! What Cambric asks of the kernel beside its programs: routes, links, addresses and sockets by netlink, settings below `/proc/sys`, and
-//! what netfilter has, by name.
+//! The kernel beside BPF: routes, links, addresses and sockets by netlink, sysctls, and the names of netfilter's
+//! objects.
 
 pub mod kernel_files;
+pub mod link_reaper;
 pub mod netfilter;
 pub mod netlink;
 pub mod processes;
-pub mod reaper;
 pub mod sysctl;

@@ -1,4 +1,4 @@
-//! Who else runs in this network namespace.
+//! Processes in this network namespace.
 
 use std::fs;
 

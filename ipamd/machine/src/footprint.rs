@@ -1,4 +1,5 @@
-//! What the daemon changed on the machine outside of its own interfaces, so that uninstalling can put it back.
+//! The footprint: what the daemon changed on the machine outside of its own interfaces, so that uninstalling can undo
+//! it.
 //!
 //! Kept as JSON in the state directory, written before the change is made. A file that cannot be read, as after a loss of power
 //! under an earlier release, is set aside: what Cambric changed before is then known only to who looks into it.
@@ -13,7 +14,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use ipamd_runtime::whole_file;
+use ipamd_runtime::atomic_file;
 
 const FILE: &str = "footprint.json";
 /// What a file that cannot be read becomes.
@@ -99,7 +100,7 @@ impl FootprintFile {
             return Ok(());
         }
         let fresh = self.path.with_extension("new");
-        whole_file::replace(&self.path, &fresh, &serde_json::to_vec_pretty(&footprint)?, 0o600)?;
+        atomic_file::replace(&self.path, &fresh, &serde_json::to_vec_pretty(&footprint)?, 0o600)?;
         self.footprint = footprint;
         Ok(())
     }

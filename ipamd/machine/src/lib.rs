@@ -1,5 +1,5 @@
-//! The machine itself: what it must have before Cambric can work on it, what other plugins have left on it, what Cambric has changed
-//! on it and how that is put back.
+//! The machine: preflight checks, leftovers of other plugins, and the changes that Cambric made and how they are
+//! undone.
 
 pub mod footprint;
 pub mod kube_proxy;

@@ -1,4 +1,4 @@
-//! What is left of the programs and maps when no daemon runs: pinned below the bpffs, and attached to interfaces.
+//! Programs and maps that remain when no daemon runs: pinned in the bpffs and attached to interfaces.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ pub fn remove_all(pins: &Pins) -> io::Result<()> {
         for ifindex in uplinks.keys().filter_map(|key| u32::from_bytes(&key)) {
             for direction in [Direction::Ingress, Direction::Egress] {
                 if let Err(error) = attach::detach_clsact(ifindex, direction) {
-                    tracing::debug!(ifindex, %error, "a filter could not be removed");
+                    tracing::debug!(ifindex, %error, "cannot remove a filter");
                 }
             }
         }

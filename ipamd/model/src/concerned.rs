@@ -1,4 +1,4 @@
-//! What a change concerns: the flows that have to be judged again. The others keep their verdicts.
+//! The flows that a change concerns: they take the slow path again. The others keep their verdicts.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -1,4 +1,4 @@
-//! What the programs are told of an endpoint.
+//! An endpoint as the programs know it.
 
 use ipamd_api::MacAddr;
 

@@ -1,4 +1,4 @@
-//! What is wrong with a field of an object.
+//! Errors of an object's fields.
 
 /// A field that cannot be understood, and so its object.
 #[derive(serde::Serialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]

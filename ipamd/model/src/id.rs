@@ -1,4 +1,4 @@
-//! What tells objects from each other, and where they were read.
+//! Ids of objects, and where the objects were read.
 
 use std::{fmt, path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Texts that many objects have in common, held once.
+//! Interned strings: a text that many objects share is stored once.
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The cluster as Cambric sees it, the same whichever source it came from: objects, labels and selectors, policies of every dialect in one
-//! form, services and their endpoints; and the values that are told to the programs of them.
+//! The model of the cluster, the same for every source: objects, labels and selectors, policies of every dialect in one
+//! form, services and their endpoints; and the values of these that the programs read.
 
 pub mod concerned;
 pub mod endpoint;

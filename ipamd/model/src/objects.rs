@@ -1,4 +1,4 @@
-//! What a cluster is made of, as far as Cambric needs it: small, checked, and the same whichever source it came from.
+//! The objects of a cluster as Cambric needs them: small, checked, and the same for every source.
 
 use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Where senders are: endpoints of this node, or of which other, and how their packets come.
+//! The origins of senders: endpoints of this node or of another one, and how their packets arrive.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -1,4 +1,4 @@
-//! Addresses that mean no one machine of a cluster: nothing is reached there, and nothing answers from there.
+//! Special addresses that belong to no single machine: nothing can be reached there, and nothing answers from there.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The interfaces that lead to the network.
+//! Uplinks, as the programs know them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,14 +1,14 @@
-//! What has to be done so that the kernel is as the records and the configuration say: a function from what was
-//! observed to a list of steps. `reconcile` of the daemon observes and performs.
+//! The plan: the steps that bring the kernel to what the records and the configuration say. It is a pure function of
+//! what was observed; the daemon's `reconcile` observes and performs.
 
-mod claims;
+mod cidr_owners;
 mod endpoints;
 mod origins;
 mod orphans;
 pub mod overlay;
-pub mod peers;
 mod pools;
 pub mod records;
+pub mod remote_nodes;
 mod step;
 mod uplinks;
 
@@ -23,8 +23,8 @@ pub use endpoints::Shaping;
 pub use origins::origins;
 pub use orphans::key_of_alias;
 pub use overlay::Overlay;
-pub use peers::Routing;
 pub use pools::{FORWARDING_V4, FORWARDING_V6, accept_ra};
+pub use remote_nodes::Routing;
 pub use step::Step;
 pub use uplinks::{Reason, Uplinks, uplinks};
 
@@ -45,7 +45,7 @@ pub struct Observed {
     /// The permanent neighbours, but for those on the overlay.
     pub neighbours: Vec<Neighbour>,
     /// The ways to other nodes, if they were looked at.
-    pub ways: Option<Ways>,
+    pub node_routes: Option<NodeRoutes>,
     /// Root and ingress queueing disciplines.
     pub qdiscs: Vec<Qdisc>,
     /// What the programs know.
@@ -60,7 +60,7 @@ pub struct Observed {
 
 /// The ways to other nodes that the kernel has.
 #[derive(Clone, Debug, Default)]
-pub struct Ways {
+pub struct NodeRoutes {
     /// The routes to their endpoints.
     pub routes: Vec<Route>,
     /// The permanent neighbours on the overlay.
@@ -87,7 +87,7 @@ pub struct Plan {
     /// Sentences.
     pub problems: Vec<String>,
     /// Sentences about the ways to other nodes, if these were looked at.
-    pub problems_of_ways: Option<Vec<String>>,
+    pub route_problems: Option<Vec<String>>,
 }
 
 /// Compares.
@@ -102,7 +102,7 @@ pub fn plan(
     let mut plan = Plan { problems: uplinks.problems.clone(), ..Plan::default() };
     pools::plan(pools, uplinks, observed, &mut plan);
     plan.overlay = routing.overlay(nodes, uplinks, observed);
-    peers::plan(routing, nodes, plan.overlay, pools, uplinks, observed, &mut plan);
+    remote_nodes::plan(routing, nodes, plan.overlay, pools, uplinks, observed, &mut plan);
     for endpoint in &records.committed {
         endpoints::plan(pools, endpoint, observed, &mut plan);
     }

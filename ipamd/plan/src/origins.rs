@@ -1,11 +1,11 @@
-//! From where packets of other nodes' endpoints are believed: by the overlay, or directly from the node. Which of both a node
-//! does is its own choice (`--routing`), so a node takes both.
+//! Which ways packets of other nodes' endpoints may arrive by: the overlay, or directly from the node. Each node
+//! chooses its own routing (`--routing`), so both are accepted from any node.
 
 use std::{collections::HashSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::{Address, Observed, Routing, Uplinks, claims::Claims, peers::Site};
+use super::{Address, Observed, Routing, Uplinks, cidr_owners::CidrOwners, remote_nodes::Site};
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::RoutingMode;
 use ipamd_model::{
@@ -51,15 +51,15 @@ pub fn origins(
     }
     let by_network = routing.mode == RoutingMode::Direct || routing.keeps_sources;
     let site = Site { overlay: None, uplinks, observed };
-    let mut claims = Claims::default();
+    let mut owners = CidrOwners::default();
     for pool in pools {
         // Pools are disjoint.
-        let _ = claims.claim(pool.cidr(), &routing.own);
+        let _ = owners.claim(pool.cidr(), &routing.own);
     }
     for node in nodes.values().filter(|node| *node.name != *routing.own) {
         for cidr in &node.pod_cidrs {
             // What several claim is one's, as the routes are.
-            if claims.claim(*cidr, &node.name).is_err() {
+            if owners.claim(*cidr, &node.name).is_err() {
                 continue;
             }
             match site.directly(node, *cidr) {

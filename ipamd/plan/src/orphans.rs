@@ -1,4 +1,4 @@
-//! What Cambric left in the kernel and no record speaks of.
+//! Orphans: what Cambric left in the kernel and no record mentions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

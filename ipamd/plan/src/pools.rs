@@ -1,5 +1,5 @@
-//! What the node needs for its pools as such: forwarding, its own address in each, and a dead end behind the
-//! addresses that nobody has.
+//! What the node needs for its pools: forwarding, the gateway address, and an unreachable route for addresses that
+//! nobody has.
 
 use super::{Observed, Plan, Step, Uplinks};
 use ipamd_addresses::ipam::{Family, Pool};

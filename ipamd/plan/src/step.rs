@@ -1,4 +1,4 @@
-//! One step of a plan.
+//! A step of the plan.
 
 use std::{fmt, net::IpAddr};
 

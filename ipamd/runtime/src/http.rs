@@ -59,7 +59,7 @@ pub async fn serve<F>(
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, at = ?listener.local_addr(), "cannot accept a connection; this is tried again");
+                    tracing::warn!(%error, at = ?listener.local_addr(), "cannot accept a connection; trying again");
                 }
                 tokio::time::sleep(BREATH).await;
             }

@@ -19,7 +19,7 @@ use std::{
 
 use ipamd_api::wire;
 
-use crate::caught;
+use crate::catch_panic;
 
 /// How often the supervisor looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -247,8 +247,8 @@ fn end_on_panic() {
 fn of_panic(thread: &str, info: &PanicHookInfo<'_>) -> String {
     format!(
         "{thread} has failed by a bug ({} at {}); the daemon ends, so that one that is started anew goes on",
-        caught::message(info),
-        caught::place(info)
+        catch_panic::message(info),
+        catch_panic::place(info)
     )
 }
 
@@ -393,6 +393,6 @@ mod tests {
     #[ignore = "ends the process if it fails: run by another test"]
     fn caught_panic() {
         start(DEADLINE, || {}).unwrap();
-        assert!(caught::caught(|| panic!("torn")).is_err());
+        assert!(catch_panic::catch_panic(|| panic!("torn")).is_err());
     }
 }

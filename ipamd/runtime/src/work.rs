@@ -1,5 +1,5 @@
-//! Counts what a thread does, for tests that ask how work grows with what it is done on. Wall time would say it as well, but of the
-//! machine, too. A daemon counts as well, one addition a step, and asks nobody.
+//! A counter of work steps per thread, for tests of how work grows with its input. Wall time would depend on the
+//! machine too. In the daemon it costs one addition per step.
 
 use std::cell::Cell;
 

@@ -1,12 +1,12 @@
-//! Where policies, services and the rest of the cluster are read from.
+//! Sources of the cluster's state: policies, services, pods, nodes.
 //!
-//! A source tells the daemon what the cluster looks like, once as a whole and then change by change. Addresses and
-//! endpoints never wait for it: a node whose source is silent goes on with what it knows.
+//! A source gives the whole state of the cluster once and then each change. Addresses and endpoints never wait for it:
+//! while a source is silent, the node keeps the last known state.
 
 pub mod directory;
+pub mod field;
 pub mod kube;
 pub mod manifest;
-pub mod place;
 pub mod policies;
 pub mod v1;
 
@@ -22,8 +22,8 @@ pub trait Source: Send {
     /// changes. May be dropped and called again; nothing is lost.
     fn next(&mut self) -> impl Future<Output = Batch> + Send;
 
-    /// All that [`Self::next`] gave is in force.
-    fn in_force(&mut self) {}
+    /// Called when everything that [`Self::next`] returned is in force.
+    fn acknowledge(&mut self) {}
 
     /// Its state, for whoever asks; `None` where there is no cluster.
     fn state(&self) -> Option<Arc<dyn SourceState>> {
@@ -33,10 +33,10 @@ pub trait Source: Send {
 
 /// How up to date a source is.
 pub trait SourceState: fmt::Debug + Send + Sync {
-    /// What people are told.
+    /// The status that `cambricctl status` shows.
     fn status(&self) -> ClusterStatus;
 
-    /// What needs a person although every change is told of.
+    /// A problem that needs an operator although the state is up to date.
     fn problem(&self) -> Option<String> {
         None
     }
@@ -47,19 +47,19 @@ pub trait SourceState: fmt::Debug + Send + Sync {
     }
 }
 
-/// Whether a source has not told of every change for so long that it is a problem. One that never told everything is at once.
+/// Whether the state is so old that it counts as a problem. A source that was never complete is one at once.
 pub fn is_stale(status: &ClusterStatus, after: Duration) -> bool {
     !status.live && status.age_seconds.is_none_or(|age| Duration::from_secs(age) >= after)
 }
 
-/// What a source has gone through with a resource.
+/// Counters of one resource since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceCounts {
-    /// Lists that were told to their ends.
+    /// Completed lists.
     pub lists: u64,
-    /// Times that the server had forgotten what happened since it was heard last, so that a list had to follow.
+    /// Watches that ended as expired (410), so that a list had to follow.
     pub expired: u64,
-    /// Other times that it did not tell.
+    /// Other failures of lists and watches.
     pub failures: u64,
 }
 

@@ -1,4 +1,4 @@
-//! How up to date what is known of the cluster is, asked for when somebody looks.
+//! Metrics about the state of the cluster: how up to date it is. They are computed at each scrape.
 
 use std::{fmt, sync::Arc};
 
@@ -23,7 +23,7 @@ impl Collector for Cluster {
         let status = self.0.status();
         let live = encoder.encode_descriptor(
             "cluster_live",
-            "Whether the cluster's source tells of every change (1) or not (0)",
+            "Whether lists and watches of the cluster are up to date (1) or not (0)",
             None,
             MetricType::Gauge,
         )?;
@@ -31,7 +31,7 @@ impl Collector for Cluster {
         if let Some(age) = status.age_seconds {
             let encoder = encoder.encode_descriptor(
                 "cluster_age",
-                "How long ago what is known of the cluster was known to be all",
+                "Time since the state of the cluster was last known to be complete",
                 Some(&Unit::Seconds),
                 MetricType::Gauge,
             )?;
@@ -39,15 +39,13 @@ impl Collector for Cluster {
         }
         let counts = self.0.counts();
         let families: [Family; 3] = [
-            ("cluster_lists", "Lists of the resource that were told to their ends", |it| it.lists),
+            ("cluster_lists", "Completed lists of the resource", |it| it.lists),
             (
                 "cluster_expired",
-                "Times that the API server had forgotten what happened since it was heard last",
+                "Watches that the API server ended as expired (410); each is followed by a new list",
                 |it| it.expired,
             ),
-            ("cluster_failures", "Other times that the API server did not tell of the resource", |it| {
-                it.failures
-            }),
+            ("cluster_failures", "Other failures of lists and watches of the resource", |it| it.failures),
         ];
         for (name, help, count) in families {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

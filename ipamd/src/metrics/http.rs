@@ -1,7 +1,7 @@
 //! `GET /metrics`, `GET /healthz` and `GET /readyz`.
 //!
-//! *Alive* (`/healthz`) is a daemon whose threads get on; one that waits for the API server is. *Ready* (`/readyz`) is one that
-//! serves ADDs. Both answer at once, whatever is under way.
+//! *Alive* (`/healthz`): no thread of the daemon hangs. A daemon that waits for the API server is alive. *Ready*
+//! (`/readyz`): the daemon serves ADD. Both answer at once, whatever is under way.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! What the daemon counts and measures, in Prometheus' terms.
+//! The daemon's metrics for Prometheus.
 
 mod cluster;
 mod http;
@@ -101,7 +101,7 @@ pub struct Metrics {
     kubernetes_event_failures: Counter,
     source: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
-    /// Only one scrape at a time brings the counters to where the programs' are: two would add the same twice.
+    /// Held during a scrape: two scrapes at a time would add the kernel's counts twice.
     scrape: Mutex<()>,
 }
 
@@ -143,7 +143,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that tell of the cluster's source, too, which is a problem when it has not told of every change for so long.
+    /// Metrics that include those of the cluster's source. A source that has been stale for `stale_after` counts as a
+    /// problem.
     pub fn about(source: Option<Arc<dyn SourceState>>, stale_after: Duration) -> Self {
         let mut metrics = Self { source: source.clone(), stale_after, ..Self::default() };
         if let Some(source) = source {
@@ -155,17 +156,17 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What is running", build);
+        registry.register("build", "Version of the daemon", build);
         registry.register_with_unit(
             "requests",
             "Time from a request's arrival to its answer, by request and outcome",
             Unit::Seconds,
             self.requests.clone(),
         );
-        registry.register("errors", "Requests refused, by the sort of error", self.errors.clone());
+        registry.register("errors", "Refused requests, by kind of error", self.errors.clone());
         registry.register(
             "repairs",
-            "Things found amiss and put right, by what they were",
+            "Repairs of state that others changed or removed, by subject",
             self.repairs.clone(),
         );
         registry.register("pool_addresses", "Addresses of each pool, used and free", self.addresses.clone());
@@ -178,28 +179,24 @@ impl Metrics {
         );
         registry.register(
             "conntrack_entries",
-            "Connections remembered, as of the last sweep",
+            "Entries of conntrack, as of the last sweep",
             self.conntrack.clone(),
         );
-        registry.register(
-            "conntrack_capacity",
-            "Connections that can be remembered",
-            self.conntrack_capacity.clone(),
-        );
+        registry.register("conntrack_capacity", "Capacity of conntrack", self.conntrack_capacity.clone());
         registry.register(
             "map_entries",
-            "Entries of each map, as of a minute ago at most",
+            "Entries of each map, at most a minute old",
             self.map_entries.clone(),
         );
-        registry.register("map_capacity", "Entries that each map has room for", self.map_capacity.clone());
+        registry.register("map_capacity", "Capacity of each map", self.map_capacity.clone());
         registry.register(
             "problems",
-            "Things that need a person; cambricctl status names them",
+            "Problems that need an operator; cambricctl status names them",
             self.problems.clone(),
         );
         registry.register(
             "kubernetes_event_failures",
-            "Events about this node and its policies that the API server did not take",
+            "Kubernetes Events that the API server refused",
             self.kubernetes_event_failures.clone(),
         );
     }
@@ -208,24 +205,24 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register_with_unit(
             "policy_change",
-            "Time from word of a change of the cluster to its being enforced",
+            "Time from receiving a change of policies until it is enforced",
             Unit::Seconds,
             self.policy_changes.clone(),
         );
         registry.register_with_unit(
             "service_change",
-            "Time from word of a change of services to its being in force",
+            "Time from receiving a change of services until it is in the tables",
             Unit::Seconds,
             self.service_changes.clone(),
         );
         registry.register(
             "policies",
-            "Policies in force, and those that are understood but do not fit or name an unknown tier",
+            "Policies by state: enforced, or left out because they do not fit or name an unknown tier",
             self.policies.clone(),
         );
         registry.register(
             "policy_refused",
-            "Objects of the cluster that could not be understood; cambricctl policy list names them",
+            "Objects of the cluster that were refused; cambricctl policy list names them",
             self.policy_refused.clone(),
         );
         registry.register("policy_maps", "Policy maps in force", self.policy_maps.clone());
@@ -236,23 +233,23 @@ impl Metrics {
         );
         registry.register_with_unit(
             "policy_memory",
-            "Memory of the policy tables in the kernel",
+            "Kernel memory of the policy tables",
             Unit::Bytes,
             self.policy_memory.clone(),
         );
         registry.register(
             "events_lost",
-            "Events that the programs had no room for, so that nobody was told of them",
+            "Events lost because the ring buffer was full",
             self.events_lost.clone(),
         );
         registry.register(
             "events_suppressed",
-            "Events that were beyond the programs' rate, so that nobody was told of them",
+            "Events suppressed by the rate limit",
             self.events_suppressed.clone(),
         );
         registry.register(
             "answers_suppressed",
-            "Resets and ICMP errors that were beyond the programs' rate, so that nobody was answered",
+            "Resets and ICMP errors suppressed by the rate limit",
             self.answers_suppressed.clone(),
         );
     }
@@ -320,7 +317,7 @@ impl Metrics {
         }
         for (reason, count) in status.drops {
             let total = self.drops.get_or_create(&ReasonLabels { reason });
-            // The programs count; the maps may be new after a reboot only.
+            // The programs count in maps, which are new only after a reboot.
             total.inc_by(count.saturating_sub(total.get()));
         }
         self.untracked.inc_by(status.untracked.saturating_sub(self.untracked.get()));

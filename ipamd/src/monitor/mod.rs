@@ -1,15 +1,16 @@
-//! What the programs tell of flows: read, named, and given to those who listen.
+//! Events of flows from the programs' ring buffer: read, given names, and sent to subscribers.
 //!
-//! Refused flows come always and are kept for a while without their names; everything else is told only while somebody
-//! listens. [`Listening`] is the thread that reads, [`Monitor`] what it gives to.
+//! Flows that policy refuses are always reported, and kept for a while without names. Everything else is reported only
+//! while there are subscribers. [`RingReader`] is the thread that reads the ring, [`Monitor`] gives the events to the
+//! subscribers.
 
-mod decode;
-mod expired;
-mod filter;
-mod lines;
-mod name;
-mod recent;
-mod ring;
+mod event_filter;
+mod expired_flows;
+mod log_lines;
+mod named_event;
+mod recent_denials;
+mod ring_event;
+mod ring_reader;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -24,10 +25,13 @@ use std::{
 use ipamd_api::policy::{DecidingRule, Event, EventKind, MonitorFilter, Party};
 use tokio::sync::mpsc;
 
-use self::{decode::Told, filter::Wishes, lines::Lines, recent::Recent, subscribers::Subscribers};
+use self::{
+    event_filter::EventMask, log_lines::LogLines, recent_denials::RecentDenials, ring_event::RingEvent,
+    subscribers::Subscribers,
+};
 pub use self::{
-    expired::{Ends, flow_of},
-    ring::{Listening, RingError},
+    expired_flows::{Ends, flow_of},
+    ring_reader::{RingError, RingReader},
 };
 use ipamd_datapath::{Datapath, DatapathError};
 use ipamd_policy::{
@@ -35,9 +39,9 @@ use ipamd_policy::{
     tables::RuleId,
 };
 
-/// The programs, as they tell.
+/// The programs, as far as events need them.
 pub trait Programs: Debug + Send + Sync {
-    /// Sets what they tell besides what policies refuse, and of how many flows one.
+    /// Turns events on and off (denials by policy are always on), and sets of how many flows one is reported.
     fn set_events(&self, flows: bool, drops: bool, sample: u32) -> Result<(), DatapathError>;
     /// How many events the ring had no room for, and how many were beyond the rate.
     fn events_missed(&self) -> Result<(u64, u64), DatapathError>;
@@ -53,7 +57,7 @@ impl Programs for Datapath {
     }
 }
 
-/// Who knows names. May have to wait for a change of policies under way.
+/// Looks names up. This may wait for a change of policies under way.
 pub trait Names: Debug + Send + Sync {
     /// Who has an address.
     fn party(&self, address: IpAddr, port: u16) -> Party;
@@ -71,30 +75,30 @@ impl Names for Enforcer {
     }
 }
 
-/// Why nobody can listen.
+/// Why a subscription fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// Too many do.
+    /// There are too many subscribers.
     #[error("too many clients listen already")]
     TooMany,
-    /// The programs could not be asked.
+    /// The mask of events could not be set.
     #[error("the programs cannot be asked to tell: {0}")]
     Programs(#[from] DatapathError),
 }
 
-/// What gives events to those who listen.
+/// Gives events to subscribers.
 #[derive(Debug)]
 pub struct Monitor {
     programs: Arc<dyn Programs>,
     names: Arc<dyn Names>,
     subscribers: Subscribers,
-    recent: Mutex<Recent>,
-    lines: Mutex<Lines>,
+    recent: Mutex<RecentDenials>,
+    lines: Mutex<LogLines>,
 }
 
 impl Monitor {
-    /// Nobody listens yet; the datapath has been opened with telling turned off.
+    /// There are no subscribers yet; the datapath starts with events off.
     pub fn new(programs: Arc<dyn Programs>, names: Arc<dyn Names>) -> Self {
         Self {
             programs,
@@ -111,7 +115,7 @@ impl Monitor {
     /// Why that cannot be.
     pub fn subscribe(self: &Arc<Self>, filter: MonitorFilter) -> Result<Subscription, SubscribeError> {
         let missed = self.missed()?;
-        let joined = self.subscribers.join(filter, missed, |wishes| self.ask(wishes));
+        let joined = self.subscribers.join(filter, missed, |mask| self.ask(mask));
         let (id, events) = joined.ok_or(SubscribeError::TooMany)??;
         Ok(Subscription { monitor: Arc::clone(self), id, events })
     }
@@ -121,50 +125,50 @@ impl Monitor {
         lock(&self.recent).flows()
     }
 
-    /// What to note the ends of connections in that the conntrack forgets, if anybody is told of them.
+    /// A collector for the ends of expired connections, if a subscriber wants them.
     pub fn ends(&self) -> Option<Ends> {
         self.subscribers.sample().map(Ends::new)
     }
 
     /// Tells of them.
     pub fn expire(&self, ends: &Ends) {
-        let now = name::now();
+        let now = named_event::now();
         for flow in ends.flows() {
-            self.take(&Told::expired(now, *flow));
+            self.take(&RingEvent::expired(now, *flow));
         }
         self.subscribers.lose_flows(ends.beyond());
     }
 
-    /// Takes a record of the ring.
+    /// Handles a record of the ring.
     fn read(&self, record: &[u8]) {
-        if let Some(told) = Told::read(record) {
-            self.take(&told);
+        if let Some(raw) = RingEvent::read(record) {
+            self.take(&raw);
         }
     }
 
-    fn take(&self, told: &Told) {
-        if told.is_refused() {
-            lock(&self.recent).put(told.flow);
+    fn take(&self, raw: &RingEvent) {
+        if raw.is_refused() {
+            lock(&self.recent).put(raw.flow);
         }
-        let is_written = told.kind == EventKind::Log && lock(&self.lines).admit(Instant::now());
-        let interested = self.subscribers.interested(told);
+        let is_written = raw.kind == EventKind::Log && lock(&self.lines).admit(Instant::now());
+        let interested = self.subscribers.interested(raw);
         if interested.is_empty() && !is_written {
             return;
         }
-        let event = Arc::new(name::named(told, self.names.as_ref()));
+        let event = Arc::new(named_event::named(raw, self.names.as_ref()));
         if is_written {
-            lines::write(&event);
+            log_lines::write(&event);
         }
         for subscriber in interested.iter().filter(|subscriber| subscriber.admits(&event)) {
             subscriber.offer(&event);
         }
     }
 
-    /// Tells everybody of what was lost.
-    fn settle(&self) {
+    /// Reports lost events to all subscribers.
+    fn report_losses(&self) {
         match self.missed() {
-            Ok(missed) => self.subscribers.settle(missed),
-            Err(error) => tracing::warn!(%error, "it is not known how many events were lost"),
+            Ok(missed) => self.subscribers.report_losses(missed),
+            Err(error) => tracing::warn!(%error, "cannot read how many events were lost"),
         }
     }
 
@@ -177,8 +181,8 @@ impl Monitor {
         Ok(lost.saturating_add(suppressed))
     }
 
-    fn ask(&self, wishes: Wishes) -> Result<(), DatapathError> {
-        self.programs.set_events(wishes.flows, wishes.drops, wishes.sample)
+    fn ask(&self, mask: EventMask) -> Result<(), DatapathError> {
+        self.programs.set_events(mask.flows, mask.drops, mask.sample)
     }
 }
 
@@ -201,8 +205,8 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Err(error) = self.monitor.subscribers.leave(self.id, |wishes| self.monitor.ask(wishes)) {
-            tracing::warn!(%error, "the programs go on telling what nobody wants");
+        if let Err(error) = self.monitor.subscribers.leave(self.id, |mask| self.monitor.ask(mask)) {
+            tracing::warn!(%error, "cannot turn off events that no subscriber wants");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Who listens. A subscriber that reads too slowly loses events, is told how many, and holds up nobody.
+//! The subscribers of events. A subscriber that reads too slowly loses events and is told how many; it delays nobody
+//! else.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -9,29 +10,29 @@ use ipamd_api::policy::{Event, MonitorFilter};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
-    decode::Told,
-    filter::{Wishes, admits_named, admits_unnamed, wants_flows},
-    name::lost,
+    event_filter::{EventMask, admits_named, admits_unnamed, wants_flows},
+    named_event::lost,
+    ring_event::RingEvent,
 };
 
 /// How many events wait for a subscriber: what a quarter of a second of the programs' full rate makes on two processors,
 /// and a megabyte at most. Subscribers share the events themselves.
 const WAITING: usize = 1_024;
-/// How many may listen: each of them has every event compared with its filter.
+/// The largest number of subscribers. Each event is compared with the filter of each.
 const SUBSCRIBERS: usize = 32;
 
-/// The number of one that listens, and what it gets.
+/// A subscriber's number and the receiver of its events.
 type Joined = (u64, mpsc::Receiver<Arc<Event>>);
 
-/// One that listens.
+/// A subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
     id: u64,
     filter: MonitorFilter,
     events: mpsc::Sender<Arc<Event>>,
-    /// Events that it was not given, and not told of yet.
+    /// Lost events that are not reported yet.
     lost: AtomicU64,
-    /// What the programs had missed when it was told last.
+    /// The programs' count of lost events at the last report.
     missed: AtomicU64,
 }
 
@@ -41,15 +42,17 @@ impl Subscriber {
         admits_named(&self.filter, event)
     }
 
-    /// Gives it an event, after word of those that it lost before.
+    /// Sends an event, after a report of lost ones.
     pub fn offer(&self, event: &Arc<Event>) {
-        if !self.settle() || matches!(self.events.try_send(Arc::clone(event)), Err(TrySendError::Full(_))) {
+        if !self.report_losses()
+            || matches!(self.events.try_send(Arc::clone(event)), Err(TrySendError::Full(_)))
+        {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Tells it what it lost; whether it could be told.
-    fn settle(&self) -> bool {
+    /// Reports to this subscriber how many events it has lost. Returns false if its queue is full.
+    fn report_losses(&self) -> bool {
         if self.lost.load(Ordering::Relaxed) == 0 {
             return true;
         }
@@ -59,98 +62,99 @@ impl Subscriber {
     }
 }
 
-/// All that listen.
+/// All subscribers.
 #[derive(Debug, Default)]
 pub struct Subscribers {
-    listening: Mutex<Listening>,
+    registry: Mutex<Registry>,
 }
 
 #[derive(Debug, Default)]
-struct Listening {
+struct Registry {
     subscribers: Vec<Arc<Subscriber>>,
     last_id: u64,
-    /// Of so many flows, the programs tell one.
+    /// The programs report one in this many flows.
     sample: u32,
 }
 
-impl Listening {
-    /// Asks the programs for what all want together.
-    fn wish<E>(&mut self, ask: impl FnOnce(Wishes) -> Result<(), E>) -> Result<(), E> {
-        let wishes = Wishes::of(self.subscribers.iter().map(|it| &it.filter));
-        self.sample = wishes.sample;
-        ask(wishes)
+impl Registry {
+    /// Sets the mask of events to what all subscribers want together.
+    fn update_mask<E>(&mut self, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<(), E> {
+        let mask = EventMask::of(self.subscribers.iter().map(|it| &it.filter));
+        self.sample = mask.sample;
+        ask(mask)
     }
 }
 
 impl Subscribers {
-    fn listening(&self) -> MutexGuard<'_, Listening> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one in, who is told of what is missed beyond `missed`; `None` if there are too many. `ask` has the programs
-    /// tell what is wanted now.
+    /// Adds a subscriber; `None` if there are too many. Losses count beyond `missed`. `ask` sets the mask of events in
+    /// the programs.
     pub fn join<E>(
         &self,
         filter: MonitorFilter,
         missed: u64,
-        ask: impl FnOnce(Wishes) -> Result<(), E>,
+        ask: impl FnOnce(EventMask) -> Result<(), E>,
     ) -> Option<Result<Joined, E>> {
-        let mut listening = self.listening();
-        if listening.subscribers.len() >= SUBSCRIBERS {
+        let mut registry = self.registry();
+        if registry.subscribers.len() >= SUBSCRIBERS {
             return None;
         }
         let (events, received) = mpsc::channel(WAITING);
-        listening.last_id += 1;
-        let id = listening.last_id;
+        registry.last_id += 1;
+        let id = registry.last_id;
         let (lost, missed) = (AtomicU64::new(0), AtomicU64::new(missed));
-        listening.subscribers.push(Arc::new(Subscriber { id, filter, events, lost, missed }));
-        let asked = listening.wish(ask);
+        registry.subscribers.push(Arc::new(Subscriber { id, filter, events, lost, missed }));
+        let asked = registry.update_mask(ask);
         if asked.is_err() {
-            listening.subscribers.pop();
+            registry.subscribers.pop();
         }
         Some(asked.map(|()| (id, received)))
     }
 
-    /// Lets one go.
-    pub fn leave<E>(&self, id: u64, ask: impl FnOnce(Wishes) -> Result<(), E>) -> Result<(), E> {
-        let mut listening = self.listening();
-        listening.subscribers.retain(|subscriber| subscriber.id != id);
-        listening.wish(ask)
+    /// Removes a subscriber.
+    pub fn leave<E>(&self, id: u64, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<(), E> {
+        let mut registry = self.registry();
+        registry.subscribers.retain(|subscriber| subscriber.id != id);
+        registry.update_mask(ask)
     }
 
     /// Whether there is anybody.
     pub fn is_empty(&self) -> bool {
-        self.listening().subscribers.is_empty()
+        self.registry().subscribers.is_empty()
     }
 
-    /// Of how many flows one is told, if flows are told at all.
+    /// The sampling rate, if flows are reported at all.
     pub fn sample(&self) -> Option<u32> {
-        let listening = self.listening();
-        let wishes = Wishes::of(listening.subscribers.iter().map(|it| &it.filter));
-        wishes.flows.then_some(wishes.sample)
+        let registry = self.registry();
+        let mask = EventMask::of(registry.subscribers.iter().map(|it| &it.filter));
+        mask.flows.then_some(mask.sample)
     }
 
-    /// Those that may want an event, as far as that can be told before names are looked up.
-    pub fn interested(&self, told: &Told) -> Vec<Arc<Subscriber>> {
-        let listening = self.listening();
-        let sample = listening.sample.max(1);
-        let wants = |it: &&Arc<Subscriber>| admits_unnamed(&it.filter, told, it.filter.sample / sample);
-        listening.subscribers.iter().filter(wants).cloned().collect()
+    /// The subscribers whose filters may match an event, before names are looked up.
+    pub fn interested(&self, raw: &RingEvent) -> Vec<Arc<Subscriber>> {
+        let registry = self.registry();
+        let sample = registry.sample.max(1);
+        let wants = |it: &&Arc<Subscriber>| admits_unnamed(&it.filter, raw, it.filter.sample / sample);
+        registry.subscribers.iter().filter(wants).cloned().collect()
     }
 
-    /// Takes note that so many flows were not told.
+    /// Counts flows that were not reported.
     pub fn lose_flows(&self, lost: u64) {
-        for subscriber in self.listening().subscribers.iter().filter(|it| wants_flows(&it.filter)) {
+        for subscriber in self.registry().subscribers.iter().filter(|it| wants_flows(&it.filter)) {
             subscriber.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
 
-    /// Tells everybody of what nobody got: `missed` by the programs so far, and what they were too slow for.
-    pub fn settle(&self, missed: u64) {
-        for subscriber in &self.listening().subscribers {
+    /// Reports losses to every subscriber: events that the ring had no room for (`missed` so far), and those that the
+    /// subscriber was too slow for.
+    pub fn report_losses(&self, missed: u64) {
+        for subscriber in &self.registry().subscribers {
             let before = subscriber.missed.swap(missed, Ordering::Relaxed);
             subscriber.lost.fetch_add(missed.saturating_sub(before), Ordering::Relaxed);
-            subscriber.settle();
+            subscriber.report_losses();
         }
     }
 }
@@ -162,7 +166,7 @@ mod tests {
     use bpf::layout::{EVENT_DROP, EVENT_FLOW};
     use ipamd_api::policy::EventKind;
 
-    use super::{super::decode::tests::told, *};
+    use super::{super::ring_event::tests::ring_event, *};
 
     type Received = mpsc::Receiver<Arc<Event>>;
 
@@ -171,9 +175,9 @@ mod tests {
     }
 
     fn tell(subscribers: &Subscribers, kind: u8) {
-        let told = told(kind, "none");
-        let event = Arc::new(Event { kind: told.kind, ..lost(0) });
-        for subscriber in subscribers.interested(&told) {
+        let raw = ring_event(kind, "none");
+        let event = Arc::new(Event { kind: raw.kind, ..lost(0) });
+        for subscriber in subscribers.interested(&raw) {
             subscriber.offer(&event);
         }
     }
@@ -199,7 +203,7 @@ mod tests {
             tell(&subscribers, EVENT_FLOW);
         }
         assert_eq!(received(&mut slow).len(), WAITING);
-        subscribers.settle(0);
+        subscribers.report_losses(0);
         assert_eq!(received(&mut slow), [(EventKind::Lost, 3)]);
     }
 
@@ -207,15 +211,15 @@ mod tests {
     fn what_the_programs_missed_is_told_from_the_beginning_on() {
         let subscribers = Subscribers::default();
         let (_, mut first) = join(&subscribers, MonitorFilter::default(), 100);
-        subscribers.settle(100);
+        subscribers.report_losses(100);
         assert_eq!(received(&mut first), []);
-        subscribers.settle(105);
+        subscribers.report_losses(105);
         let (_, mut second) = join(&subscribers, MonitorFilter::default(), 105);
-        subscribers.settle(107);
+        subscribers.report_losses(107);
         assert_eq!(received(&mut first), [(EventKind::Lost, 5), (EventKind::Lost, 2)]);
         assert_eq!(received(&mut second), [(EventKind::Lost, 2)]);
         // The maps were made anew.
-        subscribers.settle(0);
+        subscribers.report_losses(0);
         assert_eq!(received(&mut first), []);
     }
 
@@ -223,8 +227,8 @@ mod tests {
     fn the_programs_are_asked_when_subscribers_come_and_go() {
         let subscribers = Subscribers::default();
         let mut asked = Vec::new();
-        let mut ask = |wishes| {
-            asked.push(wishes);
+        let mut ask = |mask| {
+            asked.push(mask);
             Ok::<_, Infallible>(())
         };
         let drops = MonitorFilter { drops_only: true, ..MonitorFilter::default() };
@@ -235,11 +239,8 @@ mod tests {
         subscribers.leave(second, &mut ask).unwrap();
         assert_eq!(subscribers.sample(), None);
         subscribers.leave(first, &mut ask).unwrap();
-        let wishes = |flows, drops, sample| Wishes { flows, drops, sample };
-        assert_eq!(
-            asked,
-            [wishes(false, true, 1), wishes(true, true, 5), wishes(false, true, 1), Wishes::NONE]
-        );
+        let mask = |flows, drops, sample| EventMask { flows, drops, sample };
+        assert_eq!(asked, [mask(false, true, 1), mask(true, true, 5), mask(false, true, 1), EventMask::NONE]);
         assert!(subscribers.is_empty());
     }
 
@@ -251,9 +252,9 @@ mod tests {
         let _some = join(&subscribers, sampled(20), 0);
         let mut shares = [0, 0];
         for port in 0..10_000 {
-            let mut told = told(EVENT_FLOW, "none");
-            told.flow.source_port = port;
-            for subscriber in subscribers.interested(&told) {
+            let mut raw = ring_event(EVENT_FLOW, "none");
+            raw.flow.source_port = port;
+            for subscriber in subscribers.interested(&raw) {
                 shares[usize::from(subscriber.filter.sample == 20)] += 1;
             }
         }
@@ -275,6 +276,8 @@ mod tests {
     fn who_the_programs_do_not_tell_is_refused_and_forgotten() {
         let subscribers = Subscribers::default();
         assert!(subscribers.join(MonitorFilter::default(), 0, |_| Err("no map")).unwrap().is_err());
-        assert!(subscribers.is_empty() && subscribers.interested(&told(EVENT_DROP, "malformed")).is_empty());
+        assert!(
+            subscribers.is_empty() && subscribers.interested(&ring_event(EVENT_DROP, "malformed")).is_empty()
+        );
     }
 }

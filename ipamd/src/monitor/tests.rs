@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bpf::layout::{EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG, Plain};
 use ipamd_api::{policy::Verdict, wire::Connection};
 
-use super::{decode::tests::record, *};
+use super::{ring_event::tests::record, *};
 
 /// Programs that take note of what they are asked.
 #[derive(Debug, Default)]
@@ -126,10 +126,10 @@ fn what_the_programs_lost_since_then_is_told() {
     let bench = Bench::new();
     bench.programs.missed.store(1_000, Ordering::Relaxed);
     let mut subscription = bench.monitor.subscribe(MonitorFilter::default()).unwrap();
-    bench.monitor.settle();
+    bench.monitor.report_losses();
     assert_eq!(kinds(&mut subscription), []);
     bench.programs.missed.store(1_007, Ordering::Relaxed);
-    bench.monitor.settle();
+    bench.monitor.report_losses();
     assert_eq!(subscription.events.try_recv().unwrap().lost, 7);
 }
 

@@ -1,5 +1,5 @@
-//! Takes over endpoints that the programs know and neither the store nor a file does. Who they are is not known, so no policy
-//! speaks of them: nothing of them passes, unless there is no policy at all.
+//! Adopts endpoints that are in the programs' maps but neither in the store nor in a file. Their pods are unknown, so
+//! no policy can select them: their traffic is dropped, unless there is no cluster and so no policy.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -12,12 +12,12 @@ use super::{Node, Record, State, internal, local_endpoint, now};
 use ipamd_addresses::attachment::Attachment;
 use ipamd_model::endpoint::EndpointEntry;
 use ipamd_plan::records::Placed;
-use ipamd_runtime::steady::Moment;
+use ipamd_runtime::monotonic::Moment;
 
 impl Node {
-    /// Makes a record of an endpoint that has none, from its key (as its interface's alias tells) and what the
-    /// programs know of its addresses. Its namespace, pod and ports of the node stay unknown, so the programs are told to forget
-    /// it, and its record stays one that is not committed, unless [`Node::let_unknown_pass`] says otherwise. `false` if it has a record after all, or
+    /// Creates a record for an endpoint that has none, from its key (the alias of its interface) and the addresses in
+    /// the programs' map. Its namespace, pod and host ports stay unknown. So the programs forget it and its record is
+    /// not committed, unless [`Node::let_unknown_pass`] allows it. Returns false if it has a record after all, or if
     /// one of its addresses belongs to another.
     ///
     /// # Errors

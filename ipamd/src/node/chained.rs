@@ -1,4 +1,4 @@
-//! Attachments whose interface and addresses are another plugin's, behind which Cambric stands in the chain.
+//! Attachments of chained mode: another plugin before Cambric makes the interface and assigns the addresses.
 
 use std::net::IpAddr;
 

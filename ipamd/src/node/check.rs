@@ -1,4 +1,4 @@
-//! CHECK: what is recorded, and what of the daemon's part is wrong.
+//! CHECK: compares an attachment's record with the daemon's part of the kernel.
 
 use ipamd_api::{AttachmentKey, wire::Checked};
 

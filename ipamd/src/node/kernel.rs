@@ -1,4 +1,4 @@
-//! What the node needs of the kernel: the programs and their maps, and the interfaces beside them.
+//! The part of the kernel that the node uses: programs, their maps, and interfaces.
 
 use std::{
     collections::BTreeMap,
@@ -27,15 +27,15 @@ pub trait Kernel: Debug + Send + Sync {
     fn link_pins(&self, ifname: &str) -> [PathBuf; 2];
     /// Makes an address forwardable, or changes what the programs know of it.
     fn put_endpoint(&self, address: IpAddr, entry: &EndpointEntry) -> Result<(), DatapathError>;
-    /// Cuts an address off.
+    /// Removes an address, so that its packets are dropped.
     fn remove_endpoint(&self, address: IpAddr) -> Result<(), DatapathError>;
     /// All addresses that the programs know.
     fn endpoints(&self) -> Result<BTreeMap<IpAddr, EndpointEntry>, DatapathError>;
-    /// Has the flows that are concerned be judged again.
+    /// Raises the epoch of the flows that a change concerns.
     fn raise_epoch(&self, concerned: &Concerned) -> Result<(), DatapathError>;
-    /// What is wrong with the programs of a host end, a sentence each.
+    /// Faults of the programs of a host end, a sentence each.
     fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String>;
-    /// Has a host end run this daemon's programs, whichever it runs. Takes the kernel's lock of interfaces, so it may wait.
+    /// Makes a host end run this daemon's programs. It takes the kernel's network lock, so it may block.
     ///
     /// # Errors
     /// Why it does not run them.
@@ -50,23 +50,23 @@ pub trait Kernel: Debug + Send + Sync {
     fn events_missed(&self) -> Result<(u64, u64), DatapathError>;
     /// Errors and resets of the programs that were beyond the rate.
     fn answers_suppressed(&self) -> Result<u64, DatapathError>;
-    /// Gives the matching conntrack entries page by page until told to stop. This one may take long.
+    /// Lists the matching conntrack entries page by page until `page` returns false. This may take long.
     fn conntrack(
         &self,
         filter: &ConntrackFilter,
         page: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError>;
-    /// Index of the interface that has that name for one of its own: the first, or a second one.
+    /// Index of the interface with this name or alternative name.
     fn link_index(&self, ifname: &str) -> Option<u32>;
-    /// Index of the interface that has that name for its first one: Cambric's own, not one of another plugin.
+    /// Index of the interface with this name as its own: one of Cambric's, not of another plugin.
     fn own_link_index(&self, ifname: &str) -> Option<u32>;
-    /// Has a host end removed soon; returns at once.
+    /// Queues the removal of a host end; returns at once.
     fn remove_link(&self, ifname: &str, ifindex: u32);
-    /// Has the sockets of a namespace be led to services' backends.
+    /// Starts translating the sockets of a namespace to services' backends.
     fn put_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
-    /// Leads the sockets of a namespace no more.
+    /// Stops translating the sockets of a namespace.
     fn remove_namespace(&self, cookie: u64) -> Result<(), DatapathError>;
-    /// Where processes in the node's own namespace wait for clients.
+    /// The listening sockets of the node's own processes.
     fn listeners(&self) -> Result<Vec<Listener>, SocketDiagError>;
     /// Which network namespace is at a path.
     fn netns_at(&self, path: &Path) -> Option<NetnsId>;

@@ -36,11 +36,11 @@ use ipamd_addresses::{
     attachment::Attachment,
     ipam::{Allocator, Pool},
 };
-use ipamd_datapath::objection;
+use ipamd_datapath::nearly_full;
 use ipamd_model::endpoint::FALLBACK_MTU;
 use ipamd_plan::records::Placed;
 use ipamd_policy::enforce::{Enforcer, LocalEndpoint};
-use ipamd_runtime::steady::Moment;
+use ipamd_runtime::monotonic::Moment;
 use ipamd_services::Balancer;
 use ipamd_store::{Batch, Loaded, Store, StoreError, Ticket, endpoint_files::EndpointFiles};
 
@@ -51,11 +51,12 @@ const FLUSHES_WITHIN: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct Record {
     attachment: Attachment,
-    /// Says when the record is durable; taken by the commit that waits for it.
+    /// Resolves when the record is durable; the commit that waits for it takes it.
     stored: Option<Ticket>,
     /// Where it is, from the commit on.
     committed: Option<Placed>,
-    /// When it was last asked for. Not by the time of day: a step of that must not make an ADD under way an old one.
+    /// When it was last asked for, on the monotonic clock: if somebody sets the wall clock, an ADD under way must not
+    /// look old.
     touched: Moment,
 }
 
@@ -69,21 +70,21 @@ struct State {
     leaving: BTreeSet<u32>,
 }
 
-/// What the reconciliation found out that others ask for.
+/// The results of the last pass of the reconciliation, for `status`.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// The uplinks.
     pub uplinks: Vec<wire::Uplink>,
-    /// What needs a person, a sentence each.
+    /// Problems that need an operator, a sentence each.
     pub problems: Vec<String>,
 }
 
-/// Who makes the interfaces of this node's containers, and assigns their addresses.
+/// How attachments of this node get their interfaces and addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Making {
-    /// Cambric, from these pools.
+pub enum AttachmentMode {
+    /// Cambric makes the interface and assigns addresses from these pools.
     Own(Vec<Pool>),
-    /// The plugins before it in the chain.
+    /// A plugin before Cambric in the chain does both.
     Chained,
 }
 
@@ -96,9 +97,9 @@ pub struct Node {
     policy: Arc<Enforcer>,
     services: Arc<Balancer>,
     store: Store,
-    /// Who the committed endpoints are, beside the socket.
+    /// The files of the committed endpoints, beside the socket.
     files: EndpointFiles,
-    /// Whether an endpoint passes of which nobody knows who it is.
+    /// Whether traffic of adopted endpoints, whose pods are unknown, is allowed.
     lets_unknown_pass: bool,
     state: Mutex<State>,
     findings: Mutex<Findings>,
@@ -106,19 +107,19 @@ pub struct Node {
     flows: Mutex<BTreeMap<String, MapUse>>,
     maps: Mutex<BTreeMap<String, MapUse>>,
     mtu: Mutex<u32>,
-    /// Why the store takes no more records.
+    /// The failure of the store that keeps it from taking records.
     store_failure: Mutex<Option<String>>,
-    /// Why prefixes that the cluster has given this node are not followed.
+    /// Why the Node's new pod CIDRs are not used.
     refused_prefixes: Mutex<Option<String>>,
     started: Instant,
 }
 
 impl Node {
-    /// A node that goes on where the store, the programs' maps and the endpoints' files say that the last daemon stopped: what
-    /// one of them has lost the others tell.
+    /// Resumes from the store, the programs' maps and the endpoints' files. What one of them has lost is restored from
+    /// the others.
     pub fn new(
         name: String,
-        making: Making,
+        mode: AttachmentMode,
         (store, mut loaded): (Store, Loaded),
         files: EndpointFiles,
         kernel: Box<dyn Kernel>,
@@ -127,9 +128,9 @@ impl Node {
     ) -> Result<Self, ApiError> {
         let entries = kernel.endpoints().map_err(internal)?;
         let found = resume::complete(&mut loaded, &files, kernel.as_ref());
-        let (is_chained, pools) = match making {
-            Making::Own(pools) => (false, pools),
-            Making::Chained => (true, Vec::new()),
+        let (is_chained, pools) = match mode {
+            AttachmentMode::Own(pools) => (false, pools),
+            AttachmentMode::Chained => (true, Vec::new()),
         };
         let allocator = Allocator::new(pools, &loaded.attachments, &loaded.cursors);
         let resume = |attachment: Attachment| {
@@ -166,13 +167,14 @@ impl Node {
         Ok(node)
     }
 
-    /// Lets endpoints pass of which nobody knows who they are. For a node without a cluster: no policy speaks of anybody there.
+    /// Allows traffic of adopted endpoints, whose pods are unknown. For a node without a cluster: it has no policies
+    /// that could select them.
     #[must_use]
     pub fn let_unknown_pass(self, may: bool) -> Self {
         Self { lets_unknown_pass: may, ..self }
     }
 
-    /// Has addresses rest for so long before another attachment gets them, while there are others.
+    /// Sets how long a freed address rests before another attachment gets it, while there are other addresses.
     #[must_use]
     pub fn rest_addresses(mut self, rest: Duration) -> Self {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -180,12 +182,12 @@ impl Node {
         self
     }
 
-    /// What the records are carried out on.
+    /// The kernel.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()
     }
 
-    /// Takes note of why prefixes that the cluster has given this node are not followed.
+    /// Sets why the Node's new pod CIDRs are not used; `None` if there is no such problem.
     pub fn refuse_prefixes(&self, problem: Option<String>) {
         *lock(&self.refused_prefixes) = problem;
     }
@@ -195,7 +197,7 @@ impl Node {
         self.state().records.values().map(|record| record.attachment.clone()).collect()
     }
 
-    /// What enforces policy on its endpoints.
+    /// The policy of its endpoints.
     pub fn policy(&self) -> &Arc<Enforcer> {
         &self.policy
     }
@@ -205,24 +207,24 @@ impl Node {
         *lock(&self.mtu) = mtu;
     }
 
-    /// Takes note of what the reconciliation found.
+    /// Sets the results of a pass of the reconciliation.
     pub fn set_findings(&self, findings: Findings) {
         *lock(&self.findings) = findings;
     }
 
-    /// Takes note of how full the maps of flows are, and those of the ones that wait.
+    /// Sets the use of the maps of flows, the waiting lines included.
     pub fn set_flow_use(&self, flows: BTreeMap<String, MapUse>) {
         *lock(&self.flows) = flows;
     }
 
-    /// Takes note of how full the maps are, those of flows as the last sweep had it, and says so of one that is nearly full since.
+    /// Sets the use of all maps (that of flows is from the last sweep), and logs each map that has become nearly full.
     pub fn set_map_use(&self, mut maps: BTreeMap<String, MapUse>) {
         maps.extend(lock(&self.flows).clone());
         let mut known = lock(&self.maps);
         for (name, used) in &maps {
-            let before = known.get(name).and_then(|used| objection(name, *used));
-            if let (None, Some(said)) = (before, objection(name, *used)) {
-                tracing::warn!(map = %name, entries = used.entries, capacity = used.capacity, "{said}");
+            let before = known.get(name).and_then(|used| nearly_full(name, *used));
+            if let (None, Some(warning)) = (before, nearly_full(name, *used)) {
+                tracing::warn!(map = %name, entries = used.entries, capacity = used.capacity, "{warning}");
             }
         }
         *known = maps;
@@ -252,7 +254,7 @@ impl Node {
         self.store.submit(batch).map_err(|error| self.refusal(&error))
     }
 
-    /// How the store's refusal is told. One that lasts is remembered for [`Self::status`].
+    /// Converts an error of the store. A lasting one is kept for [`Self::status`].
     fn refusal(&self, error: &StoreError) -> ApiError {
         let kind = match error {
             StoreError::Busy => ErrorKind::TryAgainLater,
@@ -269,7 +271,7 @@ impl Node {
         ApiError::new(kind, error.to_string())
     }
 
-    /// What the plugin is told of an attachment.
+    /// The reservation as the plugin gets it.
     fn reservation(&self, record: &Record) -> Reservation {
         let attachment = &record.attachment;
         let host_ifname = attachment.key.host_ifname();
@@ -295,7 +297,7 @@ impl Node {
     }
 }
 
-/// What policy is told of an attachment.
+/// The attachment as policy needs it.
 fn local_endpoint(attachment: &Attachment) -> LocalEndpoint {
     LocalEndpoint {
         key: attachment.key.clone(),
@@ -305,7 +307,8 @@ fn local_endpoint(attachment: &Attachment) -> LocalEndpoint {
     }
 }
 
-/// Locks what a panicking thread may have held: every section leaves it consistent at each step that can panic.
+/// Locks a mutex that a panicking thread may have held. Each critical section leaves the state consistent at every step
+/// that can panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -315,7 +318,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How a failure that needs a person is told.
+/// An internal error.
 fn internal(error: impl std::fmt::Display) -> ApiError {
     ApiError::new(ErrorKind::Internal, error.to_string())
 }

@@ -1,11 +1,11 @@
-//! Cookies of namespaces that no commit told.
+//! Looks up the cookies of network namespaces that are missing in the records.
 
 use super::Node;
 use ipamd_store::Batch;
 
 impl Node {
-    /// Finds the cookies that committed records lack: those of a release that did not keep them, and what a daemon was
-    /// killed over. Blocks for a thread's life per record.
+    /// Finds the cookies that committed records lack: of a release that did not store them, or of a daemon that was
+    /// killed before it did. It blocks for the life of a thread per record.
     pub fn find_namespaces(&self) {
         let lacking = {
             let state = self.state();
@@ -27,7 +27,7 @@ impl Node {
         }
         if found > 0 {
             tracing::info!(attachments = found, "found the cookies of namespaces");
-            // What is not stored is found again at the next start.
+            // If this is not stored, the next start finds it again.
             drop(self.submit(batch));
         }
     }

@@ -1,4 +1,4 @@
-//! Ports of the node that lead to containers: who has which.
+//! Host ports (`portMappings`): which attachment has which.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

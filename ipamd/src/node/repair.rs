@@ -1,4 +1,4 @@
-//! Finds attachments that were left behind, and frees them.
+//! Finds leaked attachments and frees them.
 
 use ipamd_api::AttachmentKey;
 
@@ -15,7 +15,7 @@ pub struct Leak {
 }
 
 impl Node {
-    /// Frees what is in nobody's use any more. What cannot be freed now is found again next time.
+    /// Frees leaked attachments. One that cannot be freed now is found again next time.
     pub fn repair_leaks(&self, grace: Grace) -> Vec<Leak> {
         let suspects = {
             let state = self.state();

@@ -1,4 +1,4 @@
-//! What the node says of itself.
+//! The node's status.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
@@ -9,7 +9,7 @@ use ipamd_api::{
 };
 
 use super::{Node, Record, lock};
-use ipamd_datapath::objection;
+use ipamd_datapath::nearly_full;
 use ipamd_policy::enforce::Counts;
 use ipamd_runtime::supervisor;
 
@@ -61,7 +61,7 @@ impl Node {
         let conntrack = conntrack.into_iter().flatten().collect();
         let mut maps = lock(&self.maps).clone();
         maps.extend(flows);
-        problems.extend(maps.iter().filter_map(|(name, used)| objection(name, *used)));
+        problems.extend(maps.iter().filter_map(|(name, used)| nearly_full(name, *used)));
         let drops = self.kernel.drops().unwrap_or_else(|error| {
             problems.push(error.to_string());
             BTreeMap::new()

@@ -1,4 +1,4 @@
-//! The first half of ADD: addresses and names.
+//! The first half of ADD: reserves addresses and interface names.
 
 use ipamd_api::{
     ApiError, AttachmentKey, ErrorKind, MTU,
@@ -7,7 +7,7 @@ use ipamd_api::{
 
 use super::{Leak, Node, Record, State, chained, lock, now, ports};
 use ipamd_addresses::{attachment::Attachment, leaks::Grace};
-use ipamd_runtime::steady::Moment;
+use ipamd_runtime::monotonic::Moment;
 use ipamd_store::Batch;
 
 impl Node {

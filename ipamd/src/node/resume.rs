@@ -1,4 +1,5 @@
-//! Where a daemon goes on: what each committed endpoint is, also where the store or the programs' maps have lost it.
+//! The state of a new daemon from three sources: the store, the endpoints' files, and the programs' maps. What one of
+//! them has lost is restored from the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 

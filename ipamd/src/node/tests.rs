@@ -57,7 +57,7 @@ impl Bench {
         let pools = [("four", "10.0.0.0/30"), ("six", "fd00::/126")];
         let mut pools = pools.map(|(name, cidr)| Pool::new(name, cidr.parse().unwrap()).unwrap()).to_vec();
         pools.push(Pool::new("more", "10.0.1.0/30".parse().unwrap()).unwrap());
-        let making = if self.chained { Making::Chained } else { Making::Own(pools) };
+        let mode = if self.chained { AttachmentMode::Chained } else { AttachmentMode::Own(pools) };
         let opened = if self.unwritable {
             Store::open_read_only(self.dir.path()).unwrap()
         } else {
@@ -69,8 +69,8 @@ impl Bench {
             Balancer::new(Box::new(services::memory::Memory::default()), services::Site::default());
         let kernel = Box::new(self.kernel.clone());
         let files = EndpointFiles::beside(&self.run.path().join("sock")).unwrap();
-        let node = Node::new("n".into(), making, opened, files, kernel, Arc::new(policy), Arc::new(services))
-            .unwrap();
+        let node =
+            Node::new("n".into(), mode, opened, files, kernel, Arc::new(policy), Arc::new(services)).unwrap();
         let slots =
             node.policy.start(node.local_endpoints(), BTreeSet::new(), objects::Batch::default()).unwrap();
         node.set_slots(slots);

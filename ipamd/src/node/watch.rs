@@ -1,4 +1,4 @@
-//! What the reconciliation asks of the node, and tells it.
+//! What the reconciliation reads from the node, and writes to it.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -39,7 +39,7 @@ impl Node {
         records
     }
 
-    /// All endpoints have been looked for whose records may have been missing.
+    /// Called when all endpoints whose records may be missing have been looked for.
     pub fn found_lost(&self) {
         if self.store.has_lost()
             && let Err(error) = self.store.found_lost()
@@ -48,7 +48,7 @@ impl Node {
         }
     }
 
-    /// The committed endpoints, as policy is told of them, with their places in the policy tables.
+    /// The committed endpoints as policy needs them, with their slots in the policy tables.
     pub fn local_endpoints(&self) -> Vec<(LocalEndpoint, Option<Slot>)> {
         let state = self.state();
         let placed =
@@ -72,7 +72,8 @@ impl Node {
         there.map(|it| it.netns.clone()).next()
     }
 
-    /// Takes note of the places that policy gave the endpoints. The programs learn of it by the next reconciliation.
+    /// Stores the slots that policy assigned to the endpoints. The next pass of the reconciliation writes them to the
+    /// programs.
     pub fn set_slots(&self, slots: impl IntoIterator<Item = (AttachmentKey, Slot)>) {
         let mut state = self.state();
         for (key, slot) in slots {

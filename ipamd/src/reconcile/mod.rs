@@ -1,11 +1,12 @@
-//! Makes the kernel what the records and the configuration say: at start, when something changes, and every few
-//! seconds. It observes, has [`ipamd_plan`] decide, and performs.
+//! The reconciliation. It compares the kernel with the records and the configuration and repairs the difference: at
+//! start, when something changes, and every few seconds. It observes, asks [`ipamd_plan`] what to do, and performs the
+//! steps.
 //!
-//! This runs on a thread of its own, for its netlink requests wait while the kernel removes interfaces.
+//! It has a thread of its own, because its netlink requests block while the kernel removes interfaces.
 
 mod observe;
-mod pace;
 mod perform;
+mod scan_throttle;
 mod thread;
 
 use std::{
@@ -19,14 +20,14 @@ use std::{
 use ipamd_api::wire;
 use ipnetwork::IpNetwork;
 
-use self::pace::Pace;
+use self::scan_throttle::ScanThrottle;
 pub use self::thread::Reconciliation;
 
 use crate::{
     metrics::Metrics,
     monitor::Monitor,
     node::{Findings, Node},
-    peers::Peers,
+    remote_nodes::RemoteNodes,
 };
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::{Config, UplinkRule};
@@ -50,8 +51,9 @@ use ipamd_plan::{
 use ipamd_runtime::supervisor;
 use ipamd_services::{Balancer, NodeAddresses};
 
-/// What the ways to other nodes follow from besides these.
-type Place = (Vec<Uplink>, Vec<Address>, Option<Link>);
+/// This node's uplinks, addresses and overlay interface. When they change, the routes to other nodes are scanned at
+/// once.
+type NodeTopology = (Vec<Uplink>, Vec<Address>, Option<Link>);
 
 /// What is to be reconciled with what.
 #[derive(Debug)]
@@ -68,31 +70,31 @@ pub struct Reconciler {
     bpffs: PathBuf,
     footprint: FootprintFile,
     pools: Vec<Pool>,
-    peers: Arc<Peers>,
+    remote_nodes: Arc<RemoteNodes>,
     routing: Routing,
     uplink_rule: UplinkRule,
     /// The uplinks of the last pass by name, so that changes are told.
     known_uplinks: BTreeSet<String>,
     no_masquerade: Vec<IpNetwork>,
     mtu: Option<u32>,
-    /// When to look at the ways to other nodes.
-    pace: Pace,
-    /// Where this node was when they were looked at last: its uplinks, its addresses and its overlay.
-    place: Option<Place>,
-    /// What is wrong with them.
-    problems_of_ways: Vec<String>,
+    /// When to scan the routes to other nodes.
+    throttle: ScanThrottle,
+    /// The topology at the last scan.
+    topology: Option<NodeTopology>,
+    /// Problems of the routes to other nodes.
+    route_problems: Vec<String>,
     /// The nodes whose Ethernet addresses the kernel watches.
     near_nodes: BTreeSet<NearNode>,
-    /// How often the kernel had changed its routes when they were looked at for whether they are plain.
+    /// The kernel's counters of route changes when it was last checked whether routes are plain.
     routes_seen: Option<RouteCounts>,
-    /// Ports that processes of the node listen at in vain, a sentence each.
-    problems_of_ports: Vec<String>,
-    /// What failed in the last pass, so that it is said once and not every few seconds.
+    /// Sentences about processes of the node whose ports are shadowed by services.
+    port_problems: Vec<String>,
+    /// The failures of the last pass, so that each is logged once and not every few seconds.
     failing: BTreeSet<String>,
-    /// The endpoints that have lost their interfaces, so that each is told of once.
+    /// The endpoints that have lost their interfaces, so that each is logged once.
     broken: Vec<String>,
-    /// Whether a pass has been made: what the first one does is no repair.
-    settled: bool,
+    /// Whether the first pass is done. What the first pass adds is not counted as a repair.
+    first_pass_done: bool,
 }
 
 impl Reconciler {
@@ -106,7 +108,7 @@ impl Reconciler {
         datapath: Arc<Datapath>,
         metrics: Arc<Metrics>,
         footprint: FootprintFile,
-        peers: Arc<Peers>,
+        remote_nodes: Arc<RemoteNodes>,
     ) -> Result<Self, NetlinkError> {
         let mut no_masquerade = config.pools.iter().map(Pool::cidr).collect::<Vec<_>>();
         no_masquerade.extend(&config.no_masquerade);
@@ -122,7 +124,7 @@ impl Reconciler {
             bpffs: config.bpffs.clone(),
             footprint,
             pools: config.pools.clone(),
-            peers,
+            remote_nodes,
             routing: Routing {
                 mode: config.routing,
                 own: config.node_name.clone(),
@@ -134,56 +136,56 @@ impl Reconciler {
             known_uplinks: BTreeSet::new(),
             no_masquerade,
             mtu: config.mtu,
-            pace: Pace::new(Instant::now()),
-            place: None,
-            problems_of_ways: Vec::new(),
+            throttle: ScanThrottle::new(Instant::now()),
+            topology: None,
+            route_problems: Vec::new(),
             near_nodes: BTreeSet::new(),
             routes_seen: None,
-            problems_of_ports: Vec::new(),
+            port_problems: Vec::new(),
             failing: BTreeSet::new(),
             broken: Vec::new(),
-            settled: false,
+            first_pass_done: false,
         })
     }
 
-    /// Has `monitor` tell of the connections that the sweep finds to be over.
+    /// Sends end events to `monitor` for connections that the sweep of conntrack removes.
     #[must_use]
-    pub fn tell_ends(self, monitor: Arc<Monitor>) -> Self {
+    pub fn with_monitor(self, monitor: Arc<Monitor>) -> Self {
         Self { monitor: Some(monitor), ..self }
     }
 
-    /// Keeps what `services` depends on in step.
+    /// Keeps `services` informed of the node's addresses.
     #[must_use]
-    pub fn tend_services(self, services: Arc<Balancer>) -> Self {
+    pub fn with_services(self, services: Arc<Balancer>) -> Self {
         Self { services: Some(services), ..self }
     }
 
     /// Nodes of the cluster have changed.
     pub fn nodes_changed(&mut self) {
-        self.pace.ask(Instant::now());
+        self.throttle.nodes_changed(Instant::now());
     }
 
     /// Whether there is nothing to be done about that yet.
-    fn rests(&self) -> bool {
-        self.pace.rests(Instant::now())
+    fn is_idle(&self) -> bool {
+        self.throttle.is_idle(Instant::now())
     }
 
     /// Passes took the processor so long.
-    fn spent(&mut self, cpu: std::time::Duration) {
-        self.pace.spent(Instant::now(), cpu);
+    fn charge(&mut self, cpu: std::time::Duration) {
+        self.throttle.charge(Instant::now(), cpu);
     }
 
     /// How long no pass is to be made because the kernel tells of changes.
-    fn breath(&self) -> std::time::Duration {
-        self.pace.breath(Instant::now())
+    fn cooldown(&self) -> std::time::Duration {
+        self.throttle.cooldown(Instant::now())
     }
 
     /// How long there is nothing to do, if nothing is heard.
-    fn pause(&self) -> std::time::Duration {
-        self.pace.pause(Instant::now())
+    fn idle_time(&self) -> std::time::Duration {
+        self.throttle.idle_time(Instant::now())
     }
 
-    /// Compares once, and puts right what is amiss. Returns whether more is to be done now that this is.
+    /// Compares the kernel with the plan once, and repairs it. Returns whether another pass is needed at once.
     pub fn pass(&mut self) -> bool {
         let began = Instant::now();
         let mut more = false;
@@ -193,21 +195,21 @@ impl Reconciler {
                 failures.insert(failure);
             }
             Ok(mut observed) => {
-                let nodes = self.peers.all();
+                let nodes = self.remote_nodes.all();
                 let uplinks = plan::uplinks(&self.uplink_rule, &self.routing.own, &nodes, &observed);
-                let new_uplinks = self.tell_uplinks(&uplinks);
-                self.tend_addresses(&observed);
+                let new_uplinks = self.log_uplinks(&uplinks);
+                self.sync_addresses(&observed);
                 Self::observe_sysctls(&uplinks, &mut observed);
                 let records = self.node.records();
-                let place =
+                let topology =
                     (uplinks.present.clone(), observed.addresses.clone(), overlay_link(&observed).cloned());
-                let looks = self.pace.is_due(began) || self.place.as_ref() != Some(&place);
-                if looks {
-                    match self.observe_ways(&observed) {
-                        Ok(ways) => observed.ways = Some(ways),
+                let scans = self.throttle.is_due(began) || self.topology.as_ref() != Some(&topology);
+                if scans {
+                    match self.observe_node_routes(&observed) {
+                        Ok(node_routes) => observed.node_routes = Some(node_routes),
                         Err(failure) => drop(failures.insert(failure)),
                     }
-                    self.place = Some(place);
+                    self.topology = Some(topology);
                 }
                 let mut plan = plan::plan(&self.pools, &uplinks, &self.routing, &nodes, &records, &observed);
                 more = plan.steps.iter().any(|step| matches!(step, Step::MakeOverlay { .. }));
@@ -222,25 +224,25 @@ impl Reconciler {
                         Err(failure) => drop(failures.insert(format!("cannot {step}: {failure}"))),
                     }
                 }
-                if looks {
-                    self.look_at_ports();
-                    self.pace.looked(Instant::now(), began.elapsed(), !failures.is_empty());
+                if scans {
+                    self.check_shadowed_ports();
+                    self.throttle.scanned(Instant::now(), began.elapsed(), !failures.is_empty());
                 }
                 if more && failures.is_empty() {
-                    self.pace.hurry(began);
+                    self.throttle.scan_now(began);
                 }
-                if let Some(problems) = plan.problems_of_ways.take() {
-                    self.problems_of_ways = problems;
+                if let Some(problems) = plan.route_problems.take() {
+                    self.route_problems = problems;
                 }
                 let overlay = overlay::overlay_uplink(&self.pools, &uplinks, &observed);
                 let origins = plan::origins(&self.routing, &nodes, &self.pools, &uplinks, &observed);
-                self.watch_near_nodes(&origins, &observed, looks);
+                self.watch_near_nodes(&origins, &observed, scans);
                 if let Err(error) = self.datapath.set_origins(&origins) {
                     failures.insert(error.to_string());
                 }
-                self.tend_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
-                // Behind what the pass itself has changed of them.
-                self.tell_plain_routes();
+                self.sync_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
+                // After the pass, which may have changed routes itself.
+                self.sync_plain_routes();
                 let present = observed
                     .links
                     .into_iter()
@@ -251,22 +253,23 @@ impl Reconciler {
                 if failures.is_empty() {
                     self.node.found_lost();
                 }
-                self.conclude(&uplinks, plan, &failures);
+                self.publish_findings(&uplinks, plan, &failures);
             }
         }
         for failure in failures.difference(&self.failing) {
             tracing::warn!("{failure}");
         }
         self.failing = failures;
-        self.pace.passed(Instant::now());
-        // What a pass adds to an interface that the one before has made is no repair either.
-        self.settled = !more;
+        self.throttle.pass_done(Instant::now());
+        // A pass that completes what the pass before has begun makes no repair either.
+        self.first_pass_done = !more;
         more
     }
 
-    /// Tells the programs whether nothing but the destination decides which way a packet leaves. The kernel's count is read first: what
-    /// changes meanwhile makes it another, and what is told then is of no use. Without it flows cost more, and all go right.
-    fn tell_plain_routes(&mut self) {
+    /// Tells the programs whether the destination alone decides a packet's route ("plain" routes), so that they need
+    /// not look the route up for each flow. The kernel's change counters are read first: if routes change meanwhile,
+    /// the counters differ and the programs ignore the answer. Without an answer flows cost more and are still right.
+    fn sync_plain_routes(&mut self) {
         let told = self.datapath.route_counts().map_err(|error| error.to_string()).and_then(|counts| {
             if self.routes_seen == Some(counts) {
                 return Ok(counts);
@@ -277,39 +280,43 @@ impl Reconciler {
         });
         match told {
             Ok(counts) => self.routes_seen = Some(counts),
-            Err(error) => tracing::debug!(error, "each flow asks for its way out of the node"),
+            Err(error) => tracing::debug!(
+                error,
+                "cannot tell whether routes are plain; each new flow looks up its route"
+            ),
         }
     }
 
-    /// Tells of interfaces that have become uplinks, and of those that are none any more. Returns the names of the former.
-    fn tell_uplinks(&mut self, uplinks: &Uplinks) -> Vec<String> {
+    /// Logs interfaces that have become uplinks or are none any more. Returns the names of the new ones.
+    fn log_uplinks(&mut self, uplinks: &Uplinks) -> Vec<String> {
         let names: BTreeSet<_> = uplinks.present.iter().map(|uplink| uplink.ifname.clone()).collect();
         let new = names.difference(&self.known_uplinks).cloned().collect();
         for uplink in uplinks.present.iter().filter(|uplink| !self.known_uplinks.contains(&uplink.ifname)) {
             let reasons = uplinks.reasons(uplink.ifindex).collect::<Vec<_>>().join(", ");
-            tracing::info!(interface = uplink.ifname, "an uplink: {reasons}");
+            tracing::info!(interface = uplink.ifname, "interface is an uplink: {reasons}");
         }
         for name in self.known_uplinks.difference(&names) {
-            tracing::info!(interface = name, "no uplink any more");
+            tracing::info!(interface = name, "interface is no longer an uplink");
         }
         self.known_uplinks = names;
         new
     }
 
-    /// Looks who listens at a port that a service or a container has.
-    fn look_at_ports(&mut self) {
+    /// Finds processes that listen on a port of a service or a container.
+    fn check_shadowed_ports(&mut self) {
         let Some(services) = &self.services else { return };
         let listeners = SocketDiag::open(None).and_then(|diag| diag.listeners());
-        // Where nobody can say, nothing is said.
+        // If the listeners cannot be read, no problem is reported.
         let problems = listeners.map(|listeners| services.shadowed(&listeners)).unwrap_or_default();
-        for problem in problems.iter().filter(|problem| !self.problems_of_ports.contains(problem)) {
+        for problem in problems.iter().filter(|problem| !self.port_problems.contains(problem)) {
             tracing::warn!("{problem}");
         }
-        self.problems_of_ports = problems;
+        self.port_problems = problems;
     }
 
-    /// Has the kernel know where the nodes of this one's links are, whose packets are told by that. Again and again, for it
-    /// forgets that with an interface that goes down. What an administrator has put into the table stays as it is.
+    /// Makes the kernel resolve the Ethernet addresses of nodes on this node's links, by which their packets are
+    /// recognised. It is repeated, because the kernel forgets them when an interface goes down. Entries that an
+    /// administrator made stay.
     fn watch_near_nodes(&mut self, origins: &Origins, observed: &Observed, again: bool) {
         let permanent = |node: &NearNode| {
             observed.neighbours.iter().any(|it| (it.ifindex, it.address) == (node.ifindex, node.address))
@@ -319,19 +326,19 @@ impl Reconciler {
         for node in near.iter().filter(|node| again || !self.near_nodes.contains(node)) {
             if let Err(error) = self.socket.watch_neighbour(node.ifindex, node.address) {
                 // The interface may be going.
-                tracing::debug!(%error, "a node's Ethernet address is learnt from what it sends alone");
+                tracing::debug!(%error, "cannot resolve a node's Ethernet address; it is learnt from received packets only");
             }
         }
         for node in self.near_nodes.difference(&near).filter(|node| !permanent(node)) {
             if let Err(error) = self.socket.forget_neighbour(node.ifindex, node.address) {
-                tracing::debug!(%error, "a node that is gone stays a neighbour");
+                tracing::debug!(%error, "cannot remove the neighbour entry of a removed node");
             }
         }
         self.near_nodes = near;
     }
 
     /// The programs of uplinks and host ends, and what they take from the configuration.
-    fn tend_programs(
+    fn sync_programs(
         &mut self,
         uplinks: &Uplinks,
         overlay: Option<Uplink>,
@@ -354,7 +361,7 @@ impl Reconciler {
         let ways_out: Vec<_> = uplinks.present.iter().cloned().chain(overlay).collect();
         for (subject, repairs) in [
             ("clock", self.datapath.set_wall_clock().map(|()| Vec::new())),
-            ("socket", self.datapath.hold_sockets(self.cgroup.as_deref())),
+            ("socket", self.datapath.attach_socket_lb(self.cgroup.as_deref())),
             ("uplink", self.datapath.set_uplinks(&ways_out)),
         ] {
             match repairs {
@@ -362,7 +369,7 @@ impl Reconciler {
                 Err(error) => drop(failures.insert(error.to_string())),
             }
         }
-        // Somebody may have unmounted it, and with it all pins.
+        // If the bpffs was unmounted, all pins are gone with it.
         match mount_bpffs(&self.bpffs) {
             Ok(false) => {}
             Ok(true) => self.report("bpffs", &format!("mounted a bpffs for {}", self.bpffs.display())),
@@ -376,7 +383,7 @@ impl Reconciler {
     }
 
     /// The node reaches its endpoints from any address of its own, and serves node ports there.
-    fn tend_addresses(&self, observed: &Observed) {
+    fn sync_addresses(&self, observed: &Observed) {
         let policy = self.node.policy();
         let own = observed.addresses.iter().map(|address| address.address);
         let own: BTreeSet<_> = own.chain(self.pools.iter().map(Pool::gateway)).collect();
@@ -388,7 +395,7 @@ impl Reconciler {
         }
     }
 
-    fn conclude(&mut self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
+    fn publish_findings(&mut self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
         let broken = self.node.broken();
         for lost in broken.iter().filter(|lost| !self.broken.contains(lost)) {
             tracing::warn!("{lost}");
@@ -415,8 +422,8 @@ impl Reconciler {
             problems: plan
                 .problems
                 .into_iter()
-                .chain(self.problems_of_ways.iter().cloned())
-                .chain(self.problems_of_ports.iter().cloned())
+                .chain(self.route_problems.iter().cloned())
+                .chain(self.port_problems.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.problems()))
                 .chain(failures.iter().cloned())
                 .chain(self.footprint.problem())
@@ -427,7 +434,7 @@ impl Reconciler {
     }
 
     fn report(&self, subject: &'static str, done: &str) {
-        if self.settled {
+        if self.first_pass_done {
             self.metrics.repair(subject);
             tracing::warn!(subject, "repaired: {done}");
         } else {

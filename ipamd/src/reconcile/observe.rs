@@ -1,40 +1,47 @@
 //! Reading what the kernel has.
 
 use ipamd_kernel::{netlink::Routes, sysctl};
-use ipamd_plan::{FORWARDING_V4, FORWARDING_V6, Observed, Uplinks, Ways, accept_ra, overlay::overlay_link};
+use ipamd_plan::{
+    FORWARDING_V4, FORWARDING_V6, NodeRoutes, Observed, Uplinks, accept_ra, overlay::overlay_link,
+};
 
 use super::Reconciler;
 
-fn said(error: impl std::fmt::Display) -> String {
+fn message_of(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 impl Reconciler {
-    /// Everything but the kernel settings, which ones depends on the uplinks, and the ways to other nodes.
+    /// Observes everything but the routes to other nodes, and the sysctls, which depend on the uplinks.
     pub(super) fn observe(&mut self) -> Result<Observed, String> {
         let mut observed = Observed {
-            // The interfaces first: one that appears later has its record by the time that the records are read.
-            links: self.socket.links().map_err(said)?,
-            addresses: self.socket.addresses().map_err(said)?,
-            routes: self.socket.routes(Routes::Others).map_err(said)?,
-            qdiscs: self.socket.qdiscs().map_err(said)?,
-            endpoints: self.datapath.endpoints().map_err(said)?,
+            // The interfaces are read before the records: an interface that is seen here has its record by then.
+            links: self.socket.links().map_err(message_of)?,
+            addresses: self.socket.addresses().map_err(message_of)?,
+            routes: self.socket.routes(Routes::Others).map_err(message_of)?,
+            qdiscs: self.socket.qdiscs().map_err(message_of)?,
+            endpoints: self.datapath.endpoints().map_err(message_of)?,
             pinned: self.datapath.pinned_interfaces(),
             given: self.footprint.get().gateways.clone(),
             ..Observed::default()
         };
         let overlay = overlay_link(&observed).map(|link| link.index);
-        observed.neighbours = self.socket.neighbours(|ifindex| Some(ifindex) != overlay).map_err(said)?;
+        observed.neighbours =
+            self.socket.neighbours(|ifindex| Some(ifindex) != overlay).map_err(message_of)?;
         Ok(observed)
     }
 
-    /// The ways to other nodes, which are many.
-    pub(super) fn observe_ways(&mut self, observed: &Observed) -> Result<Ways, String> {
+    /// The routes, neighbours and forwarding entries to other nodes. These are many.
+    pub(super) fn observe_node_routes(&mut self, observed: &Observed) -> Result<NodeRoutes, String> {
         let overlay = overlay_link(observed).map(|link| link.index);
-        Ok(Ways {
-            routes: self.socket.routes(Routes::ToPeers).map_err(said)?,
-            neighbours: self.socket.neighbours(|ifindex| Some(ifindex) == overlay).map_err(said)?,
-            forwarding: if overlay.is_some() { self.socket.forwarding().map_err(said)? } else { Vec::new() },
+        Ok(NodeRoutes {
+            routes: self.socket.routes(Routes::ToPeers).map_err(message_of)?,
+            neighbours: self.socket.neighbours(|ifindex| Some(ifindex) == overlay).map_err(message_of)?,
+            forwarding: if overlay.is_some() {
+                self.socket.forwarding().map_err(message_of)?
+            } else {
+                Vec::new()
+            },
         })
     }
 

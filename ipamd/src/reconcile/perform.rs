@@ -10,7 +10,7 @@ use ipamd_plan::{Observed, Step};
 use super::Reconciler;
 
 impl Reconciler {
-    /// Performs a step. `false` if it was not needed any more.
+    /// Performs a step. Returns false if it was not needed any more.
     pub(super) fn perform(&mut self, step: &Step, observed: &Observed) -> Result<bool, String> {
         match step {
             Step::Sysctl { path, value } => self.set_sysctl(path, value, observed),
@@ -58,10 +58,10 @@ impl Reconciler {
             Step::PutForwarding(forwarding) => done(self.socket.put_forwarding(forwarding)),
             Step::RemoveForwarding(forwarding) => done(self.socket.remove_forwarding(forwarding)),
             Step::Restore(restoration) => {
-                said(self.node.restore_endpoint(&restoration.endpoint, &restoration.entry))
+                with_message(self.node.restore_endpoint(&restoration.endpoint, &restoration.entry))
             }
-            Step::Adopt(adoption) => said(self.node.adopt(&adoption.key, &adoption.entries)),
-            Step::Forget(address) => said(self.node.remove_unrecorded(*address)),
+            Step::Adopt(adoption) => with_message(self.node.adopt(&adoption.key, &adoption.entries)),
+            Step::Forget(address) => with_message(self.node.remove_unrecorded(*address)),
             Step::RemoveLink { ifname, ifindex } => Ok(self.node.remove_unrecorded_link(ifname, *ifindex)),
             Step::Unpin(ifname) => Ok(self.node.unpin_unrecorded(ifname)),
         }
@@ -69,24 +69,24 @@ impl Reconciler {
 
     fn set_sysctl(&mut self, path: &str, value: &str, observed: &Observed) -> Result<bool, String> {
         if let Some(found) = observed.sysctls.get(path) {
-            // What was found first is what the machine had before Cambric.
+            // The first value found is the one that the machine had before Cambric.
             self.note(|footprint| {
                 footprint.sysctls.entry(path.to_owned()).or_insert_with(|| found.clone());
             })?;
         }
-        said(sysctl::write(path, value).map(|()| true))
+        with_message(sysctl::write(path, value).map(|()| true))
     }
 
     fn note(&mut self, change: impl FnOnce(&mut Footprint)) -> Result<(), String> {
-        said(self.footprint.note(change))
+        with_message(self.footprint.note(change))
     }
 }
 
-fn said<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, String> {
+fn with_message<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-/// An interface or a route that went away since it was observed needs nothing.
+/// It is no error if an interface or a route has gone since it was observed.
 fn done(result: Result<(), NetlinkError>) -> Result<bool, String> {
     match result {
         Ok(()) => Ok(true),

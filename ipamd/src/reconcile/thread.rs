@@ -1,4 +1,4 @@
-//! When to reconcile, and what else is done from time to time.
+//! The thread of the reconciliation: when to make a pass, and periodic work beside it.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -20,19 +20,19 @@ use ipamd_kernel::netlink::{Events, NetlinkError};
 use ipamd_model::concerned::Concerned;
 use ipamd_runtime::supervisor;
 
-/// How often is compared though nothing was heard: pins and maps make no events.
+/// The longest time between passes. Pins and maps make no events, so they are checked by time.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
-/// How long a wait goes on before the thread says that it gets on: well below what is told of as long.
+/// A longer wait is cut into pieces of this length, so that the supervisor sees the thread alive.
 const WAIT_AT_ONCE: Duration = Duration::from_millis(500);
-/// How long is waited after word of a change, for the rest of it: an ADD makes a dozen events.
-const SETTLE: Duration = Duration::from_millis(400);
+/// How long to wait after the first event of a change: an ADD makes a dozen events.
+const DEBOUNCE: Duration = Duration::from_millis(400);
 /// How long a pass under way is waited for at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often expired connections are swept out of the maps.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
-/// How often the maps are looked at for how full they are.
+/// How often the entries of the maps are counted.
 const COUNT_EVERY: Duration = Duration::from_mins(1);
-/// How often is looked for attachments that were left behind.
+/// How often leaked attachments are looked for.
 const LEAKS_EVERY: Duration = Duration::from_secs(30);
 
 /// The running reconciliation. Dropping it waits until the pass under way is done, if that is soon: each step of it is whole.
@@ -43,7 +43,7 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Makes the first pass and goes on in the background.
+    /// Makes the first pass and continues in the background.
     ///
     /// # Errors
     /// Why the kernel's events cannot be listened to.
@@ -51,12 +51,12 @@ impl Reconciliation {
         let failed = |source| NetlinkError::new("start the reconciliation", source);
         let mut events = Events::open()?;
         let (stopped, stop) = io::pipe().map_err(failed)?;
-        let woken = reconciler.peers.woken();
+        let woken = reconciler.remote_nodes.wake_pipe();
         let (passed, first_pass) = oneshot::channel();
         let thread = supervisor::spawn("reconcile", move || {
             reconciler.free_leaks();
-            // A node is ready when it reaches the others.
-            reconciler.settle();
+            // The node is ready only when it has its routes to the others.
+            reconciler.reconcile_until_stable();
             // Nobody waits for it if the daemon is on its way out.
             let _ = passed.send(());
             run(&mut reconciler, &mut events, &stopped, woken.as_ref());
@@ -82,19 +82,19 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
     let mut count = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
     loop {
-        let pause = reconciler.pause();
+        let pause = reconciler.idle_time();
         match wait(Some(&*events), nodes, stopped, pause) {
-            Heard::Stop => return,
-            Heard::Nothing => {}
-            Heard::Nodes => {
+            Wakeup::Stop => return,
+            Wakeup::Nothing => {}
+            Wakeup::Nodes => {
                 drain(nodes);
                 reconciler.nodes_changed();
-                if reconciler.rests() {
+                if reconciler.is_idle() {
                     continue;
                 }
             }
-            Heard::Change => {
-                if heed(reconciler, events, stopped) {
+            Wakeup::Change => {
+                if debounce(reconciler, events, stopped) {
                     return;
                 }
             }
@@ -104,7 +104,7 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
             reconciler.free_leaks();
             leaks = now + LEAKS_EVERY;
         }
-        reconciler.settle_in_measure();
+        reconciler.reconcile_and_throttle();
         if now >= sweep {
             reconciler.sweep_conntrack();
             sweep = now + SWEEP_EVERY;
@@ -116,25 +116,25 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
     }
 }
 
-/// Has flows follow what changes, and waits until it is time for a pass about it. Returns whether to stop.
-fn heed(reconciler: &Reconciler, events: &mut Events, stopped: &PipeReader) -> bool {
+/// Raises the epoch of the flows that the events concern, and waits until a pass is due. Returns whether to stop.
+fn debounce(reconciler: &Reconciler, events: &mut Events, stopped: &PipeReader) -> bool {
     loop {
-        reconciler.judge_again(&events.read());
-        // For the rest of it.
-        if matches!(wait(None, None, stopped, SETTLE), Heard::Stop) {
+        reconciler.revalidate_flows(&events.read());
+        // The rest of the events of the same change.
+        if matches!(wait(None, None, stopped, DEBOUNCE), Wakeup::Stop) {
             return true;
         }
-        // Of what changed meanwhile, too.
-        reconciler.judge_again(&events.read());
-        match wait(Some(&*events), None, stopped, reconciler.breath()) {
-            Heard::Stop => return true,
-            Heard::Change if !reconciler.breath().is_zero() => {}
+        // What changed meanwhile.
+        reconciler.revalidate_flows(&events.read());
+        match wait(Some(&*events), None, stopped, reconciler.cooldown()) {
+            Wakeup::Stop => return true,
+            Wakeup::Change if !reconciler.cooldown().is_zero() => {}
             _ => return false,
         }
     }
 }
 
-enum Heard {
+enum Wakeup {
     Nothing,
     /// The kernel has changed.
     Change,
@@ -148,77 +148,77 @@ fn wait(
     nodes: Option<&PipeReader>,
     stopped: &PipeReader,
     longest: Duration,
-) -> Heard {
+) -> Wakeup {
     let until = Instant::now() + longest;
-    let mut meanings = vec![(Heard::Stop, stopped.as_fd())];
-    meanings.extend(events.map(|it| (Heard::Change, it.as_fd())));
-    meanings.extend(nodes.map(|it| (Heard::Nodes, it.as_fd())));
+    let mut meanings = vec![(Wakeup::Stop, stopped.as_fd())];
+    meanings.extend(events.map(|it| (Wakeup::Change, it.as_fd())));
+    meanings.extend(nodes.map(|it| (Wakeup::Nodes, it.as_fd())));
     let mut watched: Vec<_> = meanings.iter().map(|it| PollFd::new(it.1, PollFlags::POLLIN)).collect();
     loop {
-        // In short pieces, not at rest: who does not come back from a rest is not seen to hang.
+        // The wait is cut into pieces and not marked as rest, because the supervisor does not watch a resting thread.
         supervisor::beat();
         let left = until.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.min(WAIT_AT_ONCE)).unwrap_or(PollTimeout::MAX);
         match poll(&mut watched, timeout) {
             // Interrupted by a signal: a pass too many does no harm.
-            Err(_) => return Heard::Nothing,
+            Err(_) => return Wakeup::Nothing,
             Ok(0) if left > WAIT_AT_ONCE => {}
             Ok(_) => break,
         }
     }
     let at = watched.iter().position(|it| it.any().unwrap_or(false));
-    at.map_or(Heard::Nothing, |at| meanings.swap_remove(at).0)
+    at.map_or(Wakeup::Nothing, |at| meanings.swap_remove(at).0)
 }
 
-/// What the calling thread has had of the processor.
+/// The processor time of the calling thread.
 fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Takes note of all nodes that have changed so far.
+/// Empties the wake-up pipe.
 fn drain(nodes: Option<&PipeReader>) {
     if let Some(mut nodes) = nodes {
-        // There is something to be read, and a pipe gives what it has.
+        // The pipe is readable, so this does not block.
         let _ = nodes.read(&mut [0; 4096]);
     }
 }
 
 impl Reconciler {
-    /// Passes until nothing is left that waits for what a pass has done.
-    fn settle(&mut self) {
+    /// Makes passes until none asks for another; two are enough.
+    fn reconcile_until_stable(&mut self) {
         if self.pass() {
             self.pass();
         }
     }
 
-    /// The same, and rests in proportion to what that took the processor.
-    fn settle_in_measure(&mut self) {
+    /// The same, and charges its processor time to the throttle.
+    fn reconcile_and_throttle(&mut self) {
         let before = processor_time();
-        self.settle();
+        self.reconcile_until_stable();
         let cpu = processor_time().saturating_sub(before);
-        self.spent(cpu);
+        self.charge(cpu);
     }
 
     fn free_leaks(&self) {
         for leak in self.node.repair_leaks(Grace::Kept) {
             self.metrics.repair("leak");
             let (key, reason) = (&leak.key, leak.reason);
-            tracing::warn!(%key, "repaired: freed what was left behind: its interface is gone and {reason}");
+            tracing::warn!(%key, "repaired: freed a leaked attachment: its interface is gone and {reason}");
         }
     }
 
-    /// Has the flows that a change of the kernel's tables concerns find their way anew: established ones remember their next
-    /// hop and the route's MTU.
-    fn judge_again(&self, concerned: &Concerned) {
+    /// Raises the epoch for the flows that a change of the kernel's tables concerns. Established flows remember their
+    /// next hop and the route's MTU, so they must look both up again.
+    fn revalidate_flows(&self, concerned: &Concerned) {
         if let Err(error) = self.datapath.raise_epoch(concerned) {
-            tracing::warn!(%error, "established flows may not follow a change of routes");
+            tracing::warn!(%error, "cannot raise the epoch; established flows may keep their old routes");
         }
     }
 
     fn count_entries(&self) {
-        match self.datapath.fills() {
+        match self.datapath.map_use() {
             Ok(fills) => self.node.set_map_use(fills),
-            Err(error) => tracing::warn!(%error, "it cannot be told how full the maps are"),
+            Err(error) => tracing::warn!(%error, "cannot count the entries of the maps"),
         }
     }
 
@@ -236,7 +236,7 @@ impl Reconciler {
                     services.forget_ports(&swept.service_ports);
                 }
             }
-            Err(error) => tracing::warn!(%error, "expired connections could not be swept"),
+            Err(error) => tracing::warn!(%error, "cannot sweep expired connections"),
         }
         if let (Some(monitor), Some(ends)) = (monitor, ends) {
             monitor.expire(&ends);

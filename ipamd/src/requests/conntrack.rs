@@ -1,4 +1,4 @@
-//! The connections that are tracked.
+//! Requests about conntrack.
 
 use std::{io, sync::Arc};
 

@@ -1,12 +1,12 @@
 //! Requests to the node, and their answers.
 
+mod add_locks;
 mod conntrack;
 mod monitor;
 mod pages;
 mod policy;
 mod services;
 mod session;
-mod turns;
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::turns::Turns;
+use self::add_locks::AddLocks;
 
 pub use self::session::Session;
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     startup_reason::untold,
 };
 use ipamd_services::Listing;
-use ipamd_sources::{SourceState, is_stale, kube::Asking};
+use ipamd_sources::{SourceState, is_stale, kube::PodLookup};
 
 /// The node behind the socket.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct NodeService {
     services: Arc<dyn Listing>,
     stopped: watch::Receiver<bool>,
     /// The ADDs under way.
-    turns: Turns,
+    add_locks: AddLocks,
     /// Memory for the files of diffs.
     files: Arc<Semaphore>,
     /// A diff compiles all policies a second time: one at a time does.
@@ -53,16 +53,16 @@ pub struct NodeService {
     /// How up to date what is known of the cluster is.
     cluster: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
-    /// Whom to ask for pods that nobody has told of.
-    asking: Option<Asking>,
+    /// Looks up pods that the watch has not sent yet.
+    pod_lookup: Option<PodLookup>,
 }
 
 /// What became of a request: a reply, or `None` if its replies have been sent.
 type Answered = Result<Option<Reply>, ApiError>;
 
 impl NodeService {
-    /// Serves `node`, what `monitor` tells of it, and its `services`, counting in `metrics`. What would go on for ever ends
-    /// when `stopped` becomes true.
+    /// Serves `node`, its events from `monitor`, and its `services`, counting in `metrics`. Endless replies end when
+    /// `stopped` becomes true.
     pub fn new(
         node: Arc<Node>,
         metrics: Arc<Metrics>,
@@ -77,25 +77,25 @@ impl NodeService {
             monitor,
             services,
             stopped,
-            turns: Turns::default(),
+            add_locks: AddLocks::default(),
             files,
             diffs: Semaphore::new(1),
             cluster: None,
             stale_after: Duration::ZERO,
-            asking: None,
+            pod_lookup: None,
         }
     }
 
-    /// The same, which also tells how up to date `cluster` is, a problem when it has not told of every change for
-    /// so long, and asks for pods that nobody has told of.
+    /// The same with the state of the cluster, which is a problem when it is stale for so long, and with a lookup of
+    /// pods.
     #[must_use]
     pub fn about(
         self,
         cluster: Option<Arc<dyn SourceState>>,
         stale_after: Duration,
-        asking: Option<Asking>,
+        pod_lookup: Option<PodLookup>,
     ) -> Self {
-        Self { cluster, stale_after, asking, ..self }
+        Self { cluster, stale_after, pod_lookup, ..self }
     }
 
     fn status(&self, mut status: Status) -> Status {
@@ -122,7 +122,7 @@ impl NodeService {
             Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
             Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
-            Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.turns).await {
+            Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.add_locks).await {
                 Ok(()) => {
                     let reply = self.reply(Request::Reserve(reserve)).await;
                     session.has_reserved(reply.is_ok());
@@ -141,15 +141,15 @@ impl NodeService {
         }
     }
 
-    /// Asks for a pod that the cluster's source has not told of, while its container's interface is being made.
-    fn ask(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
-        let (asking, pod) = (self.asking.clone()?, pod?.clone());
-        if asking.knows(&pod) {
+    /// Looks up a pod that the watch has not sent yet, while the plugin makes the container's interface.
+    fn look_up_pod(&self, pod: Option<&Pod>) -> Option<JoinHandle<()>> {
+        let (pod_lookup, pod) = (self.pod_lookup.clone()?, pod?.clone());
+        if pod_lookup.knows(&pod) {
             return None;
         }
         Some(tokio::spawn(async move {
-            if let Err(error) = asking.ask(&pod).await {
-                tracing::warn!("{error}; what is known of it already decides which policies select it");
+            if let Err(error) = pod_lookup.look_up(&pod).await {
+                tracing::warn!("{error}; the policies that select the pod follow from what is known of it");
             }
         }))
     }
@@ -194,9 +194,9 @@ impl NodeService {
     }
 }
 
-/// What a person is told of a cluster's state that may not be the latest.
+/// The problem of a stale cluster state, in words.
 fn stale(cluster: &ClusterStatus) -> String {
-    let mut text = format!("the cluster ({}) does not tell of every change", cluster.source);
+    let mut text = format!("the cluster ({}) is not up to date", cluster.source);
     text += &untold(cluster);
     match cluster.age_seconds {
         Some(age) => format!("{text}; what was known {age} s ago is in force"),
@@ -222,7 +222,7 @@ impl Service for NodeService {
     ) -> io::Result<()> {
         let began = Instant::now();
         if let Request::Reserve(reserve) = &request {
-            session.ask(self.ask(reserve.pod.as_ref()));
+            session.ask(self.look_up_pod(reserve.pod.as_ref()));
         }
         let name = name(&request);
         let answered = match request {
@@ -245,7 +245,7 @@ impl Service for NodeService {
             Ok(Some(reply)) => replies.send(&reply).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                tracing::warn!(request = name, %error, "refused");
+                tracing::warn!(request = name, %error, "request refused");
                 replies.send(&Reply::Error(error)).await
             }
         }
@@ -259,7 +259,7 @@ impl Service for NodeService {
         if let Some(key) = session.reserved()
             && let Err(error) = self.node.give_up(key).await
         {
-            tracing::warn!(%key, %error, "what a broken off ADD had reserved is freed later");
+            tracing::warn!(%key, %error, "cannot release the reservation of an aborted ADD; it is freed later as a leak");
         }
     }
 

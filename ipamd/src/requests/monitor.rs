@@ -1,4 +1,4 @@
-//! Events, streamed.
+//! The stream of events for `cambricctl monitor`.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ const TOGETHER: usize = 128;
 /// How long nothing may be sent: by this it is found out that a client has left.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// How it is told that nobody can listen.
+/// The error for a failed subscription.
 pub(super) fn refusal(error: &SubscribeError) -> ApiError {
     let kind = match error {
         SubscribeError::TooMany => ErrorKind::TryAgainLater,

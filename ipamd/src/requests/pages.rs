@@ -1,4 +1,4 @@
-//! Long answers, cut to what a frame holds.
+//! Long answers in pages that fit into a frame.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What is asked of policy. All of it is done aside, for a change under way may have to be waited for.
+//! Requests about policy. They run on a blocking thread, because they may wait for a change under way.
 
 use std::{io, sync::Arc};
 

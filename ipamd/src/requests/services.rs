@@ -1,4 +1,4 @@
-//! What is asked of services. It is looked up aside, for a change under way may have to be waited for.
+//! Requests about services. They run on a blocking thread, because they may wait for a change under way.
 
 use std::{io, mem, sync::Arc};
 

@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::turns::{Turn, Turns};
+use super::add_locks::{AddLock, AddLocks};
 
 /// Memory for the files of diffs is given out in pieces of so many bytes.
 const FILE_BLOCK: usize = 4_096;
@@ -22,7 +22,7 @@ pub(super) type Files = (Vec<ManifestText>, Option<OwnedSemaphorePermit>);
 #[derive(Debug, Default)]
 pub struct Session {
     /// From an ADD's reservation to its commit, or until its plugin is gone: no other of its attachment comes into it.
-    turn: Option<Turn>,
+    add_lock: Option<AddLock>,
     /// Whether that ADD was given its reservation.
     has_reserved: bool,
     /// Asks for the pod that is being added.
@@ -34,29 +34,29 @@ pub struct Session {
 impl Session {
     /// Whether an ADD is under way.
     pub(super) fn is_under_way(&self) -> bool {
-        self.turn.is_some()
+        self.add_lock.is_some()
     }
 
     /// Begins an ADD. One that this connection has begun before is over.
-    pub(super) async fn begin(&mut self, key: &AttachmentKey, turns: &Turns) -> Result<(), ApiError> {
+    pub(super) async fn begin(&mut self, key: &AttachmentKey, locks: &AddLocks) -> Result<(), ApiError> {
         self.end();
-        self.turn = Some(turns.take(key).await?);
+        self.add_lock = Some(locks.take(key).await?);
         Ok(())
     }
 
-    /// Takes note of whether the ADD that has begun was given its reservation.
+    /// Notes whether the current ADD has got its reservation.
     pub(super) fn has_reserved(&mut self, given: bool) {
         self.has_reserved = given;
     }
 
     /// The attachment of an ADD that was given its reservation and has not come to its commit.
     pub(super) fn reserved(&self) -> Option<&AttachmentKey> {
-        self.turn.as_ref().filter(|_| self.has_reserved).map(Turn::key)
+        self.add_lock.as_ref().filter(|_| self.has_reserved).map(AddLock::key)
     }
 
     /// No ADD is under way any more.
     pub(super) fn end(&mut self) {
-        self.turn = None;
+        self.add_lock = None;
         self.has_reserved = false;
     }
 

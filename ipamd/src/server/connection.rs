@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limits, Service, idle::Idle};
+use super::{Limits, Service, idle_connections::IdleConnections};
 
 /// The way back to a client.
 #[derive(Debug)]
@@ -44,9 +44,9 @@ impl Replies<'_> {
 /// What comes next from a client.
 enum Next {
     Request(Box<Request>),
-    /// It can be told so, and may go on.
+    /// The client gets an error and may continue.
     Misunderstood(ApiError),
-    /// It can be told so, but nothing after it makes sense.
+    /// The client gets an error, but the rest of the stream is lost.
     Unreadable(ApiError),
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn serve<S: Service>(
     mut stream: UnixStream,
     service: &S,
     limits: Limits,
-    idle: &Idle,
+    idle: &IdleConnections,
     mut stop: watch::Receiver<bool>,
 ) {
     let user = stream.peer_cred().map(|credentials| credentials.uid());
@@ -113,12 +113,12 @@ async fn receive(
     stream: &mut ReadHalf<'_>,
     limits: Limits,
     silence: Duration,
-    idle: &Idle,
+    idle: &IdleConnections,
 ) -> io::Result<Next> {
     let mut prefix = [0; 4];
     // Silence is fine for a while, between requests, unless somebody else needs the place.
     {
-        let place = idle.enter();
+        let place = idle.add();
         tokio::select! {
             biased;
             begun = timeout(silence, stream.read_exact(&mut prefix[..1])) => drop(begun??),

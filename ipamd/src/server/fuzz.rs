@@ -1,4 +1,5 @@
-//! Whatever a client sends, it is told what is wrong in a sentence, and what is understood says the same when it is written again.
+//! Fuzzing of the socket: every input gets an error in a sentence or is parsed, and what is parsed is the same after it
+//! is written and parsed again.
 
 use ::fuzz::{Form, Target, one_sentence, same};
 use ipamd_api::{Reply, frame, wire::Envelope};

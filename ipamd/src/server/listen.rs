@@ -1,4 +1,4 @@
-//! Taking the socket's path.
+//! Binding the socket's path.
 
 use std::{
     fs, io,

@@ -1,7 +1,7 @@
-//! The daemon's socket: frames in, frames out. What is answered is the [`Service`]'s affair.
+//! The daemon's socket: it reads and writes frames. [`Service`] answers the requests.
 
 mod connection;
-mod idle;
+mod idle_connections;
 mod listen;
 
 use std::{io, sync::Arc, time::Duration};
@@ -12,7 +12,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use idle::Idle;
+use idle_connections::IdleConnections;
 
 pub use connection::Replies;
 pub use listen::{ListenError, SocketFile, listen};
@@ -51,7 +51,7 @@ pub trait Service: Send + Sync + 'static {
         async {}
     }
 
-    /// Takes note of a request that could not be understood.
+    /// Counts a request that could not be parsed.
     fn misunderstood(&self) {}
 }
 
@@ -87,7 +87,7 @@ pub async fn serve<S: Service>(
     mut stop: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS as usize));
-    let idle = Arc::new(Idle::default());
+    let idle = Arc::new(IdleConnections::default());
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -118,7 +118,7 @@ pub async fn serve<S: Service>(
 async fn accept(
     listener: &UnixListener,
     slots: &Arc<Semaphore>,
-    idle: &Idle,
+    idle: &IdleConnections,
 ) -> io::Result<(tokio::net::UnixStream, tokio::sync::OwnedSemaphorePermit)> {
     let (stream, _) = listener.accept().await?;
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {

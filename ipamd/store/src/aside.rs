@@ -20,7 +20,7 @@ use nix::{
 };
 
 use super::StoreError;
-use ipamd_runtime::whole_file;
+use ipamd_runtime::atomic_file;
 
 /// How many damaged stores are kept.
 const KEPT: usize = 3;
@@ -86,7 +86,7 @@ pub(super) fn await_sled(dir: &Path) {
 /// Notes that records of this boot may be missing.
 pub(super) fn note_loss(dir: &Path, boot_id: &str) -> Result<(), StoreError> {
     let path = dir.with_extension(LOST);
-    whole_file::replace(&path, &dir.with_extension("lost.new"), boot_id.as_bytes(), 0o600)
+    atomic_file::replace(&path, &dir.with_extension("lost.new"), boot_id.as_bytes(), 0o600)
         .map_err(|source| StoreError::io("write", &path, source))
 }
 

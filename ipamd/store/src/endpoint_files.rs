@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use ipamd_addresses::attachment::Attachment;
 use ipamd_kernel::kernel_files;
-use ipamd_runtime::whole_file;
+use ipamd_runtime::atomic_file;
 
 /// What their names end in.
 const ENDING: &str = "json";
@@ -75,7 +75,7 @@ impl EndpointFiles {
         let path = self.path(&attachment.key);
         let written = serde_json::to_vec(&saved).map_err(io::Error::from).and_then(|content| {
             fs::create_dir_all(&self.dir)?;
-            whole_file::replace_until_reboot(&path, &path.with_extension("new"), &content, 0o600)
+            atomic_file::replace_until_reboot(&path, &path.with_extension("new"), &content, 0o600)
         });
         let failure = written.err().map(|error| format!("cannot write {}: {error}", path.display()));
         let mut last = self.failure();

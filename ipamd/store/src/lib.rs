@@ -220,7 +220,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(error) = self.join() {
-            tracing::error!(%error, "the store could not be closed");
+            tracing::error!(%error, "cannot close the store");
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
     writer::Writer,
 };
 use ipamd_kernel::kernel_files;
-use ipamd_runtime::caught::caught;
+use ipamd_runtime::catch_panic::catch_panic;
 
 /// The database, in the store's directory.
 const DATABASE: &str = "sled";
@@ -198,7 +198,7 @@ fn open_database(dir: &Path) -> Result<(sled::Db, Contents, Watermark), StoreErr
     }
 
     let db = sled_open(dir, DATABASE)?;
-    let contents = match caught(|| read(dir, &db)) {
+    let contents = match catch_panic(|| read(dir, &db)) {
         Ok(Ok(contents)) => contents,
         Ok(Err(error)) => {
             discard(db);
@@ -277,7 +277,7 @@ fn create(dir: &Path) -> Result<(), StoreError> {
     let mut first = sled::Batch::default();
     first.insert(META, seal(META, &meta));
     first.insert(SUMMARY, seal(SUMMARY, &summary));
-    let written = caught(move || db.apply_batch(first).and_then(|()| db.flush()))
+    let written = catch_panic(move || db.apply_batch(first).and_then(|()| db.flush()))
         .map_err(io::Error::other)
         .and_then(|written| written.map_err(io::Error::other));
     written
@@ -308,7 +308,7 @@ fn sled_open(dir: &Path, name: &str) -> Result<sled::Db, StoreError> {
     loop {
         let config =
             sled::Config::new().path(&path).cache_capacity(CACHE).segment_size(SEGMENT).flush_every_ms(None);
-        match caught(|| config.open()) {
+        match catch_panic(|| config.open()) {
             Ok(Ok(db)) => return Ok(db),
             // The store's own lock is ours. sled lets go of its lock a moment after a database of this process
             // has been dropped.
@@ -354,7 +354,7 @@ fn is_of_the_system(error: &io::Error) -> bool {
 
 /// Drops a database that is of no use, whatever sled has to say to that.
 fn discard(db: sled::Db) {
-    let _ = caught(|| drop(db));
+    let _ = catch_panic(|| drop(db));
 }
 
 /// Reads everything and checks that it is all there.

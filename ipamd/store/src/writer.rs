@@ -11,7 +11,7 @@ use super::{
     ledger::Ledger,
     watermark::Watermark,
 };
-use ipamd_runtime::caught::caught;
+use ipamd_runtime::catch_panic::catch_panic;
 use ipamd_runtime::supervisor;
 
 /// How many batches share one flush at most, so that the first of a long queue does not wait for the last.
@@ -68,7 +68,7 @@ impl Writer {
         }
         let Self { db, lock, .. } = self;
         // sled writes a last time when it is dropped.
-        let dropped = caught(|| drop(db));
+        let dropped = catch_panic(|| drop(db));
         drop(lock);
         if let Err(panic) = dropped {
             tracing::warn!(%panic, "sled did not close cleanly; all batches were durable before");
@@ -95,7 +95,7 @@ impl Writer {
         let failed = |detail: String| StoreError::Write { path: self.dir.clone(), detail };
         let json = serde_json::to_vec(&summary).map_err(|error| failed(error.to_string()))?;
         changes.insert(SUMMARY, seal(SUMMARY, &json));
-        caught(|| self.db.apply_batch(changes).and_then(|()| self.db.flush()))
+        catch_panic(|| self.db.apply_batch(changes).and_then(|()| self.db.flush()))
             .map_err(|panic| failed(format!("sled gave up: {panic}")))?
             .map_err(|error| failed(error.to_string()))?;
         self.watermark.advance(summary.sequence).map_err(|error| failed(format!("watermark: {error}")))

@@ -17,7 +17,7 @@ use crate::attachment::Attachment;
 
 /// A pool and what is taken of it.
 #[derive(Debug)]
-struct Filled {
+struct PoolState {
     pool: Pool,
     used: Runs,
     /// Those, and what was given back and still rests.
@@ -27,7 +27,7 @@ struct Filled {
     cursor: Option<u128>,
 }
 
-impl Filled {
+impl PoolState {
     /// The address whose turn it is: the first behind the cursor, around the end, that is free and has rested.
     fn next(&self) -> Option<u128> {
         let (first, last) = self.pool.assignable();
@@ -47,7 +47,7 @@ impl Filled {
 /// rested longest.
 #[derive(Debug)]
 pub struct Allocator {
-    pools: Vec<Filled>,
+    pools: Vec<PoolState>,
     /// Every address in use, also those that lie in no pool (any more).
     holders: BTreeMap<IpAddr, Arc<AttachmentKey>>,
     /// How long an address rests before it is given to another, while there are others.
@@ -67,7 +67,7 @@ impl Allocator {
             let cursor =
                 cursors.get(pool.name()).copied().filter(|cursor| pool.contains(*cursor)).map(number);
             let (first, last) = pool.assignable();
-            Filled {
+            PoolState {
                 pool,
                 used: Runs::default(),
                 busy: Runs::default(),
@@ -192,7 +192,7 @@ impl Allocator {
     /// The pools in their order, and how full each is.
     pub fn pools(&self) -> Vec<wire::Pool> {
         let saturated = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
-        let shown = |Filled { pool, used, .. }: &Filled| wire::Pool {
+        let shown = |PoolState { pool, used, .. }: &PoolState| wire::Pool {
             name: pool.name().to_owned(),
             cidr: pool.cidr().to_string(),
             gateway: pool.gateway(),

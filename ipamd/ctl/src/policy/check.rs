@@ -12,7 +12,7 @@ use ipamd_model::{
     objects::{Batch, Change, Kind, Object},
     policy::{Direction, Policy, Rule, Tier},
 };
-use ipamd_sources::directory::once::Once;
+use ipamd_sources::directory::read_once::Once;
 
 /// What is in manifests.
 #[derive(Debug, Default, Serialize)]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipamd_sources::directory::once;
+use ipamd_sources::directory::read_once;
 
 /// What the standard input is called.
 const STANDARD_INPUT: &str = "stdin";
@@ -17,14 +17,14 @@ pub(super) fn each(
     paths: &[PathBuf],
     mut take: impl FnMut(&Path, Result<String, String>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let said = |result: Result<String, once::ReadError>| result.map_err(|error| error.to_string());
+    let message_of = |result: Result<String, read_once::ReadError>| result.map_err(|error| error.to_string());
     for path in paths {
         if path == Path::new("-") {
-            take(Path::new(STANDARD_INPUT), said(once::read_from(io::stdin())))?;
+            take(Path::new(STANDARD_INPUT), message_of(read_once::read_from(io::stdin())))?;
         } else if path.is_dir() {
-            let found = once::find(path);
+            let found = read_once::find(path);
             for file in &found.files {
-                take(file, said(once::read(file)))?;
+                take(file, message_of(read_once::read(file)))?;
             }
             for (directory, reason) in found.troubles {
                 take(&directory, Err(reason))?;
@@ -32,7 +32,7 @@ pub(super) fn each(
         } else {
             // It may be a pipe: whoever names one means it.
             let text = match File::open(path) {
-                Ok(file) => said(once::read_from(file)),
+                Ok(file) => message_of(read_once::read_from(file)),
                 Err(error) => Err(format!("this file cannot be read: {error}")),
             };
             take(path, text)?;

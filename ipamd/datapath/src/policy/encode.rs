@@ -1,4 +1,4 @@
-//! The tables' words as the maps hold them.
+//! Conversion of policy tables to and from the maps' layout.
 
 use bpf::layout::{
     CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_EGRESS,

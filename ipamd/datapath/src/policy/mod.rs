@@ -1,9 +1,9 @@
 //! The programs' policy tables: [`Tables`] on the pinned maps.
 
 mod encode;
-mod inner;
+mod inner_map;
+mod inner_map_pool;
 mod sets;
-mod stock;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +21,9 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::{MapHandle, MapType};
 
 use self::{
-    inner::{Shape, get, memory},
+    inner_map::{Shape, get, memory},
+    inner_map_pool::InnerMapPool,
     sets::{Outer, Set, bytes, prefix4, prefix6},
-    stock::Stock,
 };
 use super::{
     Datapath, DatapathError, MapError, maps,
@@ -43,7 +43,7 @@ pub struct PolicyTables {
     outer: Outer,
     postures: MapHandle,
     hits: MapHandle,
-    stock: Stock,
+    pool: InnerMapPool,
     current: Set,
     begun: Option<Set>,
     /// A number for each policy map in use, by which the programs tell it from one that was at its index before.
@@ -80,7 +80,7 @@ impl PolicyTables {
         // What else the array holds is out of use, and overwritten in time: looking costs a grace period for each index
         // on kernels before 6.8.
         let left_behind = named(&postures, number)?;
-        let stock = Stock::new(policies, shape, &left_behind)?;
+        let pool = InnerMapPool::new(policies, shape, &left_behind)?;
         let current = match outer.adopt(number)? {
             Some(set) => set,
             None => outer.create(number, sizes)?,
@@ -91,7 +91,7 @@ impl PolicyTables {
             outer,
             postures,
             hits: pinned("hits")?,
-            stock,
+            pool,
             current,
             begun: None,
             fillings: BTreeMap::new(),
@@ -116,7 +116,7 @@ impl PolicyTables {
     }
 
     fn used(&self, map: PolicyMap) -> Result<Arc<MapHandle>, DatapathError> {
-        self.stock.used(map.0).ok_or_else(|| DatapathError::Layout { map: format!("policies[{}]", map.0) })
+        self.pool.used(map.0).ok_or_else(|| DatapathError::Layout { map: format!("policies[{}]", map.0) })
     }
 
     fn begin_set(&mut self) -> Result<(), DatapathError> {
@@ -148,7 +148,7 @@ impl PolicyTables {
     fn leave_old_set(&mut self) -> Result<(), DatapathError> {
         // After the switch: a verdict by the old set must not carry the new epoch.
         self.datapath.raise_epoch(&Concerned::everything())?;
-        self.stock.retire_left_behind(std::mem::take(&mut self.left_behind));
+        self.pool.retire_left_behind(std::mem::take(&mut self.left_behind));
         // Waits for the programs that still look at the old set.
         self.outer.put(&self.current)?;
         self.outer.clear(1 - self.current.number)
@@ -172,7 +172,7 @@ impl Tables for PolicyTables {
         Limits {
             slots: POSTURE_SLOTS - 1,
             // Maps that are given up keep their place for a moment.
-            maps: self.stock.capacity() / 2,
+            maps: self.pool.capacity() / 2,
             entries: self.sizes.entries,
             addresses: self.sizes.addresses,
             prefixes: self.sizes.prefixes,
@@ -213,9 +213,9 @@ impl Tables for PolicyTables {
     }
 
     fn add_map(&mut self, entries: &[(EntryKey, EntryValue)]) -> Result<PolicyMap, TableError> {
-        let (index, map) = self.stock.take()?;
+        let (index, map) = self.pool.take()?;
         if let Err(error) = Self::write_entries(&map, entries) {
-            self.stock.retire(index);
+            self.pool.retire(index);
             return Err(error.into());
         }
         self.last_filling = self.last_filling.wrapping_add(1);
@@ -229,7 +229,7 @@ impl Tables for PolicyTables {
 
     fn retire_map(&mut self, map: PolicyMap) {
         self.fillings.remove(&map);
-        self.stock.retire(map.0);
+        self.pool.retire(map.0);
     }
 
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
@@ -248,7 +248,7 @@ impl Tables for PolicyTables {
     fn memory(&self) -> u64 {
         let Set { v4, v6, .. } = &self.current;
         let peers = [&v4.addresses, &v4.prefixes, &v6.addresses, &v6.prefixes];
-        peers.into_iter().map(memory).sum::<u64>() + self.stock.memory()
+        peers.into_iter().map(memory).sum::<u64>() + self.pool.memory()
     }
 
     fn peer(&self, address: IpAddr) -> Result<Option<Peer>, TableError> {

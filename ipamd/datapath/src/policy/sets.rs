@@ -1,4 +1,5 @@
-//! Two sets of peers, of which one is in force: exact addresses in a hash, prefixes in a trie, for each family.
+//! Two sets of peers, one of them in force. Each has, for each family, exact addresses in a hash and prefixes in a
+//! trie.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +10,7 @@ use libbpf_rs::{MapHandle, MapType};
 
 use super::{
     super::{DatapathError, writes},
-    inner::{Shape, inner as inner_map, put_inner},
+    inner_map::{Shape, inner as inner_map, put_inner},
 };
 
 /// One family's peers of one set.

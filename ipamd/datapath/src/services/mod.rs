@@ -1,9 +1,9 @@
 //! The maps about services.
 
 mod family;
-mod hooks;
-mod mapped;
-mod tied;
+mod mmap_array;
+mod socket_lb;
+mod translated_sockets;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,8 +23,8 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::tied::{Tied, TiedSockets};
-use self::{family::OfFamily, mapped::Mapped};
+pub use self::translated_sockets::{TranslatedSocket, TranslatedSockets};
+use self::{family::OfFamily, mmap_array::MmapArray};
 use super::{Datapath, DatapathError, maps::TypedMap};
 use ipamd_model::concerned::Concerned;
 use ipamd_services::tables::{
@@ -49,10 +49,10 @@ pub struct ServiceTables {
     datapath: Arc<Datapath>,
     v4: OfFamily<V4>,
     v6: OfFamily<V6>,
-    sets: Mapped<BackendSet>,
+    sets: MmapArray<BackendSet>,
     lookups: TypedMap<u32, LookupPlaces>,
-    ports: Mapped<u64>,
-    served: Mapped<u64>,
+    ports: MmapArray<u64>,
+    served: MmapArray<u64>,
 }
 
 impl ServiceTables {
@@ -66,10 +66,10 @@ impl ServiceTables {
         Ok(Self {
             v4: OfFamily::open(&pinned)?,
             v6: OfFamily::open(&pinned)?,
-            sets: Mapped::open(&pinned("sets")?)?,
+            sets: MmapArray::open(&pinned("sets")?)?,
             lookups: TypedMap::open("lookup_tables", pinned)?,
-            ports: Mapped::open(&pinned("ports")?)?,
-            served: Mapped::open(&pinned("served_addresses")?)?,
+            ports: MmapArray::open(&pinned("ports")?)?,
+            served: MmapArray::open(&pinned("served_addresses")?)?,
             datapath,
         })
     }

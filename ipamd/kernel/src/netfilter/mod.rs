@@ -1,7 +1,8 @@
-//! What netfilter has in a network namespace, by name: chains of iptables in both variants and families, tables of
+//! The names of netfilter's objects in a network namespace: chains of iptables in both variants and families, tables of
 //! nftables, sets of ipset.
 //!
-//! Asks the kernel alone, so it needs no program and takes milliseconds. What this kernel does not have is not there.
+//! It asks the kernel directly, so it needs no program and takes milliseconds. Subsystems that this kernel lacks count
+//! as empty.
 
 mod legacy;
 

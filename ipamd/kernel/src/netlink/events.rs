@@ -1,4 +1,4 @@
-//! Word from the kernel that something changed.
+//! Events of the kernel's tables.
 
 use std::{
     io,
@@ -10,8 +10,8 @@ use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
     NetlinkError,
-    changed::{self, Links},
-    sieve::{Messages, Sieve},
+    concerned_flows::{self, Links},
+    filtered_dump::{FilteredDump, Messages},
 };
 use ipamd_model::concerned::Concerned;
 
@@ -58,9 +58,12 @@ impl Events {
                 Ok(_) => {
                     for message in Messages(&self.buffer) {
                         concerned.add(match message {
-                            Ok((header, body)) => {
-                                changed::concerned(header.message_type, header.flags, body, &mut self.links)
-                            }
+                            Ok((header, body)) => concerned_flows::concerned(
+                                header.message_type,
+                                header.flags,
+                                body,
+                                &mut self.links,
+                            ),
                             Err(_) => Concerned::everything(),
                         });
                     }
@@ -87,7 +90,7 @@ fn links() -> io::Result<Links> {
         links.borrow_mut().learn(body);
         false
     };
-    Sieve::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), &learn, &mut drop)?;
+    FilteredDump::open()?.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), &learn, &mut drop)?;
     Ok(links.into_inner())
 }
 

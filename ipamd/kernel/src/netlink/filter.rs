@@ -1,4 +1,4 @@
-//! Programs in filters of a clsact discipline.
+//! BPF programs in tc filters of a clsact qdisc.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Whatever stands in the kernel's messages, reading them ends. The kernel does not lie, but it may be newer than what is read here.
+//! Fuzzing of netlink messages: parsing any bytes ends. The kernel sends valid messages, but it may be newer than this
+//! parser.
 
 use ::fuzz::{Form, Target, one_sentence};
 use netlink_packet_core::NetlinkDeserializable;
@@ -6,10 +7,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{
     Address, Filter, Hook, Link, Neighbour, Route,
-    changed::{self, Links},
-    netfilter,
-    sieve::Messages,
-    sockets,
+    concerned_flows::{self, Links},
+    filtered_dump::Messages,
+    netfilter, sockets,
     vxlan::Forwarding,
 };
 use ipamd_model::concerned::Concerned;
@@ -19,7 +19,7 @@ fn holds(bytes: &[u8]) -> Result<(), String> {
     for message in Messages(bytes) {
         let Ok((header, body)) = message else { break };
         links.learn(body);
-        let concerned = changed::concerned(header.message_type, header.flags, body, &mut links);
+        let concerned = concerned_flows::concerned(header.message_type, header.flags, body, &mut links);
         if body.is_empty() && header.message_type == 24 && concerned != Concerned::everything() {
             return Err("a route that cannot be read concerns nobody".into());
         }

@@ -6,9 +6,10 @@
 //! thread that serves requests.
 
 mod address;
-mod changed;
+mod concerned_flows;
 mod events;
 mod filter;
+mod filtered_dump;
 #[cfg(test)]
 mod fuzz;
 mod link;
@@ -17,7 +18,6 @@ pub mod netfilter;
 mod netns;
 mod qdisc;
 mod route;
-mod sieve;
 mod socket;
 mod sockets;
 mod vxlan;

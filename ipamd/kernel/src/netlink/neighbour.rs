@@ -1,4 +1,4 @@
-//! Neighbours: which Ethernet address an IP address is reached at.
+//! Neighbour entries: the Ethernet address of an IP address.
 
 use std::net::IpAddr;
 

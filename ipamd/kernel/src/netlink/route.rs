@@ -17,7 +17,7 @@ use netlink_packet_route::{
 
 use super::{
     NetlinkError, Socket,
-    changed::{Attributes, RTA_OIF},
+    concerned_flows::{Attributes, RTA_OIF},
 };
 
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).

@@ -10,7 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, sys::AsyncSocket};
 use tokio::runtime::Runtime;
 
-use super::sieve::Sieve;
+use super::filtered_dump::FilteredDump;
 
 /// How often a dump is begun anew when the table changed meanwhile. After that many the last one is taken as it is.
 const DUMP_ATTEMPTS: usize = 3;
@@ -45,7 +45,7 @@ pub struct Socket {
     /// Always there, but for the drop.
     runtime: Option<Runtime>,
     handle: Handle,
-    sieve: Sieve,
+    filtered: FilteredDump,
 }
 
 impl std::fmt::Debug for Socket {
@@ -66,7 +66,7 @@ impl Socket {
             // Dumps may then be narrowed by what the request says. Kernels without it give more, which is filtered here.
             let _ = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true);
             runtime.spawn(connection);
-            Ok(Self { runtime: Some(runtime), handle, sieve: Sieve::open()? })
+            Ok(Self { runtime: Some(runtime), handle, filtered: FilteredDump::open()? })
         };
         open().map_err(|source| NetlinkError::new("open a netlink socket", source))
     }
@@ -105,7 +105,7 @@ impl Socket {
         entry: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         whole(what, |table| {
-            self.sieve.dump(query.clone(), &concerns, &mut |message| table.extend(entry(message)))
+            self.filtered.dump(query.clone(), &concerns, &mut |message| table.extend(entry(message)))
         })
     }
 

@@ -1,4 +1,4 @@
-//! VXLAN interfaces, and where they send frames to (RFC 7348).
+//! VXLAN interfaces and their forwarding entries (RFC 7348).
 
 use std::net::IpAddr;
 

@@ -5,11 +5,10 @@ use std::{fmt::Display, fs, io, net::IpAddr, thread, time::Duration};
 use serde::Serialize;
 
 use super::{
-    ipvs,
-    look::{self, look},
-    names,
+    iptables_save, ipvs,
+    leftovers::{self, look},
+    names, process,
     removal::{Reason, Removal},
-    running, saved,
     tools::{self, ToolError},
 };
 use ipamd_kernel::{
@@ -71,12 +70,13 @@ pub fn clean_up() -> io::Result<Cleanup> {
     for ipv6 in &found.tables {
         let family = if *ipv6 { IPV6 } else { IPV4 };
         match netfilter.remove_table(family, names::TABLE) {
-            Ok(true) => cleanup.removed("nftables", format!("table {}", look::table(*ipv6))),
+            Ok(true) => cleanup.removed("nftables", format!("table {}", leftovers::table(*ipv6))),
             Ok(false) => {}
             Err(error) => {
-                cleanup
-                    .failed
-                    .push(format!("the nftables table {} cannot be removed: {error}", look::table(*ipv6)));
+                cleanup.failed.push(format!(
+                    "the nftables table {} cannot be removed: {error}",
+                    leftovers::table(*ipv6)
+                ));
             }
         }
     }
@@ -98,7 +98,7 @@ pub fn clean_up() -> io::Result<Cleanup> {
         let back = look()?;
         // What was kept is there still.
         if !back.is_empty() && cleanup.kept.is_empty() {
-            let who = running::process().map_or_else(String::new, |process| format!(" (process {process})"));
+            let who = process().map_or_else(String::new, |process| format!(" (process {process})"));
             cleanup
                 .failed
                 .push(format!("{back} came back: kube-proxy still runs{who}; stop it, and run this again"));
@@ -121,7 +121,7 @@ fn remove_chains(ruleset: Ruleset, cleanup: &mut Cleanup) -> Result<(), String> 
     let (save, restore) =
         programs(ruleset).map_err(|error| format!("{error}; install the package iptables"))?;
     let text = tools::run(&save, &[], "").map_err(|error| error.to_string())?;
-    for table in saved::parse(&text).map_err(|error| error.to_string())? {
+    for table in iptables_save::parse(&text).map_err(|error| error.to_string())? {
         let removal = Removal::of(&table);
         let place = format!("{ruleset} {}", table.name);
         for (chain, reason) in &removal.kept {

@@ -1,17 +1,22 @@
-//! What kube-proxy has left in a network namespace, in whichever of its modes: iptables of both variants, nftables, IPVS.
+//! Leftovers of kube-proxy in a network namespace, of all its modes: iptables of both variants, nftables, IPVS.
 //!
-//! Looking asks the kernel alone, so it needs no program and takes milliseconds. Removing has `iptables-restore` remove
-//! chains, for only that knows how rules are encoded in the variant; all else is asked of the kernel.
+//! Looking needs the kernel alone, no program, and takes milliseconds. Chains are removed by `iptables-restore`, because only that
+//! knows how the variant encodes rules; everything else is removed by the kernel directly.
 
 mod cleanup;
+mod iptables_save;
 mod ipvs;
-mod look;
+mod leftovers;
 mod names;
 mod removal;
-mod running;
-mod saved;
 mod tools;
 
 pub use cleanup::{Cleanup, Removed, clean_up};
-pub use look::{Leftovers, look};
-pub use running::process;
+pub use leftovers::{Leftovers, look};
+
+use ipamd_kernel::processes;
+
+/// The process id of a kube-proxy in the caller's network namespace.
+pub fn process() -> Option<u32> {
+    processes::named(|name| name == "kube-proxy").first().map(|process| process.number)
+}

@@ -1,4 +1,4 @@
-//! Programs of other people, which are given a bounded time.
+//! External programs, which are run with a time limit.
 
 use std::{
     env,

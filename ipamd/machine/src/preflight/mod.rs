@@ -1,9 +1,9 @@
-//! What a machine must have before Cambric can work on it, and what it had better have. Looks, and changes nothing.
+//! Preflight: what a machine must have before Cambric can work on it, and what it should have. It changes nothing.
 
 mod bpffs;
 mod checks;
-mod former;
 mod kube_proxy;
+mod other_plugins;
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf};
 
@@ -151,6 +151,6 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
         kube_proxy::check(),
     ];
     findings.extend(subject.masquerade_ports.as_ref().map(checks::masquerade_ports));
-    findings.extend(former::check(subject));
+    findings.extend(other_plugins::check(subject));
     findings
 }

@@ -1,5 +1,5 @@
-//! Reading a selector. `||` binds less than `&&`, and that less than `!`. What Calico reads is read alike, and what it
-//! refuses is refused; so are control characters in strings, which are in no label.
+//! The parser of selectors. `||` binds less than `&&`, and that less than `!`. It accepts and refuses what Calico does;
+//! control characters in strings are refused too, because no label has them.
 
 use std::{str::FromStr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! A selector as text that is read as the same selector.
+//! A selector as text; parsing the text gives the same selector.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Which interfaces the kernel would send by to an address: the longest prefix of the main table decides, of those the
-//! lowest metric. Rules that lead to other tables are not followed.
+//! Which interfaces the kernel would route an address to: the longest prefix of the main table, then the lowest metric.
+//! Policy routing (`ip rule`) is not followed.
 
 use std::{
     collections::{BTreeMap, HashMap},

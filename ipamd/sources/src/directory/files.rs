@@ -1,4 +1,4 @@
-//! What each file says, and what all of them say together. No I/O here.
+//! The objects of each file, and of all files together. No I/O here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

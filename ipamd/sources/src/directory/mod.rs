@@ -1,19 +1,20 @@
-//! A directory of manifests as a cluster: read as a whole, then followed file by file as it is edited.
+//! A directory of manifests as a source: it is read once as a whole, and then again file by file as it is edited.
 //!
-//! What cannot be read or understood changes nothing: what was known of it before stays in force and the refusal is told
-//! until it is mended. Only what is gone is taken away: an object that its file has no more, a file that is no more. A
-//! directory that is gone as a whole, or replaced by one that has nothing, takes nothing with it; nor does a file that is emptied,
-//! as whoever writes it anew may do first. What cannot be read at a start may have had any objects before, so the start waits for it.
+//! What cannot be read or parsed changes nothing: its last good state stays in force, and the refusal is shown until it
+//! is repaired. Only what is removed is taken away: an object that its file no longer has, a file that no longer
+//! exists. If the whole directory disappears or is replaced by one without manifests, or a file is emptied (editors may
+//! do that first), everything stays. At a start the last good state is unknown, so the start waits until everything can
+//! be read.
 
 mod files;
 #[cfg(test)]
 mod files_tests;
-pub mod once;
+mod inotify;
+mod read_file;
+pub mod read_once;
 #[cfg(test)]
 mod tests;
-mod text;
 mod walk;
-mod watches;
 
 use std::{
     collections::BTreeSet,
@@ -34,16 +35,16 @@ use tokio::time::sleep_until;
 
 use self::{
     files::Files,
-    text::Unread,
+    inotify::Watches,
+    read_file::Unread,
     walk::{Identity, Walk},
-    watches::Watches,
 };
 use super::{
     Source, SourceState,
     manifest::{self, Manifest},
 };
 use ipamd_model::objects::Batch;
-use ipamd_runtime::steady::Age;
+use ipamd_runtime::monotonic::Age;
 
 /// How often is looked for what inotify does not tell: whether the directory is still the one at its path, and whether
 /// files that could not be read can be.
@@ -252,7 +253,7 @@ impl Directory {
             return self.look();
         }
         if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
-            tracing::warn!(directory = %self.root.display(), "events were lost; the directory is read again");
+            tracing::warn!(directory = %self.root.display(), "the inotify queue overflowed; reading the directory again");
             return self.begin();
         }
         let mut touched = BTreeSet::new();
@@ -352,7 +353,7 @@ impl Directory {
             }
         }
         self.retry.remove(path);
-        let manifest = match text::read(path) {
+        let manifest = match read_file::read(path) {
             // Whoever writes it anew may have emptied it first.
             Ok(text) if text.trim().is_empty() && self.files.has_objects(path) => {
                 let why =
@@ -400,7 +401,7 @@ impl Directory {
         let mut known = self.sight.waits();
         if *known != waits {
             for (_, why) in &waits {
-                tracing::warn!("waiting, for what this said before is not known: {why}");
+                tracing::warn!("waiting: the last good state of this file is not known: {why}");
             }
             *known = waits;
         }
@@ -422,7 +423,7 @@ impl Directory {
         match events {
             Some(Ok(events)) => self.take(&events),
             Some(Err(error)) => {
-                tracing::warn!(directory = %self.root.display(), %error, "cannot read events");
+                tracing::warn!(directory = %self.root.display(), %error, "cannot read inotify events");
                 // The next look begins anew.
                 self.watches = None;
             }

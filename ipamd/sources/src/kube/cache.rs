@@ -1,10 +1,9 @@
-//! What was known of the cluster last, on disk: a daemon that starts while the API server is away goes on with it.
+//! A copy of the cluster's state on disk. A daemon that starts while the API server is away begins with it.
 //!
-//! It is a copy. A thread of its own writes it, so that a disk that is slow, hangs or is full keeps nobody from putting in force
-//! what the server tells. Changes that could not be written yet are kept and tried again; until they are written, what is on the
-//! disk is no copy, and has another name (`database.rs`): what was told last is not there. Half of the policies must not be taken for
-//! all of them either, so beside the objects of each resource their number and a digest of them are kept, written with every change
-//! as one.
+//! A thread of its own writes the copy, so that a slow, hanging or full disk does not delay what the server sends.
+//! Changes that could not be written are kept and tried again. Until they are written the file has another name
+//! (`database.rs`), because it lacks the latest changes. A part of the policies must not be taken for all of them
+//! either: with the objects of each resource their number and a digest are kept, and written in the same transaction.
 
 mod database;
 
@@ -23,16 +22,16 @@ use super::resources::{RESOURCES, Resource};
 use ipamd_model::objects::Kind;
 use ipamd_runtime::supervisor;
 
-/// How long a change of what there is most of may wait for others, to be written with them. A policy waits for nothing.
-const GATHER: Duration = Duration::from_secs(2);
+/// How long changes of frequent objects may wait to be written together. Policies are written at once.
+const BATCH_DELAY: Duration = Duration::from_secs(2);
 /// So many bytes are written at once, a list in parts.
-const WRITE_MOST: usize = 1 << 20;
+const MAX_WRITE: usize = 1 << 20;
 /// So many bytes may wait. More come only while a list does, or when nothing can be written.
-const ROOM: usize = 16 << 20;
+const MAX_PENDING: usize = 16 << 20;
 /// How long the source waits for room.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// When what failed is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A write that takes longer than this is a problem.
 const SLOW: Duration = Duration::from_secs(30);
 /// Why no copy is kept any more.
@@ -67,7 +66,7 @@ enum Change {
         resource: usize,
     },
     /// When the server was last heard, in seconds since 1970.
-    Heard(u64),
+    LastContact(u64),
 }
 
 impl Change {
@@ -76,7 +75,7 @@ impl Change {
             Self::Put { resource, .. } | Self::Remove { resource, .. } | Self::Complete { resource } => {
                 Some(*resource)
             }
-            Self::Heard(_) => None,
+            Self::LastContact(_) => None,
         }
     }
 
@@ -90,13 +89,13 @@ impl Change {
     }
 
     /// How long it may wait.
-    fn gathers(&self) -> Duration {
+    fn max_delay(&self) -> Duration {
         let waits = |resource: &usize| {
             matches!(RESOURCES[*resource].kind, Kind::Pod | Kind::EndpointSlice | Kind::Node)
         };
         match self {
             Self::Put { resource, .. } | Self::Remove { resource, .. } if !waits(resource) => Duration::ZERO,
-            _ => GATHER,
+            _ => BATCH_DELAY,
         }
     }
 }
@@ -187,16 +186,16 @@ impl Queue {
         let (mut waiting, _) = self
             .changed
             .wait_timeout_while(waiting, PATIENCE, |it| {
-                !it.is_given_up() && it.bytes > 0 && it.bytes + size > ROOM
+                !it.is_given_up() && it.bytes > 0 && it.bytes + size > MAX_PENDING
             })
             .unwrap_or_else(PoisonError::into_inner);
         if waiting.is_given_up() {
             return;
         }
-        if waiting.bytes > 0 && waiting.bytes + size > ROOM {
+        if waiting.bytes > 0 && waiting.bytes + size > MAX_PENDING {
             self.give_up(&mut waiting, OVERFLOWED);
         } else {
-            let due = Instant::now() + change.gathers();
+            let due = Instant::now() + change.max_delay();
             waiting.due = Some(waiting.due.map_or(due, |before| before.min(due)));
             waiting.bytes += size;
             waiting.changes.push(change);
@@ -214,12 +213,12 @@ impl Queue {
             }
             let now = Instant::now();
             let is_due = waiting.due.is_some_and(|due| due <= now);
-            let hurries = waiting.closed || !waiting.loads.is_empty() || waiting.bytes >= WRITE_MOST;
+            let hurries = waiting.closed || !waiting.loads.is_empty() || waiting.bytes >= MAX_WRITE;
             if !waiting.changes.is_empty() && (is_due || hurries) {
                 let mut size = 0;
                 let parts = waiting.changes.iter().position(|change| {
                     size += change.size();
-                    size > WRITE_MOST
+                    size > MAX_WRITE
                 });
                 // One at least.
                 let rest = parts.map_or(Vec::new(), |at| waiting.changes.split_off(at.max(1)));
@@ -257,7 +256,7 @@ impl Queue {
         let waiting = self.lock();
         let (waiting, _) = supervisor::resting(|| {
             self.changed
-                .wait_timeout_while(waiting, AGAIN, |it| !it.closed && !it.is_given_up())
+                .wait_timeout_while(waiting, RETRY_AFTER, |it| !it.closed && !it.is_given_up())
                 .unwrap_or_else(PoisonError::into_inner)
         });
         !waiting.closed && !waiting.is_given_up()
@@ -275,7 +274,7 @@ enum Next {
 #[derive(Debug)]
 pub(super) struct Cache {
     queue: Arc<Queue>,
-    heard: Option<SystemTime>,
+    last_contact: Option<SystemTime>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -307,24 +306,25 @@ impl Cache {
             is_behind: false,
         };
         if database::holds_others(path) {
-            tracing::info!(path = %path.display(), "the copy of the cluster's last state lacks changes or is another version's; it is made anew");
+            tracing::info!(path = %path.display(), "the copy of the cluster's state is incomplete or of another version; starting a new copy");
             if let Err(error) = database::remove(path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove it");
+                tracing::warn!(path = %path.display(), %error, "cannot remove the old copy of the cluster's state");
             }
         }
         match Database::open(&writer.disk, path, server) {
             Ok(database) => writer.database = Some(database),
             Err(error) => writer.fails(&error),
         }
-        let heard = writer.database.as_ref().and_then(Database::heard);
+        let last_contact = writer.database.as_ref().and_then(Database::last_contact);
         let thread = supervisor::spawn("copy", move || writer.run());
         if let Err(error) = &thread {
             let mut waiting = queue.lock();
             waiting.ended = true;
             queue.give_up(&mut waiting, &format!("{NO_THREAD}: {error}"));
         }
-        let heard = heard.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-        Self { queue, heard, thread: thread.ok() }
+        let last_contact =
+            last_contact.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        Self { queue, last_contact, thread: thread.ok() }
     }
 
     /// What is wrong with it, from now on.
@@ -333,13 +333,13 @@ impl Cache {
     }
 
     /// When the last daemon heard of the server.
-    pub fn heard(&self) -> Option<SystemTime> {
-        self.heard
+    pub fn last_contact(&self) -> Option<SystemTime> {
+        self.last_contact
     }
 
     /// What was kept of a resource: nothing, if it is not just what was written. Waits for the disk.
     pub fn load(&self, resource: &Resource) -> Loaded {
-        let Some(at) = place(resource) else { return Loaded::default() };
+        let Some(at) = field(resource) else { return Loaded::default() };
         let (to, loaded) = mpsc::channel();
         {
             let mut waiting = self.queue.lock();
@@ -356,25 +356,25 @@ impl Cache {
     /// Keeps an object.
     pub fn put(&self, resource: &Resource, key: &str, body: &Value) {
         // A Value is always JSON.
-        let (Some(at), Ok(body)) = (place(resource), serde_json::to_vec(body)) else { return };
+        let (Some(at), Ok(body)) = (field(resource), serde_json::to_vec(body)) else { return };
         self.queue.push(Change::Put { resource: at, key: key.into(), body: body.into() });
     }
 
     /// Forgets an object.
     pub fn remove(&self, resource: &Resource, key: &str) {
-        let Some(at) = place(resource) else { return };
+        let Some(at) = field(resource) else { return };
         self.queue.push(Change::Remove { resource: at, key: key.into() });
     }
 
     /// Notes that a resource is here as a whole.
     pub fn set_complete(&self, resource: &Resource) {
-        let Some(at) = place(resource) else { return };
+        let Some(at) = field(resource) else { return };
         self.queue.push(Change::Complete { resource: at });
     }
 
     /// Notes when the server was last heard.
-    pub fn set_heard(&self, at: SystemTime) {
-        self.queue.push(Change::Heard(at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())));
+    pub fn set_last_contact(&self, at: SystemTime) {
+        self.queue.push(Change::LastContact(at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs())));
     }
 }
 
@@ -388,7 +388,7 @@ impl Drop for Cache {
     }
 }
 
-fn place(resource: &Resource) -> Option<usize> {
+fn field(resource: &Resource) -> Option<usize> {
     RESOURCES.iter().position(|it| it == resource)
 }
 
@@ -472,7 +472,7 @@ impl Writer {
         if self.is_behind && self.queue.lock().changes.is_empty() {
             database::bring_back(&self.folder).map_err(|error| error.to_string())?;
             self.is_behind = false;
-            tracing::info!(path = %self.folder.display(), "the cluster's state is kept again");
+            tracing::info!(path = %self.folder.display(), "the copy of the cluster's state is written again");
         }
         Ok(())
     }
@@ -482,11 +482,11 @@ impl Writer {
         // After an error redb wants to be opened anew.
         self.database = None;
         if let Err(error) = database::put_behind(&self.folder) {
-            tracing::debug!(%error, "the copy keeps its name");
+            tracing::debug!(%error, "cannot rename the copy of the cluster's state");
         }
         self.is_behind = true;
         let problem = format!(
-            "the cluster's state cannot be kept in {}: {error}; a start without the API server would have to wait for it",
+            "cannot write the copy of the cluster's state in {}: {error}; a start without the API server would have to wait for it",
             self.folder.display()
         );
         let mut waiting = self.queue.lock();
@@ -503,7 +503,7 @@ impl Writer {
     fn remove(&mut self) {
         self.database = None;
         if let Err(error) = database::remove(&self.folder) {
-            tracing::error!(path = %self.folder.display(), %error, "the copy of the cluster's state cannot be removed");
+            tracing::error!(path = %self.folder.display(), %error, "cannot remove the copy of the cluster's state");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is listed and watched: the objects of a resource, or those of them that concern Cambric.
+//! A collection that is listed and watched: the objects of a resource, or a selection of them.
 
 use http::Request;
 use kube::{
@@ -7,12 +7,12 @@ use kube::{
 };
 
 use super::{
-    failure::{Failure, words},
-    pause::random_below,
+    backoff::random_below,
+    failure::{Failure, message_chain},
+    pruned_object::PrunedObject,
     resources::Resource,
-    seen::Seen,
-    streams::Server,
     types::Type,
+    watch_list::Server,
 };
 
 /// Which objects, and how they are asked for.
@@ -37,7 +37,7 @@ impl Collection {
             name: resource.to_string(),
             server: if resource.optional { Server::Of(resource.group) } else { Server::Own },
             object: resource.object(),
-            path: Seen::url_path(&resource, None),
+            path: PrunedObject::url_path(&resource, None),
             labels: resource.labels,
             fields: resource.fields,
             metadata: false,
@@ -45,7 +45,7 @@ impl Collection {
     }
 
     /// The definitions of resources that do not come with Kubernetes.
-    pub fn of_definitions() -> Self {
+    pub fn of_crds() -> Self {
         Self {
             name: "customresourcedefinitions.apiextensions.k8s.io".into(),
             server: Server::Own,
@@ -68,7 +68,7 @@ impl Collection {
         };
         let request = kube::core::Request::new(&self.path);
         if self.metadata { request.list_metadata(&params) } else { request.list(&params) }
-            .map_err(|error| Failure::Broken(words(&error)))
+            .map_err(|error| Failure::Broken(message_chain(&error)))
     }
 
     /// A request for what happens after a version; `with_list` asks for what there is before that, not older than the
@@ -83,7 +83,7 @@ impl Collection {
         };
         let request = kube::core::Request::new(&self.path);
         if self.metadata { request.watch_metadata(&params, version) } else { request.watch(&params, version) }
-            .map_err(|error| Failure::Broken(words(&error)))
+            .map_err(|error| Failure::Broken(message_chain(&error)))
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
             streamed.contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion="),
             "{streamed}"
         );
-        let definitions = Collection::of_definitions().list(Some(1), None).unwrap();
+        let definitions = Collection::of_crds().list(Some(1), None).unwrap();
         assert!(definitions.headers()["accept"].to_str().unwrap().contains("PartialObjectMetadataList"));
     }
 

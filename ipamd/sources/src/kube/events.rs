@@ -1,9 +1,8 @@
-//! Tells the people of the cluster what this node cannot do, by Events, which `kubectl get events` and
-//! `kubectl describe node` show.
+//! Kubernetes Events about what this node cannot do; `kubectl get events` and `kubectl describe node` show them.
 //!
-//! An Event is made once an hour for as long as what it tells of lasts, for servers forget them after an hour. Its name follows from
-//! what it says and from the hour, so of the nodes that have the same to say of a policy one is heard. How many are made
-//! is bounded, and a server that refuses them is asked again ever more rarely.
+//! An Event is repeated every hour for as long as its problem lasts, because servers forget Events after an hour. Its
+//! name follows from its text and the hour, so that of several nodes with the same Event about a policy only one
+//! creates it. The rate is bounded, and after refusals the pauses grow.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +20,7 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::{failure::words_of, resources::RESOURCES};
+use super::{failure::message_of, resources::RESOURCES};
 use ipamd_runtime::digest::weight;
 
 /// How long the server may take to answer.
@@ -81,7 +80,7 @@ impl Events {
                 Err(why) => {
                     failures += 1;
                     if self.pace.refused(self.began.elapsed().as_secs()) {
-                        tracing::warn!(why, "the cluster takes no Events of this node; this is tried again");
+                        tracing::warn!(why, "cannot create Events; trying again");
                     }
                     break;
                 }
@@ -99,7 +98,7 @@ impl Events {
             Ok(Ok(_)) => Ok(()),
             // Another node was faster, or this one before it was started anew.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(()),
-            Ok(Err(error)) => Err(words_of(&error)),
+            Ok(Err(error)) => Err(message_of(&error)),
             Err(_) => Err(format!("the server did not answer within {PATIENCE:?}")),
         }
     }

@@ -1,4 +1,4 @@
-//! Why a request to the API server has not been answered as it should.
+//! Why a request to the API server failed.
 
 use std::{error::Error, time::Duration};
 
@@ -65,7 +65,7 @@ impl Failure {
     }
 
     /// What went wrong, in one line.
-    pub fn words(&self) -> String {
+    pub fn message(&self) -> String {
         match self {
             // Whoever mends it is not whoever knows what the daemon asks for.
             Self::Refused(Refusal { code: 403, message, .. }) => format!(
@@ -112,15 +112,15 @@ fn first_line(text: &str) -> String {
 }
 
 /// What went wrong with a request, in one line.
-pub(super) fn words_of(error: &kube::Error) -> String {
+pub(super) fn message_of(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("it says: {} ({})", status.message, status.code),
-        other => words(other),
+        other => message_chain(other),
     }
 }
 
 /// An error and what is behind it, in one line.
-pub(super) fn words(error: &dyn Error) -> String {
+pub(super) fn message_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -152,6 +152,6 @@ mod tests {
         assert_eq!(of(None, b"[1]").1, None);
         let refused = Failure::Refused(Refusal::of(410, None, br#"{"reason":"Expired","code":1}"#));
         assert!(refused.is_expired());
-        assert_eq!(refused.words(), "it says: Expired (410)");
+        assert_eq!(refused.message(), "it says: Expired (410)");
     }
 }

@@ -1,27 +1,27 @@
-//! The Kubernetes API as a cluster: each resource is listed once and watched from then on.
+//! The Kubernetes API as a source: every resource is listed once and then watched.
 //!
-//! Whatever becomes of the server, what it said last stays: in force, and in a copy on disk, from which a daemon goes on
-//! that starts while the server is away.
+//! If the server fails, the last known state stays: in force, and in a copy on disk. A daemon that starts while the
+//! server is away begins with that copy.
 
-mod asking;
+mod backoff;
 mod cache;
 mod client;
 mod collection;
-mod condition;
-mod contact;
-mod definitions;
+mod crds;
 mod events;
-mod exchange;
 mod failure;
-mod keys;
-mod pause;
+mod list_watch;
+mod network_condition;
+mod object_versions;
+mod pod_lookup;
+mod pruned_object;
 mod reflector;
+mod request;
 mod resources;
-mod seen;
-mod streams;
+mod sync_status;
 mod token;
-mod told;
 mod types;
+mod watch_list;
 
 use std::{
     collections::BTreeMap,
@@ -41,39 +41,39 @@ use tokio::{
 };
 
 use self::{
-    asking::{Answer, LocalPods},
     cache::Cache,
     collection::Collection,
-    contact::Contact,
-    definitions::Definitions,
-    keys::{Keys, News},
-    reflector::{Absence, Audience, Reflector, Told, Unheard},
+    crds::Crds,
+    object_versions::{Delta, ObjectVersions},
+    pod_lookup::{LocalPods, PodAnswer},
+    pruned_object::PrunedObject,
+    reflector::{Absence, EventSink, Reflector, SinkClosed, WatchEvent},
     resources::{RESOURCES, Resource},
-    seen::Seen,
-    streams::Streams,
+    sync_status::SyncStatus,
+    watch_list::WatchListSupport,
 };
 pub use self::{
-    asking::{AskError, Asking},
     client::ClientError,
-    condition::NetworkCondition,
     events::{Events, Notice},
+    network_condition::NetworkCondition,
+    pod_lookup::{PodLookup, PodLookupError},
 };
-use super::{Source, SourceState, manifest, place::Place, v1};
+use super::{Source, SourceState, field::Field, manifest, v1};
 use ipamd_model::{
     interned::Interned,
     objects::{Batch, Change, Kind, ObjectId, Origin, Refusal},
 };
 
-/// What stands for the file that an object was read from.
+/// The origin of objects in refusals, where a manifest would have its file.
 const ORIGIN: &str = "the API server";
-/// Reports that wait to be taken in.
+/// The queue of events from the reflectors.
 const ROOM: usize = 512;
-/// Most reports that are taken together.
+/// At most this many events become one batch.
 const MOST_AT_ONCE: usize = 4096;
-/// How long a start waits for a server that says nothing before it goes on with the copy of its last state.
+/// How long a start waits for progress of the first lists before it uses the copy of the cluster's state.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often is noted on disk that the server is there.
-const NOTE_HEARD: Duration = Duration::from_secs(30);
+/// How often the time of the last contact is written to disk.
+const SAVE_FRESHNESS_EVERY: Duration = Duration::from_secs(30);
 
 /// How to reach a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,46 +102,46 @@ pub fn client(config: &kube::Config) -> Result<kube::Client, ClientError> {
     client::client(config)
 }
 
-/// What is told, and of which resource.
+/// An event of a reflector, with its resource.
 #[derive(Debug)]
 struct Report {
     resource: &'static Resource,
-    told: Told,
+    event: WatchEvent,
 }
 
-/// Takes what is told of a resource to the cluster.
+/// Sends the events of one resource's reflector to the source.
 #[derive(Debug)]
 struct Reporter {
     resource: &'static Resource,
     reports: Sender<Report>,
 }
 
-impl Audience for Reporter {
-    async fn hear(&mut self, told: Told) -> Result<(), Unheard> {
-        self.reports.send(Report { resource: self.resource, told }).await.map_err(|_| Unheard)
+impl EventSink for Reporter {
+    async fn accept(&mut self, event: WatchEvent) -> Result<(), SinkClosed> {
+        self.reports.send(Report { resource: self.resource, event }).await.map_err(|_| SinkClosed)
     }
 }
 
-/// The API of a cluster.
+/// The Kubernetes API as a source.
 #[derive(Debug)]
 pub struct Kube {
     reports: Receiver<Report>,
-    answers: Receiver<Answer>,
-    /// Those who wait until what they asked for is in force.
-    asked: Vec<oneshot::Sender<()>>,
+    answers: Receiver<PodAnswer>,
+    /// Pod lookups that wait until their answer is in force.
+    lookups: Vec<oneshot::Sender<()>>,
     mirror: Mirror,
     local: LocalPods,
-    begun: bool,
-    /// What was told may not be in force yet.
-    told: bool,
-    note_heard: Instant,
-    /// Ends with this.
+    started: bool,
+    /// The last batch may not be in force yet.
+    unacknowledged: bool,
+    save_freshness: Instant,
+    /// The reflectors; they end when this is dropped.
     _tasks: JoinSet<()>,
 }
 
 impl Kube {
-    /// Begins to watch, on the runtime that this is called in, for the node of that name. The copy of the last state is
-    /// at `copy`.
+    /// Starts the reflectors on the current runtime, for the node of that name. The copy of the cluster's state is at
+    /// `copy`.
     ///
     /// # Errors
     /// The credentials cannot be used.
@@ -149,101 +149,102 @@ impl Kube {
         config: &kube::Config,
         node: &str,
         copy: &Path,
-    ) -> Result<(Self, Asking, NetworkCondition), ClientError> {
+    ) -> Result<(Self, PodLookup, NetworkCondition), ClientError> {
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/');
         let cache = Cache::open(copy, server);
-        let contact = Arc::new(Contact::new(server.into(), cache.heard(), cache.state()));
+        let status = Arc::new(SyncStatus::new(server.into(), cache.last_contact(), cache.state()));
         let (reporting, reports) = channel(ROOM);
         // All share one client, and over HTTP/2 one connection.
         let client = client(config)?;
-        let streams = Arc::new(Streams::default());
-        let definitions = Definitions::new();
+        let watch_list = Arc::new(WatchListSupport::default());
+        let crds = Crds::new();
         let mut tasks = JoinSet::new();
         for resource in &RESOURCES {
-            let defined = definitions.follow(resource).filter(|_| resource.optional);
+            let crd = crds.watch(resource).filter(|_| resource.optional);
             let reporter = Reporter { resource, reports: reporting.clone() };
-            let (collection, streams) = (Collection::of(resource), Arc::clone(&streams));
-            let reflector = Reflector::new(collection, client.clone(), streams, reporter).defined(defined);
-            tasks.spawn(reflector.follow());
+            let (collection, watch_list) = (Collection::of(resource), Arc::clone(&watch_list));
+            let reflector = Reflector::new(collection, client.clone(), watch_list, reporter).with_crd(crd);
+            tasks.spawn(reflector.run());
         }
-        let collection = Collection::of_definitions();
-        tasks.spawn(Reflector::new(collection, client, streams, definitions).follow());
+        let collection = Collection::of_crds();
+        tasks.spawn(Reflector::new(collection, client, watch_list, crds).run());
         let local = LocalPods::default();
-        let (asking, answers) = Asking::new(config.clone(), local.clone());
+        let (pod_lookup, answers) = PodLookup::new(config.clone(), local.clone());
         let kube = Self {
             reports,
             answers,
-            asked: Vec::new(),
-            mirror: Mirror::new(cache, contact, node),
+            lookups: Vec::new(),
+            mirror: Mirror::new(cache, status, node),
             local,
-            begun: false,
-            told: false,
-            note_heard: Instant::now(),
+            started: false,
+            unacknowledged: false,
+            save_freshness: Instant::now(),
             _tasks: tasks,
         };
-        Ok((kube, asking, NetworkCondition::new(config.clone(), node)))
+        Ok((kube, pod_lookup, NetworkCondition::new(config.clone(), node)))
     }
 
-    /// The whole cluster: as the server tells it, or if that says nothing for a while, as it was told last.
-    async fn begin(&mut self) -> Batch {
+    /// The first state of the whole cluster: the completed lists, or the copy if the lists make no progress for a
+    /// while.
+    async fn initial_batch(&mut self) -> Batch {
         let has_copy = self.mirror.load();
         let mut progress = Instant::now();
         while !self.mirror.is_whole() {
             tokio::select! {
                 report = self.reports.recv() => {
-                    // Nothing comes any more, and half of a cluster must not be taken for all of it.
+                    // The reflectors have ended. Half of a cluster must not be taken for all of it.
                     let Some(report) = report else { return std::future::pending().await };
-                    // What happens to resources that are known already is none.
-                    if matches!(report.told, Told::Listed(_) | Told::Done(_) | Told::Missing(Absence::Certain, _)) {
+                    // Changes of resources that are listed already are no progress.
+                    if matches!(report.event, WatchEvent::Listed(_) | WatchEvent::ListFinished(_) | WatchEvent::NotFound(Absence::Certain, _)) {
                         progress = Instant::now();
                     }
-                    self.mirror.take(report);
+                    self.mirror.apply(report);
                 }
-                answer = self.answers.recv() => self.answered(answer),
+                answer = self.answers.recv() => self.apply_answer(answer),
                 () = sleep_until(progress + PATIENCE), if has_copy => {
-                    self.mirror.contact.goes_by_copy();
-                    tracing::warn!(server = self.mirror.contact.server(), "the API server tells nothing; going on with what it told last");
+                    self.mirror.status.uses_copy();
+                    tracing::warn!(server = self.mirror.status.server(), "no list from the API server yet; starting with the copy of the cluster's last state");
                     break;
                 }
             }
         }
-        self.note_heard();
+        self.save_freshness();
         self.mirror.batch()
     }
 
-    fn answered(&mut self, answer: Option<Answer>) {
+    fn apply_answer(&mut self, answer: Option<PodAnswer>) {
         let Some(answer) = answer else { return };
-        for (resource, seen) in &answer.objects {
-            self.mirror.asked_for(resource, seen);
+        for (resource, pruned) in &answer.objects {
+            self.mirror.apply_lookup(resource, pruned);
         }
-        self.asked.push(answer.in_force);
+        self.lookups.push(answer.in_force);
     }
 
-    /// Takes what is there already, too: a list or a burst of changes is one batch.
-    fn take_waiting(&mut self) {
+    /// Takes the events that are queued already: a list or a burst of changes becomes one batch.
+    fn drain_reports(&mut self) {
         for _ in 0..MOST_AT_ONCE {
             let Ok(report) = self.reports.try_recv() else { return };
-            self.mirror.take(report);
+            self.mirror.apply(report);
         }
     }
 
-    fn note_heard(&mut self) {
-        if Instant::now() < self.note_heard {
+    fn save_freshness(&mut self) {
+        if Instant::now() < self.save_freshness {
             return;
         }
-        self.note_heard = Instant::now() + NOTE_HEARD;
-        if let Some(at) = self.mirror.contact.known_until() {
-            self.mirror.cache.set_heard(at);
+        self.save_freshness = Instant::now() + SAVE_FRESHNESS_EVERY;
+        if let Some(at) = self.mirror.status.fresh_until() {
+            self.mirror.cache.set_last_contact(at);
         }
     }
 }
 
 impl Source for Kube {
     async fn next(&mut self) -> Batch {
-        if !self.begun {
-            let batch = self.begin().await;
-            self.begun = true;
+        if !self.started {
+            let batch = self.initial_batch().await;
+            self.started = true;
             return batch;
         }
         loop {
@@ -251,64 +252,64 @@ impl Source for Kube {
                 report = self.reports.recv() => {
                     // The tasks end with this.
                     let Some(report) = report else { return std::future::pending().await };
-                    self.mirror.take(report);
-                    self.take_waiting();
+                    self.mirror.apply(report);
+                    self.drain_reports();
                 }
-                answer = self.answers.recv() => self.answered(answer),
-                () = sleep_until(self.note_heard) => {}
+                answer = self.answers.recv() => self.apply_answer(answer),
+                () = sleep_until(self.save_freshness) => {}
             }
-            self.note_heard();
+            self.save_freshness();
             let batch = self.mirror.batch();
             if !batch.changes.is_empty() || batch.refusals.is_some() {
-                self.told = true;
+                self.unacknowledged = true;
                 return batch;
             }
-            // What was asked for is known already, unless it is on its way.
-            if !self.told {
-                self.in_force();
+            // If nothing is unacknowledged, the answer of a lookup was known already and is in force.
+            if !self.unacknowledged {
+                self.acknowledge();
             }
         }
     }
 
-    fn in_force(&mut self) {
-        self.told = false;
+    fn acknowledge(&mut self) {
+        self.unacknowledged = false;
         for (key, uid) in self.mirror.local.drain(..) {
             self.local.note(key, uid);
         }
-        for asked in self.asked.drain(..) {
-            // Whoever asked may have given up.
-            let _ = asked.send(());
+        for waiting in self.lookups.drain(..) {
+            // The caller may have given up.
+            let _ = waiting.send(());
         }
     }
 
     fn state(&self) -> Option<Arc<dyn SourceState>> {
-        Some(Arc::clone(&self.mirror.contact) as _)
+        Some(Arc::clone(&self.mirror.status) as _)
     }
 }
 
-/// What the server has told, as far as it takes to see what changes.
+/// The known state of the cluster, as far as it is needed to see what changes.
 #[derive(Debug)]
 struct Mirror {
     /// In the order of the resources.
-    keys: Vec<Keys>,
+    versions: Vec<ObjectVersions>,
     cache: Cache,
-    contact: Arc<Contact>,
+    status: Arc<SyncStatus>,
     changes: Vec<Change>,
     refusals: BTreeMap<(String, Box<str>), Refusal>,
     refusals_changed: bool,
     /// This node.
     node: Box<str>,
-    /// Which of its pods have come, with their UIDs, and gone.
+    /// Pods of this node that were added, with their UIDs, or removed.
     local: Vec<(Box<str>, Option<Box<str>>)>,
     interned: Interned,
 }
 
 impl Mirror {
-    fn new(cache: Cache, contact: Arc<Contact>, node: &str) -> Self {
+    fn new(cache: Cache, status: Arc<SyncStatus>, node: &str) -> Self {
         Self {
-            keys: RESOURCES.iter().map(|_| Keys::default()).collect(),
+            versions: RESOURCES.iter().map(|_| ObjectVersions::default()).collect(),
             cache,
-            contact,
+            status,
             changes: Vec::new(),
             refusals: BTreeMap::new(),
             refusals_changed: true,
@@ -318,122 +319,123 @@ impl Mirror {
         }
     }
 
-    /// Takes the copy of the last state, and returns whether it is whole.
+    /// Loads the copy of the cluster's state. Returns whether it is complete.
     fn load(&mut self) -> bool {
         let mut is_whole = true;
         for resource in &RESOURCES {
             let loaded = self.cache.load(resource);
             is_whole &= loaded.complete;
             for body in loaded.bodies {
-                let seen = Seen::of(body);
-                self.keys(resource).seen(&seen);
-                self.read(resource, &seen);
+                let pruned = PrunedObject::of(body);
+                self.versions(resource).updated(&pruned);
+                self.read(resource, &pruned);
             }
         }
         is_whole
     }
 
-    /// Whether everything was told since the start.
+    /// Whether every resource has been listed since the start.
     fn is_whole(&self) -> bool {
-        self.keys.iter().all(Keys::are_whole)
+        self.versions.iter().all(ObjectVersions::is_complete)
     }
 
-    fn keys(&mut self, resource: &Resource) -> &mut Keys {
+    fn versions(&mut self, resource: &Resource) -> &mut ObjectVersions {
         let at = RESOURCES.iter().position(|it| it == resource).unwrap_or(0);
-        &mut self.keys[at]
+        &mut self.versions[at]
     }
 
-    fn take(&mut self, Report { resource, told }: Report) {
-        match told {
-            // That a list begins says nothing yet: it may be refused in its midst.
-            Told::Begin => self.keys(resource).begin(),
-            Told::Listed(seen) => {
-                if self.keys(resource).listed(&seen) == News::Changed {
-                    self.put(resource, &seen);
+    fn apply(&mut self, Report { resource, event }: Report) {
+        match event {
+            // The start of a list is no sign of health: the list may still fail.
+            WatchEvent::ListStarted => self.versions(resource).start_list(),
+            WatchEvent::Listed(pruned) => {
+                if self.versions(resource).listed(&pruned) == Delta::Changed {
+                    self.put(resource, &pruned);
                 }
             }
-            Told::Put(seen) => {
-                self.heard(resource, false);
-                if self.keys(resource).seen(&seen) == News::Changed {
-                    self.put(resource, &seen);
+            WatchEvent::Applied(pruned) => {
+                self.note_healthy(resource, false);
+                if self.versions(resource).updated(&pruned) == Delta::Changed {
+                    self.put(resource, &pruned);
                 }
             }
-            Told::Gone(seen) => {
-                self.heard(resource, false);
-                if self.keys(resource).gone(&seen) == News::Changed {
-                    self.remove(resource, &seen.key());
+            WatchEvent::Deleted(pruned) => {
+                self.note_healthy(resource, false);
+                if self.versions(resource).deleted(&pruned) == Delta::Changed {
+                    self.remove(resource, &pruned.key());
                 }
             }
-            Told::Done(version) => {
-                self.heard(resource, true);
-                self.done(resource, Some(&version));
+            WatchEvent::ListFinished(version) => {
+                self.note_healthy(resource, true);
+                self.finish_list(resource, Some(&version));
             }
-            Told::Answered => self.heard(resource, false),
-            Told::Missing(absence, why) => self.missing(resource, absence, &why),
-            Told::Expired(why) => self.trouble(resource, &why, true),
-            Told::Trouble(why) => self.trouble(resource, &why, false),
+            WatchEvent::Alive => self.note_healthy(resource, false),
+            WatchEvent::NotFound(absence, why) => self.note_not_found(resource, absence, &why),
+            WatchEvent::Expired(why) => self.note_failure(resource, &why, true),
+            WatchEvent::Failed(why) => self.note_failure(resource, &why, false),
         }
     }
 
-    fn heard(&self, resource: &Resource, whole: bool) {
-        if self.contact.heard(resource, whole) {
-            tracing::info!(%resource, "the API server tells of this resource again");
+    fn note_healthy(&self, resource: &Resource, whole: bool) {
+        if self.status.mark_healthy(resource, whole) {
+            tracing::info!(%resource, "list and watch work again");
         }
     }
 
-    fn trouble(&self, resource: &Resource, why: &str, expired: bool) {
-        if self.contact.trouble(resource, why.to_owned(), expired) {
-            tracing::warn!(%resource, why, "the API server does not tell of this resource; what it told stays");
+    fn note_failure(&self, resource: &Resource, why: &str, expired: bool) {
+        if self.status.mark_failed(resource, why.to_owned(), expired) {
+            tracing::warn!(%resource, why, "list or watch failed; the last known state stays in force");
         }
     }
 
-    /// A resource is not there. What is in force goes only when it is certain that the resource is gone: a server that starts
-    /// says so for a moment of what is there. Where nothing is known of it yet, that is no longer than a moment.
-    fn missing(&mut self, resource: &'static Resource, absence: Absence, why: &str) {
+    /// The server answers 404 for a resource. What is in force is removed only when it is certain that the resource is
+    /// gone, because a server that is starting answers 404 for a moment. A resource of which no object is known counts
+    /// as empty after a while.
+    fn note_not_found(&mut self, resource: &'static Resource, absence: Absence, why: &str) {
         match absence {
             Absence::Certain => {}
-            Absence::Lasting if self.keys(resource).are_none() => {
-                tracing::warn!(%resource, why, "the API server does not serve this resource; it is taken to have no objects");
+            Absence::Lasting if self.versions(resource).is_empty() => {
+                tracing::warn!(%resource, why, "the API server does not serve this resource (404); it counts as empty");
             }
-            Absence::Lasting | Absence::Unclear => return self.trouble(resource, why, false),
+            Absence::Lasting | Absence::Unclear => return self.note_failure(resource, why, false),
         }
-        self.heard(resource, true);
-        self.keys(resource).begin();
-        self.done(resource, None);
+        self.note_healthy(resource, true);
+        self.versions(resource).start_list();
+        self.finish_list(resource, None);
     }
 
-    fn asked_for(&mut self, resource: &'static Resource, seen: &Seen) {
-        if self.keys(resource).asked_for(seen) == News::Changed {
-            self.put(resource, seen);
+    fn apply_lookup(&mut self, resource: &'static Resource, pruned: &PrunedObject) {
+        if self.versions(resource).looked_up(pruned) == Delta::Changed {
+            self.put(resource, pruned);
         }
     }
 
-    /// A list has ended; it was of that version.
-    fn done(&mut self, resource: &Resource, version: Option<&str>) {
-        for key in self.keys(resource).done(version) {
+    /// A list of this version is complete.
+    fn finish_list(&mut self, resource: &Resource, version: Option<&str>) {
+        for key in self.versions(resource).finish_list(version) {
             self.remove(resource, &key);
         }
         self.cache.set_complete(resource);
     }
 
-    fn put(&mut self, resource: &Resource, seen: &Seen) {
-        // What is refused changes nothing, so the copy keeps what was in force, for the next start, too.
-        if self.read(resource, seen) {
-            self.cache.put(resource, &seen.key(), &seen.body);
+    fn put(&mut self, resource: &Resource, pruned: &PrunedObject) {
+        // A refused object changes nothing, so the copy keeps its last good state for the next start.
+        if self.read(resource, pruned) {
+            self.cache.put(resource, &pruned.key(), &pruned.body);
         }
     }
 
-    /// Reads an object; whether it could be understood. One that could not changes nothing.
-    fn read(&mut self, resource: &Resource, seen: &Seen) -> bool {
-        let refused = (resource.to_string(), seen.key());
+    /// Parses an object. Returns false if it is refused; then nothing changes.
+    fn read(&mut self, resource: &Resource, pruned: &PrunedObject) -> bool {
+        let refused = (resource.to_string(), pruned.key());
         let origin = Origin { file: Path::new(ORIGIN).into(), line: 0 };
-        match manifest::typed(resource.kind, &seen.body, origin) {
+        match manifest::typed(resource.kind, &pruned.body, origin) {
             Ok(mut object) => {
                 self.interned.share(&mut object);
                 self.refusals_changed |= self.refusals.remove(&refused).is_some();
                 self.changes.push(Change::Put(object));
-                if resource.kind == Kind::Pod && seen.body["spec"]["nodeName"] == *self.node {
-                    self.local.push((seen.key(), Some(seen.uid().into())));
+                if resource.kind == Kind::Pod && pruned.body["spec"]["nodeName"] == *self.node {
+                    self.local.push((pruned.key(), Some(pruned.uid().into())));
                 }
                 true
             }
@@ -442,7 +444,7 @@ impl Mirror {
                 let refusal = Refusal {
                     file: ORIGIN.into(),
                     line: 0,
-                    object: v1::id(resource.kind, &Place::root(&seen.body)).ok(),
+                    object: v1::id(resource.kind, &Field::root(&pruned.body)).ok(),
                     field: error.field,
                     reason: error.reason,
                 };
@@ -471,13 +473,13 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        if let Some(at) = self.contact.known_until() {
-            self.cache.set_heard(at.min(SystemTime::now()));
+        if let Some(at) = self.status.fresh_until() {
+            self.cache.set_last_contact(at.min(SystemTime::now()));
         }
     }
 }
 
-/// The id of an object that is gone. NetworkPolicies have theirs from their reader.
+/// The id of a removed object.
 fn id(kind: Kind, key: &str) -> ObjectId {
     match key.split_once('/') {
         Some((namespace, name)) => ObjectId::namespaced(kind, namespace, name),
@@ -493,8 +495,8 @@ mod tests {
 
     fn mirror(folder: &Path) -> Mirror {
         let cache = Cache::open(folder, "https://a");
-        let contact = Arc::new(Contact::new("https://a".into(), None, cache.state()));
-        Mirror::new(cache, contact, "node")
+        let status = Arc::new(SyncStatus::new("https://a".into(), None, cache.state()));
+        Mirror::new(cache, status, "node")
     }
 
     /// Of every resource: what is in force in the kernel stays until all are known.
@@ -505,25 +507,25 @@ mod tests {
             let mut mirror = mirror(&folder.path().join(at.to_string()));
             assert!(!mirror.load());
             for other in RESOURCES.iter().filter(|it| *it != resource) {
-                mirror.take(Report { resource: other, told: Told::Begin });
-                mirror.take(Report { resource: other, told: Told::Done("1".into()) });
+                mirror.apply(Report { resource: other, event: WatchEvent::ListStarted });
+                mirror.apply(Report { resource: other, event: WatchEvent::ListFinished("1".into()) });
             }
-            for told in [
-                Told::Begin,
-                Told::Trouble("it says: no (403)".into()),
-                Told::Expired("it says: old (410)".into()),
-                Told::Missing(Absence::Unclear, "it says: no (404)".into()),
+            for event in [
+                WatchEvent::ListStarted,
+                WatchEvent::Failed("it says: no (403)".into()),
+                WatchEvent::Expired("it says: old (410)".into()),
+                WatchEvent::NotFound(Absence::Unclear, "it says: no (404)".into()),
             ] {
-                mirror.take(Report { resource, told });
+                mirror.apply(Report { resource, event });
                 assert!(!mirror.is_whole() && !mirror.load(), "{resource}");
-                let status = mirror.contact.status();
+                let status = mirror.status.status();
                 assert_eq!((status.live, &*status.unlisted), (false, &[resource.to_string()][..]));
             }
-            let trouble = mirror.contact.status().trouble.unwrap();
+            let trouble = mirror.status.status().trouble.unwrap();
             assert_eq!(trouble, format!("{resource}: it says: no (404)"));
-            mirror.take(Report { resource, told: Told::Begin });
-            mirror.take(Report { resource, told: Told::Done("1".into()) });
-            assert!(mirror.is_whole() && mirror.contact.status().live, "{resource}");
+            mirror.apply(Report { resource, event: WatchEvent::ListStarted });
+            mirror.apply(Report { resource, event: WatchEvent::ListFinished("1".into()) });
+            assert!(mirror.is_whole() && mirror.status.status().live, "{resource}");
         }
     }
 
@@ -533,18 +535,18 @@ mod tests {
         let mut mirror = mirror(&folder.path().join("copy"));
         let resource = Resource::of(Kind::Tier);
         let tier = json!({"metadata": {"name": "t", "resourceVersion": "1"}, "spec": {"order": 1}});
-        mirror.take(Report { resource, told: Told::Begin });
-        mirror.take(Report { resource, told: Told::Listed(Seen::of(tier)) });
-        mirror.take(Report { resource, told: Told::Done("1".into()) });
+        mirror.apply(Report { resource, event: WatchEvent::ListStarted });
+        mirror.apply(Report { resource, event: WatchEvent::Listed(PrunedObject::of(tier)) });
+        mirror.apply(Report { resource, event: WatchEvent::ListFinished("1".into()) });
         assert_eq!(mirror.batch().changes.len(), 1);
         for absence in [Absence::Unclear, Absence::Lasting] {
-            mirror.take(Report { resource, told: Told::Missing(absence, "no".into()) });
+            mirror.apply(Report { resource, event: WatchEvent::NotFound(absence, "no".into()) });
             assert!(mirror.batch().changes.is_empty(), "{absence:?}");
         }
-        mirror.take(Report { resource, told: Told::Missing(Absence::Certain, "no".into()) });
+        mirror.apply(Report { resource, event: WatchEvent::NotFound(Absence::Certain, "no".into()) });
         assert_eq!(mirror.batch().changes, [Change::Remove(ObjectId::global(Kind::Tier, "t"))]);
         // And of what nobody knows an object, what is not served for long has none.
-        mirror.take(Report { resource, told: Told::Missing(Absence::Lasting, "no".into()) });
-        assert!(mirror.batch().changes.is_empty() && mirror.contact.status().trouble.is_none());
+        mirror.apply(Report { resource, event: WatchEvent::NotFound(Absence::Lasting, "no".into()) });
+        assert!(mirror.batch().changes.is_empty() && mirror.status.status().trouble.is_none());
     }
 }

@@ -1,7 +1,7 @@
-//! Follows one collection: lists it once, then watches it for good, through whatever becomes of the server.
+//! Lists and watches one collection, for as long as the daemon runs and whatever the server does.
 //!
-//! A list is streamed where the server can (`streams.rs`); after any other answer it is asked for in pages, at once. What is
-//! listed is one state of the collection, and the watch goes on from there.
+//! A list is streamed if the server supports that (`watch_list.rs`). If a streamed list fails, it is asked for in pages
+//! at once. A list is one state of the collection, and the watch begins at its version.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -12,86 +12,88 @@ use tokio::{
 };
 
 use super::{
+    backoff::{self, Backoff},
     collection::Collection,
-    definitions::Presence,
+    crds::Presence,
     failure::Failure,
-    pause::{self, Pause},
-    seen::Seen,
-    streams::{Streams, Verdict, verdict},
-    told::{self, Event, Watch},
+    list_watch::{self, Watch, WireEvent},
+    pruned_object::PrunedObject,
+    watch_list::{Verdict, WatchListSupport, verdict},
 };
 
-/// How many objects are asked for at a time. A list whose rest is forgotten before it is told is begun anew with more of
-/// them, at last with all: what the server offers instead, a rest of another state, would not be one list.
+/// Objects per page. If the server forgets the rest of a list before it was sent (410), the list begins again with
+/// larger pages, and at last with one page. The server offers a rest of a newer state instead, but then the list would
+/// mix two states.
 const PAGES: [Option<u32>; 3] = [Some(500), Some(5000), None];
-/// How long a streamed list may bring nothing more of it before it is asked for in pages. A server that does not know of
-/// streamed lists may answer with a watch that never says where the list ends.
+/// How long a streamed list may make no progress before it is asked for in pages. A server that does not know streamed
+/// lists may answer with a watch that never marks the end of the list.
 const STREAM_SILENCE: Duration = Duration::from_secs(3);
-/// The longest pause between a streamed list that a busy server has refused and the plain one. What it says of when to come
-/// back is about streams: nothing may be without a list for longer than this because of them.
+/// The longest pause between a streamed list that a busy server refused and the list in pages. Retry-After of the
+/// former is meant for streams; it must not delay the list further.
 const AFTER_BUSY: Duration = Duration::from_secs(2);
-/// How long a server may say nothing before and in an answer that is a whole collection.
+/// How long a server may be silent before and within an answer that is a whole collection.
 const SILENCE: Duration = Duration::from_secs(30);
-/// As long for a page, which is small, and for the beginning of a watch, which a server answers at once. A server that hung
-/// may never answer what it was asked then, and answer all else.
+/// The same for a page, which is small, and for the start of a watch, which servers answer at once. A server that hung
+/// may never answer requests from that time but answer new ones.
 const SHORT_SILENCE: Duration = Duration::from_secs(10);
-/// How many pages without an object may follow each other. A filter can empty some; a list that brings nothing has no end.
+/// How many empty pages may follow each other. A filter can empty some pages; a list of empty pages only has no end.
 const EMPTY_PAGES: u32 = 1000;
-/// How long a watch may say nothing before another one is begun: a real server sends a bookmark a minute.
+/// How long a watch may be silent before it is replaced. The API server sends a bookmark about every minute.
 const IDLE: Duration = Duration::from_secs(150);
-/// A watch that holds for so long is one. Servers may refuse inside a stream that they have begun.
-const SETTLED: Duration = Duration::from_secs(1);
-/// A watch that ends sooner than this, and has told nothing, is as good as none.
+/// A watch that lives this long counts as established. Some servers send a refusal inside the stream.
+const ESTABLISHED_AFTER: Duration = Duration::from_secs(1);
+/// A watch that ends sooner than this without an event counts as failed.
 const SHORT: Duration = Duration::from_secs(5);
-/// How many watches may fail in a row before everything is listed anew: the version that they begin from may be why.
+/// After this many failed watches in a row the collection is listed again: the version that they start from may be the
+/// cause.
 const WATCH_TRIES: u32 = 3;
-/// The longest pause before a resource is looked for that is missing while nobody tells of its definition; it may be served
-/// by another API server.
+/// The longest pause before a missing resource is tried again while its CRD is unknown; another API server may serve
+/// it.
 const LOOK_AGAIN: Duration = Duration::from_mins(5);
 const LOOK_FOR_ABSENT: Duration = Duration::from_mins(15);
-/// How long the definitions may be in coming, which say what a resource that is not found means.
-const DEFINITIONS: Duration = Duration::from_secs(5);
-/// After so long a resource that is not found, and of which no definition tells that it is not there, is not served by this
-/// server at all: what starts is there sooner.
+/// How long to wait for the list of CRDs, which tells what a 404 means.
+const CRDS_WITHIN: Duration = Duration::from_secs(5);
+/// After this time a resource that is not found, and whose CRD is not known to be absent, counts as not served by this
+/// server. A server that is starting is faster.
 const NOT_SERVED_AFTER: Duration = Duration::from_secs(30);
 
-/// What is told of a collection.
+/// What happens to a collection.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// All objects follow.
-    Begin,
-    /// One of all.
-    Listed(Seen),
-    /// These were all, at this version.
-    Done(String),
+pub(super) enum WatchEvent {
+    /// A list begins: all objects follow.
+    ListStarted,
+    /// An object of the list.
+    Listed(PrunedObject),
+    /// The list is complete, at this version.
+    ListFinished(String),
     /// An object is new or has changed.
-    Put(Seen),
-    /// An object is gone; also while all follow.
-    Gone(Seen),
-    /// There is no such resource, as the server says.
-    Missing(Absence, String),
-    /// The server has begun an answer; more may follow at any time.
-    Answered,
-    /// The server has forgotten what happened since it told last; all objects follow.
+    Applied(PrunedObject),
+    /// An object was deleted; this may also come within a streamed list.
+    Deleted(PrunedObject),
+    /// The server does not have the resource (404).
+    NotFound(Absence, String),
+    /// The server answers: the watch is established, or it sent a bookmark.
+    Alive,
+    /// The version is too old for the server (410); a list follows.
     Expired(String),
-    /// The server does not tell, for this reason.
-    Trouble(String),
+    /// The list or watch failed, for this reason.
+    Failed(String),
 }
 
-/// What a server means that does not find a resource (404). That one may not be seen (403) is no absence: rights are looked at
-/// before what there is, so a refusal says nothing of whether there are objects.
+/// What a 404 for a resource means. A 403 is no absence: authorization comes before the look-up, so a refusal says
+/// nothing about whether objects exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Absence {
-    /// It is not defined.
+    /// The resource has no CRD.
     Certain,
-    /// It is not there, but may be defined: a server that starts says so for a moment.
+    /// The resource may exist: a server that is starting answers 404 for a moment.
     Unclear,
-    /// The same, for longer than a start takes.
+    /// Not found for longer than a start of a server takes.
     Lasting,
 }
 
 impl Absence {
-    /// By what is known of its definition, and for how long the resource was not found, time and again.
+    /// Derived from the state of the CRD and from how long the resource was not found.
     fn of(presence: Presence, lasts: Duration) -> Self {
         match presence {
             Presence::Absent => Self::Certain,
@@ -101,25 +103,25 @@ impl Absence {
     }
 }
 
-/// Nobody listens any more.
+/// The receiver of the events is gone.
 #[derive(Debug)]
-pub(super) struct Unheard;
+pub(super) struct SinkClosed;
 
-/// Who is told.
-pub(super) trait Audience {
-    /// Takes it in.
-    fn hear(&mut self, told: Told) -> impl Future<Output = Result<(), Unheard>> + Send;
+/// The receiver of the events.
+pub(super) trait EventSink {
+    /// Takes an event.
+    fn accept(&mut self, event: WatchEvent) -> impl Future<Output = Result<(), SinkClosed>> + Send;
 }
 
-/// Why something has ended before its time.
+/// Why a list or a watch was cut short.
 enum End {
-    Unheard,
+    SinkClosed,
     Failed(Failure),
 }
 
-impl From<Unheard> for End {
-    fn from(_: Unheard) -> Self {
-        Self::Unheard
+impl From<SinkClosed> for End {
+    fn from(_: SinkClosed) -> Self {
+        Self::SinkClosed
     }
 }
 
@@ -129,104 +131,104 @@ impl From<Failure> for End {
     }
 }
 
-/// How a watch ends that was one.
+/// How an established watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// By the server, or after it has said nothing for long.
+    /// Closed by the server, or replaced because it was silent.
     Well,
-    /// With its connection, as when a server ends. Whether another one is there is found out at once, and told then.
+    /// Its connection broke, as when a server ends. The next request finds out whether the server is there.
     Broken,
 }
 
-/// What has been told so far: everything until a version, and where more comes from if the list was a stream.
+/// The version up to which events were sent, and the stream that continues there if the list was streamed.
 struct Position {
     version: String,
     stream: Option<Watch>,
 }
 
-/// Follows a collection.
+/// Lists and watches a collection.
 pub(super) struct Reflector<A> {
     collection: Collection,
     client: Client,
-    audience: A,
-    streams: Arc<Streams>,
-    /// Of its definition, if it may be missing.
-    defined: Option<Receiver<Presence>>,
-    pause: Pause,
-    /// Watches in a row that failed.
+    sink: A,
+    watch_list: Arc<WatchListSupport>,
+    /// The state of the CRD, for resources that may be missing.
+    crd: Option<Receiver<Presence>>,
+    backoff: Backoff,
+    /// Failed watches in a row.
     failed: u32,
-    /// Since when the resource was not found, time and again.
+    /// Since when the server answers 404.
     not_found: Option<Instant>,
-    /// The newest version that was told, which no list may be older than.
-    known: String,
+    /// The newest version seen; no later list may be older.
+    newest_version: String,
 }
 
-impl<A: Audience + Send> Reflector<A> {
-    pub fn new(collection: Collection, client: Client, streams: Arc<Streams>, audience: A) -> Self {
+impl<A: EventSink + Send> Reflector<A> {
+    pub fn new(collection: Collection, client: Client, watch_list: Arc<WatchListSupport>, sink: A) -> Self {
         Self {
             collection,
             client,
-            audience,
-            streams,
-            defined: None,
-            pause: Pause::default(),
+            sink,
+            watch_list,
+            crd: None,
+            backoff: Backoff::default(),
             failed: 0,
             not_found: None,
-            known: String::new(),
+            newest_version: String::new(),
         }
     }
 
-    /// The collection may be missing, which its definition tells.
-    pub fn defined(self, defined: Option<Receiver<Presence>>) -> Self {
-        Self { defined, ..self }
+    /// Gives the state of the CRD for a collection that may be missing.
+    pub fn with_crd(self, crd: Option<Receiver<Presence>>) -> Self {
+        Self { crd, ..self }
     }
 
-    /// Follows it until nobody listens.
-    pub async fn follow(mut self) {
-        while self.live().await.is_ok() {}
+    /// Runs until the receiver is gone.
+    pub async fn run(mut self) {
+        while self.list_and_watch().await.is_ok() {}
     }
 
-    /// From one list to the next.
-    async fn live(&mut self) -> Result<(), Unheard> {
-        let mut position = match self.everything().await {
+    /// Lists, then watches until a new list is needed.
+    async fn list_and_watch(&mut self) -> Result<(), SinkClosed> {
+        let mut position = match self.list_all().await {
             Ok(position) => position,
-            Err(End::Unheard) => return Err(Unheard),
-            Err(End::Failed(failure)) => return self.wait_after(&failure).await,
+            Err(End::SinkClosed) => return Err(SinkClosed),
+            Err(End::Failed(failure)) => return self.report_and_back_off(&failure).await,
         };
-        self.pause.reset();
+        self.backoff.reset();
         self.failed = 0;
         self.not_found = None;
         loop {
             let (begun, before) = (Instant::now(), position.version.clone());
             let ended = match self.watch(&mut position).await {
-                Err(End::Unheard) => return Err(Unheard),
+                Err(End::SinkClosed) => return Err(SinkClosed),
                 Err(End::Failed(failure)) => Err(failure),
                 Ok(ended) => Ok(ended),
             };
             let held = ended.is_ok() && begun.elapsed() > SHORT;
             let served = held || before != position.version;
             self.failed = if served { 0 } else { self.failed + 1 };
-            self.known.clone_from(&position.version);
+            self.newest_version.clone_from(&position.version);
             let failure = match ended {
                 Ok(Ended::Well) if served => continue,
                 Ok(_) if self.failed < WATCH_TRIES => {
-                    sleep(self.pause.next(pause::LONGEST)).await;
+                    sleep(self.backoff.next(backoff::LONGEST)).await;
                     continue;
                 }
                 Ok(_) => Failure::Broken("its watches end as soon as they begin".into()),
                 Err(failure) => failure,
             };
-            self.wait_after(&failure).await?;
-            if self.begins_anew(&failure) {
+            self.report_and_back_off(&failure).await?;
+            if self.must_relist(&failure) {
                 return Ok(());
             }
         }
     }
 
-    /// Whether everything must be listed after a watch has failed, because its version may be why.
-    fn begins_anew(&self, failure: &Failure) -> bool {
+    /// Whether a failed watch requires a new list, because the version may be the cause.
+    fn must_relist(&self, failure: &Failure) -> bool {
         match failure {
-            // The version is not to blame.
+            // These have nothing to do with the version.
             Failure::Silent(_) | Failure::Broken(_) => false,
             Failure::Refused(refusal) if matches!(refusal.code, 401 | 403 | 408 | 429 | 503) => false,
             Failure::Refused(refusal) if refusal.code < 500 => true,
@@ -234,75 +236,75 @@ impl<A: Audience + Send> Reflector<A> {
         }
     }
 
-    async fn tell(&mut self, told: Told) -> Result<(), Unheard> {
-        self.audience.hear(told).await
+    async fn emit(&mut self, event: WatchEvent) -> Result<(), SinkClosed> {
+        self.sink.accept(event).await
     }
 
-    /// Tells everything, by a stream if the server may do that, and by pages at once if it does not.
-    async fn everything(&mut self) -> Result<Position, End> {
+    /// Lists everything: by a stream if the server supports it, else in pages.
+    async fn list_all(&mut self) -> Result<Position, End> {
         let server = self.collection.server;
-        if !self.streams.may_be_asked(server) {
-            return self.list().await;
+        if !self.watch_list.is_supported(server) {
+            return self.list_pages().await;
         }
-        let failure = match self.stream().await {
+        let failure = match self.stream_list().await {
             Err(End::Failed(failure)) => failure,
             ended => return ended,
         };
         let verdict = verdict(&failure);
         tracing::debug!(
             resource = self.collection.name,
-            why = failure.words(),
+            why = failure.message(),
             ?verdict,
-            "a list is not streamed"
+            "a streamed list failed"
         );
         if verdict == Verdict::Busy {
-            self.tell(Told::Trouble(failure.words())).await?;
-            let pause = failure.retry_after().unwrap_or(pause::FIRST).min(AFTER_BUSY);
-            sleep(pause::said(pause)).await;
+            self.emit(WatchEvent::Failed(failure.message())).await?;
+            let pause = failure.retry_after().unwrap_or(backoff::FIRST).min(AFTER_BUSY);
+            sleep(backoff::retry_after(pause)).await;
         }
-        if verdict == Verdict::NeverStreams {
-            self.is_no_streamer(&failure);
+        if verdict == Verdict::Unsupported {
+            self.stop_streaming(&failure);
         }
-        let position = self.list().await?;
-        if verdict == Verdict::Refused {
-            self.is_no_streamer(&failure);
+        let position = self.list_pages().await?;
+        if verdict == Verdict::ProbablyUnsupported {
+            self.stop_streaming(&failure);
         }
         Ok(position)
     }
 
-    /// The server is not asked for a stream again.
-    fn is_no_streamer(&self, failure: &Failure) {
-        if self.streams.refused(self.collection.server) {
+    /// Marks the server as unable to stream lists.
+    fn stop_streaming(&self, failure: &Failure) {
+        if self.watch_list.mark_unsupported(self.collection.server) {
             tracing::info!(
                 resource = self.collection.name,
-                why = failure.words(),
-                "the API server does not stream lists; from now on they are asked for in pages"
+                why = failure.message(),
+                "the API server does not stream lists; listing in pages from now on"
             );
         }
     }
 
-    /// Tells everything by a stream.
-    async fn stream(&mut self) -> Result<Position, End> {
+    /// Lists everything by a stream.
+    async fn stream_list(&mut self) -> Result<Position, End> {
         let mut watch =
-            Watch::begin(&self.client, &self.collection, &self.known, true, STREAM_SILENCE).await?;
-        self.tell(Told::Begin).await?;
+            Watch::begin(&self.client, &self.collection, &self.newest_version, true, STREAM_SILENCE).await?;
+        self.emit(WatchEvent::ListStarted).await?;
         let mut until = Instant::now() + STREAM_SILENCE;
         loop {
-            if !self.streams.may_be_asked(self.collection.server) {
+            if !self.watch_list.is_supported(self.collection.server) {
                 return Err(Failure::Garbage("other lists of this server are no streams".into()).into());
             }
             match watch.next(until.saturating_duration_since(Instant::now())).await? {
-                // Only these bring the end of the list nearer; a watch that is no list tells of changes and bookmarks.
-                Some(Event::Added(seen)) => {
-                    self.tell(Told::Listed(seen)).await?;
+                // Only these are progress. A watch that is no list has changes and bookmarks only.
+                Some(WireEvent::Added(pruned)) => {
+                    self.emit(WatchEvent::Listed(pruned)).await?;
                     until = Instant::now() + STREAM_SILENCE;
                 }
-                Some(Event::Modified(seen)) => self.tell(Told::Listed(seen)).await?,
-                // What happens while the server makes sure that it knows of everything comes before the end of the list.
-                Some(Event::Gone(seen)) => self.tell(Told::Gone(seen)).await?,
-                Some(Event::Bookmark { ends_list: false, .. }) => {}
-                Some(Event::Bookmark { version, ends_list: true }) => {
-                    self.tell(Told::Done(version.clone())).await?;
+                Some(WireEvent::Modified(pruned)) => self.emit(WatchEvent::Listed(pruned)).await?,
+                // While the server checks that it is up to date, changes come before the end of the list.
+                Some(WireEvent::Deleted(pruned)) => self.emit(WatchEvent::Deleted(pruned)).await?,
+                Some(WireEvent::Bookmark { ends_list: false, .. }) => {}
+                Some(WireEvent::Bookmark { version, ends_list: true }) => {
+                    self.emit(WatchEvent::ListFinished(version.clone())).await?;
                     return Ok(Position { version, stream: Some(watch) });
                 }
                 None => {
@@ -312,35 +314,37 @@ impl<A: Audience + Send> Reflector<A> {
         }
     }
 
-    /// Tells everything by pages of one list.
-    async fn list(&mut self) -> Result<Position, End> {
+    /// Lists everything in pages of one list.
+    async fn list_pages(&mut self) -> Result<Position, End> {
         let mut ended = Ok(Position { version: String::new(), stream: None });
         for limit in PAGES {
-            ended = self.pages(limit).await;
+            ended = self.list_with_limit(limit).await;
             match &ended {
                 Err(End::Failed(failure)) if failure.is_expired() => {}
                 _ => break,
             }
         }
         if ended.is_err() {
-            // What was known may be what the server does not know: it may have been restored from a backup.
-            self.known.clear();
+            // The server may not know this version: it may have been restored from a backup.
+            self.newest_version.clear();
         }
         ended
     }
 
-    async fn pages(&mut self, limit: Option<u32>) -> Result<Position, End> {
-        self.tell(Told::Begin).await?;
+    async fn list_with_limit(&mut self, limit: Option<u32>) -> Result<Position, End> {
+        self.emit(WatchEvent::ListStarted).await?;
         let (mut rest, mut version) = (None, None);
         let mut empty = 0;
         let patience = if limit.is_some() { SHORT_SILENCE } else { SILENCE };
         loop {
-            let page = told::page(&self.client, &self.collection, limit, rest.as_deref(), patience).await?;
-            // All pages are of one version. If a server thinks otherwise, the watch tells what changed since the first.
+            let page =
+                list_watch::page(&self.client, &self.collection, limit, rest.as_deref(), patience).await?;
+            // All pages have one version. If a server changes it, the watch from the first version brings the
+            // difference.
             let version = version.get_or_insert(page.version).clone();
             let is_empty = page.items.is_empty();
-            for seen in page.items {
-                self.tell(Told::Listed(seen)).await?;
+            for pruned in page.items {
+                self.emit(WatchEvent::Listed(pruned)).await?;
             }
             empty = if is_empty { empty + 1 } else { 0 };
             if page.rest.is_some() && page.rest == rest || empty > EMPTY_PAGES {
@@ -349,49 +353,49 @@ impl<A: Audience + Send> Reflector<A> {
             }
             rest = page.rest;
             if rest.is_none() {
-                self.tell(Told::Done(version.clone())).await?;
+                self.emit(WatchEvent::ListFinished(version.clone())).await?;
                 return Ok(Position { version, stream: None });
             }
         }
     }
 
-    /// Tells what happens from a position on, until the server ends the watch.
+    /// Watches from a position until the server ends the watch.
     async fn watch(&mut self, position: &mut Position) -> Result<Ended, End> {
         let mut watch = match position.stream.take() {
             Some(watch) => watch,
             None => self.begin_watch(&position.version).await?,
         };
-        let mut settled = false;
+        let mut established = false;
         loop {
-            let patience = if settled { IDLE } else { SETTLED };
+            let patience = if established { IDLE } else { ESTABLISHED_AFTER };
             let event = match watch.next(patience).await {
-                Err(Failure::Silent(_)) if settled => return Ok(Ended::Well),
+                Err(Failure::Silent(_)) if established => return Ok(Ended::Well),
                 Err(Failure::Broken(why)) => {
-                    tracing::debug!(resource = self.collection.name, why, "a watch broke");
+                    tracing::debug!(resource = self.collection.name, why, "the connection of a watch broke");
                     return Ok(Ended::Broken);
                 }
                 Err(Failure::Silent(_)) => {
-                    settled = true;
-                    self.tell(Told::Answered).await?;
+                    established = true;
+                    self.emit(WatchEvent::Alive).await?;
                     continue;
                 }
                 event => event?,
             };
             let Some(event) = event else { return Ok(Ended::Well) };
-            settled = true;
-            self.pause.reset();
+            established = true;
+            self.backoff.reset();
             match event {
-                Event::Added(seen) | Event::Modified(seen) => {
-                    seen.version().clone_into(&mut position.version);
-                    self.tell(Told::Put(seen)).await?;
+                WireEvent::Added(pruned) | WireEvent::Modified(pruned) => {
+                    pruned.version().clone_into(&mut position.version);
+                    self.emit(WatchEvent::Applied(pruned)).await?;
                 }
-                Event::Gone(seen) => {
-                    seen.version().clone_into(&mut position.version);
-                    self.tell(Told::Gone(seen)).await?;
+                WireEvent::Deleted(pruned) => {
+                    pruned.version().clone_into(&mut position.version);
+                    self.emit(WatchEvent::Deleted(pruned)).await?;
                 }
-                Event::Bookmark { version, .. } => {
+                WireEvent::Bookmark { version, .. } => {
                     position.version = version;
-                    self.tell(Told::Answered).await?;
+                    self.emit(WatchEvent::Alive).await?;
                 }
             }
         }
@@ -401,45 +405,45 @@ impl<A: Audience + Send> Reflector<A> {
         Watch::begin(&self.client, &self.collection, version, false, SHORT_SILENCE).await
     }
 
-    /// Tells of a failure, and waits as long as is good after it.
-    async fn wait_after(&mut self, failure: &Failure) -> Result<(), Unheard> {
-        let why = failure.words();
-        if failure.code() == Some(404) && self.defined.is_some() {
-            let absence = self.absence().await;
-            self.tell(Told::Missing(absence, why)).await?;
-            self.wait_for_definition(absence == Absence::Certain).await;
+    /// Reports a failure and waits before the next try.
+    async fn report_and_back_off(&mut self, failure: &Failure) -> Result<(), SinkClosed> {
+        let why = failure.message();
+        if failure.code() == Some(404) && self.crd.is_some() {
+            let absence = self.classify_not_found().await;
+            self.emit(WatchEvent::NotFound(absence, why)).await?;
+            self.wait_for_crd(absence == Absence::Certain).await;
             return Ok(());
         }
         self.not_found = None;
         let is_expired = failure.is_expired();
-        self.tell(if is_expired { Told::Expired(why) } else { Told::Trouble(why) }).await?;
+        self.emit(if is_expired { WatchEvent::Expired(why) } else { WatchEvent::Failed(why) }).await?;
         let pause = match failure.retry_after() {
-            Some(time) => pause::said(time),
-            None if is_expired => pause::relist(),
-            None => self.pause.next(pause::LONGEST),
+            Some(time) => backoff::retry_after(time),
+            None if is_expired => backoff::relist(),
+            None => self.backoff.next(backoff::LONGEST),
         };
         sleep(pause).await;
         Ok(())
     }
 
-    /// What it means that the resource is not found, by its definition. At a start that is waited for a moment: all is asked
-    /// for at once.
-    async fn absence(&mut self) -> Absence {
+    /// What a 404 means, by the state of the CRD. At the start the list of CRDs is waited for, because all requests
+    /// start at once.
+    async fn classify_not_found(&mut self) -> Absence {
         let since = *self.not_found.get_or_insert_with(Instant::now);
-        let Some(defined) = &mut self.defined else { return Absence::Unclear };
-        let presence = match timeout(DEFINITIONS, defined.wait_for(|it| *it != Presence::Unknown)).await {
+        let Some(crd) = &mut self.crd else { return Absence::Unclear };
+        let presence = match timeout(CRDS_WITHIN, crd.wait_for(|it| *it != Presence::Unknown)).await {
             Ok(Ok(presence)) => *presence,
             _ => Presence::Unknown,
         };
         Absence::of(presence, since.elapsed())
     }
 
-    /// Waits until its definition appears or changes, or it is time to look again.
-    async fn wait_for_definition(&mut self, absent: bool) {
-        let pause = if absent { pause::spread(LOOK_FOR_ABSENT) } else { self.pause.next(LOOK_AGAIN) };
-        let Some(defined) = &mut self.defined else { return sleep(pause).await };
-        if let Ok(Ok(())) = timeout(pause, defined.changed()).await {
-            self.pause.reset();
+    /// Waits until the CRD changes, or until it is time to try again.
+    async fn wait_for_crd(&mut self, absent: bool) {
+        let pause = if absent { backoff::spread(LOOK_FOR_ABSENT) } else { self.backoff.next(LOOK_AGAIN) };
+        let Some(crd) = &mut self.crd else { return sleep(pause).await };
+        if let Ok(Ok(())) = timeout(pause, crd.changed()).await {
+            self.backoff.reset();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is watched: every resource of the API that Cambric reads.
+//! The resources of the API that Cambric reads. All of them are listed and watched.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The token of a pod's service account, which the kubelet renews in its file. It is read again by a clock that nobody sets: by the
-//! clock of the day, a machine whose clock was set back would show an expired token until that time comes again.
+//! The token of the pod's service account, which the kubelet renews in its file. It is read again by the monotonic
+//! clock: by the wall clock, a machine whose clock was set back would use an expired token until that time comes again.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 
-use ipamd_runtime::steady::Moment;
+use ipamd_runtime::monotonic::Moment;
 
 /// After how many seconds the file is read again. A token is renewed long before its end.
 const FRESH: u64 = 30;

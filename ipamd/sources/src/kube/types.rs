@@ -1,4 +1,4 @@
-//! What kind of object a text of the API says that it is: an answer of another type is no answer to what was asked.
+//! The type of an object of the API: kind and apiVersion. An answer of another type than the requested one is refused.
 
 use std::fmt;
 

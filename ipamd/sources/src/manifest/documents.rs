@@ -1,5 +1,5 @@
-//! The documents of a file, one after the other. Nothing that a file may hold makes this deep, long or large beyond a
-//! bound: nesting, nodes and bytes are counted, those that aliases repeat as well.
+//! The documents of a file, one after the other. Nesting, nodes and bytes are bounded, including those that aliases
+//! repeat.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,11 +9,11 @@ use std::{
 use saphyr_parser::{BufferedInput, Event, Parser, ScalarStyle, Span, Tag};
 
 use super::{
-    metered::{AHEAD, Meter, Metered},
+    bounded_chars::{AHEAD, BoundedChars, Meter},
     scalar,
     tree::{Node, Tree},
 };
-use crate::place::shown;
+use crate::field::shown;
 
 /// How deep lists and mappings may lie in each other.
 pub(super) const DEPTH: usize = 64;
@@ -43,7 +43,7 @@ pub(super) enum Step {
 /// Reads a file.
 pub(super) struct Documents<'a> {
     /// `None` once nothing follows.
-    parser: Option<Parser<'a, BufferedInput<Metered<'a>>>>,
+    parser: Option<Parser<'a, BufferedInput<BoundedChars<'a>>>>,
     meter: Meter,
     text: &'a str,
     first: Option<Fault>,
@@ -57,7 +57,7 @@ impl<'a> Documents<'a> {
             reason: "there is a NUL character".into(),
         });
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let (chars, meter) = Metered::new(text);
+        let (chars, meter) = BoundedChars::new(text);
         Self { parser: Some(Parser::new_from_iter(chars)), meter, text, first: nul }
     }
 

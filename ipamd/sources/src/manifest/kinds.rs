@@ -1,4 +1,4 @@
-//! Which documents are read, which do not concern Cambric, and which it must not pass over in silence.
+//! Which kinds of documents are read, which do not concern Cambric, and which must not be ignored silently.
 
 use ipamd_model::objects::Kind;
 

@@ -1,11 +1,11 @@
-//! Manifests: files of YAML or JSON with the objects of a cluster, as one would hand them to kubectl. Reading is pure;
-//! what cannot be understood is refused with its line and the rest of the file is read all the same.
+//! Manifests: files of YAML or JSON with Kubernetes objects, as for `kubectl apply`. Parsing is pure. An object that
+//! cannot be parsed is refused with its line; the rest of the file is read.
 
+mod bounded_chars;
 mod documents;
 #[cfg(test)]
 mod fuzz;
 mod kinds;
-mod metered;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use self::{
     tree::{Node, Tree},
 };
 use super::{
-    place::{Place, shown},
+    field::{Field, shown},
     v1,
 };
 use crate::policies::{calico, cluster_policy, kubernetes};
@@ -119,7 +119,7 @@ impl Reading {
             Concern::Read(kind) => self.known(node, kind),
             Concern::Version(kind, supported) => {
                 let document = node.value();
-                let id = v1::id(kind, &Place::root(&document)).ok();
+                let id = v1::id(kind, &Field::root(&document)).ok();
                 let complete = id.is_some();
                 let reason = format!("{} is not understood, {supported} is", shown(api_version));
                 self.refuse(node, id, error("apiVersion", reason), complete);
@@ -137,7 +137,7 @@ impl Reading {
 
     fn known(&mut self, node: &Node, kind: Kind) {
         let document = node.value();
-        let id = match v1::id(kind, &Place::root(&document)) {
+        let id = match v1::id(kind, &Field::root(&document)) {
             Ok(id) => id,
             Err(error) => return self.refuse(node, None, error, false),
         };

@@ -1,4 +1,4 @@
-//! What a plain word of a document means: YAML's core schema, as far as JSON can say it.
+//! The value of a plain scalar: YAML's core schema, as far as JSON can express it.
 
 use serde_json::Number;
 

@@ -267,8 +267,8 @@ fn what_is_too_deep_too_large_or_repeated_without_end_is_refused() {
     assert!(refused(&bomb).contains("aliases"), "{}", refused(&bomb));
     let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(1000));
     assert!(refused(&long).contains("aliases"));
-    let flow = format!("[{}]", "x, ".repeat(metered::AHEAD));
+    let flow = format!("[{}]", "x, ".repeat(bounded_chars::AHEAD));
     assert!(refused(&flow).contains("commas"));
-    let block = format!("kind: x\napiVersion: x\na:\n{}", "- x, y\n".repeat(metered::AHEAD));
+    let block = format!("kind: x\napiVersion: x\na:\n{}", "- x, y\n".repeat(bounded_chars::AHEAD));
     assert_eq!(refused(&block), "");
 }

@@ -1,4 +1,4 @@
-//! A document as a tree whose every node knows its line.
+//! A document as a tree; every node has its line.
 
 use serde_json::{Map, Number, Value};
 

@@ -7,7 +7,7 @@ use super::{
     service::{HEADLESS, OTHER_PROXY},
     traffic,
 };
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Object},
@@ -20,7 +20,7 @@ const SERVICE: &str = "kubernetes.io/service-name";
 /// Most endpoints, ports and hints of one slice. The API server takes a thousand endpoints.
 const MOST: usize = 16_384;
 
-pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
+pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = super::id(Kind::EndpointSlice, root)?;
     let labels = super::labels(root)?.unwrap_or_default();
     let is_ours = labels.get(HEADLESS).is_none() && labels.get(OTHER_PROXY).is_none();
@@ -68,7 +68,7 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
 }
 
 fn endpoint(
-    item: &Place<'_>,
+    item: &Field<'_>,
     is_v4: bool,
     refused: &mut Refused,
 ) -> Result<Option<SliceEndpoint>, FieldError> {
@@ -101,7 +101,7 @@ fn endpoint(
     }))
 }
 
-fn hints(item: &Place<'_>) -> Result<Option<Arc<Hints>>, FieldError> {
+fn hints(item: &Field<'_>) -> Result<Option<Arc<Hints>>, FieldError> {
     let Some(hints) = item.get("hints")? else { return Ok(None) };
     let names = |key: &str| -> Result<Box<[Arc<str>]>, FieldError> {
         let Some(list) = hints.get(key)? else { return Ok(Box::default()) };
@@ -115,7 +115,7 @@ fn hints(item: &Place<'_>) -> Result<Option<Arc<Hints>>, FieldError> {
     Ok((hints != Hints::default()).then(|| hints.into()))
 }
 
-fn bounded<'a>(list: &'a Place<'a>) -> Result<impl Iterator<Item = Place<'a>>, FieldError> {
+fn bounded<'a>(list: &'a Field<'a>) -> Result<impl Iterator<Item = Field<'a>>, FieldError> {
     let items = list.items()?;
     if list.value().as_array().is_some_and(|items| items.len() > MOST) {
         return Err(list.refuse(format!("there are more than {MOST} items")));
@@ -134,7 +134,7 @@ mod tests {
         for (key, value) in rest.as_object().unwrap() {
             document[key] = value.clone();
         }
-        match read(&Place::root(&document))? {
+        match read(&Field::root(&document))? {
             Object::EndpointSlice(slice) => Ok(Arc::unwrap_or_clone(slice)),
             other => panic!("{other:?}"),
         }

@@ -1,6 +1,6 @@
-//! What every object says of itself: its name, its namespace, its labels.
+//! Metadata that every object has: name, namespace, labels.
 
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     labels::Labels,
@@ -15,7 +15,7 @@ const MOST_LABELS: usize = 4096;
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// The id of an object of a kind.
-pub fn id(kind: Kind, root: &Place<'_>) -> Result<ObjectId, FieldError> {
+pub fn id(kind: Kind, root: &Field<'_>) -> Result<ObjectId, FieldError> {
     let metadata = root.need("metadata")?;
     let name = name(&metadata.need("name")?)?;
     if !is_namespaced(kind) {
@@ -37,7 +37,7 @@ pub fn id(kind: Kind, root: &Place<'_>) -> Result<ObjectId, FieldError> {
 }
 
 /// `metadata.labels`; `None` where an object does not have the field.
-pub fn labels(root: &Place<'_>) -> Result<Option<Labels>, FieldError> {
+pub fn labels(root: &Field<'_>) -> Result<Option<Labels>, FieldError> {
     let metadata = root.need("metadata")?;
     let Some(labels) = metadata.get("labels")? else { return Ok(None) };
     let mut read = Vec::new();
@@ -58,8 +58,8 @@ pub fn labels(root: &Place<'_>) -> Result<Option<Labels>, FieldError> {
 }
 
 /// A name, as loosely as it may be told from other things.
-fn name<'a>(place: &Place<'a>) -> Result<&'a str, FieldError> {
-    let text = place.text()?;
+fn name<'a>(field: &Field<'a>) -> Result<&'a str, FieldError> {
+    let text = field.text()?;
     let wrong = match text {
         "" => Some("a name must not be empty".to_owned()),
         _ if text.len() > LONGEST => Some(format!("a name has at most {LONGEST} characters")),
@@ -68,7 +68,7 @@ fn name<'a>(place: &Place<'a>) -> Result<&'a str, FieldError> {
         }
         _ => None,
     };
-    wrong.map_or(Ok(text), |wrong| Err(place.refuse(wrong)))
+    wrong.map_or(Ok(text), |wrong| Err(field.refuse(wrong)))
 }
 
 fn is_namespaced(kind: Kind) -> bool {
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn names_and_namespaces_are_checked_and_defaulted() {
-        let of = |kind, metadata: Value| id(kind, &Place::root(&json!({"metadata": metadata})));
+        let of = |kind, metadata: Value| id(kind, &Field::root(&json!({"metadata": metadata})));
         let said = |metadata| of(Kind::Pod, metadata).unwrap_err().to_string();
         assert_eq!(of(Kind::Pod, json!({"name": "a"})), Ok(ObjectId::namespaced(Kind::Pod, "default", "a")));
         assert_eq!(
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn label_values_are_strings() {
-        let of = |it: Value| labels(&Place::root(&json!({"metadata": {"name": "a", "labels": it}})));
+        let of = |it: Value| labels(&Field::root(&json!({"metadata": {"name": "a", "labels": it}})));
         assert_eq!(of(json!({"a": "b", "c": ""})), Ok(Some([("a", "b"), ("c", "")].into_iter().collect())));
         assert_eq!(of(Value::Null), Ok(None));
         assert_eq!(of(json!({})), Ok(Some(Labels::default())));

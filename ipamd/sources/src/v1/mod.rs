@@ -1,4 +1,4 @@
-//! The objects of Kubernetes' core API, and the slices of their endpoints. What is not said here of an object does not concern Cambric.
+//! The readers of Kubernetes' core API and of EndpointSlices. Fields that are not read here do not concern Cambric.
 
 mod endpoint_slice;
 mod metadata;
@@ -16,7 +16,7 @@ pub use self::{
     metadata::{id, labels},
     service::SOURCE_RANGES,
 };
-use super::place::{Place, shown};
+use super::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Namespace, Node, Object, ServiceAccount},
@@ -24,7 +24,7 @@ use ipamd_model::{
 
 /// Reads an object of one of the kinds of the core API.
 pub fn read(kind: Kind, document: &Value) -> Result<Object, FieldError> {
-    let root = Place::root(document);
+    let root = Field::root(document);
     match kind {
         Kind::Namespace => namespace(&root),
         Kind::Pod => pod::read(&root),
@@ -36,12 +36,12 @@ pub fn read(kind: Kind, document: &Value) -> Result<Object, FieldError> {
     }
 }
 
-fn namespace(root: &Place<'_>) -> Result<Object, FieldError> {
+fn namespace(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = id(Kind::Namespace, root)?;
     Ok(Object::Namespace(Namespace { name: id.name, labels: labels(root)?.unwrap_or_default() }))
 }
 
-fn service_account(root: &Place<'_>) -> Result<Object, FieldError> {
+fn service_account(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = id(Kind::ServiceAccount, root)?;
     Ok(Object::ServiceAccount(ServiceAccount {
         namespace: id.namespace.unwrap_or_default(),
@@ -50,7 +50,7 @@ fn service_account(root: &Place<'_>) -> Result<Object, FieldError> {
     }))
 }
 
-fn node(root: &Place<'_>) -> Result<Object, FieldError> {
+fn node(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = id(Kind::Node, root)?;
     let (mut addresses, mut internal) = (Vec::new(), Vec::new());
     if let Some(status) = root.get("status")?
@@ -77,7 +77,7 @@ fn node(root: &Place<'_>) -> Result<Object, FieldError> {
 }
 
 /// The prefixes that a node's pods have their addresses from.
-fn pod_cidrs(root: &Place<'_>) -> Result<Vec<IpNetwork>, FieldError> {
+fn pod_cidrs(root: &Field<'_>) -> Result<Vec<IpNetwork>, FieldError> {
     let mut cidrs = Vec::new();
     let Some(spec) = root.get("spec")? else { return Ok(cidrs) };
     if let Some(list) = spec.get("podCIDRs")? {
@@ -95,18 +95,18 @@ fn pod_cidrs(root: &Place<'_>) -> Result<Vec<IpNetwork>, FieldError> {
     Ok(cidrs)
 }
 
-fn prefix(place: &Place<'_>) -> Result<IpNetwork, FieldError> {
-    let text = place.text()?;
+fn prefix(field: &Field<'_>) -> Result<IpNetwork, FieldError> {
+    let text = field.text()?;
     let network: Option<IpNetwork> = text.contains('/').then(|| text.parse().ok()).flatten();
     let network = network.and_then(|it| IpNetwork::new(it.network(), it.prefix()).ok());
-    network.ok_or_else(|| place.refuse(format!("{} is not a prefix", shown(text))))
+    network.ok_or_else(|| field.refuse(format!("{} is not a prefix", shown(text))))
 }
 
 /// An address; one of IPv4 in the form of IPv6 is one of IPv4.
-fn address(place: &Place<'_>) -> Result<IpAddr, FieldError> {
-    let text = place.text()?;
+fn address(field: &Field<'_>) -> Result<IpAddr, FieldError> {
+    let text = field.text()?;
     let address: IpAddr =
-        text.parse().map_err(|_| place.refuse(format!("{} is not an IP address", shown(text))))?;
+        text.parse().map_err(|_| field.refuse(format!("{} is not an IP address", shown(text))))?;
     Ok(address.to_canonical())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, NamedPort, Object, Pod},
@@ -12,7 +12,7 @@ use ipamd_model::{
 /// The service account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
 
-pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
+pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = super::id(Kind::Pod, root)?;
     let mut pod = Pod {
         namespace: id.namespace.unwrap_or_default(),
@@ -43,7 +43,7 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
 }
 
 /// The addresses of a pod that runs, or is about to.
-fn addresses(status: &Place<'_>) -> Result<Vec<IpAddr>, FieldError> {
+fn addresses(status: &Field<'_>) -> Result<Vec<IpAddr>, FieldError> {
     let phase = status.get("phase")?;
     if let Some(phase) = phase
         && matches!(phase.text()?, "Succeeded" | "Failed")
@@ -70,7 +70,7 @@ fn addresses(status: &Place<'_>) -> Result<Vec<IpAddr>, FieldError> {
 }
 
 /// The named ports of the containers that run as long as the pod does.
-fn ports(spec: &Place<'_>) -> Result<Arc<[NamedPort]>, FieldError> {
+fn ports(spec: &Field<'_>) -> Result<Arc<[NamedPort]>, FieldError> {
     let mut ports = Vec::new();
     for (list, are_init) in [("initContainers", true), ("containers", false)] {
         let Some(containers) = spec.get(list)? else { continue };
@@ -91,7 +91,7 @@ fn ports(spec: &Place<'_>) -> Result<Arc<[NamedPort]>, FieldError> {
     Ok(ports.into())
 }
 
-fn named_port(port: &Place<'_>) -> Result<Option<NamedPort>, FieldError> {
+fn named_port(port: &Field<'_>) -> Result<Option<NamedPort>, FieldError> {
     let Some(name) = port.get("name")? else { return Ok(None) };
     let name = name.text()?;
     let number = port.need("containerPort")?;
@@ -119,7 +119,7 @@ mod tests {
 
     fn pod(spec: &Value, status: &Value) -> Result<Pod, FieldError> {
         let document = json!({"metadata": {"name": "a", "namespace": "ns", "labels": {"k": "v"}}, "spec": spec, "status": status});
-        match read(&Place::root(&document))? {
+        match read(&Field::root(&document))? {
             Object::Pod(pod) => Ok(pod),
             other => panic!("{other:?}"),
         }

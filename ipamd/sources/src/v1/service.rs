@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 
 use super::{refused::Refused, traffic};
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Object},
@@ -25,7 +25,7 @@ const AFFINITY_MOST: i64 = 86_400;
 /// Most ports of a Service, and most addresses of each sort.
 const MOST: usize = 4096;
 
-pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
+pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = super::id(Kind::Service, root)?;
     let mut service = Service {
         namespace: id.namespace.unwrap_or_default(),
@@ -72,11 +72,11 @@ pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
 }
 
 /// An address that a service can have; `None`, and the reason told, if none can.
-fn address(place: &Place<'_>, refused: &mut Refused) -> Result<Option<IpAddr>, FieldError> {
-    let address = super::address(place)?;
+fn address(field: &Field<'_>, refused: &mut Refused) -> Result<Option<IpAddr>, FieldError> {
+    let address = super::address(field)?;
     let fault = special::fault(address);
     if let Some(fault) = fault {
-        refused.add(place, address, fault);
+        refused.add(field, address, fault);
     }
     Ok(fault.is_none().then_some(address))
 }
@@ -91,7 +91,7 @@ enum Sort {
 }
 
 impl Sort {
-    fn of(spec: &Place<'_>) -> Result<Self, FieldError> {
+    fn of(spec: &Field<'_>) -> Result<Self, FieldError> {
         let Some(sort) = spec.get("type")? else { return Ok(Self::ClusterIp) };
         Ok(match sort.text()? {
             "" | "ClusterIP" => Self::ClusterIp,
@@ -110,18 +110,18 @@ impl Sort {
 
 /// The addresses, and what the Service is by them: `None` stands for a headless one.
 fn cluster_ips(
-    spec: &Place<'_>,
+    spec: &Field<'_>,
     role: Role,
     refused: &mut Refused,
 ) -> Result<(Box<[IpAddr]>, Role), FieldError> {
     let mut found = Vec::new();
     let mut headless = false;
-    let mut take = |place: &Place<'_>| {
-        match place.text()? {
+    let mut take = |field: &Field<'_>| {
+        match field.text()? {
             "" => {}
             "None" => headless = true,
-            _ if found.len() < MOST => found.extend(address(place, refused)?),
-            _ => return Err(place.refuse(format!("there are more than {MOST} addresses"))),
+            _ if found.len() < MOST => found.extend(address(field, refused)?),
+            _ => return Err(field.refuse(format!("there are more than {MOST} addresses"))),
         }
         Ok::<_, FieldError>(())
     };
@@ -137,7 +137,7 @@ fn cluster_ips(
     Ok((found.into(), role))
 }
 
-fn addresses(spec: &Place<'_>, key: &str, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
+fn addresses(spec: &Field<'_>, key: &str, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
     let Some(list) = spec.get(key)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for item in list.items()? {
@@ -149,7 +149,7 @@ fn addresses(spec: &Place<'_>, key: &str, refused: &mut Refused) -> Result<Vec<I
     Ok(found)
 }
 
-fn ports(spec: &Place<'_>, sort: Sort) -> Result<Vec<ServicePort>, FieldError> {
+fn ports(spec: &Field<'_>, sort: Sort) -> Result<Vec<ServicePort>, FieldError> {
     let Some(list) = spec.get("ports")? else { return Ok(Vec::new()) };
     let mut ports = Vec::new();
     let mut seen = HashSet::new();
@@ -175,7 +175,7 @@ fn ports(spec: &Place<'_>, sort: Sort) -> Result<Vec<ServicePort>, FieldError> {
     Ok(ports)
 }
 
-fn affinity(spec: &Place<'_>) -> Result<Option<u32>, FieldError> {
+fn affinity(spec: &Field<'_>) -> Result<Option<u32>, FieldError> {
     let Some(affinity) = spec.get("sessionAffinity")? else { return Ok(None) };
     match affinity.text()? {
         "" | "None" => return Ok(None),
@@ -193,7 +193,7 @@ fn affinity(spec: &Place<'_>) -> Result<Option<u32>, FieldError> {
     Ok(Some(AFFINITY))
 }
 
-fn is_local(spec: &Place<'_>, key: &str) -> Result<bool, FieldError> {
+fn is_local(spec: &Field<'_>, key: &str) -> Result<bool, FieldError> {
     let Some(policy) = spec.get(key)? else { return Ok(false) };
     match policy.text()? {
         "" | "Cluster" => Ok(false),
@@ -202,7 +202,7 @@ fn is_local(spec: &Place<'_>, key: &str) -> Result<bool, FieldError> {
     }
 }
 
-fn source_ranges(root: &Place<'_>, spec: &Place<'_>) -> Result<Vec<IpNetwork>, FieldError> {
+fn source_ranges(root: &Field<'_>, spec: &Field<'_>) -> Result<Vec<IpNetwork>, FieldError> {
     if let Some(list) = spec.get("loadBalancerSourceRanges")? {
         let mut ranges = Vec::new();
         for item in list.items()? {
@@ -231,7 +231,7 @@ fn range(text: &str) -> Option<IpNetwork> {
     IpNetwork::new(net.network(), net.prefix()).ok()
 }
 
-fn load_balancer_ips(root: &Place<'_>, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
+fn load_balancer_ips(root: &Field<'_>, refused: &mut Refused) -> Result<Vec<IpAddr>, FieldError> {
     let Some(status) = root.get("status")? else { return Ok(Vec::new()) };
     let Some(balancer) = status.get("loadBalancer")? else { return Ok(Vec::new()) };
     let Some(list) = balancer.get("ingress")? else { return Ok(Vec::new()) };
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     fn service(document: &Value) -> Result<Service, FieldError> {
-        match read(&Place::root(document))? {
+        match read(&Field::root(document))? {
             Object::Service(service) => Ok(Arc::unwrap_or_clone(service)),
             other => panic!("{other:?}"),
         }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{field::FieldError, policy::protocol};
 
 /// Longest name of a port.
 const LONGEST_NAME: usize = 253;
 
 /// `protocol`: TCP unless it is given.
-pub(super) fn protocol(port: &Place<'_>) -> Result<u8, FieldError> {
+pub(super) fn protocol(port: &Field<'_>) -> Result<u8, FieldError> {
     let Some(it) = port.get("protocol")? else { return Ok(protocol::TCP) };
     match it.text()? {
         "TCP" | "" => Ok(protocol::TCP),
@@ -20,7 +20,7 @@ pub(super) fn protocol(port: &Place<'_>) -> Result<u8, FieldError> {
 }
 
 /// `name`: empty unless it is given.
-pub(super) fn port_name(port: &Place<'_>) -> Result<Arc<str>, FieldError> {
+pub(super) fn port_name(port: &Field<'_>) -> Result<Arc<str>, FieldError> {
     let Some(name) = port.get("name")? else { return Ok(Arc::default()) };
     match name.text()? {
         text if text.len() > LONGEST_NAME => {
@@ -31,13 +31,13 @@ pub(super) fn port_name(port: &Place<'_>) -> Result<Arc<str>, FieldError> {
 }
 
 /// A port's number.
-pub(super) fn port(number: &Place<'_>) -> Result<u16, FieldError> {
+pub(super) fn port(number: &Field<'_>) -> Result<u16, FieldError> {
     let port = u16::try_from(number.integer()?).ok().filter(|port| *port != 0);
     port.ok_or_else(|| number.is_not("a port, from 1 to 65535"))
 }
 
 /// A port's number that may be missing, or zero, which is the same.
-pub(super) fn optional_port(of: &Place<'_>, key: &str) -> Result<Option<u16>, FieldError> {
+pub(super) fn optional_port(of: &Field<'_>, key: &str) -> Result<Option<u16>, FieldError> {
     match of.get(key)? {
         None => Ok(None),
         Some(number) if number.value() == 0 => Ok(None),

@@ -1,4 +1,4 @@
-//! What the kernel answers.
+//! Parsing of sock_diag answers.
 
 use std::io;
 

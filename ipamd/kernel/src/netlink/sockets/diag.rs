@@ -1,4 +1,4 @@
-//! The socket that the kernel is asked by.
+//! The sock_diag socket.
 
 use std::{
     cell::Cell,

@@ -1,9 +1,9 @@
-//! The sockets that are connected to a peer, and their end.
+//! Sockets that are connected to a peer: listing and ending them.
 //!
-//! A connection that was balanced when it was made has the backend for its peer, in the kernel as on the wire. When the
-//! backend is gone nobody tells the socket: UDP would send to nobody for good, and TCP retransmit for a quarter of an
-//! hour. So the kernel is asked for the sockets by `NETLINK_SOCK_DIAG`, and to end those by `SOCK_DESTROY`: their next
-//! call returns `ECONNABORTED`, and the client connects anew.
+//! A connection that was translated at connect time has the backend as its peer, in the kernel as on the wire. When the
+//! backend is gone nothing tells the socket: UDP would send to nobody for good, and TCP would retransmit for a quarter
+//! of an hour. So the sockets are listed by `NETLINK_SOCK_DIAG` and ended by `SOCK_DESTROY`: their next call returns
+//! `ECONNABORTED`, and the client connects again.
 
 mod answer;
 mod diag;

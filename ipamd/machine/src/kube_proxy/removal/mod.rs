@@ -1,4 +1,4 @@
-//! What of a table is kube-proxy's and can go, and the transaction that removes it.
+//! Which chains of a table are kube-proxy's and can be removed, and the transaction that removes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
+    iptables_save::{Rule, Table},
     names,
-    saved::{Rule, Table},
 };
 
 /// The chains and rules of one table that are to go.

@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use super::{super::saved, *};
+use super::{super::iptables_save, *};
 
 const SVC: &str = "KUBE-SVC-NPX46M4PTMTKRN6Y";
 const SEP: &str = "KUBE-SEP-QIXBSCSWYK3TQ4BJ";
 
 fn removal(saved: &str) -> Removal<'_> {
-    Removal::of(&saved::parse(saved).unwrap()[0])
+    Removal::of(&iptables_save::parse(saved).unwrap()[0])
 }
 
 /// A table whose rules are these.

@@ -1,4 +1,4 @@
-//! The copy as it lies on the disk: a redb database with a table for each resource.
+//! The copy on disk: a redb database with a table for each resource.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Change, Loaded};
 use crate::kube::resources::{RESOURCES, Resource};
-use ipamd_runtime::{caught::caught, digest::weight};
+use ipamd_runtime::{catch_panic::catch_panic, digest::weight};
 
 /// Raised when what is kept of objects changes, so that another version's copy is not taken for ours.
 const FORMAT: &str = "4";
@@ -24,7 +24,7 @@ const PAGES: usize = 1 << 20;
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("\0meta");
 const FORMAT_KEY: &str = "\0format";
 const SERVER_KEY: &str = "\0server";
-const HEARD_KEY: &str = "\0heard";
+const LAST_CONTACT_KEY: &str = "\0heard";
 
 /// The file, in a folder that is Cambric's alone.
 const FILE: &str = "copy.redb";
@@ -97,7 +97,7 @@ fn table(name: &str) -> TableDefinition<'_, &'static str, &'static [u8]> {
 /// Why the copy cannot be read or written, in words.
 pub(super) type Failure = String;
 
-fn words(error: impl Into<redb::Error>) -> Failure {
+fn message_of(error: impl Into<redb::Error>) -> Failure {
     match error.into() {
         redb::Error::Io(error) => error.to_string(),
         error => error.to_string(),
@@ -107,9 +107,9 @@ fn words(error: impl Into<redb::Error>) -> Failure {
 impl Database {
     /// Opens the copy of what a server has told; of another server's nothing is taken. What is no copy is made anew.
     pub fn open(disk: &Disk, folder: &Path, server: &str) -> Result<Self, Failure> {
-        let opened = caught(|| Self::open_file(disk, &prepare(folder)?, server)).flatten();
+        let opened = catch_panic(|| Self::open_file(disk, &prepare(folder)?, server)).flatten();
         opened.or_else(|error| {
-            tracing::warn!(path = %folder.display(), error, "the copy of the cluster's last state cannot be read; it is made anew");
+            tracing::warn!(path = %folder.display(), error, "cannot read the copy of the cluster's state; starting a new copy");
             remove(folder).map_err(|error| error.to_string())?;
             Self::open_file(disk, &prepare(folder)?, server)
         })
@@ -118,13 +118,13 @@ impl Database {
     /// Opens what was behind, to write what it lacks.
     pub fn open_behind(disk: &Disk, folder: &Path, server: &str) -> Result<Self, Failure> {
         prepare(folder)?;
-        caught(|| Self::open_file(disk, &folder.join(BEHIND), server)).flatten()
+        catch_panic(|| Self::open_file(disk, &folder.join(BEHIND), server)).flatten()
     }
 
     fn open_file(disk: &Disk, file: &Path, server: &str) -> Result<Self, Failure> {
-        let redb = (disk.0)(Builder::new().set_cache_size(PAGES), file).map_err(words)?;
+        let redb = (disk.0)(Builder::new().set_cache_size(PAGES), file).map_err(message_of)?;
         let mut database = Self { redb, summaries: Vec::new() };
-        database.begin(server).map_err(words)?;
+        database.begin(server).map_err(message_of)?;
         Ok(database)
     }
 
@@ -157,24 +157,24 @@ impl Database {
     }
 
     /// When the server was last heard, in seconds since 1970.
-    pub fn heard(&self) -> Option<u64> {
+    pub fn last_contact(&self) -> Option<u64> {
         let read = || -> Result<Option<u64>, redb::Error> {
             let meta = self.redb.begin_read()?.open_table(META)?;
-            let heard = meta.get(HEARD_KEY)?;
-            Ok(heard.and_then(|bytes| std::str::from_utf8(bytes.value()).ok()?.parse().ok()))
+            let last_contact = meta.get(LAST_CONTACT_KEY)?;
+            Ok(last_contact.and_then(|bytes| std::str::from_utf8(bytes.value()).ok()?.parse().ok()))
         };
-        caught(read).ok()?.ok()?
+        catch_panic(read).ok()?.ok()?
     }
 
     /// What was kept of a resource: nothing, if it is not just what was written.
     pub fn load(&mut self, at: usize) -> Result<Loaded, Failure> {
         let resource = &RESOURCES[at];
-        let damage = match caught(|| self.read(at, resource)).flatten() {
+        let damage = match catch_panic(|| self.read(at, resource)).flatten() {
             Ok(bodies) => return Ok(Loaded { bodies, complete: self.summaries[at].complete }),
             Err(damage) => damage,
         };
-        tracing::warn!(damage, %resource, "the copy of the cluster's last state is damaged, and not used");
-        caught(|| self.forget(at, resource)).and_then(|done| done.map_err(words))?;
+        tracing::warn!(damage, %resource, "the copy of the cluster's state is damaged; it is not used");
+        catch_panic(|| self.forget(at, resource)).and_then(|done| done.map_err(message_of))?;
         Ok(Loaded::default())
     }
 
@@ -182,10 +182,10 @@ impl Database {
     fn read(&self, at: usize, resource: &Resource) -> Result<Vec<Value>, Failure> {
         let mut found = Summary { complete: self.summaries[at].complete, ..Summary::default() };
         let mut bodies = Vec::new();
-        let transaction = self.redb.begin_read().map_err(words)?;
-        let objects = transaction.open_table(table(&resource.to_string())).map_err(words)?;
-        for entry in objects.iter().map_err(words)? {
-            let (key, value) = entry.map_err(words)?;
+        let transaction = self.redb.begin_read().map_err(message_of)?;
+        let objects = transaction.open_table(table(&resource.to_string())).map_err(message_of)?;
+        for entry in objects.iter().map_err(message_of)? {
+            let (key, value) = entry.map_err(message_of)?;
             found.add(key.value(), value.value());
             let body = serde_json::from_slice(value.value());
             bodies.push(body.map_err(|error| format!("{}: {error}", key.value()))?);
@@ -209,7 +209,7 @@ impl Database {
 
     /// Writes all of the changes, durably, or none.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), Failure> {
-        let summaries = caught(|| self.write(changes)).and_then(|done| done.map_err(words))?;
+        let summaries = catch_panic(|| self.write(changes)).and_then(|done| done.map_err(message_of))?;
         self.summaries = summaries;
         Ok(())
     }
@@ -221,8 +221,8 @@ impl Database {
             let Some(at) = group[0].resource() else {
                 let mut meta = transaction.open_table(META)?;
                 for change in group {
-                    if let Change::Heard(at) = change {
-                        meta.insert(HEARD_KEY, at.to_string().as_bytes())?;
+                    if let Change::LastContact(at) = change {
+                        meta.insert(LAST_CONTACT_KEY, at.to_string().as_bytes())?;
                     }
                 }
                 continue;
@@ -244,7 +244,7 @@ impl Database {
                         }
                     }
                     Change::Complete { .. } => summary.complete = true,
-                    Change::Heard(_) => {}
+                    Change::LastContact(_) => {}
                 }
             }
             transaction.open_table(META)?.insert(&*name, &*summary.encode())?;

@@ -34,22 +34,22 @@ fn what_was_kept_is_there_again_for_the_same_server_only() {
     let at = UNIX_EPOCH + Duration::from_secs(7);
     {
         let cache = Cache::open(&path, "https://a");
-        assert!(cache.load(pods) == Loaded::default() && cache.heard().is_none());
+        assert!(cache.load(pods) == Loaded::default() && cache.last_contact().is_none());
         cache.put(pods, "ns/a", &json!({"x": 1}));
         cache.put(pods, "ns/b", &json!({"x": 2}));
         cache.remove(pods, "ns/a");
         cache.set_complete(pods);
-        cache.set_heard(at);
+        cache.set_last_contact(at);
     }
     {
         let cache = Cache::open(&path, "https://a");
         assert!(!kept(&cache, Kind::Node).complete);
         assert_eq!(cache.load(pods), Loaded { bodies: vec![json!({"x": 2})], complete: true });
-        assert_eq!(cache.heard(), Some(at));
+        assert_eq!(cache.last_contact(), Some(at));
         assert_eq!(cache.state().problem(), None);
     }
     let cache = Cache::open(&path, "https://b");
-    assert!(cache.load(pods) == Loaded::default() && cache.heard().is_none());
+    assert!(cache.load(pods) == Loaded::default() && cache.last_contact().is_none());
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn what_cannot_be_written_waits_and_keeps_nobody() {
     let cache = Cache::open(&path, "https://a");
     let state = cache.state();
     let problem = state.problem().expect("the copy cannot be opened");
-    assert!(problem.starts_with("the cluster's state cannot be kept in "), "{problem}");
+    assert!(problem.starts_with("cannot write the copy of the cluster's state in "), "{problem}");
     for number in 0..1000 {
         cache.put(pods, &format!("ns/{number}"), &json!({ "number": number }));
     }

@@ -9,7 +9,7 @@ use kube::client::Body;
 use tower::service_fn;
 
 use super::*;
-use crate::kube::{resources::Resource, streams::Server};
+use crate::kube::{resources::Resource, watch_list::Server};
 use ipamd_model::objects::Kind;
 
 /// Takes so much, as words.
@@ -18,21 +18,21 @@ struct Ear {
     most: usize,
 }
 
-impl Audience for Ear {
-    async fn hear(&mut self, told: Told) -> Result<(), Unheard> {
+impl EventSink for Ear {
+    async fn accept(&mut self, event: WatchEvent) -> Result<(), SinkClosed> {
         let mut heard = self.heard.lock().unwrap();
-        heard.push(match told {
-            Told::Begin => "begin".into(),
-            Told::Listed(seen) => format!("listed {}", seen.key()),
-            Told::Done(version) => format!("done {version}"),
-            Told::Put(seen) => format!("put {}", seen.key()),
-            Told::Gone(seen) => format!("gone {}", seen.key()),
-            Told::Missing(absence, _) => format!("missing {absence:?}"),
-            Told::Answered => "answered".into(),
-            Told::Expired(_) => "expired".into(),
-            Told::Trouble(why) => format!("trouble {why}"),
+        heard.push(match event {
+            WatchEvent::ListStarted => "begin".into(),
+            WatchEvent::Listed(pruned) => format!("listed {}", pruned.key()),
+            WatchEvent::ListFinished(version) => format!("done {version}"),
+            WatchEvent::Applied(pruned) => format!("put {}", pruned.key()),
+            WatchEvent::Deleted(pruned) => format!("gone {}", pruned.key()),
+            WatchEvent::NotFound(absence, _) => format!("missing {absence:?}"),
+            WatchEvent::Alive => "answered".into(),
+            WatchEvent::Expired(_) => "expired".into(),
+            WatchEvent::Failed(why) => format!("trouble {why}"),
         });
-        if heard.len() < self.most { Ok(()) } else { Err(Unheard) }
+        if heard.len() < self.most { Ok(()) } else { Err(SinkClosed) }
     }
 }
 
@@ -51,18 +51,18 @@ fn answering(script: &[(&'static str, u16, String)]) -> Client {
 }
 
 /// What is told of pods by such a server, up to so much.
-async fn told(script: &[(&'static str, u16, String)], most: usize) -> (Vec<String>, Arc<Streams>) {
+async fn told(script: &[(&'static str, u16, String)], most: usize) -> (Vec<String>, Arc<WatchListSupport>) {
     told_by(answering(script), most).await
 }
 
-async fn told_by(client: Client, most: usize) -> (Vec<String>, Arc<Streams>) {
+async fn told_by(client: Client, most: usize) -> (Vec<String>, Arc<WatchListSupport>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let streams = Arc::new(Streams::default());
+    let watch_list = Arc::new(WatchListSupport::default());
     let ear = Ear { heard: Arc::clone(&heard), most };
     let collection = Collection::of(Resource::of(Kind::Pod));
-    Reflector::new(collection, client, Arc::clone(&streams), ear).follow().await;
+    Reflector::new(collection, client, Arc::clone(&watch_list), ear).run().await;
     let heard = heard.lock().unwrap().clone();
-    (heard, streams)
+    (heard, watch_list)
 }
 
 fn event(kind: &str, name: &str, version: u32) -> String {
@@ -96,10 +96,10 @@ async fn what_changes_while_a_list_is_streamed_is_part_of_it() {
         ("sendInitialEvents=true", 200, stream.concat()),
         ("resourceVersion=10", 200, event("ADDED", "c", 11)),
     ];
-    let (heard, streams) = told(&script, 8).await;
+    let (heard, watch_list) = told(&script, 8).await;
     let all = ["begin", "listed a", "listed b", "gone a", "listed b", "done 9", "gone b", "put c"];
     assert_eq!(heard, all);
-    assert!(streams.may_be_asked(Server::Own));
+    assert!(watch_list.is_supported(Server::Own));
 }
 
 #[tokio::test]
@@ -112,9 +112,9 @@ async fn a_refused_stream_is_followed_by_pages_at_once_and_an_expired_rest_by_la
         ("continue=z", 200, page(&["c"], "")),
         ("watch=true", 200, event("DELETED", "b", 8)),
     ];
-    let (heard, streams) = told(&script, 7).await;
+    let (heard, watch_list) = told(&script, 7).await;
     assert_eq!(heard, ["begin", "listed a", "begin", "listed b", "listed c", "done 7", "gone b"]);
-    assert!(!streams.may_be_asked(Server::Own));
+    assert!(!watch_list.is_supported(Server::Own));
 }
 
 /// As the APF of a server says that has no room for streams, and means a day.
@@ -127,10 +127,10 @@ async fn a_server_that_is_busy_when_it_is_to_stream_is_asked_for_pages_within_se
         ("watch=true", 200, event("DELETED", "a", 8)),
     ];
     let begun = Instant::now();
-    let (heard, streams) = told(&script, 5).await;
+    let (heard, watch_list) = told(&script, 5).await;
     assert_eq!(heard, ["trouble it says: busy (429)", "begin", "listed a", "done 7", "gone a"]);
     assert!(begun.elapsed() < AFTER_BUSY * 2, "{:?}", begun.elapsed());
-    assert!(streams.may_be_asked(Server::Own));
+    assert!(watch_list.is_supported(Server::Own));
 }
 
 #[tokio::test]
@@ -140,10 +140,10 @@ async fn a_list_without_an_end_is_not_followed_for_ever() {
         ("limit=500", 200, page(&["a"], "x")),
         ("continue=x", 200, page(&["a"], "x")),
     ];
-    let (heard, streams) = told(&script, 4).await;
+    let (heard, watch_list) = told(&script, 4).await;
     assert_eq!(heard[..3], ["begin", "listed a", "listed a"]);
     assert!(heard[3].contains("has no end"), "{heard:?}");
-    assert!(!streams.may_be_asked(Server::Own), "what it has refused does not hang on its lists");
+    assert!(!watch_list.is_supported(Server::Own), "what it has refused does not hang on its lists");
 }
 
 /// With changes and bookmarks all the time, and no end of the list.
@@ -172,17 +172,17 @@ async fn a_watch_that_is_no_list_is_noticed_however_much_it_tells() {
         };
         async move { Ok::<_, Infallible>(Response::new(body)) }
     });
-    let (heard, streams) = told_by(Client::new(service, "default"), 6).await;
+    let (heard, watch_list) = told_by(Client::new(service, "default"), 6).await;
     assert_eq!(heard, ["begin", "listed a", "listed a", "begin", "listed a", "done 7"]);
-    assert!(streams.may_be_asked(Server::Own), "the audience has left before the verdict");
+    assert!(watch_list.is_supported(Server::Own), "the sink has left before the verdict");
 }
 
 #[tokio::test]
 async fn a_refusal_that_plain_lists_meet_too_is_not_one_of_streams() {
     let script = [("sendInitialEvents=true", 500, "x".into()), ("limit=500", 500, "y".into())];
-    let (heard, streams) = told(&script, 2).await;
+    let (heard, watch_list) = told(&script, 2).await;
     assert_eq!(heard, ["begin", "trouble it says: y (500)"]);
-    assert!(streams.may_be_asked(Server::Own));
+    assert!(watch_list.is_supported(Server::Own));
 }
 
 #[tokio::test]
@@ -209,11 +209,11 @@ async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
             *response.status_mut() = StatusCode::from_u16(code).unwrap();
             async move { Ok::<_, Infallible>(response) }
         });
-        let (_definition, defined) = tokio::sync::watch::channel(presence);
+        let (_definition, crd) = tokio::sync::watch::channel(presence);
         let ear = Ear { heard: Arc::clone(&heard), most: 2 };
         let collection = Collection::of(Resource::of(Kind::GlobalNetworkPolicy));
         let client = Client::new(service, "default");
-        Reflector::new(collection, client, Arc::default(), ear).defined(Some(defined)).follow().await;
+        Reflector::new(collection, client, Arc::default(), ear).with_crd(Some(crd)).run().await;
         let heard = heard.lock().unwrap();
         assert_eq!(heard[0], "begin");
         heard[1].clone()

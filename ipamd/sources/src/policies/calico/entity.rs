@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{nets, selectors};
-use crate::place::Place;
+use crate::field::Field;
 use ipamd_model::{
     field::FieldError,
     policy::{Entity, ItemKinds, ItemSelector, Scope},
@@ -31,25 +31,25 @@ const FIELDS: [&str; 10] = [
 /// in a namespace is about its own namespace, and another one about everything. `notSelector` takes something away
 /// wherever it is; but as soon as a policy in a namespace has one, what it is taken from is the namespace, not all
 /// addresses, as Calico has it.
-pub(super) fn read(place: &Place<'_>, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
-    place.only(&FIELDS)?;
+pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
+    field.only(&FIELDS)?;
     for (key, reason) in [
         ("domains", "Cambric does not match names of the DNS"),
         ("services", "Cambric does not match the endpoints of Services"),
     ] {
-        if let Some(field) = place.get(key)? {
+        if let Some(field) = field.get(key)? {
             return Err(field.refuse(reason));
         }
     }
-    let labels = selectors::labels(place, "selector")?;
-    let not_labels = selectors::labels(place, "notSelector")?;
-    let namespaces = selectors::namespaces(place)?;
-    let accounts = match place.get("serviceAccounts")? {
+    let labels = selectors::labels(field, "selector")?;
+    let not_labels = selectors::labels(field, "notSelector")?;
+    let namespaces = selectors::namespaces(field)?;
+    let accounts = match field.get("serviceAccounts")? {
         Some(accounts) => Accounts::read(&accounts)?,
         None => Accounts::default(),
     };
-    let nets = nets::read(place, "nets")?;
-    let not_nets = nets::read(place, "notNets")?;
+    let nets = nets::read(field, "nets")?;
+    let not_nets = nets::read(field, "notNets")?;
 
     let limited = namespaces.is_some() || (namespace.is_some() && not_labels.is_some());
     let selects = limited || labels.is_some() || accounts.selects();
@@ -84,10 +84,10 @@ struct Accounts {
 }
 
 impl Accounts {
-    fn read(place: &Place<'_>) -> Result<Self, FieldError> {
-        place.only(&["names", "selector"])?;
+    fn read(field: &Field<'_>) -> Result<Self, FieldError> {
+        field.only(&["names", "selector"])?;
         let mut names: Vec<Arc<str>> = Vec::new();
-        if let Some(list) = place.get("names")? {
+        if let Some(list) = field.get("names")? {
             for item in list.items()? {
                 let name = item.text()?;
                 if name.is_empty() {
@@ -99,7 +99,7 @@ impl Accounts {
         names.sort_unstable();
         names.dedup();
         let names = (!names.is_empty()).then_some(names);
-        Ok(Self { names, labels: selectors::labels(place, "selector")? })
+        Ok(Self { names, labels: selectors::labels(field, "selector")? })
     }
 
     fn selects(&self) -> bool {

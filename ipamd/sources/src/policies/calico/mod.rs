@@ -3,8 +3,8 @@
 //! DNS, Services, HTTP, policy before the translation of addresses or without connection tracking) is refused by the
 //! name of its field, and so is a field that Calico does not have: a policy is never half applied.
 //!
-//! One thing is taken that Calico refuses: ports in a rule without `protocol`. Such a rule is for all protocols that have
-//! ports (TCP, UDP, SCTP, UDPLite) and for no other.
+//! One thing is accepted that Calico refuses: ports in a rule without `protocol`. Such a rule is for all protocols that
+//! have ports (TCP, UDP, SCTP, UDPLite) and for no other.
 
 mod entity;
 mod nets;
@@ -19,7 +19,7 @@ mod traffic;
 
 use serde_json::Value;
 
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Object, Origin},
@@ -30,7 +30,7 @@ const LONGEST_TIER: usize = 63;
 
 /// Reads an object of one of Calico's kinds.
 pub fn read(kind: Kind, document: &Value, origin: Option<Origin>) -> Result<Object, FieldError> {
-    let root = Place::root(document);
+    let root = Field::root(document);
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
     match kind {
         Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy => spec::read(kind, &root, origin),
@@ -41,7 +41,7 @@ pub fn read(kind: Kind, document: &Value, origin: Option<Origin>) -> Result<Obje
 }
 
 /// A number that says a place in an order; `None` where there is none.
-fn order(spec: &Place<'_>) -> Result<Option<f64>, FieldError> {
+fn order(spec: &Field<'_>) -> Result<Option<f64>, FieldError> {
     let Some(order) = spec.get("order")? else { return Ok(None) };
     let number = order.value().as_f64().filter(|it| it.is_finite());
     // Minus zero is zero.
@@ -63,8 +63,8 @@ fn check_tier_name(name: &str) -> Result<(), String> {
 }
 
 /// A text that may be left out; an empty one is as good as none.
-fn optional_text<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<&'a str>, FieldError> {
-    Ok(match place.get(key)? {
+fn optional_text<'a>(field: &'a Field<'a>, key: &'a str) -> Result<Option<&'a str>, FieldError> {
+    Ok(match field.get(key)? {
         Some(it) => Some(it.text()?).filter(|text| !text.is_empty()),
         None => None,
     })

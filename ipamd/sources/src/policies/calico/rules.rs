@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{entity, nets, traffic};
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     policy::{Action, Direction, Entity, Family, Rule, Traffic, protocol},
@@ -25,7 +25,7 @@ const FIELDS: [&str; 10] = [
 
 /// Reads the rules for a direction of a policy in a namespace, or of one that is in none.
 pub(super) fn read(
-    spec: &Place<'_>,
+    spec: &Field<'_>,
     direction: Direction,
     namespace: Option<&Arc<str>>,
 ) -> Result<Vec<Rule>, FieldError> {
@@ -37,18 +37,18 @@ pub(super) fn read(
     list.items()?.enumerate().map(|(index, it)| rule(&it, index, namespace)).collect()
 }
 
-fn rule(place: &Place<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result<Rule, FieldError> {
-    place.only(&FIELDS)?;
-    if let Some(http) = place.get("http")? {
+fn rule(field: &Field<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result<Rule, FieldError> {
+    field.only(&FIELDS)?;
+    if let Some(http) = field.get("http")? {
         return Err(http.refuse("Cambric does not look into HTTP"));
     }
-    let action = action(&place.need("action")?)?;
-    let version = ip_version(place)?;
-    let traffic = traffic::read(place)?;
-    let source = side(place, "source", namespace)?;
-    let destination = side(place, "destination", namespace)?;
-    check_icmp(place, version, &traffic)?;
-    let of_nets = check_nets(place, version, [("source", &source), ("destination", &destination)])?;
+    let action = action(&field.need("action")?)?;
+    let version = ip_version(field)?;
+    let traffic = traffic::read(field)?;
+    let source = side(field, "source", namespace)?;
+    let destination = side(field, "destination", namespace)?;
+    check_icmp(field, version, &traffic)?;
+    let of_nets = check_nets(field, version, [("source", &source), ("destination", &destination)])?;
     // What is not in a network of one family is not all of the other: of that the rule says nothing, as with Calico.
     let family =
         version.or(of_nets.filter(|_| !source.not_nets.is_empty() || !destination.not_nets.is_empty()));
@@ -63,17 +63,17 @@ fn rule(place: &Place<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result
     })
 }
 
-fn action(place: &Place<'_>) -> Result<Action, FieldError> {
-    match place.text()? {
+fn action(field: &Field<'_>) -> Result<Action, FieldError> {
+    match field.text()? {
         "Allow" => Ok(Action::Allow),
         "Deny" => Ok(Action::Deny),
         "Log" => Ok(Action::Log),
         "Pass" => Ok(Action::Pass),
-        other => Err(place.refuse(format!("{} is not one of Allow, Deny, Log and Pass", shown(other)))),
+        other => Err(field.refuse(format!("{} is not one of Allow, Deny, Log and Pass", shown(other)))),
     }
 }
 
-fn ip_version(rule: &Place<'_>) -> Result<Option<Family>, FieldError> {
+fn ip_version(rule: &Field<'_>) -> Result<Option<Family>, FieldError> {
     let Some(version) = rule.get("ipVersion")? else { return Ok(None) };
     match version.value().as_i64() {
         Some(4) => Ok(Some(Family::V4)),
@@ -82,7 +82,7 @@ fn ip_version(rule: &Place<'_>) -> Result<Option<Family>, FieldError> {
     }
 }
 
-fn side(rule: &Place<'_>, key: &str, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
+fn side(rule: &Field<'_>, key: &str, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
     match rule.get(key)? {
         Some(side) => entity::read(&side, namespace),
         None => Ok(Entity::ANY),
@@ -90,7 +90,7 @@ fn side(rule: &Place<'_>, key: &str, namespace: Option<&Arc<str>>) -> Result<Ent
 }
 
 /// ICMP is of IPv4 and ICMPv6 of IPv6.
-fn check_icmp(rule: &Place<'_>, family: Option<Family>, traffic: &Traffic) -> Result<(), FieldError> {
+fn check_icmp(rule: &Field<'_>, family: Option<Family>, traffic: &Traffic) -> Result<(), FieldError> {
     let wrong = match family {
         None => return Ok(()),
         Some(Family::V4) => (protocol::ICMPV6, "ICMPv6 needs 6"),
@@ -105,7 +105,7 @@ fn check_icmp(rule: &Place<'_>, family: Option<Family>, traffic: &Traffic) -> Re
 
 /// All networks of a rule are of one family, that of its `ipVersion` if it has one. Returns it.
 fn check_nets(
-    rule: &Place<'_>,
+    rule: &Field<'_>,
     version: Option<Family>,
     sides: [(&str, &Entity); 2],
 ) -> Result<Option<Family>, FieldError> {

@@ -1,28 +1,28 @@
 //! The fields that hold selectors.
 
-use crate::place::Place;
+use crate::field::Field;
 use ipamd_model::{field::FieldError, selector::Selector};
 
 /// A selector of labels; `None` where there is none. An empty text is none.
-pub(super) fn labels<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<Selector>, FieldError> {
-    let Some((place, selector)) = parsed(place, key)? else { return Ok(None) };
+pub(super) fn labels<'a>(field: &'a Field<'a>, key: &'a str) -> Result<Option<Selector>, FieldError> {
+    let Some((field, selector)) = parsed(field, key)? else { return Ok(None) };
     if has_global(&selector) {
-        return Err(place.refuse("global() is for the namespaceSelector of a source or a destination only"));
+        return Err(field.refuse("global() is for the namespaceSelector of a source or a destination only"));
     }
     Ok(Some(selector))
 }
 
 /// The `namespaceSelector` of a source or a destination: there, `global()` may stand, but alone.
-pub(super) fn namespaces<'a>(place: &'a Place<'a>) -> Result<Option<Selector>, FieldError> {
-    let Some((place, selector)) = parsed(place, "namespaceSelector")? else { return Ok(None) };
+pub(super) fn namespaces<'a>(field: &'a Field<'a>) -> Result<Option<Selector>, FieldError> {
+    let Some((field, selector)) = parsed(field, "namespaceSelector")? else { return Ok(None) };
     if selector != Selector::Global && has_global(&selector) {
-        return Err(place.refuse("global() must stand alone"));
+        return Err(field.refuse("global() must stand alone"));
     }
     Ok(Some(selector))
 }
 
-fn parsed<'a>(place: &'a Place<'a>, key: &'a str) -> Result<Option<(Place<'a>, Selector)>, FieldError> {
-    let Some(field) = place.get(key)? else { return Ok(None) };
+fn parsed<'a>(field: &'a Field<'a>, key: &'a str) -> Result<Option<(Field<'a>, Selector)>, FieldError> {
+    let Some(field) = field.get(key)? else { return Ok(None) };
     let text = field.text()?;
     if text.is_empty() {
         return Ok(None);

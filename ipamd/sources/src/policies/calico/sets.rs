@@ -1,7 +1,7 @@
-//! NetworkSet and GlobalNetworkSet: networks that selectors find by labels.
+//! NetworkSet and GlobalNetworkSet: networks with labels that selectors match.
 
 use super::nets;
-use crate::{place::Place, v1};
+use crate::{field::Field, v1};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, NetworkSet, Object},
@@ -11,7 +11,7 @@ use ipamd_model::{
 const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
 
 /// Reads a NetworkSet or a GlobalNetworkSet.
-pub(super) fn read(kind: Kind, root: &Place<'_>) -> Result<Object, FieldError> {
+pub(super) fn read(kind: Kind, root: &Field<'_>) -> Result<Object, FieldError> {
     let id = v1::id(kind, root)?;
     let labels = v1::labels(root)?.unwrap_or_default();
     if labels.get(NAMESPACE_LABEL).is_some() {

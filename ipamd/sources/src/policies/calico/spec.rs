@@ -1,10 +1,10 @@
-//! NetworkPolicy and GlobalNetworkPolicy: whom they are for, where they stand, which directions they speak of.
+//! NetworkPolicy and GlobalNetworkPolicy: selector, order, tier and directions.
 
 use std::sync::Arc;
 
 use super::{check_tier_name, optional_text, order, rules, selectors};
 use crate::{
-    place::{Place, shown},
+    field::{Field, shown},
     v1,
 };
 use ipamd_model::{
@@ -21,7 +21,7 @@ const FIELDS: [&str; 8] =
 const GLOBAL_FIELDS: [&str; 4] = ["namespaceSelector", "doNotTrack", "preDNAT", "applyOnForward"];
 
 /// Reads a NetworkPolicy or a GlobalNetworkPolicy.
-pub(super) fn read(kind: Kind, root: &Place<'_>, origin: Option<Origin>) -> Result<Object, FieldError> {
+pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Result<Object, FieldError> {
     let id = v1::id(kind, root)?;
     let spec = root.need("spec")?;
     if id.namespace.is_some() {
@@ -55,7 +55,7 @@ pub(super) fn read(kind: Kind, root: &Place<'_>, origin: Option<Origin>) -> Resu
 
 /// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the
 /// host, of which Cambric has none: a pod's traffic is always judged.
-fn check_global(spec: &Place<'_>) -> Result<(), FieldError> {
+fn check_global(spec: &Field<'_>) -> Result<(), FieldError> {
     for (key, reason) in [
         ("doNotTrack", "Cambric tracks every connection"),
         ("preDNAT", "Cambric judges packets after addresses were translated, not before"),
@@ -73,7 +73,7 @@ fn check_global(spec: &Place<'_>) -> Result<(), FieldError> {
 }
 
 /// Hints are about speed alone.
-fn check_hints(spec: &Place<'_>) -> Result<(), FieldError> {
+fn check_hints(spec: &Field<'_>) -> Result<(), FieldError> {
     if let Some(hints) = spec.get("performanceHints")? {
         for hint in hints.items()? {
             hint.text()?;
@@ -83,7 +83,7 @@ fn check_hints(spec: &Place<'_>) -> Result<(), FieldError> {
 }
 
 /// The pods that the policy is for: those of its namespace, or of all or some namespaces.
-fn subject(spec: &Place<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> {
+fn subject(spec: &Field<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> {
     let scope = match &id.namespace {
         Some(namespace) => Scope::Namespace(Arc::clone(namespace)),
         None => selectors::labels(spec, "namespaceSelector")?.map_or(Scope::Any, Scope::Matching),
@@ -99,7 +99,7 @@ fn subject(spec: &Place<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> 
 
 /// Whether the policy speaks of ingress and of egress. Without `types` it speaks of what it has rules for, and if it
 /// has none, of ingress.
-fn directions(spec: &Place<'_>, ingress: &[Rule], egress: &[Rule]) -> Result<(bool, bool), FieldError> {
+fn directions(spec: &Field<'_>, ingress: &[Rule], egress: &[Rule]) -> Result<(bool, bool), FieldError> {
     let types = match spec.get("types")? {
         Some(types) => named(&types)?,
         None => Vec::new(),
@@ -110,7 +110,7 @@ fn directions(spec: &Place<'_>, ingress: &[Rule], egress: &[Rule]) -> Result<(bo
     })
 }
 
-fn named(types: &Place<'_>) -> Result<Vec<Direction>, FieldError> {
+fn named(types: &Field<'_>) -> Result<Vec<Direction>, FieldError> {
     let mut named = Vec::new();
     for item in types.items()? {
         let direction = match item.text()? {

@@ -2,7 +2,7 @@
 
 use super::{check_tier_name, optional_text, order};
 use crate::{
-    place::{Place, shown},
+    field::{Field, shown},
     v1,
 };
 use ipamd_model::{
@@ -12,7 +12,7 @@ use ipamd_model::{
 };
 
 /// Reads a Tier. Those that are there without being declared may be declared, as what they are.
-pub(super) fn read(root: &Place<'_>) -> Result<Object, FieldError> {
+pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = v1::id(Kind::Tier, root)?;
     check_tier_name(&id.name).map_err(|reason| FieldError { field: "metadata.name".into(), reason })?;
     let (mut order_given, mut default) = (None, TierDefault::Deny);

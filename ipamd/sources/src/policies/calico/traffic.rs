@@ -1,10 +1,10 @@
-//! What a rule says of protocols, ICMP and ports.
+//! Protocols, ICMP types and ports of a rule.
 //!
-//! Ports want a protocol that has some: TCP, UDP, SCTP or UDPLite. Calico also wants it to be named; here a rule that
-//! has ports and no `protocol` is taken, and is for all of these protocols and no other, for that is what it says.
+//! Ports need a protocol that has ports: TCP, UDP, SCTP or UDPLite. Calico also requires `protocol` to be named. Here a
+//! rule with ports and without `protocol` is accepted; it is for all of these protocols and for no other.
 
 use crate::{
-    place::{Place, shown},
+    field::{Field, shown},
     policies::kubernetes::ports::{name, number},
 };
 use ipamd_model::{
@@ -14,7 +14,7 @@ use ipamd_model::{
 
 /// Reads what a rule says of traffic, that is `protocol`, `notProtocol`, `icmp`, `notICMP`, and the ports of both
 /// sides.
-pub(super) fn read(rule: &Place<'_>) -> Result<Traffic, FieldError> {
+pub(super) fn read(rule: &Field<'_>) -> Result<Traffic, FieldError> {
     let protocol = protocol_of(rule, "protocol")?;
     let not_protocol = protocol_of(rule, "notProtocol")?;
     let (source_ports, not_source_ports) = side(rule, "source", protocol)?;
@@ -31,10 +31,10 @@ pub(super) fn read(rule: &Place<'_>) -> Result<Traffic, FieldError> {
     })
 }
 
-fn protocol_of(rule: &Place<'_>, key: &str) -> Result<Option<u8>, FieldError> {
-    let Some(place) = rule.get(key)? else { return Ok(None) };
-    let wrong = || place.is_not("one of TCP, UDP, ICMP, ICMPv6, SCTP and UDPLite, or a number from 1 to 255");
-    let number = match place.value().as_str() {
+fn protocol_of(rule: &Field<'_>, key: &str) -> Result<Option<u8>, FieldError> {
+    let Some(field) = rule.get(key)? else { return Ok(None) };
+    let wrong = || field.is_not("one of TCP, UDP, ICMP, ICMPv6, SCTP and UDPLite, or a number from 1 to 255");
+    let number = match field.value().as_str() {
         Some("TCP") => protocol::TCP,
         Some("UDP") => protocol::UDP,
         Some("ICMP") => protocol::ICMP,
@@ -43,31 +43,31 @@ fn protocol_of(rule: &Place<'_>, key: &str) -> Result<Option<u8>, FieldError> {
         Some("UDPLite") => protocol::UDPLITE,
         Some(text) if text.bytes().all(|c| c.is_ascii_digit()) => text.parse().map_err(|_| wrong())?,
         Some(_) => return Err(wrong()),
-        None => place.value().as_u64().and_then(|it| it.try_into().ok()).ok_or_else(wrong)?,
+        None => field.value().as_u64().and_then(|it| it.try_into().ok()).ok_or_else(wrong)?,
     };
     if number == 0 { Err(wrong()) } else { Ok(Some(number)) }
 }
 
 /// An ICMP type with or without a code; `None` also where neither is given.
-fn icmp(rule: &Place<'_>, key: &str, protocol: Option<u8>) -> Result<Option<Icmp>, FieldError> {
-    let Some(place) = rule.get(key)? else { return Ok(None) };
-    place.only(&["type", "code"])?;
+fn icmp(rule: &Field<'_>, key: &str, protocol: Option<u8>) -> Result<Option<Icmp>, FieldError> {
+    let Some(field) = rule.get(key)? else { return Ok(None) };
+    field.only(&["type", "code"])?;
     if !protocol.is_some_and(protocol::is_icmp) {
-        return Err(place.refuse("needs the protocol ICMP or ICMPv6"));
+        return Err(field.refuse("needs the protocol ICMP or ICMPv6"));
     }
-    let kind = octet(&place, "type", 254)?;
-    let code = octet(&place, "code", 255)?;
+    let kind = octet(&field, "type", 254)?;
+    let code = octet(&field, "code", 255)?;
     match (kind, code) {
         (Some(kind), code) => Ok(Some(Icmp { kind, code })),
         (None, None) => Ok(None),
         (None, Some(_)) => {
-            Err(FieldError { field: format!("{}.code", place.path()), reason: "needs a type".into() })
+            Err(FieldError { field: format!("{}.code", field.path()), reason: "needs a type".into() })
         }
     }
 }
 
-fn octet(place: &Place<'_>, key: &str, last: u8) -> Result<Option<u8>, FieldError> {
-    let Some(field) = place.get(key)? else { return Ok(None) };
+fn octet(field: &Field<'_>, key: &str, last: u8) -> Result<Option<u8>, FieldError> {
+    let Some(field) = field.get(key)? else { return Ok(None) };
     match u8::try_from(field.integer()?) {
         Ok(number) if number <= last => Ok(Some(number)),
         _ => Err(field.is_not(&format!("a number from 0 to {last}"))),
@@ -76,7 +76,7 @@ fn octet(place: &Place<'_>, key: &str, last: u8) -> Result<Option<u8>, FieldErro
 
 /// The ports of a side, and those that it must not be.
 fn side(
-    rule: &Place<'_>,
+    rule: &Field<'_>,
     key: &str,
     protocol: Option<u8>,
 ) -> Result<(Option<Ports>, Option<Ports>), FieldError> {
@@ -86,7 +86,7 @@ fn side(
     }
 }
 
-fn ports(side: &Place<'_>, key: &str, protocol: Option<u8>) -> Result<Option<Ports>, FieldError> {
+fn ports(side: &Field<'_>, key: &str, protocol: Option<u8>) -> Result<Option<Ports>, FieldError> {
     let Some(list) = side.get(key)? else { return Ok(None) };
     let mut ports = Ports::default();
     for item in list.items()? {
@@ -106,26 +106,26 @@ fn ports(side: &Place<'_>, key: &str, protocol: Option<u8>) -> Result<Option<Por
 }
 
 /// A number, a text with a number, a range such as `1024:65535`, or a name.
-fn port(place: &Place<'_>, ports: &mut Ports) -> Result<(), FieldError> {
-    let Some(text) = place.value().as_str() else {
-        let port = number(place)?;
+fn port(field: &Field<'_>, ports: &mut Ports) -> Result<(), FieldError> {
+    let Some(text) = field.value().as_str() else {
+        let port = number(field)?;
         ports.ranges.push(port..=port);
         return Ok(());
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
     let digits = |text: &str| {
         let number = text.parse().ok().filter(|port: &u16| *port != 0);
-        number.ok_or_else(|| place.refuse(format!("{} is not a port, from 1 to 65535", shown(text))))
+        number.ok_or_else(|| field.refuse(format!("{} is not a port, from 1 to 65535", shown(text))))
     };
     let (first, last) = text.split_once(':').unwrap_or((text, text));
     if is_number(first) && is_number(last) {
         let (first, last) = (digits(first)?, digits(last)?);
         if last < first {
-            return Err(place.refuse(format!("{last} is below {first}")));
+            return Err(field.refuse(format!("{last} is below {first}")));
         }
         ports.ranges.push(first..=last);
     } else {
-        ports.names.push(name(place)?.into());
+        ports.names.push(name(field)?.into());
     }
     Ok(())
 }

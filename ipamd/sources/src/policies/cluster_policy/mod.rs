@@ -1,8 +1,8 @@
-//! ClusterNetworkPolicies of sig-network, `policy.networking.k8s.io/v1alpha2`: what the administrator of a cluster says
-//! before and after all NetworkPolicies, with the API server's checks. A field that the API does not have is refused.
+//! ClusterNetworkPolicies of sig-network, `policy.networking.k8s.io/v1alpha2`: rules of the cluster's administrator
+//! before and after all NetworkPolicies, with the API server's checks. An unknown field is refused.
 //!
-//! A peer or a protocol of a kind that is not known here, perhaps one of a later version, closes its rule, as the API wants
-//! it: a rule that accepts matches nothing, one that denies or passes denies everything. So do names of the DNS, which
+//! A peer or a protocol of an unknown kind, perhaps of a later version, closes its rule, as the API demands: a rule
+//! that accepts matches nothing; one that denies or passes denies everything. The same holds for domain names, which
 //! Cambric does not match.
 
 mod peers;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    place::{Place, plain, shown},
+    field::{Field, plain, shown},
     v1,
 };
 use ipamd_model::policy::{
@@ -36,7 +36,7 @@ const LAST_PRIORITY: i32 = 1000;
 
 /// Reads a ClusterNetworkPolicy.
 pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldError> {
-    let root = Place::root(document);
+    let root = Field::root(document);
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
     let id = v1::id(Kind::ClusterNetworkPolicy, &root)?;
     let spec = root.need("spec")?;
@@ -66,22 +66,22 @@ fn known<T>(parts: Vec<Part<T>>) -> Result<Vec<T>, FieldError> {
     each.collect()
 }
 
-fn tier(place: &Place<'_>) -> Result<&'static str, FieldError> {
-    match place.text()? {
+fn tier(field: &Field<'_>) -> Result<&'static str, FieldError> {
+    match field.text()? {
         "Admin" => Ok(ADMIN_TIER),
         "Baseline" => Ok(BASELINE_TIER),
-        other => Err(place.refuse(format!("{} is neither Admin nor Baseline", shown(other)))),
+        other => Err(field.refuse(format!("{} is neither Admin nor Baseline", shown(other)))),
     }
 }
 
-fn priority(place: &Place<'_>) -> Result<f64, FieldError> {
-    let priority = i32::try_from(place.integer()?).ok().filter(|it| (0..=LAST_PRIORITY).contains(it));
-    priority.map(f64::from).ok_or_else(|| place.is_not(&format!("a priority, from 0 to {LAST_PRIORITY}")))
+fn priority(field: &Field<'_>) -> Result<f64, FieldError> {
+    let priority = i32::try_from(field.integer()?).ok().filter(|it| (0..=LAST_PRIORITY).contains(it));
+    priority.map(f64::from).ok_or_else(|| field.is_not(&format!("a priority, from 0 to {LAST_PRIORITY}")))
 }
 
 /// The rules for a direction; a policy without any says nothing of it.
 fn rules(
-    spec: &Place<'_>,
+    spec: &Field<'_>,
     direction: Direction,
     closed: &mut Vec<FieldError>,
 ) -> Result<Option<Vec<Rule>>, FieldError> {
@@ -96,7 +96,7 @@ fn rules(
 }
 
 fn rule(
-    place: &Place<'_>,
+    field: &Field<'_>,
     index: usize,
     direction: Direction,
     closed: &mut Vec<FieldError>,
@@ -105,12 +105,12 @@ fn rule(
         Direction::Ingress => "from",
         Direction::Egress => "to",
     };
-    place.only(&["name", "action", peers_field, "protocols"])?;
-    let name = place.get("name")?.map(|it| name(&it)).transpose()?.filter(|it| !it.is_empty());
-    let action = action(&place.need("action")?)?;
-    let list = place.need(peers_field)?;
+    field.only(&["name", "action", peers_field, "protocols"])?;
+    let name = field.get("name")?.map(|it| name(&it)).transpose()?.filter(|it| !it.is_empty());
+    let action = action(&field.need("action")?)?;
+    let list = field.need(peers_field)?;
     let peers = known(some(&list, list.items()?.map(|it| peers::read(&it, direction)))?);
-    let traffic = match place.get("protocols")? {
+    let traffic = match field.get("protocols")? {
         Some(list) => {
             let traffic = known(some(&list, list.items()?.map(|it| protocols::read(&it)))?);
             if let (Ok(traffic), Ok(peers)) = (&traffic, &peers) {
@@ -140,35 +140,35 @@ fn rule(
 
 /// A part that has none of the fields that are known: it is empty, for the API server drops what it does not know, or has
 /// another one.
-fn unknown(place: &Place<'_>, what: &str, kinds: &[&str]) -> Option<FieldError> {
-    let fields = place.value().as_object()?;
+fn unknown(field: &Field<'_>, what: &str, kinds: &[&str]) -> Option<FieldError> {
+    let fields = field.value().as_object()?;
     if fields.keys().any(|key| kinds.contains(&key.as_str())) {
         return None;
     }
     let field =
-        fields.keys().next().map_or_else(|| place.path(), |key| format!("{}.{}", place.path(), plain(key)));
+        fields.keys().next().map_or_else(|| field.path(), |key| format!("{}.{}", field.path(), plain(key)));
     Some(FieldError { field, reason: format!("is {what} of a kind that this version does not know") })
 }
 
-fn name(place: &Place<'_>) -> Result<String, FieldError> {
-    let name = place.text()?;
+fn name(field: &Field<'_>) -> Result<String, FieldError> {
+    let name = field.text()?;
     if name.chars().count() > LONGEST_NAME {
-        return Err(place.refuse(format!("a name has at most {LONGEST_NAME} characters")));
+        return Err(field.refuse(format!("a name has at most {LONGEST_NAME} characters")));
     }
     Ok(name.into())
 }
 
-fn action(place: &Place<'_>) -> Result<Action, FieldError> {
-    match place.text()? {
+fn action(field: &Field<'_>) -> Result<Action, FieldError> {
+    match field.text()? {
         "Accept" => Ok(Action::Allow),
         "Deny" => Ok(Action::Deny),
         "Pass" => Ok(Action::Pass),
-        other => Err(place.refuse(format!("{} is not one of Accept, Deny and Pass", shown(other)))),
+        other => Err(field.refuse(format!("{} is not one of Accept, Deny and Pass", shown(other)))),
     }
 }
 
 /// Ports have names at pods only.
-fn check_named_ports(list: &Place<'_>, traffic: &[Traffic], peers: &[Entity]) -> Result<(), FieldError> {
+fn check_named_ports(list: &Field<'_>, traffic: &[Traffic], peers: &[Entity]) -> Result<(), FieldError> {
     let named =
         traffic.iter().position(|it| it.destination_ports.as_ref().is_some_and(|it| !it.names.is_empty()));
     match named {
@@ -182,7 +182,7 @@ fn check_named_ports(list: &Place<'_>, traffic: &[Traffic], peers: &[Entity]) ->
 
 /// The entries of a list, of which there must be at least one.
 fn some<T>(
-    list: &Place<'_>,
+    list: &Field<'_>,
     items: impl Iterator<Item = Result<T, FieldError>>,
 ) -> Result<Vec<T>, FieldError> {
     let items = at_most(list, items)?;
@@ -191,7 +191,7 @@ fn some<T>(
 
 /// The entries of a list.
 fn at_most<T>(
-    list: &Place<'_>,
+    list: &Field<'_>,
     items: impl Iterator<Item = Result<T, FieldError>>,
 ) -> Result<Vec<T>, FieldError> {
     let items: Vec<T> = items.take(MOST + 1).collect::<Result<_, _>>()?;

@@ -2,7 +2,7 @@
 
 use super::{Part, some, subject, unknown};
 use crate::{
-    place::Place,
+    field::Field,
     policies::kubernetes::{labels, peers},
 };
 use ipamd_model::{
@@ -16,24 +16,24 @@ const KINDS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainName
 const OF_INGRESS: usize = 2;
 
 /// Reads a peer.
-pub(super) fn read(place: &Place<'_>, direction: Direction) -> Result<Part<Entity>, FieldError> {
+pub(super) fn read(field: &Field<'_>, direction: Direction) -> Result<Part<Entity>, FieldError> {
     let kinds = match direction {
         Direction::Ingress => &KINDS[..OF_INGRESS],
         Direction::Egress => &KINDS[..],
     };
-    if let Some(unknown) = unknown(place, "a peer", kinds) {
+    if let Some(unknown) = unknown(field, "a peer", kinds) {
         return Ok(Part::Unknown(unknown));
     }
-    place.only(kinds)?;
+    field.only(kinds)?;
     let mut found = None;
     for kind in kinds {
-        let Some(peer) = place.get(kind)? else { continue };
+        let Some(peer) = field.get(kind)? else { continue };
         if let Some((other, _)) = found.replace((*kind, peer)) {
             return Err(peer.refuse(format!("is not possible together with {other}")));
         }
     }
     let Some((kind, peer)) = found else {
-        return Err(place.refuse(format!("says of nobody: it has none of {}", kinds.join(", "))));
+        return Err(field.refuse(format!("says of nobody: it has none of {}", kinds.join(", "))));
     };
     let items = |items| Entity { items: Some(items), ..Entity::ANY };
     let peer = match kind {
@@ -51,17 +51,17 @@ pub(super) fn is_of_pods(peer: &Entity) -> bool {
     peer.items.as_ref().is_some_and(|items| items.kinds == ItemKinds::Pods)
 }
 
-fn nodes(place: &Place<'_>) -> Result<ItemSelector, FieldError> {
+fn nodes(field: &Field<'_>) -> Result<ItemSelector, FieldError> {
     Ok(ItemSelector {
         kinds: ItemKinds::Nodes,
         scope: Scope::Any,
-        labels: labels::selector(place)?,
+        labels: labels::selector(field)?,
         service_account_names: None,
         service_accounts: None,
     })
 }
 
-fn networks(list: &Place<'_>) -> Result<Entity, FieldError> {
+fn networks(list: &Field<'_>) -> Result<Entity, FieldError> {
     let nets = some(list, list.items()?.map(|it| peers::cidr(&it)))?;
     Ok(Entity { nets: Some(nets), ..Entity::ANY })
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::{Part, unknown};
 use crate::{
-    place::Place,
+    field::Field,
     policies::kubernetes::ports::{name, number},
 };
 use ipamd_model::{
@@ -13,7 +13,7 @@ use ipamd_model::{
 };
 
 /// Reads a protocol and its ports, or a port by its name, which says the protocol too.
-pub(super) fn read(place: &Place<'_>) -> Result<Part<Traffic>, FieldError> {
+pub(super) fn read(field: &Field<'_>) -> Result<Part<Traffic>, FieldError> {
     const KINDS: [(&str, Option<u8>); 4] = [
         ("tcp", Some(protocol::TCP)),
         ("udp", Some(protocol::UDP)),
@@ -21,19 +21,19 @@ pub(super) fn read(place: &Place<'_>) -> Result<Part<Traffic>, FieldError> {
         ("destinationNamedPort", None),
     ];
     let kinds = KINDS.map(|(kind, _)| kind);
-    if let Some(unknown) = unknown(place, "a protocol", &kinds) {
+    if let Some(unknown) = unknown(field, "a protocol", &kinds) {
         return Ok(Part::Unknown(unknown));
     }
-    place.only(&kinds)?;
+    field.only(&kinds)?;
     let mut found = None;
     for (kind, protocol) in KINDS {
-        let Some(it) = place.get(kind)? else { continue };
+        let Some(it) = field.get(kind)? else { continue };
         if let Some((other, ..)) = found.replace((kind, protocol, it)) {
             return Err(it.refuse(format!("is not possible together with {other}")));
         }
     }
     let Some((_, protocol, it)) = found else {
-        return Err(place.refuse("says nothing: it has none of tcp, udp, sctp and destinationNamedPort"));
+        return Err(field.refuse("says nothing: it has none of tcp, udp, sctp and destinationNamedPort"));
     };
     let ports = if protocol.is_some() {
         it.only(&["destinationPort"])?;
@@ -44,9 +44,9 @@ pub(super) fn read(place: &Place<'_>) -> Result<Part<Traffic>, FieldError> {
     Ok(Part::Known(Traffic { protocol, destination_ports: Some(ports), ..Traffic::ANY }))
 }
 
-fn port(place: &Place<'_>) -> Result<RangeInclusive<u16>, FieldError> {
-    place.only(&["number", "range"])?;
-    match (place.get("number")?, place.get("range")?) {
+fn port(field: &Field<'_>) -> Result<RangeInclusive<u16>, FieldError> {
+    field.only(&["number", "range"])?;
+    match (field.get("number")?, field.get("range")?) {
         (Some(port), None) => number(&port).map(|port| port..=port),
         (None, Some(range)) => {
             range.only(&["start", "end"])?;
@@ -59,6 +59,6 @@ fn port(place: &Place<'_>) -> Result<RangeInclusive<u16>, FieldError> {
             }
         }
         (Some(_), Some(range)) => Err(range.refuse("is not possible together with number")),
-        (None, None) => Err(place.refuse("says of no port: it has neither number nor range")),
+        (None, None) => Err(field.refuse("says of no port: it has neither number nor range")),
     }
 }

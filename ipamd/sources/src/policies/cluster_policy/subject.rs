@@ -1,7 +1,7 @@
 //! Pods by their namespaces and labels: the subject of a policy, and the peers that are pods.
 
 use crate::{
-    place::Place,
+    field::Field,
     policies::kubernetes::{labels, pods},
 };
 use ipamd_model::{
@@ -11,27 +11,27 @@ use ipamd_model::{
 };
 
 /// Reads a subject.
-pub(super) fn read(place: &Place<'_>) -> Result<ItemSelector, FieldError> {
-    place.only(&["namespaces", "pods"])?;
-    match (place.get("namespaces")?, place.get("pods")?) {
+pub(super) fn read(field: &Field<'_>) -> Result<ItemSelector, FieldError> {
+    field.only(&["namespaces", "pods"])?;
+    match (field.get("namespaces")?, field.get("pods")?) {
         (Some(namespaces), None) => in_namespaces(&namespaces),
         (None, Some(pods)) => in_namespaces_by_labels(&pods),
         (Some(_), Some(pods)) => Err(pods.refuse("is not possible together with namespaces")),
-        (None, None) => Err(place.refuse("says of nobody: it has neither namespaces nor pods")),
+        (None, None) => Err(field.refuse("says of nobody: it has neither namespaces nor pods")),
     }
 }
 
 /// All pods of some namespaces.
-pub(super) fn in_namespaces(namespaces: &Place<'_>) -> Result<ItemSelector, FieldError> {
+pub(super) fn in_namespaces(namespaces: &Field<'_>) -> Result<ItemSelector, FieldError> {
     Ok(pods(Scope::Matching(labels::selector(namespaces)?), Selector::All))
 }
 
 /// Some pods of some namespaces; of all, if these are not said.
-pub(super) fn in_namespaces_by_labels(place: &Place<'_>) -> Result<ItemSelector, FieldError> {
-    place.only(&["namespaceSelector", "podSelector"])?;
-    let namespaces = match place.get("namespaceSelector")? {
+pub(super) fn in_namespaces_by_labels(field: &Field<'_>) -> Result<ItemSelector, FieldError> {
+    field.only(&["namespaceSelector", "podSelector"])?;
+    let namespaces = match field.get("namespaceSelector")? {
         Some(selector) => labels::selector(&selector)?,
         None => Selector::All,
     };
-    Ok(pods(Scope::Matching(namespaces), labels::selector(&place.need("podSelector")?)?))
+    Ok(pods(Scope::Matching(namespaces), labels::selector(&field.need("podSelector")?)?))
 }

@@ -1,5 +1,5 @@
-//! Kubernetes' own policies: `networking.k8s.io/v1` NetworkPolicy, the whole of it, with the API server's defaults and
-//! checks. A field that the API does not have is refused, for what it was meant to say would be missing.
+//! Kubernetes' NetworkPolicy, `networking.k8s.io/v1`, in full, with the API server's defaults and checks. An unknown
+//! field is refused, because its restriction would be missing.
 
 pub(in crate::policies) mod labels;
 pub(in crate::policies) mod peers;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    place::{Place, shown},
+    field::{Field, shown},
     v1,
 };
 use ipamd_model::{
@@ -29,7 +29,7 @@ use ipamd_model::{
 
 /// Reads a NetworkPolicy.
 pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldError> {
-    let root = Place::root(document);
+    let root = Field::root(document);
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
     let id = v1::id(Kind::NetworkPolicy, &root)?;
     let namespace = id.namespace.clone().unwrap_or_default();
@@ -57,7 +57,7 @@ struct Spec {
 }
 
 impl Spec {
-    fn read(spec: &Place<'_>, namespace: &Arc<str>) -> Result<Self, FieldError> {
+    fn read(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Self, FieldError> {
         spec.only(&["podSelector", "policyTypes", "ingress", "egress"])?;
         let pods = match spec.get("podSelector")? {
             Some(selector) => labels::selector(&selector)?,
@@ -76,7 +76,7 @@ impl Spec {
 }
 
 /// Which directions `policyTypes` names; `None` if it is empty.
-fn directions(types: &Place<'_>) -> Result<Option<(bool, bool)>, FieldError> {
+fn directions(types: &Field<'_>) -> Result<Option<(bool, bool)>, FieldError> {
     let (mut ingress, mut egress, mut count) = (false, false, 0);
     for item in types.items()? {
         match item.text()? {
@@ -94,7 +94,7 @@ fn directions(types: &Place<'_>) -> Result<Option<(bool, bool)>, FieldError> {
 }
 
 /// The rules for a direction; each allows.
-fn rules(spec: &Place<'_>, direction: Direction, namespace: &Arc<str>) -> Result<Vec<Rule>, FieldError> {
+fn rules(spec: &Field<'_>, direction: Direction, namespace: &Arc<str>) -> Result<Vec<Rule>, FieldError> {
     let (list, peers_field) = match direction {
         Direction::Ingress => ("ingress", "from"),
         Direction::Egress => ("egress", "to"),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 
 use super::{labels, pods};
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     policy::{Entity, Scope},
@@ -13,16 +13,16 @@ use ipamd_model::{
 };
 
 /// Reads a peer of a policy in a namespace.
-pub(super) fn read(place: &Place<'_>, namespace: &Arc<str>) -> Result<Entity, FieldError> {
-    place.only(&["podSelector", "namespaceSelector", "ipBlock"])?;
-    let pod_selector = place.get("podSelector")?.map(|it| labels::selector(&it)).transpose()?;
-    let namespace_selector = place.get("namespaceSelector")?.map(|it| labels::selector(&it)).transpose()?;
-    let block = place.get("ipBlock")?;
+pub(super) fn read(field: &Field<'_>, namespace: &Arc<str>) -> Result<Entity, FieldError> {
+    field.only(&["podSelector", "namespaceSelector", "ipBlock"])?;
+    let pod_selector = field.get("podSelector")?.map(|it| labels::selector(&it)).transpose()?;
+    let namespace_selector = field.get("namespaceSelector")?.map(|it| labels::selector(&it)).transpose()?;
+    let block = field.get("ipBlock")?;
     let scope = match (&block, &pod_selector, namespace_selector) {
         (Some(block), None, None) => return ip_block(block),
         (Some(block), ..) => return Err(block.refuse("is not possible together with a selector")),
         (None, None, None) => {
-            return Err(place.refuse("says of nobody: it has no podSelector, namespaceSelector or ipBlock"));
+            return Err(field.refuse("says of nobody: it has no podSelector, namespaceSelector or ipBlock"));
         }
         (None, Some(_), None) => Scope::Namespace(Arc::clone(namespace)),
         (None, _, Some(selector)) => Scope::Matching(selector),
@@ -30,7 +30,7 @@ pub(super) fn read(place: &Place<'_>, namespace: &Arc<str>) -> Result<Entity, Fi
     Ok(Entity { items: Some(pods(scope, pod_selector.unwrap_or(Selector::All))), ..Entity::ANY })
 }
 
-fn ip_block(block: &Place<'_>) -> Result<Entity, FieldError> {
+fn ip_block(block: &Field<'_>) -> Result<Entity, FieldError> {
     block.only(&["cidr", "except"])?;
     let net = cidr(&block.need("cidr")?)?;
     let mut not_nets = Vec::new();
@@ -50,9 +50,9 @@ fn ip_block(block: &Place<'_>) -> Result<Entity, FieldError> {
 }
 
 /// A CIDR; bits beyond its prefix are not looked at.
-pub(in crate::policies) fn cidr(place: &Place<'_>) -> Result<IpNetwork, FieldError> {
-    let text = place.text()?;
-    let wrong = || place.refuse(format!("{} is not a CIDR such as 10.0.0.0/8", shown(text)));
+pub(in crate::policies) fn cidr(field: &Field<'_>) -> Result<IpNetwork, FieldError> {
+    let text = field.text()?;
+    let wrong = || field.refuse(format!("{} is not a CIDR such as 10.0.0.0/8", shown(text)));
     let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     if prefix.is_empty()
@@ -62,7 +62,7 @@ pub(in crate::policies) fn cidr(place: &Place<'_>) -> Result<IpNetwork, FieldErr
         return Err(wrong());
     }
     if address.to_canonical() != address {
-        return Err(place.refuse(format!("{} is of IPv4 in the form of IPv6", shown(text))));
+        return Err(field.refuse(format!("{} is of IPv4 in the form of IPv6", shown(text))));
     }
     let net = IpNetwork::new(address, prefix.parse().map_err(|_| wrong())?).map_err(|_| wrong())?;
     IpNetwork::new(net.network(), net.prefix()).map_err(|_| wrong())

@@ -1,15 +1,15 @@
 //! The entries of `ports`.
 
-use crate::place::{Place, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     policy::{Ports, Traffic, protocol},
 };
 
 /// Reads a port of a rule.
-pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
-    place.only(&["protocol", "port", "endPort"])?;
-    let protocol = match place.get("protocol")? {
+pub(super) fn read(field: &Field<'_>) -> Result<Traffic, FieldError> {
+    field.only(&["protocol", "port", "endPort"])?;
+    let protocol = match field.get("protocol")? {
         None => protocol::TCP,
         Some(it) => match it.text()? {
             "TCP" => protocol::TCP,
@@ -18,8 +18,8 @@ pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
             other => return Err(it.refuse(format!("{} is not one of TCP, UDP and SCTP", shown(other)))),
         },
     };
-    let end = place.get("endPort")?;
-    let port = place.get("port")?;
+    let end = field.get("endPort")?;
+    let port = field.get("port")?;
     let destination_ports = match (&port, &end) {
         (None, None) => None,
         (None, Some(end)) => return Err(end.refuse("needs a port to begin with")),
@@ -42,14 +42,14 @@ pub(super) fn read(place: &Place<'_>) -> Result<Traffic, FieldError> {
 }
 
 /// A port by its number.
-pub(in crate::policies) fn number(place: &Place<'_>) -> Result<u16, FieldError> {
-    let port = u16::try_from(place.integer()?).ok().filter(|port| *port != 0);
-    port.ok_or_else(|| place.is_not("a port, from 1 to 65535"))
+pub(in crate::policies) fn number(field: &Field<'_>) -> Result<u16, FieldError> {
+    let port = u16::try_from(field.integer()?).ok().filter(|port| *port != 0);
+    port.ok_or_else(|| field.is_not("a port, from 1 to 65535"))
 }
 
 /// The name of a port, as the registry of service names has them.
-pub(in crate::policies) fn name<'a>(place: &Place<'a>) -> Result<&'a str, FieldError> {
-    let text = place.text()?;
+pub(in crate::policies) fn name<'a>(field: &Field<'a>) -> Result<&'a str, FieldError> {
+    let text = field.text()?;
     let is_name = (1..=15).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
         && text.bytes().any(|c| c.is_ascii_lowercase())
@@ -59,6 +59,6 @@ pub(in crate::policies) fn name<'a>(place: &Place<'a>) -> Result<&'a str, FieldE
     if is_name {
         Ok(text)
     } else {
-        Err(place.refuse(format!("{} cannot be the name of a port", shown(text))))
+        Err(field.refuse(format!("{} cannot be the name of a port", shown(text))))
     }
 }

@@ -1,0 +1,145 @@
+//! The thread that ends sockets connected to backends that a service no longer has. Without it their owners would wait
+//! for an answer that never comes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread::JoinHandle,
+};
+
+use bpf::attach::Pins;
+
+use crate::{DatapathError, TranslatedSocket, TranslatedSockets};
+use ipamd_kernel::netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
+use ipamd_runtime::supervisor;
+use ipamd_services::Gone;
+
+/// The length of the queue of removed backends.
+const QUEUE: usize = 256;
+
+/// Why the thread cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SocketTerminationError {
+    /// The maps of sockets cannot be used.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// There is no thread.
+    #[error("cannot start the thread that ends sockets: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The running thread. Dropping it lets it finish what waits, if that takes no more than a moment.
+#[derive(Debug)]
+pub struct SocketTerminator {
+    sender: Option<SyncSender<Vec<Gone>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SocketTerminator {
+    /// Starts the thread. Returns the sender for removed backends.
+    ///
+    /// # Errors
+    /// Why the maps cannot be used, or there is no thread.
+    pub fn start(
+        path_of: impl Fn(u64) -> Option<PathBuf> + Send + 'static,
+        pins: &Pins,
+    ) -> Result<(Self, SyncSender<Vec<Gone>>), SocketTerminationError> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let path_of = Box::new(path_of);
+        let worker = Worker {
+            path_of,
+            sockets: TranslatedSockets::open(pins)?,
+            node_netns: ipamd_api::netns::cookie().ok(),
+        };
+        let thread = supervisor::spawn("socket-termination", move || worker.run(&receiver))?;
+        Ok((Self { sender: Some(sender.clone()), thread: Some(thread) }, sender))
+    }
+}
+
+impl Drop for SocketTerminator {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = supervisor::join_within(thread, supervisor::FAREWELL);
+        }
+    }
+}
+
+struct Worker {
+    /// The path of the namespace with this cookie, if it is an endpoint's and still exists.
+    path_of: Box<dyn Fn(u64) -> Option<PathBuf> + Send>,
+    sockets: TranslatedSockets,
+    /// Cookie of the node's namespace.
+    node_netns: Option<u64>,
+}
+
+impl Worker {
+    fn run(&self, removed: &Receiver<Vec<Gone>>) {
+        while let Ok(mut removed_now) = supervisor::resting(|| removed.recv()) {
+            // The maps are read once for all that is queued.
+            removed_now.extend(removed.try_iter().flatten());
+            match self.end(&removed_now.into_iter().collect()) {
+                Ok(0) => {}
+                Ok(ended) => {
+                    tracing::info!(sockets = ended, "ended sockets that were connected to removed backends")
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot find sockets that are connected to removed backends")
+                }
+            }
+        }
+    }
+
+    /// Ends the sockets that a service has connected to a backend that it no longer has.
+    fn end(&self, removed: &BTreeSet<Gone>) -> Result<usize, DatapathError> {
+        let sockets = self.sockets.of(&|service, backend| removed.contains(&Gone { service, backend }))?;
+        let mut by_namespace: BTreeMap<u64, Vec<TranslatedSocket>> = BTreeMap::new();
+        for it in sockets {
+            by_namespace.entry(it.netns).or_default().push(it);
+        }
+        let mut ended = 0;
+        for (netns, sockets) in by_namespace {
+            match self.end_in(netns, &sockets) {
+                Ok(count) => ended += count,
+                Err(error) => {
+                    tracing::warn!(%error, netns, "cannot end sockets that are connected to removed backends")
+                }
+            }
+            for it in &sockets {
+                self.sockets.forget(it)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn end_in(&self, netns: u64, sockets: &[TranslatedSocket]) -> Result<usize, SocketDiagError> {
+        let diag = if Some(netns) == self.node_netns {
+            SocketDiag::open(None)?
+        } else {
+            // If the namespace is gone, its sockets are too.
+            let opened = (self.path_of)(netns).and_then(|path| ipamd_api::netns::open(&path).ok()?);
+            let Some(file) = opened else {
+                return Ok(0);
+            };
+            SocketDiag::open(Some(file.as_fd()))?
+        };
+        let peer = |it: &TranslatedSocket| {
+            let protocol = Protocol::from_number(it.protocol)?;
+            Some(Peer { address: it.backend.address, port: it.backend.port, protocol })
+        };
+        let meant: BTreeSet<_> = sockets.iter().filter_map(|it| Some((it.cookie, peer(it)?))).collect();
+        let peers = meant.iter().map(|(_, peer)| *peer).collect();
+        let mut ended = 0;
+        for found in diag.connected_to(&peers)? {
+            // Another socket may be connected to the endpoint directly, not by the service.
+            if meant.contains(&(found.cookie, found.peer)) && diag.end(&found)? == Outcome::Ended {
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+}
