@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_node_that_was_deleted_says_nothing_of_pools() {
-        let own = OwnNode { name: "own".into(), needs_pools: true, waiting: Arc::default() };
+        let own = OwnNode { name: "own".into(), needs_pools: true, startup: Arc::default() };
         let found = |changes: Vec<Change>| own.find(&Batch { changes, refusals: None }).is_some();
         assert!(found(vec![gone("own"), node("10.0.0.0/24"), gone("other")]));
         assert!(!found(vec![node("10.0.0.0/24"), gone("own")]));
