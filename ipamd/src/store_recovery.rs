@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub async fn writable_again(node: &Node, state_dir: &Path) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if node.unready().is_none() {
+        if node.store_failure().is_none() {
             continue;
         }
         let dir = state_dir.to_owned();

@@ -13,10 +13,27 @@ use ipamd_datapath::nearly_full;
 use ipamd_policy::enforce::Counts;
 use ipamd_runtime::supervisor;
 
+/// So long a batch of records may take to be written. Then the disk hangs, and an ADD that waits for it will fail.
+const STORE_HANGS_AFTER: u64 = 5;
+
+/// Whether the thread of the store is among those that do not get on.
+fn store_hangs(busy: &[wire::Thread]) -> Option<String> {
+    let store = busy.iter().find(|it| it.name == "store" && it.busy_seconds >= STORE_HANGS_AFTER)?;
+    Some(format!(
+        "the disk of the state directory has not answered for {} s; no ADD can be served until it does. The daemon ends at {} s",
+        store.busy_seconds, store.deadline_seconds
+    ))
+}
+
 impl Node {
+    /// Why the store takes nothing more until the daemon starts anew, a sentence; `None`: it does.
+    pub fn store_failure(&self) -> Option<String> {
+        lock(&self.store_failure).clone()
+    }
+
     /// Why no ADD can be served, a sentence; `None`: it can. This waits for nothing.
     pub fn unready(&self) -> Option<String> {
-        lock(&self.store_failure).clone()
+        self.store_failure().or_else(|| store_hangs(&supervisor::busy()))
     }
 
     /// The node's state as a whole.
@@ -198,5 +215,22 @@ fn policy_status(counts: Counts) -> PolicyStatus {
         addresses: peers as u64,
         rules: rules as u64,
         bytes: memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_does_not_get_on_is_why_no_add_is_served() {
+        let thread = |name: &str, busy_seconds| wire::Thread {
+            name: name.into(),
+            busy_seconds,
+            deadline_seconds: 120,
+        };
+        assert_eq!(store_hangs(&[thread("policy", 60), thread("store", 4)]), None);
+        let why = store_hangs(&[thread("policy", 60), thread("store", 5)]).unwrap();
+        assert!(why.contains("has not answered for 5 s") && why.contains("120 s"), "{why}");
     }
 }

@@ -300,7 +300,9 @@ impl Directory {
             Err(_) => false,
         };
         if walk::identity(path).is_some() {
-            self.files.remove(path);
+            if !self.keeps_what_became_a_directory(path) {
+                self.files.remove(path);
+            }
             self.scan(path, false);
         } else if path.file_name().is_some_and(walk::is_manifest) {
             self.read(path, is_link);
@@ -333,7 +335,7 @@ impl Directory {
         let found: BTreeSet<_> = walk.files.iter().map(|it| it.path.as_path()).collect();
         for known in self.files.below(directory) {
             let is_unknown = walk.troubles.iter().any(|(path, _)| known.starts_with(path));
-            if !is_unknown && !found.contains(&*known) {
+            if !is_unknown && !found.contains(&*known) && !self.keeps_what_became_a_directory(&known) {
                 self.files.remove(&known);
             }
         }
@@ -342,6 +344,17 @@ impl Directory {
                 self.read(&it.path, it.linked);
             }
         }
+    }
+
+    /// Whether there is a directory where a manifest with objects was. What it said stays in force: a container engine makes an empty
+    /// directory where a file is to be mounted that is missing, and nobody has meant to take a policy away.
+    fn keeps_what_became_a_directory(&mut self, path: &Path) -> bool {
+        let keeps = self.files.has_objects(path) && walk::identity(path).is_some();
+        if keeps {
+            let why = "this is a directory now; what the file said stays in force until the directory is removed or is a file again";
+            self.files.put(path, Manifest::unread(path, 1, why));
+        }
+        keeps
     }
 
     /// Reads a file.

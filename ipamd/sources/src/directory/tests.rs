@@ -365,6 +365,29 @@ async fn a_file_that_is_emptied_keeps_what_it_said_until_it_has_content_or_is_re
     it.until("", 0).await;
 }
 
+/// As a container engine does it that is to mount a file which is missing.
+#[tokio::test]
+async fn a_file_that_became_a_directory_keeps_what_it_said_until_that_is_removed_or_a_file() {
+    let mut it = Followed::with(&[("a.yaml", &namespace("a", "1"))]).await;
+    for _ in 0..2 {
+        fs::remove_file(it.path("a.yaml")).unwrap();
+        fs::create_dir(it.path("a.yaml")).unwrap();
+        it.until("a=1", 1).await;
+        assert!(it.refusals[0].contains("this is a directory now"), "{:?}", it.refusals);
+        // A look at all of it leaves it so.
+        it.write("a.yaml/b.yaml", &namespace("b", "1"));
+        it.until("a=1 b=1", 1).await;
+        fs::remove_dir_all(it.path("a.yaml")).unwrap();
+        it.write("a.yaml", &namespace("a", "1"));
+        it.until("a=1", 0).await;
+    }
+    fs::remove_file(it.path("a.yaml")).unwrap();
+    fs::create_dir(it.path("a.yaml")).unwrap();
+    it.until("a=1", 1).await;
+    fs::remove_dir(it.path("a.yaml")).unwrap();
+    it.until("", 0).await;
+}
+
 /// As when a volume is unmounted, or another one is mounted over it that is yet to be filled.
 #[tokio::test]
 async fn another_directory_that_has_nothing_takes_nothing_away() {
