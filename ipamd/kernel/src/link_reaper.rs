@@ -64,7 +64,7 @@ fn reap(mut socket: Socket, waiting: &Receiver<u32>) {
             match remove_together(&mut socket, &batch) {
                 Ok(()) => continue,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot remove interfaces as a group; removing them one by one")
+                    tracing::debug!(%error, "cannot remove interfaces as a group; removing them one by one");
                 }
             }
         }

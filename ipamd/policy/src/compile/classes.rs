@@ -165,7 +165,7 @@ impl Classes {
             let nets = nets.into_iter().map(masked).collect::<Nets>();
             let (group, _) = self.atoms.enter(world, &id, &facts);
             held.extend(nets.iter().map(|net| (net, Arc::clone(&id))));
-            items.push((id, Entered { group, nets, local }));
+            items.push((id, Entered { nets, group, local }));
         }
         self.items = items.into_iter().collect();
         held.sort_unstable();
@@ -199,7 +199,7 @@ impl Classes {
                 self.own_mut(net).items.insert(&id);
             }
             self.touch_nets(nets.iter());
-            self.items.insert(Arc::clone(&id), Entered { group, nets, local });
+            self.items.insert(Arc::clone(&id), Entered { nets, group, local });
         }
         if let Some(old) = old {
             let kept = self.items.get(&id);

@@ -93,7 +93,7 @@ fn is_policy(change: &Change) -> bool {
 
 impl State {
     /// Brings the tables to where the world is.
-    pub fn sync_tables(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+    pub fn sync_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
         if self.failure.is_some() {
             return self.rebuild().map(|()| Writes::default());
         }
@@ -144,7 +144,7 @@ impl State {
             undo.extend(self.absorb(change.clone(), &mut concerned));
         }
         self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
-        match self.sync_tables(concerned.clone()) {
+        match self.sync_tables(&concerned) {
             Ok(writes) => return Ok(writes),
             Err(Unsettled::Table(error)) => return Err(error),
             Err(Unsettled::Overflow(_)) => {}
@@ -187,7 +187,7 @@ impl State {
         let room_made = self.room_made;
         let undo = self.absorb(change.clone(), &mut concerned);
         self.room_made |= matches!(undo, Some(Change::Put(_)));
-        match self.sync_tables(concerned.clone()) {
+        match self.sync_tables(&concerned) {
             Ok(writes) => Ok(writes),
             Err(Unsettled::Table(error)) => Err(error),
             Err(Unsettled::Overflow(overflow)) => {
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// Settles where the tables were before.
-    fn roll_back(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+    fn roll_back(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         match self.sync_tables(concerned) {
             Ok(_) => Ok(()),
             Err(Unsettled::Table(error)) => Err(error),
@@ -228,7 +228,7 @@ impl State {
             self.endpoints.get(key).is_some_and(|it| it.rules.is_none() || it.posture.is_none())
         };
         concerned.retain(has_none);
-        self.roll_back(concerned)
+        self.roll_back(&concerned)
     }
 
     fn leave_out(&mut self, change: Change, reason: String) {
@@ -258,12 +258,12 @@ impl State {
         let mut concerned = BTreeSet::from([key.clone()]);
         let most = self.tables.limits().slots;
         let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
-        let Err(unsettled) = self.sync_tables(concerned) else { return Ok(slot) };
+        let Err(unsettled) = self.sync_tables(&concerned) else { return Ok(slot) };
         match before {
             Some(before) => {
                 let mut concerned = BTreeSet::from([key]);
                 self.enter(before, None, &mut concerned);
-                self.roll_back(concerned)?;
+                self.roll_back(&concerned)?;
             }
             None => self.dismiss(&key)?,
         }
@@ -317,7 +317,7 @@ impl State {
         }
         // Its place is nobody's any more when a new set comes into force.
         drop(gone);
-        self.roll_back(concerned)
+        self.roll_back(&concerned)
     }
 
     /// What did not fit and should be tried once more: all of it if there may be room now, else what was not tried yet.

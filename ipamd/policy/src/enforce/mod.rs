@@ -205,7 +205,7 @@ impl Enforcer {
         }
         let old = std::mem::replace(&mut state.node_addresses, addresses);
         state.derived.touched.extend(old.into_iter().map(ipnetwork::IpNetwork::from));
-        if let Err(Unsettled::Overflow(overflow)) = state.sync_tables(BTreeSet::new()) {
+        if let Err(Unsettled::Overflow(overflow)) = state.sync_tables(&BTreeSet::new()) {
             state.failed(&TableError(overflow.to_string().into()));
         }
     }

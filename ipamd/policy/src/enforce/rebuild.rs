@@ -80,7 +80,7 @@ impl State {
 
     fn fill(&mut self) -> Result<(), Unsettled> {
         let all = self.derive();
-        match self.settle(all) {
+        match self.settle(&all) {
             Err(Unsettled::Overflow(_)) => self.fill_piece_by_piece(),
             settled => settled.map(drop),
         }
@@ -103,7 +103,7 @@ impl State {
 
     fn fill_with(&mut self, policies: impl Iterator<Item = Arc<Policy>>) -> Result<(), Unsettled> {
         let all = self.derive();
-        self.settle(all)?;
+        self.settle(&all)?;
         let mut ordered = policies.map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
         ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
         let puts = ordered.into_iter().map(|(_, policy)| Change::Put(Object::Policy(policy))).collect();

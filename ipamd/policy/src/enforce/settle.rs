@@ -99,7 +99,7 @@ struct Plan {
 
 impl State {
     /// Brings the tables to where the world is. `concerned` are the endpoints whose rules may be others.
-    pub fn settle(&mut self, concerned: BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+    pub fn settle(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
         let rules = self.resolve(concerned);
         let plan = self.plan(&rules).map_err(Unsettled::Overflow)?;
         self.check(&plan).map_err(Unsettled::Overflow)?;
@@ -107,7 +107,10 @@ impl State {
     }
 
     /// The rules of the concerned endpoints, and of those whose own side is seen differently by that.
-    fn resolve(&mut self, concerned: BTreeSet<AttachmentKey>) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
+    fn resolve(
+        &mut self,
+        concerned: &BTreeSet<AttachmentKey>,
+    ) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
         let mut resolved = BTreeMap::new();
         // Pods of one workload have the same policies, which mostly say the same to all of them.
         let mut shared: HashMap<Vec<*const Policy>, Arc<EndpointRules>> = HashMap::new();
@@ -122,7 +125,7 @@ impl State {
                     says_the_same_to_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
                 if let Some(policies) = &key_of_all
                     && let Some(rules) =
-                        shared.get(policies).cloned().or_else(|| self.rules_of_like(endpoint, &concerned))
+                        shared.get(policies).cloned().or_else(|| self.rules_of_like(endpoint, concerned))
                 {
                     shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
                     resolved.insert(key, rules);

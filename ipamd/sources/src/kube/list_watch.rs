@@ -288,7 +288,7 @@ mod tests {
             ] {
                 match event(line.as_bytes()).unwrap() {
                     WireEvent::Added(pruned) | WireEvent::Modified(pruned) => {
-                        assert!(put && &*pruned.key() == "ns/a")
+                        assert!(put && &*pruned.key() == "ns/a");
                     }
                     WireEvent::Deleted(pruned) => assert!(!put && pruned.version() == "7"),
                     WireEvent::Bookmark { .. } => panic!("{line}"),
