@@ -110,18 +110,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;
     let attachments = store.1.attachments.len();
-    let node = Node::new(
-        config.node_name.clone(),
-        attachment_mode(&config),
-        store,
-        EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
-        Box::new(host(&config, &datapath, &pins)?),
-        Arc::clone(&policy),
-        Arc::clone(&services),
-    )?
-    .let_unknown_pass(matches!(config.cluster, Cluster::None))
-    .rest_addresses(config.address_rest);
-    let node = Arc::new(node);
+    let node = Arc::new(make_node(&config, store, &pins, &datapath, &policy, &services)?);
     let metrics = metrics(&config, source, set_aside);
     let deletes_dir = files::released(&config.socket);
     // Attachments that were deleted while the daemon was away are released first.
@@ -145,22 +134,19 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)?;
     let reconciler = Reconciler::new(
         &config,
-        Arc::clone(&node),
-        Arc::clone(&datapath),
-        Arc::clone(&metrics),
+        node.clone(),
+        datapath.clone(),
+        metrics.clone(),
         footprint,
-        Arc::clone(&remote_nodes),
+        remote_nodes.clone(),
     )?
     .with_monitor(Arc::clone(&monitor))
     .with_services(Arc::clone(&services));
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
-    gate.open(service.about(
-        cluster_sync.state.clone(),
-        config.cluster_stale_after,
-        cluster_sync.pod_lookup.clone(),
-    ));
+    let (state, pods) = (cluster_sync.state.clone(), cluster_sync.pod_lookup.clone());
+    gate.open(service.about(state, config.cluster_stale_after, pods));
     config.cni.install()?;
     let mut background =
         background(&node, deletes_dir, cluster_sync.network.clone(), &remote_nodes, &metrics);
@@ -191,6 +177,27 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         closed => closed?,
     }
     Ok(exit_reason)
+}
+
+/// The node, with the records of the store.
+fn make_node(
+    config: &Config,
+    store: (Store, Loaded),
+    pins: &Pins,
+    datapath: &Arc<Datapath>,
+    policy: &Arc<Enforcer>,
+    services: &Arc<Balancer>,
+) -> anyhow::Result<Node> {
+    let node = Node::new(
+        config.node_name.clone(),
+        attachment_mode(config),
+        store,
+        EndpointFiles::beside(&config.socket).context("cannot read the kernel's boot id")?,
+        Box::new(host(config, datapath, pins)?),
+        Arc::clone(policy),
+        Arc::clone(services),
+    )?;
+    Ok(node.let_unknown_pass(matches!(config.cluster, Cluster::None)).rest_addresses(config.address_rest))
 }
 
 /// Starts the thread that ends sockets connected to removed backends, of the node and of its endpoints.

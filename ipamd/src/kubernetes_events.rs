@@ -43,8 +43,8 @@ fn collect_notices(node: &Node) -> BTreeSet<Notice> {
         let object = refused.object?;
         let field = if refused.field.is_empty() { String::new() } else { format!("{}: ", refused.field) };
         let instead = if refused.in_force { "what was in force before stays" } else { "it is not in force" };
-        let note = format!("{field}{}; {instead}", refused.reason);
-        Some(Notice { kind: object.kind, namespace: object.namespace, name: object.name, reason, note })
+        let text = format!("{field}{}; {instead}", refused.reason);
+        Some(Notice { kind: object.kind, namespace: object.namespace, name: object.name, reason, note: text })
     });
     of_node.chain(of_objects).collect()
 }

@@ -70,7 +70,9 @@ fn what_changes_routes_ends_what_is_kept_of_them() {
         ["addr del 192.0.2.8/24 dev up0", "addr del 2001:db8::8/64 dev up0"],
     ] {
         lead_astray(&bench);
-        change.iter().for_each(|it| ip(it).unwrap());
+        for line in change {
+            ip(line).unwrap();
+        }
         assert_eq!(next_hops(&bench, 1001), (HOP4, HOP6), "{change:?}");
         // Nor is anything kept until somebody has looked at the routes.
         assert_eq!(next_hops(&bench, 1002), (HOP4, HOP6));

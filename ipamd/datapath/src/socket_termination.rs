@@ -85,10 +85,10 @@ impl Worker {
             match self.end(&removed_now.into_iter().collect()) {
                 Ok(0) => {}
                 Ok(ended) => {
-                    tracing::info!(sockets = ended, "ended sockets that were connected to removed backends")
+                    tracing::info!(sockets = ended, "ended sockets that were connected to removed backends");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot find sockets that are connected to removed backends")
+                    tracing::warn!(%error, "cannot find sockets that are connected to removed backends");
                 }
             }
         }
@@ -106,7 +106,7 @@ impl Worker {
             match self.end_in(netns, &sockets) {
                 Ok(count) => ended += count,
                 Err(error) => {
-                    tracing::warn!(%error, netns, "cannot end sockets that are connected to removed backends")
+                    tracing::warn!(%error, netns, "cannot end sockets that are connected to removed backends");
                 }
             }
             for it in &sockets {

@@ -112,7 +112,7 @@ async fn a_del_does_not_wait_either_and_who_comes_again_is_cut_off_until_its_pol
 async fn patience_is_short_with_changes_of_the_cluster_and_is_had_once_for_policy_and_services() {
     let bench = Bench::new();
     let (node, long) = (bench.node(), Duration::from_millis(30));
-    let begun_before = |time| Patience::begun_at(Instant::now() - time, node);
+    let begun_before = |time| Patience::begun_at(Instant::now().checked_sub(time).unwrap(), node);
     let of_others = begun_before(Duration::from_millis(500));
     assert!(!of_others.is_over(node), "nothing changes: it waits for other pods");
     let waiting = begun_before(Duration::from_millis(60));
