@@ -80,7 +80,7 @@ fn a_node_whose_disk_was_full_goes_on_by_itself() -> Result<()> {
     let after = after.context("a pod")?;
     ensure!(after.ipv4() != stays.ipv4());
     ensure!(node.reaches(stays.ipv4())? && node.reaches(after.ipv4())?);
-    ensure!(node.log().contains("could not be written and can be again"), "{}", node.log());
+    ensure!(node.log().contains("is writable again"), "{}", node.log());
     let problems = node.status()?["problems"].to_string();
     ensure!(!problems.contains("cannot write"), "{problems}");
     let deleted = || node.ctl(&["endpoint", "list"]).is_ok_and(|list| !list.to_string().contains("\"goes\""));
