@@ -1,10 +1,16 @@
 //! Ways out of the node that a processor keeps: whoever goes by one is led astray here, so it is seen who asks the kernel anew.
 //! Each of what ends them is a change that a flow must not miss.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use bpf::layout::address_place;
-use integration::programs::{Bench, FAR4, FAR6, Knobs, PASS, REDIRECT, ip};
+use integration::{
+    programs::{Bench, FAR4, FAR6, Knobs, PASS, REDIRECT, ip},
+    testbed::eventually,
+};
 
 use crate::packets::*;
 
@@ -22,7 +28,7 @@ fn bench() -> Option<Bench> {
 
 /// Until the kernel has done by itself what follows from new interfaces: it makes routes of IPv6 some time later.
 fn settle() {
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(2500));
 }
 
 /// The next hops of new flows of `a` with that port, of IPv4 and of IPv6.
@@ -66,8 +72,6 @@ fn what_changes_routes_ends_what_is_kept_of_them() {
         ],
         ["route add 203.0.114.0/24 via 192.0.2.1", "-6 route del 2001:db8:2::/64 metric 2048"],
         ["route del 203.0.113.0/24", "-6 route del 2001:db8:2::/64"],
-        ["addr add 192.0.2.8/24 dev up0", "addr add 2001:db8::8/64 dev up0 nodad"],
-        ["addr del 192.0.2.8/24 dev up0", "addr del 2001:db8::8/64 dev up0"],
     ] {
         lead_astray(&bench);
         for line in change {
@@ -76,6 +80,25 @@ fn what_changes_routes_ends_what_is_kept_of_them() {
         assert_eq!(next_hops(&bench, 1001), (HOP4, HOP6), "{change:?}");
         // Nor is anything kept until somebody has looked at the routes.
         assert_eq!(next_hops(&bench, 1002), (HOP4, HOP6));
+    }
+}
+
+#[test]
+fn an_address_that_comes_or_goes_ends_what_is_kept() {
+    let Some(bench) = bench() else { return };
+    for change in [
+        ["addr add 192.0.2.8/24 dev up0", "addr add 2001:db8::8/64 dev up0 nodad"],
+        ["addr del 192.0.2.8/24 dev up0", "addr del 2001:db8::8/64 dev up0"],
+    ] {
+        lead_astray(&bench);
+        for line in change {
+            ip(line).unwrap();
+        }
+        // The routes of an IPv6 address come a little after it is acknowledged, by a worker of the kernel.
+        assert!(
+            eventually(Duration::from_secs(10), || next_hops(&bench, 1001) == (HOP4, HOP6)),
+            "{change:?}"
+        );
     }
 }
 
