@@ -254,7 +254,8 @@ fn frames_of_any_form_do_no_harm() -> Result<()> {
             let arrived: u64 = forbidden.iter().map(integration::testbed::Tap::count).sum();
             ensure!(
                 arrived == 0,
-                "{arrived} frames arrived at the closed pod, seed {seed}, after {sent} frames"
+                "{arrived} frames arrived at the closed pod, seed {seed}, after {sent} frames; its flows: {:?}",
+                addresses(&closed).map(|it| node.ctl(&["ct", "list", "--address", &it.to_string()]))
             );
             let forged = on_wire.count();
             ensure!(
