@@ -195,6 +195,12 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 	return lower_hops(skb, packet) ? forward(skb, packet, entry, way, side) : drop_and_count(DROP_MALFORMED);
 }
 
+/* Whether a packet from the network has the direction of the node's own packets, in a flow that the node has opened. */
+static __always_inline __overloadable bool is_from_side_of_node(const CT_ENTRY *entry, __u32 side)
+{
+	return entry->flags & CT_OF_NODE && ct_is_from_opener(entry, side);
+}
+
 #define path_from_network OF_FAMILY(path_from_network)
 /* A packet from the network, for an endpoint or a service of this node. */
 static __always_inline int path_from_network(struct __sk_buff *skb, const struct uplink *uplink)
@@ -226,6 +232,11 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		if (reason)
 			return drop_and_report(&packet, reason, skb->ifindex);
 	}
+	/* The node's own address does not come from beyond, also not in a flow that is known: the node answers a forged
+	 * segment without SYN with a reset, and that opens a flow to the forged sender. */
+	if (unlikely(equal(&packet.source, &uplink->FIELD(ipv))) && !room->has_dsr_option &&
+	    packet.kind != PACKET_ERROR && !is_zero(&packet.source))
+		return drop_and_report(&packet, DROP_MARTIAN, skb->ifindex);
 	/* The packet is for the host: no service has that port, and no masqueraded flow can have it. */
 	if (likely(packet.kind == PACKET_WHOLE)) {
 		if ((packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP) &&
@@ -247,6 +258,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 
 	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].ingress || entry->way[side].via == VIA_UNKNOWN ||
+		     is_from_side_of_node(entry, side) ||
 		     (room->has_dsr_option && !dsr_option_matches(room, entry, side)))) {
 		if (!entry && !room->has_dsr_option && packet.kind != PACKET_ERROR && is_for_nobody(&packet))
 			return pass_to_host(skb, &packet, room, state);

@@ -434,7 +434,10 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	/* The node may send errors about flows that conntrack does not have. */
 	if (packet->kind == PACKET_ERROR && !old)
 		return of_node ? NOT_FOR_ENDPOINT : DROP_UNRELATED_ERROR;
-	if ((!old || (is_reply && is_opening(packet->flags))) && !of_node) {
+	/* Nobody beyond the node goes on with a flow that the node has opened. */
+	bool as_node = !by_stack && old && !is_reply && old->flags & CT_OF_NODE;
+
+	if ((!old || as_node || (is_reply && is_opening(packet->flags))) && !of_node) {
 		reason = check_sender(packet, !by_stack);
 		/* With direct server return the packet comes from the node that the client sent it to, not from the
 		 * client's. */

@@ -1,7 +1,6 @@
 //! A cluster by the Kubernetes API: what the server says is in force, and stays so whatever becomes of the server.
 
 mod answers;
-mod hostile;
 mod outages;
 mod pods;
 mod protocol;
