@@ -20,7 +20,7 @@ use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
 use ipamd_policy::enforce::Enforcer;
 use ipamd_runtime::memory;
 use ipamd_runtime::supervisor;
-use ipamd_services::{Balancer, Gone, NodeAddresses};
+use ipamd_services::{Balancer, NodeAddresses, RemovedBackend};
 use ipamd_sources::{
     Source, SourceState, Standalone,
     directory::Directory,
@@ -42,7 +42,7 @@ pub struct SyncTargets {
     /// The routes to other nodes follow from these.
     pub remote_nodes: Arc<RemoteNodes>,
     /// The socket-termination thread gets the backends that services no longer have.
-    pub gone: SyncSender<Vec<Gone>>,
+    pub removed_backends: SyncSender<Vec<RemovedBackend>>,
     /// The metrics of changes.
     pub metrics: Arc<Metrics>,
 }
@@ -260,7 +260,7 @@ async fn run<S: Source>(
         let told = tokio::select! {
             biased;
             batch = source.next() => Some(batch),
-            () = until(targets.services.next_parting()) => None,
+            () = until(targets.services.next_drain_end()) => None,
             () = std::future::ready(()), if !idle => None,
         };
         targets.end_drained();
@@ -311,8 +311,8 @@ impl SyncTargets {
     }
 
     fn end_drained(&self) {
-        let gone = self.services.part();
-        if !gone.is_empty() && self.gone.try_send(gone).is_err() {
+        let removed = self.services.expire_drained();
+        if !removed.is_empty() && self.removed_backends.try_send(removed).is_err() {
             // Those sockets end by themselves when their peer does not answer.
             tracing::warn!("sockets of removed backends are not ended: the queue is full");
         }

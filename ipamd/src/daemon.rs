@@ -48,7 +48,7 @@ use ipamd_machine::{footprint::FootprintFile, preflight};
 use ipamd_model::objects;
 use ipamd_policy::enforce::Enforcer;
 use ipamd_runtime::{error_chain, supervisor};
-use ipamd_services::{Balancer, Gone, Site, health::HealthPorts};
+use ipamd_services::{Balancer, RemovedBackend, Site, health::HealthPorts};
 use ipamd_sources::{SourceState, kube::NetworkCondition};
 use ipamd_store as store;
 use ipamd_store::{Loaded, Store, StoreError, endpoint_files::EndpointFiles};
@@ -115,14 +115,14 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let deletes_dir = files::released(&config.socket);
     // Attachments that were deleted while the daemon was away are released first.
     pending_deletes::catch_up(&deletes_dir, &node).await;
-    let (terminator, gone) = start_socket_termination(Arc::clone(&node), &pins)?;
+    let (terminator, removed_backends) = start_socket_termination(Arc::clone(&node), &pins)?;
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
     let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
         remote_nodes: Arc::clone(&remote_nodes),
-        gone,
+        removed_backends,
         metrics: Arc::clone(&metrics),
     };
     let cluster_sync = tokio::select! {
@@ -204,7 +204,7 @@ fn make_node(
 fn start_socket_termination(
     node: Arc<Node>,
     pins: &Pins,
-) -> Result<(SocketTerminator, SyncSender<Vec<Gone>>), SocketTerminationError> {
+) -> Result<(SocketTerminator, SyncSender<Vec<RemovedBackend>>), SocketTerminationError> {
     SocketTerminator::start(move |netns| node.namespace_path(netns), pins)
 }
 

@@ -15,7 +15,7 @@ use bpf::attach::Pins;
 use crate::{DatapathError, TranslatedSocket, TranslatedSockets};
 use ipamd_kernel::netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
 use ipamd_runtime::supervisor;
-use ipamd_services::Gone;
+use ipamd_services::RemovedBackend;
 
 /// The length of the queue of removed backends.
 const QUEUE: usize = 256;
@@ -35,7 +35,7 @@ pub enum SocketTerminationError {
 /// The running thread. Dropping it lets it finish what waits, if that takes no more than a moment.
 #[derive(Debug)]
 pub struct SocketTerminator {
-    sender: Option<SyncSender<Vec<Gone>>>,
+    sender: Option<SyncSender<Vec<RemovedBackend>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,7 +47,7 @@ impl SocketTerminator {
     pub fn start(
         path_of: impl Fn(u64) -> Option<PathBuf> + Send + 'static,
         pins: &Pins,
-    ) -> Result<(Self, SyncSender<Vec<Gone>>), SocketTerminationError> {
+    ) -> Result<(Self, SyncSender<Vec<RemovedBackend>>), SocketTerminationError> {
         let (sender, receiver) = sync_channel(QUEUE);
         let path_of = Box::new(path_of);
         let worker = Worker {
@@ -78,7 +78,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&self, removed: &Receiver<Vec<Gone>>) {
+    fn run(&self, removed: &Receiver<Vec<RemovedBackend>>) {
         while let Ok(mut removed_now) = supervisor::resting(|| removed.recv()) {
             // The maps are read once for all that is queued.
             removed_now.extend(removed.try_iter().flatten());
@@ -95,8 +95,9 @@ impl Worker {
     }
 
     /// Ends the sockets that a service has connected to a backend that it no longer has.
-    fn end(&self, removed: &BTreeSet<Gone>) -> Result<usize, DatapathError> {
-        let sockets = self.sockets.of(&|service, backend| removed.contains(&Gone { service, backend }))?;
+    fn end(&self, removed: &BTreeSet<RemovedBackend>) -> Result<usize, DatapathError> {
+        let sockets =
+            self.sockets.of(&|service, backend| removed.contains(&RemovedBackend { service, backend }))?;
         let mut by_namespace: BTreeMap<u64, Vec<TranslatedSocket>> = BTreeMap::new();
         for it in sockets {
             by_namespace.entry(it.netns).or_default().push(it);

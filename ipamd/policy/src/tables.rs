@@ -1,5 +1,5 @@
-//! What the programs look policy up in, as the enforcement writes it. `bpf/progs/intf.h` has the layouts,
-//! `bpf/progs/policy.h` the look-up.
+//! The policy tables that the programs look up, as a trait. `bpf/progs/intf.h` has the layouts, `bpf/progs/policy.h`
+//! the look-up.
 //!
 //! The programs judge a flow so: they read the *posture* of the local endpoint's slot; if it says that the direction is
 //! policed, they find the *class* of the other side's address among the *peers* (the address itself, else the longest

@@ -1,4 +1,4 @@
-//! What the tables say of addresses themselves: that they are the node's, or that only services are behind them.
+//! Marks of whole addresses in the tables: the node's own, and those that only services have.
 
 use std::net::IpAddr;
 

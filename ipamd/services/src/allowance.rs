@@ -1,5 +1,5 @@
-//! How much of the tables is in use, and by which namespace: what does not fit is known before it is written, and is refused to
-//! whoever asks for it. A namespace never gets all of a table, so nobody who may make services keeps others from theirs.
+//! Allowances: how much of the tables each namespace uses. What does not fit is known before it is written, and is
+//! refused. A namespace never gets a whole table, so nobody who may create services can keep others from theirs.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 

@@ -11,8 +11,8 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
+    draining::RemovedBackend,
     health::HealthPorts,
-    leaving::Gone,
     plan::Site,
     state::{Owner, State},
     tables::{Family, PortRow, TableError, Tables},
@@ -106,7 +106,7 @@ impl Balancer {
         }
         state.rebuild()?;
         state.started = true;
-        Ok(Applied { took: began.elapsed(), services: state.world.services.len() })
+        Ok(Applied { took: began.elapsed(), services: state.index.services.len() })
     }
 
     /// Serves cluster addresses to whoever is beyond the node too, or not. To be said before [`Self::start`].
@@ -204,14 +204,14 @@ impl Balancer {
         self.seen(|state, seen| seen.problems = state.all_problems()).problems.clone()
     }
 
-    /// When [`Self::part`] has something to do; `None`: not before a change.
-    pub fn next_parting(&self) -> Option<Instant> {
-        self.lock().leaving.front().map(|it| it.until)
+    /// When the next draining ends; `None` if no backend drains.
+    pub fn next_drain_end(&self) -> Option<Instant> {
+        self.lock().draining.front().map(|it| it.until)
     }
 
-    /// Forgets the endpoints whose time is over, and returns them.
-    pub fn part(&self) -> Vec<Gone> {
-        self.lock().part(Instant::now())
+    /// Removes the backends whose draining is over, and returns them.
+    pub fn expire_drained(&self) -> Vec<RemovedBackend> {
+        self.lock().expire_drained(Instant::now())
     }
 
     /// Has packets to a port be looked at no more, if no service is reached there and no connection to one, of those that

@@ -1,5 +1,5 @@
-//! What an earlier daemon left in the tables is taken over where it is still right, so that a restart writes little and
-//! moves nothing.
+//! Adopts what an earlier daemon left in the tables as far as it is still right, so that a restart writes little and
+//! moves no connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,11 +7,11 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    fill::{Filled, Room},
-    leaving::Leaving,
+    backend_sets::{BackendSet, TableSpace},
+    draining::DrainingBackend,
     plan::{Plan, Scope},
     program::{Programmed, Wanted},
-    staged::Ranges,
+    staged_writes::Ranges,
     state::{Owner, State},
     tables::{
         Backend, Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, TableError,
@@ -23,13 +23,13 @@ use super::{
 #[derive(Debug)]
 struct InForce {
     family: Family,
-    filled: Filled,
+    set: BackendSet,
     named_by: Vec<FrontendKey>,
 }
 
 /// What was found, less what has been taken over.
 #[derive(Debug, Default)]
-pub(super) struct Inherited {
+pub(super) struct InheritedTables {
     frontends: HashMap<FrontendKey, FrontendValue>,
     members: HashMap<(ServiceNumber, Backend), Member>,
     source_ranges: HashMap<ServiceNumber, BTreeSet<IpNetwork>>,
@@ -42,10 +42,10 @@ pub(super) struct Inherited {
     kept: HashSet<FrontendKey>,
 }
 
-impl Inherited {
+impl InheritedTables {
     /// Reads the tables, and takes all that is in force there from `room`: also what nobody may take over in the end is
     /// in force until that is written.
-    pub fn read(tables: &dyn Tables, room: &mut Room) -> Result<Self, TableError> {
+    pub fn read(tables: &dyn Tables, space: &mut TableSpace) -> Result<Self, TableError> {
         let mut inherited = Self::default();
         for family in Family::ALL {
             inherited.frontends.extend(tables.frontends(family)?);
@@ -62,9 +62,9 @@ impl Inherited {
             }
         }
         named.retain(|(set, _), _| *set != SetNumber::default());
-        for ((set, family), named_by) in named {
-            if let Some(filled) = room.adopt(tables, family, set)? {
-                inherited.sets.insert(set, InForce { family, filled, named_by });
+        for ((number, family), named_by) in named {
+            if let Some(set) = space.adopt(tables, family, number)? {
+                inherited.sets.insert(number, InForce { family, set, named_by });
             }
         }
         Ok(inherited)
@@ -79,11 +79,11 @@ impl Inherited {
 
     /// A set, if no frontend names it but those that are wanted. One that leads somebody else too is not changed: the new
     /// owner fills another, and it goes when nobody is led by it.
-    fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<Filled> {
-        let set = self.sets.get(&number)?;
+    fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<BackendSet> {
+        let entry = self.sets.get(&number)?;
         let wanted: HashSet<_> = wanted.fronts.iter().map(|front| front.key).collect();
-        let is_own = set.family == family && set.named_by.iter().all(|key| wanted.contains(key));
-        if is_own { self.sets.remove(&number).map(|set| set.filled) } else { None }
+        let is_own = entry.family == family && entry.named_by.iter().all(|key| wanted.contains(key));
+        if is_own { self.sets.remove(&number).map(|entry| entry.set) } else { None }
     }
 
     /// How much of the tables is there of a family.
@@ -129,7 +129,7 @@ impl State {
         for (front, value) in values.into_iter().filter(|(_, value)| value.service == number) {
             let local = value.flags & bpf::layout::FRONTEND_INSIDE_LOCAL != 0;
             let scope = if local { Scope::Local } else { Scope::Cluster };
-            let mut adopt = |set, place: &mut Option<Filled>| {
+            let mut adopt = |set, place: &mut Option<BackendSet>| {
                 if place.is_none() {
                     *place = inherited.take_set(family, set, &wanted.plan);
                 }
@@ -141,8 +141,8 @@ impl State {
         }
         self.allowance.give(None, family, What::Ranges, source_ranges.len());
         self.allowance.take(owner.namespace(), family, What::Ranges, source_ranges.len());
-        for filled in turns.iter().chain([&outside]).flatten() {
-            self.count_set(owner, family, filled, true);
+        for set in turns.iter().chain([&outside]).flatten() {
+            self.account_set(owner, family, set, true);
         }
         Some(Programmed {
             key: wanted.key.clone(),
@@ -189,12 +189,12 @@ impl State {
             self.staged.given_up.push((Family::of(key.address), What::Frontends, 1));
         }
         self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
-        self.staged.released.extend(inherited.sets.into_values().map(|set| (set.family, set.filled)));
+        self.staged.released.extend(inherited.sets.into_values().map(|entry| (entry.family, entry.set)));
         for ((service, backend), member) in inherited.members {
             if member.in_cluster || member.in_local {
                 self.staged.members.push((service, Member { backend, in_cluster: false, in_local: false }));
             }
-            self.leaving.push_back(Leaving::new(None, service, backend));
+            self.draining.push_back(DrainingBackend::new(None, service, backend));
         }
         let of_backends = &self.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));

@@ -1,44 +1,44 @@
-//! Services: where connections to them go.
+//! Services: which backend a connection to a service goes to.
 //!
 //! ```text
 //! Service, EndpointSlices -> plan (pure) -> balancer -> tables (kernel maps)
 //! ```
 //!
-//! What a service is to the programs is a few entries that say where it is reached (frontends), and sets of backends
-//! that they choose from. A change of endpoints writes a new place for the set and then one word.
+//! In the tables a service consists of frontends, which say where it is reached, and sets of backends to choose from. A
+//! change of endpoints writes a new set beside the old one, and then one word that puts it in force.
 
 mod addresses;
 mod allowance;
+mod backend_sets;
 mod balancer;
-mod claimed;
-mod condition;
-pub mod consistent;
-mod fill;
+mod claimed_frontends;
+mod draining;
 pub mod health;
 #[cfg(test)]
 mod hostile_tests;
 mod inherit;
-mod leaving;
 mod listing;
-mod marks;
+pub mod maglev;
 pub mod memory;
-mod places;
 pub mod plan;
+mod port_marks;
 mod program;
+mod range_allocator;
 #[cfg(test)]
 mod restart_tests;
+mod service_index;
 mod shadowed;
-mod staged;
+mod staged_writes;
 mod state;
 pub mod tables;
 #[cfg(test)]
 mod tests;
-mod wants;
-mod world;
+mod topology;
+mod wanted_ports;
 
 pub use self::{
     balancer::{Applied, Balancer, NodeAddresses},
-    leaving::Gone,
+    draining::RemovedBackend,
     listing::Listing,
     plan::Site,
 };

@@ -1,4 +1,4 @@
-//! What is told of services to whoever asks.
+//! Listings of services for requests.
 
 use std::{
     collections::HashMap,
@@ -16,9 +16,9 @@ use super::{
     balancer::Balancer,
     plan::{Candidate, MOST_OF_PORT, Reach, Scope, Slices},
     program::Programmed,
+    service_index::ServiceId,
     state::{Owner, State},
     tables::{Backend, Family, FrontendKey},
-    world::ServiceId,
 };
 use ipamd_model::{
     policy::protocol,
@@ -48,13 +48,13 @@ impl Listing for Balancer {
             summary: state.summary(id, service),
             ports: service.ports.iter().map(port).collect(),
         };
-        state.world.services.iter().map(line).collect()
+        state.index.services.iter().map(line).collect()
     }
 
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail> {
         let state = self.lock();
         let id = ServiceId { namespace: namespace.into(), name: name.into() };
-        let service = state.world.services.get(&id)?;
+        let service = state.index.services.get(&id)?;
         Some(ServiceDetail {
             summary: state.summary(&id, service),
             ports: service.ports.iter().map(|of| state.port_detail(&id, service, of)).collect(),
@@ -120,7 +120,7 @@ impl State {
     }
 
     fn summary(&self, id: &ServiceId, service: &Service) -> ServiceSummary {
-        let endpoints = || self.world.slices_of(id).flat_map(|slice| slice.endpoints.iter());
+        let endpoints = || self.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
         let count = |endpoints: usize| endpoints as u64;
         let of_port = |port: &Programmed| port.hits + self.hits_by_backend(port).values().sum::<u64>();
         ServiceSummary {
@@ -146,7 +146,7 @@ impl State {
 
     fn problems(&self, id: &ServiceId, service: &Service) -> Vec<String> {
         let mut problems: Vec<_> = service.refused.iter().map(ToString::to_string).collect();
-        for slice in self.world.slices_of(id) {
+        for slice in self.index.slices_of(id) {
             problems.extend(slice.refused.iter().map(|it| format!("EndpointSlice {}: {it}", slice.name)));
         }
         for port in self.ports_of(id) {
@@ -192,7 +192,7 @@ impl State {
                 it.key.name == of.name && it.key.protocol == of.protocol && it.key.family == family
             });
             let hits = programmed.map(|it| self.hits_by_backend(it)).unwrap_or_default();
-            let slices = Slices::new(self.world.slices_of(id));
+            let slices = Slices::new(self.index.slices_of(id));
             let (candidates, _) = slices.candidates(&self.site, of, family, MOST_OF_PORT);
             let is_balanced = service.role == Role::Balanced && programmed.is_some();
             detail.backends.extend(candidates.iter().map(|it| self.backend(it, is_balanced, &hits)));
@@ -221,9 +221,9 @@ impl State {
     /// How often each backend of a port was chosen, from inside and from outside.
     fn hits_by_backend(&self, port: &Programmed) -> HashMap<Backend, u64> {
         let mut hits = HashMap::new();
-        for filled in port.turns.iter().flatten().chain(&port.outside) {
-            let counted = self.hits_of(port.key.family, filled);
-            let counted = counted.inspect_err(|error| tracing::warn!(%error, "hits could not be read"));
+        for set in port.turns.iter().flatten().chain(&port.outside) {
+            let counted = self.hits_of(port.key.family, set);
+            let counted = counted.inspect_err(|error| tracing::warn!(%error, "cannot read hits"));
             for (backend, count) in counted.unwrap_or_default() {
                 *hits.entry(backend).or_default() += u64::from(count);
             }

@@ -1,4 +1,5 @@
-//! Tables in memory, looked into as the programs do: what is tried out needs no kernel.
+//! Tables in memory, with the look-ups of the programs, for tests without a kernel. They check the contract of
+//! `Tables`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

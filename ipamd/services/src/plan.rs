@@ -1,5 +1,5 @@
-//! What a service's port comes to on this node, in one family. Pure: from what the cluster says to what the programs are
-//! to know.
+//! The plan of a service's port on this node, in one family: a pure function from the cluster's state to frontends and
+//! members.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
@@ -10,8 +10,8 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use super::{
-    condition::{self, Takes},
     tables::{Backend, Family, FrontendKey, Member},
+    topology::{self, Takes},
 };
 use ipamd_model::{
     policy::protocol,
@@ -19,14 +19,15 @@ use ipamd_model::{
 };
 use ipamd_runtime::work;
 
-/// Where this node stands.
+/// This node, as far as services depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Site {
     /// Its name.
     pub node: Arc<str>,
     /// Its zone: the label `topology.kubernetes.io/zone` of its Node.
     pub zone: Option<Arc<str>>,
-    /// What its endpoints have addresses from: an endpoint of a service whose node nobody names is here if it has one.
+    /// The pools of its endpoints. An endpoint of a service that names no node is on this node if its address is in one
+    /// of them.
     pub pools: Vec<IpNetwork>,
 }
 
@@ -40,7 +41,7 @@ impl Site {
     }
 }
 
-/// By which of its addresses a service is reached.
+/// The kind of address by which a service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reach {
     /// Of the cluster.
@@ -73,7 +74,7 @@ pub enum Scope {
 
 /// A frontend of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Front {
+pub struct Frontend {
     /// Where it is.
     pub key: FrontendKey,
     /// What it is.
@@ -90,7 +91,7 @@ pub struct Front {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Where it is reached.
-    pub fronts: Vec<Front>,
+    pub fronts: Vec<Frontend>,
     /// Its endpoints, ordered by address and port.
     pub members: Vec<Member>,
     /// Seconds of affinity; 0: none.
@@ -177,7 +178,7 @@ impl<'a> Slices<'a> {
                 break;
             }
         }
-        let takes = condition::takes(site, &found.values().copied().collect::<Vec<_>>());
+        let takes = topology::takes(site, &found.values().copied().collect::<Vec<_>>());
         let each = found.into_iter().zip(takes);
         let each = each.map(|((backend, endpoint), Takes { cluster, local })| Candidate {
             endpoint,
@@ -247,9 +248,9 @@ pub fn plan(
 }
 
 /// Where a port is reached in a family.
-fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
+fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
     let scope = |local: bool| if local { Scope::Local } else { Scope::Cluster };
-    let front = |address: IpAddr, number: u16, reach: Reach| Front {
+    let front = |address: IpAddr, number: u16, reach: Reach| Frontend {
         key: FrontendKey { address, port: number, protocol: port.protocol },
         reach,
         // Whoever is inside need not go out to come in again: to him the service is as by its own address.

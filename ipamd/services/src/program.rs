@@ -1,4 +1,4 @@
-//! From the plan of a port to what is written of it.
+//! Programs a port: from its plan to staged writes.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -7,11 +7,11 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    consistent,
-    fill::{FillError, Filled},
-    leaving::Leaving,
-    plan::{Front, Plan, Reach, Scope},
-    staged::Ranges,
+    backend_sets::{BackendSet, FillError},
+    draining::DrainingBackend,
+    maglev,
+    plan::{Frontend, Plan, Reach, Scope},
+    staged_writes::Ranges,
     state::{Owner, State},
     tables::{
         Backend, Choice, Family, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber, TableError,
@@ -44,11 +44,11 @@ pub(super) struct Programmed {
     pub plan: Plan,
     pub source_ranges: Box<[IpNetwork]>,
     /// Frontends that are its own: all of the plan, but those that others have.
-    pub fronts: Box<[(Front, FrontendValue)]>,
+    pub fronts: Box<[(Frontend, FrontendValue)]>,
     /// By [`Scope`]: chosen from in turn.
-    pub turns: [Option<Filled>; 2],
+    pub turns: [Option<BackendSet>; 2],
     /// Chosen from by client, for connections from outside.
-    pub outside: Option<Filled>,
+    pub outside: Option<BackendSet>,
     /// Connections that went to places which are given up.
     pub hits: u64,
     /// What could not be done, a sentence each.
@@ -63,18 +63,18 @@ struct SetWanted {
 }
 
 impl State {
-    /// Makes an owner's ports those that are wanted.
-    pub fn settle(&mut self, owner: &Owner, wanted: Vec<Wanted>) {
+    /// Programs the ports of an owner, and removes those that it no longer wants.
+    pub fn program_ports(&mut self, owner: &Owner, wanted: Vec<Wanted>) {
         let known = self.programmed.remove(owner).unwrap_or_default();
         self.unsatisfied.remove(owner);
-        self.wait_no_more(owner, &known);
+        self.stop_waiting(owner, &known);
         let mut kept = Vec::with_capacity(wanted.len());
         // A service may have thousands of ports.
         let mut by_key: HashMap<PortKey, Vec<Programmed>> = HashMap::with_capacity(known.len());
         for port in known {
             by_key.entry(port.key.clone()).or_default().push(port);
         }
-        // What goes goes first: one that comes may be reached where it was.
+        // Removals come first: a new port may use the address and port of a removed one.
         let mut old: Vec<_> = wanted.iter().map(|it| by_key.get_mut(&it.key).and_then(Vec::pop)).collect();
         for gone in by_key.into_values().flatten() {
             self.withdraw(owner, gone);
@@ -145,7 +145,7 @@ impl State {
         }
         port.plan = plan;
         self.stage_fronts(owner, &mut port);
-        // Who waits for a place of somebody else's is told of where the service is shown.
+        // Owners that wait for another's frontend are shown in the listing instead.
         if self.unsatisfied.contains(owner) {
             for problem in port.problems.iter().filter(|it| !before.contains(it)).take(1) {
                 tracing::warn!(service = %owner, port = %port.key.name, "{problem}");
@@ -154,7 +154,7 @@ impl State {
         port
     }
 
-    /// Those of the endpoints that there is room for: those that are known, and as many more as the namespace may have.
+    /// Keeps the endpoints that fit: known ones, and as many new ones as the namespace's allowance has room for.
     fn keep_fitting_members(&mut self, owner: &Owner, port: &mut Programmed, plan: &mut Plan) {
         let known = |member: &Member| {
             port.plan.members.binary_search_by_key(&member.backend, |it| it.backend).is_ok()
@@ -175,7 +175,7 @@ impl State {
         self.unsatisfied.insert(owner.clone());
     }
 
-    /// Those of the source ranges that there is room for: whoever is in another is refused.
+    /// Keeps the source ranges that fit. Clients in the others are refused.
     fn fitting_ranges(
         &mut self,
         owner: &Owner,
@@ -195,8 +195,8 @@ impl State {
         ranges.into_iter().take(left as usize).collect()
     }
 
-    /// What an owner had waited for is no matter any more.
-    fn wait_no_more(&mut self, owner: &Owner, known: &[Programmed]) {
+    /// Removes the owner from all waiting lists.
+    fn stop_waiting(&mut self, owner: &Owner, known: &[Programmed]) {
         for front in known.iter().flat_map(|port| &port.plan.fronts) {
             if let Some(waiting) = self.waiting.get_mut(&front.key) {
                 waiting.remove(owner);
@@ -207,7 +207,8 @@ impl State {
         }
     }
 
-    /// Members that are new or are another's choice now; those that are gone stay for a while, but take nothing new.
+    /// Stages new and changed members. Removed ones drain: they keep their connections for a while and take no new
+    /// ones.
     fn stage_members(&mut self, owner: &Owner, port: &Programmed, members: &[Member]) {
         for member in members {
             let before = port.plan.members.binary_search_by_key(&member.backend, |it| it.backend);
@@ -221,34 +222,34 @@ impl State {
         }
         for member in &port.plan.members {
             if members.binary_search_by_key(&member.backend, |it| it.backend).is_err() {
-                self.let_go(owner, port, member.backend);
+                self.drain(owner, port, member.backend);
             }
         }
     }
 
-    fn let_go(&mut self, owner: &Owner, port: &Programmed, backend: Backend) {
+    fn drain(&mut self, owner: &Owner, port: &Programmed, backend: Backend) {
         self.count_backend(backend, false);
         self.allowance.give_own(owner.namespace(), port.key.family, What::Members, 1);
         self.staged.members.push((port.number, Member { backend, in_cluster: false, in_local: false }));
-        let leaving = Leaving::new(Some((owner.clone(), port.key.clone())), port.number, backend);
-        self.leaving.push_back(leaving);
+        let draining = DrainingBackend::new(Some((owner.clone(), port.key.clone())), port.number, backend);
+        self.draining.push_back(draining);
     }
 
-    /// What a set is to be; its old places are given back when the new ones are in force.
+    /// Stages a set. Its old space is freed after the new one is in force.
     fn stage_set(
         &mut self,
         owner: &Owner,
         port: &mut Programmed,
-        now: Option<Filled>,
+        now: Option<BackendSet>,
         plan: &Plan,
         wanted: Option<SetWanted>,
-    ) -> Option<Filled> {
+    ) -> Option<BackendSet> {
         let family = port.key.family;
         let Some(SetWanted { scope, consistent }) = wanted else {
             if let Some(now) = now {
                 let hits = self.staged.note(self.hits_of(family, &now)).unwrap_or_default();
                 port.hits += hits.iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
-                self.count_set(owner, family, &now, false);
+                self.account_set(owner, family, &now, false);
                 self.staged.released.push((family, now));
             }
             return None;
@@ -272,27 +273,35 @@ impl State {
                 (*backend, at.map_or(0, |at| before[at].1))
             })
             .collect();
-        let filled = self.ask_set(owner, family, now.as_ref(), backends.len(), consistent).and_then(|()| {
-            Ok(self.room.fill(&mut *self.tables, family, now.as_ref(), &with_hits, consistent, elsewhere)?)
-        });
-        match filled {
-            Ok(filled) => {
+        let set =
+            self.check_allowance(owner, family, now.as_ref(), backends.len(), consistent).and_then(|()| {
+                Ok(self.space.fill(
+                    &mut *self.tables,
+                    family,
+                    now.as_ref(),
+                    &with_hits,
+                    consistent,
+                    elsewhere,
+                )?)
+            });
+        match set {
+            Ok(set) => {
                 if let Some(now) = &now {
-                    self.count_set(owner, family, now, false);
+                    self.account_set(owner, family, now, false);
                 }
-                self.count_set(owner, family, &filled, true);
+                self.account_set(owner, family, &set, true);
                 let carried: u64 = with_hits.iter().map(|(_, hits)| u64::from(*hits)).sum();
                 let all: u64 = before.iter().map(|(_, hits)| u64::from(*hits)).sum();
                 port.hits += all.saturating_sub(carried);
-                self.staged.sets.push((filled.number, filled.value));
+                self.staged.sets.push((set.number, set.value));
                 self.staged.emptied.extend(now.map(|now| (family, now)));
-                Some(filled)
+                Some(set)
             }
-            Err(Unfilled::Table(error)) => {
+            Err(SetError::Table(error)) => {
                 self.staged.failed = Some(error);
                 now
             }
-            Err(Unfilled::NoRoom(no_room)) => {
+            Err(SetError::NoRoom(no_room)) => {
                 port.problems.push(format!("{no_room}; what was in force stays"));
                 self.unsatisfied.insert(owner.clone());
                 now
@@ -300,33 +309,33 @@ impl State {
         }
     }
 
-    /// Whether the namespace may have a set of so many backends in place of one.
-    fn ask_set(
+    /// Checks the namespace's allowance for a set of this size in place of the old one.
+    fn check_allowance(
         &self,
         owner: &Owner,
         family: Family,
-        now: Option<&Filled>,
+        now: Option<&BackendSet>,
         backends: usize,
         consistent: bool,
-    ) -> Result<(), Unfilled> {
+    ) -> Result<(), SetError> {
         let (places, lookups) = now.map_or((0, 0), |now| (now.backends.1 as usize, lookups(now)));
         let wants_table = choice_of(consistent, backends) == Choice::Table;
-        let table = if wants_table { usize::from(consistent::PLACES) } else { 0 };
+        let table = if wants_table { usize::from(maglev::PLACES) } else { 0 };
         for (what, wanted) in [
             (What::Sets, usize::from(now.is_none())),
             (What::Backends, backends.saturating_sub(places)),
             (What::Lookups, table.saturating_sub(lookups)),
         ] {
             let asked = self.allowance.ask(owner.namespace(), family, what, wanted);
-            asked.map_err(|beyond| Unfilled::NoRoom(beyond.to_string()))?;
+            asked.map_err(|beyond| SetError::NoRoom(beyond.to_string()))?;
         }
         Ok(())
     }
 
-    /// Has a set be on the account of its owner, or no more.
-    pub(super) fn count_set(&mut self, owner: &Owner, family: Family, filled: &Filled, more: bool) {
+    /// Adds a set to its owner's account, or removes it.
+    pub(super) fn account_set(&mut self, owner: &Owner, family: Family, set: &BackendSet, more: bool) {
         for (what, count) in
-            [(What::Sets, 1), (What::Backends, filled.backends.1 as usize), (What::Lookups, lookups(filled))]
+            [(What::Sets, 1), (What::Backends, set.backends.1 as usize), (What::Lookups, lookups(set))]
         {
             if more {
                 self.allowance.take(owner.namespace(), family, what, count);
@@ -337,8 +346,8 @@ impl State {
     }
 
     /// The backends of a set in order, and how often each was chosen.
-    pub fn hits_of(&self, family: Family, filled: &Filled) -> Result<Vec<(Backend, u32)>, TableError> {
-        self.tables.backends(family, filled.backends.0, filled.backends.1)
+    pub fn hits_of(&self, family: Family, set: &BackendSet) -> Result<Vec<(Backend, u32)>, TableError> {
+        self.tables.backends(family, set.backends.0, set.backends.1)
     }
 
     fn stage_fronts(&mut self, owner: &Owner, port: &mut Programmed) {
@@ -376,7 +385,7 @@ impl State {
             }
             if known.is_none_or(|(_, before)| before != value) && !self.is_inherited(front.key, &value) {
                 self.staged.frontends.insert(front.key, Some(value));
-                if known.is_none_or(|(it, _): (Front, _)| it.ranged != front.ranged) {
+                if known.is_none_or(|(it, _): (Frontend, _)| it.ranged != front.ranged) {
                     self.stage_diversion(front.key.address);
                 }
             }
@@ -394,8 +403,8 @@ impl State {
         self.node_addresses.iter().any(|address| in_range(*address))
     }
 
-    fn value_of(&self, port: &Programmed, front: &Front, in_range: bool) -> FrontendValue {
-        let number = |filled: Option<Filled>| filled.map_or(SetNumber::default(), |it| it.number);
+    fn value_of(&self, port: &Programmed, front: &Frontend, in_range: bool) -> FrontendValue {
+        let number = |set: Option<BackendSet>| set.map_or(SetNumber::default(), |it| it.number);
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let outside =
             if front.reach.is_external() { port.outside } else { port.turns[front.outside as usize] };
@@ -412,8 +421,8 @@ impl State {
         }
     }
 
-    /// Has the flows to an address be judged again, whether they are a service's now. No address stands for those of the
-    /// node.
+    /// Raises the epoch for flows to an address, whether it is a service's now or not. The unspecified address stands
+    /// for the node's own.
     pub fn stage_diversion(&mut self, address: IpAddr) {
         let concerned = match (address.is_unspecified(), self.node_addresses.is_empty()) {
             (false, _) => Concerned::address(address),
@@ -423,8 +432,8 @@ impl State {
         self.staged.diverts.add(concerned);
     }
 
-    /// Takes a front away that is one's own.
-    fn drop_front(&mut self, owner: &Owner, front: &Front) {
+    /// Stages the removal of an own frontend.
+    fn drop_front(&mut self, owner: &Owner, front: &Frontend) {
         self.owners.remove(&front.key);
         self.freed.push(front.key);
         let family = Family::of(front.key.address);
@@ -435,17 +444,17 @@ impl State {
         self.count_front(front, false);
     }
 
-    /// Takes a port out of the tables.
+    /// Stages the removal of a port.
     fn withdraw(&mut self, owner: &Owner, port: Programmed) {
         for (front, _) in &port.fronts {
             self.drop_front(owner, front);
         }
         for member in &port.plan.members {
-            self.let_go(owner, &port, member.backend);
+            self.drain(owner, &port, member.backend);
         }
-        for filled in port.turns.into_iter().chain([port.outside]).flatten() {
-            self.count_set(owner, port.key.family, &filled, false);
-            self.staged.released.push((port.key.family, filled));
+        for set in port.turns.into_iter().chain([port.outside]).flatten() {
+            self.account_set(owner, port.key.family, &set, false);
+            self.staged.released.push((port.key.family, set));
         }
         if !port.source_ranges.is_empty() {
             let count = port.source_ranges.len();
@@ -455,12 +464,12 @@ impl State {
         }
     }
 
-    fn count_front(&mut self, front: &Front, more: bool) {
+    fn count_front(&mut self, front: &Frontend, more: bool) {
         if front.reach.is_external() {
             if more {
                 self.served.add(front.key.port, &mut *self.tables);
             } else {
-                // Connections that were made there go on: the mark stays as long as they do.
+                // Existing connections continue, and the mark stays as long as they do.
                 self.served.remove(front.key.port);
             }
         } else {
@@ -468,7 +477,7 @@ impl State {
         }
     }
 
-    /// A backend in the node's own namespace has its port marked.
+    /// Marks the port of a backend that is a process of the node.
     fn count_backend(&mut self, backend: Backend, more: bool) {
         if !self.node_addresses.contains(&backend.address) {
             return;
@@ -481,13 +490,13 @@ impl State {
     }
 }
 
-/// Why a set is not as it should be.
-enum Unfilled {
+/// Why a set could not be staged.
+enum SetError {
     NoRoom(String),
     Table(TableError),
 }
 
-impl From<FillError> for Unfilled {
+impl From<FillError> for SetError {
     fn from(error: FillError) -> Self {
         match error {
             FillError::NoRoom(no_room) => Self::NoRoom(no_room.to_string()),
@@ -497,15 +506,15 @@ impl From<FillError> for Unfilled {
 }
 
 /// The places of look-up tables that a set has.
-fn lookups(filled: &Filled) -> usize {
-    if filled.value.choice == Choice::Table { filled.value.count.into() } else { 0 }
+fn lookups(set: &BackendSet) -> usize {
+    if set.value.choice == Choice::Table { set.value.count.into() } else { 0 }
 }
 
 fn choice_of(consistent: bool, backends: usize) -> Choice {
     match consistent {
         false => Choice::Turns,
         true if backends == 0 => Choice::Turns,
-        true if consistent::by_table(backends) => Choice::Table,
+        true if maglev::by_table(backends) => Choice::Table,
         true => Choice::Score,
     }
 }

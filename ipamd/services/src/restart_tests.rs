@@ -150,7 +150,7 @@ struct Told {
     backends: (u8, u8),
 }
 
-type World = BTreeMap<u8, Told>;
+type Cluster = BTreeMap<u8, Told>;
 
 fn backends(name: u8, told: Told) -> BTreeSet<IpAddr> {
     let (first, count) = told.backends;
@@ -158,8 +158,8 @@ fn backends(name: u8, told: Told) -> BTreeSet<IpAddr> {
     (first..first + count).map(|at| [10, 88, name, at].into()).collect()
 }
 
-fn changes(world: &World) -> Vec<Change> {
-    let each = world.iter().flat_map(|(name, told)| {
+fn changes(cluster: &Cluster) -> Vec<Change> {
+    let each = cluster.iter().flat_map(|(name, told)| {
         let service = Service {
             namespace: "ns".into(),
             name: format!("s{name}").into(),
@@ -196,11 +196,11 @@ fn changes(world: &World) -> Vec<Change> {
     each.collect()
 }
 
-/// Where services may be reached, by whom, and who may answer there in one of the worlds.
-fn allowed(worlds: &[&World]) -> BTreeMap<(From, FrontendKey), BTreeSet<IpAddr>> {
+/// Where services may be reached, by whom, and who may answer there in one of the clusters.
+fn allowed(clusters: &[&Cluster]) -> BTreeMap<(From, FrontendKey), BTreeSet<IpAddr>> {
     let mut allowed: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     let key = |address, port| FrontendKey { address, port, protocol: 6 };
-    for (name, told) in worlds.iter().copied().flatten() {
+    for (name, told) in clusters.iter().copied().flatten() {
         let cluster = (From::Endpoint(POD), key(cluster_ip(told.address), 80));
         let node_port = told.node_port.map(|port| key(IpAddr::V4(NODE), port));
         let node_port = node_port.map(|key| [(From::Endpoint(POD), key), (From::Outside(CLIENT), key)]);
@@ -211,13 +211,13 @@ fn allowed(worlds: &[&World]) -> BTreeMap<(From, FrontendKey), BTreeSet<IpAddr>>
     allowed
 }
 
-/// Who answers once a world is in force. Two services that claim one place: either.
-fn is_in_force(tables: &Memory, world: &World) {
-    for ((from, at), may) in allowed(&[world]) {
+/// Who answers once a cluster is in force. Two services that claim one place: either.
+fn is_in_force(tables: &Memory, cluster: &Cluster) {
+    for ((from, at), may) in allowed(&[cluster]) {
         match tables.lead(from, at) {
             Led::To(backends) => assert!(backends.iter().all(|it| may.contains(&it.address)), "{at:?}"),
             Led::Refused => {
-                let empty = world.values().any(|told| told.backends.1 == 0);
+                let empty = cluster.values().any(|told| told.backends.1 == 0);
                 assert!(empty, "{at:?} is refused although every service has backends");
             }
             other => panic!("{at:?}: {other:?}"),
@@ -225,8 +225,8 @@ fn is_in_force(tables: &Memory, world: &World) {
     }
 }
 
-fn start(tables: Memory, worlds: [&World; 2], good: usize) -> bool {
-    let allowed = allowed(&worlds);
+fn start(tables: Memory, clusters: [&Cluster; 2], good: usize) -> bool {
+    let allowed = allowed(&clusters);
     let look = move |tables: &Memory| {
         for ((from, at), may) in &allowed {
             if let Led::To(backends) = tables.lead(*from, *at) {
@@ -239,10 +239,10 @@ fn start(tables: Memory, worlds: [&World; 2], good: usize) -> bool {
     let site = Site { node: "node".into(), zone: None, pools: Vec::new() };
     let balancer = Balancer::new(Box::new(Watched { tables, look: Box::new(look), good }), site);
     let addresses = NodeAddresses::new([NODE.into()].into(), &[]);
-    balancer.start(addresses, [], &changes(worlds[1])).is_ok()
+    balancer.start(addresses, [], &changes(clusters[1])).is_ok()
 }
 
-fn worlds() -> impl Strategy<Value = World> {
+fn clusters() -> impl Strategy<Value = Cluster> {
     let port = prop::option::of(NODE_PORT..NODE_PORT + 2);
     let told = (0_u8..4, port, (1_u8..4, 0_u8..4));
     let told =
@@ -253,10 +253,10 @@ fn worlds() -> impl Strategy<Value = World> {
 #[test]
 fn a_service_that_grew_meanwhile_leaves_the_backends_of_the_next_alone() {
     let told = |address, count| Told { address, node_port: None, backends: (1, count) };
-    let before = World::from([(0, told(1, 1)), (1, told(2, 1))]);
-    let after = World::from([(0, told(1, 2)), (1, told(2, 1))]);
+    let before = Cluster::from([(0, told(1, 1)), (1, told(2, 1))]);
+    let after = Cluster::from([(0, told(1, 2)), (1, told(2, 1))]);
     let tables = Memory::default();
-    assert!(start(tables.clone(), [&World::new(), &before], usize::MAX));
+    assert!(start(tables.clone(), [&Cluster::new(), &before], usize::MAX));
     assert!(start(tables.clone(), [&before, &after], usize::MAX));
     is_in_force(&tables, &after);
 }
@@ -264,11 +264,11 @@ fn a_service_that_grew_meanwhile_leaves_the_backends_of_the_next_alone() {
 #[test]
 fn a_node_port_that_changed_hands_meanwhile_leads_to_one_or_the_other() {
     let told = |address, node_port| Told { address, node_port, backends: (1, 2) };
-    let before = World::from([(1, told(2, Some(NODE_PORT)))]);
+    let before = Cluster::from([(1, told(2, Some(NODE_PORT)))]);
     // The first of the two comes first, and is not in the tables by its own address.
-    let after = World::from([(0, told(1, Some(NODE_PORT))), (1, told(2, None))]);
+    let after = Cluster::from([(0, told(1, Some(NODE_PORT))), (1, told(2, None))]);
     let tables = Memory::default();
-    assert!(start(tables.clone(), [&World::new(), &before], usize::MAX));
+    assert!(start(tables.clone(), [&Cluster::new(), &before], usize::MAX));
     let members = tables.all_members();
     assert!(start(tables.clone(), [&before, &after], usize::MAX));
     is_in_force(&tables, &after);
@@ -282,9 +282,9 @@ fn a_node_port_that_changed_hands_meanwhile_leads_to_one_or_the_other() {
 
 proptest! {
     #[test]
-    fn nobody_is_led_astray_by_a_restart(before in worlds(), after in worlds(), good in 0_usize..40) {
+    fn nobody_is_led_astray_by_a_restart(before in clusters(), after in clusters(), good in 0_usize..40) {
         let tables = Memory::default();
-        prop_assert!(start(tables.clone(), [&World::new(), &before], usize::MAX));
+        prop_assert!(start(tables.clone(), [&Cluster::new(), &before], usize::MAX));
         start(tables.clone(), [&before, &after], good);
         prop_assert!(start(tables.clone(), [&before, &after], usize::MAX));
         is_in_force(&tables, &after);

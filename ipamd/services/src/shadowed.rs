@@ -1,4 +1,5 @@
-//! Processes of the node that listen where a service or a container is reached: they get nothing from other machines.
+//! Processes of the node whose listening ports are shadowed by a service or a host port: they get no connections from
+//! other machines.
 
 use std::net::IpAddr;
 

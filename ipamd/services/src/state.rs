@@ -1,4 +1,4 @@
-//! Everything behind the balancer's lock: what the cluster told, what was made of it, and what is in the tables.
+//! The balancer's state, behind its lock: the cluster's services, the plan, and what is in the tables.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,25 +11,25 @@ use ipamd_api::{AttachmentKey, PortMapping};
 
 use super::{
     allowance::Allowance,
+    backend_sets::TableSpace,
     balancer::NodeAddresses,
-    claimed::{self, Claimed},
-    fill::Room,
+    claimed_frontends::{self, ClaimedFrontends},
+    draining::DrainingBackend,
     health::{Claims, HealthPorts},
-    inherit::Inherited,
-    leaving::Leaving,
-    marks::Marks,
+    inherit::InheritedTables,
     plan::Site,
+    port_marks::PortMarks,
     program::{Programmed, Wanted},
-    staged::Staged,
+    service_index::{ServiceId, ServiceIndex},
+    staged_writes::StagedWrites,
     tables::{Family, FrontendKey, PortRow, ServiceNumber, TableError, Tables},
-    world::{ServiceId, World},
 };
 use ipamd_model::objects::{Change, Kind, Object};
 use ipamd_runtime::{queued_lock::TakeIn, supervisor};
 
-/// Of so many namespaces it is told at most that there is no room for their services.
+/// At most this many namespaces are named in problems about missing space.
 const MOST_PROBLEMS: usize = 20;
-/// So many of those that did not get all they want are tried again at each change that makes room: others wait for it.
+/// How many unsatisfied owners are tried again when space is freed.
 const AT_ONCE: usize = 5;
 /// Label of a Node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -37,7 +37,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// A container, its ports of the node in place of those before, and where they lead.
 type HostPorts = (AttachmentKey, Vec<PortMapping>, Vec<IpAddr>);
 
-/// Whose ports are programmed.
+/// The owner of programmed ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Owner {
     Service(ServiceId),
@@ -45,7 +45,7 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    /// The namespace on whose account it is; the ports of a container are the node's own matter.
+    /// The namespace whose allowance it uses; host ports are on the node's own account.
     pub fn namespace(&self) -> Option<&Arc<str>> {
         match self {
             Self::Service(id) => Some(&id.namespace),
@@ -67,41 +67,41 @@ impl fmt::Display for Owner {
 #[allow(clippy::struct_excessive_bools, reason = "each says of itself whether something was done")]
 pub(super) struct State {
     pub tables: Box<dyn Tables>,
-    pub room: Room,
-    pub world: World,
+    pub space: TableSpace,
+    pub index: ServiceIndex,
     pub site: Site,
     /// Cluster addresses are served to whoever is beyond the node.
     pub cluster_ip_external: bool,
     pub node_addresses: BTreeSet<IpAddr>,
     pub node_ports: BTreeSet<IpAddr>,
     pub host_ports: BTreeMap<AttachmentKey, Vec<(PortMapping, Vec<IpAddr>)>>,
-    /// Where services want to be reached, whether they are or not.
-    pub claimed: Claimed,
+    /// The frontends that services claim, programmed or not.
+    pub claimed: ClaimedFrontends,
     pub programmed: BTreeMap<Owner, Vec<Programmed>>,
     pub owners: HashMap<FrontendKey, ServiceNumber>,
     /// How many services have a cluster address.
     pub addresses: HashMap<IpAddr, u32>,
-    pub served: Marks,
-    pub of_backends: Marks,
+    pub served: PortMarks,
+    pub of_backends: PortMarks,
     has_host_backends: bool,
     last_number: u32,
-    pub leaving: VecDeque<Leaving>,
-    pub staged: Staged,
-    pub inherited: Option<Inherited>,
+    pub draining: VecDeque<DrainingBackend>,
+    pub staged: StagedWrites,
+    pub inherited: Option<InheritedTables>,
     /// What health check ports are to answer, and who answers.
     pub health_checks: Claims,
     pub health: Option<HealthPorts>,
-    /// How much of the tables is whose.
+    /// The namespaces' use of the tables.
     pub allowance: Allowance,
-    /// Who did not get all they want, for there is no room, or a port of the node that is not theirs.
+    /// Owners that did not get all they want, because there is no space or another has the port.
     pub unsatisfied: BTreeSet<Owner>,
-    /// Of them, who was tried again last.
+    /// The one of them that was tried last.
     retried: Option<Owner>,
-    /// Who wants to be reached where somebody else is.
+    /// Owners that wait for a frontend that another has.
     pub waiting: HashMap<FrontendKey, BTreeSet<Owner>>,
-    /// What was given up that somebody may want.
+    /// Frontends that were freed and may have waiting owners.
     pub freed: Vec<FrontendKey>,
-    /// The tables could not be written.
+    /// A write failed, so the tables must be rebuilt.
     pub failed: bool,
     pub started: bool,
 }
@@ -117,27 +117,27 @@ impl TakeIn for State {
 impl State {
     /// Balances nothing yet.
     pub fn new(tables: Box<dyn Tables>, site: Site) -> Self {
-        let room = Room::new(tables.limits());
+        let space = TableSpace::new(tables.limits());
         let allowance = Allowance::new(tables.limits());
         Self {
             tables,
-            room,
-            world: World::default(),
+            space,
+            index: ServiceIndex::default(),
             site,
             cluster_ip_external: false,
             node_addresses: BTreeSet::new(),
             node_ports: BTreeSet::new(),
             host_ports: BTreeMap::new(),
-            claimed: Claimed::default(),
+            claimed: ClaimedFrontends::default(),
             programmed: BTreeMap::new(),
             owners: HashMap::new(),
             addresses: HashMap::new(),
-            served: Marks::new(PortRow::Served),
-            of_backends: Marks::new(PortRow::OfBackends),
+            served: PortMarks::new(PortRow::Served),
+            of_backends: PortMarks::new(PortRow::OfBackends),
             has_host_backends: false,
             last_number: 0,
-            leaving: VecDeque::new(),
-            staged: Staged::default(),
+            draining: VecDeque::new(),
+            staged: StagedWrites::default(),
             inherited: None,
             health_checks: Claims::default(),
             health: None,
@@ -199,7 +199,7 @@ impl State {
 
     pub fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
         supervisor::beat();
-        self.world.absorb(change, concerned);
+        self.index.absorb(change, concerned);
         let zone = match change {
             Change::Put(Object::Node(node)) if node.name == self.site.node => {
                 node.labels.get(ZONE).map(Arc::from)
@@ -209,47 +209,47 @@ impl State {
         };
         if self.site.zone != zone {
             self.site.zone = zone;
-            concerned.extend(self.world.services.keys().cloned());
+            concerned.extend(self.index.services.keys().cloned());
         }
     }
 
-    /// Brings the tables to what the owners want now.
+    /// Programs what these owners want now.
     pub fn sync_tables(&mut self, owners: Vec<Owner>) {
         if self.failed {
             return self.write(Self::rebuild);
         }
         self.write(|state| {
             for owner in owners {
-                state.settle_owner(&owner);
+                state.sync_owner(&owner);
             }
-            state.give_on();
+            state.serve_waiting();
             state.commit()
         });
     }
 
-    /// Has those come who waited for what was given up: the first of each place, for the others would wait again.
-    fn give_on(&mut self) {
+    /// Programs the owners that wait for freed frontends: only the first for each, because the others would wait again.
+    fn serve_waiting(&mut self) {
         let freed = std::mem::take(&mut self.freed);
         if freed.is_empty() {
             return;
         }
         for key in freed {
             while !self.owners.contains_key(&key)
-                && let Some(owner) = self.first_waiting(&key)
+                && let Some(owner) = self.pop_first_waiting(&key)
             {
-                self.settle_owner(&owner);
+                self.sync_owner(&owner);
             }
         }
         // Ports of containers, of which a node has few, may be where a service was.
         let ports = self.unsatisfied.iter().rev().take_while(|it| matches!(it, Owner::HostPorts(_)));
         let ports: Vec<_> = ports.cloned().collect();
         for owner in ports.into_iter().chain(self.next_unsatisfied(AT_ONCE)) {
-            self.settle_owner(&owner);
+            self.sync_owner(&owner);
         }
     }
 
-    /// Who waits first for a place, and waits no more.
-    fn first_waiting(&mut self, key: &FrontendKey) -> Option<Owner> {
+    /// Removes the first owner that waits for a frontend, and returns it.
+    fn pop_first_waiting(&mut self, key: &FrontendKey) -> Option<Owner> {
         let waiting = self.waiting.get_mut(key)?;
         let first = waiting.pop_first();
         if waiting.is_empty() {
@@ -258,7 +258,7 @@ impl State {
         first
     }
 
-    /// So many of those that did not get all they want, in their turn.
+    /// The next unsatisfied owners, in turn.
     pub fn next_unsatisfied(&mut self, most: usize) -> Vec<Owner> {
         let after = self.retried.take();
         let behind = |owner: &&Owner| after.as_ref().is_none_or(|after| *owner > after);
@@ -275,10 +275,12 @@ impl State {
         self.failed = has_failed(&written);
     }
 
-    /// Settles everything anew, on what the tables have: first it is known whose all of that is, then anything is written.
+    /// Programs everything from scratch on top of what the tables hold. First it finds the owner of all that is in
+    /// force; only then it writes, because a write into space that is in force would redirect another service's
+    /// connections.
     pub fn rebuild(&mut self) -> Result<(), TableError> {
-        self.room = Room::new(self.tables.limits());
-        let mut inherited = Inherited::read(&*self.tables, &mut self.room)?;
+        self.space = TableSpace::new(self.tables.limits());
+        let mut inherited = InheritedTables::read(&*self.tables, &mut self.space)?;
         self.own_fronts().for_each(|own| inherited.promise(own));
         self.last_number = self.last_number.max(inherited.highest());
         self.allowance = Allowance::new(self.tables.limits());
@@ -289,20 +291,20 @@ impl State {
             }
         }
         self.inherited = Some(inherited);
-        self.staged = Staged::default();
+        self.staged = StagedWrites::default();
         self.programmed.clear();
         self.owners.clear();
-        self.claimed = Claimed::default();
+        self.claimed = ClaimedFrontends::default();
         self.addresses.clear();
-        self.health_checks.keep(|id| self.world.services.contains_key(id));
-        self.leaving.clear();
+        self.health_checks.keep(|id| self.index.services.contains_key(id));
+        self.draining.clear();
         self.unsatisfied.clear();
         self.waiting.clear();
         self.freed.clear();
-        self.served = Marks::new(PortRow::Served);
-        self.of_backends = Marks::new(PortRow::OfBackends);
+        self.served = PortMarks::new(PortRow::Served);
+        self.of_backends = PortMarks::new(PortRow::OfBackends);
         for owner in self.all_owners() {
-            self.settle_owner(&owner);
+            self.sync_owner(&owner);
         }
         self.stage_node_addresses();
         self.clear_inheritance();
@@ -310,7 +312,7 @@ impl State {
     }
 
     fn all_owners(&self) -> Vec<Owner> {
-        let services = self.world.services.keys().cloned().map(Owner::Service);
+        let services = self.index.services.keys().cloned().map(Owner::Service);
         services.chain(self.host_ports.keys().cloned().map(Owner::HostPorts)).collect()
     }
 
@@ -326,29 +328,29 @@ impl State {
         let of_backends = &self.of_backends;
         self.staged.unmarked.retain(|port| !of_backends.has(*port));
         let given_up = std::mem::take(&mut self.staged.given_up);
-        self.staged.commit(&mut *self.tables, &mut self.room)?;
+        self.staged.commit(&mut *self.tables, &mut self.space)?;
         for (family, what, count) in given_up {
             self.allowance.give(None, family, what, count);
         }
         Ok(())
     }
 
-    fn settle_owner(&mut self, owner: &Owner) {
+    fn sync_owner(&mut self, owner: &Owner) {
         supervisor::beat();
         let wanted = match owner {
             Owner::Service(id) => {
                 self.note_health(id);
                 let wanted = self.wanted_of_service(id);
-                self.make_way(owner, &wanted);
+                self.move_host_ports(owner, &wanted);
                 wanted
             }
             Owner::HostPorts(key) => self.wanted_of_container(key),
         };
-        self.settle(owner, wanted);
+        self.program_ports(owner, wanted);
     }
 
-    /// Ports of the node that lead to containers give way to a service before it is there.
-    fn make_way(&mut self, owner: &Owner, wanted: &[Wanted]) {
+    /// Moves host ports out of the way of a service before it is programmed.
+    fn move_host_ports(&mut self, owner: &Owner, wanted: &[Wanted]) {
         let before = self.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.fronts);
         let fronts: Vec<_> = wanted.iter().flat_map(|port| &port.plan.fronts).collect();
         let more = self.claimed.replace(before, &fronts);
@@ -357,12 +359,13 @@ impl State {
             return;
         }
         let is_in_the_way = |(key, mappings): (&AttachmentKey, &Vec<(PortMapping, Vec<IpAddr>)>)| {
-            let meets = |mapping: &PortMapping| fronts.iter().any(|front| claimed::meet(front, mapping));
+            let meets =
+                |mapping: &PortMapping| fronts.iter().any(|front| claimed_frontends::meet(front, mapping));
             mappings.iter().any(|(mapping, _)| meets(mapping)).then(|| Owner::HostPorts(key.clone()))
         };
         let in_the_way: Vec<_> = self.host_ports.iter().filter_map(is_in_the_way).collect();
         for owner in in_the_way {
-            self.settle_owner(&owner);
+            self.sync_owner(&owner);
         }
     }
 
@@ -372,10 +375,10 @@ impl State {
     }
 }
 
-/// Says so, if the tables could not be written; [`super::Balancer::retry`] makes up for it.
+/// Logs a failed write; [`super::Balancer::retry`] repairs it.
 pub(super) fn has_failed(written: &Result<(), TableError>) -> bool {
     if let Err(error) = written {
-        tracing::error!(%error, "services could not be put in force; this is tried again");
+        tracing::error!(%error, "cannot write the tables of services; trying again");
     }
     written.is_err()
 }

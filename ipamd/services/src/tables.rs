@@ -1,4 +1,4 @@
-//! What the programs are told of services, in the words of the maps but free of their layout.
+//! The tables of services, as a trait: the contents of the maps without their layout.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 pub use ipamd_addresses::ipam::Family;
 use ipamd_model::concerned::Concerned;
 
-/// Number of a service's port in one family: what flows, affinities and members are tied to. From 1.
+/// The number of a service's port in one family, from 1. Flows, affinities and members refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceNumber(pub u32);
 
@@ -15,7 +15,7 @@ pub struct ServiceNumber(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetNumber(pub u32);
 
-/// Who takes connections: an address and a port.
+/// A backend: an address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     /// Its address.
@@ -27,7 +27,7 @@ pub struct Backend {
 /// Where a service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
-    /// The address; unspecified: every address of the node that serves node ports.
+    /// The address; the unspecified address stands for every address of the node that serves node ports.
     pub address: IpAddr,
     /// The port. With port and protocol zero the entry says what the address itself is.
     pub port: u16,
@@ -40,9 +40,9 @@ pub struct FrontendKey {
 pub struct FrontendValue {
     /// The service.
     pub service: ServiceNumber,
-    /// Whom the connections of endpoints and of the node itself go to.
+    /// The set for connections of endpoints and of the node itself.
     pub inside: SetNumber,
-    /// Whom others' go to.
+    /// The set for connections from outside.
     pub outside: SetNumber,
     /// `FRONTEND_*`, `ADDRESS_*`.
     pub flags: u32,
@@ -53,12 +53,12 @@ pub struct FrontendValue {
 /// How one backend of a set is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// In turn.
+    /// Round robin.
     #[default]
     Turns,
-    /// By the client's score with each.
+    /// The highest score of the client with each backend (rendezvous hashing).
     Score,
-    /// By a table: the set's places are of the look-up tables.
+    /// A Maglev table: the set's places are in the look-up tables.
     Table,
 }
 
@@ -71,7 +71,7 @@ pub struct SetValue {
     pub count: u16,
     /// How one is chosen.
     pub choice: Choice,
-    /// There are none here, but on other nodes.
+    /// This node has no backends, but other nodes do.
     pub elsewhere: bool,
 }
 
@@ -80,9 +80,9 @@ pub struct SetValue {
 pub struct Member {
     /// Who it is.
     pub backend: Backend,
-    /// Takes new connections of those who may be sent to any node.
+    /// It takes new connections that may go to any node.
     pub in_cluster: bool,
-    /// Takes new connections of those who stay on this node.
+    /// It takes new connections that must stay on this node.
     pub in_local: bool,
 }
 
@@ -117,7 +117,8 @@ pub enum PortRow {
 #[error("the tables of services: {0}")]
 pub struct TableError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
-/// The maps. What is written is in force at once; an order that no packet sees half of is the caller's.
+/// The maps. Each write is in force at once, so the caller must write in an order in which no packet sees half of a
+/// change.
 pub trait Tables: Send + fmt::Debug {
     /// How much they hold.
     fn limits(&self) -> Limits;
@@ -161,10 +162,10 @@ pub trait Tables: Send + fmt::Debug {
     fn source_ranges(&self) -> Result<Vec<(ServiceNumber, IpNetwork)>, TableError>;
     /// Marks a port, or takes the mark away.
     fn mark_port(&mut self, row: PortRow, port: u16, marked: bool);
-    /// Takes all marks away but those that are told.
+    /// Removes all marks but those for which `marked` is true.
     fn keep_ports(&mut self, row: PortRow, marked: &dyn Fn(u16) -> bool);
-    /// Says whether there are backends in the node's own namespace.
+    /// Sets whether any process of the node is a backend.
     fn set_host_backends(&mut self, any: bool) -> Result<(), TableError>;
-    /// Has the flows that are concerned be judged again.
+    /// Raises the epoch of the flows that a change concerns.
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError>;
 }

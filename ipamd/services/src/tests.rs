@@ -206,7 +206,7 @@ fn a_parting_does_not_hide_that_a_change_has_failed() {
     balancer.apply(&[slice(1, [backend(1), backend(3)])]);
     tables.fail(false);
     thread::sleep(Duration::from_millis(1_100));
-    assert_eq!(balancer.part().len(), 1);
+    assert_eq!(balancer.expire_drained().len(), 1);
     balancer.retry();
     assert_eq!(from_inside(&tables, 1), [backend(1), backend(3)].into());
 }
@@ -216,16 +216,16 @@ fn an_endpoint_that_is_gone_parts_unless_it_comes_back() {
     let tables = Memory::default();
     let balancer = start(&tables, &[service(1, None), slice(1, [backend(1), backend(2)])]);
     let members = |tables: &Memory| tables.all_members().into_iter().map(|it| it.address).collect::<Vec<_>>();
-    assert_eq!(balancer.next_parting(), None);
+    assert_eq!(balancer.next_drain_end(), None);
     balancer.apply(&[no_slice(1)]);
     assert_eq!(members(&tables), [backend(1), backend(2)], "they keep what they have for a moment");
     balancer.apply(&[slice(1, [backend(1)])]);
-    assert_eq!(balancer.part(), []);
+    assert_eq!(balancer.expire_drained(), []);
     thread::sleep(Duration::from_millis(1_100));
-    let gone: Vec<_> = balancer.part().into_iter().map(|it| it.backend).collect();
+    let gone: Vec<_> = balancer.expire_drained().into_iter().map(|it| it.backend).collect();
     assert_eq!(gone, [Backend { address: backend(2), port: 8080 }]);
     assert_eq!(members(&tables), [backend(1)]);
-    assert_eq!(balancer.next_parting(), None);
+    assert_eq!(balancer.next_drain_end(), None);
 }
 
 fn mapping(host_ip: Option<IpAddr>, host_port: u16) -> PortMapping {

@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// An attachment that is cut off; what is left is to wait.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Leaving {
+pub(super) struct Detached {
     removed: Option<Ticket>,
     link: Option<(String, u32)>,
 }
@@ -29,8 +29,8 @@ impl Node {
     /// Why the record could not be removed.
     pub async fn release(&self, key: &AttachmentKey) -> Result<(), ApiError> {
         check_key(key)?;
-        let leaving = self.detach(&mut self.state(), key)?;
-        self.await_gone(key, leaving).await
+        let detached = self.detach(&mut self.state(), key)?;
+        self.await_gone(key, detached).await
     }
 
     /// Releases what an ADD had reserved whose plugin is gone before its commit. A DEL may have been here already: that of a
@@ -39,7 +39,7 @@ impl Node {
     /// # Errors
     /// Why the record could not be removed.
     pub async fn give_up(&self, key: &AttachmentKey) -> Result<(), ApiError> {
-        let leaving = {
+        let detached = {
             let mut state = self.state();
             if state.records.get(key).is_none_or(|record| record.committed.is_some()) {
                 return Ok(());
@@ -47,7 +47,7 @@ impl Node {
             tracing::info!(%key, "the plugin is gone before its commit; its reservation is released");
             self.detach(&mut state, key)?
         };
-        self.await_gone(key, leaving).await
+        self.await_gone(key, detached).await
     }
 
     /// Releases every attachment of `network` that nothing in `valid` may mean; returns how many.
@@ -68,14 +68,14 @@ impl Node {
         let mut failed = None;
         let mut released = 0;
         // All are cut off before any is waited for.
-        let mut leaving = Vec::with_capacity(stale.len());
+        let mut detached = Vec::with_capacity(stale.len());
         for key in stale {
             match self.detach(&mut self.state(), &key) {
-                Ok(left) => leaving.push((key, left)),
+                Ok(left) => detached.push((key, left)),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        for (key, left) in leaving {
+        for (key, left) in detached {
             match self.await_gone(&key, left).await {
                 Ok(()) => released += 1,
                 Err(error) => failed = failed.or(Some(error)),
@@ -89,7 +89,7 @@ impl Node {
     /// # Errors
     /// [`ErrorKind::NotFound`] if none does; [`ErrorKind::InUse`] if its interface exists, unless `force`.
     pub async fn release_address(&self, address: IpAddr, force: bool) -> Result<(), ApiError> {
-        let (key, leaving) = {
+        let (key, detached) = {
             let mut state = self.state();
             let key = state.allocator.holder(address).cloned().ok_or_else(|| {
                 ApiError::new(ErrorKind::NotFound, format!("address {address} is not in use"))
@@ -101,16 +101,16 @@ impl Node {
                     format!("address {address} is in use by {key}, whose interface {host_ifname} exists"),
                 ));
             }
-            let leaving = self.detach(&mut state, &key)?;
-            (key, leaving)
+            let detached = self.detach(&mut state, &key)?;
+            (key, detached)
         };
-        self.await_gone(&key, leaving).await
+        self.await_gone(&key, detached).await
     }
 
     /// Cuts an attachment off: nothing of it is forwarded once this returns, and its addresses are free. The removal
     /// of the record and of the interface are under way. This waits for nothing, for the state is held: policy and services
     /// forget it by [`Self::taken_in`].
-    pub(super) fn detach(&self, state: &mut State, key: &AttachmentKey) -> Result<Leaving, ApiError> {
+    pub(super) fn detach(&self, state: &mut State, key: &AttachmentKey) -> Result<Detached, ApiError> {
         let mut removed = None;
         if let Some(record) = state.records.get(key) {
             let ips = record.attachment.ips().collect::<Vec<_>>();
@@ -162,15 +162,15 @@ impl Node {
             // whoever has noted the deletion keeps the note for a daemon that can.
             removed = Some(self.submit(Batch::new())?);
         }
-        Ok(Leaving { removed, link })
+        Ok(Detached { removed, link })
     }
 
-    async fn await_gone(&self, key: &AttachmentKey, leaving: Leaving) -> Result<(), ApiError> {
+    async fn await_gone(&self, key: &AttachmentKey, detached: Detached) -> Result<(), ApiError> {
         self.taken_in(&Patience::begin(self)).await;
-        if let Some(ticket) = leaving.removed {
+        if let Some(ticket) = detached.removed {
             ticket.wait().await.map_err(|error| self.refusal(&error))?;
         }
-        if let Some((host_ifname, ifindex)) = &leaving.link {
+        if let Some((host_ifname, ifindex)) = &detached.link {
             let deadline = tokio::time::Instant::now() + DISAPPEARS_WITHIN;
             while self.kernel.link_index(host_ifname) == Some(*ifindex) {
                 if tokio::time::Instant::now() >= deadline {

@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use crate::{DatapathError, maps::TypedMap};
 use ipamd_services::{
-    consistent,
+    maglev,
     tables::{Backend, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber},
 };
 
@@ -81,7 +81,7 @@ where
     pub fn put_backends(&self, first: u32, backends: &[(Backend, u32)]) -> Result<(), DatapathError> {
         let entries = (first..).zip(backends).filter_map(|(at, (backend, hits))| {
             let address = F::Address::narrow(backend.address)?;
-            Some((at, F::backend(address, backend.port, consistent::seed(backend), *hits)))
+            Some((at, F::backend(address, backend.port, maglev::seed(backend), *hits)))
         });
         self.backends.put_all(entries)
     }

@@ -1,4 +1,4 @@
-//! Which predicates hold for which items: evaluated once for items of equal facts.
+//! Which predicates hold for which items. They are evaluated once for all items with the same facts.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -8,8 +8,8 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use super::{
+    policy_inputs::{Facts, PolicyInputs},
     rules::AtomId,
-    world::{Facts, World},
 };
 use ipamd_model::{
     objects::ObjectId,
@@ -73,7 +73,7 @@ impl AtomIndex {
     }
 
     /// The number of a selector; and if it is new, the items that it selects.
-    pub fn items(&mut self, world: &World, selector: &ItemSelector) -> (AtomId, Vec<Arc<ObjectId>>) {
+    pub fn items(&mut self, inputs: &PolicyInputs, selector: &ItemSelector) -> (AtomId, Vec<Arc<ObjectId>>) {
         let (id, new) = self.intern(Atom::Items(selector.clone()));
         let mut selected = Vec::new();
         if new {
@@ -83,10 +83,10 @@ impl AtomIndex {
                 }
                 None => self.by_nothing.push(id),
             }
-            for at in self.within(world, selector) {
+            for at in self.within(inputs, selector) {
                 work::step(1);
                 let Some(group) = self.groups.get_mut(at as usize) else { continue };
-                if !group.items.is_empty() && world.selects(selector, &group.facts) {
+                if !group.items.is_empty() && inputs.selects(selector, &group.facts) {
                     group.atoms.push(id);
                     selected.extend(group.items.iter().cloned());
                 }
@@ -96,14 +96,14 @@ impl AtomIndex {
     }
 
     /// The groups of the namespaces that a selector means.
-    fn within(&self, world: &World, selector: &ItemSelector) -> Vec<GroupId> {
+    fn within(&self, inputs: &PolicyInputs, selector: &ItemSelector) -> Vec<GroupId> {
         if selector.kinds == ItemKinds::Nodes {
             return self.by_namespace.get(&None).into_iter().flatten().copied().collect();
         }
         if let Scope::Namespace(name) = &selector.scope {
             return self.by_namespace.get(&Some(Arc::clone(name))).into_iter().flatten().copied().collect();
         }
-        let meant = self.by_namespace.iter().filter(|(name, _)| world.means(selector, name.as_ref()));
+        let meant = self.by_namespace.iter().filter(|(name, _)| inputs.means(selector, name.as_ref()));
         let mut meant: Vec<_> = meant.flat_map(|(_, groups)| groups).copied().collect();
         meant.sort_unstable();
         meant
@@ -170,17 +170,17 @@ impl AtomIndex {
 
     /// Puts an item among those of its facts. Whether a port name in use has a number that it had not: then rules that
     /// use names are to be resolved anew.
-    pub fn enter(&mut self, world: &World, id: &Arc<ObjectId>, facts: &Facts) -> (GroupId, bool) {
+    pub fn enter(&mut self, inputs: &PolicyInputs, id: &Arc<ObjectId>, facts: &Facts) -> (GroupId, bool) {
         let before = self.numbers.values().map(BTreeSet::len).sum::<usize>();
-        let at = self.by_facts.get(facts).copied().unwrap_or_else(|| self.add_group(world, facts));
+        let at = self.by_facts.get(facts).copied().unwrap_or_else(|| self.add_group(inputs, facts));
         if let Some(group) = self.groups.get_mut(at as usize) {
             group.items.insert(Arc::clone(id));
         }
         (at, before != self.numbers.values().map(BTreeSet::len).sum::<usize>())
     }
 
-    fn add_group(&mut self, world: &World, facts: &Facts) -> GroupId {
-        let atoms = self.evaluate(world, facts);
+    fn add_group(&mut self, inputs: &PolicyInputs, facts: &Facts) -> GroupId {
+        let atoms = self.evaluate(inputs, facts);
         let group = Group { facts: facts.clone(), atoms, items: BTreeSet::new() };
         // Every group has an item, of which there are fewer.
         let at = self.free.pop().unwrap_or(GroupId::try_from(self.groups.len()).unwrap_or(GroupId::MAX));
@@ -211,7 +211,7 @@ impl AtomIndex {
 
     /// Evaluates the groups of a namespace anew, after it or its service accounts changed; returns the items for which something
     /// changed.
-    pub fn refresh(&mut self, world: &World, namespace: &str) -> Vec<Arc<ObjectId>> {
+    pub fn refresh(&mut self, inputs: &PolicyInputs, namespace: &str) -> Vec<Arc<ObjectId>> {
         let mut changed = Vec::new();
         let groups = self.by_namespace.get(&Some(Arc::from(namespace))).cloned().unwrap_or_default();
         for at in groups {
@@ -221,7 +221,7 @@ impl AtomIndex {
                 continue;
             }
             let facts = group.facts.clone();
-            let atoms = self.evaluate(world, &facts);
+            let atoms = self.evaluate(inputs, &facts);
             if let Some(group) = self.groups.get_mut(at as usize)
                 && group.atoms != atoms
             {
@@ -232,14 +232,14 @@ impl AtomIndex {
         changed
     }
 
-    fn evaluate(&mut self, world: &World, facts: &Facts) -> Vec<AtomId> {
+    fn evaluate(&mut self, inputs: &PolicyInputs, facts: &Facts) -> Vec<AtomId> {
         let labelled = facts.labels.iter().filter_map(|(key, value)| {
             // Borrowing a pair of boxes by a pair of references is not to be had.
             self.by_label.get(&(Box::from(key), Box::from(value)))
         });
         let candidates = labelled.flatten().chain(&self.by_nothing);
         let selects = |atom: &&AtomId| match self.list.get(**atom as usize) {
-            Some(Atom::Items(selector)) => world.selects(selector, facts),
+            Some(Atom::Items(selector)) => inputs.selects(selector, facts),
             _ => false,
         };
         let mut atoms = candidates.inspect(|_| work::step(1)).filter(selects).copied().collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! Which class an address is of: the set of predicates that hold for it, those of its own items and those of every prefix
-//! that covers it.
+//! The class of an address: the set of predicates that hold for it, from its own items and from every prefix that
+//! covers it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,8 +14,8 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use super::{
     atoms::{AtomIndex, GroupId},
     nets::Nets,
+    policy_inputs::{Item, PolicyInputs},
     rules::AtomId,
-    world::{Item, World},
 };
 use crate::tables::ClassId;
 use ipamd_model::{
@@ -113,14 +113,14 @@ pub struct Classes {
 
 impl Default for Classes {
     fn default() -> Self {
-        let world: Arc<[AtomId]> = Arc::new([]);
+        let none: Arc<[AtomId]> = Arc::new([]);
         Self {
             atoms: AtomIndex::default(),
             items: BTreeMap::new(),
             own: BTreeMap::new(),
             lengths: Default::default(),
-            numbers: HashMap::from([(Arc::clone(&world), ClassId::WORLD)]),
-            sets: vec![world],
+            numbers: HashMap::from([(Arc::clone(&none), ClassId::WORLD)]),
+            sets: vec![none],
             having: HashMap::new(),
             touched: BTreeSet::new(),
         }
@@ -129,8 +129,8 @@ impl Default for Classes {
 
 impl Classes {
     /// The number of a selector.
-    pub fn selector(&mut self, world: &World, selector: &ItemSelector) -> AtomId {
-        let (atom, selected) = self.atoms.items(world, selector);
+    pub fn selector(&mut self, inputs: &PolicyInputs, selector: &ItemSelector) -> AtomId {
+        let (atom, selected) = self.atoms.items(inputs, selector);
         self.touch_items(&selected);
         atom
     }
@@ -154,16 +154,16 @@ impl Classes {
     }
 
     /// Enters all items of these ids where none is known yet, as [`Self::put`] would one by one, into trees that are full.
-    pub fn fill(&mut self, world: &World, ids: Vec<ObjectId>) {
+    pub fn fill(&mut self, inputs: &PolicyInputs, ids: Vec<ObjectId>) {
         let mut items = Vec::with_capacity(ids.len());
         let mut held = Vec::with_capacity(ids.len());
         for id in ids {
             supervisor::beat();
-            let Some(Item { facts, nets }) = world.item(&id) else { continue };
-            let local = world.locals_of(&id).next().is_some();
+            let Some(Item { facts, nets }) = inputs.item(&id) else { continue };
+            let local = inputs.locals_of(&id).next().is_some();
             let id = Arc::new(id);
             let nets = nets.into_iter().map(masked).collect::<Nets>();
-            let (group, _) = self.atoms.enter(world, &id, &facts);
+            let (group, _) = self.atoms.enter(inputs, &id, &facts);
             held.extend(nets.iter().map(|net| (net, Arc::clone(&id))));
             items.push((id, Entered { nets, group, local }));
         }
@@ -184,8 +184,8 @@ impl Classes {
     }
 
     /// Enters an item, or its new state; `None`: it is gone. Whether a port name in use has a new number.
-    pub fn put(&mut self, world: &World, id: &ObjectId, item: Option<Item>) -> bool {
-        let local = world.locals_of(id).next().is_some();
+    pub fn put(&mut self, inputs: &PolicyInputs, id: &ObjectId, item: Option<Item>) -> bool {
+        let local = inputs.locals_of(id).next().is_some();
         let (id, old) = match self.items.remove_entry(id) {
             Some((id, old)) => (id, Some(old)),
             None => (Arc::new(id.clone()), None),
@@ -193,7 +193,7 @@ impl Classes {
         let mut new_number = false;
         if let Some(Item { facts, nets }) = item {
             let nets = nets.into_iter().map(masked).collect::<Nets>();
-            let (group, new) = self.atoms.enter(world, &id, &facts);
+            let (group, new) = self.atoms.enter(inputs, &id, &facts);
             new_number = new;
             for net in nets.iter() {
                 self.own_mut(net).items.insert(&id);
@@ -223,8 +223,8 @@ impl Classes {
     }
 
     /// Evaluates selectors anew on the items of a namespace.
-    pub fn refresh_namespace(&mut self, world: &World, namespace: &str) {
-        let changed = self.atoms.refresh(world, namespace);
+    pub fn refresh_namespace(&mut self, inputs: &PolicyInputs, namespace: &str) {
+        let changed = self.atoms.refresh(inputs, namespace);
         self.touch_items(&changed);
     }
 

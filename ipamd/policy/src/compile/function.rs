@@ -1,4 +1,4 @@
-//! What a policy map says of one class of peers in one direction: decisions by protocol and port, as prefixes.
+//! The entries of a policy map for one class of peers in one direction: decisions by protocol and port, as prefixes.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
-//! From policies to what the programs look up. Nothing here touches the kernel.
+//! Compiles policies into tables. Pure: nothing here touches the kernel.
 //!
-//! [`world`] is the cluster; [`resolve`] makes an endpoint's [`rules`] of the policies that select it; [`atoms`] and
+//! [`policy_inputs`] has the objects of the cluster; [`resolve`] makes an endpoint's [`rules`] of the policies that select it; [`atoms`] and
 //! [`classes`] tell what holds for which address; [`function`] settles, for one class of peers, which rule decides which
 //! ports, by one walk along them (`sweep`).
 
@@ -9,7 +9,7 @@ pub mod classes;
 pub mod function;
 pub mod names;
 pub mod nets;
+pub mod policy_inputs;
 pub mod resolve;
 pub mod rules;
 mod sweep;
-pub mod world;

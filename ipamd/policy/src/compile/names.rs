@@ -1,4 +1,4 @@
-//! Rules by number, for counters and events.
+//! Numbers of rules, for counters and events.
 
 use std::{
     collections::{BTreeSet, HashMap},

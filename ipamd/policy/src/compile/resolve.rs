@@ -1,4 +1,5 @@
-//! From the policies that select an endpoint to its rules: its own side settled, the other side in predicates.
+//! Resolves the policies that select an endpoint into its rules: its own side is evaluated, the other side becomes
+//! predicates.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,10 +12,10 @@ use ipnetwork::IpNetwork;
 use super::{
     classes::Classes,
     names::{RuleName, RuleNames},
+    policy_inputs::PolicyInputs,
     rules::{
         AddressMatch, DirectionRules, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules, TrafficMatch,
     },
-    world::World,
 };
 use crate::tables::RuleId;
 use ipamd_model::{
@@ -76,7 +77,7 @@ enum Meant {
 /// Everything that resolving draws numbers from.
 pub struct Resolver<'a> {
     /// The cluster.
-    pub world: &'a World,
+    pub inputs: &'a PolicyInputs,
     /// The predicates.
     pub classes: &'a mut Classes,
     /// The rules.
@@ -117,7 +118,7 @@ impl Resolver<'_> {
                 rules.extend(self.rule(policy, rule, own, direction));
             }
         }
-        let default = self.world.tier(tier).map_or(TierDefault::Deny, |tier| tier.default);
+        let default = self.inputs.tier(tier).map_or(TierDefault::Deny, |tier| tier.default);
         let default_id = match default {
             TierDefault::Pass => RuleId(0),
             TierDefault::Deny => self.names.number(RuleName::TierDefault {
@@ -200,8 +201,8 @@ impl Resolver<'_> {
         };
         let (nets, not_nets) = (entity.nets.as_deref().map(&mut numbers), numbers(&entity.not_nets));
         AddressMatch {
-            items: entity.items.as_ref().map(|items| self.classes.selector(self.world, items)),
-            not_items: entity.not_items.as_ref().map(|items| self.classes.selector(self.world, items)),
+            items: entity.items.as_ref().map(|items| self.classes.selector(self.inputs, items)),
+            not_items: entity.not_items.as_ref().map(|items| self.classes.selector(self.inputs, items)),
             nets,
             not_nets,
             family: None,

@@ -1,4 +1,4 @@
-//! An endpoint's rules as they are looked up: in order, with predicates about addresses as numbers.
+//! An endpoint's resolved rules: in order, with numbered predicates about addresses.
 
 use std::{collections::HashMap, slice};
 

@@ -1,5 +1,5 @@
-//! What ordered rules say along the ports, in one walk: clauses come and go at the ends of their ranges, and of the rules
-//! that are there the first decides. So a thousand ports cost little more than a thousand times one.
+//! Evaluates ordered rules over all ports in one sweep: clauses begin and end at the bounds of their ranges, and the
+//! first active rule decides. So a thousand port ranges cost about a thousand steps, not their square.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Changes of the cluster: whole, or not at all.
+//! Applies changes of the cluster: each object as a whole, or not at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,14 +8,14 @@ use std::{
 use ipamd_api::AttachmentKey;
 
 use super::{
-    places::Place,
     queue::Entrant,
-    settle::{Unsettled, Writes},
+    slots::EndpointSlot,
     state::{Closed, State, Unfit},
     tables::TableError,
-    trials,
+    trial_budget,
+    write_tables::{WriteError, Writes},
 };
-use crate::compile::world::LocalEndpoint;
+use crate::compile::policy_inputs::LocalEndpoint;
 use ipamd_model::endpoint::Slot;
 use ipamd_model::objects::{Change, Object, ObjectId};
 
@@ -93,15 +93,15 @@ fn is_policy(change: &Change) -> bool {
 
 impl State {
     /// Brings the tables to where the world is.
-    pub fn sync_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+    pub fn sync_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, WriteError> {
         if self.failure.is_some() {
             return self.rebuild().map(|()| Writes::default());
         }
         if self.names.highest() > self.tables.limits().rules as usize / 2 {
             self.forget_rules();
         }
-        let settled = self.settle(concerned);
-        if let Err(Unsettled::Table(error)) = &settled {
+        let settled = self.write_tables(concerned);
+        if let Err(WriteError::Table(error)) = &settled {
             self.failed(error);
         }
         settled
@@ -146,8 +146,8 @@ impl State {
         self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
         match self.sync_tables(&concerned) {
             Ok(writes) => return Ok(writes),
-            Err(Unsettled::Table(error)) => return Err(error),
-            Err(Unsettled::Overflow(_)) => {}
+            Err(WriteError::Table(error)) => return Err(error),
+            Err(WriteError::Overflow(_)) => {}
         }
         for change in undo.into_iter().rev() {
             self.absorb(change, &mut concerned);
@@ -161,7 +161,7 @@ impl State {
     /// Leaves out policies that are not to be tried now, for too many of their namespace that did not fit were tried. What goes is
     /// always tried.
     fn without_untried(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        let now = trials::now();
+        let now = trial_budget::now();
         let mut tried = Vec::with_capacity(changes.len());
         for change in changes {
             let id = change.id();
@@ -181,7 +181,7 @@ impl State {
     /// Takes one change in; if it does not fit, what was there before stays.
     fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
         let [change] = &*self.without_untried(vec![change]) else { return Ok(Writes::default()) };
-        let began = trials::processor_time();
+        let began = trial_budget::processor_time();
         let mut concerned = BTreeSet::new();
         self.unfit.remove(&change.id());
         let room_made = self.room_made;
@@ -189,8 +189,8 @@ impl State {
         self.room_made |= matches!(undo, Some(Change::Put(_)));
         match self.sync_tables(&concerned) {
             Ok(writes) => Ok(writes),
-            Err(Unsettled::Table(error)) => Err(error),
-            Err(Unsettled::Overflow(overflow)) => {
+            Err(WriteError::Table(error)) => Err(error),
+            Err(WriteError::Overflow(overflow)) => {
                 if let Some(undo) = undo {
                     self.absorb(undo, &mut concerned);
                 }
@@ -199,8 +199,8 @@ impl State {
                 self.room_made = room_made;
                 self.roll_back_try(concerned)?;
                 if let Some(namespace) = change.id().namespace {
-                    let took = trials::processor_time().saturating_sub(began);
-                    self.trials.came_to_nothing(&namespace, took, trials::now());
+                    let took = trial_budget::processor_time().saturating_sub(began);
+                    self.trials.came_to_nothing(&namespace, took, trial_budget::now());
                 }
                 Ok(Writes::default())
             }
@@ -211,8 +211,8 @@ impl State {
     fn roll_back(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         match self.sync_tables(concerned) {
             Ok(_) => Ok(()),
-            Err(Unsettled::Table(error)) => Err(error),
-            Err(Unsettled::Overflow(overflow)) => {
+            Err(WriteError::Table(error)) => Err(error),
+            Err(WriteError::Overflow(overflow)) => {
                 // It did fit before.
                 let error = TableError(overflow.to_string().into());
                 self.failed(&error);
@@ -234,11 +234,13 @@ impl State {
     fn leave_out(&mut self, change: Change, reason: String) {
         let id = change.id();
         match &change {
-            Change::Put(_) => tracing::warn!(object = %id, reason, "does not fit, and is not enforced"),
+            Change::Put(_) => {
+                tracing::warn!(object = %id, reason, "the policy does not fit and is not enforced")
+            }
             // What is not there goes without being asked.
             Change::Remove(_) if !self.is_in_force(&id) => return,
             Change::Remove(_) => {
-                tracing::warn!(object = %id, reason, "is gone, and stays in force: the others do not fit without it");
+                tracing::warn!(object = %id, reason, "the object is deleted but stays in force: the others do not fit without it");
             }
         }
         self.unfit.insert(id, Unfit { change, reason, tried: true });
@@ -248,13 +250,13 @@ impl State {
     pub fn admit(
         &mut self,
         endpoint: LocalEndpoint,
-        place: Option<Arc<Place>>,
+        place: Option<Arc<EndpointSlot>>,
     ) -> Result<Slot, EnforceError> {
         if !self.started {
             return Err(EnforceError::NotStarted);
         }
         let key = endpoint.key.clone();
-        let before = self.world.locals.get(&key).cloned();
+        let before = self.inputs.locals.get(&key).cloned();
         let mut concerned = BTreeSet::from([key.clone()]);
         let most = self.tables.limits().slots;
         let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
@@ -268,8 +270,8 @@ impl State {
             None => self.dismiss(&key)?,
         }
         Err(match unsettled {
-            Unsettled::Table(error) => EnforceError::Table(error),
-            Unsettled::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
+            WriteError::Table(error) => EnforceError::Table(error),
+            WriteError::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
         })
     }
 
@@ -282,7 +284,7 @@ impl State {
         let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&place)));
         // Its ADD has gone on without its policy, and only a person can tell what to do.
         if let Err(Err(error)) = answer.send(outcome) {
-            tracing::warn!(%key, %error, "is cut off");
+            tracing::warn!(%key, %error, "the endpoint is cut off");
             self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
         }
     }
@@ -312,7 +314,7 @@ impl State {
         if self.failure.is_none() {
             gone.place.clear_posture(&mut *self.tables)?;
             if let Some(rules) = &gone.rules {
-                self.let_go(rules);
+                self.release_rules(rules);
             }
         }
         // Its place is nobody's any more when a new set comes into force.

@@ -1,4 +1,4 @@
-//! One policy map: what it is made of, and what it says of classes that come later.
+//! A compiled policy map: its rules, its entries, and its extension to classes that are added later.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

@@ -16,7 +16,7 @@ use super::{
     state::State,
     tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, TableError},
 };
-use crate::compile::{rules::Decision, world::BARE_NAMESPACE};
+use crate::compile::{policy_inputs::BARE_NAMESPACE, rules::Decision};
 use ipamd_model::{
     objects::{Kind, ObjectId},
     policy::{
@@ -288,7 +288,7 @@ impl State {
         }
         let (namespace, name) = text.split_once('/').unwrap_or((BARE_NAMESPACE, text));
         let id = ObjectId::namespaced(Kind::Pod, namespace, name);
-        let item = self.world.item(&id).ok_or_else(|| {
+        let item = self.inputs.item(&id).ok_or_else(|| {
             format!("{field}: {text:?} is neither an address nor a pod that is known (NAMESPACE/NAME)")
         })?;
         let addresses = item.nets.iter().map(IpNetwork::ip).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! What is in force, and what is not.
+//! Listings of what is in force and what is not.
 
 use ipamd_api::policy::{DecidingRule, PolicyDetail, PolicyQuery, PolicyRule, PolicySummary, RefusedObject};
 
@@ -8,7 +8,7 @@ use super::{
     locked,
     state::{State, Unfit},
 };
-use crate::{compile::names::RuleName, words};
+use crate::{compile::names::RuleName, describe};
 use ipamd_model::{
     objects::{Change, Object, ObjectId, Refusal},
     policy::{Direction, Policy},
@@ -88,8 +88,8 @@ impl State {
             direction: direction.to_string(),
             index: rule.index as u64,
             name: rule.name.clone(),
-            action: words::action(rule.action).to_owned(),
-            matches: words::rule(rule, direction),
+            action: describe::action(rule.action).to_owned(),
+            matches: describe::rule(rule, direction),
             hits: self.hits(&RuleName::Rule {
                 policy: policy.id.clone(),
                 direction,
@@ -99,7 +99,7 @@ impl State {
         });
         PolicyDetail {
             summary: self.summary(policy),
-            subject: words::items(&policy.subject),
+            subject: describe::items(&policy.subject),
             selects: selected.map(|endpoint| pod_name(&endpoint.item)).collect(),
             rules: rules.collect(),
         }
@@ -113,7 +113,7 @@ impl State {
 
     /// Whether something of that kind and name is in force.
     pub fn is_in_force(&self, id: &ObjectId) -> bool {
-        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.world.has(id) }
+        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.inputs.has(id) }
     }
 
     /// An object that could not be understood.
@@ -159,7 +159,7 @@ impl Enforcer {
         let state = self.lock();
         let mut ranked = state.ranks.iter().collect::<Vec<_>>();
         ranked.sort_by_key(|(_, rank)| *rank);
-        let policies = ranked.into_iter().filter_map(|(id, _)| state.world.policies.get(id));
+        let policies = ranked.into_iter().filter_map(|(id, _)| state.inputs.policies.get(id));
         let policies = policies.map(|policy| state.summary(policy)).collect();
         let refused = state.refusals.iter().map(|it| state.refused(it)).chain(state.left_out()).collect();
         (policies, refused)
@@ -181,7 +181,7 @@ impl Enforcer {
                 && query.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(id.kind.name()))
         };
         let found = state.ranks.keys().filter(|id| meant(id));
-        let found = found.filter_map(|id| state.world.policies.get(id));
+        let found = found.filter_map(|id| state.inputs.policies.get(id));
         found.map(|policy| state.detail(policy)).collect()
     }
 
@@ -241,7 +241,7 @@ impl State {
             let pods = pods.into_iter().map(pod_name).collect::<Vec<_>>().join(" and ");
             format!("the address {address} belongs to several pods: {pods}")
         });
-        let enforced = state.ranks.keys().filter_map(|id| state.world.policies.get(id));
+        let enforced = state.ranks.keys().filter_map(|id| state.inputs.policies.get(id));
         let closed =
             enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
         let cut_off = state.closed.iter().map(|(key, it)| format!("{key} is cut off: {}", it.reason));

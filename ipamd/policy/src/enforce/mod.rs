@@ -1,20 +1,20 @@
-//! Keeps the programs' tables in step with the cluster.
+//! Keeps the programs' policy tables in step with the cluster.
 
 mod apply;
 mod compiled;
 mod explain;
 mod listing;
 pub mod memory;
-mod peers;
-mod places;
+mod policy_diff;
 mod queue;
 mod rebuild;
-mod settle;
+mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
-mod trial;
-mod trials;
+mod trial_budget;
+mod write_tables;
+mod written_peers;
 
 use std::{
     collections::BTreeSet,
@@ -30,10 +30,10 @@ pub use self::{
     explain::{Numbers, SeenFlow},
     listing::Counts,
     queue::Admission,
-    settle::Writes,
+    write_tables::Writes,
 };
-use self::{apply::Parts, places::Places, queue::Waiting, settle::Unsettled, state::State};
-pub use crate::compile::world::LocalEndpoint;
+use self::{apply::Parts, queue::Waiting, slots::SlotAllocator, state::State, write_tables::WriteError};
+pub use crate::compile::policy_inputs::LocalEndpoint;
 use crate::tables::{self, TableError, Tables};
 use ipamd_model::endpoint::Slot;
 use ipamd_model::objects::Batch;
@@ -44,7 +44,7 @@ use ipamd_runtime::queued_lock::{QueuedLock, TakeIn, locked};
 pub struct Enforcer {
     /// Endpoints that come and go wait in its queue.
     state: QueuedLock<State>,
-    places: Arc<Places>,
+    places: Arc<SlotAllocator>,
     /// How many of them there are.
     most: u32,
     /// How much there was, and what needed a person, when the state was last to be had.
@@ -52,9 +52,9 @@ pub struct Enforcer {
 }
 
 /// Says why policy is not as it should be.
-fn said(outcome: Result<(), Unsettled>) {
+fn said(outcome: Result<(), WriteError>) {
     if let Err(error) = outcome {
-        tracing::warn!(%error, "policy could not be enforced anew");
+        tracing::warn!(%error, "cannot rebuild the policy tables");
     }
 }
 
@@ -94,15 +94,15 @@ impl Enforcer {
         let mut state = self.state.change();
         state.node_addresses = node_addresses;
         state.refusals = first.refusals.unwrap_or_default();
-        state.world.fill(first.changes);
+        state.inputs.fill(first.changes);
         for (endpoint, slot) in endpoints {
             let place = self.places.claim(slot, self.most).ok_or(EnforceError::Slots(self.most))?;
             state.place(endpoint, place);
         }
         match state.rebuild() {
             Ok(()) => {}
-            Err(Unsettled::Table(error)) => return Err(EnforceError::Table(error)),
-            Err(Unsettled::Overflow(overflow)) => return Err(EnforceError::Fit(overflow.to_string())),
+            Err(WriteError::Table(error)) => return Err(EnforceError::Table(error)),
+            Err(WriteError::Overflow(overflow)) => return Err(EnforceError::Fit(overflow.to_string())),
         }
         state.started = true;
         Ok(state.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.place.slot())).collect())
@@ -180,7 +180,7 @@ impl Enforcer {
         if let Some(refusals) = batch.refusals {
             let mut state = self.lock();
             for refusal in refusals.iter().filter(|it| !state.refusals.contains(it)) {
-                tracing::warn!(%refusal, "refused");
+                tracing::warn!(%refusal, "object refused");
             }
             state.refusals = refusals;
         }
@@ -205,7 +205,7 @@ impl Enforcer {
         }
         let old = std::mem::replace(&mut state.node_addresses, addresses);
         state.derived.touched.extend(old.into_iter().map(ipnetwork::IpNetwork::from));
-        if let Err(Unsettled::Overflow(overflow)) = state.sync_tables(&BTreeSet::new()) {
+        if let Err(WriteError::Overflow(overflow)) = state.sync_tables(&BTreeSet::new()) {
             state.failed(&TableError(overflow.to_string().into()));
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ipamd_api::AttachmentKey;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{EnforceError, LocalEndpoint, Slot, places::Place};
+use super::{EnforceError, LocalEndpoint, Slot, slots::EndpointSlot};
 
 /// What waits for the state.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct Entrant {
     pub endpoint: LocalEndpoint,
-    pub place: Arc<Place>,
+    pub place: Arc<EndpointSlot>,
     pub answer: oneshot::Sender<Result<Slot, EnforceError>>,
 }
 
@@ -28,13 +28,13 @@ pub(super) struct Entrant {
 /// policy is there.
 #[derive(Debug)]
 pub struct Admission {
-    place: Arc<Place>,
+    place: Arc<EndpointSlot>,
     outcome: oneshot::Receiver<Result<Slot, EnforceError>>,
 }
 
 impl Admission {
     /// An admission and what is to wait for the state.
-    pub(super) fn new(endpoint: LocalEndpoint, place: Arc<Place>) -> (Self, Waiting) {
+    pub(super) fn new(endpoint: LocalEndpoint, place: Arc<EndpointSlot>) -> (Self, Waiting) {
         let (answer, outcome) = oneshot::channel();
         let entrant = Entrant { endpoint, place: Arc::clone(&place), answer };
         (Self { place, outcome }, Waiting::Admit(Box::new(entrant)))

@@ -1,5 +1,5 @@
-//! Everything anew, beside what is in force: at start, after a write that failed, and when too much of what was told
-//! apart is out of use.
+//! Builds all policy tables from scratch beside those in force: at start, after a failed write, and to compact classes
+//! and predicates that are no longer used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,9 @@ use std::{
 use ipamd_api::AttachmentKey;
 
 use super::{
-    settle::Unsettled,
     state::State,
     tables::{ClassId, Posture, Switch, TableError},
+    write_tables::WriteError,
 };
 use crate::compile::rules::EndpointRules;
 use ipamd_model::{
@@ -31,7 +31,7 @@ type Before = BTreeMap<AttachmentKey, (Option<Arc<EndpointRules>>, Option<Postur
 
 impl State {
     /// Fills a new set of tables from the world and puts it in force. Policies that do not fit are left out.
-    pub fn rebuild(&mut self) -> Result<(), Unsettled> {
+    pub fn rebuild(&mut self) -> Result<(), WriteError> {
         self.tables.begin()?;
         let failure = self.failure.take();
         let derived = std::mem::take(&mut self.derived);
@@ -39,7 +39,7 @@ impl State {
         let before = endpoints.map(|(key, it)| (key.clone(), (it.rules.take(), it.posture.take())));
         let before = before.collect::<Before>();
         let switched = self.fill().and_then(|()| match self.tables.switch() {
-            Switch::Not(error) => Err(Unsettled::Table(error)),
+            Switch::Not(error) => Err(WriteError::Table(error)),
             Switch::Done => Ok(None),
             Switch::Unfinished(error) => Ok(Some(error)),
         });
@@ -69,7 +69,7 @@ impl State {
                     self.tables.retire_map(map);
                 }
                 // The new set may have been made for a part of the policies only.
-                self.ranks = self.world.ranks();
+                self.ranks = self.inputs.ranks();
                 for key in self.endpoints.keys().cloned().collect::<Vec<_>>() {
                     self.reselect(&key);
                 }
@@ -78,17 +78,17 @@ impl State {
         }
     }
 
-    fn fill(&mut self) -> Result<(), Unsettled> {
+    fn fill(&mut self) -> Result<(), WriteError> {
         let all = self.derive();
-        match self.settle(&all) {
-            Err(Unsettled::Overflow(_)) => self.fill_piece_by_piece(),
+        match self.write_tables(&all) {
+            Err(WriteError::Overflow(_)) => self.fill_piece_by_piece(),
             settled => settled.map(drop),
         }
     }
 
     /// Policies come in pieces, so that those are left out that do not fit.
-    fn fill_piece_by_piece(&mut self) -> Result<(), Unsettled> {
-        let policies = std::mem::take(&mut self.world.policies);
+    fn fill_piece_by_piece(&mut self) -> Result<(), WriteError> {
+        let policies = std::mem::take(&mut self.inputs.policies);
         let unfit = std::mem::take(&mut self.unfit);
         let filled = self.fill_with(policies.values().cloned());
         if filled.is_ok() {
@@ -96,15 +96,15 @@ impl State {
             self.unfit.extend(unfit);
         } else {
             // What was not tried is in force as before, and part of the world as before.
-            (self.world.policies, self.unfit) = (policies, unfit);
+            (self.inputs.policies, self.unfit) = (policies, unfit);
         }
         filled
     }
 
-    fn fill_with(&mut self, policies: impl Iterator<Item = Arc<Policy>>) -> Result<(), Unsettled> {
+    fn fill_with(&mut self, policies: impl Iterator<Item = Arc<Policy>>) -> Result<(), WriteError> {
         let all = self.derive();
-        self.settle(&all)?;
-        let mut ordered = policies.map(|it| (self.world.rank(&it), it)).collect::<Vec<_>>();
+        self.write_tables(&all)?;
+        let mut ordered = policies.map(|it| (self.inputs.rank(&it), it)).collect::<Vec<_>>();
         ordered.sort_by(|(a, _), (b, _)| a.cmp(b));
         let puts = ordered.into_iter().map(|(_, policy)| Change::Put(Object::Policy(policy))).collect();
         self.apply(puts)?;
@@ -112,7 +112,7 @@ impl State {
     }
 
     /// Clears away what is out of use, if it is much.
-    pub fn compact(&mut self) -> Result<(), Unsettled> {
+    pub fn compact(&mut self) -> Result<(), WriteError> {
         self.forget_rules();
         let (all_classes, all_atoms) = (self.derived.classes.count(), self.derived.classes.atoms());
         if all_classes.max(all_atoms) <= SLACK || self.has_looked(all_classes, all_atoms) {
@@ -128,7 +128,7 @@ impl State {
         let atoms = mentioned.collect::<BTreeSet<_>>().len();
         let too_many = |all: usize, used: usize| all > 2 * used + SLACK;
         if too_many(all_classes, classes) || too_many(all_atoms, atoms) {
-            tracing::debug!(classes, atoms, "clearing away what no policy uses any more");
+            tracing::debug!(classes, atoms, "compacting the policy tables");
             self.rebuild()?;
         }
         Ok(())
@@ -150,7 +150,7 @@ impl State {
 
     /// Takes note that the tables are not as they should be.
     pub fn failed(&mut self, error: &TableError) {
-        tracing::error!(%error, "policy could not be enforced; it will be tried again");
+        tracing::error!(%error, "cannot write the policy tables; trying again");
         self.failure = Some(error.to_string());
     }
 }

@@ -1,4 +1,4 @@
-//! The cluster, what was made of it, and what is in the tables.
+//! The state of enforcement: the cluster's inputs, what is derived from them, and what is in the tables.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,17 +12,17 @@ use ipnetwork::IpNetwork;
 
 use super::{
     compiled::Compiled,
-    peers::Peers,
-    places::{Place, Places},
+    slots::{EndpointSlot, SlotAllocator},
     tables::{Posture, Tables},
-    trials::Trials,
+    trial_budget::TrialBudget,
+    written_peers::Peers,
 };
 use crate::compile::{
     classes::Classes,
     names::RuleNames,
+    policy_inputs::{LocalEndpoint, PolicyInputs},
     resolve::{Own, Rank, Selecting},
     rules::EndpointRules,
-    world::{LocalEndpoint, World},
 };
 use ipamd_model::endpoint::Slot;
 use ipamd_model::{
@@ -34,7 +34,7 @@ use ipamd_runtime::supervisor;
 /// An endpoint of this node.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub place: Arc<Place>,
+    pub place: Arc<EndpointSlot>,
     pub item: ObjectId,
     pub addresses: Vec<IpAddr>,
     pub selecting: Selecting,
@@ -57,7 +57,7 @@ pub(super) struct Unfit {
 #[derive(Debug)]
 pub(super) struct Closed {
     pub endpoint: LocalEndpoint,
-    pub place: Arc<Place>,
+    pub place: Arc<EndpointSlot>,
     pub reason: String,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Derived {
 #[derive(Debug)]
 pub(super) struct State {
     pub tables: Box<dyn Tables>,
-    pub world: World,
+    pub inputs: PolicyInputs,
     pub derived: Derived,
     pub names: RuleNames,
     pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
@@ -89,11 +89,11 @@ pub(super) struct State {
     /// Something went that may make room for what did not fit.
     pub room_made: bool,
     /// What trying those has cost.
-    pub trials: Trials,
+    pub trials: TrialBudget,
     /// Endpoints that are served although their policy is in no table: nothing of theirs passes.
     pub closed: BTreeMap<AttachmentKey, Closed>,
     /// Also given out by who does not have the state.
-    pub places: Arc<Places>,
+    pub places: Arc<SlotAllocator>,
     pub started: bool,
     /// Why the tables are not as they should be.
     pub failure: Option<String>,
@@ -105,7 +105,7 @@ impl State {
     pub fn new(tables: Box<dyn Tables>) -> Self {
         Self {
             tables,
-            world: World::default(),
+            inputs: PolicyInputs::default(),
             derived: Derived::default(),
             names: RuleNames::default(),
             endpoints: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl State {
             refusals: Vec::new(),
             unfit: BTreeMap::new(),
             room_made: false,
-            trials: Trials::default(),
+            trials: TrialBudget::default(),
             closed: BTreeMap::new(),
             places: Arc::default(),
             started: false,
@@ -137,8 +137,8 @@ impl State {
         };
         let is_new = put.is_some();
         let old = match put {
-            Some(object) => self.world.put(object),
-            None => self.world.remove(&id),
+            Some(object) => self.inputs.put(object),
+            None => self.inputs.remove(&id),
         };
         let undo = match old {
             Some(old) => Some(Change::Put(old)),
@@ -162,12 +162,12 @@ impl State {
 
     /// Takes an item's present state in.
     pub fn renew_item(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
-        let new_number = self.derived.classes.put(&self.world, id, self.world.item(id));
+        let new_number = self.derived.classes.put(&self.inputs, id, self.inputs.item(id));
         if new_number {
             // Rules that name the port have to learn of the number.
             concerned.extend(self.endpoints.keys().cloned());
         }
-        let keys = self.world.locals_of(id).map(|endpoint| endpoint.key.clone()).collect::<Vec<_>>();
+        let keys = self.inputs.locals_of(id).map(|endpoint| endpoint.key.clone()).collect::<Vec<_>>();
         for key in keys {
             self.reselect(&key);
             concerned.insert(key);
@@ -175,7 +175,7 @@ impl State {
     }
 
     fn renew_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
-        self.derived.classes.refresh_namespace(&self.world, namespace);
+        self.derived.classes.refresh_namespace(&self.inputs, namespace);
         let inside = |endpoint: &Endpoint| endpoint.item.namespace.as_deref() == Some(namespace);
         let keys = self.endpoints.iter().filter(|(_, endpoint)| inside(endpoint));
         for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
@@ -185,7 +185,7 @@ impl State {
     }
 
     fn renew_tier(&mut self, tier: &str, concerned: &mut BTreeSet<AttachmentKey>) {
-        let of_tier = self.world.policies.values().filter(|policy| *policy.tier == *tier);
+        let of_tier = self.inputs.policies.values().filter(|policy| *policy.tier == *tier);
         for id in of_tier.map(|policy| policy.id.clone()).collect::<Vec<_>>() {
             self.unselect(&id, concerned);
             self.select(&id, concerned);
@@ -202,11 +202,11 @@ impl State {
     }
 
     fn select(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
-        let Some(policy) = self.world.policies.get(id).cloned() else { return };
-        let Some(rank) = self.world.rank(&policy) else { return };
+        let Some(policy) = self.inputs.policies.get(id).cloned() else { return };
+        let Some(rank) = self.inputs.rank(&policy) else { return };
         self.ranks.insert(id.clone(), rank.clone());
         for (key, endpoint) in &mut self.endpoints {
-            if selects(&self.world, &policy, &endpoint.item) {
+            if selects(&self.inputs, &policy, &endpoint.item) {
                 endpoint.selecting.insert(rank.clone(), Arc::clone(&policy));
                 concerned.insert(key.clone());
             }
@@ -216,8 +216,8 @@ impl State {
     /// Derives everything anew from the world; returns the endpoints. The tables are not touched.
     pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
         self.derived = Derived::default();
-        self.derived.classes.fill(&self.world, self.world.item_ids());
-        self.ranks = self.world.ranks();
+        self.derived.classes.fill(&self.inputs, self.inputs.item_ids());
+        self.ranks = self.inputs.ranks();
         let keys = self.endpoints.keys().cloned().collect::<BTreeSet<_>>();
         for key in &keys {
             self.reselect(key);
@@ -229,19 +229,19 @@ impl State {
     pub fn reselect(&mut self, key: &AttachmentKey) {
         supervisor::beat();
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
-        let world = &self.world;
-        let Some(item) = world.item(&endpoint.item) else { return };
+        let inputs = &self.inputs;
+        let Some(item) = inputs.item(&endpoint.item) else { return };
         let selecting = self.ranks.iter().filter_map(|(id, rank)| {
-            let policy = world.policies.get(id)?;
-            world.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
+            let policy = inputs.policies.get(id)?;
+            inputs.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
         });
         endpoint.selecting = selecting.collect();
     }
 
     /// Takes an endpoint into the world, and nothing else.
-    pub fn place(&mut self, endpoint: LocalEndpoint, place: Arc<Place>) {
+    pub fn place(&mut self, endpoint: LocalEndpoint, place: Arc<EndpointSlot>) {
         let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
-        self.world.put_local(endpoint);
+        self.inputs.put_local(endpoint);
         let known = self.endpoints.remove(&key).filter(|known| known.place.slot() == place.slot());
         let (posture, rules) = known.map_or((None, None), |known| (known.posture, known.rules));
         let placed = Endpoint { place, item, addresses, selecting: Selecting::new(), rules, posture };
@@ -252,7 +252,7 @@ impl State {
     pub fn enter(
         &mut self,
         endpoint: LocalEndpoint,
-        place: Option<Arc<Place>>,
+        place: Option<Arc<EndpointSlot>>,
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Slot> {
         let item = endpoint.item();
@@ -277,7 +277,7 @@ impl State {
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(key)?;
-        self.world.remove_local(key);
+        self.inputs.remove_local(key);
         self.renew_item(&endpoint.item, concerned);
         concerned.remove(key);
         Some(endpoint)
@@ -290,11 +290,11 @@ impl State {
 
     /// Policies that are not enforced because their tier is not known.
     pub fn unenforced(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.world.policies.values().filter(|policy| !self.ranks.contains_key(&policy.id))
+        self.inputs.policies.values().filter(|policy| !self.ranks.contains_key(&policy.id))
     }
 }
 
 /// Whether a policy selects a pod.
-pub(super) fn selects(world: &World, policy: &Policy, item: &ObjectId) -> bool {
-    world.item(item).is_some_and(|item| world.selects(&policy.subject, &item.facts))
+pub(super) fn selects(inputs: &PolicyInputs, policy: &Policy, item: &ObjectId) -> bool {
+    inputs.item(item).is_some_and(|item| inputs.selects(&policy.subject, &item.facts))
 }

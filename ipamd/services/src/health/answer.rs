@@ -1,4 +1,4 @@
-//! What a load balancer is told: in kube-proxy's words, for they read it.
+//! The answer to a health check, in kube-proxy's format.
 
 use http_body_util::Full;
 use hyper::{

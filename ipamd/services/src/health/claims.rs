@@ -1,4 +1,4 @@
-//! Which service a health check port is of: one that is claimed twice stays whose it was.
+//! Which service a health check port belongs to: the first that claimed it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::HealthCheck;
-use crate::world::ServiceId;
+use crate::service_index::ServiceId;
 
 /// Who wants which port, the holder first; after it by who came first.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! The sockets that health checks come to.
+//! The listening sockets of health checks.
 
 use std::{
     io,

@@ -1,7 +1,7 @@
 //! `healthCheckNodePort`: tells a load balancer outside whether this node has endpoints of a service, as kube-proxy does.
 //!
-//! One task follows what is wanted and keeps a task for each address and port that is listened on. An answer is made of
-//! what is wanted at that moment, so only a change of ports touches the sockets.
+//! One task follows the wanted ports and runs a task for each address and port. An answer is computed from the current
+//! state, so only a change of ports touches sockets.
 
 mod answer;
 mod claims;
@@ -158,7 +158,7 @@ fn note(faults: &Faults, place: SocketAddr, error: &io::Error, wanted: &watch::R
     let known = faults.lock().unwrap_or_else(PoisonError::into_inner).insert(place, error.to_string());
     if known.is_none() {
         let (port, service, at) = (place.port(), wanted.borrow().service(place.port()), listen::name(place));
-        tracing::warn!(port, service, at, %error, "cannot listen for health checks; this is tried again");
+        tracing::warn!(port, service, at, %error, "cannot listen for health checks; trying again");
     }
 }
 

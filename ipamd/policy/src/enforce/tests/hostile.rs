@@ -158,7 +158,7 @@ fn what_cannot_fit_is_not_worked_out() {
         for change in changes {
             state.absorb(change, &mut concerned);
         }
-        let refused = state.settle(&std::mem::take(&mut concerned)).unwrap_err().to_string();
+        let refused = state.write_tables(&std::mem::take(&mut concerned)).unwrap_err().to_string();
         assert!(refused.starts_with("it needs at least 16"), "{refused}");
         assert!(refused.ends_with("(--policy-entries), and there is room for 16384"), "{refused}");
     });

@@ -1,4 +1,5 @@
-//! Writes that wait for each other: what is found comes before what leads to it, and what leads somewhere goes first.
+//! Writes that are collected and then made in an order that keeps every packet right: members and sets come before the
+//! frontends that lead to them, and frontends are removed before what they lead to.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    fill::{Filled, Room},
+    backend_sets::{BackendSet, TableSpace},
     tables::{
         Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError,
         Tables,
@@ -14,7 +15,7 @@ use super::{
 };
 use ipamd_model::concerned::Concerned;
 
-/// The source ranges of a service, as they were and as they are to be.
+/// The old and the new source ranges of a service.
 #[derive(Debug)]
 pub(super) struct Ranges {
     pub service: ServiceNumber,
@@ -22,35 +23,35 @@ pub(super) struct Ranges {
     pub new: Box<[IpNetwork]>,
 }
 
-/// Writes that are to be made together.
+/// The collected writes.
 #[derive(Debug, Default)]
-pub(super) struct Staged {
+pub(super) struct StagedWrites {
     pub members: Vec<(ServiceNumber, Member)>,
     pub sets: Vec<(SetNumber, SetValue)>,
     pub source_ranges: Vec<Ranges>,
-    /// What is to be at each; `None`: nothing. Of what is staged for a key the last counts.
+    /// The new value of each frontend; `None` removes it. The last write of a key counts.
     pub frontends: BTreeMap<FrontendKey, Option<FrontendValue>>,
-    /// Ports that no backend in the node's own namespace has any more.
+    /// Ports on which no process of the node is a backend any more.
     pub unmarked: Vec<u16>,
-    /// Sets whose places are out of force then: the first keep their numbers.
-    pub emptied: Vec<(Family, Filled)>,
-    pub released: Vec<(Family, Filled)>,
-    /// The flows that may have to go elsewhere.
+    /// Sets whose space is freed after the writes. Those in `emptied` keep their numbers.
+    pub emptied: Vec<(Family, BackendSet)>,
+    pub released: Vec<(Family, BackendSet)>,
+    /// The flows that may have to go to another backend.
     pub diverts: Concerned,
-    /// What the tables have less of then.
+    /// What is freed in the tables after the writes, for the accounts.
     pub given_up: Vec<(Family, What, usize)>,
-    /// Why what is here is not the whole.
+    /// The error that makes these writes incomplete.
     pub failed: Option<TableError>,
 }
 
-impl Staged {
-    /// What was read; `None`, and the error kept, if it could not be.
+impl StagedWrites {
+    /// The value that was read; `None`, with the error kept, if it could not be read.
     pub fn note<T>(&mut self, read: Result<T, TableError>) -> Option<T> {
         read.map_err(|error| self.failed = Some(error)).ok()
     }
 
     /// Makes the writes.
-    pub fn commit(&mut self, tables: &mut dyn Tables, room: &mut Room) -> Result<(), TableError> {
+    pub fn commit(&mut self, tables: &mut dyn Tables, space: &mut TableSpace) -> Result<(), TableError> {
         let staged = std::mem::take(self);
         if let Some(error) = staged.failed {
             return Err(error);
@@ -77,12 +78,12 @@ impl Staged {
         for port in staged.unmarked {
             tables.mark_port(PortRow::OfBackends, port, false);
         }
-        for (family, filled) in &staged.emptied {
-            room.empty(*family, filled);
+        for (family, set) in &staged.emptied {
+            space.empty(*family, set);
         }
-        for (family, filled) in &staged.released {
-            tables.put_set(filled.number, SetValue::default());
-            room.release(*family, filled);
+        for (family, set) in &staged.released {
+            tables.put_set(set.number, SetValue::default());
+            space.release(*family, set);
         }
         tables.raise_epoch(&staged.diverts)
     }

@@ -1,6 +1,7 @@
-//! How much the node gives to trying objects that do not fit. Each that is tried is compiled with all the others of its pods, so
-//! thousands that do not fit would keep the node from everybody's policies for minutes. Therefore what comes to nothing is
-//! on the account of its namespace, which is filled up again little by little; what an empty one would pay for is left out untried.
+//! The processor time that the node spends on objects that do not fit. Each trial compiles the object together with all
+//! policies of its pods, so thousands of them would delay everybody's policies for minutes. So the time of failed
+//! trials is charged to a budget of the namespace, which refills slowly; while it is empty, objects are left out
+//! untried.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,9 +23,9 @@ struct Taken {
 
 /// The accounts of the namespaces that have taken something. Times are those of a steady clock.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trials(BTreeMap<Box<str>, Taken>);
+pub(super) struct TrialBudget(BTreeMap<Box<str>, Taken>);
 
-impl Trials {
+impl TrialBudget {
     /// Whether another object of this namespace may be tried.
     pub fn may_try(&mut self, namespace: &str, now: Duration) -> bool {
         self.0.retain(|_, taken| !left(taken, now).is_zero());
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn who_has_spent_its_time_waits_until_some_has_passed_and_nobody_else_does() {
-        let mut trials = Trials::default();
+        let mut trials = TrialBudget::default();
         let at = Duration::from_secs;
         for _ in 0..4 {
             assert!(trials.may_try("a", at(0)));

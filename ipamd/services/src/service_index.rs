@@ -1,4 +1,4 @@
-//! The services and slices of the cluster, as they were told.
+//! An index of the Services and EndpointSlices of the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use ipamd_model::{
     services::{EndpointSlice, Service},
 };
 
-/// Which service: namespace and name.
+/// A service's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ServiceId {
     pub namespace: Arc<str>,
@@ -18,15 +18,15 @@ pub(super) struct ServiceId {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(super) struct ServiceIndex {
     pub services: BTreeMap<ServiceId, Arc<Service>>,
     slices: HashMap<ServiceId, Arc<EndpointSlice>>,
     /// Names of the slices of each service.
     of_service: HashMap<ServiceId, BTreeSet<Arc<str>>>,
 }
 
-impl World {
-    /// Takes a change in, and adds which services it concerns.
+impl ServiceIndex {
+    /// Applies a change, and adds the services that it concerns.
     pub fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
         match change {
             Change::Put(Object::Service(service)) => {
@@ -108,20 +108,20 @@ mod tests {
 
     #[test]
     fn a_slice_that_changes_its_service_concerns_both() {
-        let mut world = World::default();
-        let concern = |world: &mut World, change: &Change| {
+        let mut index = ServiceIndex::default();
+        let concern = |index: &mut ServiceIndex, change: &Change| {
             let mut concerned = BTreeSet::new();
-            world.absorb(change, &mut concerned);
+            index.absorb(change, &mut concerned);
             concerned.into_iter().map(|id| id.name.to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(concern(&mut world, &slice("s", Some("a"))), ["a"]);
-        assert_eq!(concern(&mut world, &slice("s", Some("b"))), ["a", "b"]);
-        assert_eq!(concern(&mut world, &slice("s", None)), ["b"]);
-        assert_eq!(concern(&mut world, &slice("s", Some("b"))), ["b"]);
+        assert_eq!(concern(&mut index, &slice("s", Some("a"))), ["a"]);
+        assert_eq!(concern(&mut index, &slice("s", Some("b"))), ["a", "b"]);
+        assert_eq!(concern(&mut index, &slice("s", None)), ["b"]);
+        assert_eq!(concern(&mut index, &slice("s", Some("b"))), ["b"]);
         let id = ServiceId { namespace: "ns".into(), name: "b".into() };
-        assert_eq!(world.slices_of(&id).count(), 1);
+        assert_eq!(index.slices_of(&id).count(), 1);
         let gone = Change::Remove(ObjectId::namespaced(Kind::EndpointSlice, "ns", "s"));
-        assert_eq!(concern(&mut world, &gone), ["b"]);
-        assert!(world.of_service.is_empty() && world.slices.is_empty());
+        assert_eq!(concern(&mut index, &gone), ["b"]);
+        assert!(index.of_service.is_empty() && index.slices.is_empty());
     }
 }

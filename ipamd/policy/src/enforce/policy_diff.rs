@@ -1,4 +1,4 @@
-//! Policies tried out on the flows that were seen, beside those in force.
+//! Tries policies on the flows that were seen, without putting them in force (`cambricctl policy diff`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,9 +14,9 @@ use super::{
     Enforcer,
     explain::{Numbers, Said, SeenFlow},
     memory::Memory,
-    settle::Unsettled,
     state::State,
     tables::RuleId,
+    write_tables::WriteError,
 };
 use ipamd_model::{
     objects::{Object, ObjectId},
@@ -43,7 +43,7 @@ impl State {
     /// The same cluster on tables of its own.
     fn copy(&self) -> Self {
         let mut copy = Self::new(Box::new(Memory::new(self.tables.limits())));
-        copy.world = self.world.clone();
+        copy.inputs = self.inputs.clone();
         copy.node_addresses.clone_from(&self.node_addresses);
         copy
     }
@@ -85,9 +85,9 @@ impl Enforcer {
             (judged.collect::<Vec<_>>(), state.left_out(), state.copy())
         };
         for object in objects {
-            trial.world.put(object);
+            trial.inputs.put(object);
         }
-        let locals = trial.world.locals.values().cloned().collect::<Vec<_>>();
+        let locals = trial.inputs.locals.values().cloned().collect::<Vec<_>>();
         for endpoint in locals {
             // There is one for each: the world has no more endpoints than there are places.
             let Some(place) = trial.places.claim(None, trial.tables.limits().slots) else { break };
@@ -95,8 +95,8 @@ impl Enforcer {
         }
         if let Err(unsettled) = trial.rebuild() {
             let reason = match unsettled {
-                Unsettled::Overflow(overflow) => overflow.to_string(),
-                Unsettled::Table(error) => error.to_string(),
+                WriteError::Overflow(overflow) => overflow.to_string(),
+                WriteError::Table(error) => error.to_string(),
             };
             page.refused.push(RefusedObject {
                 file: None,

@@ -1,12 +1,12 @@
-//! Sets of backends, from taking places for them to giving the places back.
+//! Sets of backends: allocating their space in the tables, filling them, and freeing the space.
 
 use super::{
-    consistent,
-    places::Places,
+    maglev,
+    range_allocator::RangeAllocator,
     tables::{Backend, Choice, Family, Limits, SetNumber, SetValue, TableError, Tables},
 };
 
-/// There is no room for a set.
+/// The tables have no space for a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no room for {wanted} more {what}")]
 pub(super) struct NoRoom {
@@ -14,7 +14,7 @@ pub(super) struct NoRoom {
     what: &'static str,
 }
 
-/// Why a set could not be filled.
+/// Why a set could not be written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FillError {
     #[error(transparent)]
@@ -23,42 +23,42 @@ pub(super) enum FillError {
     Table(#[from] TableError),
 }
 
-/// What is free in the tables.
+/// The free space of the tables.
 #[derive(Debug)]
-pub(super) struct Room {
-    sets: Places,
-    backends: [Places; 2],
-    lookups: Places,
+pub(super) struct TableSpace {
+    sets: RangeAllocator,
+    backends: [RangeAllocator; 2],
+    lookups: RangeAllocator,
 }
 
-/// A set with its places.
+/// A set of backends and its space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Filled {
+pub(super) struct BackendSet {
     pub number: SetNumber,
     pub value: SetValue,
-    /// Where its backends are, and how many.
+    /// Index of the first backend, and their number.
     pub backends: (u32, u32),
 }
 
-impl Room {
-    /// All of it is free.
+impl TableSpace {
+    /// Everything is free.
     pub fn new(limits: Limits) -> Self {
-        let backends = || Places::new(0, limits.backends);
+        let backends = || RangeAllocator::new(0, limits.backends);
         Self {
-            // Number 0 is what frontends have that need none.
-            sets: Places::new(1, limits.sets.saturating_sub(1)),
+            // Frontends without a set have number 0.
+            sets: RangeAllocator::new(1, limits.sets.saturating_sub(1)),
             backends: [backends(), backends()],
-            lookups: Places::new(0, limits.lookups),
+            lookups: RangeAllocator::new(0, limits.lookups),
         }
     }
 
-    /// Takes over a set that an earlier daemon left in the tables; `None` if it cannot be.
+    /// Adopts a set that an earlier daemon left in the tables; `None` if its space is not free.
     pub fn adopt(
         &mut self,
         tables: &dyn Tables,
         family: Family,
         number: SetNumber,
-    ) -> Result<Option<Filled>, TableError> {
+    ) -> Result<Option<BackendSet>, TableError> {
         let value = tables.set(number);
         let backends = if value.choice == Choice::Table {
             let places = tables.lookups(value.first, value.count.into())?;
@@ -77,7 +77,7 @@ impl Room {
         number: SetNumber,
         value: SetValue,
         backends: (u32, u32),
-    ) -> Option<Filled> {
+    ) -> Option<BackendSet> {
         if !self.sets.claim(number.0, 1) {
             return None;
         }
@@ -92,20 +92,20 @@ impl Room {
             self.sets.give(number.0, 1);
             return None;
         }
-        Some(Filled { number, value, backends })
+        Some(BackendSet { number, value, backends })
     }
 
-    /// Writes backends into places of their own, and says what the set is to be then; it is not in force yet. Takes the
-    /// number of `old`, whose places are the caller's to give back.
+    /// Writes backends into newly allocated space and returns the set, which is not in force yet. It keeps the number
+    /// of `old`, whose space the caller frees.
     pub fn fill(
         &mut self,
         tables: &mut dyn Tables,
         family: Family,
-        old: Option<&Filled>,
+        old: Option<&BackendSet>,
         backends: &[(Backend, u32)],
         consistent: bool,
         elsewhere: bool,
-    ) -> Result<Filled, FillError> {
+    ) -> Result<BackendSet, FillError> {
         let no_room = |what| move || NoRoom { wanted: backends.len(), what };
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let length = u16::try_from(count)
@@ -118,16 +118,16 @@ impl Room {
         let mut value = SetValue { first, count: length, choice: Choice::Turns, elsewhere };
         if consistent && count > 0 {
             value.choice = Choice::Score;
-            if consistent::by_table(backends.len()) {
-                let Some(at) = self.lookups.take(consistent::PLACES.into()) else {
+            if maglev::by_table(backends.len()) {
+                let Some(at) = self.lookups.take(maglev::PLACES.into()) else {
                     of_family.give(first, count);
                     return Err(no_room("places of look-up tables")().into());
                 };
                 let names: Vec<_> = backends.iter().map(|(backend, _)| *backend).collect();
                 let places: Vec<_> =
-                    consistent::table(&names).into_iter().map(|place| first + u32::from(place)).collect();
+                    maglev::table(&names).into_iter().map(|place| first + u32::from(place)).collect();
                 tables.put_lookups(at, &places)?;
-                value = SetValue { first: at, count: consistent::PLACES, choice: Choice::Table, elsewhere };
+                value = SetValue { first: at, count: maglev::PLACES, choice: Choice::Table, elsewhere };
             }
         }
         let number = match old {
@@ -136,27 +136,27 @@ impl Room {
                 if let Some(number) = self.sets.take(1) {
                     SetNumber(number)
                 } else {
-                    let filled = Filled { number: SetNumber(0), value, backends: (first, count) };
-                    self.empty(family, &filled);
+                    let set = BackendSet { number: SetNumber(0), value, backends: (first, count) };
+                    self.empty(family, &set);
                     return Err(no_room("sets of backends")().into());
                 }
             }
         };
         tables.put_backends(family, first, backends)?;
-        Ok(Filled { number, value, backends: (first, count) })
+        Ok(BackendSet { number, value, backends: (first, count) })
     }
 
-    /// Gives the places of a set back that is no longer in force, but not its number.
-    pub fn empty(&mut self, family: Family, filled: &Filled) {
-        self.backends[family as usize].give(filled.backends.0, filled.backends.1);
-        if filled.value.choice == Choice::Table {
-            self.lookups.give(filled.value.first, filled.value.count.into());
+    /// Frees the space of a set that is no longer in force, but not its number.
+    pub fn empty(&mut self, family: Family, set: &BackendSet) {
+        self.backends[family as usize].give(set.backends.0, set.backends.1);
+        if set.value.choice == Choice::Table {
+            self.lookups.give(set.value.first, set.value.count.into());
         }
     }
 
-    /// Gives all of a set back.
-    pub fn release(&mut self, family: Family, filled: &Filled) {
-        self.empty(family, filled);
-        self.sets.give(filled.number.0, 1);
+    /// Frees the space and the number of a set.
+    pub fn release(&mut self, family: Family, set: &BackendSet) {
+        self.empty(family, set);
+        self.sets.give(set.number.0, 1);
     }
 }

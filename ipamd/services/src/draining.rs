@@ -1,4 +1,4 @@
-//! Endpoints that their service no longer has, until they are forgotten.
+//! Draining: backends that their service no longer has keep their connections for a moment.
 
 use std::time::{Duration, Instant};
 
@@ -9,42 +9,41 @@ use super::{
     tables::{Backend, Family, ServiceNumber},
 };
 
-/// How long an endpoint that its service no longer has keeps the connections that it has: so long a move from one
-/// EndpointSlice to another may take.
-const PARTING: Duration = Duration::from_secs(1);
+/// How long a removed backend drains: it may be moving from one EndpointSlice to another.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// An endpoint that a service no longer has. Its sockets are to be ended.
+/// A backend whose draining is over. Its sockets are to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gone {
+pub struct RemovedBackend {
     /// The service's port.
     pub service: ServiceNumber,
     /// The endpoint.
     pub backend: Backend,
 }
 
-/// A member that has left, until it is forgotten.
+/// A backend that drains.
 #[derive(Debug)]
-pub(super) struct Leaving {
+pub(super) struct DrainingBackend {
     pub until: Instant,
-    /// Whose it was; `None`: an earlier daemon's.
+    /// The owner; `None`: that of an earlier daemon.
     of: Option<(Owner, PortKey)>,
     service: ServiceNumber,
     backend: Backend,
 }
 
-impl Leaving {
+impl DrainingBackend {
     pub fn new(of: Option<(Owner, PortKey)>, service: ServiceNumber, backend: Backend) -> Self {
-        Self { until: Instant::now() + PARTING, of, service, backend }
+        Self { until: Instant::now() + DRAIN_TIME, of, service, backend }
     }
 }
 
 impl State {
-    /// Forgets the endpoints whose time is over, and returns them.
-    pub fn part(&mut self, now: Instant) -> Vec<Gone> {
+    /// Removes the backends whose draining is over, and returns them.
+    pub fn expire_drained(&mut self, now: Instant) -> Vec<RemovedBackend> {
         let mut gone = Vec::new();
-        while self.leaving.front().is_some_and(|it| it.until <= now) {
-            let Some(it) = self.leaving.pop_front() else { break };
-            // One that is back has been counted once more.
+        while self.draining.front().is_some_and(|it| it.until <= now) {
+            let Some(it) = self.draining.pop_front() else { break };
+            // If the backend has come back, it is counted twice until here.
             self.allowance.give(None, Family::of(it.backend.address), What::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
                 let ports = self.programmed.get(owner).into_iter().flatten();
@@ -53,7 +52,7 @@ impl State {
                 })
             });
             if !is_back {
-                gone.push(Gone { service: it.service, backend: it.backend });
+                gone.push(RemovedBackend { service: it.service, backend: it.backend });
             }
         }
         if !gone.is_empty() {

@@ -1,4 +1,4 @@
-//! What the tables have of addresses and prefixes.
+//! The addresses and prefixes that are in the tables.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Places of endpoints in the tables. A place is given out before its endpoint's policy is there, and the endpoint is served with
-//! it; so it must say nothing then. A place that may say something about its former endpoint is given to nobody.
+//! Slots of endpoints in the policy tables. An endpoint gets its slot, and is served with it, before its policy is
+//! written, so a slot must be empty when it is assigned. A slot whose old entries may still be there is not assigned.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use super::{
 
 /// Which places are whose.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<Given>);
+pub(super) struct SlotAllocator(Mutex<Given>);
 
 #[derive(Debug, Default)]
 struct Given {
@@ -31,17 +31,17 @@ struct Given {
 
 /// The place of one endpoint, for as long as somebody keeps this. Its posture is written by this alone.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct EndpointSlot {
     slot: Slot,
     /// Whether it may have a posture.
     is_written: AtomicBool,
-    places: Arc<Places>,
+    places: Arc<SlotAllocator>,
 }
 
-impl Places {
+impl SlotAllocator {
     /// A place without a posture: the one that is asked for, if it is free, or the next one after the last that was given, for a
     /// place rests before it is given again. `None`: there is none.
-    pub fn claim(self: &Arc<Self>, wanted: Option<Slot>, most: u32) -> Option<Arc<Place>> {
+    pub fn claim(self: &Arc<Self>, wanted: Option<Slot>, most: u32) -> Option<Arc<EndpointSlot>> {
         let mut given = locked(&self.0);
         let is_free = |slot: &Slot| (1..=most).contains(&slot.0) && !given.taken.contains(slot);
         let slot = if let Some(slot) = wanted.filter(is_free) {
@@ -53,7 +53,7 @@ impl Places {
             slot
         };
         given.taken.insert(slot);
-        Some(Arc::new(Place { slot, is_written: AtomicBool::new(false), places: Arc::clone(self) }))
+        Some(Arc::new(EndpointSlot { slot, is_written: AtomicBool::new(false), places: Arc::clone(self) }))
     }
 
     /// A new set of tables is in force, which has postures only of places that are somebody's.
@@ -64,7 +64,7 @@ impl Places {
     }
 }
 
-impl Place {
+impl EndpointSlot {
     pub fn slot(&self) -> Slot {
         self.slot
     }
@@ -84,7 +84,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for EndpointSlot {
     fn drop(&mut self) {
         let mut given = locked(&self.places.0);
         if *self.is_written.get_mut() {
@@ -103,13 +103,13 @@ mod tests {
     const ROOM: Limits = Limits { slots: 3, maps: 9, entries: 9, addresses: 9, prefixes: 9, rules: 9 };
     const OPEN: Posture = Posture { map: None, ingress: false, egress: false };
 
-    fn slot(place: Option<&Arc<Place>>) -> Option<u32> {
+    fn slot(place: Option<&Arc<EndpointSlot>>) -> Option<u32> {
         place.map(|place| place.slot().0)
     }
 
     #[test]
     fn a_place_rests_before_it_is_given_again() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(SlotAllocator::default());
         let mut given = [(); 3].map(|()| places.claim(None, 3));
         assert_eq!(given.each_ref().map(|it| slot(it.as_ref())), [Some(1), Some(2), Some(3)]);
         given[1] = None;
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_place_is_not_given_while_it_may_say_something_of_its_former_endpoint() {
-        let (places, mut tables) = (Arc::new(Places::default()), Memory::new(ROOM));
+        let (places, mut tables) = (Arc::new(SlotAllocator::default()), Memory::new(ROOM));
         let claim = |wanted| places.claim(Some(Slot(wanted)), 3).unwrap();
         let (a, b, c) = (claim(1), claim(2), claim(3));
         a.put_posture(&mut tables, OPEN).unwrap();

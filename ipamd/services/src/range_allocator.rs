@@ -1,4 +1,4 @@
-//! Places of an array, given out in runs. What is given back rests before it is given out again: a program may still read
+//! An allocator of ranges of an array. A freed range rests before it is used again, because a program may still read
 //! it.
 
 use std::{
@@ -6,21 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a run rests: far longer than any program runs.
+/// How long a freed range rests: far longer than any program runs.
 const REST: Duration = Duration::from_secs(5);
 
-/// The places of an array.
+/// The free and the resting ranges of an array.
 #[derive(Debug)]
-pub(super) struct Places {
-    /// First and number of the runs that are free.
+pub(super) struct RangeAllocator {
+    /// The free ranges: first index and length.
     free: BTreeMap<u32, u32>,
-    /// The same by number and first: the shortest run that is long enough is found however many there are.
+    /// The free ranges by length and first index, so that the shortest one that is long enough is found at once.
     by_length: BTreeSet<(u32, u32)>,
     resting: VecDeque<(Instant, u32, u32)>,
 }
 
-impl Places {
-    /// So many, from `first` on; all free.
+impl RangeAllocator {
+    /// All of `count` places from `first` on are free.
     pub fn new(first: u32, count: u32) -> Self {
         Self {
             free: BTreeMap::from([(first, count)]),
@@ -29,7 +29,7 @@ impl Places {
         }
     }
 
-    /// Takes a run; `None` if no run is long enough.
+    /// Allocates a range; `None` if no free range is long enough.
     pub fn take(&mut self, count: u32) -> Option<u32> {
         self.wake(Instant::now());
         let (_, first) = self.by_length.range((count, 0)..).next().copied()?;
@@ -37,7 +37,7 @@ impl Places {
         Some(first)
     }
 
-    /// Takes just this run; whether it was free.
+    /// Allocates exactly this range. Returns false if it is not free.
     pub fn claim(&mut self, first: u32, count: u32) -> bool {
         let Some((&from, &free)) = self.free.range(..=first).next_back() else { return false };
         let fits = first.checked_add(count).is_some_and(|end| end <= from + free);
@@ -47,14 +47,14 @@ impl Places {
         fits
     }
 
-    /// Gives a run back.
+    /// Frees a range, which rests first.
     pub fn give(&mut self, first: u32, count: u32) {
         if count > 0 {
             self.resting.push_back((Instant::now() + REST, first, count));
         }
     }
 
-    /// Cuts a run out of the free one that begins at `from`.
+    /// Cuts a range out of the free one that begins at `from`.
     fn split(&mut self, from: u32, first: u32, count: u32) {
         let Some(free) = self.remove(from) else { return };
         let end = from + free;
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_rests() {
-        let mut places = Places::new(1, 10);
+        let mut places = RangeAllocator::new(1, 10);
         assert_eq!(places.take(6), Some(1));
         places.give(1, 6);
         assert_eq!(places.take(6), None, "four are free, six rest");
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_run_is_claimed_once() {
-        let mut places = Places::new(0, 10);
+        let mut places = RangeAllocator::new(0, 10);
         assert!(places.claim(4, 3));
         assert!(
             !places.claim(6, 1) && !places.claim(3, 2) && !places.claim(9, 2) && !places.claim(u32::MAX, 2)
@@ -131,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_place_is_given_twice_and_none_is_lost(steps in prop::collection::vec((1_u32..9, any::<bool>()), 1..80)) {
-            let mut places = Places::new(5, 64);
+            let mut places = RangeAllocator::new(5, 64);
             let mut taken: Vec<(u32, u32)> = Vec::new();
             for (count, gives) in steps {
                 if gives && let Some((first, count)) = taken.pop() {

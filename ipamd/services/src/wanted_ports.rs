@@ -1,4 +1,4 @@
-//! What owners of ports want of the tables.
+//! What services and host ports want to have in the tables.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -7,25 +7,25 @@ use ipnetwork::IpNetwork;
 
 use super::{
     allowance::What,
-    claimed,
-    plan::{self, Front, Plan, Reach, Scope, Slices},
+    claimed_frontends,
+    plan::{self, Frontend, Plan, Reach, Scope, Slices},
     program::{PortKey, Wanted},
+    service_index::ServiceId,
     state::{Owner, State},
     tables::{Backend, Family, FrontendKey, Member},
-    world::ServiceId,
 };
 use ipamd_model::services::Role;
 
 impl State {
     /// Has a service claim its health check port, with the ready endpoints of this node behind it.
     pub fn note_health(&mut self, id: &ServiceId) {
-        let port = self.world.services.get(id).and_then(|service| service.health_check_port);
+        let port = self.index.services.get(id).and_then(|service| service.health_check_port);
         let claim = port.map(|port| (port, self.ready_here(id)));
         self.health_checks.set(id, claim);
     }
 
     fn ready_here(&self, id: &ServiceId) -> usize {
-        let endpoints = self.world.slices_of(id).flat_map(|slice| slice.endpoints.iter());
+        let endpoints = self.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
         let ready: BTreeSet<_> =
             endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
         let of_family = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
@@ -34,7 +34,7 @@ impl State {
 
     /// Where each port of a service is reached first of all: nobody else is while the service is there.
     pub fn own_fronts(&self) -> impl Iterator<Item = FrontendKey> {
-        self.world.services.values().filter(|service| service.role == Role::Balanced).flat_map(|service| {
+        self.index.services.values().filter(|service| service.role == Role::Balanced).flat_map(|service| {
             service.ports.iter().flat_map(|port| {
                 let first = |family| {
                     let address = service.cluster_ips.iter().find(|ip| Family::of(**ip) == family)?;
@@ -47,8 +47,8 @@ impl State {
 
     /// The ports of a service.
     pub fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
-        let Some(service) = self.world.services.get(id) else { return Vec::new() };
-        let slices = Slices::new(self.world.slices_of(id));
+        let Some(service) = self.index.services.get(id) else { return Vec::new() };
+        let slices = Slices::new(self.index.slices_of(id));
         let mut wanted = Vec::new();
         // No service has more than a namespace may have: what is beyond is not even planned.
         let mut left = [self.allowance.share(What::Members) as usize; 2];
@@ -97,9 +97,9 @@ impl State {
 
     /// One of the services that claim the place of a port of the node.
     fn service_at(&self, address: IpAddr, mapping: &PortMapping) -> Option<&Owner> {
-        let is_there = |front: &Front| {
+        let is_there = |front: &Frontend| {
             let here = front.key.address == address || front.key.address.is_unspecified();
-            here && claimed::meet(front, mapping)
+            here && claimed_frontends::meet(front, mapping)
         };
         let found = self.programmed.iter().find(|(owner, ports)| {
             let mut fronts = ports.iter().flat_map(|port| &port.plan.fronts);
@@ -119,7 +119,7 @@ impl State {
                 }
                 let backend = Backend { address: *address, port: mapping.container_port };
                 let at = mapping.host_ip.unwrap_or_else(|| family.unspecified());
-                let front = Front {
+                let front = Frontend {
                     key: FrontendKey { address: at, port: mapping.host_port, protocol: mapping.protocol },
                     reach: Reach::HostPort,
                     inside: Scope::Cluster,

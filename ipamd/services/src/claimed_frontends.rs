@@ -1,22 +1,23 @@
-//! Where services want to be reached: a port of the node that leads to a container is never in their way, whoever came first.
-//! Whoever may make pods may ask for such a port, at any address; it must not get what is meant for a service.
+//! The frontends that services claim. A service always wins over a host port of a container, whichever came first:
+//! whoever may create pods may ask for a host port at any address, and must not get traffic that is meant for a
+//! service.
 
 use std::{collections::HashMap, net::IpAddr};
 
 use ipamd_api::PortMapping;
 
 use super::{
-    plan::{Front, Reach},
+    plan::{Frontend, Reach},
     tables::{Family, FrontendKey},
 };
 
-/// How many services claim each place. With port and protocol zero it is the address, whole.
+/// The number of services that claim each frontend. A key with port and protocol zero stands for the whole address.
 #[derive(Debug, Default)]
-pub(super) struct Claimed(HashMap<FrontendKey, u32>);
+pub(super) struct ClaimedFrontends(HashMap<FrontendKey, u32>);
 
-impl Claimed {
-    /// Counts what a service claims now in place of what it did; whether there is something that nobody claimed before.
-    pub fn replace<'a>(&mut self, before: impl IntoIterator<Item = &'a Front>, now: &[&Front]) -> bool {
+impl ClaimedFrontends {
+    /// Replaces a service's claims. Returns whether it claims something that was not claimed before.
+    pub fn replace<'a>(&mut self, before: impl IntoIterator<Item = &'a Frontend>, now: &[&Frontend]) -> bool {
         let mut more = false;
         for key in now.iter().flat_map(|front| places(front)) {
             let count = self.0.entry(key).or_default();
@@ -34,7 +35,7 @@ impl Claimed {
         more
     }
 
-    /// Whether a service is to be reached there.
+    /// Whether a service claims this address and port.
     pub fn has(&self, address: IpAddr, port: u16, protocol: u8) -> bool {
         let any = Family::of(address).unspecified();
         let keys = [
@@ -46,13 +47,13 @@ impl Claimed {
     }
 }
 
-fn places(front: &Front) -> impl Iterator<Item = FrontendKey> + use<> {
+fn places(front: &Frontend) -> impl Iterator<Item = FrontendKey> + use<> {
     let whole = FrontendKey { port: 0, protocol: 0, ..front.key };
     [front.key].into_iter().chain((front.reach == Reach::ClusterIp).then_some(whole))
 }
 
-/// Whether a port of the node that leads to a container may be where a service is to be reached.
-pub(super) fn meet(front: &Front, mapping: &PortMapping) -> bool {
+/// Whether a host port of a container conflicts with a service's frontend.
+pub(super) fn meet(front: &Frontend, mapping: &PortMapping) -> bool {
     let same_port = front.key.port == mapping.host_port && front.key.protocol == mapping.protocol;
     same_port || (front.reach == Reach::ClusterIp && mapping.host_ip == Some(front.key.address))
 }

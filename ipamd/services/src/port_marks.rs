@@ -1,21 +1,21 @@
-//! How many reasons a port has to be marked.
+//! Counts of the reasons for which a port is marked.
 
 use std::collections::HashMap;
 
 use super::tables::{PortRow, Tables};
 
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct PortMarks {
     row: PortRow,
     reasons: HashMap<u16, u32>,
 }
 
-impl Marks {
+impl PortMarks {
     pub fn new(row: PortRow) -> Self {
         Self { row, reasons: HashMap::new() }
     }
 
-    /// One reason more; the first marks the port at once.
+    /// Adds a reason; the first one marks the port at once.
     pub fn add(&mut self, port: u16, tables: &mut dyn Tables) {
         let reasons = self.reasons.entry(port).or_default();
         *reasons += 1;
@@ -24,7 +24,7 @@ impl Marks {
         }
     }
 
-    /// One reason less; whether it was the last.
+    /// Removes a reason. Returns whether it was the last.
     pub fn remove(&mut self, port: u16) -> bool {
         let Some(reasons) = self.reasons.get_mut(&port) else { return false };
         *reasons -= 1;

@@ -1,4 +1,4 @@
-//! The cluster as far as policy looks at it: what was told of it, and the items that addresses belong to.
+//! The inputs of policy: the cluster's objects, and the items (pods, network sets) that addresses belong to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,14 +90,14 @@ impl PodKey {
 
 /// What was told of a pod besides its name: kept small, for a cluster has a hundred thousand.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ToldPod {
+struct KnownPod {
     labels: Option<Labels>,
     service_account: Arc<str>,
     addresses: Nets,
     ports: Arc<[NamedPort]>,
 }
 
-impl ToldPod {
+impl KnownPod {
     fn of(pod: Pod) -> (PodKey, Self) {
         let Pod { namespace, name, labels, service_account, addresses, ports } = pod;
         let addresses = addresses.into_iter().map(IpNetwork::from).collect();
@@ -113,10 +113,10 @@ impl ToldPod {
 
 /// Everything that was told of the cluster.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct PolicyInputs {
     namespaces: BTreeMap<Arc<str>, Labels>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
-    pods: BTreeMap<PodKey, ToldPod>,
+    pods: BTreeMap<PodKey, KnownPod>,
     nodes: BTreeMap<ObjectId, Node>,
     sets: BTreeMap<ObjectId, NetworkSet>,
     tiers: BTreeMap<Arc<str>, Tier>,
@@ -128,7 +128,7 @@ pub struct World {
     by_item: BTreeMap<ObjectId, BTreeSet<AttachmentKey>>,
 }
 
-impl World {
+impl PolicyInputs {
     /// Takes the whole of a cluster in, where nothing is known yet. Pods are many: a tree that is filled one by one in order
     /// is half empty, and leaves holes in memory if it is made anew.
     pub fn fill(&mut self, changes: Vec<Change>) {
@@ -136,7 +136,7 @@ impl World {
         for change in changes {
             match change {
                 Change::Put(Object::Pod(pod)) => {
-                    let (key, pod) = ToldPod::of(pod);
+                    let (key, pod) = KnownPod::of(pod);
                     pods.push((key, Some(pod)));
                 }
                 Change::Remove(id) if id.kind == Kind::Pod => pods.push((PodKey::of(&id), None)),
@@ -171,7 +171,7 @@ impl World {
                 old.map(|labels| account(key, labels))
             }
             Object::Pod(it) => {
-                let (key, pod) = ToldPod::of(it);
+                let (key, pod) = KnownPod::of(it);
                 let old = self.pods.insert(key.clone(), pod);
                 old.map(|old| old.object(key))
             }
@@ -461,7 +461,7 @@ mod tests {
             Change::Put(Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default() }));
         let changes =
             vec![pod("b", "x"), pod("a", "x"), gone("a"), space, pod("c", "x"), pod("b", "y"), gone("d")];
-        let (mut filled, mut one_by_one) = (World::default(), World::default());
+        let (mut filled, mut one_by_one) = (PolicyInputs::default(), PolicyInputs::default());
         filled.fill(changes.clone());
         for change in changes {
             match change {

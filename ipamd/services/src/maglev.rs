@@ -1,10 +1,10 @@
-//! Consistent choice: every node that has the same backends sends the same client to the same one, and the loss of one
-//! moves little more than its share.
+//! Consistent hashing: all nodes with the same backends send the same client to the same backend, and the loss of a
+//! backend moves little more than its own clients.
 //!
-//! A small set is chosen from by score: each client has one with each backend, and the highest takes it; the loss of a
-//! backend moves its own clients only, and nothing is stored. What that costs grows with the set, so a large one has a
-//! table, filled after Eisenbud and others, "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016),
-//! section 3.4.
+//! Small sets use rendezvous hashing: each client has a score with each backend, and the highest wins. The loss of a
+//! backend moves only its own clients, and nothing is stored. Its cost grows with the set, so a large set has a table,
+//! filled as in Eisenbud and others, "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section
+//! 3.4.
 
 use bpf::layout::SCORED_MOST;
 

@@ -1,4 +1,4 @@
-//! From what should be to writes, and the writes in their order.
+//! From the desired state to writes, and the writes in an order that no packet notices.
 
 use std::{
     cmp::Reverse,
@@ -27,15 +27,16 @@ use ipamd_model::{
 };
 use ipamd_runtime::supervisor;
 
-/// Resolving can make predicates that say something new of other endpoints' own addresses. Each round makes fewer.
+/// The most rounds of resolving. Resolving an endpoint's rules can add predicates that hold for addresses of other
+/// endpoints, whose rules must then be resolved again. Each round has fewer of them.
 const ROUNDS: usize = 8;
 
-/// What does not fit, and by how much.
+/// A table that is too small, and by how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overflow {
     what: &'static str,
     needed: usize,
-    /// It is not worked out how many more.
+    /// The exact number is not computed.
     at_least: bool,
     limit: u32,
 }
@@ -55,13 +56,13 @@ impl fmt::Display for Overflow {
     }
 }
 
-/// Why a change is not in the tables.
+/// Why a change was not written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unsettled {
+pub(super) enum WriteError {
     /// Nothing was written.
     #[error("{0}")]
     Overflow(Overflow),
-    /// Some of it was.
+    /// A part of it was written.
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -88,7 +89,7 @@ impl AddAssign for Writes {
     }
 }
 
-/// All writes of a change.
+/// The writes of a change.
 #[derive(Debug, Default)]
 struct Plan {
     extensions: Vec<(Arc<EndpointRules>, Extension)>,
@@ -98,21 +99,21 @@ struct Plan {
 }
 
 impl State {
-    /// Brings the tables to where the world is. `concerned` are the endpoints whose rules may be others.
-    pub fn settle(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, Unsettled> {
+    /// Writes the tables so that they match the inputs. `concerned` are the endpoints whose rules may have changed.
+    pub fn write_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, WriteError> {
         let rules = self.resolve(concerned);
-        let plan = self.plan(&rules).map_err(Unsettled::Overflow)?;
-        self.check(&plan).map_err(Unsettled::Overflow)?;
+        let plan = self.plan(&rules).map_err(WriteError::Overflow)?;
+        self.check(&plan).map_err(WriteError::Overflow)?;
         Ok(self.write(plan)?)
     }
 
-    /// The rules of the concerned endpoints, and of those whose own side is seen differently by that.
+    /// Resolves the rules of the concerned endpoints, and of those whose own addresses match new predicates.
     fn resolve(
         &mut self,
         concerned: &BTreeSet<AttachmentKey>,
     ) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
         let mut resolved = BTreeMap::new();
-        // Pods of one workload have the same policies, which mostly say the same to all of them.
+        // Pods of a workload have the same policies, which mostly have the same meaning for all of them.
         let mut shared: HashMap<Vec<*const Policy>, Arc<EndpointRules>> = HashMap::new();
         let mut round = concerned.clone();
         self.touch();
@@ -133,7 +134,7 @@ impl State {
                 }
                 let own = self.own(endpoint);
                 let classes = &mut self.derived.classes;
-                let rules = Resolver { world: &self.world, classes, names: &mut self.names }
+                let rules = Resolver { inputs: &self.inputs, classes, names: &mut self.names }
                     .resolve(&endpoint.selecting, &own);
                 let rules = Arc::new(rules);
                 shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
@@ -172,7 +173,7 @@ impl State {
         fresh
     }
 
-    /// The endpoints that have one of these addresses, and rules.
+    /// The endpoints with rules that have one of these addresses.
     fn owners_of(&self, touched: &BTreeSet<IpNetwork>) -> Vec<AttachmentKey> {
         let has = |addresses: &[std::net::IpAddr]| {
             addresses.iter().any(|ip| touched.contains(&IpNetwork::from(*ip)))
@@ -203,7 +204,7 @@ impl State {
             }
         }
         let mut made: HashSet<&Arc<EndpointRules>> = HashSet::new();
-        // Those that many endpoints share are looked at once.
+        // Rules that many endpoints share are checked once.
         let mut seen: HashSet<*const EndpointRules> = HashSet::new();
         for (key, rules) in resolved {
             supervisor::beat();
@@ -224,7 +225,7 @@ impl State {
         Ok(plan)
     }
 
-    /// Before anything is worked out of them: number 0 is no rule.
+    /// Checked before anything is compiled. Number 0 is no rule.
     fn check_rules(&self, limits: Limits) -> Result<(), Overflow> {
         fits("rules (--policy-rules)", self.names.highest() + 1, limits.rules)
     }
@@ -233,7 +234,7 @@ impl State {
         let node = is_host(net) && self.node_addresses.contains(&net.ip());
         let known = node || self.derived.classes.is_known(net);
         let class = known.then(|| self.derived.classes.class(net));
-        // What nothing is said of needs no entry: whatever covers it says nothing either.
+        // An address of the class WORLD needs no entry, because no prefix that covers it has another class.
         class
             .filter(|class| node || *class != super::tables::ClassId::WORLD)
             .map(|class| Peer { class, node })
@@ -269,14 +270,14 @@ impl State {
         Ok(())
     }
 
-    /// Writes in an order in which no packet sees half of the change.
+    /// Makes the writes in an order in which no packet sees half of the change.
     fn write(&mut self, plan: Plan) -> Result<Writes, TableError> {
         let Plan { extensions, mut peers, maps, endpoints } = plan;
         let mut writes = Writes { peers: peers.len(), maps: maps.len(), ..Writes::default() };
         for rule in self.names.take_fresh() {
             self.tables.clear_hits(rule)?;
         }
-        // Nobody is of the new classes yet.
+        // No address has the new classes yet.
         for (rules, extension) in extensions {
             let Some(compiled) = self.derived.maps.get_mut(&rules) else { continue };
             if let Some(map) = compiled.map {
@@ -285,8 +286,8 @@ impl State {
             writes.entries += extension.entries.len();
             compiled.extended(extension);
         }
-        // What comes: the longer prefix first, so that a shorter one is never what counts for what it covers. What goes:
-        // the other way round.
+        // New entries are written with longer prefixes first, so that a shorter one never decides for an address of a
+        // longer one. Removals have the reverse order.
         peers.sort_by_key(|(net, wanted)| match wanted {
             Some(_) => (0, Reverse(i16::from(net.prefix()))),
             None => (1, Reverse(-i16::from(net.prefix()))),
@@ -309,7 +310,7 @@ impl State {
             writes.entries += entries.len();
             self.derived.maps.insert(Arc::clone(&compiled.rules), compiled);
         }
-        let (mut let_go, mut concerned) = (Vec::new(), Concerned::nothing());
+        let (mut release_rules, mut concerned) = (Vec::new(), Concerned::nothing());
         for (key, rules) in endpoints {
             let map = is_policed(&rules)
                 .then(|| self.derived.maps.get(&rules).and_then(|compiled| compiled.map))
@@ -329,23 +330,24 @@ impl State {
             if let Some(compiled) = self.derived.maps.get_mut(&rules) {
                 compiled.users += 1;
             }
-            let_go.extend(endpoint.rules.replace(rules));
+            release_rules.extend(endpoint.rules.replace(rules));
         }
         let policed =
             self.endpoints.values().any(|endpoint| endpoint.posture.is_some_and(|it| it.map.is_some()));
-        // A flow is asked about by its own addresses: those of the endpoints whose policy is asked, and the other sides'.
+        // The epoch is raised for the addresses of endpoints whose posture changed, and for reclassified addresses of
+        // other sides.
         if policed {
             concerned.add(reclassified);
         }
         self.tables.raise_epoch(&concerned)?;
-        for rules in let_go {
-            self.let_go(&rules);
+        for rules in release_rules {
+            self.release_rules(&rules);
         }
         Ok(writes)
     }
 
-    /// One endpoint less has these rules.
-    pub fn let_go(&mut self, rules: &Arc<EndpointRules>) {
+    /// Releases an endpoint's use of these rules; the map of unused rules is retired.
+    pub fn release_rules(&mut self, rules: &Arc<EndpointRules>) {
         let Some(compiled) = self.derived.maps.get_mut(rules) else { return };
         compiled.users = compiled.users.saturating_sub(1);
         if compiled.users > 0 {
@@ -358,13 +360,13 @@ impl State {
     }
 }
 
-/// The policies, if what they say does not depend on whose they are.
+/// The policies, if their meaning does not depend on the endpoint.
 fn says_the_same_to_all(selecting: &Selecting) -> Option<Vec<*const Policy>> {
     let each = selecting.values().map(|policy| policy.says_the_same_to_all().then_some(Arc::as_ptr(policy)));
     each.collect()
 }
 
-/// Whether so many are there.
+/// Checks that this many fit.
 fn fits(what: &'static str, needed: usize, limit: u32) -> Result<(), Overflow> {
     if needed > limit as usize { Err(Overflow { what, needed, at_least: false, limit }) } else { Ok(()) }
 }

@@ -1,4 +1,5 @@
-//! Which endpoints of a service take new connections: as kube-proxy has it, by condition, by node and by closeness.
+//! Which endpoints of a service take new connections: by readiness, traffic policy and topology hints, as in
+//! kube-proxy.
 
 use ipamd_model::services::{Hints, SliceEndpoint};
 
