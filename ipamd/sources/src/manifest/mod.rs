@@ -98,6 +98,10 @@ impl Reading {
         let mut rest = vec![(root, None)];
         while let Some((node, list)) = rest.pop() {
             if node.tree == Tree::Null {
+                if list.is_some() {
+                    let reason = "this item of a list is null".into();
+                    self.refuse(node, None, FieldError { field: String::new(), reason }, false);
+                }
                 continue;
             }
             match listed(node) {
@@ -186,20 +190,22 @@ impl Reading {
     }
 }
 
-/// What a list lists; `None` if it is none.
+/// What a list lists; `None` if it is none. One that does not say what it lists is not taken for an empty one: whatever wrote it may
+/// have failed on the way, and all that the file had before would be gone.
 fn listed(node: &Node) -> Result<Option<&[Node]>, FieldError> {
-    let Some(kind) = node.field("kind").and_then(Node::text) else { return Ok(None) };
-    if !kind.ends_with("List") {
-        return Ok(None);
-    }
+    let text = |key| node.field(key).and_then(Node::text);
+    let Some(of) = text("kind").and_then(|kind| kind.strip_suffix("List")) else { return Ok(None) };
+    let error = |reason: &str| Err(FieldError { field: "items".into(), reason: reason.into() });
     match node.field("items").map(|items| &items.tree) {
         Some(Tree::List(items)) => Ok(Some(items)),
-        None if kind == "List" => Ok(Some(&[])),
-        Some(_) if kind == "List" => {
-            Err(FieldError { field: "items".into(), reason: "is not a list".into() })
-        }
         // Some other kind whose name ends so.
-        _ => Ok(None),
+        _ if !of.is_empty()
+            && kinds::concern(text("apiVersion").unwrap_or_default(), of) == Concern::None =>
+        {
+            Ok(None)
+        }
+        Some(Tree::Null) | None => error("this list has no items; an empty one has \"items: []\""),
+        Some(_) => error("is not a list"),
     }
 }
 

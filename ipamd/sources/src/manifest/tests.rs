@@ -57,7 +57,6 @@ items:
   kind: List
   items:
   - {apiVersion: v1, kind: Namespace, metadata: {name: b}}
-- null
 kind: List
 ---
 apiVersion: v1
@@ -72,9 +71,38 @@ items: {}
 ";
     assert_eq!(
         told(text),
-        (vec!["3: Namespace a".into(), "9: Namespace b".into(), "16: Pod default/c".into()], vec![])
+        (vec!["3: Namespace a".into(), "9: Namespace b".into(), "15: Pod default/c".into()], vec![])
     );
     assert_eq!(refused("{apiVersion: v1, kind: List, items: 1}"), "a.yaml:1: items: is not a list");
+}
+
+/// It is not known what the file has, so nothing may be taken to be gone.
+#[test]
+fn a_list_that_does_not_say_what_it_lists_is_refused_and_an_empty_one_is_not() {
+    for kind in [
+        "apiVersion: v1, kind: List",
+        "apiVersion: v1, kind: PodList",
+        "apiVersion: networking.k8s.io/v1, kind: NetworkPolicyList",
+        "apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicyList",
+        "apiVersion: cilium.io/v2, kind: CiliumNetworkPolicyList",
+        "kind: List",
+    ] {
+        for items in ["", ", items: null", ", items: ", ", items: {}", ", items: [null]"] {
+            let text = format!("{{{kind}{items}}}");
+            let told = manifest(&text);
+            assert!(
+                !told.complete && told.refusals.len() == 1 && told.objects.is_empty(),
+                "{text}: {told:?}"
+            );
+        }
+        let empty = manifest(&format!("{{{kind}, items: []}}"));
+        assert_eq!(empty, Manifest { complete: true, ..Manifest::default() }, "{kind}");
+    }
+    for foreign in
+        ["{apiVersion: example.org/v1, kind: AllowList}", "{apiVersion: apps/v1, kind: DeploymentList}"]
+    {
+        assert_eq!(manifest(foreign), Manifest { complete: true, ..Manifest::default() }, "{foreign}");
+    }
 }
 
 #[test]
