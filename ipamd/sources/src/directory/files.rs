@@ -103,6 +103,12 @@ impl Files {
         self.by_path.get(path).is_some_and(|contents| !contents.objects.is_empty())
     }
 
+    /// The objects of a file.
+    pub fn ids(&self, path: &Path) -> impl Iterator<Item = ObjectId> + use<'_> {
+        let objects = self.by_path.get(path).map_or(&[][..], |contents| &contents.objects);
+        objects.iter().map(|it| it.object.id())
+    }
+
     /// Whether no file has objects.
     pub fn are_none(&self) -> bool {
         self.claims.is_empty()

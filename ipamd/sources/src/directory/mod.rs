@@ -10,6 +10,7 @@ mod files;
 #[cfg(test)]
 mod files_tests;
 mod inotify;
+mod mounts;
 mod read_file;
 pub mod read_once;
 #[cfg(test)]
@@ -36,8 +37,9 @@ use tokio::time::sleep_until;
 use self::{
     files::Files,
     inotify::Watches,
+    mounts::Mounts,
     read_file::Unread,
-    walk::{Identity, Walk},
+    walk::{Entered, Identity, Walk},
 };
 use super::{
     Source, SourceState,
@@ -49,6 +51,8 @@ use ipamd_runtime::monotonic::Age;
 /// How often is looked for what inotify does not tell: whether the directory is still the one at its path, and whether
 /// files that could not be read can be.
 const LOOK: Duration = Duration::from_secs(1);
+/// After a look that took long there is none for so many times as long.
+const REST: u32 = 20;
 
 /// A directory cannot be a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,8 @@ enum Loss {
     Gone,
     /// Another one is in its place, which has no manifest: what is to be mounted there may not be yet.
     Replaced,
+    /// Another file system is in its place, which lacks some of what it had.
+    Covered,
 }
 
 impl Loss {
@@ -71,6 +77,9 @@ impl Loss {
         match self {
             Self::Gone => "the directory is gone",
             Self::Replaced => "the directory is another one than it was, and has no manifest",
+            Self::Covered => {
+                "another file system is where the directory was, and lacks some of what that had"
+            }
         }
     }
 
@@ -80,6 +89,7 @@ impl Loss {
             Self::Replaced => {
                 "this directory is another one than it was, and has no manifest; what that said stays in force until this one has some"
             }
+            Self::Covered => mounts::TROUBLE,
         }
     }
 }
@@ -129,6 +139,7 @@ impl SourceState for Sight {
             age_seconds,
             unlisted: waits.iter().map(|(path, _)| path.display().to_string()).collect(),
             trouble,
+            ..ClusterStatus::default()
         }
     }
 }
@@ -151,6 +162,7 @@ pub struct Directory {
     /// `None` while nothing can be watched.
     watches: Option<Watches>,
     files: Files,
+    mounts: Mounts,
     /// What could not be read, and links that lead nowhere.
     retry: BTreeSet<PathBuf>,
     next_look: Instant,
@@ -180,6 +192,7 @@ impl Directory {
             unread: BTreeSet::new(),
             watches: None,
             files: Files::default(),
+            mounts: Mounts::default(),
             retry: BTreeSet::new(),
             next_look: Instant::now() + LOOK,
         })
@@ -193,6 +206,9 @@ impl Directory {
         self.identity = walk::identity(&root);
         if self.identity.is_none() {
             return self.lose(Loss::Gone);
+        }
+        if !self.mounts.may_read(&root, &self.files) {
+            return self.lose(Loss::Covered);
         }
         if self.is_replaced_by_nothing() {
             return self.lose(Loss::Replaced);
@@ -215,7 +231,7 @@ impl Directory {
         let is_another = self.former.is_some() && self.former != self.identity;
         is_another
             && !self.files.are_none()
-            && Walk::of(&self.root, &self.root, &mut |_| Ok(())).files.is_empty()
+            && Walk::of(&self.root, &self.root, &mut |_| Entered::Read).files.is_empty()
     }
 
     /// The directory is gone. What it said stays.
@@ -233,23 +249,33 @@ impl Directory {
 
     /// Looks for what inotify does not tell.
     fn look(&mut self) {
-        self.next_look = Instant::now() + LOOK;
+        let began = Instant::now();
         let now = walk::identity(&self.root);
         if now.is_none() {
             self.lose(Loss::Gone);
-        } else if now != self.identity || self.watches.is_none() {
+        } else if now != self.identity || self.watches.is_none() || self.mounts.is_other(&self.root) {
             self.begin();
         } else {
+            for path in self.mounts.others() {
+                self.scan(&path, false);
+            }
             for path in self.retry.clone() {
                 self.examine(&path);
             }
         }
+        // To look takes a share of the time, however many directories there are.
+        self.next_look = Instant::now() + LOOK.max(began.elapsed() * REST);
     }
 
     /// Does what events ask for.
     fn take(&mut self, events: &[InotifyEvent]) {
+        for event in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_UNMOUNT)) {
+            for path in self.watches.as_ref().map(|it| it.paths(event.wd)).unwrap_or_default() {
+                self.mounts.unmounted(&path);
+            }
+        }
         // When all of it goes away its files go first, one by one.
-        if walk::identity(&self.root) != self.identity {
+        if walk::identity(&self.root) != self.identity || self.mounts.is_other(&self.root) {
             return self.look();
         }
         if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
@@ -284,6 +310,14 @@ impl Directory {
                 }
             }
         }
+        // What became another file system is no longer where these events come from.
+        let directories: BTreeSet<_> =
+            touched.iter().chain(&swapped).filter_map(|path| path.parent()).collect();
+        for directory in directories {
+            if self.mounts.is_other(directory) {
+                self.scan(directory, false);
+            }
+        }
         for path in &swapped {
             self.scan(path, true);
         }
@@ -294,6 +328,10 @@ impl Directory {
 
     /// Looks at what a path is now.
     fn examine(&mut self, path: &Path) {
+        // Of what lies in such a directory nothing is to be seen; whether it may be read again is asked of itself.
+        if path.parent().is_some_and(|parent| self.mounts.is_covered(parent)) {
+            return;
+        }
         let is_link = match fs::symlink_metadata(path) {
             Ok(metadata) => metadata.is_symlink(),
             Err(error) if leads_nowhere(&error) => return self.remove_below(path),
@@ -316,11 +354,21 @@ impl Directory {
 
     /// Reads what is below a directory; with `linked_only`, of the files that are known those that links lead to.
     fn scan(&mut self, directory: &Path, linked_only: bool) {
-        let watches = &mut self.watches;
-        let walk = Walk::of(&self.root, directory, &mut |path| match watches {
-            Some(watches) => watches.add_directory(path),
-            None => Ok(()),
+        if directory.parent().is_some_and(|parent| self.mounts.is_covered(parent)) {
+            return;
+        }
+        let (watches, mounts, files) = (&mut self.watches, &mut self.mounts, &self.files);
+        let mut entered = BTreeSet::new();
+        let mut walk = Walk::of(&self.root, directory, &mut |path| {
+            entered.insert(path.to_path_buf());
+            if !mounts.may_read(path, files) {
+                return Entered::Covered;
+            }
+            let watched = watches.as_mut().map_or(Ok(()), |watches| watches.add_directory(path));
+            watched.map_or_else(Entered::Unwatched, |()| Entered::Read)
         });
+        self.mounts.forget_below(directory, &entered);
+        walk.troubles.extend(walk.covered.drain(..).map(|path| (path, mounts::TROUBLE.to_owned())));
         self.retry.retain(|path| !path.starts_with(directory));
         if *directory != *self.root || self.watches.is_some() {
             self.files.clear_troubles(directory);
@@ -395,6 +443,7 @@ impl Directory {
         self.files.clear_troubles(path);
         self.retry.retain(|it| !it.starts_with(path));
         self.unread.retain(|it| !it.starts_with(path));
+        self.mounts.forget_below(path, &BTreeSet::new());
         if let Some(watches) = &mut self.watches {
             watches.forget_below(path);
         }

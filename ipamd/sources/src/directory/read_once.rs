@@ -10,7 +10,7 @@ use std::{
 use super::{
     files::Files,
     read_file::{self, Unread},
-    walk::Walk,
+    walk::{Entered, Walk},
 };
 use crate::manifest::{self, Manifest};
 use ipamd_model::objects::Batch;
@@ -49,7 +49,7 @@ pub struct Found {
 
 /// Looks for manifests below a directory.
 pub fn find(directory: &Path) -> Found {
-    let walk = Walk::of(directory, directory, &mut |_| Ok(()));
+    let walk = Walk::of(directory, directory, &mut |_| Entered::Read);
     let mut files: Vec<_> = walk.files.into_iter().map(|it| it.path).collect();
     files.sort_unstable();
     Found { files, troubles: walk.troubles }

@@ -410,6 +410,150 @@ async fn another_directory_that_has_nothing_takes_nothing_away() {
     it.until("", 0).await;
 }
 
+/// The place of a directory, on the mount whose number a hidden file in it or above it has: only root can mount.
+fn place_by_note(directory: &Path) -> Option<mounts::Place> {
+    let noted = |above: &Path| fs::read_to_string(above.join(".mount")).ok()?.parse().ok();
+    let place = mounts::Place::of(directory)?;
+    Some(place.on(directory.ancestors().find_map(noted).unwrap_or(1)))
+}
+
+impl Followed {
+    /// The same, with such mounts.
+    async fn with_mounts(files: &[(&str, &str)]) -> Self {
+        let mut it = Self::with(&[]).await;
+        it.directory.mounts = Mounts::seen_by(place_by_note);
+        it.directory.begin();
+        for (path, text) in files {
+            it.write(path, text);
+        }
+        it
+    }
+
+    /// Has another file system come over a directory: one with these files. What was there is at `under`.
+    fn mount(&self, over: &str, number: u32, under: &str, files: &[(&str, &str)]) {
+        let new = self.beside("mounted");
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join(".mount"), number.to_string()).unwrap();
+        for (path, text) in files {
+            fs::create_dir_all(new.join(path).parent().unwrap()).unwrap();
+            fs::write(new.join(path), text).unwrap();
+        }
+        // Both at once: between them there is no instant without a directory.
+        fs::rename(self.path(over), self.beside(under)).unwrap();
+        fs::rename(&new, self.path(over)).unwrap();
+    }
+
+    /// Takes that one away again.
+    fn unmount(&self, over: &str, under: &str) {
+        fs::remove_dir_all(self.path(over)).unwrap();
+        fs::rename(self.beside(under), self.path(over)).unwrap();
+    }
+
+    /// Waits for a refusal with these words.
+    async fn until_refused(&mut self, words: &str) {
+        while !self.refusals.iter().any(|it| it.contains(words)) {
+            let batch = timeout(Duration::from_secs(30), self.directory.next()).await.unwrap();
+            self.take(batch);
+        }
+    }
+}
+
+const COVERED: &str = "another file system is here than before";
+
+#[tokio::test]
+async fn another_file_system_in_place_of_the_directory_takes_nothing_away() {
+    let (a, b) = (namespace("a", "1"), namespace("b", "1"));
+    let mut it = Followed::with_mounts(&[("a.yaml", &a), ("sub/b.yaml", &b)]).await;
+    it.until("a=1 b=1", 0).await;
+    // One with nothing, one with something else, one with less in files of the same names.
+    let c = namespace("c", "1");
+    for files in [&[][..], &[("c.yaml", &*c)], &[("a.yaml", &*a), ("sub/b.yaml", "# nothing\n")]] {
+        it.mount("", 2, "former", files);
+        it.until_refused(COVERED).await;
+        it.until("a=1 b=1", 1).await;
+        let status = it.directory.state().unwrap().status();
+        assert!(!status.live && status.trouble.unwrap().contains("another file system"));
+        it.quiet().await;
+        it.unmount("", "former");
+        it.until("a=1 b=1", 0).await;
+        assert!(it.directory.state().unwrap().status().live);
+    }
+    it.write("a.yaml", &namespace("a", "2"));
+    it.until("a=2 b=1", 0).await;
+}
+
+#[tokio::test]
+async fn another_file_system_counts_once_it_has_all_that_the_former_had() {
+    let (a, b) = (namespace("a", "1"), namespace("b", "1"));
+    let mut it = Followed::with_mounts(&[("a.yaml", &a), ("sub/b.yaml", &b)]).await;
+    it.until("a=1 b=1", 0).await;
+    it.mount("", 2, "former", &[("all.yaml", &namespace("a", "2"))]);
+    it.until_refused(COVERED).await;
+    // As a volume is filled, file by file.
+    it.write("b.yaml", &namespace("b", "2"));
+    it.until("a=2 b=2", 0).await;
+    assert!(it.directory.state().unwrap().status().live);
+    // From here on it is the one that is followed.
+    fs::remove_file(it.path("b.yaml")).unwrap();
+    it.until("a=2", 0).await;
+    it.mount("", 3, "second", &[]);
+    it.until_refused(COVERED).await;
+    it.until("a=2", 1).await;
+}
+
+#[tokio::test]
+async fn another_file_system_in_place_of_a_directory_below_takes_nothing_away() {
+    let (a, b) = (namespace("a", "1"), namespace("b", "1"));
+    let mut it = Followed::with_mounts(&[("a.yaml", &a), ("sub/deep/b.yaml", &b)]).await;
+    it.until("a=1 b=1", 0).await;
+    it.mount("sub", 2, "former", &[("deep/c.yaml", &namespace("c", "1"))]);
+    it.until_refused(COVERED).await;
+    it.until("a=1 b=1", 1).await;
+    // The others are followed meanwhile, and what comes and goes in it is not.
+    it.write("a.yaml", &namespace("a", "2"));
+    it.write("sub/deep/d.yaml", &namespace("d", "1"));
+    it.until("a=2 b=1", 1).await;
+    it.unmount("sub", "former");
+    it.until("a=2 b=1", 0).await;
+    fs::remove_file(it.path("sub/deep/b.yaml")).unwrap();
+    it.until("a=2", 0).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_moved_into_its_place_or_linked_to_counts_on_whichever_file_system_it_is() {
+    let mut it = Followed::with(&[]).await;
+    it.directory.mounts = Mounts::seen_by(place_by_note);
+    it.directory.begin();
+    for (name, mount) in [("one", "1"), ("two", "2")] {
+        fs::create_dir(it.beside(name)).unwrap();
+        fs::write(it.beside(name).join(".mount"), mount).unwrap();
+        fs::write(it.beside(name).join("x.yaml"), namespace(name, "1")).unwrap();
+    }
+    symlink(it.beside("one"), it.path("sub")).unwrap();
+    it.until("one=1", 0).await;
+    symlink(it.beside("two"), it.path(".sub")).unwrap();
+    fs::rename(it.path(".sub"), it.path("sub")).unwrap();
+    it.until("two=1", 0).await;
+    fs::remove_file(it.path("sub")).unwrap();
+    it.until("", 0).await;
+}
+
+#[tokio::test]
+async fn a_list_without_items_takes_nothing_away() {
+    let list = |items: &str| format!("{{apiVersion: v1, kind: List, items: {items}}}");
+    let a = list("[{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {l: '1'}}}]");
+    let mut it = Followed::with(&[("a.yaml", &a)]).await;
+    assert_eq!(it.known(), "a=1");
+    for broken in [list("null"), list("[null]"), "{apiVersion: v1, kind: NamespaceList}".into()] {
+        it.write("a.yaml", &broken);
+        it.until("a=1", 1).await;
+        it.write("a.yaml", &a);
+        it.until("a=1", 0).await;
+    }
+    it.write("a.yaml", &list("[]"));
+    it.until("", 0).await;
+}
+
 /// One change of the directory; the numbers choose among few names.
 #[derive(Clone, Copy, Debug)]
 enum Step {

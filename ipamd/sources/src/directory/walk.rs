@@ -23,6 +23,19 @@ pub(super) struct Walk {
     pub troubles: Vec<(PathBuf, String)>,
     /// Those of them of which it is not known what is in them.
     pub unread: Vec<PathBuf>,
+    /// Directories that are not to be read.
+    pub covered: Vec<PathBuf>,
+}
+
+/// What is to become of a directory that a walk comes to.
+#[derive(Debug)]
+pub(super) enum Entered {
+    /// It is read.
+    Read,
+    /// The same, but nobody will tell of its changes.
+    Unwatched(io::Error),
+    /// It is not read.
+    Covered,
 }
 
 /// A manifest.
@@ -45,7 +58,7 @@ pub(super) fn identity(path: &Path) -> Option<Identity> {
 impl Walk {
     /// Walks a directory that is a root or lies below it. Each directory is shown to `enter` before it is read, so that nothing that comes into it
     /// meanwhile is missed.
-    pub fn of(root: &Path, directory: &Path, enter: &mut dyn FnMut(&Path) -> io::Result<()>) -> Self {
+    pub fn of(root: &Path, directory: &Path, enter: &mut dyn FnMut(&Path) -> Entered) -> Self {
         let mut walk = Self::default();
         let parents = directory.ancestors().skip(1).take_while(|it| it.starts_with(root));
         let mut above = parents.filter_map(identity).collect();
@@ -58,7 +71,7 @@ impl Walk {
         path: &Path,
         linked: bool,
         above: &mut Vec<Identity>,
-        enter: &mut dyn FnMut(&Path) -> io::Result<()>,
+        enter: &mut dyn FnMut(&Path) -> Entered,
     ) {
         let Some(identity) = identity(path) else { return };
         // A link may lead back to where it is.
@@ -70,9 +83,13 @@ impl Walk {
                 .push((path.into(), format!("lies in more than {DEPTH} directories and is not read")));
             return;
         }
-        if let Err(error) = enter(path) {
-            self.troubles
-                .push((path.into(), format!("cannot be watched, so changes may be missed: {error}")));
+        match enter(path) {
+            Entered::Read => {}
+            Entered::Unwatched(error) => {
+                let reason = format!("cannot be watched, so changes may be missed: {error}");
+                self.troubles.push((path.into(), reason));
+            }
+            Entered::Covered => return self.covered.push(path.into()),
         }
         above.push(identity);
         if let Err(error) = self.entries(path, linked, above, enter) {
@@ -87,7 +104,7 @@ impl Walk {
         path: &Path,
         linked: bool,
         above: &mut Vec<Identity>,
-        enter: &mut dyn FnMut(&Path) -> io::Result<()>,
+        enter: &mut dyn FnMut(&Path) -> Entered,
     ) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -154,7 +171,7 @@ mod tests {
         let mut entered = Vec::new();
         let walk = Walk::of(folder.path(), folder.path(), &mut |path| {
             entered.push(path.to_path_buf());
-            Ok(())
+            Entered::Read
         });
         let mut files: Vec<_> = walk.files.iter().map(|it| (it.path.clone(), it.linked)).collect();
         files.sort();
