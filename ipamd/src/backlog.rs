@@ -74,6 +74,11 @@ impl Backlog {
         }
     }
 
+    /// All that waits.
+    pub fn waiting(&self) -> impl Iterator<Item = &Change> {
+        self.whole.iter().chain(self.queues.values().flat_map(|queue| queue.changes.values()))
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.whole.is_empty() && self.queues.is_empty()
@@ -135,7 +140,7 @@ mod tests {
         let few = vec![gone("a", 1), put("b", 1), put("a", 1)];
         backlog.push(few.clone());
         assert_eq!((backlog.pop(), backlog.pop()), (Some(few), None));
-        assert!(backlog.is_empty());
+        assert!(backlog.is_empty() && backlog.waiting().next().is_none());
     }
 
     #[test]
@@ -151,6 +156,7 @@ mod tests {
         backlog.push(vec![put("d", 1), put("a", 2)]);
         let of = |name: &str, count: usize| (name.to_owned(), count);
         let rest = [of("c", 1), of("d", 1), of("a", 1), of("b", 1_000), of("b", 500)];
+        assert_eq!(backlog.waiting().count(), 1_503);
         assert_eq!(pieces(&mut backlog), rest);
         assert!(backlog.is_empty());
     }

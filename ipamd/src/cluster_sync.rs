@@ -13,7 +13,12 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    backlog::Backlog, metrics::Metrics, node::Node, remote_nodes::RemoteNodes, startup_reason::StartupReason,
+    backlog::Backlog,
+    metrics::Metrics,
+    node::Node,
+    pending_changes::{Pending, PendingChanges},
+    remote_nodes::RemoteNodes,
+    startup_reason::StartupReason,
 };
 use ipamd_config::{Cluster, Config};
 use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
@@ -128,12 +133,15 @@ impl ClusterSync {
             let _guard = runtime.enter();
             open()?
         };
-        let state = source.state();
+        let pending = Arc::new(PendingChanges::default());
+        let with_pending =
+            |source| Arc::new(Pending { source, changes: Arc::clone(&pending) }) as Arc<dyn SourceState>;
+        let state = source.state().map(with_pending);
         let thread = supervisor::spawn("cluster", move || {
             runtime.block_on(async {
                 tokio::spawn(supervisor::heart());
                 tokio::select! {
-                    () = run(source, own, tell, started) => {}
+                    () = run(source, own, tell, started, pending) => {}
                     _ = stopped => {}
                 }
             });
@@ -229,6 +237,7 @@ async fn run<S: Source>(
     own: OwnNode,
     tell: oneshot::Sender<Option<objects::Node>>,
     start: oneshot::Receiver<StartRequest>,
+    pending: Arc<PendingChanges>,
 ) {
     let mut first = source.next().await;
     let mut node = own.find(&first);
@@ -242,7 +251,9 @@ async fn run<S: Source>(
     // Nobody waits for it if the daemon is on its way out.
     let _ = tell.send(node);
     let Ok(StartRequest { targets, node_addresses, begun }) = start.await else { return };
+    pending.set(first.changes.iter());
     let started = targets.apply_first(first, node_addresses);
+    pending.clear();
     source.acknowledge();
     // Reading the whole cluster takes several times the memory of what is kept of it.
     memory::give_back();
@@ -269,10 +280,12 @@ async fn run<S: Source>(
             is_large |= batch.changes.len() > LARGE;
             refusals = batch.refusals;
             backlog.push(batch.changes);
+            pending.set(backlog.waiting());
         } else if idle {
             continue;
         }
         targets.apply(Batch { changes: backlog.pop().unwrap_or_default(), refusals });
+        pending.set(backlog.waiting());
         if backlog.is_empty() {
             source.acknowledge();
             if std::mem::take(&mut is_large) {

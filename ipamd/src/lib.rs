@@ -8,6 +8,7 @@ mod kubernetes_events;
 pub mod metrics;
 pub mod monitor;
 pub mod node;
+mod pending_changes;
 pub mod pending_deletes;
 mod pod_cidrs;
 pub mod pool_conflicts;

@@ -354,6 +354,12 @@ pub struct ClusterStatus {
     pub unlisted: Vec<String>,
     /// Why the source is not up to date.
     pub trouble: Option<String>,
+    /// Changes that the source has told and that are not in force yet.
+    #[serde(default)]
+    pub pending: u64,
+    /// Policies among them.
+    #[serde(default)]
+    pub pending_policies: u64,
 }
 
 /// How full a map is.

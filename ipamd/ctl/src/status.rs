@@ -33,6 +33,7 @@ fn text(status: &Status) -> String {
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{reason} {count}"));
+    let pending = status.cluster.as_ref().map_or(0, |it| it.pending_policies);
     let none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     fields([
         ("Node", status.node_name.clone()),
@@ -55,7 +56,7 @@ fn text(status: &Status) -> String {
         ("Connections", conntrack.collect::<Vec<_>>().join("\n")),
         ("Maps", none(fills(&status.maps))),
         ("Untracked", format!("{} flows", status.untracked)),
-        ("Policies", policies(&status.policy)),
+        ("Policies", policies(&status.policy, pending)),
         ("Policy tables", tables(&status.policy)),
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Answers", format!("{} suppressed", status.answers_suppressed)),
@@ -89,16 +90,23 @@ fn uplinks(uplinks: &[Uplink]) -> String {
 }
 
 fn cluster(cluster: Option<&ClusterStatus>) -> String {
-    let Some(ClusterStatus { source, live, age_seconds, .. }) = cluster else { return "none".into() };
+    let Some(ClusterStatus { source, live, age_seconds, pending, .. }) = cluster else {
+        return "none".into();
+    };
     match age_seconds {
+        // What is known is one thing, and what is in force another.
+        _ if *live && *pending > 0 => format!("{source}, {pending} of its changes not in force yet"),
         _ if *live => format!("{source}, up to date"),
         Some(age) => format!("{source}, as it was {} ago", duration(*age)),
         None => format!("{source}, not known yet"),
     }
 }
 
-fn policies(policy: &PolicyStatus) -> String {
+fn policies(policy: &PolicyStatus, pending: u64) -> String {
     let mut text = format!("{} enforced", policy.policies);
+    if pending > 0 {
+        let _ = write!(text, ", {pending} changes of policies not yet");
+    }
     for (count, what) in [(policy.refused, "refused"), (policy.left_out, "left out")] {
         if count > 0 {
             let _ = write!(text, ", {count} {what} (see cambricctl policy list)");
@@ -133,9 +141,21 @@ mod tests {
     #[test]
     fn what_is_not_enforced_is_shown() {
         let policy = PolicyStatus { policies: 3, ..PolicyStatus::default() };
-        assert_eq!(policies(&policy), "3 enforced");
-        let refused = policies(&PolicyStatus { refused: 2, ..policy });
+        assert_eq!(policies(&policy, 0), "3 enforced");
+        assert_eq!(policies(&policy, 20_000), "3 enforced, 20000 changes of policies not yet");
+        let refused = policies(&PolicyStatus { refused: 2, ..policy }, 0);
         assert_eq!(refused, "3 enforced, 2 refused (see cambricctl policy list)");
+    }
+
+    #[test]
+    fn a_cluster_whose_changes_wait_is_not_shown_as_up_to_date() {
+        let status = |live, pending| {
+            let source = "dir /cluster".to_owned();
+            Some(ClusterStatus { source, live, age_seconds: Some(5), pending, ..ClusterStatus::default() })
+        };
+        assert_eq!(cluster(status(true, 0).as_ref()), "dir /cluster, up to date");
+        assert_eq!(cluster(status(true, 7).as_ref()), "dir /cluster, 7 of its changes not in force yet");
+        assert_eq!(cluster(status(false, 7).as_ref()), "dir /cluster, as it was 5s ago");
     }
 
     #[test]

@@ -183,6 +183,25 @@ pub enum Change {
 }
 
 impl Change {
+    /// Of which kind that object is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Remove(id) => id.kind,
+            Self::Put(object) => match object {
+                Object::Namespace(_) => Kind::Namespace,
+                Object::Pod(_) => Kind::Pod,
+                Object::ServiceAccount(_) => Kind::ServiceAccount,
+                Object::Node(_) => Kind::Node,
+                Object::NetworkSet(it) if it.namespace.is_some() => Kind::NetworkSet,
+                Object::NetworkSet(_) => Kind::GlobalNetworkSet,
+                Object::Tier(_) => Kind::Tier,
+                Object::Policy(it) => it.id.kind,
+                Object::Service(_) => Kind::Service,
+                Object::EndpointSlice(_) => Kind::EndpointSlice,
+            },
+        }
+    }
+
     /// Which object changes.
     pub fn id(&self) -> ObjectId {
         match self {

@@ -88,8 +88,7 @@ mod tests {
             source: "kube".into(),
             live,
             age_seconds,
-            unlisted: Vec::new(),
-            trouble: None,
+            ..ClusterStatus::default()
         };
         let stale = |live, age| is_stale(&status(live, age), Duration::from_secs(30));
         assert!(!stale(true, Some(40)) && !stale(false, Some(29)));

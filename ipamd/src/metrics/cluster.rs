@@ -37,6 +37,13 @@ impl Collector for Cluster {
             )?;
             ConstGauge::new(age).encode(encoder)?;
         }
+        let pending = encoder.encode_descriptor(
+            "cluster_pending_changes",
+            "Changes that the source has told and that are not in force yet",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(status.pending).encode(pending)?;
         let counts = self.0.counts();
         let families: [Family; 3] = [
             ("cluster_lists", "Completed lists of the resource", |it| it.lists),

@@ -119,6 +119,7 @@ impl SourceState for SyncStatus {
             age_seconds: age,
             unlisted: waiting.collect(),
             trouble: state.trouble(),
+            ..ClusterStatus::default()
         }
     }
 
