@@ -14,7 +14,7 @@ use bpf::attach::Direction;
 use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::scene::Scene;
+use crate::scene::{METRICS, Scene};
 
 /// Something that goes wrong.
 pub struct Fault {
@@ -111,6 +111,34 @@ pub const FAULTS: &[Fault] = &[
         mend: |scene| freeze(&scene.node.state_dir(), "--unfreeze"),
         hangs: true,
         ..NOTHING
+    },
+    Fault {
+        name: "the disk of the records hangs until all who are asked say so",
+        prepare: |node| small_disk(&node.state_dir(), &node.folder().join("disk")),
+        strike: |scene, turn| {
+            freeze(&scene.node.state_dir(), "--freeze")?;
+            all_say_that_the_disk_hangs(scene, turn)
+        },
+        says: "the disk of the state directory has not answered for",
+        ..NOTHING
+    },
+    Fault {
+        name: "the clock is set by a year while none runs",
+        // Whose clock goes wrong is the machine's, and all others' on it: what is made otherwise here is the files, which are from the
+        // future, or a year old.
+        strike: |scene, turn| {
+            scene.node.kill_daemon();
+            let by = if turn % 2 == 0 { "+1 year" } else { "-1 year" };
+            let run = scene.node.socket().with_file_name("");
+            for file in [scene.node.state_dir(), run, scene.node.cluster()].iter().map(|it| files(it)) {
+                for file in file?.iter().filter(|it| it.is_file()) {
+                    let done = Command::new("touch").args(["-d", by]).arg(file).status()?;
+                    ensure!(done.success(), "touch -d {by:?} {}: {done}", file.display());
+                }
+            }
+            Ok(())
+        },
+        ..DEAD
     },
     Fault {
         name: "the daemon starts on a read-only disk",
@@ -260,6 +288,50 @@ pub const FAULTS: &[Fault] = &[
         ..NOTHING
     },
     Fault {
+        name: "another file system is mounted over the directory of manifests",
+        strike: |scene, turn| {
+            let cluster = scene.node.cluster();
+            let covered = mounted(&cluster, "tmpfs", "size=1m")?;
+            // One that has nothing, and one that has something else.
+            if turn % 2 == 1 {
+                fs::write(
+                    cluster.join("other.yaml"),
+                    "{apiVersion: v1, kind: Namespace, metadata: {name: other}}",
+                )?;
+            }
+            let is_told = || {
+                scene.hear();
+                scene.node.status().is_ok_and(|status| status["cluster"]["live"] == false)
+            };
+            ensure!(eventually(Duration::from_secs(10), is_told), "{:?}", scene.node.status());
+            // It is unmounted when all is mended.
+            std::mem::forget(covered);
+            Ok(())
+        },
+        // A policy that came meanwhile comes with the former one.
+        mend: |scene| {
+            let file = scene.node.cluster().join("deny.yaml");
+            let text = fs::read(&file).ok();
+            umount2(&scene.node.cluster(), MntFlags::MNT_DETACH)?;
+            Ok(text.map_or(Ok(()), |text| fs::write(file, text))?)
+        },
+        says: "another file system",
+        ..NOTHING
+    },
+    Fault {
+        name: "the manifest of a policy is a list without items",
+        strike: |scene, _| {
+            let file = scene.node.cluster().join("closed.yaml");
+            fs::copy(&file, scene.node.folder().join("whole"))?;
+            Ok(fs::write(file, "{apiVersion: v1, kind: List, items: null}")?)
+        },
+        mend: |scene| {
+            Ok(fs::rename(scene.node.folder().join("whole"), scene.node.cluster().join("closed.yaml"))?)
+        },
+        says: "this list has no items",
+        ..NOTHING
+    },
+    Fault {
         name: "the manifest of a policy is half written",
         strike: |scene, _| {
             let file = scene.node.cluster().join("closed.yaml");
@@ -283,6 +355,35 @@ fn start_unready(scene: &Scene<'_>) -> Result<()> {
     let says_so = || scene.node.status().is_ok_and(|status| status["ready"] == false);
     ensure!(eventually(Duration::from_secs(30), says_so), "{:?}", scene.node.status());
     Ok(())
+}
+
+/// While an ADD waits for a frozen disk, which is let go afterwards, `status`, the probe and the plugin's STATUS tell why none is served.
+fn all_say_that_the_disk_hangs(scene: &Scene<'_>, turn: usize) -> Result<()> {
+    const WORDS: &str = "the disk of the state directory has not answered for";
+    let sandbox = scene.node.sandbox_of(&format!("shop/hung{turn}"), &[("app", "new")])?;
+    thread::scope(|scope| -> Result<()> {
+        let adding = scope.spawn(|| sandbox.cni("ADD").run());
+        let mut last = Ok(());
+        let said = eventually(Duration::from_secs(12), || {
+            last = (|| {
+                scene.hear();
+                let status = scene.node.status()?;
+                ensure!(status["problems"].to_string().contains(WORDS), "status: {}", status["problems"]);
+                let ready =
+                    scene.node.netns().run("curl", &["-s", &format!("http://127.0.0.1:{METRICS}/readyz")])?;
+                ensure!(ready.contains(WORDS), "/readyz: {ready}");
+                let refusal = scene.node.cni("STATUS", "").refusal()?;
+                ensure!(refusal.to_string().contains(WORDS), "STATUS: {refusal}");
+                Ok(())
+            })();
+            last.is_ok()
+        });
+        freeze(&scene.node.state_dir(), "--unfreeze")?;
+        // Whether it was in time or not is the plugin's affair.
+        let _ = adding.join().expect("the ADD does not panic");
+        if said { Ok(()) } else { last }
+    })?;
+    sandbox.cni("DEL").run().context("DEL always succeeds").map(drop)
 }
 
 /// What goes with an interface that goes down.

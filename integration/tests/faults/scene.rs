@@ -25,6 +25,8 @@ use crate::harms::Fault;
 
 /// How long the daemon may take to make good what it can.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where probes are answered.
+pub const METRICS: u16 = 9477;
 const PACE: Duration = Duration::from_millis(5);
 /// How long an operation waits that hangs on the fault, before that is mended.
 const HANG: Duration = Duration::from_millis(1500);
@@ -88,7 +90,7 @@ impl Cluster {
 
     /// A node whose daemon does not run yet.
     pub fn node(&self) -> Result<Node> {
-        let settings = Settings::default();
+        let settings = Settings::default().flag(format!("--metrics=127.0.0.1:{METRICS}"));
         Node::new(match self.kubeconfig() {
             Some(path) => settings.flag(format!("--cluster=kube:{}", path.display())),
             None => settings.cluster(),
