@@ -78,7 +78,8 @@ impl Interned {
     }
 }
 
-fn shared<T: Clone + Eq + std::hash::Hash>(seen: &mut HashSet<T>, value: &T) -> T {
+/// A value that equals this one and was seen before, or else this one, which is remembered. What is remembered has a bound.
+pub fn shared<T: Clone + Eq + std::hash::Hash>(seen: &mut HashSet<T>, value: &T) -> T {
     if let Some(same) = seen.get(value) {
         return same.clone();
     }

@@ -13,6 +13,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::{
     atoms::{AtomIndex, GroupId},
+    net_map::NetMap,
     nets::Nets,
     policy_inputs::{Item, PolicyInputs},
     rules::AtomId,
@@ -24,65 +25,75 @@ use ipamd_model::{
 };
 use ipamd_runtime::supervisor;
 
-/// What is known of exactly one address or prefix.
+/// What is known of exactly one address or prefix. Nearly always that is the one item that has it, and there are as many of these as
+/// addresses.
 #[derive(Debug, Default)]
-struct Own {
+enum Own {
+    #[default]
+    Nothing,
+    One(Arc<ObjectId>),
+    More(Box<More>),
+}
+
+/// What is known besides one item.
+#[derive(Debug, Default)]
+struct More {
     /// The predicate of lying in it.
     net: Option<AtomId>,
     /// The items that it belongs to, ordered.
-    items: Holders,
+    items: Vec<Arc<ObjectId>>,
 }
 
-/// Items that have an address. Nearly always that is one, and there are as many of these as addresses.
-#[derive(Debug, Default)]
-enum Holders {
-    #[default]
-    None,
-    One(Arc<ObjectId>),
-    #[expect(clippy::box_collection, reason = "rare, and there is one of these for each address")]
-    Several(Box<Vec<Arc<ObjectId>>>),
-}
+impl Own {
+    fn net(&self) -> Option<AtomId> {
+        if let Self::More(more) = self { more.net } else { None }
+    }
 
-impl Holders {
     fn as_slice(&self) -> &[Arc<ObjectId>] {
         match self {
-            Self::None => &[],
+            Self::Nothing => &[],
             Self::One(id) => slice::from_ref(id),
-            Self::Several(ids) => ids,
+            Self::More(more) => &more.items,
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &ObjectId> + Clone {
+    fn items(&self) -> impl Iterator<Item = &ObjectId> + Clone {
         self.as_slice().iter().map(|id| &**id)
     }
 
-    fn insert(&mut self, id: &Arc<ObjectId>) {
-        if self.as_slice().contains(id) {
-            return;
-        }
-        *self = match mem::take(self) {
-            Self::None => Self::One(Arc::clone(id)),
-            held => {
-                let mut ids = held.as_slice().to_vec();
-                ids.push(Arc::clone(id));
-                ids.sort_unstable();
-                Self::Several(ids.into())
-            }
+    fn is_nothing(&self) -> bool {
+        self.net().is_none() && self.as_slice().is_empty()
+    }
+
+    /// Has more be known, or less.
+    fn change(&mut self, change: impl FnOnce(&mut More)) {
+        let mut more = match mem::take(self) {
+            Self::More(more) => more,
+            held => Box::new(More { net: None, items: held.as_slice().to_vec() }),
+        };
+        change(&mut more);
+        *self = match (more.net, more.items.as_slice()) {
+            (None, []) => Self::Nothing,
+            (None, [one]) => Self::One(Arc::clone(one)),
+            _ => Self::More(more),
         };
     }
 
+    fn set_net(&mut self, net: AtomId) {
+        self.change(|more| more.net = Some(net));
+    }
+
+    fn insert(&mut self, id: &Arc<ObjectId>) {
+        if !self.as_slice().contains(id) {
+            self.change(|more| {
+                more.items.push(Arc::clone(id));
+                more.items.sort_unstable();
+            });
+        }
+    }
+
     fn remove(&mut self, id: &ObjectId) {
-        *self = match mem::take(self) {
-            Self::One(held) if *held == *id => Self::None,
-            Self::Several(mut ids) => {
-                ids.retain(|held| **held != *id);
-                match ids.as_slice() {
-                    [one] => Self::One(Arc::clone(one)),
-                    _ => Self::Several(ids),
-                }
-            }
-            held => held,
-        };
+        self.change(|more| more.items.retain(|held| **held != *id));
     }
 }
 
@@ -99,7 +110,7 @@ struct Entered {
 pub struct Classes {
     atoms: AtomIndex,
     items: BTreeMap<Arc<ObjectId>, Entered>,
-    own: BTreeMap<IpNetwork, Own>,
+    own: NetMap<Own>,
     /// How many prefixes there are of each length, of IPv4 and IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
     numbers: HashMap<Arc<[AtomId]>, ClassId>,
@@ -117,7 +128,7 @@ impl Default for Classes {
         Self {
             atoms: AtomIndex::default(),
             items: BTreeMap::new(),
-            own: BTreeMap::new(),
+            own: NetMap::default(),
             lengths: Default::default(),
             numbers: HashMap::from([(Arc::clone(&none), ClassId::WORLD)]),
             sets: vec![none],
@@ -140,7 +151,7 @@ impl Classes {
         let net = masked(net);
         let (atom, new) = self.atoms.net(net);
         if new {
-            self.own_mut(net).net = Some(atom);
+            self.own_mut(net).set_net(atom);
             self.touch_within(net);
         }
         atom
@@ -172,15 +183,15 @@ impl Classes {
         let mut own: Vec<(IpNetwork, Own)> = Vec::with_capacity(held.len());
         for (net, id) in held {
             match own.last_mut() {
-                Some((last, it)) if *last == net => it.items.insert(&id),
+                Some((last, it)) if *last == net => it.insert(&id),
                 _ => {
                     *self.lengths[usize::from(net.is_ipv6())].entry(net.prefix()).or_default() += 1;
-                    own.push((net, Own { net: None, items: Holders::One(id) }));
+                    own.push((net, Own::One(id)));
                 }
             }
         }
         self.own = own.into_iter().collect();
-        self.touched = self.own.keys().copied().collect();
+        self.touched = self.known().collect();
     }
 
     /// Enters an item, or its new state; `None`: it is gone. Whether a port name in use has a new number.
@@ -196,7 +207,7 @@ impl Classes {
             let (group, new) = self.atoms.enter(inputs, &id, &facts);
             new_number = new;
             for net in nets.iter() {
-                self.own_mut(net).items.insert(&id);
+                self.own_mut(net).insert(&id);
             }
             self.touch_nets(nets.iter());
             self.items.insert(Arc::clone(&id), Entered { nets, group, local });
@@ -210,8 +221,8 @@ impl Classes {
             let gone =
                 gone.filter(|net| kept.is_none_or(|kept| !kept.nets.contains(*net))).collect::<Vec<_>>();
             for net in &gone {
-                if let Some(own) = self.own.get_mut(net) {
-                    own.items.remove(&id);
+                if let Some(own) = self.own.get_mut(*net) {
+                    own.remove(&id);
                 }
             }
             self.touch_nets(gone.iter().copied());
@@ -236,17 +247,17 @@ impl Classes {
 
     /// The items that an address belongs to.
     pub fn owners(&self, address: IpAddr) -> impl Iterator<Item = &ObjectId> {
-        self.own.get(&IpNetwork::from(address)).into_iter().flat_map(|own| own.items.iter())
+        self.own.get(address.into()).into_iter().flat_map(Own::items)
     }
 
     /// The pod that an address belongs to.
     pub fn pod_at(&self, address: IpAddr) -> Option<&ObjectId> {
-        self.own.get(&IpNetwork::from(address)).and_then(|own| self.pod_of(own))
+        self.own.get(address.into()).and_then(|own| self.pod_of(own))
     }
 
     /// Two pods may claim an address while one of them is on its way out: one of this node knows better.
     fn pod_of<'a>(&'a self, own: &'a Own) -> Option<&'a ObjectId> {
-        let mut pods = own.items.iter().filter(|id| id.kind == Kind::Pod);
+        let mut pods = own.items().filter(|id| id.kind == Kind::Pod);
         let local = pods.clone().find(|id| self.items.get(*id).is_some_and(|item| item.local));
         local.or_else(|| pods.next())
     }
@@ -254,19 +265,19 @@ impl Classes {
     /// Addresses that several pods claim.
     pub fn contested(&self) -> impl Iterator<Item = (IpAddr, Vec<&ObjectId>)> {
         self.own.iter().filter_map(|(net, own)| {
-            let pods = own.items.iter().filter(|id| id.kind == Kind::Pod).collect::<Vec<_>>();
+            let pods = own.items().filter(|id| id.kind == Kind::Pod).collect::<Vec<_>>();
             (pods.len() > 1).then(|| (net.ip(), pods))
         })
     }
 
     /// Whether anything is known of exactly this address or prefix.
     pub fn is_known(&self, net: IpNetwork) -> bool {
-        self.own.contains_key(&net)
+        self.own.get(net).is_some()
     }
 
     /// Everything of which something is known.
     pub fn known(&self) -> impl Iterator<Item = IpNetwork> {
-        self.own.keys().copied()
+        self.own.iter().map(|(net, _)| net)
     }
 
     /// The predicates that hold for an address or a prefix.
@@ -274,9 +285,9 @@ impl Classes {
         let mut atoms = Vec::new();
         let lengths = &self.lengths[usize::from(net.is_ipv6())];
         for length in lengths.range(..=net.prefix()).map(|(length, _)| *length) {
-            let Some(own) = self.own.get(&truncated(net, length)) else { continue };
-            atoms.extend(own.net);
-            let others = own.items.iter().filter(|id| id.kind != Kind::Pod);
+            let Some(own) = self.own.get(truncated(net, length)) else { continue };
+            atoms.extend(own.net());
+            let others = own.items().filter(|id| id.kind != Kind::Pod);
             for id in self.pod_of(own).into_iter().chain(others) {
                 atoms.extend(self.items.get(id).into_iter().flat_map(|item| self.atoms.of(item.group)));
             }
@@ -329,15 +340,15 @@ impl Classes {
 
     fn own_mut(&mut self, net: IpNetwork) -> &mut Own {
         let lengths = &mut self.lengths[usize::from(net.is_ipv6())];
-        self.own.entry(net).or_insert_with(|| {
+        self.own.get_or_insert_with(net, || {
             *lengths.entry(net.prefix()).or_default() += 1;
             Own::default()
         })
     }
 
     fn forget_empty(&mut self, net: IpNetwork) {
-        if self.own.get(&net).is_some_and(|own| own.net.is_none() && own.items.as_slice().is_empty()) {
-            self.own.remove(&net);
+        if self.own.get(net).is_some_and(Own::is_nothing) {
+            self.own.remove(net);
             let lengths = &mut self.lengths[usize::from(net.is_ipv6())];
             if let Some(count) = lengths.get_mut(&net.prefix()) {
                 *count -= 1;
@@ -367,10 +378,7 @@ impl Classes {
 
     /// Everything known that lies in a prefix.
     fn touch_within(&mut self, net: IpNetwork) {
-        let first = IpNetwork::new(net.network(), 0).unwrap_or(net);
-        let last = IpNetwork::new(net.broadcast(), if net.is_ipv4() { 32 } else { 128 }).unwrap_or(net);
-        let within = self.own.range(first..=last).map(|(known, _)| *known);
-        self.touched.extend(within.filter(|known| known.prefix() >= net.prefix()));
+        self.touched.extend(self.own.within(net));
     }
 }
 

@@ -8,6 +8,7 @@ pub mod atoms;
 pub mod classes;
 pub mod function;
 pub mod names;
+pub mod net_map;
 pub mod nets;
 pub mod policy_inputs;
 pub mod resolve;

@@ -1,7 +1,7 @@
 //! The inputs of policy: the cluster's objects, and the items (pods, network sets) that addresses belong to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use super::{nets::Nets, resolve::Rank};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
+    interned::shared,
     labels::Labels,
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
     policy::{ItemKinds, ItemSelector, Policy, Scope, Tier},
@@ -88,26 +89,40 @@ impl PodKey {
     }
 }
 
-/// What was told of a pod besides its name: kept small, for a cluster has a hundred thousand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct KnownPod {
+/// What the pods of a workload have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Workload {
     labels: Option<Labels>,
     service_account: Arc<str>,
-    addresses: Nets,
     ports: Arc<[NamedPort]>,
 }
 
+/// What was told of a pod besides its name: kept small, for a cluster has a hundred thousand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KnownPod {
+    workload: Arc<Workload>,
+    addresses: Nets,
+}
+
 impl KnownPod {
-    fn of(pod: Pod) -> (PodKey, Self) {
+    /// A pod, with what it has in common with others that were seen.
+    fn of(pod: Pod, seen: &mut HashSet<Arc<Workload>>) -> (PodKey, Self) {
         let Pod { namespace, name, labels, service_account, addresses, ports } = pod;
         let addresses = addresses.into_iter().map(IpNetwork::from).collect();
-        (PodKey { namespace, name }, Self { labels, service_account, addresses, ports })
+        let workload = shared(seen, &Arc::new(Workload { labels, service_account, ports }));
+        (PodKey { namespace, name }, Self { workload, addresses })
     }
 
     fn object(self, PodKey { namespace, name }: PodKey) -> Object {
-        let Self { labels, service_account, addresses, ports } = self;
-        let addresses = addresses.iter().map(|net| net.ip()).collect();
-        Object::Pod(Pod { namespace, name, labels, service_account, addresses, ports })
+        let Workload { labels, service_account, ports } = &*self.workload;
+        Object::Pod(Pod {
+            namespace,
+            name,
+            labels: labels.clone(),
+            service_account: Arc::clone(service_account),
+            addresses: self.addresses.iter().map(|net| net.ip()).collect(),
+            ports: Arc::clone(ports),
+        })
     }
 }
 
@@ -117,6 +132,7 @@ pub struct PolicyInputs {
     namespaces: BTreeMap<Arc<str>, Labels>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
     pods: BTreeMap<PodKey, KnownPod>,
+    workloads: HashSet<Arc<Workload>>,
     nodes: BTreeMap<ObjectId, Node>,
     sets: BTreeMap<ObjectId, NetworkSet>,
     tiers: BTreeMap<Arc<str>, Tier>,
@@ -136,7 +152,7 @@ impl PolicyInputs {
         for change in changes {
             match change {
                 Change::Put(Object::Pod(pod)) => {
-                    let (key, pod) = KnownPod::of(pod);
+                    let (key, pod) = KnownPod::of(pod, &mut self.workloads);
                     pods.push((key, Some(pod)));
                 }
                 Change::Remove(id) if id.kind == Kind::Pod => pods.push((PodKey::of(&id), None)),
@@ -171,7 +187,7 @@ impl PolicyInputs {
                 old.map(|labels| account(key, labels))
             }
             Object::Pod(it) => {
-                let (key, pod) = KnownPod::of(it);
+                let (key, pod) = KnownPod::of(it, &mut self.workloads);
                 let old = self.pods.insert(key.clone(), pod);
                 old.map(|old| old.object(key))
             }
@@ -319,10 +335,10 @@ impl PolicyInputs {
             return None;
         }
         let labels = object
-            .and_then(|pod| pod.labels.clone())
+            .and_then(|pod| pod.workload.labels.clone())
             .or_else(|| local.map(|endpoint| Labels::from(&endpoint.labels)))
             .unwrap_or_default();
-        let ports = object.map(|pod| Arc::clone(&pod.ports)).unwrap_or_default();
+        let ports = object.map(|pod| Arc::clone(&pod.workload.ports)).unwrap_or_default();
         // What is told of a pod of this node may be out of date.
         let nets = match local {
             Some(_) => {
@@ -335,12 +351,10 @@ impl PolicyInputs {
                 kind: Kind::Pod,
                 namespace: id.namespace.clone(),
                 labels,
-                service_account: Some(
-                    object.map_or_else(
-                        || DEFAULT_SERVICE_ACCOUNT.into(),
-                        |pod| Arc::clone(&pod.service_account),
-                    ),
-                ),
+                service_account: Some(object.map_or_else(
+                    || DEFAULT_SERVICE_ACCOUNT.into(),
+                    |pod| Arc::clone(&pod.workload.service_account),
+                )),
                 ports,
             },
             nets,
@@ -471,7 +485,7 @@ mod tests {
         }
         assert_eq!((&filled.pods, &filled.namespaces), (&one_by_one.pods, &one_by_one.namespaces));
         let accounts: Vec<_> =
-            filled.pods.iter().map(|(key, pod)| (&*key.name, &*pod.service_account)).collect();
+            filled.pods.iter().map(|(key, pod)| (&*key.name, &*pod.workload.service_account)).collect();
         assert_eq!(accounts, [("b", "y"), ("c", "x")]);
     }
 }

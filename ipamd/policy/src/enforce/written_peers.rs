@@ -1,17 +1,33 @@
 //! The addresses and prefixes that are in the tables.
 
-use std::collections::BTreeMap;
-
 use ipnetwork::IpNetwork;
 
-use super::tables::Peer;
-use crate::compile::classes::is_host;
+use super::tables::{ClassId, Peer};
+use crate::compile::{classes::is_host, net_map::NetMap};
 
 /// Addresses and prefixes with what is known of them, and how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    known: BTreeMap<IpNetwork, Peer>,
+    known: NetMap<Packed>,
     counts: Counts,
+}
+
+/// A peer in one word: classes have thirty bits.
+#[derive(Clone, Copy, Debug)]
+struct Packed(u32);
+
+const NODE: u32 = 1 << 31;
+
+impl From<Peer> for Packed {
+    fn from(Peer { class, node }: Peer) -> Self {
+        Self(class.0 & !NODE | if node { NODE } else { 0 })
+    }
+}
+
+impl From<Packed> for Peer {
+    fn from(Packed(word): Packed) -> Self {
+        Self { class: ClassId(word & !NODE), node: word & NODE != 0 }
+    }
 }
 
 /// How many there are of each family: addresses and prefixes.
@@ -38,26 +54,26 @@ impl Counts {
 
 impl Peers {
     pub fn get(&self, net: IpNetwork) -> Option<Peer> {
-        self.known.get(&net).copied()
+        self.known.get(net).copied().map(Peer::from)
     }
 
     pub fn insert(&mut self, net: IpNetwork, peer: Peer) {
-        let before = self.known.insert(net, peer).is_some();
+        let before = self.known.insert(net, peer.into()).is_some();
         self.counts.change(net, before, true);
     }
 
     pub fn remove(&mut self, net: IpNetwork) {
-        let before = self.known.remove(&net).is_some();
+        let before = self.known.remove(net).is_some();
         self.counts.change(net, before, false);
     }
 
     /// Takes no more room than is needed.
     pub fn pack(&mut self) {
-        self.known = std::mem::take(&mut self.known).into_iter().collect();
+        self.known = std::mem::take(&mut self.known).packed();
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (IpNetwork, Peer)> {
-        self.known.iter().map(|(net, peer)| (*net, *peer))
+        self.known.iter().map(|(net, peer)| (net, (*peer).into()))
     }
 
     pub fn len(&self) -> usize {

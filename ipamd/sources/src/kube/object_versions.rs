@@ -20,23 +20,36 @@ pub(super) enum Delta {
 pub(super) struct ObjectVersions {
     known: HashMap<Box<str>, Known>,
     /// The number of the current or last list.
-    list: u32,
+    list: u16,
     /// Whether a list was told to its end.
     complete: bool,
     hasher: RandomState,
 }
 
+/// What is known of an object, in little room: there is one of these for each pod of the cluster.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    version: Version,
-    /// A hash of its UID.
-    uid: u64,
+    /// A number, or a hash of another text.
+    version: u64,
     /// A hash of its pruned body.
     content: u64,
-    /// The last list that had it.
-    list: u32,
+    /// A hash of its UID.
+    uid: u32,
+    /// The last list that had it. Lists follow each other, so two of the same number are the same.
+    list: u16,
+    is_number: bool,
     /// The state comes from a lookup by name, so the watch may still send older states.
     looked_up: bool,
+}
+
+impl Known {
+    fn version(&self) -> Version {
+        if self.is_number { Version::Number(self.version) } else { Version::Hash(self.version) }
+    }
+
+    fn set_version(&mut self, version: Version) {
+        (self.version, self.is_number) = version.parts();
+    }
 }
 
 /// A resource version. Numbers can be compared (guaranteed since Kubernetes 1.35); other texts are compared for
@@ -48,6 +61,14 @@ enum Version {
 }
 
 impl Version {
+    /// Its number or hash, and whether it is a number.
+    fn parts(self) -> (u64, bool) {
+        match self {
+            Self::Number(number) => (number, true),
+            Self::Hash(hash) => (hash, false),
+        }
+    }
+
     fn is_older_than(self, other: Self) -> bool {
         matches!((self, other), (Self::Number(this), Self::Number(other)) if this < other)
     }
@@ -78,8 +99,8 @@ impl ObjectVersions {
     pub fn deleted(&mut self, pruned: &PrunedObject) -> Delta {
         let key = pruned.key();
         let Some(known) = self.known.get(&key) else { return Delta::Unchanged };
-        let is_former = known.uid != self.hasher.hash_one(pruned.uid());
-        if is_former || known.looked_up && self.version(pruned.version()).is_older_than(known.version) {
+        let is_former = known.uid != self.uid(pruned);
+        if is_former || known.looked_up && self.version(pruned.version()).is_older_than(known.version()) {
             return Delta::Unchanged;
         }
         self.known.remove(&key);
@@ -92,7 +113,7 @@ impl ObjectVersions {
         self.complete = true;
         let list = self.list;
         let of = version.map(|it| self.version(it));
-        let is_newer = |it: &Known| it.looked_up && of.is_some_and(|of| of.is_older_than(it.version));
+        let is_newer = |it: &Known| it.looked_up && of.is_some_and(|of| of.is_older_than(it.version()));
         let gone = self.known.iter().filter(|(_, it)| it.list != list && !is_newer(it));
         let gone: Vec<_> = gone.map(|it| it.0.clone()).collect();
         for key in &gone {
@@ -114,24 +135,30 @@ impl ObjectVersions {
     fn update(&mut self, pruned: &PrunedObject, looked_up: bool) -> Delta {
         let version = self.version(pruned.version());
         let content = self.hasher.hash_one(&pruned.body);
-        let uid = self.hasher.hash_one(pruned.uid());
+        let uid = self.uid(pruned);
         let list = self.list;
         let Some(known) = self.known.get_mut(&pruned.key()) else {
-            self.known.insert(pruned.key(), Known { version, uid, content, list, looked_up });
+            let (version, is_number) = version.parts();
+            self.known.insert(pruned.key(), Known { version, content, uid, list, is_number, looked_up });
             return Delta::Changed;
         };
         known.list = list;
-        if known.looked_up && version.is_older_than(known.version) {
+        if known.looked_up && version.is_older_than(known.version()) {
             return Delta::Unchanged;
         }
         known.looked_up = looked_up;
-        known.version = version;
+        known.set_version(version);
         known.uid = uid;
         if known.content == content {
             return Delta::Unchanged;
         }
         known.content = content;
         Delta::Changed
+    }
+
+    fn uid(&self, pruned: &PrunedObject) -> u32 {
+        // Half of the hash tells two objects of one name apart.
+        (self.hasher.hash_one(pruned.uid()) >> 32) as u32
     }
 
     fn version(&self, text: &str) -> Version {
