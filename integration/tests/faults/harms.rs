@@ -288,7 +288,7 @@ pub const FAULTS: &[Fault] = &[
         ..NOTHING
     },
     Fault {
-        name: "another file system is mounted over the directory of manifests",
+        name: "a file system is mounted over the directory of manifests",
         strike: |scene, turn| {
             let cluster = scene.node.cluster();
             let covered = mounted(&cluster, "tmpfs", "size=1m")?;

@@ -186,7 +186,8 @@ impl<'n> Scene<'n> {
                     if let Some(server) = server {
                         server.put(serde_saphyr::from_str(DENY)?);
                     } else if node.cluster().exists() {
-                        node.manifest("deny.yaml", DENY)?;
+                        // Not moved there: another file system may be mounted.
+                        fs::write(node.cluster().join("deny.yaml"), DENY)?;
                     } else {
                         // It comes with the directory. One that had it alone would say that there is nothing else.
                         fs::write(node.folder().join("away/deny.yaml"), DENY)?;
