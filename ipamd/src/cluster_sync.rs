@@ -319,7 +319,7 @@ impl SyncTargets {
         let batch = without_services(batch);
         if !batch.changes.is_empty() || batch.refusals.is_some() {
             let applied = self.policy.apply(batch);
-            self.metrics.policy_change(applied.took);
+            self.metrics.policy_change(applied.took, self.policy.longest_change());
         }
     }
 

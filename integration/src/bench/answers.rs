@@ -101,6 +101,8 @@ pub struct Answers {
     pub times: BTreeMap<&'static str, Vec<Duration>>,
     /// How long the daemon was at it.
     pub work: Duration,
+    /// For how long a change has had policy without a break, at the longest.
+    pub longest_hold: Duration,
 }
 
 impl Answers {
@@ -126,6 +128,7 @@ impl Answers {
             rounds += 1;
         }
         answers.work = began.elapsed();
+        answers.longest_hold = longest_hold(node)?;
         Ok((answers, kept))
     }
 
@@ -157,6 +160,15 @@ impl fmt::Display for Answers {
     }
 }
 
+/// What the metric of that name tells.
+fn longest_hold(node: &Node) -> Result<Duration> {
+    const NAME: &str = "cambric_policy_longest_hold_seconds ";
+    let text = ask(node, METRICS, "/metrics")?;
+    let seconds =
+        text.lines().find_map(|line| line.strip_prefix(NAME)).with_context(|| format!("no {NAME}"))?;
+    Ok(Duration::try_from_secs_f64(seconds.trim().parse()?)?)
+}
+
 fn status(node: &Node) -> Result<()> {
     let reply = Client::connect(&node.socket())?.call(Request::Status)?;
     ensure!(matches!(reply, Reply::Status(_)), "{reply:?}");
@@ -164,7 +176,7 @@ fn status(node: &Node) -> Result<()> {
 }
 
 /// Asks by HTTP, and reads the answer, whichever it is: a service without endpoints here is none to send to.
-fn ask(node: &Node, port: u16, path: &str) -> Result<()> {
+fn ask(node: &Node, port: u16, path: &str) -> Result<String> {
     let answer = node.netns().inside(|| -> Result<String> {
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
@@ -175,5 +187,5 @@ fn ask(node: &Node, port: u16, path: &str) -> Result<()> {
         Ok(text)
     })?;
     ensure!(answer.starts_with("HTTP/1.1 "), "{answer}");
-    Ok(())
+    Ok(answer)
 }

@@ -38,6 +38,8 @@ struct Changes {
     ended: Duration,
     /// Since when the present one has it.
     since: Option<Instant>,
+    /// The longest of them.
+    longest: Duration,
 }
 
 /// The state, held by a change of the cluster until this is dropped.
@@ -55,7 +57,9 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let mut changes = locked(self.0);
         if let Some(since) = changes.since.take() {
-            changes.ended += since.elapsed();
+            let held = since.elapsed();
+            changes.ended += held;
+            changes.longest = changes.longest.max(held);
         }
     }
 }
@@ -130,6 +134,11 @@ impl<S: TakeIn> QueuedLock<S> {
     pub fn time_of_changes(&self) -> Duration {
         let changes = locked(&self.changes);
         changes.ended + changes.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The longest time for which a change of the cluster has had the state without a break.
+    pub fn longest_change(&self) -> Duration {
+        locked(&self.changes).longest
     }
 
     /// Has something wait until the state is to be had: for [`Self::take`], or for whoever has it next.
@@ -251,6 +260,8 @@ mod tests {
             drop(change);
         }
         let all = lock.time_of_changes();
+        let longest = lock.longest_change();
+        assert!(longest >= Duration::from_millis(2) && longest < all);
         thread::sleep(Duration::from_millis(2));
         assert_eq!(lock.time_of_changes(), all);
     }

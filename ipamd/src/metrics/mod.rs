@@ -88,6 +88,7 @@ pub struct Metrics {
     map_entries: Gauges<MapLabels>,
     map_capacity: Gauges<MapLabels>,
     policy_changes: Histogram,
+    policy_longest_hold: Gauge<f64, AtomicU64>,
     service_changes: Histogram,
     policies: Gauges<PolicyLabels>,
     policy_refused: Gauge<u64, AtomicU64>,
@@ -121,6 +122,7 @@ impl Default for Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             policy_changes: Histogram::new(POLICY_LATENCIES),
+            policy_longest_hold: Gauge::default(),
             service_changes: Histogram::new(POLICY_LATENCIES),
             policies: Family::default(),
             policy_refused: Gauge::default(),
@@ -210,6 +212,12 @@ impl Metrics {
             self.policy_changes.clone(),
         );
         registry.register_with_unit(
+            "policy_longest_hold",
+            "Longest time since the start for which a change of the cluster has kept endpoints from policy",
+            Unit::Seconds,
+            self.policy_longest_hold.clone(),
+        );
+        registry.register_with_unit(
             "service_change",
             "Time from receiving a change of services until it is in the tables",
             Unit::Seconds,
@@ -255,8 +263,9 @@ impl Metrics {
     }
 
     /// Measures a change of policies.
-    pub fn policy_change(&self, took: Duration) {
+    pub fn policy_change(&self, took: Duration, longest_hold: Duration) {
         self.policy_changes.observe(took.as_secs_f64());
+        self.policy_longest_hold.set(longest_hold.as_secs_f64());
     }
 
     /// Counts a change of services.

@@ -24,6 +24,10 @@ pub fn measure() -> Result<()> {
         println!("| while {name}, {:.1} s | asked | ms, p50 | p99 | max |", answers.work.as_secs_f64());
         println!("| --- | ---: | ---: | ---: | ---: |");
         println!("{answers}");
+        println!(
+            "A change has had policy for {:.1} ms without a break, at the longest.\n",
+            answers.longest_hold.as_secs_f64() * 1e3
+        );
     }
     Ok(())
 }

@@ -1,6 +1,12 @@
 //! An endpoint's resolved rules: in order, with numbered predicates about addresses.
 
-use std::{collections::HashMap, slice};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Deref,
+    slice,
+    sync::Arc,
+};
 
 use crate::tables::RuleId;
 use ipamd_model::policy::{Action, Direction, TierDefault, protocol};
@@ -170,6 +176,46 @@ pub struct EndpointRules {
     pub ingress: DirectionRules,
     /// For what it sends.
     pub egress: DirectionRules,
+}
+
+/// Rules with their hash. A pod may have ten thousand, and to hash them anew at each look-up costs more than all the rest of an ADD.
+#[derive(Debug)]
+pub struct Hashed {
+    rules: EndpointRules,
+    hash: u64,
+}
+
+/// Rules as all share them that have them.
+pub type SharedRules = Arc<Hashed>;
+
+impl From<EndpointRules> for Hashed {
+    fn from(rules: EndpointRules) -> Self {
+        let mut hasher = DefaultHasher::new();
+        rules.hash(&mut hasher);
+        Self { rules, hash: hasher.finish() }
+    }
+}
+
+impl Deref for Hashed {
+    type Target = EndpointRules;
+
+    fn deref(&self) -> &EndpointRules {
+        &self.rules
+    }
+}
+
+impl PartialEq for Hashed {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.rules == other.rules
+    }
+}
+
+impl Eq for Hashed {}
+
+impl Hash for Hashed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 impl EndpointRules {

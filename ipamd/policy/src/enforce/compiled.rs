@@ -9,7 +9,7 @@ use super::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
 use crate::compile::{
     classes::Classes,
     function::{Branches, Function},
-    rules::{AtomId, EndpointRules, RuleIndex},
+    rules::{AtomId, EndpointRules, RuleIndex, SharedRules},
 };
 use ipamd_model::policy::Direction;
 use ipamd_runtime::supervisor;
@@ -35,7 +35,7 @@ struct Half {
 #[derive(Debug)]
 pub struct Compiled {
     /// What it was made of.
-    pub rules: Arc<EndpointRules>,
+    pub rules: SharedRules,
     /// Where it is.
     pub map: Option<PolicyMap>,
     /// How many endpoints have it.
@@ -84,7 +84,7 @@ impl Compiled {
     ///
     /// # Errors
     /// It needs more than `most` entries, at least so many. What is beyond them is not worked out.
-    pub fn new(rules: Arc<EndpointRules>, classes: &Classes, most: usize) -> Result<(Self, Entries), usize> {
+    pub fn new(rules: SharedRules, classes: &Classes, most: usize) -> Result<(Self, Entries), usize> {
         let mut branches = Branches::default();
         let mut entries = Vec::new();
         let mut half = |direction| -> Result<Half, usize> {

@@ -160,6 +160,11 @@ impl Enforcer {
         self.state.time_of_changes()
     }
 
+    /// The longest time for which a change of the cluster has had the state without a break.
+    pub fn longest_change(&self) -> Duration {
+        self.state.longest_change()
+    }
+
     /// Whether somebody waits to be taken in. For tests.
     #[doc(hidden)]
     pub fn waits(&self) -> bool {

@@ -14,7 +14,7 @@ use super::{
     tables::{ClassId, Posture, Switch, TableError},
     write_tables::WriteError,
 };
-use crate::compile::rules::EndpointRules;
+use crate::compile::rules::SharedRules;
 use ipamd_model::{
     objects::{Change, Object},
     policy::{Direction, Policy},
@@ -27,7 +27,7 @@ const SLACK: usize = 1024;
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// What endpoints had in the set before.
-type Before = BTreeMap<AttachmentKey, (Option<Arc<EndpointRules>>, Option<Posture>)>;
+type Before = BTreeMap<AttachmentKey, (Option<SharedRules>, Option<Posture>)>;
 
 impl State {
     /// Fills a new set of tables from the world and puts it in force. Policies that do not fit are left out.

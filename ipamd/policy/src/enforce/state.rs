@@ -22,7 +22,7 @@ use crate::compile::{
     names::RuleNames,
     policy_inputs::{LocalEndpoint, PolicyInputs},
     resolve::{Own, Rank, Selecting},
-    rules::EndpointRules,
+    rules::SharedRules,
 };
 use ipamd_model::endpoint::Slot;
 use ipamd_model::{
@@ -39,7 +39,7 @@ pub(super) struct Endpoint {
     pub addresses: Vec<IpAddr>,
     pub selecting: Selecting,
     /// Its rules as they are in force.
-    pub rules: Option<Arc<EndpointRules>>,
+    pub rules: Option<SharedRules>,
     /// Its posture as the tables have it.
     pub posture: Option<Posture>,
 }
@@ -68,7 +68,7 @@ pub(super) struct Derived {
     /// What the tables have of peers.
     pub peers: Peers,
     /// The policy maps in force, by what they were made of.
-    pub maps: HashMap<Arc<EndpointRules>, Compiled>,
+    pub maps: HashMap<SharedRules, Compiled>,
     /// Addresses and prefixes whose class may be another than the tables have.
     pub touched: BTreeSet<IpNetwork>,
 }

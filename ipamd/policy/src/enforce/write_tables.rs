@@ -19,7 +19,7 @@ use super::{
 use crate::compile::{
     classes::is_host,
     resolve::{Resolver, Selecting},
-    rules::EndpointRules,
+    rules::{EndpointRules, Hashed, SharedRules},
 };
 use ipamd_model::{
     concerned::Concerned,
@@ -92,10 +92,10 @@ impl AddAssign for Writes {
 /// The writes of a change.
 #[derive(Debug, Default)]
 struct Plan {
-    extensions: Vec<(Arc<EndpointRules>, Extension)>,
+    extensions: Vec<(SharedRules, Extension)>,
     peers: Vec<(IpNetwork, Option<Peer>)>,
     maps: Vec<(Compiled, Entries)>,
-    endpoints: Vec<(AttachmentKey, Arc<EndpointRules>)>,
+    endpoints: Vec<(AttachmentKey, SharedRules)>,
 }
 
 impl State {
@@ -108,13 +108,10 @@ impl State {
     }
 
     /// Resolves the rules of the concerned endpoints, and of those whose own addresses match new predicates.
-    fn resolve(
-        &mut self,
-        concerned: &BTreeSet<AttachmentKey>,
-    ) -> BTreeMap<AttachmentKey, Arc<EndpointRules>> {
+    fn resolve(&mut self, concerned: &BTreeSet<AttachmentKey>) -> BTreeMap<AttachmentKey, SharedRules> {
         let mut resolved = BTreeMap::new();
         // Pods of a workload have the same policies, which mostly have the same meaning for all of them.
-        let mut shared: HashMap<Vec<*const Policy>, Arc<EndpointRules>> = HashMap::new();
+        let mut shared: HashMap<Vec<*const Policy>, SharedRules> = HashMap::new();
         let mut round = concerned.clone();
         self.touch();
         round.extend(self.owners_of(&self.derived.touched));
@@ -136,7 +133,7 @@ impl State {
                 let classes = &mut self.derived.classes;
                 let rules = Resolver { inputs: &self.inputs, classes, names: &mut self.names }
                     .resolve(&endpoint.selecting, &own);
-                let rules = Arc::new(rules);
+                let rules = SharedRules::new(rules.into());
                 shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
                 resolved.insert(key, rules);
             }
@@ -151,11 +148,7 @@ impl State {
 
     /// The rules of an endpoint that the same policies select, and that is not concerned: these are in force as they are. So a pod
     /// that comes to a workload costs little, whatever its policies have cost.
-    fn rules_of_like(
-        &self,
-        endpoint: &Endpoint,
-        concerned: &BTreeSet<AttachmentKey>,
-    ) -> Option<Arc<EndpointRules>> {
+    fn rules_of_like(&self, endpoint: &Endpoint, concerned: &BTreeSet<AttachmentKey>) -> Option<SharedRules> {
         let is_like = |other: &Endpoint| {
             let pairs = || other.selecting.values().zip(endpoint.selecting.values());
             other.selecting.len() == endpoint.selecting.len()
@@ -182,7 +175,7 @@ impl State {
         owners.map(|(key, _)| key.clone()).collect()
     }
 
-    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, Arc<EndpointRules>>) -> Result<Plan, Overflow> {
+    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, SharedRules>) -> Result<Plan, Overflow> {
         let limits = self.tables.limits();
         let most = limits.entries as usize;
         self.check_rules(limits)?;
@@ -203,9 +196,9 @@ impl State {
                 plan.extensions.push((Arc::clone(rules), extension));
             }
         }
-        let mut made: HashSet<&Arc<EndpointRules>> = HashSet::new();
+        let mut made: HashSet<&SharedRules> = HashSet::new();
         // Rules that many endpoints share are checked once.
-        let mut seen: HashSet<*const EndpointRules> = HashSet::new();
+        let mut seen: HashSet<*const Hashed> = HashSet::new();
         for (key, rules) in resolved {
             supervisor::beat();
             let Some(endpoint) = self.endpoints.get(key) else { continue };
@@ -347,7 +340,7 @@ impl State {
     }
 
     /// Releases an endpoint's use of these rules; the map of unused rules is retired.
-    pub fn release_rules(&mut self, rules: &Arc<EndpointRules>) {
+    pub fn release_rules(&mut self, rules: &SharedRules) {
         let Some(compiled) = self.derived.maps.get_mut(rules) else { return };
         compiled.users = compiled.users.saturating_sub(1);
         if compiled.users > 0 {
