@@ -11,7 +11,7 @@ use integration::oracle::services::{
 use ipamd_model::objects::Change;
 use ipamd_services::{
     Balancer, NodeAddresses, Site,
-    memory::{From, Led, Memory},
+    memory::{Destination, From, Memory},
     tables::FrontendKey,
 };
 use proptest::{
@@ -79,11 +79,11 @@ fn agree_at(here: &Here, tables: &Memory, scene: &Scene, heard: &mut Heard) -> T
                     Served::Refused => &mut heard.refused,
                     Served::Dropped => &mut heard.dropped,
                 } += 1;
-                let found = match tables.lead(from, FrontendKey { address, port, protocol }) {
-                    Led::AsIs => Served::Nothing,
-                    Led::Refused => Served::Refused,
-                    Led::Dropped => Served::Dropped,
-                    Led::To(backends) => {
+                let found = match tables.connect(from, FrontendKey { address, port, protocol }) {
+                    Destination::NotAService => Served::Nothing,
+                    Destination::Refused => Served::Refused,
+                    Destination::Dropped => Served::Dropped,
+                    Destination::Backends(backends) => {
                         Served::By(backends.into_iter().map(|it| (it.address, it.port)).collect())
                     }
                 };

@@ -122,7 +122,7 @@ pub struct Hints {
 
 /// Where a service leads a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led {
+pub struct ServiceTarget {
     /// The service, as NAMESPACE/NAME, or whose host port it is.
     pub service: String,
     /// The backends that take a new connection.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bpf::layout::{ADDRESS_OF_NODE, ADDRESS_OF_SERVICE, INSIDE_ONLY};
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     state::State,
     tables::{Family, FrontendKey, FrontendValue, ServiceNumber, SetNumber},
 };
@@ -21,9 +21,9 @@ impl State {
         }
         let family = Family::of(address);
         if before == 0 {
-            self.allowance.take(None, family, What::Frontends, 1);
+            self.allowance.take(None, family, Resource::Frontends, 1);
         } else if !more && before == 1 {
-            self.staged.given_up.push((family, What::Frontends, 1));
+            self.staged.given_up.push((family, Resource::Frontends, 1));
         }
         if before == 0 || !self.addresses.contains_key(&address) {
             self.stage_address(address);
@@ -33,7 +33,7 @@ impl State {
     /// Says of the addresses of the node which of them serve node ports.
     pub fn stage_node_addresses(&mut self) {
         for address in self.node_ports.clone() {
-            self.allowance.take(None, Family::of(address), What::Frontends, 1);
+            self.allowance.take(None, Family::of(address), Resource::Frontends, 1);
             self.stage_address(address);
         }
     }
@@ -45,14 +45,14 @@ impl State {
         } else if self.node_ports.contains(&address) {
             ADDRESS_OF_NODE
         } else {
-            self.staged.frontends.insert(what_is(address), None);
+            self.staged.frontends.insert(address_key(address), None);
             return;
         };
         let none = SetNumber::default();
         let value =
             FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
-        if !self.is_inherited(what_is(address), &value) {
-            self.staged.frontends.insert(what_is(address), Some(value));
+        if !self.is_inherited(address_key(address), &value) {
+            self.staged.frontends.insert(address_key(address), Some(value));
         }
     }
 
@@ -63,6 +63,6 @@ impl State {
 }
 
 /// The key under which the tables say what an address is.
-fn what_is(address: IpAddr) -> FrontendKey {
+fn address_key(address: IpAddr) -> FrontendKey {
     FrontendKey { address, port: 0, protocol: 0 }
 }

@@ -7,7 +7,7 @@ use super::tables::{Family, Limits};
 
 /// What services have of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
+pub(super) enum Resource {
     /// Addresses and ports at which services are reached, and the addresses themselves.
     Frontends,
     /// Endpoints of ports.
@@ -22,12 +22,12 @@ pub(super) enum What {
     Lookups,
 }
 
-impl What {
+impl Resource {
     const COUNT: usize = 6;
     /// Of those that this counts alone; of the others the places say what is free.
     const COUNTED: [Self; 3] = [Self::Frontends, Self::Members, Self::Ranges];
 
-    fn words(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Frontends => "addresses and ports at which services are reached",
             Self::Members => "endpoints of ports",
@@ -60,8 +60,8 @@ impl What {
 
 /// There is no room, by the numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beyond {
-    what: What,
+pub(super) struct Exceeded {
+    what: Resource,
     wanted: usize,
     used: u32,
     limit: u32,
@@ -69,10 +69,10 @@ pub(super) struct Beyond {
     namespace: Option<Arc<str>>,
 }
 
-impl fmt::Display for Beyond {
+impl fmt::Display for Exceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { what, wanted, used, limit, namespace } = self;
-        let what = what.words();
+        let what = what.name();
         match namespace {
             Some(namespace) => {
                 write!(
@@ -87,7 +87,7 @@ impl fmt::Display for Beyond {
     }
 }
 
-type Used = [[u32; What::COUNT]; 2];
+type Used = [[u32; Resource::COUNT]; 2];
 
 /// What is in use.
 #[derive(Debug)]
@@ -107,21 +107,21 @@ impl Allowance {
     }
 
     /// How much a namespace may have: the last quarter of each table is for others.
-    pub fn share(&self, what: What) -> u32 {
+    pub fn share(&self, what: Resource) -> u32 {
         let limit = what.limit(&self.limits);
         if limit < LEAST_DIVIDED { limit } else { limit - limit / 4 }
     }
 
     /// How much more there is for a namespace (`None`: for the node itself), and why no more.
-    pub fn left(&self, namespace: Option<&Arc<str>>, family: Family, what: What) -> (u32, Beyond) {
+    pub fn left(&self, namespace: Option<&Arc<str>>, family: Family, what: Resource) -> (u32, Exceeded) {
         let at = |used: &Used| used[what.family(family)][what as usize];
-        let beyond = |used, limit, namespace| Beyond { what, wanted: 0, used, limit, namespace };
+        let exceeded = |used, limit, namespace| Exceeded { what, wanted: 0, used, limit, namespace };
         let limit = what.limit(&self.limits);
-        let of_all = if What::COUNTED.contains(&what) { at(&self.all) } else { 0 };
-        let all = (limit.saturating_sub(of_all), beyond(of_all, limit, None));
+        let of_all = if Resource::COUNTED.contains(&what) { at(&self.all) } else { 0 };
+        let all = (limit.saturating_sub(of_all), exceeded(of_all, limit, None));
         let Some(namespace) = namespace else { return all };
         let (used, share) = (self.of.get(namespace).map_or(0, at), self.share(what));
-        let own = (share.saturating_sub(used), beyond(used, share, Some(Arc::clone(namespace))));
+        let own = (share.saturating_sub(used), exceeded(used, share, Some(Arc::clone(namespace))));
         if own.0 < all.0 { own } else { all }
     }
 
@@ -130,20 +130,20 @@ impl Allowance {
         &self,
         namespace: Option<&Arc<str>>,
         family: Family,
-        what: What,
+        what: Resource,
         wanted: usize,
-    ) -> Result<(), Beyond> {
-        let (left, beyond) = self.left(namespace, family, what);
-        if wanted <= left as usize { Ok(()) } else { Err(Beyond { wanted, ..beyond }) }
+    ) -> Result<(), Exceeded> {
+        let (left, exceeded) = self.left(namespace, family, what);
+        if wanted <= left as usize { Ok(()) } else { Err(Exceeded { wanted, ..exceeded }) }
     }
 
     /// So much is in use now, whoever asked.
-    pub fn take(&mut self, namespace: Option<&Arc<str>>, family: Family, what: What, count: usize) {
+    pub fn take(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         self.change(namespace, family, what, count, u32::saturating_add);
     }
 
     /// A namespace has so much less, which is in the tables for a moment yet.
-    pub fn give_own(&mut self, namespace: Option<&Arc<str>>, family: Family, what: What, count: usize) {
+    pub fn give_own(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         if namespace.is_some() {
             self.take(None, family, what, count);
             self.give(namespace, family, what, count);
@@ -151,7 +151,7 @@ impl Allowance {
     }
 
     /// So much is given up.
-    pub fn give(&mut self, namespace: Option<&Arc<str>>, family: Family, what: What, count: usize) {
+    pub fn give(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         self.change(namespace, family, what, count, u32::saturating_sub);
     }
 
@@ -159,7 +159,7 @@ impl Allowance {
         &mut self,
         namespace: Option<&Arc<str>>,
         family: Family,
-        what: What,
+        what: Resource,
         count: usize,
         change: impl Fn(u32, u32) -> u32,
     ) {
@@ -195,20 +195,20 @@ mod tests {
     fn a_namespace_gets_three_quarters_and_hears_by_how_much_it_asks_for_more() {
         let mut allowance = Allowance::new(LIMITS);
         let (greedy, other): (Arc<str>, Arc<str>) = ("greedy".into(), "other".into());
-        allowance.take(Some(&greedy), Family::V4, What::Members, 3_000);
-        let why = allowance.ask(Some(&greedy), Family::V4, What::Members, 7).unwrap_err();
+        allowance.take(Some(&greedy), Family::V4, Resource::Members, 3_000);
+        let why = allowance.ask(Some(&greedy), Family::V4, Resource::Members, 7).unwrap_err();
         assert_eq!(
             why.to_string(),
             "it needs 7 more endpoints of ports; the namespace greedy has 3000, and may have 3000"
         );
-        assert_eq!(allowance.ask(Some(&greedy), Family::V6, What::Members, 3_000), Ok(()));
-        assert_eq!(allowance.ask(Some(&other), Family::V4, What::Members, 1_000), Ok(()));
-        let why = allowance.ask(Some(&other), Family::V4, What::Members, 1_001).unwrap_err();
+        assert_eq!(allowance.ask(Some(&greedy), Family::V6, Resource::Members, 3_000), Ok(()));
+        assert_eq!(allowance.ask(Some(&other), Family::V4, Resource::Members, 1_000), Ok(()));
+        let why = allowance.ask(Some(&other), Family::V4, Resource::Members, 1_001).unwrap_err();
         assert_eq!(
             why.to_string(),
             "it needs 1001 more endpoints of ports; 3000 are in use, and there is room for 4000"
         );
-        allowance.give(Some(&greedy), Family::V4, What::Members, 3_000);
+        allowance.give(Some(&greedy), Family::V4, Resource::Members, 3_000);
         assert_eq!((allowance.of.len(), allowance.all), (0, Used::default()), "nothing is left of it");
     }
 
@@ -216,9 +216,9 @@ mod tests {
     fn families_share_sets_and_small_tables_are_not_divided() {
         let mut allowance = Allowance::new(LIMITS);
         let one: Arc<str> = "one".into();
-        allowance.take(Some(&one), Family::V4, What::Sets, 2_000);
-        assert_eq!(allowance.ask(Some(&one), Family::V6, What::Sets, 1_000), Ok(()));
-        assert!(allowance.ask(Some(&one), Family::V6, What::Sets, 1_001).is_err());
-        assert_eq!(allowance.ask(Some(&one), Family::V4, What::Ranges, 100), Ok(()));
+        allowance.take(Some(&one), Family::V4, Resource::Sets, 2_000);
+        assert_eq!(allowance.ask(Some(&one), Family::V6, Resource::Sets, 1_000), Ok(()));
+        assert!(allowance.ask(Some(&one), Family::V6, Resource::Sets, 1_001).is_err());
+        assert_eq!(allowance.ask(Some(&one), Family::V4, Resource::Ranges, 100), Ok(()));
     }
 }

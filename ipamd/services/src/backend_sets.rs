@@ -60,7 +60,7 @@ impl TableSpace {
         number: SetNumber,
     ) -> Result<Option<BackendSet>, TableError> {
         let value = tables.set(number);
-        let backends = if value.choice == Choice::Table {
+        let backends = if value.choice == Choice::Maglev {
             let places = tables.lookups(value.first, value.count.into())?;
             let first = places.iter().copied().min().unwrap_or(0);
             let last = places.iter().copied().max().unwrap_or(0);
@@ -83,8 +83,8 @@ impl TableSpace {
         }
         let of_family = &mut self.backends[family as usize];
         let claimed = backends.1 == 0 || of_family.claim(backends.0, backends.1);
-        let claimed_lookups =
-            claimed && (value.choice != Choice::Table || self.lookups.claim(value.first, value.count.into()));
+        let claimed_lookups = claimed
+            && (value.choice != Choice::Maglev || self.lookups.claim(value.first, value.count.into()));
         if !claimed_lookups {
             if claimed {
                 of_family.give(backends.0, backends.1);
@@ -115,9 +115,9 @@ impl TableSpace {
             0 => 0,
             _ => of_family.take(count).ok_or_else(no_room("backends"))?,
         };
-        let mut value = SetValue { first, count: length, choice: Choice::Turns, elsewhere };
+        let mut value = SetValue { first, count: length, choice: Choice::RoundRobin, elsewhere };
         if consistent && count > 0 {
-            value.choice = Choice::Score;
+            value.choice = Choice::Rendezvous;
             if maglev::by_table(backends.len()) {
                 let Some(at) = self.lookups.take(maglev::PLACES.into()) else {
                     of_family.give(first, count);
@@ -127,7 +127,7 @@ impl TableSpace {
                 let places: Vec<_> =
                     maglev::table(&names).into_iter().map(|place| first + u32::from(place)).collect();
                 tables.put_lookups(at, &places)?;
-                value = SetValue { first: at, count: maglev::PLACES, choice: Choice::Table, elsewhere };
+                value = SetValue { first: at, count: maglev::PLACES, choice: Choice::Maglev, elsewhere };
             }
         }
         let number = match old {
@@ -149,7 +149,7 @@ impl TableSpace {
     /// Frees the space of a set that is no longer in force, but not its number.
     pub fn empty(&mut self, family: Family, set: &BackendSet) {
         self.backends[family as usize].give(set.backends.0, set.backends.1);
-        if set.value.choice == Choice::Table {
+        if set.value.choice == Choice::Maglev {
             self.lookups.give(set.value.first, set.value.count.into());
         }
     }

@@ -65,12 +65,12 @@ pub struct Balancer {
     /// Ports of the node that come and go wait in its queue.
     state: QueuedLock<State>,
     /// What needed a person when the state was last to be had.
-    seen: Mutex<Seen>,
+    last_report: Mutex<Report>,
 }
 
 /// What the balancer said last.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Report {
     problems: Vec<String>,
     pub shadowed: Vec<String>,
 }
@@ -81,7 +81,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 impl Balancer {
     /// Balances nothing yet: what is in the tables stays in force until [`Self::start`].
     pub fn new(tables: Box<dyn Tables>, site: Site) -> Self {
-        Self { state: QueuedLock::new(State::new(tables, site)), seen: Mutex::default() }
+        Self { state: QueuedLock::new(State::new(tables, site)), last_report: Mutex::default() }
     }
 
     /// Puts the services in force as the cluster told them first, in place of what the tables have.
@@ -96,13 +96,13 @@ impl Balancer {
     ) -> Result<Applied, TableError> {
         let began = Instant::now();
         let mut state = self.state.change();
-        state.stand_at(addresses);
+        state.set_node_addresses(addresses);
         for HostPort { key, mapping, backends, .. } in host_ports {
             state.host_ports.entry(key).or_default().push((mapping, backends));
         }
         let mut concerned = BTreeSet::new();
         for change in first {
-            state.absorb(change, &mut concerned);
+            state.apply_change(change, &mut concerned);
         }
         state.rebuild()?;
         state.started = true;
@@ -125,7 +125,7 @@ impl Balancer {
         let mut state = self.state.change();
         let mut concerned = BTreeSet::new();
         for change in changes {
-            state.absorb(change, &mut concerned);
+            state.apply_change(change, &mut concerned);
         }
         if !state.started || concerned.is_empty() {
             return Applied::default();
@@ -141,7 +141,7 @@ impl Balancer {
         if state.node_addresses == addresses.all && state.node_ports == addresses.node_ports {
             return;
         }
-        state.stand_at(addresses);
+        state.set_node_addresses(addresses);
         if state.started {
             // Which backends are the node's own may be another matter now.
             state.write(State::rebuild);
@@ -180,7 +180,7 @@ impl Balancer {
 
     /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can, or it is not known now, for a large change
     /// is under way. What a service has stays the service's in any case.
-    pub fn objection(&self, mappings: &[PortMapping]) -> Option<String> {
+    pub fn host_port_conflict(&self, mappings: &[PortMapping]) -> Option<String> {
         let began = Instant::now();
         let state = loop {
             match self.try_lock() {
@@ -193,7 +193,7 @@ impl Balancer {
             return None;
         }
         mappings.iter().find_map(|mapping| {
-            let why = state.obstacle(mapping, mapping.host_ip.map(Family::of))?;
+            let why = state.host_port_conflict(mapping, mapping.host_ip.map(Family::of))?;
             Some(format!("the node's port {} cannot lead to a container: {why}", mapping.host_side()))
         })
     }
@@ -201,7 +201,7 @@ impl Balancer {
     /// What is wrong with the ports of the node that lead to containers, and with services that there is no room for, a sentence
     /// each; while a change is under way, what was before it.
     pub fn problems(&self) -> Vec<String> {
-        self.seen(|state, seen| seen.problems = state.all_problems()).problems.clone()
+        self.report(|state, report| report.problems = state.all_problems()).problems.clone()
     }
 
     /// When the next draining ends; `None` if no backend drains.
@@ -239,13 +239,13 @@ impl Balancer {
     }
 
     /// What was said last, with what is to be said now, if the state is to be had.
-    pub(super) fn seen(&self, look: impl FnOnce(&State, &mut Seen)) -> MutexGuard<'_, Seen> {
+    pub(super) fn report(&self, look: impl FnOnce(&State, &mut Report)) -> MutexGuard<'_, Report> {
         let state = self.try_lock();
-        let mut seen = locked(&self.seen);
+        let mut report = locked(&self.last_report);
         if let Some(state) = state {
-            look(&state, &mut seen);
+            look(&state, &mut report);
         }
-        seen
+        report
     }
 
     /// Has the state as a large change has it. For tests.

@@ -7,7 +7,7 @@ use std::{collections::HashMap, net::IpAddr};
 use ipamd_api::PortMapping;
 
 use super::{
-    plan::{Frontend, Reach},
+    plan::{Frontend, FrontendKind},
     tables::{Family, FrontendKey},
 };
 
@@ -19,7 +19,7 @@ impl ClaimedFrontends {
     /// Replaces a service's claims. Returns whether it claims something that was not claimed before.
     pub fn replace<'a>(&mut self, before: impl IntoIterator<Item = &'a Frontend>, now: &[&Frontend]) -> bool {
         let mut more = false;
-        for key in now.iter().flat_map(|front| places(front)) {
+        for key in now.iter().flat_map(|frontend| places(frontend)) {
             let count = self.0.entry(key).or_default();
             *count += 1;
             more |= *count == 1;
@@ -47,13 +47,13 @@ impl ClaimedFrontends {
     }
 }
 
-fn places(front: &Frontend) -> impl Iterator<Item = FrontendKey> + use<> {
-    let whole = FrontendKey { port: 0, protocol: 0, ..front.key };
-    [front.key].into_iter().chain((front.reach == Reach::ClusterIp).then_some(whole))
+fn places(frontend: &Frontend) -> impl Iterator<Item = FrontendKey> + use<> {
+    let whole = FrontendKey { port: 0, protocol: 0, ..frontend.key };
+    [frontend.key].into_iter().chain((frontend.kind == FrontendKind::ClusterIp).then_some(whole))
 }
 
 /// Whether a host port of a container conflicts with a service's frontend.
-pub(super) fn meet(front: &Frontend, mapping: &PortMapping) -> bool {
-    let same_port = front.key.port == mapping.host_port && front.key.protocol == mapping.protocol;
-    same_port || (front.reach == Reach::ClusterIp && mapping.host_ip == Some(front.key.address))
+pub(super) fn conflicts(frontend: &Frontend, mapping: &PortMapping) -> bool {
+    let same_port = frontend.key.port == mapping.host_port && frontend.key.protocol == mapping.protocol;
+    same_port || (frontend.kind == FrontendKind::ClusterIp && mapping.host_ip == Some(frontend.key.address))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     program::PortKey,
     state::{Owner, State, has_failed},
     tables::{Backend, Family, ServiceNumber},
@@ -44,7 +44,7 @@ impl State {
         while self.draining.front().is_some_and(|it| it.until <= now) {
             let Some(it) = self.draining.pop_front() else { break };
             // If the backend has come back, it is counted twice until here.
-            self.allowance.give(None, Family::of(it.backend.address), What::Members, 1);
+            self.allowance.give(None, Family::of(it.backend.address), Resource::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
                 let ports = self.programmed.get(owner).into_iter().flatten();
                 ports.filter(|port| port.key == *key && port.number == it.service).any(|port| {

@@ -11,7 +11,7 @@ use ipamd_api::{AttachmentKey, PortMapping};
 
 use super::{
     Balancer,
-    memory::{From, Led, Memory},
+    memory::{Destination, From, Memory},
     tables::{Family, FrontendKey, Limits, Tables as _},
     tests::{POD, start},
 };
@@ -86,8 +86,8 @@ fn slice(namespace: &str, of: u32, name: u32, ports: u16, endpoints: impl Iterat
 /// How many take a connection of a pod to the first port of a service.
 fn takers(tables: &Memory, number: u32) -> usize {
     let to = FrontendKey { address: address(11, number), port: 1, protocol: 6 };
-    match tables.lead(From::Endpoint(POD), to) {
-        Led::To(backends) => backends.len(),
+    match tables.connect(From::Endpoint(POD), to) {
+        Destination::Backends(backends) => backends.len(),
         _ => 0,
     }
 }
@@ -236,7 +236,7 @@ fn whoever_asks_waits_for_no_large_change() {
             let key =
                 AttachmentKey { network: "net".into(), container_id: "c".into(), ifname: "eth0".into() };
             asks.set_host_ports_later(&key, vec![mapping], vec![POD]);
-            let said = (asks.problems(), asks.shadowed(&[]), asks.objection(&[mapping]));
+            let said = (asks.problems(), asks.shadowed(&[]), asks.host_port_conflict(&[mapping]));
             tell.send(said)
         });
         let said = told.recv_timeout(Duration::from_secs(30)).expect("it waits for the change");

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     backend_sets::{BackendSet, TableSpace},
     draining::DrainingBackend,
     plan::{Plan, Scope},
@@ -36,7 +36,7 @@ pub(super) struct InheritedTables {
     /// The sets that frontends name: they are in force, so their places are nobody's to write into.
     sets: HashMap<SetNumber, InForce>,
     /// Whom a number is kept for: the port whose own frontend has it, by that frontend.
-    promised: HashMap<ServiceNumber, FrontendKey>,
+    reserved: HashMap<ServiceNumber, FrontendKey>,
     /// Numbers that belong to somebody now.
     taken: HashSet<ServiceNumber>,
     kept: HashSet<FrontendKey>,
@@ -71,9 +71,9 @@ impl InheritedTables {
     }
 
     /// Keeps the number that a frontend has for the port that has it for its own, above others'; whoever came first.
-    pub fn promise(&mut self, own: FrontendKey) {
+    pub fn reserve_number(&mut self, own: FrontendKey) {
         if let Some(value) = self.frontends.get(&own) {
-            self.promised.entry(value.service).or_insert(own);
+            self.reserved.entry(value.service).or_insert(own);
         }
     }
 
@@ -81,18 +81,18 @@ impl InheritedTables {
     /// owner fills another, and it goes when nobody is led by it.
     fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<BackendSet> {
         let entry = self.sets.get(&number)?;
-        let wanted: HashSet<_> = wanted.fronts.iter().map(|front| front.key).collect();
+        let wanted: HashSet<_> = wanted.frontends.iter().map(|frontend| frontend.key).collect();
         let is_own = entry.family == family && entry.named_by.iter().all(|key| wanted.contains(key));
         if is_own { self.sets.remove(&number).map(|entry| entry.set) } else { None }
     }
 
     /// How much of the tables is there of a family.
-    pub fn counts(&self, family: Family) -> [(What, usize); 3] {
+    pub fn counts(&self, family: Family) -> [(Resource, usize); 3] {
         let frontends = self.frontends.keys().filter(|key| Family::of(key.address) == family).count();
         let members = self.members.keys().filter(|(_, it)| Family::of(it.address) == family).count();
         let ranges = self.source_ranges.values().flatten();
         let ranges = ranges.filter(|range| Family::of(range.network()) == family).count();
-        [(What::Frontends, frontends), (What::Members, members), (What::Ranges, ranges)]
+        [(Resource::Frontends, frontends), (Resource::Members, members), (Resource::Ranges, ranges)]
     }
 
     /// The highest number that is in use.
@@ -108,25 +108,25 @@ impl State {
     /// Number and sets of a port that the tables have already.
     pub(super) fn inherit(&mut self, owner: &Owner, wanted: &Wanted) -> Option<Programmed> {
         let inherited = self.inherited.as_mut()?;
-        let own = wanted.plan.fronts.first()?.key;
+        let own = wanted.plan.frontends.first()?.key;
         let values: Vec<_> = wanted
             .plan
-            .fronts
+            .frontends
             .iter()
-            .filter_map(|front| Some((*front, *inherited.frontends.get(&front.key)?)))
+            .filter_map(|frontend| Some((*frontend, *inherited.frontends.get(&frontend.key)?)))
             .collect();
         let is_free = |number: &ServiceNumber| {
             number.0 != 0
                 && !inherited.taken.contains(number)
-                && inherited.promised.get(number).is_none_or(|whose| *whose == own)
+                && inherited.reserved.get(number).is_none_or(|whose| *whose == own)
         };
         let number = values.iter().map(|(_, value)| value.service).find(is_free)?;
         inherited.taken.insert(number);
         let source_ranges = inherited.source_ranges.remove(&number).unwrap_or_default();
-        let mut turns = [None, None];
+        let mut round_robin = [None, None];
         let mut outside = None;
         let family = wanted.key.family;
-        for (front, value) in values.into_iter().filter(|(_, value)| value.service == number) {
+        for (frontend, value) in values.into_iter().filter(|(_, value)| value.service == number) {
             let local = value.flags & bpf::layout::FRONTEND_INSIDE_LOCAL != 0;
             let scope = if local { Scope::Local } else { Scope::Cluster };
             let mut adopt = |set, place: &mut Option<BackendSet>| {
@@ -134,23 +134,23 @@ impl State {
                     *place = inherited.take_set(family, set, &wanted.plan);
                 }
             };
-            adopt(value.inside, &mut turns[scope as usize]);
-            if front.reach.is_external() {
+            adopt(value.inside, &mut round_robin[scope as usize]);
+            if frontend.kind.is_external() {
                 adopt(value.outside, &mut outside);
             }
         }
-        self.allowance.give(None, family, What::Ranges, source_ranges.len());
-        self.allowance.take(owner.namespace(), family, What::Ranges, source_ranges.len());
-        for set in turns.iter().chain([&outside]).flatten() {
+        self.allowance.give(None, family, Resource::Ranges, source_ranges.len());
+        self.allowance.take(owner.namespace(), family, Resource::Ranges, source_ranges.len());
+        for set in round_robin.iter().chain([&outside]).flatten() {
             self.account_set(owner, family, set, true);
         }
         Some(Programmed {
             key: wanted.key.clone(),
             number,
-            plan: Plan { fronts: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
+            plan: Plan { frontends: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
             source_ranges: source_ranges.into_iter().collect(),
-            fronts: Box::default(),
-            turns,
+            frontends: Box::default(),
+            round_robin,
             outside,
             hits: 0,
             problems: Vec::new(),
@@ -163,7 +163,7 @@ impl State {
         let known = inherited.frontends.get(&key);
         if inherited.kept.insert(key) && known.is_some() {
             // It is on the account of who has it now.
-            self.allowance.give(None, Family::of(key.address), What::Frontends, 1);
+            self.allowance.give(None, Family::of(key.address), Resource::Frontends, 1);
         }
         known == Some(value)
     }
@@ -172,7 +172,7 @@ impl State {
     pub(super) fn stage_member(&mut self, service: ServiceNumber, member: Member) {
         let known = self.inherited.as_mut().and_then(|it| it.members.remove(&(service, member.backend)));
         if known.is_some() {
-            self.allowance.give(None, Family::of(member.backend.address), What::Members, 1);
+            self.allowance.give(None, Family::of(member.backend.address), Resource::Members, 1);
         }
         if known != Some(member) {
             self.staged.members.push((service, member));
@@ -185,8 +185,8 @@ impl State {
         let stale: Vec<_> =
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         for key in &stale {
-            self.stage_diversion(key.address);
-            self.staged.given_up.push((Family::of(key.address), What::Frontends, 1));
+            self.stage_epoch(key.address);
+            self.staged.given_up.push((Family::of(key.address), Resource::Frontends, 1));
         }
         self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
         self.staged.released.extend(inherited.sets.into_values().map(|entry| (entry.family, entry.set)));
@@ -199,7 +199,7 @@ impl State {
         let of_backends = &self.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));
         for (service, ranges) in inherited.source_ranges {
-            let of_each = ranges.iter().map(|range| (Family::of(range.network()), What::Ranges, 1));
+            let of_each = ranges.iter().map(|range| (Family::of(range.network()), Resource::Ranges, 1));
             self.staged.given_up.extend(of_each);
             let old = ranges.into_iter().collect();
             self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });

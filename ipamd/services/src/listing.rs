@@ -14,7 +14,7 @@ use ipamd_api::services::{
 
 use super::{
     balancer::Balancer,
-    plan::{Candidate, MOST_OF_PORT, Reach, Scope, Slices},
+    plan::{Candidate, FrontendKind, MOST_OF_PORT, Scope, Slices},
     program::Programmed,
     service_index::ServiceId,
     state::{Owner, State},
@@ -22,7 +22,7 @@ use super::{
 };
 use ipamd_model::{
     policy::protocol,
-    services::{self as cluster, Led, Role, Service, SliceEndpoint},
+    services::{self as cluster, Role, Service, ServiceTarget, SliceEndpoint},
 };
 
 /// Tells of services.
@@ -34,7 +34,7 @@ pub trait Listing: fmt::Debug + Send + Sync {
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail>;
 
     /// Where a connection is led from `from`, which is inside or beyond the node. `None` if the address is nobody's.
-    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led>;
+    fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget>;
 }
 
 /// Why a cluster IP does not answer from beyond the node.
@@ -65,27 +65,29 @@ impl Listing for Balancer {
         })
     }
 
-    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led> {
-        self.lock().led(protocol, from, to, inside)
+    fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget> {
+        self.lock().resolve(protocol, from, to, inside)
     }
 }
 
 impl State {
-    fn led(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<Led> {
+    fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget> {
         let key = |address: IpAddr| FrontendKey { address, port: to.port(), protocol };
         // Node ports are at all addresses of the node that serve them.
         let of_node = self.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
         let found = [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
             self.programmed.iter().find_map(|(owner, ports)| {
                 ports.iter().find_map(|port| {
-                    let (front, value) = port.fronts.iter().find(|(front, _)| front.key == wanted)?;
-                    Some((owner, port, front, value))
+                    let (frontend, value) =
+                        port.frontends.iter().find(|(frontend, _)| frontend.key == wanted)?;
+                    Some((owner, port, frontend, value))
                 })
             })
         });
-        let Some((owner, port, front, value)) = found else { return self.led_nowhere(to.ip(), inside) };
+        let Some((owner, port, frontend, value)) = found else { return self.no_port_at(to.ip(), inside) };
         let service = owner.to_string();
-        let keeps_out = |why| Led { service: service.clone(), backends: Vec::new(), refusal: Some(why) };
+        let keeps_out =
+            |why| ServiceTarget { service: service.clone(), backends: Vec::new(), refusal: Some(why) };
         if value.flags & INSIDE_ONLY != 0 && !inside {
             return Some(keeps_out(NOT_BEYOND_THE_NODE));
         }
@@ -95,15 +97,16 @@ impl State {
         if !welcome {
             return Some(keeps_out("its loadBalancerSourceRanges do not have the source: it is dropped"));
         }
-        let backends = port.plan.backends(if inside { front.inside } else { front.outside });
+        let backends = port.plan.backends(if inside { frontend.inside } else { frontend.outside });
         let backends = backends.iter().map(|it| SocketAddr::new(it.address, it.port)).collect();
-        Some(Led { service, backends, refusal: None })
+        Some(ServiceTarget { service, backends, refusal: None })
     }
 
     /// What becomes of what no service speaks, at an address that is a service's, whole.
-    fn led_nowhere(&self, to: IpAddr, inside: bool) -> Option<Led> {
+    fn no_port_at(&self, to: IpAddr, inside: bool) -> Option<ServiceTarget> {
         self.addresses.contains_key(&to).then(|| {
-            let is_there = |port: &Programmed| port.fronts.iter().any(|(front, _)| front.key.address == to);
+            let is_there =
+                |port: &Programmed| port.frontends.iter().any(|(frontend, _)| frontend.key.address == to);
             let owner = self.programmed.iter().find(|(_, ports)| ports.iter().any(is_there));
             let refusal = if inside || self.cluster_ip_external {
                 "the service does not speak this protocol at this port: it is refused"
@@ -111,7 +114,7 @@ impl State {
                 NOT_BEYOND_THE_NODE
             };
             let service = owner.map_or_else(|| to.to_string(), |(owner, _)| owner.to_string());
-            Led { service, backends: Vec::new(), refusal: Some(refusal) }
+            ServiceTarget { service, backends: Vec::new(), refusal: Some(refusal) }
         })
     }
 
@@ -179,12 +182,12 @@ impl State {
         let programmed =
             self.ports_of(id).filter(|it| it.key.name == of.name && it.key.protocol == of.protocol);
         for programmed in programmed {
-            detail.frontends.extend(programmed.fronts.iter().map(|(front, _)| ServiceFrontend {
-                address: front.key.address,
-                port: front.key.port,
-                scope: scope(front.reach),
-                internal: policy(front.inside),
-                external: policy(front.outside),
+            detail.frontends.extend(programmed.frontends.iter().map(|(frontend, _)| ServiceFrontend {
+                address: frontend.key.address,
+                port: frontend.key.port,
+                scope: scope(frontend.kind),
+                internal: policy(frontend.inside),
+                external: policy(frontend.outside),
             }));
         }
         for family in Family::ALL {
@@ -221,7 +224,7 @@ impl State {
     /// How often each backend of a port was chosen, from inside and from outside.
     fn hits_by_backend(&self, port: &Programmed) -> HashMap<Backend, u64> {
         let mut hits = HashMap::new();
-        for set in port.turns.iter().flatten().chain(&port.outside) {
+        for set in port.round_robin.iter().flatten().chain(&port.outside) {
             let counted = self.hits_of(port.key.family, set);
             let counted = counted.inspect_err(|error| tracing::warn!(%error, "cannot read hits"));
             for (backend, count) in counted.unwrap_or_default() {
@@ -255,13 +258,13 @@ fn port(of: &cluster::ServicePort) -> ServicePort {
     }
 }
 
-fn scope(reach: Reach) -> FrontendScope {
-    match reach {
-        Reach::ClusterIp => FrontendScope::ClusterIp,
-        Reach::NodePort => FrontendScope::NodePort,
-        Reach::ExternalIp => FrontendScope::ExternalIp,
-        Reach::LoadBalancer => FrontendScope::LoadBalancer,
-        Reach::HostPort => FrontendScope::HostPort,
+fn scope(kind: FrontendKind) -> FrontendScope {
+    match kind {
+        FrontendKind::ClusterIp => FrontendScope::ClusterIp,
+        FrontendKind::NodePort => FrontendScope::NodePort,
+        FrontendKind::ExternalIp => FrontendScope::ExternalIp,
+        FrontendKind::LoadBalancer => FrontendScope::LoadBalancer,
+        FrontendKind::HostPort => FrontendScope::HostPort,
     }
 }
 

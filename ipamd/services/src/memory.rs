@@ -56,8 +56,8 @@ impl Contents {
         let places = |value: SetValue| {
             let places = value.first..value.first + u32::from(value.count);
             match value.choice {
-                Choice::Turns | Choice::Score => places.collect(),
-                Choice::Table => places.filter_map(|place| self.lookups.get(&place).copied()).collect(),
+                Choice::RoundRobin | Choice::Rendezvous => places.collect(),
+                Choice::Maglev => places.filter_map(|place| self.lookups.get(&place).copied()).collect(),
             }
         };
         self.sets_in_force(Some(family)).into_iter().map(|(set, value)| (set, places(value))).collect()
@@ -85,11 +85,11 @@ pub enum From {
 
 /// What becomes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Led {
+pub enum Destination {
     /// It is not to a service.
-    AsIs,
+    NotAService,
     /// It goes to one of these.
-    To(BTreeSet<Backend>),
+    Backends(BTreeSet<Backend>),
     /// It is refused at once.
     Refused,
     /// It is dropped.
@@ -122,9 +122,9 @@ impl Memory {
     }
 
     /// Where a connection of somebody to an address, port and protocol goes.
-    pub fn lead(&self, from: From, to: FrontendKey) -> Led {
+    pub fn connect(&self, from: From, to: FrontendKey) -> Destination {
         if to.address.is_unspecified() || (to.address.is_loopback() && from != From::Node) {
-            return Led::AsIs;
+            return Destination::NotAService;
         }
         let contents = self.lock();
         let at = |address, port, protocol| contents.frontends.get(&FrontendKey { address, port, protocol });
@@ -137,10 +137,14 @@ impl Memory {
                 .flatten()
         });
         if found.map_or(kind, |it| it.flags) & INSIDE_ONLY != 0 && matches!(from, From::Outside(_)) {
-            return Led::Dropped;
+            return Destination::Dropped;
         }
         let Some(found) = found else {
-            return if kind & ADDRESS_OF_SERVICE != 0 { Led::Refused } else { Led::AsIs };
+            return if kind & ADDRESS_OF_SERVICE != 0 {
+                Destination::Refused
+            } else {
+                Destination::NotAService
+            };
         };
         if found.flags & FRONTEND_RANGES != 0 {
             let within = |source: IpAddr| {
@@ -154,20 +158,20 @@ impl Memory {
                 From::Node => found.flags & FRONTEND_NODE_IN_RANGES != 0,
             };
             if !welcome {
-                return Led::Dropped;
+                return Destination::Dropped;
             }
         }
         let set = if matches!(from, From::Outside(_)) { found.outside } else { found.inside };
         let value = contents.sets.get(&set).copied().unwrap_or_default();
         if value.count == 0 {
-            return if value.elsewhere { Led::Dropped } else { Led::Refused };
+            return if value.elsewhere { Destination::Dropped } else { Destination::Refused };
         }
         let places = value.first..value.first + u32::from(value.count);
         let backends = &contents.backends[Family::of(to.address) as usize];
         let backend = |place: u32| backends.get(&place).map(|(backend, _)| *backend);
-        Led::To(match value.choice {
-            Choice::Turns | Choice::Score => places.filter_map(backend).collect(),
-            Choice::Table => places.filter_map(|place| backend(*contents.lookups.get(&place)?)).collect(),
+        Destination::Backends(match value.choice {
+            Choice::RoundRobin | Choice::Rendezvous => places.filter_map(backend).collect(),
+            Choice::Maglev => places.filter_map(|place| backend(*contents.lookups.get(&place)?)).collect(),
         })
     }
 
@@ -244,7 +248,7 @@ impl Tables for Memory {
         for (set, value) in contents.sets_in_force(None) {
             let overlap = value.first < end && first < value.first + u32::from(value.count);
             assert!(
-                value.choice != Choice::Table || !overlap,
+                value.choice != Choice::Maglev || !overlap,
                 "look-up places {first}..{end} are written over those of {set:?}, which is in force"
             );
         }

@@ -43,7 +43,7 @@ impl Site {
 
 /// The kind of address by which a service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reach {
+pub enum FrontendKind {
     /// Of the cluster.
     ClusterIp,
     /// The node's.
@@ -56,7 +56,7 @@ pub enum Reach {
     HostPort,
 }
 
-impl Reach {
+impl FrontendKind {
     /// Whether connections from outside are meant to come by it.
     pub fn is_external(self) -> bool {
         self != Self::ClusterIp
@@ -78,7 +78,7 @@ pub struct Frontend {
     /// Where it is.
     pub key: FrontendKey,
     /// What it is.
-    pub reach: Reach,
+    pub kind: FrontendKind,
     /// Where connections from inside may go.
     pub inside: Scope,
     /// Where those from outside may go.
@@ -91,7 +91,7 @@ pub struct Frontend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Where it is reached.
-    pub fronts: Vec<Frontend>,
+    pub frontends: Vec<Frontend>,
     /// Its endpoints, ordered by address and port.
     pub members: Vec<Member>,
     /// Seconds of affinity; 0: none.
@@ -228,52 +228,52 @@ pub fn plan(
             format!("only {most} of its endpoints are served: its other ports have all others that one namespace may have")
         });
     }
-    let mut fronts = fronts(service, port, family);
+    let mut frontends = frontends(service, port, family);
     if port.protocol == protocol::SCTP {
         // Its checksum covers the port, and there is nothing in the kernel's reach to make it anew.
         let numbers: BTreeMap<_, _> =
             members.iter().rev().map(|it| (it.backend.port, it.backend.address)).collect();
-        fronts.retain(|front| {
-            let other = numbers.iter().find(|(port, _)| **port != front.key.port);
+        frontends.retain(|frontend| {
+            let other = numbers.iter().find(|(port, _)| **port != frontend.key.port);
             if let Some((port, address)) = other {
                 problems.push(format!(
                     "SCTP port {} cannot be translated to port {port} of {address}: the two must be equal",
-                    front.key.port
+                    frontend.key.port
                 ));
             }
             other.is_none()
         });
     }
-    Some(Plan { fronts, members, affinity: service.affinity.unwrap_or(0), problems })
+    Some(Plan { frontends, members, affinity: service.affinity.unwrap_or(0), problems })
 }
 
 /// Where a port is reached in a family.
-fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
+fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
     let scope = |local: bool| if local { Scope::Local } else { Scope::Cluster };
-    let front = |address: IpAddr, number: u16, reach: Reach| Frontend {
+    let frontend = |address: IpAddr, number: u16, kind: FrontendKind| Frontend {
         key: FrontendKey { address, port: number, protocol: port.protocol },
-        reach,
+        kind,
         // Whoever is inside need not go out to come in again: to him the service is as by its own address.
-        inside: if reach.is_external() { Scope::Cluster } else { scope(service.internal_local) },
-        outside: scope(if reach.is_external() { service.external_local } else { service.internal_local }),
+        inside: if kind.is_external() { Scope::Cluster } else { scope(service.internal_local) },
+        outside: scope(if kind.is_external() { service.external_local } else { service.internal_local }),
         // A family that has no ranges is open, as with kube-proxy.
-        ranged: reach == Reach::LoadBalancer
+        ranged: kind == FrontendKind::LoadBalancer
             && service.source_ranges.iter().any(|range| Family::of(range.network()) == family),
     };
     let lists = [
-        (&service.cluster_ips, Reach::ClusterIp),
-        (&service.external_ips, Reach::ExternalIp),
-        (&service.load_balancer_ips, Reach::LoadBalancer),
+        (&service.cluster_ips, FrontendKind::ClusterIp),
+        (&service.external_ips, FrontendKind::ExternalIp),
+        (&service.load_balancer_ips, FrontendKind::LoadBalancer),
     ];
-    let mut fronts = Vec::new();
-    for (addresses, reach) in lists {
+    let mut frontends = Vec::new();
+    for (addresses, kind) in lists {
         let addresses = addresses.iter().filter(|address| Family::of(**address) == family);
-        fronts.extend(addresses.map(|address| front(*address, port.port, reach)));
+        frontends.extend(addresses.map(|address| frontend(*address, port.port, kind)));
     }
     let node_port = port.node_port.filter(|number| *number != 0);
-    fronts.extend(node_port.map(|number| front(family.unspecified(), number, Reach::NodePort)));
+    frontends.extend(node_port.map(|number| frontend(family.unspecified(), number, FrontendKind::NodePort)));
     // An address that is listed twice, say as external and as the load balancer's, is reached by the first.
     let mut seen = std::collections::HashSet::new();
-    fronts.retain(|front| seen.insert(front.key));
-    fronts
+    frontends.retain(|frontend| seen.insert(frontend.key));
+    frontends
 }

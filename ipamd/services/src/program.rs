@@ -6,11 +6,11 @@ use bpf::layout::{FRONTEND_INSIDE_LOCAL, FRONTEND_NODE_IN_RANGES, FRONTEND_OUTSI
 use ipnetwork::IpNetwork;
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     backend_sets::{BackendSet, FillError},
     draining::DrainingBackend,
     maglev,
-    plan::{Frontend, Plan, Reach, Scope},
+    plan::{Frontend, FrontendKind, Plan, Scope},
     staged_writes::Ranges,
     state::{Owner, State},
     tables::{
@@ -44,9 +44,9 @@ pub(super) struct Programmed {
     pub plan: Plan,
     pub source_ranges: Box<[IpNetwork]>,
     /// Frontends that are its own: all of the plan, but those that others have.
-    pub fronts: Box<[(Frontend, FrontendValue)]>,
+    pub frontends: Box<[(Frontend, FrontendValue)]>,
     /// By [`Scope`]: chosen from in turn.
-    pub turns: [Option<BackendSet>; 2],
+    pub round_robin: [Option<BackendSet>; 2],
     /// Chosen from by client, for connections from outside.
     pub outside: Option<BackendSet>,
     /// Connections that went to places which are given up.
@@ -77,7 +77,7 @@ impl State {
         // Removals come first: a new port may use the address and port of a removed one.
         let mut old: Vec<_> = wanted.iter().map(|it| by_key.get_mut(&it.key).and_then(Vec::pop)).collect();
         for gone in by_key.into_values().flatten() {
-            self.withdraw(owner, gone);
+            self.remove_port(owner, gone);
         }
         for (wanted, old) in wanted.into_iter().zip(old.drain(..)) {
             let old = match old {
@@ -94,15 +94,15 @@ impl State {
 
     fn program(&mut self, owner: &Owner, old: Option<Programmed>, wanted: Wanted) -> Programmed {
         let Wanted { key, mut plan, source_ranges } = wanted;
-        plan.fronts.shrink_to_fit();
+        plan.frontends.shrink_to_fit();
         plan.members.shrink_to_fit();
         let mut port = old.unwrap_or_else(|| Programmed {
             key,
             number: self.next_number(),
-            plan: Plan { fronts: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
+            plan: Plan { frontends: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
             source_ranges: Box::default(),
-            fronts: Box::default(),
-            turns: [None, None],
+            frontends: Box::default(),
+            round_robin: [None, None],
             outside: None,
             hits: 0,
             problems: Vec::new(),
@@ -113,27 +113,28 @@ impl State {
         self.stage_members(owner, &port, &plan.members);
         for scope in [Scope::Cluster, Scope::Local] {
             let needed = plan
-                .fronts
+                .frontends
                 .iter()
-                .any(|it| it.inside == scope || (!it.reach.is_external() && it.outside == scope));
+                .any(|it| it.inside == scope || (!it.kind.is_external() && it.outside == scope));
             let set = needed.then_some(SetWanted { scope, consistent: false });
-            let now = port.turns[scope as usize];
-            port.turns[scope as usize] = self.stage_set(owner, &mut port, now, &plan, set);
+            let now = port.round_robin[scope as usize];
+            port.round_robin[scope as usize] = self.stage_set(owner, &mut port, now, &plan, set);
         }
-        let external = plan.fronts.iter().find(|it| it.reach.is_external());
+        let external = plan.frontends.iter().find(|it| it.kind.is_external());
         let set = external.map(|it| SetWanted { scope: it.outside, consistent: true });
         let now = port.outside;
         port.outside = self.stage_set(owner, &mut port, now, &plan, set);
         if port.source_ranges != source_ranges {
             let (namespace, family) = (owner.namespace(), port.key.family);
             let old = std::mem::replace(&mut port.source_ranges, source_ranges);
-            self.allowance.take(namespace, family, What::Ranges, port.source_ranges.len());
-            self.allowance.give(namespace, family, What::Ranges, old.len());
+            self.allowance.take(namespace, family, Resource::Ranges, port.source_ranges.len());
+            self.allowance.give(namespace, family, Resource::Ranges, old.len());
             let new = port.source_ranges.clone();
             self.staged.source_ranges.push(Ranges { service: port.number, old, new });
-            let old = port.fronts.iter().map(|(front, _)| front);
-            for address in old.chain(&plan.fronts).map(|front| front.key.address).collect::<Vec<_>>() {
-                self.stage_diversion(address);
+            let old = port.frontends.iter().map(|(frontend, _)| frontend);
+            for address in old.chain(&plan.frontends).map(|frontend| frontend.key.address).collect::<Vec<_>>()
+            {
+                self.stage_epoch(address);
             }
         }
         if matches!(owner, Owner::HostPorts(_)) && !plan.problems.is_empty() {
@@ -144,7 +145,7 @@ impl State {
             }
         }
         port.plan = plan;
-        self.stage_fronts(owner, &mut port);
+        self.stage_frontends(owner, &mut port);
         // Owners that wait for another's frontend are shown in the listing instead.
         if self.unsatisfied.contains(owner) {
             for problem in port.problems.iter().filter(|it| !before.contains(it)).take(1) {
@@ -160,9 +161,9 @@ impl State {
             port.plan.members.binary_search_by_key(&member.backend, |it| it.backend).is_ok()
         };
         let wanted = plan.members.iter().filter(|member| !known(member)).count();
-        let asked = self.allowance.ask(owner.namespace(), port.key.family, What::Members, wanted);
-        let Err(beyond) = asked else { return };
-        let (mut left, _) = self.allowance.left(owner.namespace(), port.key.family, What::Members);
+        let asked = self.allowance.ask(owner.namespace(), port.key.family, Resource::Members, wanted);
+        let Err(exceeded) = asked else { return };
+        let (mut left, _) = self.allowance.left(owner.namespace(), port.key.family, Resource::Members);
         let all = plan.members.len();
         plan.members.retain(|member| {
             known(member)
@@ -171,7 +172,7 @@ impl State {
                     true
                 }
         });
-        port.problems.push(format!("{beyond}; {} of its {all} endpoints are served", plan.members.len()));
+        port.problems.push(format!("{exceeded}; {} of its {all} endpoints are served", plan.members.len()));
         self.unsatisfied.insert(owner.clone());
     }
 
@@ -186,22 +187,22 @@ impl State {
             return ranges;
         }
         let (namespace, family) = (owner.namespace(), port.key.family);
-        let Err(beyond) = self.allowance.ask(namespace, family, What::Ranges, ranges.len()) else {
+        let Err(exceeded) = self.allowance.ask(namespace, family, Resource::Ranges, ranges.len()) else {
             return ranges;
         };
-        let (left, _) = self.allowance.left(namespace, family, What::Ranges);
-        port.problems.push(format!("{beyond}; whoever is in the last of its source ranges is refused"));
+        let (left, _) = self.allowance.left(namespace, family, Resource::Ranges);
+        port.problems.push(format!("{exceeded}; whoever is in the last of its source ranges is refused"));
         self.unsatisfied.insert(owner.clone());
         ranges.into_iter().take(left as usize).collect()
     }
 
     /// Removes the owner from all waiting lists.
     fn stop_waiting(&mut self, owner: &Owner, known: &[Programmed]) {
-        for front in known.iter().flat_map(|port| &port.plan.fronts) {
-            if let Some(waiting) = self.waiting.get_mut(&front.key) {
+        for frontend in known.iter().flat_map(|port| &port.plan.frontends) {
+            if let Some(waiting) = self.waiting.get_mut(&frontend.key) {
                 waiting.remove(owner);
                 if waiting.is_empty() {
-                    self.waiting.remove(&front.key);
+                    self.waiting.remove(&frontend.key);
                 }
             }
         }
@@ -217,7 +218,7 @@ impl State {
             }
             if before.is_err() {
                 self.count_backend(member.backend, true);
-                self.allowance.take(owner.namespace(), port.key.family, What::Members, 1);
+                self.allowance.take(owner.namespace(), port.key.family, Resource::Members, 1);
             }
         }
         for member in &port.plan.members {
@@ -229,7 +230,7 @@ impl State {
 
     fn drain(&mut self, owner: &Owner, port: &Programmed, backend: Backend) {
         self.count_backend(backend, false);
-        self.allowance.give_own(owner.namespace(), port.key.family, What::Members, 1);
+        self.allowance.give_own(owner.namespace(), port.key.family, Resource::Members, 1);
         self.staged.members.push((port.number, Member { backend, in_cluster: false, in_local: false }));
         let draining = DrainingBackend::new(Some((owner.clone(), port.key.clone())), port.number, backend);
         self.draining.push_back(draining);
@@ -247,7 +248,7 @@ impl State {
         let family = port.key.family;
         let Some(SetWanted { scope, consistent }) = wanted else {
             if let Some(now) = now {
-                let hits = self.staged.note(self.hits_of(family, &now)).unwrap_or_default();
+                let hits = self.staged.ok_or_fail(self.hits_of(family, &now)).unwrap_or_default();
                 port.hits += hits.iter().map(|(_, hits)| u64::from(*hits)).sum::<u64>();
                 self.account_set(owner, family, &now, false);
                 self.staged.released.push((family, now));
@@ -258,7 +259,7 @@ impl State {
         let elsewhere =
             scope == Scope::Local && backends.is_empty() && !plan.backends(Scope::Cluster).is_empty();
         let before = now.map_or(Ok(Vec::new()), |now| self.hits_of(family, &now));
-        let Some(before) = self.staged.note(before) else { return now };
+        let Some(before) = self.staged.ok_or_fail(before) else { return now };
         if let Some(now) = now
             && now.value.elsewhere == elsewhere
             && now.value.choice == choice_of(consistent, backends.len())
@@ -319,24 +320,26 @@ impl State {
         consistent: bool,
     ) -> Result<(), SetError> {
         let (places, lookups) = now.map_or((0, 0), |now| (now.backends.1 as usize, lookups(now)));
-        let wants_table = choice_of(consistent, backends) == Choice::Table;
+        let wants_table = choice_of(consistent, backends) == Choice::Maglev;
         let table = if wants_table { usize::from(maglev::PLACES) } else { 0 };
         for (what, wanted) in [
-            (What::Sets, usize::from(now.is_none())),
-            (What::Backends, backends.saturating_sub(places)),
-            (What::Lookups, table.saturating_sub(lookups)),
+            (Resource::Sets, usize::from(now.is_none())),
+            (Resource::Backends, backends.saturating_sub(places)),
+            (Resource::Lookups, table.saturating_sub(lookups)),
         ] {
             let asked = self.allowance.ask(owner.namespace(), family, what, wanted);
-            asked.map_err(|beyond| SetError::NoRoom(beyond.to_string()))?;
+            asked.map_err(|exceeded| SetError::NoRoom(exceeded.to_string()))?;
         }
         Ok(())
     }
 
     /// Adds a set to its owner's account, or removes it.
     pub(super) fn account_set(&mut self, owner: &Owner, family: Family, set: &BackendSet, more: bool) {
-        for (what, count) in
-            [(What::Sets, 1), (What::Backends, set.backends.1 as usize), (What::Lookups, lookups(set))]
-        {
+        for (what, count) in [
+            (Resource::Sets, 1),
+            (Resource::Backends, set.backends.1 as usize),
+            (Resource::Lookups, lookups(set)),
+        ] {
             if more {
                 self.allowance.take(owner.namespace(), family, what, count);
             } else {
@@ -350,51 +353,52 @@ impl State {
         self.tables.backends(family, set.backends.0, set.backends.1)
     }
 
-    fn stage_fronts(&mut self, owner: &Owner, port: &mut Programmed) {
-        let before = std::mem::take(&mut port.fronts);
+    fn stage_frontends(&mut self, owner: &Owner, port: &mut Programmed) {
+        let before = std::mem::take(&mut port.frontends);
         let mut before: HashMap<_, _> = before.into_iter().map(|it| (it.0.key, it)).collect();
-        let mut fronts = Vec::with_capacity(port.plan.fronts.len());
-        let in_range = port.plan.fronts.iter().any(|front| front.ranged) && self.is_in_ranges(port);
-        for front in port.plan.fronts.clone() {
+        let mut frontends = Vec::with_capacity(port.plan.frontends.len());
+        let in_range = port.plan.frontends.iter().any(|frontend| frontend.ranged) && self.is_in_ranges(port);
+        for frontend in port.plan.frontends.clone() {
             work::step(1);
-            let FrontendKey { address, port: number, .. } = front.key;
-            match self.owners.get(&front.key) {
+            let FrontendKey { address, port: number, .. } = frontend.key;
+            match self.owners.get(&frontend.key) {
                 Some(whose) if *whose != port.number => {
                     port.problems.push(format!("port {number} at {address} is another service's"));
-                    self.waiting.entry(front.key).or_default().insert(owner.clone());
+                    self.waiting.entry(frontend.key).or_default().insert(owner.clone());
                     continue;
                 }
                 Some(_) => {}
                 None => {
-                    let is_first = front.reach == Reach::ClusterIp && !self.addresses.contains_key(&address);
+                    let is_first =
+                        frontend.kind == FrontendKind::ClusterIp && !self.addresses.contains_key(&address);
                     let (family, wanted) = (port.key.family, 1 + usize::from(is_first));
-                    let asked = self.allowance.ask(owner.namespace(), family, What::Frontends, wanted);
-                    if let Err(beyond) = asked {
-                        port.problems.push(format!("port {number} at {address} is not served: {beyond}"));
+                    let asked = self.allowance.ask(owner.namespace(), family, Resource::Frontends, wanted);
+                    if let Err(exceeded) = asked {
+                        port.problems.push(format!("port {number} at {address} is not served: {exceeded}"));
                         self.unsatisfied.insert(owner.clone());
                         continue;
                     }
-                    self.owners.insert(front.key, port.number);
-                    self.allowance.take(owner.namespace(), family, What::Frontends, 1);
+                    self.owners.insert(frontend.key, port.number);
+                    self.allowance.take(owner.namespace(), family, Resource::Frontends, 1);
                 }
             }
-            let value = self.value_of(port, &front, in_range);
-            let known = before.remove(&front.key);
+            let value = self.value_of(port, &frontend, in_range);
+            let known = before.remove(&frontend.key);
             if known.is_none() {
-                self.count_front(&front, true);
+                self.count_frontend(&frontend, true);
             }
-            if known.is_none_or(|(_, before)| before != value) && !self.is_inherited(front.key, &value) {
-                self.staged.frontends.insert(front.key, Some(value));
-                if known.is_none_or(|(it, _): (Frontend, _)| it.ranged != front.ranged) {
-                    self.stage_diversion(front.key.address);
+            if known.is_none_or(|(_, before)| before != value) && !self.is_inherited(frontend.key, &value) {
+                self.staged.frontends.insert(frontend.key, Some(value));
+                if known.is_none_or(|(it, _): (Frontend, _)| it.ranged != frontend.ranged) {
+                    self.stage_epoch(frontend.key.address);
                 }
             }
-            fronts.push((front, value));
+            frontends.push((frontend, value));
         }
-        for (front, _) in before.into_values() {
-            self.drop_front(owner, &front);
+        for (frontend, _) in before.into_values() {
+            self.remove_frontend(owner, &frontend);
         }
-        port.fronts = fronts.into();
+        port.frontends = frontends.into();
     }
 
     /// Whether the node itself is in the source ranges of a port.
@@ -403,77 +407,80 @@ impl State {
         self.node_addresses.iter().any(|address| in_range(*address))
     }
 
-    fn value_of(&self, port: &Programmed, front: &Frontend, in_range: bool) -> FrontendValue {
+    fn value_of(&self, port: &Programmed, frontend: &Frontend, in_range: bool) -> FrontendValue {
         let number = |set: Option<BackendSet>| set.map_or(SetNumber::default(), |it| it.number);
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        let outside =
-            if front.reach.is_external() { port.outside } else { port.turns[front.outside as usize] };
+        let outside = if frontend.kind.is_external() {
+            port.outside
+        } else {
+            port.round_robin[frontend.outside as usize]
+        };
         FrontendValue {
             service: port.number,
-            inside: number(port.turns[front.inside as usize]),
+            inside: number(port.round_robin[frontend.inside as usize]),
             outside: number(outside),
-            flags: (if front.reach == Reach::ClusterIp { self.inside_only() } else { 0 })
-                | flag(front.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
-                | flag(front.outside == Scope::Local, FRONTEND_OUTSIDE_LOCAL)
-                | flag(front.ranged, FRONTEND_RANGES)
-                | flag(front.ranged && in_range, FRONTEND_NODE_IN_RANGES),
+            flags: (if frontend.kind == FrontendKind::ClusterIp { self.inside_only() } else { 0 })
+                | flag(frontend.inside == Scope::Local, FRONTEND_INSIDE_LOCAL)
+                | flag(frontend.outside == Scope::Local, FRONTEND_OUTSIDE_LOCAL)
+                | flag(frontend.ranged, FRONTEND_RANGES)
+                | flag(frontend.ranged && in_range, FRONTEND_NODE_IN_RANGES),
             affinity: port.plan.affinity,
         }
     }
 
     /// Raises the epoch for flows to an address, whether it is a service's now or not. The unspecified address stands
     /// for the node's own.
-    pub fn stage_diversion(&mut self, address: IpAddr) {
+    pub fn stage_epoch(&mut self, address: IpAddr) {
         let concerned = match (address.is_unspecified(), self.node_addresses.is_empty()) {
             (false, _) => Concerned::address(address),
             (true, false) => self.node_addresses.iter().copied().collect(),
             (true, true) => Concerned::everything(),
         };
-        self.staged.diverts.add(concerned);
+        self.staged.concerned.add(concerned);
     }
 
     /// Stages the removal of an own frontend.
-    fn drop_front(&mut self, owner: &Owner, front: &Frontend) {
-        self.owners.remove(&front.key);
-        self.freed.push(front.key);
-        let family = Family::of(front.key.address);
-        self.allowance.give_own(owner.namespace(), family, What::Frontends, 1);
-        self.staged.given_up.push((family, What::Frontends, 1));
-        self.staged.frontends.insert(front.key, None);
-        self.stage_diversion(front.key.address);
-        self.count_front(front, false);
+    fn remove_frontend(&mut self, owner: &Owner, frontend: &Frontend) {
+        self.owners.remove(&frontend.key);
+        self.freed.push(frontend.key);
+        let family = Family::of(frontend.key.address);
+        self.allowance.give_own(owner.namespace(), family, Resource::Frontends, 1);
+        self.staged.given_up.push((family, Resource::Frontends, 1));
+        self.staged.frontends.insert(frontend.key, None);
+        self.stage_epoch(frontend.key.address);
+        self.count_frontend(frontend, false);
     }
 
     /// Stages the removal of a port.
-    fn withdraw(&mut self, owner: &Owner, port: Programmed) {
-        for (front, _) in &port.fronts {
-            self.drop_front(owner, front);
+    fn remove_port(&mut self, owner: &Owner, port: Programmed) {
+        for (frontend, _) in &port.frontends {
+            self.remove_frontend(owner, frontend);
         }
         for member in &port.plan.members {
             self.drain(owner, &port, member.backend);
         }
-        for set in port.turns.into_iter().chain([port.outside]).flatten() {
+        for set in port.round_robin.into_iter().chain([port.outside]).flatten() {
             self.account_set(owner, port.key.family, &set, false);
             self.staged.released.push((port.key.family, set));
         }
         if !port.source_ranges.is_empty() {
             let count = port.source_ranges.len();
-            self.allowance.give(owner.namespace(), port.key.family, What::Ranges, count);
+            self.allowance.give(owner.namespace(), port.key.family, Resource::Ranges, count);
             let (service, old) = (port.number, port.source_ranges);
             self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
         }
     }
 
-    fn count_front(&mut self, front: &Frontend, more: bool) {
-        if front.reach.is_external() {
+    fn count_frontend(&mut self, frontend: &Frontend, more: bool) {
+        if frontend.kind.is_external() {
             if more {
-                self.served.add(front.key.port, &mut *self.tables);
+                self.served.add(frontend.key.port, &mut *self.tables);
             } else {
                 // Existing connections continue, and the mark stays as long as they do.
-                self.served.remove(front.key.port);
+                self.served.remove(frontend.key.port);
             }
         } else {
-            self.count_address(front.key.address, more);
+            self.count_address(frontend.key.address, more);
         }
     }
 
@@ -507,14 +514,14 @@ impl From<FillError> for SetError {
 
 /// The places of look-up tables that a set has.
 fn lookups(set: &BackendSet) -> usize {
-    if set.value.choice == Choice::Table { set.value.count.into() } else { 0 }
+    if set.value.choice == Choice::Maglev { set.value.count.into() } else { 0 }
 }
 
 fn choice_of(consistent: bool, backends: usize) -> Choice {
     match consistent {
-        false => Choice::Turns,
-        true if backends == 0 => Choice::Turns,
-        true if maglev::by_table(backends) => Choice::Table,
-        true => Choice::Score,
+        false => Choice::RoundRobin,
+        true if backends == 0 => Choice::RoundRobin,
+        true if maglev::by_table(backends) => Choice::Maglev,
+        true => Choice::Rendezvous,
     }
 }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::{
     Balancer, NodeAddresses, Site,
-    memory::{From, Led, Memory},
+    memory::{Destination, From, Memory},
     tables::{
         Backend, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
         SetValue, TableError, Tables,
@@ -214,9 +214,11 @@ fn allowed(clusters: &[&Cluster]) -> BTreeMap<(From, FrontendKey), BTreeSet<IpAd
 /// Who answers once a cluster is in force. Two services that claim one place: either.
 fn is_in_force(tables: &Memory, cluster: &Cluster) {
     for ((from, at), may) in allowed(&[cluster]) {
-        match tables.lead(from, at) {
-            Led::To(backends) => assert!(backends.iter().all(|it| may.contains(&it.address)), "{at:?}"),
-            Led::Refused => {
+        match tables.connect(from, at) {
+            Destination::Backends(backends) => {
+                assert!(backends.iter().all(|it| may.contains(&it.address)), "{at:?}")
+            }
+            Destination::Refused => {
                 let empty = cluster.values().any(|told| told.backends.1 == 0);
                 assert!(empty, "{at:?} is refused although every service has backends");
             }
@@ -229,7 +231,7 @@ fn start(tables: Memory, clusters: [&Cluster; 2], good: usize) -> bool {
     let allowed = allowed(&clusters);
     let look = move |tables: &Memory| {
         for ((from, at), may) in &allowed {
-            if let Led::To(backends) = tables.lead(*from, *at) {
+            if let Destination::Backends(backends) = tables.connect(*from, *at) {
                 for backend in backends {
                     assert!(may.contains(&backend.address), "{from:?} is led from {at:?} to {backend:?}");
                 }

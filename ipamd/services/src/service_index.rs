@@ -27,7 +27,7 @@ pub(super) struct ServiceIndex {
 
 impl ServiceIndex {
     /// Applies a change, and adds the services that it concerns.
-    pub fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
+    pub fn apply_change(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
         match change {
             Change::Put(Object::Service(service)) => {
                 let id = id_of(&service.namespace, &service.name);
@@ -111,7 +111,7 @@ mod tests {
         let mut index = ServiceIndex::default();
         let concern = |index: &mut ServiceIndex, change: &Change| {
             let mut concerned = BTreeSet::new();
-            index.absorb(change, &mut concerned);
+            index.apply_change(change, &mut concerned);
             concerned.into_iter().map(|id| id.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(concern(&mut index, &slice("s", Some("a"))), ["a"]);

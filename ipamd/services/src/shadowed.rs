@@ -13,7 +13,7 @@ use ipamd_kernel::netlink::Listener;
 impl Balancer {
     /// What is wrong with the ports that these listen at, a sentence each; while a change is under way, what was before it.
     pub fn shadowed(&self, listeners: &[Listener]) -> Vec<String> {
-        self.seen(|state, seen| seen.shadowed = state.shadowed(listeners)).shadowed.clone()
+        self.report(|state, report| report.shadowed = state.shadowed(listeners)).shadowed.clone()
     }
 }
 
@@ -38,7 +38,7 @@ impl State {
             });
             let Some(key) = places.into_iter().find(|key| self.owners.contains_key(key)) else { continue };
             let has = |(_, ports): &(_, &Vec<super::program::Programmed>)| {
-                ports.iter().any(|port| port.fronts.iter().any(|(front, _)| front.key == key))
+                ports.iter().any(|port| port.frontends.iter().any(|(frontend, _)| frontend.key == key))
             };
             let owner = self.programmed.iter().find(has).map(|(owner, _)| owner.to_string());
             problems.push(format!(

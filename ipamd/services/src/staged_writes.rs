@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     backend_sets::{BackendSet, TableSpace},
     tables::{
         Family, FrontendKey, FrontendValue, Member, PortRow, ServiceNumber, SetNumber, SetValue, TableError,
@@ -37,16 +37,16 @@ pub(super) struct StagedWrites {
     pub emptied: Vec<(Family, BackendSet)>,
     pub released: Vec<(Family, BackendSet)>,
     /// The flows that may have to go to another backend.
-    pub diverts: Concerned,
+    pub concerned: Concerned,
     /// What is freed in the tables after the writes, for the accounts.
-    pub given_up: Vec<(Family, What, usize)>,
+    pub given_up: Vec<(Family, Resource, usize)>,
     /// The error that makes these writes incomplete.
     pub failed: Option<TableError>,
 }
 
 impl StagedWrites {
     /// The value that was read; `None`, with the error kept, if it could not be read.
-    pub fn note<T>(&mut self, read: Result<T, TableError>) -> Option<T> {
+    pub fn ok_or_fail<T>(&mut self, read: Result<T, TableError>) -> Option<T> {
         read.map_err(|error| self.failed = Some(error)).ok()
     }
 
@@ -85,6 +85,6 @@ impl StagedWrites {
             tables.put_set(set.number, SetValue::default());
             space.release(*family, set);
         }
-        tables.raise_epoch(&staged.diverts)
+        tables.raise_epoch(&staged.concerned)
     }
 }

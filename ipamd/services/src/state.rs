@@ -189,7 +189,7 @@ impl State {
         }
     }
 
-    pub fn stand_at(&mut self, addresses: NodeAddresses) {
+    pub fn set_node_addresses(&mut self, addresses: NodeAddresses) {
         self.node_addresses = addresses.all;
         self.node_ports = addresses.node_ports;
         if let Some(health) = &self.health {
@@ -197,9 +197,9 @@ impl State {
         }
     }
 
-    pub fn absorb(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
+    pub fn apply_change(&mut self, change: &Change, concerned: &mut BTreeSet<ServiceId>) {
         supervisor::beat();
-        self.index.absorb(change, concerned);
+        self.index.apply_change(change, concerned);
         let zone = match change {
             Change::Put(Object::Node(node)) if node.name == self.site.node => {
                 node.labels.get(ZONE).map(Arc::from)
@@ -281,7 +281,7 @@ impl State {
     pub fn rebuild(&mut self) -> Result<(), TableError> {
         self.space = TableSpace::new(self.tables.limits());
         let mut inherited = InheritedTables::read(&*self.tables, &mut self.space)?;
-        self.own_fronts().for_each(|own| inherited.promise(own));
+        self.own_frontends().for_each(|own| inherited.reserve_number(own));
         self.last_number = self.last_number.max(inherited.highest());
         self.allowance = Allowance::new(self.tables.limits());
         for family in Family::ALL {
@@ -339,7 +339,7 @@ impl State {
         supervisor::beat();
         let wanted = match owner {
             Owner::Service(id) => {
-                self.note_health(id);
+                self.update_health_check(id);
                 let wanted = self.wanted_of_service(id);
                 self.move_host_ports(owner, &wanted);
                 wanted
@@ -351,16 +351,17 @@ impl State {
 
     /// Moves host ports out of the way of a service before it is programmed.
     fn move_host_ports(&mut self, owner: &Owner, wanted: &[Wanted]) {
-        let before = self.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.fronts);
-        let fronts: Vec<_> = wanted.iter().flat_map(|port| &port.plan.fronts).collect();
-        let more = self.claimed.replace(before, &fronts);
+        let before = self.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.frontends);
+        let frontends: Vec<_> = wanted.iter().flat_map(|port| &port.plan.frontends).collect();
+        let more = self.claimed.replace(before, &frontends);
         // In a rebuild they come after all services.
         if !more || self.inherited.is_some() {
             return;
         }
         let is_in_the_way = |(key, mappings): (&AttachmentKey, &Vec<(PortMapping, Vec<IpAddr>)>)| {
-            let meets =
-                |mapping: &PortMapping| fronts.iter().any(|front| claimed_frontends::meet(front, mapping));
+            let meets = |mapping: &PortMapping| {
+                frontends.iter().any(|frontend| claimed_frontends::conflicts(frontend, mapping))
+            };
             mappings.iter().any(|(mapping, _)| meets(mapping)).then(|| Owner::HostPorts(key.clone()))
         };
         let in_the_way: Vec<_> = self.host_ports.iter().filter_map(is_in_the_way).collect();

@@ -55,11 +55,11 @@ pub struct FrontendValue {
 pub enum Choice {
     /// Round robin.
     #[default]
-    Turns,
+    RoundRobin,
     /// The highest score of the client with each backend (rendezvous hashing).
-    Score,
+    Rendezvous,
     /// A Maglev table: the set's places are in the look-up tables.
-    Table,
+    Maglev,
 }
 
 /// Where a set's backends lie.

@@ -1,4 +1,4 @@
-//! What the model of the API does not reach: large services, full tables, backends in the node's own namespace, and
+//! What the model of the API does not kind: large services, full tables, backends in the node's own namespace, and
 //! endpoints on their way out.
 
 use std::{
@@ -14,7 +14,7 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use super::{
     Balancer, NodeAddresses, Site,
     listing::Listing as _,
-    memory::{From, Led, Memory},
+    memory::{Destination, From, Memory},
     tables::{Backend, Family, FrontendKey, Limits, PortRow, Tables},
 };
 use ipamd_model::{
@@ -94,8 +94,8 @@ pub(super) fn start(tables: &Memory, first: &[Change]) -> Balancer {
 
 /// Who takes a connection to the node port, or to the service's own address.
 fn led(tables: &Memory, from: From, to: (IpAddr, u16)) -> BTreeSet<IpAddr> {
-    match tables.lead(from, FrontendKey { address: to.0, port: to.1, protocol: 6 }) {
-        Led::To(backends) => backends.into_iter().map(|it| it.address).collect(),
+    match tables.connect(from, FrontendKey { address: to.0, port: to.1, protocol: 6 }) {
+        Destination::Backends(backends) => backends.into_iter().map(|it| it.address).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -245,20 +245,20 @@ fn a_port_of_the_node_follows_the_nodes_addresses() {
     let tables = Memory::default();
     let balancer = start(&tables, &[]);
     let (other, loopback) = (IpAddr::from([192, 0, 2, 8]), IpAddr::from([127, 0, 0, 1]));
-    let objection = balancer.objection(&[mapping(Some(other), 53)]).unwrap();
+    let objection = balancer.host_port_conflict(&[mapping(Some(other), 53)]).unwrap();
     assert_eq!(
         objection,
         "the node's port 192.0.2.8:53/tcp cannot lead to a container: 192.0.2.8 is no address of this node: take one \
          that is, or none"
     );
     for allowed in [None, Some(NODE.into()), Some(loopback), Some(Ipv4Addr::UNSPECIFIED.into())] {
-        assert_eq!(balancer.objection(&[mapping(allowed, 53)]), None);
+        assert_eq!(balancer.host_port_conflict(&[mapping(allowed, 53)]), None);
     }
     // One from before such ports were refused, or whose address has gone since.
     balancer.set_host_ports(&container("a"), &[mapping(Some(other), 53)], &[POD]);
     let at = |address| FrontendKey { address, port: 53, protocol: 6 };
     for from in [From::Endpoint(backend(3)), From::Node, From::Outside(CLIENT)] {
-        assert_eq!(tables.lead(from, at(other)), Led::AsIs, "{from:?}");
+        assert_eq!(tables.connect(from, at(other)), Destination::NotAService, "{from:?}");
     }
     assert_eq!(
         balancer.problems(),
@@ -269,9 +269,12 @@ fn a_port_of_the_node_follows_the_nodes_addresses() {
     );
     balancer.set_node_addresses(node_addresses(&[NODE.into(), other]));
     assert_eq!(led(&tables, From::Outside(CLIENT), (other, 53)), [POD].into());
-    assert_eq!((balancer.problems().len(), balancer.objection(&[mapping(Some(other), 53)])), (0, None));
+    assert_eq!(
+        (balancer.problems().len(), balancer.host_port_conflict(&[mapping(Some(other), 53)])),
+        (0, None)
+    );
     balancer.set_node_addresses(node_addresses(&[NODE.into()]));
-    assert_eq!(tables.lead(From::Node, at(other)), Led::AsIs);
+    assert_eq!(tables.connect(From::Node, at(other)), Destination::NotAService);
     assert_eq!(balancer.problems().len(), 1);
     balancer.set_host_ports(&container("a"), &[], &[]);
     assert_eq!(balancer.problems().len(), 0);
@@ -285,8 +288,8 @@ fn a_port_at_loopback_is_the_nodes_own() {
     balancer.set_host_ports(&container("a"), &[mapping(Some(loopback), 8000)], &[POD]);
     assert_eq!(led(&tables, From::Node, (loopback, 8000)), [POD].into());
     let at = FrontendKey { address: loopback, port: 8000, protocol: 6 };
-    assert_eq!(tables.lead(From::Endpoint(backend(3)), at), Led::AsIs);
-    assert_eq!(tables.lead(From::Outside(CLIENT), at), Led::AsIs);
+    assert_eq!(tables.connect(From::Endpoint(backend(3)), at), Destination::NotAService);
+    assert_eq!(tables.connect(From::Outside(CLIENT), at), Destination::NotAService);
 }
 
 #[test]
@@ -299,7 +302,7 @@ fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
     let ports =
         [mapping(Some(cluster_ip(1)), 81), mapping(Some(NODE.into()), NODE_PORT), mapping(None, 9000)];
     balancer.set_host_ports(&container("a"), &ports, &[POD]);
-    let from_node = |address, port| tables.lead(From::Node, FrontendKey { address, port, protocol: 6 });
+    let from_node = |address, port| tables.connect(From::Node, FrontendKey { address, port, protocol: 6 });
     let to_pod = led(&tables, From::Node, (cluster_ip(1), 81));
     assert_eq!(to_pod, [POD].into(), "as long as it is only an address of the node");
     let number = |tables: &Memory| {
@@ -308,19 +311,19 @@ fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
     };
     let before = number(&tables);
     balancer.apply(&[service(1, Some(NODE_PORT)), slice(1, [backend(1)])]);
-    assert_eq!(from_node(cluster_ip(1), 81), Led::Refused, "the address is the service's, whole");
+    assert_eq!(from_node(cluster_ip(1), 81), Destination::Refused, "the address is the service's, whole");
     assert_eq!(from_outside(&tables), [backend(1)].into());
     assert_eq!(from_inside(&tables, 1), [backend(1)].into());
     assert_eq!(led(&tables, From::Node, (NODE.into(), 9000)), [POD].into(), "its other port stays");
     assert_eq!(number(&tables), before, "with its connections");
     assert_eq!(balancer.problems().len(), 2, "{:?}", balancer.problems());
     assert_eq!(
-        balancer.objection(&[mapping(None, NODE_PORT)]).unwrap(),
+        balancer.host_port_conflict(&[mapping(None, NODE_PORT)]).unwrap(),
         format!(
             "the node's port {NODE_PORT}/tcp cannot lead to a container: the service ns/s1 is reached there"
         )
     );
-    assert!(balancer.objection(&[mapping(Some(cluster_ip(1)), 9999)]).is_some());
+    assert!(balancer.host_port_conflict(&[mapping(Some(cluster_ip(1)), 9999)]).is_some());
     // Another daemon finds it so, and does not turn it round.
     drop(balancer);
     let site = Site { node: "node".into(), zone: None, pools: Vec::new() };
@@ -330,7 +333,7 @@ fn a_port_of_the_node_is_never_in_the_way_of_a_service() {
         .start(node_addresses(&all), held, &[service(1, Some(NODE_PORT)), slice(1, [backend(1)])])
         .unwrap();
     assert_eq!(from_outside(&tables), [backend(1)].into());
-    assert_eq!((from_node(cluster_ip(1), 81), number(&tables)), (Led::Refused, before));
+    assert_eq!((from_node(cluster_ip(1), 81), number(&tables)), (Destination::Refused, before));
     // When the service is gone, the ports are the container's.
     balancer.apply(&[Change::Remove(ObjectId::namespaced(Kind::Service, "ns", "s1"))]);
     assert_eq!(led(&tables, From::Node, (cluster_ip(1), 81)), [POD].into());
@@ -360,14 +363,14 @@ fn a_family_without_source_ranges_is_open() {
     })));
     let balancer = start(&tables, &[with(&["192.0.2.0/24"]), slice(1, [backend(1)]), of_six]);
     let at = |address| FrontendKey { address, port: 80, protocol: 6 };
-    assert_eq!(tables.lead(From::Outside(CLIENT), at(v4)), Led::Dropped);
+    assert_eq!(tables.connect(From::Outside(CLIENT), at(v4)), Destination::Dropped);
     assert_eq!(led(&tables, From::Outside(far), (v6, 80)), [six].into(), "IPv6 has no ranges");
     balancer.apply(&[with(&["2001:db8:7::/48"])]);
     assert_eq!(led(&tables, From::Outside(CLIENT), (v4, 80)), [backend(1)].into(), "now IPv4 has none");
-    assert_eq!(tables.lead(From::Outside(far), at(v6)), Led::Dropped);
+    assert_eq!(tables.connect(From::Outside(far), at(v6)), Destination::Dropped);
     balancer.apply(&[with(&["192.0.2.0/24", "2001:db8:7::/48"])]);
-    assert_eq!(tables.lead(From::Outside(CLIENT), at(v4)), Led::Dropped);
-    assert_eq!(tables.lead(From::Outside(far), at(v6)), Led::Dropped);
+    assert_eq!(tables.connect(From::Outside(CLIENT), at(v4)), Destination::Dropped);
+    assert_eq!(tables.connect(From::Outside(far), at(v6)), Destination::Dropped);
 }
 
 /// What a trace says of a connection is what the tables do to it.
@@ -394,17 +397,17 @@ fn what_is_told_of_a_connection_is_what_becomes_of_it() {
         };
         for address in [cluster_ip(1), cluster_ip(2), vip, NODE.into(), [198, 51, 100, 7].into()] {
             for (protocol, port) in [(6, 80), (6, 81), (17, 80), (6, NODE_PORT), (1, 0)] {
-                let told = balancer.led(protocol, source, (address, port).into(), inside);
-                let done = tables.lead(from, FrontendKey { address, port, protocol });
+                let told = balancer.resolve(protocol, source, (address, port).into(), inside);
+                let done = tables.connect(from, FrontendKey { address, port, protocol });
                 let what = format!("{from:?} {address}:{port}/{protocol}: {told:?}, {done:?}");
                 match done {
-                    Led::AsIs => assert_eq!(told, None, "{what}"),
-                    Led::To(backends) => {
+                    Destination::NotAService => assert_eq!(told, None, "{what}"),
+                    Destination::Backends(backends) => {
                         let told = told.expect(&what);
                         let told: BTreeSet<_> = told.backends.iter().map(std::net::SocketAddr::ip).collect();
                         assert_eq!(told, backends.into_iter().map(|it| it.address).collect(), "{what}");
                     }
-                    Led::Refused | Led::Dropped => {
+                    Destination::Refused | Destination::Dropped => {
                         let told = told.expect(&what);
                         assert!(told.backends.is_empty(), "{what}");
                         refused += usize::from(told.refusal.is_some());

@@ -6,9 +6,9 @@ use ipamd_api::{AttachmentKey, PortMapping};
 use ipnetwork::IpNetwork;
 
 use super::{
-    allowance::What,
+    allowance::Resource,
     claimed_frontends,
-    plan::{self, Frontend, Plan, Reach, Scope, Slices},
+    plan::{self, Frontend, FrontendKind, Plan, Scope, Slices},
     program::{PortKey, Wanted},
     service_index::ServiceId,
     state::{Owner, State},
@@ -18,13 +18,13 @@ use ipamd_model::services::Role;
 
 impl State {
     /// Has a service claim its health check port, with the ready endpoints of this node behind it.
-    pub fn note_health(&mut self, id: &ServiceId) {
+    pub fn update_health_check(&mut self, id: &ServiceId) {
         let port = self.index.services.get(id).and_then(|service| service.health_check_port);
-        let claim = port.map(|port| (port, self.ready_here(id)));
+        let claim = port.map(|port| (port, self.count_ready_local(id)));
         self.health_checks.set(id, claim);
     }
 
-    fn ready_here(&self, id: &ServiceId) -> usize {
+    fn count_ready_local(&self, id: &ServiceId) -> usize {
         let endpoints = self.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
         let ready: BTreeSet<_> =
             endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
@@ -33,7 +33,7 @@ impl State {
     }
 
     /// Where each port of a service is reached first of all: nobody else is while the service is there.
-    pub fn own_fronts(&self) -> impl Iterator<Item = FrontendKey> {
+    pub fn own_frontends(&self) -> impl Iterator<Item = FrontendKey> {
         self.index.services.values().filter(|service| service.role == Role::Balanced).flat_map(|service| {
             service.ports.iter().flat_map(|port| {
                 let first = |family| {
@@ -51,7 +51,7 @@ impl State {
         let slices = Slices::new(self.index.slices_of(id));
         let mut wanted = Vec::new();
         // No service has more than a namespace may have: what is beyond is not even planned.
-        let mut left = [self.allowance.share(What::Members) as usize; 2];
+        let mut left = [self.allowance.share(Resource::Members) as usize; 2];
         for port in &service.ports {
             for family in Family::ALL {
                 let left = &mut left[family as usize];
@@ -59,7 +59,7 @@ impl State {
                     continue;
                 };
                 *left -= plan.members.len();
-                let is_checked = plan.fronts.iter().any(|front| front.ranged);
+                let is_checked = plan.frontends.iter().any(|frontend| frontend.ranged);
                 // In the order, and of the form, in which the tables tell them.
                 let ranges: BTreeSet<_> = service
                     .source_ranges
@@ -76,7 +76,7 @@ impl State {
 
     /// Why a port of the node cannot lead to a container, as a phrase: its address is not the node's, where the container
     /// would get what is meant for another machine; or it is where a service is reached.
-    pub fn obstacle(&self, mapping: &PortMapping, family: Option<Family>) -> Option<String> {
+    pub fn host_port_conflict(&self, mapping: &PortMapping, family: Option<Family>) -> Option<String> {
         let families = family.map_or(Family::ALL.to_vec(), |family| vec![family]);
         let at = |family: Family| mapping.host_ip.unwrap_or_else(|| family.unspecified());
         // Loopback is the node's, whatever of it an interface has.
@@ -97,13 +97,13 @@ impl State {
 
     /// One of the services that claim the place of a port of the node.
     fn service_at(&self, address: IpAddr, mapping: &PortMapping) -> Option<&Owner> {
-        let is_there = |front: &Frontend| {
-            let here = front.key.address == address || front.key.address.is_unspecified();
-            here && claimed_frontends::meet(front, mapping)
+        let is_there = |frontend: &Frontend| {
+            let here = frontend.key.address == address || frontend.key.address.is_unspecified();
+            here && claimed_frontends::conflicts(frontend, mapping)
         };
         let found = self.programmed.iter().find(|(owner, ports)| {
-            let mut fronts = ports.iter().flat_map(|port| &port.plan.fronts);
-            matches!(owner, Owner::Service(_)) && fronts.any(is_there)
+            let mut frontends = ports.iter().flat_map(|port| &port.plan.frontends);
+            matches!(owner, Owner::Service(_)) && frontends.any(is_there)
         });
         found.map(|(owner, _)| owner)
     }
@@ -119,19 +119,19 @@ impl State {
                 }
                 let backend = Backend { address: *address, port: mapping.container_port };
                 let at = mapping.host_ip.unwrap_or_else(|| family.unspecified());
-                let front = Frontend {
+                let frontend = Frontend {
                     key: FrontendKey { address: at, port: mapping.host_port, protocol: mapping.protocol },
-                    reach: Reach::HostPort,
+                    kind: FrontendKind::HostPort,
                     inside: Scope::Cluster,
                     outside: Scope::Cluster,
                     ranged: false,
                 };
-                let obstacle = self.obstacle(mapping, Some(family));
+                let conflict = self.host_port_conflict(mapping, Some(family));
                 let plan = Plan {
-                    fronts: if obstacle.is_none() { vec![front] } else { Vec::new() },
+                    frontends: if conflict.is_none() { vec![frontend] } else { Vec::new() },
                     members: vec![Member { backend, in_cluster: true, in_local: true }],
                     affinity: 0,
-                    problems: obstacle
+                    problems: conflict
                         .map(|why| format!("{} does not lead to it: {why}", mapping.host_side()))
                         .into_iter()
                         .collect(),

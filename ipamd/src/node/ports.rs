@@ -26,8 +26,8 @@ impl Node {
         if mappings.is_empty() || self.state().records.contains_key(&request.key) {
             return Ok(());
         }
-        if let Some(objection) = self.services.objection(mappings) {
-            return Err(ApiError::new(ErrorKind::PortInUse, objection));
+        if let Some(conflict) = self.services.host_port_conflict(mappings) {
+            return Err(ApiError::new(ErrorKind::PortInUse, conflict));
         }
         let listeners = self.kernel.listeners().map_err(internal)?;
         let listened_on = mappings

@@ -61,7 +61,7 @@ impl NodeService {
         let services = Arc::clone(&self.services);
         let led = move |flow: &SeenFlow, inside: bool| {
             let to = (flow.destination, flow.destination_port).into();
-            services.led(flow.protocol, flow.source, to, inside)
+            services.resolve(flow.protocol, flow.source, to, inside)
         };
         let traced = aside(move || node.policy().trace(&query, led)).await?;
         let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;

@@ -198,9 +198,9 @@ impl Tables for ServiceTables {
 
     fn put_set(&mut self, set: SetNumber, value: SetValue) {
         let flags = match value.choice {
-            Choice::Turns => 0,
-            Choice::Score => SET_BY_SCORE,
-            Choice::Table => SET_BY_TABLE,
+            Choice::RoundRobin => 0,
+            Choice::Rendezvous => SET_BY_SCORE,
+            Choice::Maglev => SET_BY_TABLE,
         } | if value.elsewhere { SET_ELSEWHERE } else { 0 };
         let parts = BackendSet { first: value.first, count: value.count, flags, ..BackendSet::default() };
         let mut word = [0; 8];
@@ -218,9 +218,9 @@ impl Tables for ServiceTables {
     fn set(&self, set: SetNumber) -> SetValue {
         let BackendSet { first, count, flags, .. } = self.sets.get(set.0);
         let choice = match flags {
-            flags if flags & SET_BY_TABLE != 0 => Choice::Table,
-            flags if flags & SET_BY_SCORE != 0 => Choice::Score,
-            _ => Choice::Turns,
+            flags if flags & SET_BY_TABLE != 0 => Choice::Maglev,
+            flags if flags & SET_BY_SCORE != 0 => Choice::Rendezvous,
+            _ => Choice::RoundRobin,
         };
         SetValue { first, count, choice, elsewhere: flags & SET_ELSEWHERE != 0 }
     }

@@ -23,7 +23,7 @@ use ipamd_model::{
         Direction,
         protocol::{self, has_ports, is_icmp, question_of},
     },
-    services::Led,
+    services::ServiceTarget,
 };
 
 /// Stands for the port of whoever opens a flow, where none is named.
@@ -369,21 +369,24 @@ impl Enforcer {
     pub fn trace(
         &self,
         query: &TraceQuery,
-        led: impl Fn(&SeenFlow, bool) -> Option<Led>,
+        resolve: impl Fn(&SeenFlow, bool) -> Option<ServiceTarget>,
     ) -> Result<Trace, String> {
         let flows = self.lock().flows(query)?;
         let mut asked = Vec::new();
         for (flow, inside) in flows {
-            match led(&flow, inside) {
+            match resolve(&flow, inside) {
                 None => asked.push((flow, Way::Direct)),
-                Some(Led { service, backends, refusal }) if backends.is_empty() => {
+                Some(ServiceTarget { service, backends, refusal }) if backends.is_empty() => {
                     let empty = "the service has no backend that takes new connections: they are refused";
                     asked.push((flow, Way::Nowhere(service, refusal.unwrap_or(empty))));
                 }
-                Some(Led { service, backends, .. }) => asked.extend(backends.into_iter().map(|backend| {
-                    let to = SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
-                    (to, Way::By(service.clone()))
-                })),
+                Some(ServiceTarget { service, backends, .. }) => {
+                    asked.extend(backends.into_iter().map(|backend| {
+                        let to =
+                            SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
+                        (to, Way::By(service.clone()))
+                    }))
+                }
             }
         }
         self.lock().trace(query, asked)

@@ -3,7 +3,7 @@ use ipamd_api::policy::{IcmpMessage, PolicyQuery};
 use super::*;
 use crate::enforce::SeenFlow;
 use ipamd_model::objects::Refusal;
-use ipamd_model::services::Led;
+use ipamd_model::services::ServiceTarget;
 
 const TIERED: &str = "
 apiVersion: projectcalico.org/v3
@@ -95,7 +95,7 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
     let led = |backends: &'static [&str]| {
         move |flow: &SeenFlow, inside: bool| {
             assert!(inside, "pods know services from inside");
-            ((flow.destination, flow.destination_port) == (vip.ip(), vip.port())).then(|| Led {
+            ((flow.destination, flow.destination_port) == (vip.ip(), vip.port())).then(|| ServiceTarget {
                 service: "n/web".into(),
                 backends: backends.iter().map(|it| it.parse().unwrap()).collect(),
                 refusal: None,
@@ -138,7 +138,11 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
     let elsewhere = TraceQuery { from: "192.0.2.1".into(), ..query("10.96.0.1", 6, 81) };
     let outside = bench.enforcer.trace(&elsewhere, |_, inside| {
         assert!(!inside);
-        Some(Led { service: "n/web".into(), backends: vec!["192.0.2.9:80".parse().unwrap()], refusal: None })
+        Some(ServiceTarget {
+            service: "n/web".into(),
+            backends: vec!["192.0.2.9:80".parse().unwrap()],
+            refusal: None,
+        })
     });
     assert_eq!(
         outside.unwrap_err(),
