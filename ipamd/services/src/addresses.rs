@@ -13,52 +13,52 @@ use super::{
 impl State {
     /// The first service at a cluster address has it marked, the last has the mark taken away.
     pub fn count_address(&mut self, address: IpAddr, more: bool) {
-        let count = self.addresses.entry(address).or_default();
+        let count = self.ledger.addresses.entry(address).or_default();
         let before = *count;
         *count = if more { before + 1 } else { before - 1 };
         if *count == 0 {
-            self.addresses.remove(&address);
+            self.ledger.addresses.remove(&address);
         }
         let family = Family::of(address);
         if before == 0 {
-            self.allowance.take(None, family, Resource::Frontends, 1);
+            self.ledger.allowance.take(None, family, Resource::Frontends, 1);
         } else if !more && before == 1 {
-            self.staged.given_up.push((family, Resource::Frontends, 1));
+            self.ledger.staged.given_up.push((family, Resource::Frontends, 1));
         }
-        if before == 0 || !self.addresses.contains_key(&address) {
+        if before == 0 || !self.ledger.addresses.contains_key(&address) {
             self.stage_address(address);
         }
     }
 
     /// Says of the addresses of the node which of them serve node ports.
     pub fn stage_node_addresses(&mut self) {
-        for address in self.node_ports.clone() {
-            self.allowance.take(None, Family::of(address), Resource::Frontends, 1);
+        for address in self.inputs.node_ports.clone() {
+            self.ledger.allowance.take(None, Family::of(address), Resource::Frontends, 1);
             self.stage_address(address);
         }
     }
 
     /// An address that the node has although it is a service's, as IPVS leaves it behind, is the service's.
     fn stage_address(&mut self, address: IpAddr) {
-        let flags = if self.addresses.contains_key(&address) {
+        let flags = if self.ledger.addresses.contains_key(&address) {
             ADDRESS_OF_SERVICE | self.inside_only()
-        } else if self.node_ports.contains(&address) {
+        } else if self.inputs.node_ports.contains(&address) {
             ADDRESS_OF_NODE
         } else {
-            self.staged.frontends.insert(address_key(address), None);
+            self.ledger.staged.frontends.insert(address_key(address), None);
             return;
         };
         let none = SetNumber::default();
         let value =
             FrontendValue { service: ServiceNumber(0), inside: none, outside: none, flags, affinity: 0 };
         if !self.is_inherited(address_key(address), &value) {
-            self.staged.frontends.insert(address_key(address), Some(value));
+            self.ledger.staged.frontends.insert(address_key(address), Some(value));
         }
     }
 
     /// What frontends at a cluster address have, and it itself, unless they are served to whoever is beyond the node.
     pub fn inside_only(&self) -> u32 {
-        if self.cluster_ip_external { 0 } else { INSIDE_ONLY }
+        if self.inputs.cluster_ip_external { 0 } else { INSIDE_ONLY }
     }
 }
 

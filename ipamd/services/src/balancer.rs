@@ -98,20 +98,20 @@ impl Balancer {
         let mut state = self.state.change();
         state.set_node_addresses(addresses);
         for HostPort { key, mapping, backends, .. } in host_ports {
-            state.host_ports.entry(key).or_default().push((mapping, backends));
+            state.inputs.host_ports.entry(key).or_default().push((mapping, backends));
         }
         let mut concerned = BTreeSet::new();
         for change in first {
-            state.apply_change(change, &mut concerned);
+            state.inputs.apply_change(change, &mut concerned);
         }
         state.rebuild()?;
         state.started = true;
-        Ok(Applied { took: began.elapsed(), services: state.index.services.len() })
+        Ok(Applied { took: began.elapsed(), services: state.inputs.index.services.len() })
     }
 
     /// Serves cluster addresses to whoever is beyond the node too, or not. To be said before [`Self::start`].
     pub fn serve_cluster_ips_outside(&self, serves: bool) {
-        self.lock().cluster_ip_external = serves;
+        self.lock().inputs.cluster_ip_external = serves;
     }
 
     /// Has health check ports be answered.
@@ -125,7 +125,7 @@ impl Balancer {
         let mut state = self.state.change();
         let mut concerned = BTreeSet::new();
         for change in changes {
-            state.apply_change(change, &mut concerned);
+            state.inputs.apply_change(change, &mut concerned);
         }
         if !state.started || concerned.is_empty() {
             return Applied::default();
@@ -138,7 +138,7 @@ impl Balancer {
     /// Sets the addresses of the node.
     pub fn set_node_addresses(&self, addresses: NodeAddresses) {
         let mut state = self.state.change();
-        if state.node_addresses == addresses.all && state.node_ports == addresses.node_ports {
+        if state.inputs.node_addresses == addresses.all && state.inputs.node_ports == addresses.node_ports {
             return;
         }
         state.set_node_addresses(addresses);
@@ -206,7 +206,7 @@ impl Balancer {
 
     /// When the next draining ends; `None` if no backend drains.
     pub fn next_drain_end(&self) -> Option<Instant> {
-        self.lock().draining.front().map(|it| it.until)
+        self.lock().ledger.draining.front().map(|it| it.until)
     }
 
     /// Removes the backends whose draining is over, and returns them.
@@ -219,8 +219,10 @@ impl Balancer {
     pub fn forget_ports(&self, of_connections: &HashSet<u16>) {
         let mut state = self.lock();
         if state.started {
-            let State { tables, served, .. } = &mut *state;
-            tables.keep_ports(PortRow::Served, &|port| served.has(port) || of_connections.contains(&port));
+            let State { tables, ledger, .. } = &mut *state;
+            tables.keep_ports(PortRow::Served, &|port| {
+                ledger.served.has(port) || of_connections.contains(&port)
+            });
         }
     }
 
@@ -232,8 +234,8 @@ impl Balancer {
         }
         if state.failed {
             state.write(State::rebuild);
-        } else if !state.unsatisfied.is_empty() {
-            let owners = state.next_unsatisfied(RETRIED);
+        } else if !state.ledger.unsatisfied.is_empty() {
+            let owners = state.ledger.next_unsatisfied(RETRIED);
             state.sync_tables(owners);
         }
     }

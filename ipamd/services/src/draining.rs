@@ -41,12 +41,12 @@ impl State {
     /// Removes the backends whose draining is over, and returns them.
     pub fn expire_drained(&mut self, now: Instant) -> Vec<RemovedBackend> {
         let mut gone = Vec::new();
-        while self.draining.front().is_some_and(|it| it.until <= now) {
-            let Some(it) = self.draining.pop_front() else { break };
+        while self.ledger.draining.front().is_some_and(|it| it.until <= now) {
+            let Some(it) = self.ledger.draining.pop_front() else { break };
             // If the backend has come back, it is counted twice until here.
-            self.allowance.give(None, Family::of(it.backend.address), Resource::Members, 1);
+            self.ledger.allowance.give(None, Family::of(it.backend.address), Resource::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
-                let ports = self.programmed.get(owner).into_iter().flatten();
+                let ports = self.ledger.programmed.get(owner).into_iter().flatten();
                 ports.filter(|port| port.key == *key && port.number == it.service).any(|port| {
                     port.plan.members.binary_search_by_key(&it.backend, |member| member.backend).is_ok()
                 })

@@ -95,8 +95,11 @@ fn takers(tables: &Memory, number: u32) -> usize {
 fn problems(balancer: &Balancer, namespace: &str) -> Vec<String> {
     let state = balancer.lock();
     assert!(!state.failed, "the tables were asked for more than they take");
-    let of_it =
-        state.programmed.iter().filter(|(owner, _)| owner.namespace().is_some_and(|it| **it == *namespace));
+    let of_it = state
+        .ledger
+        .programmed
+        .iter()
+        .filter(|(owner, _)| owner.namespace().is_some_and(|it| **it == *namespace));
     let ports = of_it.flat_map(|(_, ports)| ports);
     ports.flat_map(|port| port.plan.problems.iter().chain(&port.problems).cloned()).collect()
 }
@@ -244,5 +247,5 @@ fn whoever_asks_waits_for_no_large_change() {
         asking.join().unwrap().unwrap();
     });
     // What was to come comes with whoever has the state next.
-    assert!(balancer.lock().programmed.len() == 2);
+    assert!(balancer.lock().ledger.programmed.len() == 2);
 }

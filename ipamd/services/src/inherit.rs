@@ -107,7 +107,7 @@ impl InheritedTables {
 impl State {
     /// Number and sets of a port that the tables have already.
     pub(super) fn inherit(&mut self, owner: &Owner, wanted: &Wanted) -> Option<Programmed> {
-        let inherited = self.inherited.as_mut()?;
+        let inherited = self.ledger.inherited.as_mut()?;
         let own = wanted.plan.frontends.first()?.key;
         let values: Vec<_> = wanted
             .plan
@@ -139,70 +139,72 @@ impl State {
                 adopt(value.outside, &mut outside);
             }
         }
-        self.allowance.give(None, family, Resource::Ranges, source_ranges.len());
-        self.allowance.take(owner.namespace(), family, Resource::Ranges, source_ranges.len());
+        self.ledger.allowance.give(None, family, Resource::Ranges, source_ranges.len());
+        self.ledger.allowance.take(owner.namespace(), family, Resource::Ranges, source_ranges.len());
         for set in round_robin.iter().chain([&outside]).flatten() {
             self.account_set(owner, family, set, true);
         }
         Some(Programmed {
-            key: wanted.key.clone(),
-            number,
-            plan: Plan { frontends: Vec::new(), members: Vec::new(), affinity: 0, problems: Vec::new() },
             source_ranges: source_ranges.into_iter().collect(),
-            frontends: Box::default(),
             round_robin,
             outside,
-            hits: 0,
-            problems: Vec::new(),
+            ..Programmed::new(wanted.key.clone(), number)
         })
     }
 
     /// Whether a frontend stands in the tables as it should.
     pub(super) fn is_inherited(&mut self, key: FrontendKey, value: &FrontendValue) -> bool {
-        let Some(inherited) = &mut self.inherited else { return false };
+        let Some(inherited) = &mut self.ledger.inherited else { return false };
         let known = inherited.frontends.get(&key);
         if inherited.kept.insert(key) && known.is_some() {
             // It is on the account of who has it now.
-            self.allowance.give(None, Family::of(key.address), Resource::Frontends, 1);
+            self.ledger.allowance.give(None, Family::of(key.address), Resource::Frontends, 1);
         }
         known == Some(value)
     }
 
     /// Has a member written, unless it is there.
     pub(super) fn stage_member(&mut self, service: ServiceNumber, member: Member) {
-        let known = self.inherited.as_mut().and_then(|it| it.members.remove(&(service, member.backend)));
+        let known =
+            self.ledger.inherited.as_mut().and_then(|it| it.members.remove(&(service, member.backend)));
         if known.is_some() {
-            self.allowance.give(None, Family::of(member.backend.address), Resource::Members, 1);
+            self.ledger.allowance.give(None, Family::of(member.backend.address), Resource::Members, 1);
         }
         if known != Some(member) {
-            self.staged.members.push((service, member));
+            self.ledger.staged.members.push((service, member));
         }
     }
 
     /// Has what nobody took over go away.
     pub(super) fn clear_inheritance(&mut self) {
-        let Some(inherited) = self.inherited.take() else { return };
+        let Some(inherited) = self.ledger.inherited.take() else { return };
         let stale: Vec<_> =
             inherited.frontends.into_keys().filter(|key| !inherited.kept.contains(key)).collect();
         for key in &stale {
             self.stage_epoch(key.address);
-            self.staged.given_up.push((Family::of(key.address), Resource::Frontends, 1));
+            self.ledger.staged.given_up.push((Family::of(key.address), Resource::Frontends, 1));
         }
-        self.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
-        self.staged.released.extend(inherited.sets.into_values().map(|entry| (entry.family, entry.set)));
+        self.ledger.staged.frontends.extend(stale.into_iter().map(|key| (key, None)));
+        self.ledger
+            .staged
+            .released
+            .extend(inherited.sets.into_values().map(|entry| (entry.family, entry.set)));
         for ((service, backend), member) in inherited.members {
             if member.in_cluster || member.in_local {
-                self.staged.members.push((service, Member { backend, in_cluster: false, in_local: false }));
+                self.ledger
+                    .staged
+                    .members
+                    .push((service, Member { backend, in_cluster: false, in_local: false }));
             }
-            self.draining.push_back(DrainingBackend::new(None, service, backend));
+            self.ledger.draining.push_back(DrainingBackend::new(None, service, backend));
         }
-        let of_backends = &self.of_backends;
+        let of_backends = &self.ledger.of_backends;
         self.tables.keep_ports(PortRow::OfBackends, &|port| of_backends.has(port));
         for (service, ranges) in inherited.source_ranges {
             let of_each = ranges.iter().map(|range| (Family::of(range.network()), Resource::Ranges, 1));
-            self.staged.given_up.extend(of_each);
+            self.ledger.staged.given_up.extend(of_each);
             let old = ranges.into_iter().collect();
-            self.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
+            self.ledger.staged.source_ranges.push(Ranges { service, old, new: Box::default() });
         }
     }
 }

@@ -11,12 +11,17 @@ mod addresses;
 mod allowance;
 mod backend_sets;
 mod balancer;
+mod claim;
 mod claimed_frontends;
 mod draining;
+mod fill;
+mod frontends;
 pub mod health;
 #[cfg(test)]
 mod hostile_tests;
 mod inherit;
+mod inputs;
+mod ledger;
 mod listing;
 pub mod maglev;
 pub mod memory;

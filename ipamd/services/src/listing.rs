@@ -48,13 +48,13 @@ impl Listing for Balancer {
             summary: state.summary(id, service),
             ports: service.ports.iter().map(port).collect(),
         };
-        state.index.services.iter().map(line).collect()
+        state.inputs.index.services.iter().map(line).collect()
     }
 
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail> {
         let state = self.lock();
         let id = ServiceId { namespace: namespace.into(), name: name.into() };
-        let service = state.index.services.get(&id)?;
+        let service = state.inputs.index.services.get(&id)?;
         Some(ServiceDetail {
             summary: state.summary(&id, service),
             ports: service.ports.iter().map(|of| state.port_detail(&id, service, of)).collect(),
@@ -74,9 +74,10 @@ impl State {
     fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget> {
         let key = |address: IpAddr| FrontendKey { address, port: to.port(), protocol };
         // Node ports are at all addresses of the node that serve them.
-        let of_node = self.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
+        let of_node =
+            self.inputs.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
         let found = [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
-            self.programmed.iter().find_map(|(owner, ports)| {
+            self.ledger.programmed.iter().find_map(|(owner, ports)| {
                 ports.iter().find_map(|port| {
                     let (frontend, value) =
                         port.frontends.iter().find(|(frontend, _)| frontend.key == wanted)?;
@@ -93,7 +94,7 @@ impl State {
         }
         let welcome = value.flags & FRONTEND_RANGES == 0
             || port.source_ranges.iter().any(|range| range.contains(from))
-            || self.node_addresses.contains(&from) && value.flags & FRONTEND_NODE_IN_RANGES != 0;
+            || self.inputs.node_addresses.contains(&from) && value.flags & FRONTEND_NODE_IN_RANGES != 0;
         if !welcome {
             return Some(keeps_out("its loadBalancerSourceRanges do not have the source: it is dropped"));
         }
@@ -104,11 +105,11 @@ impl State {
 
     /// What becomes of what no service speaks, at an address that is a service's, whole.
     fn no_port_at(&self, to: IpAddr, inside: bool) -> Option<ServiceTarget> {
-        self.addresses.contains_key(&to).then(|| {
+        self.ledger.addresses.contains_key(&to).then(|| {
             let is_there =
                 |port: &Programmed| port.frontends.iter().any(|(frontend, _)| frontend.key.address == to);
-            let owner = self.programmed.iter().find(|(_, ports)| ports.iter().any(is_there));
-            let refusal = if inside || self.cluster_ip_external {
+            let owner = self.ledger.programmed.iter().find(|(_, ports)| ports.iter().any(is_there));
+            let refusal = if inside || self.inputs.cluster_ip_external {
                 "the service does not speak this protocol at this port: it is refused"
             } else {
                 NOT_BEYOND_THE_NODE
@@ -119,11 +120,11 @@ impl State {
     }
 
     fn ports_of<'a>(&'a self, id: &ServiceId) -> impl Iterator<Item = &'a Programmed> {
-        self.programmed.get(&Owner::Service(id.clone())).into_iter().flatten()
+        self.ledger.programmed.get(&Owner::Service(id.clone())).into_iter().flatten()
     }
 
     fn summary(&self, id: &ServiceId, service: &Service) -> ServiceSummary {
-        let endpoints = || self.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
+        let endpoints = || self.inputs.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
         let count = |endpoints: usize| endpoints as u64;
         let of_port = |port: &Programmed| port.hits + self.hits_by_backend(port).values().sum::<u64>();
         ServiceSummary {
@@ -149,7 +150,7 @@ impl State {
 
     fn problems(&self, id: &ServiceId, service: &Service) -> Vec<String> {
         let mut problems: Vec<_> = service.refused.iter().map(ToString::to_string).collect();
-        for slice in self.index.slices_of(id) {
+        for slice in self.inputs.index.slices_of(id) {
             problems.extend(slice.refused.iter().map(|it| format!("EndpointSlice {}: {it}", slice.name)));
         }
         for port in self.ports_of(id) {
@@ -195,8 +196,8 @@ impl State {
                 it.key.name == of.name && it.key.protocol == of.protocol && it.key.family == family
             });
             let hits = programmed.map(|it| self.hits_by_backend(it)).unwrap_or_default();
-            let slices = Slices::new(self.index.slices_of(id));
-            let (candidates, _) = slices.candidates(&self.site, of, family, MOST_OF_PORT);
+            let slices = Slices::new(self.inputs.index.slices_of(id));
+            let (candidates, _) = slices.candidates(&self.inputs.site, of, family, MOST_OF_PORT);
             let is_balanced = service.role == Role::Balanced && programmed.is_some();
             detail.backends.extend(candidates.iter().map(|it| self.backend(it, is_balanced, &hits)));
         }
@@ -212,7 +213,7 @@ impl State {
             address: endpoint.address,
             port: it.port,
             node: endpoint.node.as_deref().map(str::to_owned),
-            local: self.site.is_local(endpoint),
+            local: self.inputs.site.is_local(endpoint),
             zone_hints: names(|hints| &hints.zones),
             node_hints: names(|hints| &hints.nodes),
             state: condition(endpoint),

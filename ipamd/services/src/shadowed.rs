@@ -26,21 +26,24 @@ impl State {
             let met = |address: &IpAddr| {
                 if at.is_unspecified() { at.is_ipv6() || address.is_ipv4() } else { *address == at }
             };
-            let places = self.node_addresses.iter().filter(|address| met(address)).flat_map(|address| {
-                let any = Family::of(*address).unspecified();
-                // At all addresses, a port is met where node ports are.
-                let of_node = self.node_ports.contains(address).then_some(any);
-                [Some(*address), of_node].into_iter().flatten().map(|address| FrontendKey {
-                    address,
-                    port,
-                    protocol,
-                })
-            });
-            let Some(key) = places.into_iter().find(|key| self.owners.contains_key(key)) else { continue };
+            let places =
+                self.inputs.node_addresses.iter().filter(|address| met(address)).flat_map(|address| {
+                    let any = Family::of(*address).unspecified();
+                    // At all addresses, a port is met where node ports are.
+                    let of_node = self.inputs.node_ports.contains(address).then_some(any);
+                    [Some(*address), of_node].into_iter().flatten().map(|address| FrontendKey {
+                        address,
+                        port,
+                        protocol,
+                    })
+                });
+            let Some(key) = places.into_iter().find(|key| self.ledger.owners.contains_key(key)) else {
+                continue;
+            };
             let has = |(_, ports): &(_, &Vec<super::program::Programmed>)| {
                 ports.iter().any(|port| port.frontends.iter().any(|(frontend, _)| frontend.key == key))
             };
-            let owner = self.programmed.iter().find(has).map(|(owner, _)| owner.to_string());
+            let owner = self.ledger.programmed.iter().find(has).map(|(owner, _)| owner.to_string());
             problems.push(format!(
                 "a process of the node listens at {} ({}), a port that {} has: it gets no connections from other machines; stop \
                  it, or take another port",

@@ -139,7 +139,7 @@ fn without_room_what_was_in_force_stays_until_there_is_some() {
     assert_eq!(from_inside(&tables, 1), three);
     let problems = |balancer: &Balancer| {
         let state = balancer.lock();
-        state.programmed.values().flatten().flat_map(|port| port.problems.clone()).collect::<Vec<_>>()
+        state.ledger.programmed.values().flatten().flat_map(|port| port.problems.clone()).collect::<Vec<_>>()
     };
     assert_eq!(problems(&balancer), ["there is no room for 6 more backends; what was in force stays"]);
     // Another service does not suffer.

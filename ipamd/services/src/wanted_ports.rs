@@ -14,48 +14,26 @@ use super::{
     state::{Owner, State},
     tables::{Backend, Family, FrontendKey, Member},
 };
-use ipamd_model::services::Role;
 
 impl State {
     /// Has a service claim its health check port, with the ready endpoints of this node behind it.
     pub fn update_health_check(&mut self, id: &ServiceId) {
-        let port = self.index.services.get(id).and_then(|service| service.health_check_port);
-        let claim = port.map(|port| (port, self.count_ready_local(id)));
+        let port = self.inputs.index.services.get(id).and_then(|service| service.health_check_port);
+        let claim = port.map(|port| (port, self.inputs.ready_local_endpoints(id)));
         self.health_checks.set(id, claim);
-    }
-
-    fn count_ready_local(&self, id: &ServiceId) -> usize {
-        let endpoints = self.index.slices_of(id).flat_map(|slice| slice.endpoints.iter());
-        let ready: BTreeSet<_> =
-            endpoints.filter(|it| it.ready && self.site.is_local(it)).map(|it| it.address).collect();
-        let of_family = |family| ready.iter().filter(|address| Family::of(**address) == family).count();
-        of_family(Family::V4).max(of_family(Family::V6))
-    }
-
-    /// Where each port of a service is reached first of all: nobody else is while the service is there.
-    pub fn own_frontends(&self) -> impl Iterator<Item = FrontendKey> {
-        self.index.services.values().filter(|service| service.role == Role::Balanced).flat_map(|service| {
-            service.ports.iter().flat_map(|port| {
-                let first = |family| {
-                    let address = service.cluster_ips.iter().find(|ip| Family::of(**ip) == family)?;
-                    Some(FrontendKey { address: *address, port: port.port, protocol: port.protocol })
-                };
-                Family::ALL.into_iter().filter_map(first)
-            })
-        })
     }
 
     /// The ports of a service.
     pub fn wanted_of_service(&self, id: &ServiceId) -> Vec<Wanted> {
-        let Some(service) = self.index.services.get(id) else { return Vec::new() };
-        let slices = Slices::new(self.index.slices_of(id));
+        let Some(service) = self.inputs.index.services.get(id) else { return Vec::new() };
+        let slices = Slices::new(self.inputs.index.slices_of(id));
         let mut wanted = Vec::new();
         // No service has more than a namespace may have: what is beyond is not even planned.
-        let mut left = [self.allowance.share(Resource::Members) as usize; 2];
+        let mut left = [self.ledger.allowance.share(Resource::Members) as usize; 2];
         for port in &service.ports {
             for family in Family::ALL {
                 let left = &mut left[family as usize];
-                let Some(plan) = plan::plan(&self.site, service, port, family, &slices, *left) else {
+                let Some(plan) = plan::plan(&self.inputs.site, service, port, family, &slices, *left) else {
                     continue;
                 };
                 *left -= plan.members.len();
@@ -81,14 +59,14 @@ impl State {
         let at = |family: Family| mapping.host_ip.unwrap_or_else(|| family.unspecified());
         // Loopback is the node's, whatever of it an interface has.
         let is_own =
-            |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || self.node_addresses.contains(&ip);
+            |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || self.inputs.node_addresses.contains(&ip);
         if let Some(ip) = mapping.host_ip.filter(|ip| !is_own(*ip)) {
             return Some(format!("{ip} is no address of this node: take one that is, or none"));
         }
         let taken = families
             .into_iter()
             .map(at)
-            .find(|ip| self.claimed.has(*ip, mapping.host_port, mapping.protocol))?;
+            .find(|ip| self.ledger.claimed.has(*ip, mapping.host_port, mapping.protocol))?;
         Some(match self.service_at(taken, mapping) {
             Some(service) => format!("the service {service} is reached there"),
             None => "a service is reached there".to_owned(),
@@ -101,7 +79,7 @@ impl State {
             let here = frontend.key.address == address || frontend.key.address.is_unspecified();
             here && claimed_frontends::conflicts(frontend, mapping)
         };
-        let found = self.programmed.iter().find(|(owner, ports)| {
+        let found = self.ledger.programmed.iter().find(|(owner, ports)| {
             let mut frontends = ports.iter().flat_map(|port| &port.plan.frontends);
             matches!(owner, Owner::Service(_)) && frontends.any(is_there)
         });
@@ -111,7 +89,7 @@ impl State {
     /// The ports of the node that lead to a container.
     pub fn wanted_of_container(&self, container: &AttachmentKey) -> Vec<Wanted> {
         let mut wanted = Vec::new();
-        for (mapping, backends) in self.host_ports.get(container).into_iter().flatten() {
+        for (mapping, backends) in self.inputs.host_ports.get(container).into_iter().flatten() {
             for address in backends {
                 let family = Family::of(*address);
                 if mapping.host_ip.is_some_and(|ip| Family::of(ip) != family) {
