@@ -11,7 +11,7 @@ use super::{
 };
 
 impl State {
-    /// The first service at a cluster address has it marked, the last has the mark taken away.
+    /// Counts the services of a cluster address. The first one stages its mark, the last one the mark's removal.
     pub fn count_address(&mut self, address: IpAddr, more: bool) {
         let count = self.ledger.addresses.entry(address).or_default();
         let before = *count;
@@ -30,7 +30,7 @@ impl State {
         }
     }
 
-    /// Says of the addresses of the node which of them serve node ports.
+    /// Stages the marks of the node's addresses that serve node ports.
     pub fn stage_node_addresses(&mut self) {
         for address in self.inputs.node_ports.clone() {
             self.ledger.allowance.take(None, Family::of(address), Resource::Frontends, 1);
@@ -38,7 +38,8 @@ impl State {
         }
     }
 
-    /// An address that the node has although it is a service's, as IPVS leaves it behind, is the service's.
+    /// Stages the mark of an address. An address of a service may be the node's too, as IPVS leaves it behind; then it
+    /// counts as the service's.
     fn stage_address(&mut self, address: IpAddr) {
         let flags = if self.ledger.addresses.contains_key(&address) {
             ADDRESS_OF_SERVICE | self.inside_only()
@@ -56,13 +57,13 @@ impl State {
         }
     }
 
-    /// What frontends at a cluster address have, and it itself, unless they are served to whoever is beyond the node.
+    /// The flag of cluster addresses and their frontends, unless clients outside the node reach them.
     pub fn inside_only(&self) -> u32 {
         if self.inputs.cluster_ip_external { 0 } else { INSIDE_ONLY }
     }
 }
 
-/// The key under which the tables say what an address is.
+/// The key of an address's own entry.
 fn address_key(address: IpAddr) -> FrontendKey {
     FrontendKey { address, port: 0, protocol: 0 }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::tables::{Family, Limits};
 
-/// What services have of the tables.
+/// A resource of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Resource {
     /// Addresses and ports at which services are reached, and the addresses themselves.
@@ -16,15 +16,15 @@ pub(super) enum Resource {
     Ranges,
     /// Sets of backends.
     Sets,
-    /// Places of backends in sets.
+    /// Slots of backends in sets.
     Backends,
-    /// Places of look-up tables.
+    /// Slots of Maglev tables.
     Lookups,
 }
 
 impl Resource {
     const COUNT: usize = 6;
-    /// Of those that this counts alone; of the others the places say what is free.
+    /// The resources that are counted here. For the others, [`super::backend_sets::TableSpace`] knows what is free.
     const COUNTED: [Self; 3] = [Self::Frontends, Self::Members, Self::Ranges];
 
     fn name(self) -> &'static str {
@@ -49,7 +49,7 @@ impl Resource {
         }
     }
 
-    /// Both families share those, so they are counted as one's.
+    /// The families share sets and Maglev tables, so these are counted once.
     fn family(self, family: Family) -> usize {
         match self {
             Self::Sets | Self::Lookups => 0,
@@ -58,14 +58,14 @@ impl Resource {
     }
 }
 
-/// There is no room, by the numbers.
+/// A resource is exhausted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Exceeded {
     what: Resource,
     wanted: usize,
     used: u32,
     limit: u32,
-    /// Whose the limit is; `None`: the whole table's.
+    /// The namespace whose limit it is; `None` for the whole table's.
     namespace: Option<Arc<str>>,
 }
 
@@ -89,7 +89,7 @@ impl fmt::Display for Exceeded {
 
 type Used = [[u32; Resource::COUNT]; 2];
 
-/// What is in use.
+/// The use of each resource: in all, and by each namespace.
 #[derive(Debug)]
 pub(super) struct Allowance {
     limits: Limits,
@@ -97,22 +97,22 @@ pub(super) struct Allowance {
     of: HashMap<Arc<str>, Used>,
 }
 
-/// Smaller tables are those of tests, and not divided.
+/// Smaller tables occur in tests only, and are not divided.
 const LEAST_DIVIDED: u32 = 1_024;
 
 impl Allowance {
-    /// Nothing is.
+    /// Nothing is in use yet.
     pub fn new(limits: Limits) -> Self {
         Self { limits, all: Used::default(), of: HashMap::new() }
     }
 
-    /// How much a namespace may have: the last quarter of each table is for others.
+    /// The most that a namespace may have. The last quarter of each table is for others.
     pub fn share(&self, what: Resource) -> u32 {
         let limit = what.limit(&self.limits);
         if limit < LEAST_DIVIDED { limit } else { limit - limit / 4 }
     }
 
-    /// How much more there is for a namespace (`None`: for the node itself), and why no more.
+    /// How much a namespace may still take (`None` for the node itself), and the limit that ends it.
     pub fn left(&self, namespace: Option<&Arc<str>>, family: Family, what: Resource) -> (u32, Exceeded) {
         let at = |used: &Used| used[what.family(family)][what as usize];
         let exceeded = |used, limit, namespace| Exceeded { what, wanted: 0, used, limit, namespace };
@@ -125,7 +125,7 @@ impl Allowance {
         if own.0 < all.0 { own } else { all }
     }
 
-    /// Whether there is so much more for a namespace.
+    /// Checks that a namespace may take this much more.
     pub fn ask(
         &self,
         namespace: Option<&Arc<str>>,
@@ -137,12 +137,12 @@ impl Allowance {
         if wanted <= left as usize { Ok(()) } else { Err(Exceeded { wanted, ..exceeded }) }
     }
 
-    /// So much is in use now, whoever asked.
+    /// Adds to the use, without a check.
     pub fn take(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         self.change(namespace, family, what, count, u32::saturating_add);
     }
 
-    /// A namespace has so much less, which is in the tables for a moment yet.
+    /// Moves use from a namespace's account to nobody's: it is given up, but still in the tables.
     pub fn give_own(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         if namespace.is_some() {
             self.take(None, family, what, count);
@@ -150,7 +150,7 @@ impl Allowance {
         }
     }
 
-    /// So much is given up.
+    /// Subtracts from the use.
     pub fn give(&mut self, namespace: Option<&Arc<str>>, family: Family, what: Resource, count: usize) {
         self.change(namespace, family, what, count, u32::saturating_sub);
     }

@@ -1,4 +1,4 @@
-//! Balances connections to services: what the cluster tells, containers that come and go, and who asks.
+//! The balancer: applies changes of the cluster, sets the host ports of containers, and answers requests.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -20,7 +20,7 @@ use super::{
 use ipamd_model::{objects::Change, services::HostPort};
 use ipamd_runtime::queued_lock::{QueuedLock, locked};
 
-/// How many of those that did not get all they want are tried again at a time: others wait for that.
+/// The most unsatisfied owners that are tried again at a time, because others wait for the lock meanwhile.
 const RETRIED: usize = 200;
 
 /// The addresses of the node.
@@ -35,8 +35,8 @@ pub struct NodeAddresses {
 }
 
 impl NodeAddresses {
-    /// Those of the addresses serve node ports that lie in one of the prefixes, or all if there are none; not those that
-    /// mean another machine on every link.
+    /// The addresses that lie in one of the prefixes serve node ports, or all addresses if there are no prefixes.
+    /// Link-local addresses never do, because they mean another machine on every link.
     pub fn new(all: BTreeSet<IpAddr>, prefixes: &[IpNetwork]) -> Self {
         let serves = |address: &&IpAddr| {
             let is_of_link = match address {
@@ -50,10 +50,10 @@ impl NodeAddresses {
     }
 }
 
-/// What a change came to.
+/// The effect of a change.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Applied {
-    /// From the change to it being in the tables.
+    /// The time from the change until it was in the tables.
     pub took: Duration,
     /// How many services it concerned.
     pub services: usize,
@@ -64,27 +64,27 @@ pub struct Applied {
 pub struct Balancer {
     /// Ports of the node that come and go wait in its queue.
     state: QueuedLock<State>,
-    /// What needed a person when the state was last to be had.
+    /// The problems as of the last time that the lock was free.
     last_report: Mutex<Report>,
 }
 
-/// What the balancer said last.
+/// The problems that were reported last.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     problems: Vec<String>,
     pub shadowed: Vec<String>,
 }
 
-/// How long somebody who adds a container waits for what is under way before its ports are taken at their word.
+/// How long an ADD waits for a change that is under way before its host ports are accepted unchecked.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Balancer {
-    /// Balances nothing yet: what is in the tables stays in force until [`Self::start`].
+    /// Balances nothing yet. The tables stay as they are until [`Self::start`].
     pub fn new(tables: Box<dyn Tables>, site: Site) -> Self {
         Self { state: QueuedLock::new(State::new(tables, site)), last_report: Mutex::default() }
     }
 
-    /// Puts the services in force as the cluster told them first, in place of what the tables have.
+    /// Puts the first state of the services in force, in place of what the tables have.
     ///
     /// # Errors
     /// Why the tables could not be read or written.
@@ -109,17 +109,17 @@ impl Balancer {
         Ok(Applied { took: began.elapsed(), services: state.inputs.index.services.len() })
     }
 
-    /// Serves cluster addresses to whoever is beyond the node too, or not. To be said before [`Self::start`].
+    /// Sets whether clients outside the node reach cluster addresses. Must be called before [`Self::start`].
     pub fn serve_cluster_ips_outside(&self, serves: bool) {
         self.lock().inputs.cluster_ip_external = serves;
     }
 
-    /// Has health check ports be answered.
+    /// Serves health check ports from now on.
     pub fn answer_health_checks(&self, health: HealthPorts) {
         self.lock().health = Some(health);
     }
 
-    /// Takes changes of the cluster in.
+    /// Applies changes of the cluster.
     pub fn apply<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Applied {
         let began = Instant::now();
         let mut state = self.state.change();
@@ -143,17 +143,17 @@ impl Balancer {
         }
         state.set_node_addresses(addresses);
         if state.started {
-            // Which backends are the node's own may be another matter now.
+            // The set of backends that are processes of the node may have changed.
             state.write(State::rebuild);
         }
     }
 
-    /// Leads ports of the node to a container, in place of those that led to it. When this returns they do.
+    /// Replaces the host ports of a container. When this returns, they are in force.
     pub fn set_host_ports(&self, key: &AttachmentKey, mappings: &[PortMapping], backends: &[IpAddr]) {
         self.lock().set_host_ports(key, mappings, backends);
     }
 
-    /// The same as soon as nothing is in the way: by [`Self::take`], or by whoever has the state next.
+    /// Queues the same. It is applied by [`Self::take`], or by whoever has the lock next.
     pub fn set_host_ports_later(
         &self,
         key: &AttachmentKey,
@@ -163,23 +163,23 @@ impl Balancer {
         self.state.push((key.clone(), mappings, backends));
     }
 
-    /// Whether somebody should call [`Self::take`]: nobody else is about to.
+    /// Whether [`Self::take`] must be called, because nobody has the lock or waits for it.
     pub fn needs_taking(&self) -> bool {
         self.state.needs_taking()
     }
 
-    /// Waits for the state, and takes in what waits for it.
+    /// Waits for the lock, and applies what is queued.
     pub fn take(&self) {
         self.state.take();
     }
 
-    /// For how long changes of the cluster have had the state, all together.
+    /// The total time for which changes of the cluster have had the lock.
     pub fn time_of_changes(&self) -> Duration {
         self.state.time_of_changes()
     }
 
-    /// Why ports of the node cannot lead to a container, in a sentence; `None`: they can, or it is not known now, for a large change
-    /// is under way. What a service has stays the service's in any case.
+    /// Why a container cannot have these host ports, in a sentence. Returns `None` if it can, or if a large change is
+    /// under way and the answer is not known; a service keeps its frontends in any case.
     pub fn host_port_conflict(&self, mappings: &[PortMapping]) -> Option<String> {
         let began = Instant::now();
         let state = loop {
@@ -198,8 +198,8 @@ impl Balancer {
         })
     }
 
-    /// What is wrong with the ports of the node that lead to containers, and with services that there is no room for, a sentence
-    /// each; while a change is under way, what was before it.
+    /// The problems of host ports, and of services for which there is no space, a sentence each; while a change is
+    /// under way, those before it.
     pub fn problems(&self) -> Vec<String> {
         self.report(|state, report| report.problems = state.all_problems()).problems.clone()
     }
@@ -214,8 +214,7 @@ impl Balancer {
         self.lock().expire_drained(Instant::now())
     }
 
-    /// Has packets to a port be looked at no more, if no service is reached there and no connection to one, of those that
-    /// there are, was made there.
+    /// Unmarks the ports where no service is reached from outside, unless a connection that exists was made there.
     pub fn forget_ports(&self, of_connections: &HashSet<u16>) {
         let mut state = self.lock();
         if state.started {
@@ -226,7 +225,7 @@ impl Balancer {
         }
     }
 
-    /// Tries again what has failed, or did not fit.
+    /// Tries again what has failed or did not fit.
     pub fn retry(&self) {
         let mut state = self.lock();
         if !state.started {
@@ -240,7 +239,7 @@ impl Balancer {
         }
     }
 
-    /// What was said last, with what is to be said now, if the state is to be had.
+    /// The last report, updated if the lock is free.
     pub(super) fn report(&self, look: impl FnOnce(&State, &mut Report)) -> MutexGuard<'_, Report> {
         let state = self.try_lock();
         let mut report = locked(&self.last_report);
@@ -250,14 +249,14 @@ impl Balancer {
         report
     }
 
-    /// Has the state as a large change has it. For tests.
+    /// Holds the lock as a large change does. For tests.
     #[doc(hidden)]
     pub fn stall(&self, act: impl FnOnce()) {
         let _changing = self.state.change();
         act();
     }
 
-    /// The state with what waited for it, unless somebody has it.
+    /// The state, with the queue applied, unless somebody has the lock.
     fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
         let mut state = self.state.try_lock()?;
         self.state.take_in(&mut state);

@@ -43,7 +43,7 @@ impl State {
         let mut gone = Vec::new();
         while self.ledger.draining.front().is_some_and(|it| it.until <= now) {
             let Some(it) = self.ledger.draining.pop_front() else { break };
-            // If the backend has come back, it is counted twice until here.
+            // A backend that has come back is counted twice until here.
             self.ledger.allowance.give(None, Family::of(it.backend.address), Resource::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
                 let ports = self.ledger.programmed.get(owner).into_iter().flatten();
@@ -61,7 +61,7 @@ impl State {
             let concerned = gone.iter().map(|it| it.backend.address).collect();
             let written =
                 self.tables.remove_members(&members).and_then(|()| self.tables.raise_epoch(&concerned));
-            // What has failed before is not made up for by this.
+            // A success here does not repair an earlier failure.
             self.failed |= has_failed(&written);
         }
         gone

@@ -27,24 +27,24 @@ struct InForce {
     named_by: Vec<FrontendKey>,
 }
 
-/// What was found, less what has been taken over.
+/// The contents of the tables, without what has been adopted.
 #[derive(Debug, Default)]
 pub(super) struct InheritedTables {
     frontends: HashMap<FrontendKey, FrontendValue>,
     members: HashMap<(ServiceNumber, Backend), Member>,
     source_ranges: HashMap<ServiceNumber, BTreeSet<IpNetwork>>,
-    /// The sets that frontends name: they are in force, so their places are nobody's to write into.
+    /// The sets that frontends name. They are in force, so nothing may be written into their space.
     sets: HashMap<SetNumber, InForce>,
-    /// Whom a number is kept for: the port whose own frontend has it, by that frontend.
+    /// For each reserved number, the frontend whose port gets it.
     reserved: HashMap<ServiceNumber, FrontendKey>,
-    /// Numbers that belong to somebody now.
+    /// Numbers that have been adopted.
     taken: HashSet<ServiceNumber>,
     kept: HashSet<FrontendKey>,
 }
 
 impl InheritedTables {
-    /// Reads the tables, and takes all that is in force there from `room`: also what nobody may take over in the end is
-    /// in force until that is written.
+    /// Reads the tables, and takes the space of everything that is in force from `space`. What nobody adopts is in
+    /// force too until its removal is written.
     pub fn read(tables: &dyn Tables, space: &mut TableSpace) -> Result<Self, TableError> {
         let mut inherited = Self::default();
         for family in Family::ALL {
@@ -70,15 +70,15 @@ impl InheritedTables {
         Ok(inherited)
     }
 
-    /// Keeps the number that a frontend has for the port that has it for its own, above others'; whoever came first.
+    /// Reserves the number of a frontend for the port whose own frontend it is, whichever port comes first.
     pub fn reserve_number(&mut self, own: FrontendKey) {
         if let Some(value) = self.frontends.get(&own) {
             self.reserved.entry(value.service).or_insert(own);
         }
     }
 
-    /// A set, if no frontend names it but those that are wanted. One that leads somebody else too is not changed: the new
-    /// owner fills another, and it goes when nobody is led by it.
+    /// Adopts a set if only wanted frontends name it. A set that another port's frontends name is not changed: the new
+    /// owner fills another one, and this one is removed when no frontend names it.
     fn take_set(&mut self, family: Family, number: SetNumber, wanted: &Plan) -> Option<BackendSet> {
         let entry = self.sets.get(&number)?;
         let wanted: HashSet<_> = wanted.frontends.iter().map(|frontend| frontend.key).collect();
@@ -86,7 +86,7 @@ impl InheritedTables {
         if is_own { self.sets.remove(&number).map(|entry| entry.set) } else { None }
     }
 
-    /// How much of the tables is there of a family.
+    /// The number of entries of a family.
     pub fn counts(&self, family: Family) -> [(Resource, usize); 3] {
         let frontends = self.frontends.keys().filter(|key| Family::of(key.address) == family).count();
         let members = self.members.keys().filter(|(_, it)| Family::of(it.address) == family).count();
@@ -105,7 +105,7 @@ impl InheritedTables {
 }
 
 impl State {
-    /// Number and sets of a port that the tables have already.
+    /// Adopts the number and the sets of a port if the tables have them already.
     pub(super) fn inherit(&mut self, owner: &Owner, wanted: &Wanted) -> Option<Programmed> {
         let inherited = self.ledger.inherited.as_mut()?;
         let own = wanted.plan.frontends.first()?.key;
@@ -152,18 +152,18 @@ impl State {
         })
     }
 
-    /// Whether a frontend stands in the tables as it should.
+    /// Whether the tables have a frontend with this value already. Marks it as kept.
     pub(super) fn is_inherited(&mut self, key: FrontendKey, value: &FrontendValue) -> bool {
         let Some(inherited) = &mut self.ledger.inherited else { return false };
         let known = inherited.frontends.get(&key);
         if inherited.kept.insert(key) && known.is_some() {
-            // It is on the account of who has it now.
+            // It is on the new owner's account now.
             self.ledger.allowance.give(None, Family::of(key.address), Resource::Frontends, 1);
         }
         known == Some(value)
     }
 
-    /// Has a member written, unless it is there.
+    /// Stages a member unless the tables have it already.
     pub(super) fn stage_member(&mut self, service: ServiceNumber, member: Member) {
         let known =
             self.ledger.inherited.as_mut().and_then(|it| it.members.remove(&(service, member.backend)));
@@ -175,7 +175,7 @@ impl State {
         }
     }
 
-    /// Has what nobody took over go away.
+    /// Stages the removal of everything that nobody has adopted.
     pub(super) fn clear_inheritance(&mut self) {
         let Some(inherited) = self.ledger.inherited.take() else { return };
         let stale: Vec<_> =

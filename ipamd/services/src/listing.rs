@@ -25,19 +25,20 @@ use ipamd_model::{
     services::{self as cluster, Role, Service, ServiceTarget, SliceEndpoint},
 };
 
-/// Tells of services.
+/// Listings of services.
 pub trait Listing: fmt::Debug + Send + Sync {
-    /// All, in order of namespace and name.
+    /// All services, in order of namespace and name.
     fn services(&self) -> Vec<ServiceLine>;
 
-    /// Everything of one; `None` if there is none of the name.
+    /// The details of a service; `None` if it does not exist.
     fn service(&self, namespace: &str, name: &str) -> Option<ServiceDetail>;
 
-    /// Where a connection is led from `from`, which is inside or beyond the node. `None` if the address is nobody's.
+    /// The target of a connection to an address from `from`, which is inside or outside the node. `None` if the address
+    /// belongs to no service.
     fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget>;
 }
 
-/// Why a cluster IP does not answer from beyond the node.
+/// Why a cluster IP does not answer clients outside the node.
 const NOT_BEYOND_THE_NODE: &str =
     "a cluster IP is not served to whoever is beyond the node (cluster-ip-external): it is dropped";
 
@@ -73,7 +74,7 @@ impl Listing for Balancer {
 impl State {
     fn resolve(&self, protocol: u8, from: IpAddr, to: SocketAddr, inside: bool) -> Option<ServiceTarget> {
         let key = |address: IpAddr| FrontendKey { address, port: to.port(), protocol };
-        // Node ports are at all addresses of the node that serve them.
+        // Node ports have the unspecified address, which stands for all addresses that serve them.
         let of_node =
             self.inputs.node_ports.contains(&to.ip()).then(|| key(Family::of(to.ip()).unspecified()));
         let found = [Some(key(to.ip())), of_node].into_iter().flatten().find_map(|wanted| {
@@ -103,7 +104,7 @@ impl State {
         Some(ServiceTarget { service, backends, refusal: None })
     }
 
-    /// What becomes of what no service speaks, at an address that is a service's, whole.
+    /// The target of a connection to a service's address at a port that it does not have.
     fn no_port_at(&self, to: IpAddr, inside: bool) -> Option<ServiceTarget> {
         self.ledger.addresses.contains_key(&to).then(|| {
             let is_there =
@@ -222,7 +223,7 @@ impl State {
         }
     }
 
-    /// How often each backend of a port was chosen, from inside and from outside.
+    /// How often each backend of a port was chosen, in all sets.
     fn hits_by_backend(&self, port: &Programmed) -> HashMap<Backend, u64> {
         let mut hits = HashMap::new();
         for set in port.round_robin.iter().flatten().chain(&port.outside) {

@@ -51,7 +51,7 @@ impl Contents {
         named.filter_map(|number| Some((number, *self.sets.get(&number)?))).collect()
     }
 
-    /// The places of their backends.
+    /// The slots of the backends of the sets in force.
     fn backends_in_force(&self, family: Family) -> Vec<(SetNumber, BTreeSet<u32>)> {
         let places = |value: SetValue| {
             let places = value.first..value.first + u32::from(value.count);
@@ -64,7 +64,7 @@ impl Contents {
     }
 }
 
-/// Fails as a map of the kernel does that takes no more.
+/// Fails as a full map of the kernel does.
 fn full(what: &str, limit: u32, all: impl Iterator<Item = IpAddr>) -> Result<(), TableError> {
     let mut count = [0_u32; 2];
     all.for_each(|address| count[Family::of(address) as usize] += 1);
@@ -72,21 +72,21 @@ fn full(what: &str, limit: u32, all: impl Iterator<Item = IpAddr>) -> Result<(),
     if fits { Ok(()) } else { Err(TableError(format!("more than {limit} {what} of a family").into())) }
 }
 
-/// Who connects.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
     /// An endpoint of this node.
     Endpoint(IpAddr),
     /// A process in the node's own namespace.
     Node,
-    /// Somebody beyond the node.
+    /// A client outside the node.
     Outside(IpAddr),
 }
 
-/// What becomes of a connection.
+/// The destination of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// It is not to a service.
+    /// The address and port belong to no service.
     NotAService,
     /// It goes to one of these.
     Backends(BTreeSet<Backend>),
@@ -97,7 +97,7 @@ pub enum Destination {
 }
 
 impl Default for Memory {
-    /// As much room as the programs' tables have by default.
+    /// Tables with the default limits.
     fn default() -> Self {
         Self::new(Limits {
             sets: 65_536,
@@ -111,17 +111,17 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Empty tables of that size.
+    /// Empty tables with these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, contents: Arc::default() }
     }
 
-    /// Has every write fail, or no more.
+    /// Makes every write fail, or succeed again.
     pub fn fail(&self, fails: bool) {
         self.lock().fails = fails;
     }
 
-    /// Where a connection of somebody to an address, port and protocol goes.
+    /// Looks up the destination of a connection, as the programs do.
     pub fn connect(&self, from: From, to: FrontendKey) -> Destination {
         if to.address.is_unspecified() || (to.address.is_loopback() && from != From::Node) {
             return Destination::NotAService;
@@ -180,12 +180,12 @@ impl Memory {
         self.lock().frontends.keys().copied().collect()
     }
 
-    /// Every backend that keeps its connections.
+    /// Every member, including those that drain.
     pub fn all_members(&self) -> BTreeSet<Backend> {
         self.lock().members.keys().map(|(_, backend)| *backend).collect()
     }
 
-    /// Whether packets to or from a port are looked at.
+    /// Whether a port is marked.
     pub fn is_marked(&self, row: PortRow, port: u16) -> bool {
         let contents = self.lock();
         match row {
@@ -194,12 +194,12 @@ impl Memory {
         }
     }
 
-    /// How often flows were judged anew.
+    /// How often the epoch was raised.
     pub fn epoch(&self) -> u32 {
         self.lock().epoch
     }
 
-    /// The flows that were judged anew since this was asked last.
+    /// The flows for which the epoch was raised since the last call.
     pub fn take_concerned(&self) -> Concerned {
         std::mem::take(&mut self.lock().concerned)
     }

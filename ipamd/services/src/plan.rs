@@ -44,20 +44,20 @@ impl Site {
 /// The kind of address by which a service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
-    /// Of the cluster.
+    /// A cluster IP.
     ClusterIp,
-    /// The node's.
+    /// A node port.
     NodePort,
     /// `externalIPs`.
     ExternalIp,
-    /// Its load balancer's.
+    /// An address of its load balancer.
     LoadBalancer,
-    /// The node's, for one container.
+    /// A host port of a container.
     HostPort,
 }
 
 impl FrontendKind {
-    /// Whether connections from outside are meant to come by it.
+    /// Whether it is meant for connections from outside.
     pub fn is_external(self) -> bool {
         self != Self::ClusterIp
     }
@@ -75,28 +75,28 @@ pub enum Scope {
 /// A frontend of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// Where it is.
+    /// Its address, port and protocol.
     pub key: FrontendKey,
-    /// What it is.
+    /// Its kind.
     pub kind: FrontendKind,
-    /// Where connections from inside may go.
+    /// The endpoints for connections from inside.
     pub inside: Scope,
-    /// Where those from outside may go.
+    /// The endpoints for connections from outside.
     pub outside: Scope,
-    /// Sources are checked.
+    /// The source ranges are checked.
     pub ranged: bool,
 }
 
 /// One port of a service in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where it is reached.
+    /// Its frontends.
     pub frontends: Vec<Frontend>,
     /// Its endpoints, ordered by address and port.
     pub members: Vec<Member>,
     /// Seconds of affinity; 0: none.
     pub affinity: u32,
-    /// What it cannot do, a sentence each.
+    /// Its problems, a sentence each.
     pub problems: Vec<String>,
 }
 
@@ -119,26 +119,26 @@ pub fn of_scope(members: &[Member], scope: Scope) -> Vec<Backend> {
 /// An endpoint of a port, with its port.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// What the slice says of it.
+    /// The endpoint in its slice.
     pub endpoint: &'a SliceEndpoint,
     /// Its port.
     pub port: u16,
-    /// Takes new connections of those who may be sent to any node.
+    /// It takes new connections that may go to any node.
     pub in_cluster: bool,
-    /// Takes new connections of those who stay on this node.
+    /// It takes new connections that must stay on this node.
     pub in_local: bool,
 }
 
-/// The endpoints of a service, by the ports that its slices give them: a service may have thousands of both.
+/// The slices of a service by port. A service may have thousands of both.
 #[derive(Debug, Default)]
 pub struct Slices<'a>(HashMap<(&'a str, u8), Vec<(u16, &'a EndpointSlice)>>);
 
 impl<'a> Slices<'a> {
-    /// Those of these slices.
+    /// Sorts slices by their ports.
     pub fn new(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
         let mut by_port: HashMap<_, Vec<_>> = HashMap::new();
         for slice in slices {
-            // A slice that says the same twice says it once.
+            // A port that a slice lists twice counts once.
             let mut ports: Vec<_> = slice.ports.iter().collect();
             ports.sort_unstable_by(|a, b| (&a.name, a.protocol, a.port).cmp(&(&b.name, b.protocol, b.port)));
             ports.dedup();
@@ -149,8 +149,8 @@ impl<'a> Slices<'a> {
         Self(by_port)
     }
 
-    /// The endpoints of a port in a family, in the slices' order, and at most so many. One that several slices have counts once,
-    /// as the first has it that says it is ready. Whether there are more is told with them.
+    /// At most `most` endpoints of a port in a family, in the slices' order, and whether there are more. An endpoint of
+    /// several slices counts once, as the first slice has it that calls it ready.
     pub fn candidates(
         &self,
         site: &Site,
@@ -174,7 +174,7 @@ impl<'a> Slices<'a> {
                 }
             }
             if more {
-                // What is beyond is not even looked at.
+                // The rest is not counted.
                 break;
             }
         }
@@ -230,7 +230,7 @@ pub fn plan(
     }
     let mut frontends = frontends(service, port, family);
     if port.protocol == protocol::SCTP {
-        // Its checksum covers the port, and there is nothing in the kernel's reach to make it anew.
+        // The checksum of SCTP covers the port, and a program cannot compute it again.
         let numbers: BTreeMap<_, _> =
             members.iter().rev().map(|it| (it.backend.port, it.backend.address)).collect();
         frontends.retain(|frontend| {
@@ -247,16 +247,16 @@ pub fn plan(
     Some(Plan { frontends, members, affinity: service.affinity.unwrap_or(0), problems })
 }
 
-/// Where a port is reached in a family.
+/// The frontends of a port in a family.
 fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Frontend> {
     let scope = |local: bool| if local { Scope::Local } else { Scope::Cluster };
     let frontend = |address: IpAddr, number: u16, kind: FrontendKind| Frontend {
         key: FrontendKey { address, port: number, protocol: port.protocol },
         kind,
-        // Whoever is inside need not go out to come in again: to him the service is as by its own address.
+        // A client inside needs no external traffic policy: the frontend treats it like the cluster address does.
         inside: if kind.is_external() { Scope::Cluster } else { scope(service.internal_local) },
         outside: scope(if kind.is_external() { service.external_local } else { service.internal_local }),
-        // A family that has no ranges is open, as with kube-proxy.
+        // A family without ranges is open, as in kube-proxy.
         ranged: kind == FrontendKind::LoadBalancer
             && service.source_ranges.iter().any(|range| Family::of(range.network()) == family),
     };
@@ -272,7 +272,7 @@ fn frontends(service: &Service, port: &ServicePort, family: Family) -> Vec<Front
     }
     let node_port = port.node_port.filter(|number| *number != 0);
     frontends.extend(node_port.map(|number| frontend(family.unspecified(), number, FrontendKind::NodePort)));
-    // An address that is listed twice, say as external and as the load balancer's, is reached by the first.
+    // An address may be listed twice, for example as external and as the load balancer's. The first one counts.
     let mut seen = std::collections::HashSet::new();
     frontends.retain(|frontend| seen.insert(frontend.key));
     frontends

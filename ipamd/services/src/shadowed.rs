@@ -11,7 +11,7 @@ use super::{
 use ipamd_kernel::netlink::Listener;
 
 impl Balancer {
-    /// What is wrong with the ports that these listen at, a sentence each; while a change is under way, what was before it.
+    /// The shadowed ports of these listeners, a sentence each; while a change is under way, those before it.
     pub fn shadowed(&self, listeners: &[Listener]) -> Vec<String> {
         self.report(|state, report| report.shadowed = state.shadowed(listeners)).shadowed.clone()
     }
@@ -22,14 +22,14 @@ impl State {
         let mut problems = Vec::new();
         for listener in listeners {
             let (at, port, protocol) = (listener.at.ip(), listener.at.port(), listener.protocol.number());
-            // One of IPv6 without an address takes IPv4 as well.
+            // An IPv6 listener without an address takes IPv4 too.
             let met = |address: &IpAddr| {
                 if at.is_unspecified() { at.is_ipv6() || address.is_ipv4() } else { *address == at }
             };
             let places =
                 self.inputs.node_addresses.iter().filter(|address| met(address)).flat_map(|address| {
                     let any = Family::of(*address).unspecified();
-                    // At all addresses, a port is met where node ports are.
+                    // A node port is reached at every address that serves node ports.
                     let of_node = self.inputs.node_ports.contains(address).then_some(any);
                     [Some(*address), of_node].into_iter().flatten().map(|address| FrontendKey {
                         address,

@@ -50,9 +50,13 @@ impl StagedWrites {
         read.map_err(|error| self.failed = Some(error)).ok()
     }
 
-    /// Makes the writes.
-    pub fn commit(&mut self, tables: &mut dyn Tables, space: &mut TableSpace) -> Result<(), TableError> {
-        let staged = std::mem::take(self);
+    /// Makes the writes. Returns what they have freed, for the accounts.
+    pub fn commit(
+        self,
+        tables: &mut dyn Tables,
+        space: &mut TableSpace,
+    ) -> Result<Vec<(Family, Resource, usize)>, TableError> {
+        let staged = self;
         if let Some(error) = staged.failed {
             return Err(error);
         }
@@ -85,6 +89,7 @@ impl StagedWrites {
             tables.put_set(set.number, SetValue::default());
             space.release(*family, set);
         }
-        tables.raise_epoch(&staged.concerned)
+        tables.raise_epoch(&staged.concerned)?;
+        Ok(staged.given_up)
     }
 }

@@ -23,7 +23,7 @@ const MOST_PROBLEMS: usize = 20;
 /// How many unsatisfied owners are tried again when space is freed.
 const AT_ONCE: usize = 5;
 
-/// A container, its ports of the node in place of those before, and where they lead.
+/// A container, its new host ports, and the addresses that they lead to.
 type HostPorts = (AttachmentKey, Vec<PortMapping>, Vec<IpAddr>);
 
 /// The owner of programmed ports.
@@ -97,7 +97,7 @@ impl State {
             let of_port = ports.iter().flat_map(|port| port.plan.problems.iter().chain(&port.problems));
             of_port.map(move |problem| format!("a port of {owner}: {problem}"))
         });
-        // One of each namespace stands for all of it.
+        // One service of each namespace stands for all of it.
         let mut without_room: BTreeMap<&Arc<str>, (&Owner, usize)> = BTreeMap::new();
         for owner in &self.ledger.unsatisfied {
             if let Some(namespace) = owner.namespace() {
@@ -160,7 +160,8 @@ impl State {
                 self.sync_owner(&owner);
             }
         }
-        // Ports of containers, of which a node has few, may be where a service was.
+        // A freed frontend may be a host port of a container. A node has few of these, so all that are unsatisfied are
+        // tried.
         let ports = self.ledger.unsatisfied.iter().rev().take_while(|it| matches!(it, Owner::HostPorts(_)));
         let ports: Vec<_> = ports.cloned().collect();
         for owner in ports.into_iter().chain(self.ledger.next_unsatisfied(AT_ONCE)) {
@@ -214,9 +215,8 @@ impl State {
         }
         let of_backends = &self.ledger.of_backends;
         self.ledger.staged.unmarked.retain(|port| !of_backends.has(*port));
-        let given_up = std::mem::take(&mut self.ledger.staged.given_up);
-        self.ledger.staged.commit(&mut *self.tables, &mut self.ledger.space)?;
-        for (family, what, count) in given_up {
+        let staged = std::mem::take(&mut self.ledger.staged);
+        for (family, what, count) in staged.commit(&mut *self.tables, &mut self.ledger.space)? {
             self.ledger.allowance.give(None, family, what, count);
         }
         Ok(())
@@ -242,7 +242,7 @@ impl State {
             self.ledger.programmed.get(owner).into_iter().flatten().flat_map(|port| &port.plan.frontends);
         let frontends: Vec<_> = wanted.iter().flat_map(|port| &port.plan.frontends).collect();
         let more = self.ledger.claimed.replace(before, &frontends);
-        // In a rebuild they come after all services.
+        // In a rebuild host ports come after all services.
         if !more || self.ledger.inherited.is_some() {
             return;
         }

@@ -35,7 +35,7 @@ pub struct FrontendKey {
     pub protocol: u8,
 }
 
-/// What is behind a frontend.
+/// The value of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrontendValue {
     /// The service.
@@ -62,12 +62,12 @@ pub enum Choice {
     Maglev,
 }
 
-/// Where a set's backends lie.
+/// A set of backends: the range of slots that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetValue {
-    /// The first place: among the backends, or in the look-up tables.
+    /// The first slot: among the backends, or in the look-up tables.
     pub first: u32,
-    /// How many places.
+    /// The number of slots.
     pub count: u16,
     /// How one is chosen.
     pub choice: Choice,
@@ -75,10 +75,10 @@ pub struct SetValue {
     pub elsewhere: bool,
 }
 
-/// An endpoint of a service, whatever its state.
+/// An endpoint of a service, in any state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
-    /// Who it is.
+    /// Its address and port.
     pub backend: Backend,
     /// It takes new connections that may go to any node.
     pub in_cluster: bool,
@@ -86,14 +86,14 @@ pub struct Member {
     pub in_local: bool,
 }
 
-/// How much the maps hold.
+/// The capacity of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sets.
     pub sets: u32,
-    /// Places of backends, of each family.
+    /// Slots of backends, of each family.
     pub backends: u32,
-    /// Places of look-up tables.
+    /// Slots of look-up tables.
     pub lookups: u32,
     /// Frontends, of each family.
     pub frontends: u32,
@@ -103,12 +103,12 @@ pub struct Limits {
     pub source_ranges: u32,
 }
 
-/// Ports that packets are looked at for.
+/// A row of port marks. The programs look up packets of marked ports only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortRow {
-    /// Some service is reached at it from outside.
+    /// A service is reached at the port from outside.
     Served,
-    /// A backend in the node's own namespace answers at it.
+    /// A process of the node is a backend at the port.
     OfBackends,
 }
 
@@ -120,22 +120,22 @@ pub struct TableError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 /// The maps. Each write is in force at once, so the caller must write in an order in which no packet sees half of a
 /// change.
 pub trait Tables: Send + fmt::Debug {
-    /// How much they hold.
+    /// The capacity.
     fn limits(&self) -> Limits;
-    /// Writes backends into places that no set in force has, and how often each was chosen before.
+    /// Writes backends into slots that no set in force has, with the number of times that each was chosen before.
     fn put_backends(
         &mut self,
         family: Family,
         first: u32,
         backends: &[(Backend, u32)],
     ) -> Result<(), TableError>;
-    /// The backends at some places, and how often each was chosen.
+    /// Reads backends, and how often each was chosen.
     fn backends(&self, family: Family, first: u32, count: u32) -> Result<Vec<(Backend, u32)>, TableError>;
-    /// Writes places of look-up tables that no set in force has.
+    /// Writes slots of look-up tables that no set in force has.
     fn put_lookups(&mut self, first: u32, places: &[u32]) -> Result<(), TableError>;
-    /// Some places of look-up tables.
+    /// Reads slots of look-up tables.
     fn lookups(&self, first: u32, count: u32) -> Result<Vec<u32>, TableError>;
-    /// Puts a set in force, in one word.
+    /// Puts a set in force, with one write of a word.
     fn put_set(&mut self, set: SetNumber, value: SetValue);
     /// A set as it is in force.
     fn set(&self, set: SetNumber) -> SetValue;
@@ -151,7 +151,7 @@ pub trait Tables: Send + fmt::Debug {
     fn remove_members(&mut self, members: &[(ServiceNumber, Backend)]) -> Result<(), TableError>;
     /// Every member of a family.
     fn members(&self, family: Family) -> Result<Vec<(ServiceNumber, Member)>, TableError>;
-    /// Makes the source ranges of a service those that are given, of which it had `old`.
+    /// Replaces the source ranges `old` of a service.
     fn put_source_ranges(
         &mut self,
         service: ServiceNumber,

@@ -5,7 +5,7 @@ use ipamd_model::services::{Hints, SliceEndpoint};
 
 use super::plan::Site;
 
-/// How endpoints are kept close.
+/// How close endpoints must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closeness {
     Any,
@@ -13,15 +13,15 @@ enum Closeness {
     SameZone,
 }
 
-/// For whom an endpoint takes new connections.
+/// The connections that an endpoint takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Takes {
     pub cluster: bool,
     pub local: bool,
 }
 
-/// Says of each endpoint for whom it takes connections: those that are ready; where none is, those that still serve while
-/// they terminate. Locally the same, among those of this node.
+/// Returns for each endpoint the connections that it takes. Ready endpoints take new ones; if there is none, those that
+/// are serving while they terminate. For local traffic the same holds among the endpoints of this node.
 pub(super) fn takes(site: &Site, endpoints: &[&SliceEndpoint]) -> Vec<Takes> {
     let closeness = closeness(site, endpoints);
     let serves_on = |endpoint: &SliceEndpoint| endpoint.serving && endpoint.terminating;
@@ -34,7 +34,7 @@ pub(super) fn takes(site: &Site, endpoints: &[&SliceEndpoint]) -> Vec<Takes> {
     each.collect()
 }
 
-/// Hints count only if every ready endpoint has them and some endpoint is meant for this node, or its zone.
+/// Hints count only if every ready endpoint has one, and some are for this node or its zone.
 fn closeness(site: &Site, endpoints: &[&SliceEndpoint]) -> Closeness {
     let all_and_ours = |of: &dyn Fn(&Hints) -> (bool, bool)| {
         let mut ours = false;

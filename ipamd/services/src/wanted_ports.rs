@@ -16,7 +16,7 @@ use super::{
 };
 
 impl State {
-    /// Has a service claim its health check port, with the ready endpoints of this node behind it.
+    /// Claims the health check port of a service, with the number of ready endpoints on this node.
     pub fn update_health_check(&mut self, id: &ServiceId) {
         let port = self.inputs.index.services.get(id).and_then(|service| service.health_check_port);
         let claim = port.map(|port| (port, self.inputs.ready_local_endpoints(id)));
@@ -28,7 +28,7 @@ impl State {
         let Some(service) = self.inputs.index.services.get(id) else { return Vec::new() };
         let slices = Slices::new(self.inputs.index.slices_of(id));
         let mut wanted = Vec::new();
-        // No service has more than a namespace may have: what is beyond is not even planned.
+        // No service gets more than a namespace may have, so the rest is not planned.
         let mut left = [self.ledger.allowance.share(Resource::Members) as usize; 2];
         for port in &service.ports {
             for family in Family::ALL {
@@ -38,7 +38,7 @@ impl State {
                 };
                 *left -= plan.members.len();
                 let is_checked = plan.frontends.iter().any(|frontend| frontend.ranged);
-                // In the order, and of the form, in which the tables tell them.
+                // In the order and form in which the tables return them.
                 let ranges: BTreeSet<_> = service
                     .source_ranges
                     .iter()
@@ -52,12 +52,12 @@ impl State {
         wanted
     }
 
-    /// Why a port of the node cannot lead to a container, as a phrase: its address is not the node's, where the container
-    /// would get what is meant for another machine; or it is where a service is reached.
+    /// Why a container cannot have a host port, as a phrase. Its address may not be the node's: then the container
+    /// would get traffic for another machine. Or a service is reached there.
     pub fn host_port_conflict(&self, mapping: &PortMapping, family: Option<Family>) -> Option<String> {
         let families = family.map_or(Family::ALL.to_vec(), |family| vec![family]);
         let at = |family: Family| mapping.host_ip.unwrap_or_else(|| family.unspecified());
-        // Loopback is the node's, whatever of it an interface has.
+        // Every loopback address is the node's own.
         let is_own =
             |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || self.inputs.node_addresses.contains(&ip);
         if let Some(ip) = mapping.host_ip.filter(|ip| !is_own(*ip)) {
@@ -73,7 +73,7 @@ impl State {
         })
     }
 
-    /// One of the services that claim the place of a port of the node.
+    /// One of the services that claim the frontend of a host port.
     fn service_at(&self, address: IpAddr, mapping: &PortMapping) -> Option<&Owner> {
         let is_there = |frontend: &Frontend| {
             let here = frontend.key.address == address || frontend.key.address.is_unspecified();
@@ -86,7 +86,7 @@ impl State {
         found.map(|(owner, _)| owner)
     }
 
-    /// The ports of the node that lead to a container.
+    /// The host ports of a container.
     pub fn wanted_of_container(&self, container: &AttachmentKey) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for (mapping, backends) in self.inputs.host_ports.get(container).into_iter().flatten() {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::HealthCheck;
 use ipamd_runtime::http::Answer;
 
-/// How many connections this node should get, in proportion to others.
+/// The share of connections that this node should get.
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 #[derive(Serialize)]
@@ -28,7 +28,7 @@ struct Service<'a> {
     name: &'a str,
 }
 
-/// Whatever is asked: whether the node has endpoints of the service. A service that is gone has none.
+/// Answers whether the node has endpoints of the service. A removed service has none.
 pub(super) fn answer(check: Option<&HealthCheck>) -> Answer {
     let (namespace, name) = check.map_or(("", ""), |check| (&check.namespace, &check.name));
     let local_endpoints = check.map_or(0, |check| check.local_endpoints);

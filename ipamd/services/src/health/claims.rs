@@ -8,7 +8,7 @@ use std::{
 use super::HealthCheck;
 use crate::service_index::ServiceId;
 
-/// Who wants which port, the holder first; after it by who came first.
+/// The services that claim each port, in the order of their claims. The first one holds the port.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     ports: BTreeMap<u16, Vec<(ServiceId, usize)>>,
@@ -17,7 +17,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Has a service claim this port alone, with so many endpoints on this node; or none.
+    /// Sets the one port that a service claims, with its number of endpoints on this node; `None` for no port.
     pub fn set(&mut self, id: &ServiceId, claim: Option<(u16, usize)>) {
         let wanted = claim.map(|(port, _)| port);
         if let Some(before) = self.of.get(id).copied().filter(|before| Some(*before) != wanted) {
@@ -45,12 +45,12 @@ impl Claims {
         self.of.retain(|id, _| is_there(id));
     }
 
-    /// Whose a port is.
+    /// The service that holds a port.
     pub fn holder(&self, port: u16) -> Option<&ServiceId> {
         self.ports.get(&port)?.first().map(|(id, _)| id)
     }
 
-    /// What each port is to answer.
+    /// The answer of each port.
     pub fn checks(&self) -> BTreeMap<u16, HealthCheck> {
         let held = self.ports.iter().filter_map(|(port, claims)| Some((*port, claims.first()?)));
         held.map(|(port, (id, local_endpoints))| {
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(told(&claims), [(30_100, "b".into(), 1), (30_101, "c".into(), 1)], "it has another port");
         claims.keep(|it| &*it.name != "b");
         assert_eq!(claims.holder(30_100), Some(&id("a")));
-        // Who comes back comes last.
+        // A service that comes back is the last.
         claims.set(&id("b"), Some((30_100, 1)));
         assert_eq!(claims.holder(30_100), Some(&id("a")));
         claims.keep(|_| false);

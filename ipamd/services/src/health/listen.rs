@@ -23,7 +23,7 @@ pub(super) fn listen(place: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// A place in words.
+/// An address and port for people.
 pub(super) fn name(place: SocketAddr) -> String {
     if place.ip().is_unspecified() { format!("port {}", place.port()) } else { place.to_string() }
 }
@@ -33,12 +33,12 @@ fn bind(place: SocketAddr) -> io::Result<TcpListener> {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => {
             let socket = TcpSocket::new_v6()?;
-            // Whatever net.ipv6.bindv6only says.
+            // This overrides net.ipv6.bindv6only.
             setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
             socket
         }
     };
-    // Connections of before that linger do not keep the port.
+    // Old connections in TIME_WAIT must not keep the port.
     socket.set_reuseaddr(true)?;
     socket.bind(place)?;
     socket.listen(BACKLOG)

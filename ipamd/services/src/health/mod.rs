@@ -22,28 +22,28 @@ use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 pub(super) use self::claims::Claims;
 use ipamd_runtime::http::{self, Limits};
 
-/// For the load balancers of one service: they ask every few seconds.
+/// Enough for the load balancers of one service, which ask every few seconds.
 const LIMITS: Limits = Limits { connections: 32, stay: Duration::from_secs(5) };
-/// How long is waited at first before a port that somebody else has is tried again.
+/// The first wait before a port that another process has is tried again.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// And how long at most.
+/// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// What a port is asked about.
+/// The service whose health a port reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The service's namespace.
     pub namespace: Arc<str>,
     /// The service's name.
     pub name: Arc<str>,
-    /// How many of its endpoints on this node take connections.
+    /// The number of its endpoints on this node that take connections.
     pub local_endpoints: usize,
 }
 
-/// What is to be listened on.
+/// The addresses and ports to listen on.
 #[derive(Clone, Debug, Default)]
 struct Wanted {
-    /// `None`: all of the node's.
+    /// `None` stands for all addresses of the node.
     addresses: Option<BTreeSet<IpAddr>>,
     checks: BTreeMap<u16, HealthCheck>,
 }
@@ -61,7 +61,7 @@ impl Wanted {
     }
 }
 
-/// Why a place cannot be listened on.
+/// Why an address and port cannot be listened on.
 type Faults = Arc<Mutex<BTreeMap<SocketAddr, String>>>;
 
 /// The health check ports of this node. They close when it is dropped.
@@ -72,8 +72,8 @@ pub struct HealthPorts {
 }
 
 impl HealthPorts {
-    /// Ports at these addresses of the node, `None`: at all that it has. They are served on `runtime`; there are none
-    /// before [`Self::set`].
+    /// Serves ports on `runtime` at these addresses of the node, or at all with `None`. There are no ports before
+    /// [`Self::set`].
     pub fn new(runtime: &Handle, addresses: Option<BTreeSet<IpAddr>>) -> Self {
         let (wanted, follows) = watch::channel(Wanted { addresses, checks: BTreeMap::new() });
         let faults = Faults::default();
@@ -81,7 +81,7 @@ impl HealthPorts {
         Self { wanted, faults }
     }
 
-    /// Serves these ports in place of those before. Whoever asks from now on is told of these.
+    /// Replaces the ports and their answers.
     pub fn set(&self, wanted: BTreeMap<u16, HealthCheck>) {
         self.wanted.send_if_modified(|now| {
             let differs = now.checks != wanted;
@@ -90,7 +90,7 @@ impl HealthPorts {
         });
     }
 
-    /// Listens at these addresses of the node, `None`: at all that it has.
+    /// Replaces the addresses; `None` stands for all of the node.
     pub fn set_addresses(&self, addresses: Option<BTreeSet<IpAddr>>) {
         self.wanted.send_if_modified(|now| {
             let differs = now.addresses != addresses;
@@ -99,7 +99,7 @@ impl HealthPorts {
         });
     }
 
-    /// Why a port cannot be served, in a sentence; `None`: it is, or will be at once.
+    /// Why a port cannot be served, in a sentence. Returns `None` if it is served, or will be at once.
     pub fn problem(&self, port: u16) -> Option<String> {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let (place, why) = faults.iter().find(|(place, _)| place.port() == port)?;
@@ -107,7 +107,7 @@ impl HealthPorts {
     }
 }
 
-/// Opens and closes what is wanted, until nobody wants anything any more.
+/// Opens and closes ports until the sender is dropped.
 async fn follow(mut wanted: watch::Receiver<Wanted>, faults: Faults) {
     let mut serving: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
     loop {
@@ -117,7 +117,7 @@ async fn follow(mut wanted: watch::Receiver<Wanted>, faults: Faults) {
             task.abort();
         }
         for (place, task) in gone {
-            // Its socket is closed then, so that a place that overlaps can be opened.
+            // After this its socket is closed, so that an overlapping address can be opened.
             let _ = task.await;
             forget(&faults, place);
         }
@@ -133,7 +133,7 @@ async fn follow(mut wanted: watch::Receiver<Wanted>, faults: Faults) {
     serving.values().for_each(JoinHandle::abort);
 }
 
-/// Serves one place, as soon as it is to be had.
+/// Serves one address and port, as soon as it can be bound.
 async fn serve(place: SocketAddr, wanted: watch::Receiver<Wanted>, faults: Faults) {
     let listener = open(place, &wanted, &faults).await;
     forget(&faults, place);
@@ -153,7 +153,7 @@ async fn open(place: SocketAddr, wanted: &watch::Receiver<Wanted>, faults: &Faul
     }
 }
 
-/// Takes note of why a place cannot be had, and warns of it once.
+/// Remembers why an address and port cannot be bound, and warns once.
 fn note(faults: &Faults, place: SocketAddr, error: &io::Error, wanted: &watch::Receiver<Wanted>) {
     let known = faults.lock().unwrap_or_else(PoisonError::into_inner).insert(place, error.to_string());
     if known.is_none() {
