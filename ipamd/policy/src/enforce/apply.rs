@@ -8,7 +8,7 @@ use std::{
 use ipamd_api::AttachmentKey;
 
 use super::{
-    queue::Entrant,
+    queue::QueuedEndpoint,
     slots::EndpointSlot,
     state::{Closed, State, Unfit},
     tables::TableError,
@@ -23,7 +23,7 @@ use ipamd_model::objects::{Change, Object, ObjectId};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnforceError {
-    /// There is no slot left.
+    /// All slots are in use.
     #[error("there are {0} endpoints, and there is no room for more")]
     Slots(u32),
     /// Its rules, or its addresses, do not fit.
@@ -35,7 +35,7 @@ pub enum EnforceError {
     /// The cluster is not known yet.
     #[error("the policies are not known yet")]
     NotStarted,
-    /// Who was to take it in did not come to an end.
+    /// The thread that was to enforce it has failed.
     #[error("whoever was to enforce its policy has failed; see the log")]
     Abandoned,
 }
@@ -44,27 +44,27 @@ pub enum EnforceError {
 #[derive(Debug)]
 pub(super) struct Part {
     changes: Vec<Change>,
-    /// It is half of what did not fit, all of one namespace.
+    /// They are half of the changes of one namespace that did not fit together.
     is_half: bool,
 }
 
-/// The parts of a change that are still to be tried, each in a turn of its own: between two turns all that is in force is whole, and
-/// others may have the state.
+/// The parts of a change that are still to be tried, one at a time. Between two tries all that is in force is whole,
+/// and others may have the lock.
 #[derive(Debug, Default)]
 pub(super) struct Parts(Vec<Part>);
 
 impl Parts {
-    /// One part: all of it.
+    /// A single part with all changes.
     pub fn of(changes: Vec<Change>) -> Self {
         Self(vec![Part { changes, is_half: false }])
     }
 
-    /// The one whose turn it is.
+    /// The next part.
     pub fn next(&mut self) -> Option<Part> {
         self.0.pop()
     }
 
-    /// What does not fit together is tried namespace by namespace, and of one a half after the other.
+    /// Splits changes that do not fit together: by namespace, or, if they are of one namespace, into halves.
     fn split(&mut self, mut changes: Vec<Change>) {
         let first = changes.first().map(Change::id).and_then(|id| id.namespace);
         if changes.iter().all(|it| it.id().namespace == first) {
@@ -72,7 +72,7 @@ impl Parts {
             self.0.extend([rest, changes].map(|changes| Part { changes, is_half: true }));
             return;
         }
-        // What is in no namespace comes first: it says what the others are.
+        // Objects without a namespace come first, because others depend on them.
         let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
         for change in changes {
             namespaces.entry(change.id().namespace).or_default().push(change);
@@ -80,7 +80,7 @@ impl Parts {
         self.0.extend(namespaces.into_values().rev().map(|changes| Part { changes, is_half: false }));
     }
 
-    /// All that was not tried, in its order.
+    /// All changes that were not tried, in order.
     fn rest(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.0).into_iter().rev().flat_map(|part| part.changes).collect()
     }
@@ -92,7 +92,7 @@ fn is_policy(change: &Change) -> bool {
 }
 
 impl State {
-    /// Brings the tables to where the world is.
+    /// Writes the tables so that they match the inputs, or rebuilds them after a failed write.
     pub fn sync_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, WriteError> {
         if self.failure.is_some() {
             return self.rebuild().map(|()| Writes::default());
@@ -100,30 +100,30 @@ impl State {
         if self.names.highest() > self.tables.limits().rules as usize / 2 {
             self.forget_rules();
         }
-        let settled = self.write_tables(concerned);
-        if let Err(WriteError::Table(error)) = &settled {
+        let written = self.write_tables(concerned);
+        if let Err(WriteError::Table(error)) = &written {
             self.failed(error);
         }
-        settled
+        written
     }
 
-    /// Takes changes in, in as many turns as it takes.
+    /// Applies changes in as many parts as it takes.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<Writes, TableError> {
         let (mut parts, mut writes) = (Parts::of(changes), Writes::default());
         while let Some(part) = parts.next() {
-            writes += self.turn(part, &mut parts)?;
+            writes += self.try_part(part, &mut parts)?;
         }
         Ok(writes)
     }
 
-    /// Takes a part in as a whole. If it does not fit, nothing of it is in force when this returns, and those that it is made of are
-    /// tried next. After a write that failed, all that is left is taken into the world: a new set of tables is made of that.
-    pub fn turn(&mut self, part: Part, parts: &mut Parts) -> Result<Writes, TableError> {
+    /// Applies a part as a whole. If it does not fit, nothing of it is in force when this returns, and it is split.
+    /// After a failed write all remaining changes go into the inputs, from which the tables are rebuilt.
+    pub fn try_part(&mut self, part: Part, parts: &mut Parts) -> Result<Writes, TableError> {
         let done = self.try_together(part, parts);
         if done.is_err() {
             for change in parts.rest() {
                 self.unfit.remove(&change.id());
-                self.absorb(change, &mut BTreeSet::new());
+                self.apply_to_inputs(change, &mut BTreeSet::new());
             }
         }
         done
@@ -138,35 +138,34 @@ impl State {
         }
         let mut concerned = BTreeSet::new();
         let mut undo = Vec::new();
-        let room_made = self.room_made;
+        let space_freed = self.space_freed;
         for change in &changes {
             self.unfit.remove(&change.id());
-            undo.extend(self.absorb(change.clone(), &mut concerned));
+            undo.extend(self.apply_to_inputs(change.clone(), &mut concerned));
         }
-        self.room_made |= undo.iter().any(|it| matches!(it, Change::Put(_)));
+        self.space_freed |= undo.iter().any(|it| matches!(it, Change::Put(_)));
         match self.sync_tables(&concerned) {
             Ok(writes) => return Ok(writes),
             Err(WriteError::Table(error)) => return Err(error),
             Err(WriteError::Overflow(_)) => {}
         }
         for change in undo.into_iter().rev() {
-            self.absorb(change, &mut concerned);
+            self.apply_to_inputs(change, &mut concerned);
         }
         parts.split(changes);
-        self.room_made = room_made;
+        self.space_freed = space_freed;
         self.roll_back_try(concerned)?;
         Ok(Writes::default())
     }
 
-    /// Leaves out policies that are not to be tried now, for too many of their namespace that did not fit were tried. What goes is
-    /// always tried.
+    /// Leaves out the policies of namespaces that have no budget left. Removals are always tried.
     fn without_untried(&mut self, changes: Vec<Change>) -> Vec<Change> {
         let now = trial_budget::now();
         let mut tried = Vec::with_capacity(changes.len());
         for change in changes {
             let id = change.id();
             match &id.namespace {
-                Some(namespace) if is_policy(&change) && !self.trials.may_try(namespace, now) => {
+                Some(namespace) if is_policy(&change) && !self.trial_budget.may_try(namespace, now) => {
                     let reason = format!(
                         "so much of the namespace {namespace} does not fit that this one is tried later only"
                     );
@@ -178,42 +177,42 @@ impl State {
         tried
     }
 
-    /// Takes one change in; if it does not fit, what was there before stays.
+    /// Applies one change. If it does not fit, the state before it stays.
     fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
         let [change] = &*self.without_untried(vec![change]) else { return Ok(Writes::default()) };
         let began = trial_budget::processor_time();
         let mut concerned = BTreeSet::new();
         self.unfit.remove(&change.id());
-        let room_made = self.room_made;
-        let undo = self.absorb(change.clone(), &mut concerned);
-        self.room_made |= matches!(undo, Some(Change::Put(_)));
+        let space_freed = self.space_freed;
+        let undo = self.apply_to_inputs(change.clone(), &mut concerned);
+        self.space_freed |= matches!(undo, Some(Change::Put(_)));
         match self.sync_tables(&concerned) {
             Ok(writes) => Ok(writes),
             Err(WriteError::Table(error)) => Err(error),
             Err(WriteError::Overflow(overflow)) => {
                 if let Some(undo) = undo {
-                    self.absorb(undo, &mut concerned);
+                    self.apply_to_inputs(undo, &mut concerned);
                 }
                 self.leave_out(change.clone(), overflow.to_string());
-                // What was left out makes no room.
-                self.room_made = room_made;
+                // An object that is left out frees no space.
+                self.space_freed = space_freed;
                 self.roll_back_try(concerned)?;
                 if let Some(namespace) = change.id().namespace {
                     let took = trial_budget::processor_time().saturating_sub(began);
-                    self.trials.came_to_nothing(&namespace, took, trial_budget::now());
+                    self.trial_budget.charge(&namespace, took, trial_budget::now());
                 }
                 Ok(Writes::default())
             }
         }
     }
 
-    /// Settles where the tables were before.
+    /// Writes the tables for the inputs as they were before a change.
     fn roll_back(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         match self.sync_tables(concerned) {
             Ok(_) => Ok(()),
             Err(WriteError::Table(error)) => Err(error),
             Err(WriteError::Overflow(overflow)) => {
-                // It did fit before.
+                // The same inputs fitted before.
                 let error = TableError(overflow.to_string().into());
                 self.failed(&error);
                 Err(error)
@@ -221,8 +220,8 @@ impl State {
         }
     }
 
-    /// The same after a try that did not fit, whose changes are taken back: of it nothing was written. So what these endpoints have in
-    /// force is what they should have, and only those that have nothing yet are worked out again.
+    /// The same after a try that did not fit, of which nothing was written. So endpoints with rules have the right ones
+    /// in force, and only those without rules are resolved again.
     fn roll_back_try(&mut self, mut concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         let has_none = |key: &AttachmentKey| {
             self.endpoints.get(key).is_some_and(|it| it.rules.is_none() || it.posture.is_none())
@@ -237,7 +236,7 @@ impl State {
             Change::Put(_) => {
                 tracing::warn!(object = %id, reason, "the policy does not fit and is not enforced")
             }
-            // What is not there goes without being asked.
+            // An object that is not in force can simply be forgotten.
             Change::Remove(_) if !self.is_in_force(&id) => return,
             Change::Remove(_) => {
                 tracing::warn!(object = %id, reason, "the object is deleted but stays in force: the others do not fit without it");
@@ -246,11 +245,12 @@ impl State {
         self.unfit.insert(id, Unfit { change, reason, tried: true });
     }
 
-    /// Takes an endpoint in, or its new state; a new one at this place, if one is given. When this returns it is enforced.
+    /// Adds or updates an endpoint; a new one gets this slot, if one is given. When this returns, its policy is
+    /// enforced.
     pub fn admit(
         &mut self,
         endpoint: LocalEndpoint,
-        place: Option<Arc<EndpointSlot>>,
+        slot: Option<Arc<EndpointSlot>>,
     ) -> Result<Slot, EnforceError> {
         if !self.started {
             return Err(EnforceError::NotStarted);
@@ -259,80 +259,81 @@ impl State {
         let before = self.inputs.locals.get(&key).cloned();
         let mut concerned = BTreeSet::from([key.clone()]);
         let most = self.tables.limits().slots;
-        let slot = self.enter(endpoint, place, &mut concerned).ok_or(EnforceError::Slots(most))?;
-        let Err(unsettled) = self.sync_tables(&concerned) else { return Ok(slot) };
+        let slot = self.enter_endpoint(endpoint, slot, &mut concerned).ok_or(EnforceError::Slots(most))?;
+        let Err(error) = self.sync_tables(&concerned) else { return Ok(slot) };
         match before {
             Some(before) => {
                 let mut concerned = BTreeSet::from([key]);
-                self.enter(before, None, &mut concerned);
+                self.enter_endpoint(before, None, &mut concerned);
                 self.roll_back(&concerned)?;
             }
             None => self.dismiss(&key)?,
         }
-        Err(match unsettled {
+        Err(match error {
             WriteError::Table(error) => EnforceError::Table(error),
             WriteError::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
         })
     }
 
-    /// Takes in an endpoint that has waited for the state.
-    pub fn enter_from_queue(&mut self, entrant: Entrant) {
-        let Entrant { endpoint, place, answer } = entrant;
+    /// Adds an endpoint from the queue.
+    pub fn admit_queued(&mut self, queued: QueuedEndpoint) {
+        let QueuedEndpoint { endpoint, slot, answer } = queued;
         let key = endpoint.key.clone();
-        // What was there of the same attachment has another place.
+        // An earlier endpoint of the same attachment has another slot.
         self.forget(&key);
-        let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&place)));
-        // Its ADD has gone on without its policy, and only a person can tell what to do.
+        let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&slot)));
+        // Nobody waits for the answer, so the ADD has returned already, and only a person can help.
         if let Err(Err(error)) = answer.send(outcome) {
             tracing::warn!(%key, %error, "the endpoint is cut off");
-            self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
+            self.closed.insert(key, Closed { endpoint, slot, reason: error.to_string() });
         }
     }
 
     /// Tries once more to enforce endpoints that are cut off.
     pub fn retry_closed(&mut self) {
-        for (key, Closed { endpoint, place, .. }) in std::mem::take(&mut self.closed) {
-            if let Err(error) = self.admit(endpoint.clone(), Some(Arc::clone(&place))) {
-                self.closed.insert(key, Closed { endpoint, place, reason: error.to_string() });
+        for (key, Closed { endpoint, slot, .. }) in std::mem::take(&mut self.closed) {
+            if let Err(error) = self.admit(endpoint.clone(), Some(Arc::clone(&slot))) {
+                self.closed.insert(key, Closed { endpoint, slot, reason: error.to_string() });
             }
         }
     }
 
-    /// Forgets an endpoint; what fails is made good later.
+    /// Removes an endpoint. A failure is repaired later.
     pub fn forget(&mut self, key: &AttachmentKey) {
         if let Err(error) = self.dismiss(key) {
             self.failed(&error);
         }
     }
 
-    /// Forgets an endpoint.
+    /// Removes an endpoint from the inputs and from the tables.
     pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
         self.closed.remove(key);
         let mut concerned = BTreeSet::new();
-        let Some(gone) = self.leave(key, &mut concerned) else { return Ok(()) };
-        self.room_made = true;
+        let Some(gone) = self.remove_endpoint(key, &mut concerned) else { return Ok(()) };
+        self.space_freed = true;
         if self.failure.is_none() {
-            gone.place.clear_posture(&mut *self.tables)?;
+            gone.slot.clear_posture(&mut *self.tables)?;
             if let Some(rules) = &gone.rules {
                 self.release_rules(rules);
             }
         }
-        // Its place is nobody's any more when a new set comes into force.
+        // The slot is free before a new set comes into force.
         drop(gone);
         self.roll_back(&concerned)
     }
 
-    /// What did not fit and should be tried once more: all of it if there may be room now, else what was not tried yet.
+    /// The objects that did not fit and should be tried again: all if space was freed, otherwise those that were not
+    /// tried yet.
     pub fn due(&mut self) -> Vec<ObjectId> {
-        let room_made = std::mem::take(&mut self.room_made);
-        let due = self.unfit.iter().filter(|(_, it)| room_made || !it.tried);
+        let space_freed = std::mem::take(&mut self.space_freed);
+        let due = self.unfit.iter().filter(|(_, it)| space_freed || !it.tried);
         let mut due: Vec<_> = due.map(|(id, it)| (it.tried, id.clone())).collect();
-        // Who was never tried comes first.
+        // Objects that were never tried come first.
         due.sort();
         due.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Tries one of them, as it is now.
+    /// Tries an object again.
     pub fn retry_unfit(&mut self, id: &ObjectId) -> Result<(), TableError> {
         let Some(Unfit { change, .. }) = self.unfit.get(id) else { return Ok(()) };
         self.apply_alone(change.clone()).map(drop)

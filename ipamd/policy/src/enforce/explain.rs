@@ -26,7 +26,7 @@ use ipamd_model::{
     services::ServiceTarget,
 };
 
-/// Stands for the port of whoever opens a flow, where none is named.
+/// Stands for the opener's port if the question names none.
 const SOME_PORT: u16 = 49_152;
 
 /// A flow, as its opener sees it.
@@ -44,19 +44,19 @@ pub struct SeenFlow {
     pub destination_port: u16,
 }
 
-/// How a flow that is traced comes to its destination.
+/// How a traced flow reaches its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Way {
+enum Route {
     Direct,
-    /// By this service, which chose the destination.
-    By(String),
-    /// To this service, which leads it to nobody, for this reason.
-    Nowhere(String, &'static str),
+    /// By this service, which has chosen the destination.
+    Service(String),
+    /// To this service, which has no backend for it, for this reason.
+    NoBackend(String, &'static str),
 }
 
-/// What an endpoint's rules say of a flow.
+/// The judgement of an endpoint's rules on a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Judgement {
     /// A rule, or a tier's default, or that all tiers leave it open.
     Decided(Decision),
     /// No policy speaks of the direction.
@@ -65,7 +65,7 @@ pub(super) enum Said {
     Node,
 }
 
-impl Said {
+impl Judgement {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Decided(Decision { allow: false, .. }) => Verdict::Deny,
@@ -85,7 +85,7 @@ fn verdict(allow: bool) -> Verdict {
     if allow { Verdict::Allow } else { Verdict::Deny }
 }
 
-/// What the numbers of a flow are to people.
+/// The numbers of a flow as people name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// The opener's port, or the identifier of an ICMP echo; 0 where there is none.
@@ -125,30 +125,34 @@ impl State {
         found.map(|(key, _)| key)
     }
 
-    /// What the endpoint's rules in force say of a flow.
-    pub fn said(&self, key: &AttachmentKey, direction: Direction, flow: &SeenFlow) -> Said {
+    /// Judges a flow by the endpoint's rules in force.
+    pub fn judge_by_rules(&self, key: &AttachmentKey, direction: Direction, flow: &SeenFlow) -> Judgement {
         let peer = flow.peer(direction);
         if direction == Direction::Ingress && self.node_addresses.contains(&peer) {
-            return Said::Node;
+            return Judgement::Node;
         }
         let rules = self.endpoints.get(key).and_then(|endpoint| endpoint.rules.as_ref());
         let Some(rules) = rules.map(|rules| rules.of(direction)).filter(|rules| rules.is_policed()) else {
-            return Said::Unpoliced;
+            return Judgement::Unpoliced;
         };
         let atoms = self.derived.classes.atoms_of(IpNetwork::from(peer));
         let source_port = if has_ports(flow.protocol) { flow.source_port } else { 0 };
-        Said::Decided(rules.about(&atoms).decide(Some(flow.protocol), source_port, flow.destination_port))
+        Judgement::Decided(rules.about(&atoms).decide(
+            Some(flow.protocol),
+            source_port,
+            flow.destination_port,
+        ))
     }
 
-    /// What the tables say of it: whether it passes and by which rule, looked up as the programs do.
-    fn found(
+    /// Judges a flow by the tables, as the programs do: whether it passes, and by which rule.
+    fn judge_by_tables(
         &self,
         key: &AttachmentKey,
         direction: Direction,
         flow: &SeenFlow,
     ) -> Result<(bool, RuleId), TableError> {
         let Some(endpoint) = self.endpoints.get(key) else { return Ok((false, RuleId(0))) };
-        let Some(posture) = self.tables.posture(endpoint.place.slot())? else {
+        let Some(posture) = self.tables.posture(endpoint.slot.number())? else {
             return Ok((false, RuleId(0)));
         };
         let policed = match direction {
@@ -193,39 +197,41 @@ impl State {
     }
 
     fn step(&self, key: &AttachmentKey, direction: Direction, flow: &SeenFlow) -> TraceStep {
-        let said = self.said(key, direction, flow);
-        let kernel = match self.found(key, direction, flow) {
-            Ok((allow, rule)) if verdict(allow) == said.verdict() && rule == said.rule() => KernelSays::Same,
+        let judgement = self.judge_by_rules(key, direction, flow);
+        let kernel = match self.judge_by_tables(key, direction, flow) {
+            Ok((allow, rule)) if verdict(allow) == judgement.verdict() && rule == judgement.rule() => {
+                KernelSays::Same
+            }
             Ok((allow, rule)) => {
                 let by = self.deciding(rule).map(|rule| format!(" by {}", rule.text)).unwrap_or_default();
                 KernelSays::Other(format!("{}{by}", verdict(allow)))
             }
             Err(error) => KernelSays::Other(error.to_string()),
         };
-        let logged = match said {
-            Said::Decided(decision) => decision.log.and_then(|rule| self.deciding(rule)),
-            Said::Unpoliced | Said::Node => None,
+        let logged = match judgement {
+            Judgement::Decided(decision) => decision.log.and_then(|rule| self.deciding(rule)),
+            Judgement::Unpoliced | Judgement::Node => None,
         };
-        let note = match said {
-            Said::Node => Some("the node always reaches its endpoints".to_owned()),
-            Said::Unpoliced => Some(format!("no policy selects it for {direction}")),
-            Said::Decided(Decision { rule: RuleId(0), .. }) => {
+        let note = match judgement {
+            Judgement::Node => Some("the node always reaches its endpoints".to_owned()),
+            Judgement::Unpoliced => Some(format!("no policy selects it for {direction}")),
+            Judgement::Decided(Decision { rule: RuleId(0), .. }) => {
                 Some("the policies that select it leave it open".to_owned())
             }
-            Said::Decided(_) => None,
+            Judgement::Decided(_) => None,
         };
         TraceStep {
             endpoint: self.endpoints.get(key).map(|endpoint| pod_name(&endpoint.item)).unwrap_or_default(),
             direction: direction.to_string(),
-            verdict: said.verdict(),
-            rule: self.deciding(said.rule()),
+            verdict: judgement.verdict(),
+            rule: self.deciding(judgement.rule()),
             logged,
             note,
             kernel,
         }
     }
 
-    fn path(&self, flow: &SeenFlow, way: Way) -> TracePath {
+    fn path(&self, flow: &SeenFlow, way: Route) -> TracePath {
         let Numbers { source, destination, icmp } = flow.numbers();
         let mut path = TracePath {
             source: self.party(flow.source, source),
@@ -237,7 +243,7 @@ impl State {
             note: None,
         };
         let by_itself = match way {
-            Way::Nowhere(service, note) => {
+            Route::NoBackend(service, note) => {
                 return TracePath {
                     service: Some(service),
                     verdict: Verdict::Deny,
@@ -245,11 +251,11 @@ impl State {
                     ..path
                 };
             }
-            Way::By(service) => {
+            Route::Service(service) => {
                 path.service = Some(service);
                 "a pod reaches itself through a service, whatever its policies say"
             }
-            Way::Direct => "what a pod sends to its own address does not leave it, so no policy is asked",
+            Route::Direct => "what a pod sends to its own address does not leave it, so no policy is asked",
         };
         if flow.source == flow.destination {
             path.note = Some(by_itself.into());
@@ -281,7 +287,7 @@ impl State {
         path
     }
 
-    /// Addresses of what a person names: an address, or a pod as NAMESPACE/NAME.
+    /// The addresses of an operand: an address, or a pod as NAMESPACE/NAME.
     fn addresses(&self, text: &str, field: &str) -> Result<Vec<IpAddr>, String> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(vec![address.to_canonical()]);
@@ -298,7 +304,7 @@ impl State {
         Ok(addresses)
     }
 
-    /// The flows that a question means, each with whether its opener is one that services know from inside.
+    /// The flows of a query, each with whether services treat its opener as inside.
     fn flows(&self, query: &TraceQuery) -> Result<Vec<(SeenFlow, bool)>, String> {
         let sources = self.addresses(&query.from, "from")?;
         let destinations = self.addresses(&query.to, "to")?;
@@ -328,17 +334,17 @@ impl State {
         Ok(flows)
     }
 
-    fn trace(&self, query: &TraceQuery, asked: Vec<(SeenFlow, Way)>) -> Result<Trace, String> {
+    fn trace(&self, query: &TraceQuery, asked: Vec<(SeenFlow, Route)>) -> Result<Trace, String> {
         let is_local = |address| self.endpoint_at(address).is_some();
-        let concerns = |(flow, way): &(SeenFlow, Way)| {
-            is_local(flow.source) || is_local(flow.destination) || matches!(way, Way::Nowhere(..))
+        let concerns = |(flow, way): &(SeenFlow, Route)| {
+            is_local(flow.source) || is_local(flow.destination) || matches!(way, Route::NoBackend(..))
         };
         if !asked.iter().any(concerns) {
             return Err(match asked.as_slice() {
-                [(_, Way::Direct), ..] | [] => {
+                [(_, Route::Direct), ..] | [] => {
                     format!("neither {} nor {} is an endpoint of this node", query.from, query.to)
                 }
-                [(_, Way::By(service) | Way::Nowhere(service, _)), ..] => format!(
+                [(_, Route::Service(service) | Route::NoBackend(service, _)), ..] => format!(
                     "neither {} nor a backend of the service {service} is an endpoint of this node",
                     query.from
                 ),
@@ -361,11 +367,11 @@ impl State {
 }
 
 impl Enforcer {
-    /// What would become of a flow, and why. `led` says where a service leads what is opened to its address, from inside
-    /// or not; `None` where the address and port are no service's.
+    /// Judges a flow, and explains the judgement. `resolve` returns the target of a connection to a service's address,
+    /// from inside or outside; `None` if the address and port belong to no service.
     ///
     /// # Errors
-    /// What of the question makes no sense, in a sentence.
+    /// The part of the query that makes no sense, in a sentence.
     pub fn trace(
         &self,
         query: &TraceQuery,
@@ -375,16 +381,16 @@ impl Enforcer {
         let mut asked = Vec::new();
         for (flow, inside) in flows {
             match resolve(&flow, inside) {
-                None => asked.push((flow, Way::Direct)),
+                None => asked.push((flow, Route::Direct)),
                 Some(ServiceTarget { service, backends, refusal }) if backends.is_empty() => {
                     let empty = "the service has no backend that takes new connections: they are refused";
-                    asked.push((flow, Way::Nowhere(service, refusal.unwrap_or(empty))));
+                    asked.push((flow, Route::NoBackend(service, refusal.unwrap_or(empty))));
                 }
                 Some(ServiceTarget { service, backends, .. }) => {
                     asked.extend(backends.into_iter().map(|backend| {
                         let to =
                             SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
-                        (to, Way::By(service.clone()))
+                        (to, Route::Service(service.clone()))
                     }))
                 }
             }

@@ -14,10 +14,10 @@ use ipamd_model::{
     policy::{Direction, Policy},
 };
 
-/// How many objects that are not in force are told of as Events.
+/// The most objects for which Events are created.
 const TOLD: usize = 100;
 
-/// How much there is.
+/// The counts for status and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Policies in force.
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// How often a rule decided; one that no endpoint has did never.
+    /// How often a rule has decided. A rule that no endpoint has never decides.
     fn hits(&self, rule: &RuleName) -> u64 {
         let number = self.names.find(rule);
         number.and_then(|number| self.tables.hits(number).ok()).unwrap_or_default()
@@ -172,7 +172,7 @@ impl Enforcer {
         Some(refused.chain(state.left_out().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect())
     }
 
-    /// Everything of the policies in force that are meant.
+    /// The details of the policies in force that a query names.
     pub fn policy(&self, query: &PolicyQuery) -> Vec<PolicyDetail> {
         let state = self.lock();
         let meant = |id: &ObjectId| {
@@ -185,22 +185,22 @@ impl Enforcer {
         found.map(|policy| state.detail(policy)).collect()
     }
 
-    /// How much there is; while a change is under way, how much there was before it.
+    /// The counts; while a change is under way, those before it.
     pub fn counts(&self) -> Counts {
-        self.look().0
+        self.report().0
     }
 
-    /// What needs a person, a sentence each; while a change is under way, what did before it.
+    /// The problems that need an operator, a sentence each; while a change is under way, those before it.
     pub fn problems(&self) -> Vec<String> {
-        self.look().1
+        self.report().1
     }
 
-    fn look(&self) -> (Counts, Vec<String>) {
-        let mut seen = locked(&self.seen);
+    fn report(&self) -> (Counts, Vec<String>) {
+        let mut report = locked(&self.last_report);
         if let Some(state) = self.state.try_lock() {
-            *seen = (state.counts(), state.problems());
+            *report = (state.counts(), state.problems());
         }
-        seen.clone()
+        report.clone()
     }
 }
 

@@ -32,7 +32,7 @@ pub use self::{
     queue::Admission,
     write_tables::Writes,
 };
-use self::{apply::Parts, queue::Waiting, slots::SlotAllocator, state::State, write_tables::WriteError};
+use self::{apply::Parts, queue::QueuedChange, slots::SlotAllocator, state::State, write_tables::WriteError};
 pub use crate::compile::policy_inputs::LocalEndpoint;
 use crate::tables::{self, TableError, Tables};
 use ipamd_model::endpoint::Slot;
@@ -44,24 +44,24 @@ use ipamd_runtime::queued_lock::{QueuedLock, TakeIn, locked};
 pub struct Enforcer {
     /// Endpoints that come and go wait in its queue.
     state: QueuedLock<State>,
-    places: Arc<SlotAllocator>,
-    /// How many of them there are.
+    slots: Arc<SlotAllocator>,
+    /// The number of slots.
     most: u32,
-    /// How much there was, and what needed a person, when the state was last to be had.
-    seen: Mutex<(Counts, Vec<String>)>,
+    /// The counts and problems, as of the last time that the lock was free.
+    last_report: Mutex<(Counts, Vec<String>)>,
 }
 
-/// Says why policy is not as it should be.
-fn said(outcome: Result<(), WriteError>) {
+/// Logs why the tables could not be rebuilt.
+fn log_failure(outcome: Result<(), WriteError>) {
     if let Err(error) = outcome {
         tracing::warn!(%error, "cannot rebuild the policy tables");
     }
 }
 
-/// What a batch came to.
+/// The effect of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied {
-    /// From the batch to what it says being in force.
+    /// The time from the batch until it was in force.
     pub took: Duration,
     /// What was written.
     pub writes: Writes,
@@ -73,15 +73,15 @@ impl Enforcer {
         let most = tables.limits().slots;
         let state = State::new(tables);
         Self {
-            places: Arc::clone(&state.places),
+            slots: Arc::clone(&state.slots),
             state: QueuedLock::new(state),
             most,
-            seen: Mutex::default(),
+            last_report: Mutex::default(),
         }
     }
 
-    /// Puts the cluster in force as it was told first, in place of what the tables have. Endpoints keep their slots where
-    /// they can; returns those they have.
+    /// Puts the first state of the cluster in force, in place of what the tables have. Endpoints keep their slots where
+    /// they can. Returns the slots.
     ///
     /// # Errors
     /// Why the tables could not be written; then what they had is still in force.
@@ -96,8 +96,8 @@ impl Enforcer {
         state.refusals = first.refusals.unwrap_or_default();
         state.inputs.fill(first.changes);
         for (endpoint, slot) in endpoints {
-            let place = self.places.claim(slot, self.most).ok_or(EnforceError::Slots(self.most))?;
-            state.place(endpoint, place);
+            let slot = self.slots.claim(slot, self.most).ok_or(EnforceError::Slots(self.most))?;
+            state.put_endpoint(endpoint, slot);
         }
         match state.rebuild() {
             Ok(()) => {}
@@ -105,10 +105,10 @@ impl Enforcer {
             Err(WriteError::Overflow(overflow)) => return Err(EnforceError::Fit(overflow.to_string())),
         }
         state.started = true;
-        Ok(state.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.place.slot())).collect())
+        Ok(state.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.slot.number())).collect())
     }
 
-    /// Takes an endpoint in, or its new state. When this returns its policy is enforced.
+    /// Adds an endpoint, or updates it. When this returns, its policy is enforced.
     ///
     /// # Errors
     /// Why it is not.
@@ -116,46 +116,46 @@ impl Enforcer {
         self.lock().admit(endpoint, None)
     }
 
-    /// Takes an endpoint in, in place of one of the same attachment, as soon as nothing is in the way: by [`Self::take`], or by
-    /// whoever has the state next.
+    /// Queues an endpoint, which replaces one of the same attachment. It is added by [`Self::take`], or by whoever has
+    /// the lock next.
     ///
     /// # Errors
     /// That there is no slot left.
     pub fn queue(&self, endpoint: LocalEndpoint) -> Result<Admission, EnforceError> {
-        let place = self.places.claim(None, self.most).ok_or(EnforceError::Slots(self.most))?;
-        let (admission, waiting) = Admission::new(endpoint, place);
+        let slot = self.slots.claim(None, self.most).ok_or(EnforceError::Slots(self.most))?;
+        let (admission, waiting) = Admission::new(endpoint, slot);
         self.state.push(waiting);
         Ok(admission)
     }
 
-    /// Forgets an endpoint in the same way.
+    /// Queues the removal of an endpoint.
     pub fn dismiss_later(&self, key: &AttachmentKey) {
-        self.state.push(Waiting::Dismiss(key.clone()));
+        self.state.push(QueuedChange::Dismiss(key.clone()));
     }
 
-    /// Forgets an endpoint, at once or soon.
+    /// Removes an endpoint: now if the lock is free, otherwise soon.
     pub fn dismiss(&self, key: &AttachmentKey) {
         self.dismiss_later(key);
         self.forget_dismissed();
     }
 
-    /// Forgets what was dismissed, unless somebody has the state.
+    /// Makes the queued removals, unless somebody has the lock.
     pub fn forget_dismissed(&self) {
         // If a change is under way, the next one, or the next reconciliation, takes care of it.
         self.state.try_take();
     }
 
-    /// Whether somebody should call [`Self::take`]: nobody else is about to.
+    /// Whether [`Self::take`] must be called, because nobody has the lock or waits for it.
     pub fn needs_taking(&self) -> bool {
         self.state.needs_taking()
     }
 
-    /// Waits for the state, and takes in what waits for it.
+    /// Waits for the lock, and applies what is queued.
     pub fn take(&self) {
         self.state.take();
     }
 
-    /// For how long changes of the cluster have had the state, all together.
+    /// The total time for which changes of the cluster have had the lock.
     pub fn time_of_changes(&self) -> Duration {
         self.state.time_of_changes()
     }
@@ -165,21 +165,21 @@ impl Enforcer {
         self.state.longest_change()
     }
 
-    /// Whether somebody waits to be taken in. For tests.
+    /// Whether anything is queued. For tests.
     #[doc(hidden)]
     pub fn waits(&self) -> bool {
         self.state.waits()
     }
 
-    /// Has the state as a large change has it. For tests.
+    /// Holds the lock as a large change does. For tests.
     #[doc(hidden)]
     pub fn stall(&self, act: impl FnOnce()) {
         let _changing = self.state.change();
         act();
     }
 
-    /// Takes changes of the cluster in: together, or, if they do not fit together, those that fit. The search for those takes many
-    /// turns, and between two of them others have the state: who comes and goes is taken in, who asks is answered.
+    /// Applies changes of the cluster: all of them, or those that fit. The search for those that fit takes many tries.
+    /// Between two tries others get the lock: pods are added and removed, and requests are answered.
     pub fn apply(&self, batch: Batch) -> Applied {
         let began = Instant::now();
         if let Some(refusals) = batch.refusals {
@@ -194,15 +194,15 @@ impl Enforcer {
             let mut parts = Parts::of(batch.changes);
             while let Some(part) = parts.next() {
                 let mut state = self.state.change();
-                // A failure was said already, and is tried again.
-                writes += state.turn(part, &mut parts).unwrap_or_default();
+                // The failure is logged already, and is tried again.
+                writes += state.try_part(part, &mut parts).unwrap_or_default();
             }
         }
         Applied { took: began.elapsed(), writes }
     }
 
-    /// Sets the addresses from which the node itself always reaches its endpoints. Not while a change is under way: it is said
-    /// at every reconciliation.
+    /// Sets the addresses from which the node itself always reaches its endpoints. Does nothing while a change is under
+    /// way, because every reconciliation calls this again.
     pub fn set_node_addresses(&self, addresses: BTreeSet<IpAddr>) {
         let Some(mut state) = self.state.try_change() else { return };
         if !state.started || state.node_addresses == addresses {
@@ -215,7 +215,7 @@ impl Enforcer {
         }
     }
 
-    /// Tries again what has failed or did not fit, each in a turn of its own, and clears away what is out of use. Not while a
+    /// Tries again what has failed or did not fit, one object at a time, and compacts the tables. Does nothing while a
     /// change is under way.
     pub fn retry(&self) {
         let due = {
@@ -225,34 +225,34 @@ impl Enforcer {
                 return;
             }
             if state.failure.is_some() {
-                return said(state.rebuild());
+                return log_failure(state.rebuild());
             }
             state.due()
         };
         for id in due {
             let mut state = self.state.change();
             if let Err(error) = state.retry_unfit(&id) {
-                return said(Err(error.into()));
+                return log_failure(Err(error.into()));
             }
         }
         let Some(mut state) = self.state.try_change() else { return };
         state.retry_closed();
-        said(state.compact());
+        log_failure(state.compact());
     }
 
-    /// The state, after all who have waited for it longer.
+    /// The state, once everybody who has waited longer has had it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 }
 
 impl TakeIn for State {
-    type Waiting = Waiting;
+    type Waiting = QueuedChange;
 
-    fn take_in(&mut self, waiting: Waiting) {
+    fn take_in(&mut self, waiting: QueuedChange) {
         match waiting {
-            Waiting::Dismiss(key) => self.forget(&key),
-            Waiting::Admit(entrant) => self.enter_from_queue(*entrant),
+            QueuedChange::Dismiss(key) => self.forget(&key),
+            QueuedChange::Admit(queued) => self.admit_queued(*queued),
         }
     }
 }

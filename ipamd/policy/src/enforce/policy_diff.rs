@@ -12,7 +12,7 @@ use ipamd_api::{
 
 use super::{
     Enforcer,
-    explain::{Numbers, Said, SeenFlow},
+    explain::{Judgement, Numbers, SeenFlow},
     memory::Memory,
     state::State,
     tables::RuleId,
@@ -23,20 +23,20 @@ use ipamd_model::{
     policy::{Direction, protocol},
 };
 
-/// Groups of flows that are told at most.
+/// The most groups of flows that are returned.
 const MOST_CHANGES: usize = 10_000;
 
-/// What became of a flow, and by which rule.
+/// The verdict on a flow, and the rule that decided it.
 type Judged = (Verdict, RuleId);
 
-/// A side of a flow, to people: which of its addresses a pod used does not matter.
+/// A side of a flow as it is shown: a pod is one side, whichever of its addresses was used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Who {
     Pod(ObjectId),
     Other(IpAddr),
 }
 
-/// What flows have in common that are told together.
+/// What the flows of one group have in common.
 type Group = (u8, Who, Who, u16, Judged, Judged);
 
 impl State {
@@ -57,15 +57,15 @@ impl State {
         self.derived.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
     }
 
-    /// What becomes of a flow; `None`: neither side is an endpoint of this node.
+    /// Judges a flow; `None` if neither side is an endpoint of this node.
     fn judge(&self, flow: &SeenFlow, endpoints: &HashMap<IpAddr, AttachmentKey>) -> Option<Judged> {
         let mut judged = None;
         for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
         {
             let Some(key) = endpoints.get(&address) else { continue };
-            let said: Said = self.said(key, direction, flow);
-            judged = Some((said.verdict(), said.rule()));
-            if said.verdict() == Verdict::Deny {
+            let judgement: Judgement = self.judge_by_rules(key, direction, flow);
+            judged = Some((judgement.verdict(), judgement.rule()));
+            if judgement.verdict() == Verdict::Deny {
                 break;
             }
         }
@@ -89,12 +89,12 @@ impl Enforcer {
         }
         let locals = trial.inputs.locals.values().cloned().collect::<Vec<_>>();
         for endpoint in locals {
-            // There is one for each: the world has no more endpoints than there are places.
-            let Some(place) = trial.places.claim(None, trial.tables.limits().slots) else { break };
-            trial.place(endpoint, place);
+            // There is always a free slot, because the copy has as many slots as the original.
+            let Some(slot) = trial.slots.claim(None, trial.tables.limits().slots) else { break };
+            trial.put_endpoint(endpoint, slot);
         }
-        if let Err(unsettled) = trial.rebuild() {
-            let reason = match unsettled {
+        if let Err(error) = trial.rebuild() {
+            let reason = match error {
                 WriteError::Overflow(overflow) => overflow.to_string(),
                 WriteError::Table(error) => error.to_string(),
             };
@@ -108,7 +108,7 @@ impl Enforcer {
             });
             return page;
         }
-        // What is left out today already is no news.
+        // Objects that are left out today already are not reported.
         page.refused.extend(trial.left_out().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
         let mut groups: BTreeMap<Group, usize> = BTreeMap::new();

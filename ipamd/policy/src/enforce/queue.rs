@@ -7,53 +7,53 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{EnforceError, LocalEndpoint, Slot, slots::EndpointSlot};
 
-/// What waits for the state.
+/// A queued change of the endpoints.
 #[derive(Debug)]
-pub(super) enum Waiting {
-    /// An endpoint that is to be enforced.
-    Admit(Box<Entrant>),
-    /// One that is to be forgotten.
+pub(super) enum QueuedChange {
+    /// An endpoint is added.
+    Admit(Box<QueuedEndpoint>),
+    /// An endpoint is removed.
     Dismiss(AttachmentKey),
 }
 
 /// An endpoint in the queue.
 #[derive(Debug)]
-pub(super) struct Entrant {
+pub(super) struct QueuedEndpoint {
     pub endpoint: LocalEndpoint,
-    pub place: Arc<EndpointSlot>,
+    pub slot: Arc<EndpointSlot>,
     pub answer: oneshot::Sender<Result<Slot, EnforceError>>,
 }
 
-/// An endpoint that is on its way into the tables. It has its place in them already, at which everything is dropped until its
-/// policy is there.
+/// An endpoint in the queue, seen by its ADD. It has its slot already, where everything is dropped until its policy is
+/// written.
 #[derive(Debug)]
 pub struct Admission {
-    place: Arc<EndpointSlot>,
+    slot: Arc<EndpointSlot>,
     outcome: oneshot::Receiver<Result<Slot, EnforceError>>,
 }
 
 impl Admission {
-    /// An admission and what is to wait for the state.
-    pub(super) fn new(endpoint: LocalEndpoint, place: Arc<EndpointSlot>) -> (Self, Waiting) {
+    /// An admission, and the change to queue.
+    pub(super) fn new(endpoint: LocalEndpoint, slot: Arc<EndpointSlot>) -> (Self, QueuedChange) {
         let (answer, outcome) = oneshot::channel();
-        let entrant = Entrant { endpoint, place: Arc::clone(&place), answer };
-        (Self { place, outcome }, Waiting::Admit(Box::new(entrant)))
+        let queued = QueuedEndpoint { endpoint, slot: Arc::clone(&slot), answer };
+        (Self { slot, outcome }, QueuedChange::Admit(Box::new(queued)))
     }
 
-    /// What comes of it, if that is known within so long.
+    /// The outcome, if it is known within this time.
     pub async fn within(&mut self, patience: Duration) -> Option<Result<Slot, EnforceError>> {
         let outcome = timeout(patience, &mut self.outcome).await.ok()?;
         Some(outcome.unwrap_or(Err(EnforceError::Abandoned)))
     }
 
-    /// Goes on without waiting: with the place, at which everything is dropped until the policy is there. From here on it is the
-    /// state that keeps the place, tells if the policy does not fit, and tries again.
+    /// Returns the slot without waiting. Everything is dropped there until the policy is written. From now on the state
+    /// owns the slot, logs if the policy does not fit, and tries again.
     ///
     /// # Errors
     /// Why it is not enforced, if that has just become known.
     pub fn go_on(mut self) -> Result<Slot, EnforceError> {
-        // Whoever comes later sees that nobody listens; what came before this is here.
+        // An outcome that arrives later finds the channel closed; an earlier one is in it.
         self.outcome.close();
-        self.outcome.try_recv().unwrap_or(Ok(self.place.slot()))
+        self.outcome.try_recv().unwrap_or(Ok(self.slot.number()))
     }
 }

@@ -20,17 +20,17 @@ use ipamd_model::{
     policy::{Direction, Policy},
 };
 
-/// So much may be out of use before it is cleared away.
+/// The number of unused classes or predicates that are tolerated.
 const SLACK: usize = 1024;
 
-/// When is looked again, if nothing new was told apart: policies may have gone.
+/// The time until the use is counted again if their number has not changed: policies may have been removed.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
-/// What endpoints had in the set before.
+/// The rules and postures of endpoints in the old set.
 type Before = BTreeMap<AttachmentKey, (Option<SharedRules>, Option<Posture>)>;
 
 impl State {
-    /// Fills a new set of tables from the world and puts it in force. Policies that do not fit are left out.
+    /// Fills a new set of tables from the inputs and puts it in force. Policies that do not fit are left out.
     pub fn rebuild(&mut self) -> Result<(), WriteError> {
         self.tables.begin()?;
         let failure = self.failure.take();
@@ -46,9 +46,9 @@ impl State {
         match switched {
             Ok(unfinished) => {
                 self.derived.peers.pack();
-                self.places.renewed();
+                self.slots.renewed();
                 if let Some(error) = unfinished {
-                    // What is in force is known; it is only not all that it should be.
+                    // The new set is in force, but something that belongs to it failed.
                     self.failed(&error);
                 }
                 for map in derived.maps.values().filter_map(|compiled| compiled.map) {
@@ -82,20 +82,20 @@ impl State {
         let all = self.derive();
         match self.write_tables(&all) {
             Err(WriteError::Overflow(_)) => self.fill_piece_by_piece(),
-            settled => settled.map(drop),
+            written => written.map(drop),
         }
     }
 
-    /// Policies come in pieces, so that those are left out that do not fit.
+    /// Adds the policies in parts, so that those that do not fit are left out.
     fn fill_piece_by_piece(&mut self) -> Result<(), WriteError> {
         let policies = std::mem::take(&mut self.inputs.policies);
         let unfit = std::mem::take(&mut self.unfit);
         let filled = self.fill_with(policies.values().cloned());
         if filled.is_ok() {
-            // Of what had an older version in force the newer one still waits.
+            // A newer version of an enforced object still waits.
             self.unfit.extend(unfit);
         } else {
-            // What was not tried is in force as before, and part of the world as before.
+            // The old set stays in force, so the inputs are restored too.
             (self.inputs.policies, self.unfit) = (policies, unfit);
         }
         filled
@@ -111,14 +111,14 @@ impl State {
         Ok(())
     }
 
-    /// Clears away what is out of use, if it is much.
+    /// Rebuilds the tables if many classes or predicates are unused.
     pub fn compact(&mut self) -> Result<(), WriteError> {
         self.forget_rules();
         let (all_classes, all_atoms) = (self.derived.classes.count(), self.derived.classes.atoms());
-        if all_classes.max(all_atoms) <= SLACK || self.has_looked(all_classes, all_atoms) {
+        if all_classes.max(all_atoms) <= SLACK || self.was_checked(all_classes, all_atoms) {
             return Ok(());
         }
-        self.looked_at = Some((all_classes, all_atoms, Instant::now()));
+        self.checked_at = Some((all_classes, all_atoms, Instant::now()));
         let peers = self.derived.peers.iter().map(|(_, peer)| peer.class);
         let classes = peers.chain([ClassId::WORLD]).collect::<BTreeSet<_>>().len();
         let maps = self.derived.maps.keys();
@@ -134,9 +134,9 @@ impl State {
         Ok(())
     }
 
-    /// Whether it was looked a moment ago what is in use of so many. In a large cluster that takes a while.
-    fn has_looked(&self, classes: usize, atoms: usize) -> bool {
-        self.looked_at.is_some_and(|(of_classes, of_atoms, at)| {
+    /// Whether the use of these was counted a moment ago. In a large cluster that takes a while.
+    fn was_checked(&self, classes: usize, atoms: usize) -> bool {
+        self.checked_at.is_some_and(|(of_classes, of_atoms, at)| {
             (of_classes, of_atoms) == (classes, atoms) && at.elapsed() < LOOK_AGAIN
         })
     }
@@ -148,7 +148,7 @@ impl State {
         self.names.retain(&used);
     }
 
-    /// Takes note that the tables are not as they should be.
+    /// Remembers that a write failed, so that the tables are rebuilt.
     pub fn failed(&mut self, error: &TableError) {
         tracing::error!(%error, "cannot write the policy tables; trying again");
         self.failure = Some(error.to_string());

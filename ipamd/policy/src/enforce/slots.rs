@@ -16,31 +16,31 @@ use super::{
     tables::{Posture, TableError, Tables},
 };
 
-/// Which places are whose.
+/// The assigned slots.
 #[derive(Debug, Default)]
 pub(super) struct SlotAllocator(Mutex<Given>);
 
 #[derive(Debug, Default)]
 struct Given {
-    /// Not to be had: somebody's, or one of those below.
+    /// Slots that are assigned or unclean.
     taken: BTreeSet<Slot>,
-    /// Nobody's any more, and the set of tables in force may still have a posture there.
+    /// Unassigned slots for which the set in force may still have a posture.
     unclean: BTreeSet<Slot>,
     last: u32,
 }
 
-/// The place of one endpoint, for as long as somebody keeps this. Its posture is written by this alone.
+/// The slot of one endpoint, until this is dropped. Only this writes its posture.
 #[derive(Debug)]
 pub(super) struct EndpointSlot {
     slot: Slot,
-    /// Whether it may have a posture.
+    /// Whether the tables may have a posture for it.
     is_written: AtomicBool,
-    places: Arc<SlotAllocator>,
+    slots: Arc<SlotAllocator>,
 }
 
 impl SlotAllocator {
-    /// A place without a posture: the one that is asked for, if it is free, or the next one after the last that was given, for a
-    /// place rests before it is given again. `None`: there is none.
+    /// Assigns an empty slot: the wanted one if it is free, otherwise the next one after the last that was assigned, so
+    /// that a freed slot rests. Returns `None` if none is free.
     pub fn claim(self: &Arc<Self>, wanted: Option<Slot>, most: u32) -> Option<Arc<EndpointSlot>> {
         let mut given = locked(&self.0);
         let is_free = |slot: &Slot| (1..=most).contains(&slot.0) && !given.taken.contains(slot);
@@ -53,10 +53,10 @@ impl SlotAllocator {
             slot
         };
         given.taken.insert(slot);
-        Some(Arc::new(EndpointSlot { slot, is_written: AtomicBool::new(false), places: Arc::clone(self) }))
+        Some(Arc::new(EndpointSlot { slot, is_written: AtomicBool::new(false), slots: Arc::clone(self) }))
     }
 
-    /// A new set of tables is in force, which has postures only of places that are somebody's.
+    /// Makes unclean slots free: a new set of tables is in force, which has postures of assigned slots only.
     pub fn renewed(&self) {
         let mut given = locked(&self.0);
         let unclean = std::mem::take(&mut given.unclean);
@@ -65,18 +65,18 @@ impl SlotAllocator {
 }
 
 impl EndpointSlot {
-    pub fn slot(&self) -> Slot {
+    pub fn number(&self) -> Slot {
         self.slot
     }
 
-    /// Has the endpoint of this place judged so.
+    /// Writes the posture of the endpoint.
     pub fn put_posture(&self, tables: &mut dyn Tables, posture: Posture) -> Result<(), TableError> {
-        // First: a write that fails may have been done.
+        // This comes first, because a write that returns an error may have been made.
         self.is_written.store(true, Ordering::Relaxed);
         tables.put_posture(self.slot, posture)
     }
 
-    /// Has everything of the endpoint of this place dropped.
+    /// Removes the posture, so that everything of the endpoint is dropped.
     pub fn clear_posture(&self, tables: &mut dyn Tables) -> Result<(), TableError> {
         tables.clear_posture(self.slot)?;
         self.is_written.store(false, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl EndpointSlot {
 
 impl Drop for EndpointSlot {
     fn drop(&mut self) {
-        let mut given = locked(&self.places.0);
+        let mut given = locked(&self.slots.0);
         if *self.is_written.get_mut() {
             given.unclean.insert(self.slot);
         } else {
@@ -103,38 +103,38 @@ mod tests {
     const ROOM: Limits = Limits { slots: 3, maps: 9, entries: 9, addresses: 9, prefixes: 9, rules: 9 };
     const OPEN: Posture = Posture { map: None, ingress: false, egress: false };
 
-    fn slot(place: Option<&Arc<EndpointSlot>>) -> Option<u32> {
-        place.map(|place| place.slot().0)
+    fn slot(slot: Option<&Arc<EndpointSlot>>) -> Option<u32> {
+        slot.map(|slot| slot.number().0)
     }
 
     #[test]
     fn a_place_rests_before_it_is_given_again() {
-        let places = Arc::new(SlotAllocator::default());
-        let mut given = [(); 3].map(|()| places.claim(None, 3));
+        let slots = Arc::new(SlotAllocator::default());
+        let mut given = [(); 3].map(|()| slots.claim(None, 3));
         assert_eq!(given.each_ref().map(|it| slot(it.as_ref())), [Some(1), Some(2), Some(3)]);
         given[1] = None;
-        let more = [(); 2].map(|()| places.claim(None, 3));
+        let more = [(); 2].map(|()| slots.claim(None, 3));
         assert_eq!(more.each_ref().map(|it| slot(it.as_ref())), [Some(2), None]);
         drop(more);
-        assert_eq!(slot(places.claim(Some(Slot(1)), 3).as_ref()), Some(2), "1 is somebody's");
+        assert_eq!(slot(slots.claim(Some(Slot(1)), 3).as_ref()), Some(2), "1 is somebody's");
     }
 
     #[test]
     fn a_place_is_not_given_while_it_may_say_something_of_its_former_endpoint() {
-        let (places, mut tables) = (Arc::new(SlotAllocator::default()), Memory::new(ROOM));
-        let claim = |wanted| places.claim(Some(Slot(wanted)), 3).unwrap();
+        let (slots, mut tables) = (Arc::new(SlotAllocator::default()), Memory::new(ROOM));
+        let claim = |wanted| slots.claim(Some(Slot(wanted)), 3).unwrap();
         let (a, b, c) = (claim(1), claim(2), claim(3));
         a.put_posture(&mut tables, OPEN).unwrap();
         b.put_posture(&mut tables, OPEN).unwrap();
         a.clear_posture(&mut tables).unwrap();
         drop((a, b));
-        assert_eq!(claim(1).slot(), Slot(1), "it says nothing");
-        assert_eq!(claim(2).slot(), Slot(1), "it says what it said");
-        places.renewed();
-        assert_eq!(claim(2).slot(), Slot(2));
+        assert_eq!(claim(1).number(), Slot(1), "it says nothing");
+        assert_eq!(claim(2).number(), Slot(1), "it says what it said");
+        slots.renewed();
+        assert_eq!(claim(2).number(), Slot(2));
         c.put_posture(&mut tables, OPEN).unwrap();
-        places.renewed();
+        slots.renewed();
         drop(c);
-        assert_ne!(claim(3).slot(), Slot(3), "it was in the new set");
+        assert_ne!(claim(3).number(), Slot(3), "it was in the new set");
     }
 }

@@ -34,7 +34,7 @@ use ipamd_runtime::supervisor;
 /// An endpoint of this node.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub place: Arc<EndpointSlot>,
+    pub slot: Arc<EndpointSlot>,
     pub item: ObjectId,
     pub addresses: Vec<IpAddr>,
     pub selecting: Selecting,
@@ -44,12 +44,12 @@ pub(super) struct Endpoint {
     pub posture: Option<Posture>,
 }
 
-/// A change that does not fit: a new object, or that one goes, for what it hid may need more room than it does.
+/// A change that does not fit: a new object, or a removal. Without the removed object, the others may need more space.
 #[derive(Debug)]
 pub(super) struct Unfit {
     pub change: Change,
     pub reason: String,
-    /// Whether it was tried; else it waits for that.
+    /// Whether it was tried. If not, its namespace had no budget left.
     pub tried: bool,
 }
 
@@ -57,19 +57,19 @@ pub(super) struct Unfit {
 #[derive(Debug)]
 pub(super) struct Closed {
     pub endpoint: LocalEndpoint,
-    pub place: Arc<EndpointSlot>,
+    pub slot: Arc<EndpointSlot>,
     pub reason: String,
 }
 
-/// What was made of the cluster and is in a set of the tables. A new set has one of its own.
+/// What is derived from the inputs and written into a set of the tables. A rebuild derives it again.
 #[derive(Debug, Default)]
 pub(super) struct Derived {
     pub classes: Classes,
-    /// What the tables have of peers.
+    /// The peers that are in the tables.
     pub peers: Peers,
-    /// The policy maps in force, by what they were made of.
+    /// The policy maps in force, by their rules.
     pub maps: HashMap<SharedRules, Compiled>,
-    /// Addresses and prefixes whose class may be another than the tables have.
+    /// Addresses and prefixes whose class may differ from the class in the tables.
     pub touched: BTreeSet<IpNetwork>,
 }
 
@@ -81,24 +81,24 @@ pub(super) struct State {
     pub derived: Derived,
     pub names: RuleNames,
     pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
-    /// The place of each policy that is enforced.
+    /// The rank of each policy that is enforced.
     pub ranks: BTreeMap<ObjectId, Rank>,
     pub node_addresses: BTreeSet<IpAddr>,
     pub refusals: Vec<Refusal>,
     pub unfit: BTreeMap<ObjectId, Unfit>,
-    /// Something went that may make room for what did not fit.
-    pub room_made: bool,
-    /// What trying those has cost.
-    pub trials: TrialBudget,
-    /// Endpoints that are served although their policy is in no table: nothing of theirs passes.
+    /// Something was removed, so that what did not fit may fit now.
+    pub space_freed: bool,
+    /// The time that tries of unfit objects have cost.
+    pub trial_budget: TrialBudget,
+    /// Endpoints whose policy is not in the tables: all their packets are dropped.
     pub closed: BTreeMap<AttachmentKey, Closed>,
-    /// Also given out by who does not have the state.
-    pub places: Arc<SlotAllocator>,
+    /// Slots are also assigned without the lock.
+    pub slots: Arc<SlotAllocator>,
     pub started: bool,
-    /// Why the tables are not as they should be.
+    /// The error of the last write, if it failed: the tables must be rebuilt.
     pub failure: Option<String>,
-    /// How many classes and predicates there were when it was looked last what of them is in use, and when that was.
-    pub looked_at: Option<(usize, usize, Instant)>,
+    /// The numbers of classes and predicates when their use was last counted, and the time of that.
+    pub checked_at: Option<(usize, usize, Instant)>,
 }
 
 impl State {
@@ -113,19 +113,23 @@ impl State {
             node_addresses: BTreeSet::new(),
             refusals: Vec::new(),
             unfit: BTreeMap::new(),
-            room_made: false,
-            trials: TrialBudget::default(),
+            space_freed: false,
+            trial_budget: TrialBudget::default(),
             closed: BTreeMap::new(),
-            places: Arc::default(),
+            slots: Arc::default(),
             started: false,
             failure: None,
-            looked_at: None,
+            checked_at: None,
         }
     }
 
-    /// Takes a change into the world and what is derived from it; returns what takes it back. The endpoints whose rules
-    /// may be others are added to `concerned`. The tables are not touched.
-    pub fn absorb(&mut self, change: Change, concerned: &mut BTreeSet<AttachmentKey>) -> Option<Change> {
+    /// Applies a change to the inputs and to what is derived from them. The endpoints whose rules may change are added
+    /// to `concerned`. Returns the change that undoes it. The tables are not touched.
+    pub fn apply_to_inputs(
+        &mut self,
+        change: Change,
+        concerned: &mut BTreeSet<AttachmentKey>,
+    ) -> Option<Change> {
         supervisor::beat();
         let id = change.id();
         if id.kind.is_policy() {
@@ -146,25 +150,25 @@ impl State {
         };
         match id.kind {
             Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet => {
-                self.renew_item(&id, concerned);
+                self.refresh_item(&id, concerned);
             }
-            Kind::Namespace => self.renew_namespace(&id.name, concerned),
+            Kind::Namespace => self.refresh_namespace(&id.name, concerned),
             Kind::ServiceAccount => {
                 if let Some(namespace) = &id.namespace {
-                    self.renew_namespace(&Arc::clone(namespace), concerned);
+                    self.refresh_namespace(&Arc::clone(namespace), concerned);
                 }
             }
-            Kind::Tier => self.renew_tier(&id.name, concerned),
+            Kind::Tier => self.refresh_tier(&id.name, concerned),
             _ => self.select(&id, concerned),
         }
         undo
     }
 
-    /// Takes an item's present state in.
-    pub fn renew_item(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+    /// Updates what is derived from an item.
+    pub fn refresh_item(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
         let new_number = self.derived.classes.put(&self.inputs, id, self.inputs.item(id));
         if new_number {
-            // Rules that name the port have to learn of the number.
+            // Rules that name the port depend on its numbers.
             concerned.extend(self.endpoints.keys().cloned());
         }
         let keys = self.inputs.locals_of(id).map(|endpoint| endpoint.key.clone()).collect::<Vec<_>>();
@@ -174,7 +178,7 @@ impl State {
         }
     }
 
-    fn renew_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+    fn refresh_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
         self.derived.classes.refresh_namespace(&self.inputs, namespace);
         let inside = |endpoint: &Endpoint| endpoint.item.namespace.as_deref() == Some(namespace);
         let keys = self.endpoints.iter().filter(|(_, endpoint)| inside(endpoint));
@@ -184,7 +188,7 @@ impl State {
         }
     }
 
-    fn renew_tier(&mut self, tier: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+    fn refresh_tier(&mut self, tier: &str, concerned: &mut BTreeSet<AttachmentKey>) {
         let of_tier = self.inputs.policies.values().filter(|policy| *policy.tier == *tier);
         for id in of_tier.map(|policy| policy.id.clone()).collect::<Vec<_>>() {
             self.unselect(&id, concerned);
@@ -213,7 +217,7 @@ impl State {
         }
     }
 
-    /// Derives everything anew from the world; returns the endpoints. The tables are not touched.
+    /// Derives everything from the inputs again, and returns the endpoints. The tables are not touched.
     pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
         self.derived = Derived::default();
         self.derived.classes.fill(&self.inputs, self.inputs.item_ids());
@@ -225,7 +229,7 @@ impl State {
         keys
     }
 
-    /// Asks all policies whether they select an endpoint.
+    /// Finds the policies that select an endpoint.
     pub fn reselect(&mut self, key: &AttachmentKey) {
         supervisor::beat();
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
@@ -238,52 +242,53 @@ impl State {
         endpoint.selecting = selecting.collect();
     }
 
-    /// Takes an endpoint into the world, and nothing else.
-    pub fn place(&mut self, endpoint: LocalEndpoint, place: Arc<EndpointSlot>) {
+    /// Adds an endpoint to the inputs, and nothing else.
+    pub fn put_endpoint(&mut self, endpoint: LocalEndpoint, slot: Arc<EndpointSlot>) {
         let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
         self.inputs.put_local(endpoint);
-        let known = self.endpoints.remove(&key).filter(|known| known.place.slot() == place.slot());
+        let known = self.endpoints.remove(&key).filter(|known| known.slot.number() == slot.number());
         let (posture, rules) = known.map_or((None, None), |known| (known.posture, known.rules));
-        let placed = Endpoint { place, item, addresses, selecting: Selecting::new(), rules, posture };
+        let placed = Endpoint { slot, item, addresses, selecting: Selecting::new(), rules, posture };
         self.endpoints.insert(key, placed);
     }
 
-    /// Takes an endpoint in, at this place, or else the one it has, or any. `None`: there is no place left.
-    pub fn enter(
+    /// Adds or updates an endpoint, with this slot, or else with the slot it has, or else with any. Returns `None` if
+    /// there is no free slot.
+    pub fn enter_endpoint(
         &mut self,
         endpoint: LocalEndpoint,
-        place: Option<Arc<EndpointSlot>>,
+        slot: Option<Arc<EndpointSlot>>,
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Slot> {
         let item = endpoint.item();
         let known = self.endpoints.get(&endpoint.key);
         let before = known.map(|known| known.item.clone());
-        let place = place
-            .or_else(|| known.map(|known| Arc::clone(&known.place)))
-            .or_else(|| self.places.claim(None, self.tables.limits().slots))?;
-        let slot = place.slot();
-        self.place(endpoint, place);
+        let slot = slot
+            .or_else(|| known.map(|known| Arc::clone(&known.slot)))
+            .or_else(|| self.slots.claim(None, self.tables.limits().slots))?;
+        let number = slot.number();
+        self.put_endpoint(endpoint, slot);
         if let Some(before) = before.filter(|before| *before != item) {
-            self.renew_item(&before, concerned);
+            self.refresh_item(&before, concerned);
         }
-        self.renew_item(&item, concerned);
-        Some(slot)
+        self.refresh_item(&item, concerned);
+        Some(number)
     }
 
-    /// Forgets an endpoint.
-    pub fn leave(
+    /// Removes an endpoint from the inputs.
+    pub fn remove_endpoint(
         &mut self,
         key: &AttachmentKey,
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(key)?;
         self.inputs.remove_local(key);
-        self.renew_item(&endpoint.item, concerned);
+        self.refresh_item(&endpoint.item, concerned);
         concerned.remove(key);
         Some(endpoint)
     }
 
-    /// What rules of an endpoint are resolved for.
+    /// The endpoint's own side, for which its rules are resolved.
     pub fn own(&self, endpoint: &Endpoint) -> Own {
         Own { addresses: endpoint.addresses.clone(), ports: self.derived.classes.ports_of(&endpoint.item) }
     }

@@ -7,21 +7,22 @@ use std::{collections::BTreeMap, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What an account holds at most: processor time.
+/// The size of a namespace's budget, in processor time.
 const ROOM: Duration = Duration::from_secs(1);
-/// The share of the time that passes by which it is filled up: a fiftieth.
+/// A budget refills by a fiftieth of the time that passes.
 const SHARE: u32 = 50;
-/// No more than this is owed: a namespace that has mended its policies waits two and a half minutes for the next trial, not hours.
+/// The most that a namespace owes. A namespace that has fixed its policies waits two and a half minutes for the next
+/// trial, not hours.
 const OWED_MOST: Duration = Duration::from_secs(4);
 
-/// Of an account: how much was taken from it, and when.
+/// The time that a namespace has spent, as of a moment.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     spent: Duration,
     at: Duration,
 }
 
-/// The accounts of the namespaces that have taken something. Times are those of a steady clock.
+/// The budgets of the namespaces that have spent something. Times are those of a steady clock.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TrialBudget(BTreeMap<Box<str>, Taken>);
 
@@ -32,19 +33,19 @@ impl TrialBudget {
         self.0.get(namespace).is_none_or(|taken| left(taken, now) < ROOM)
     }
 
-    /// One was tried for so long, and did not fit.
-    pub fn came_to_nothing(&mut self, namespace: &str, took: Duration, now: Duration) {
+    /// Charges the time of a failed trial.
+    pub fn charge(&mut self, namespace: &str, took: Duration, now: Duration) {
         let spent = self.0.get(namespace).map_or(Duration::ZERO, |taken| left(taken, now)) + took;
         self.0.insert(namespace.into(), Taken { spent: spent.min(OWED_MOST), at: now });
     }
 }
 
-/// What is still taken of an account.
+/// The time spent that is not refilled yet.
 fn left(taken: &Taken, now: Duration) -> Duration {
     taken.spent.saturating_sub(now.saturating_sub(taken.at) / SHARE)
 }
 
-/// The time that this thread has had a processor: others may be busy.
+/// The processor time of this thread, which does not depend on how busy the node is.
 pub(super) fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
@@ -64,16 +65,16 @@ mod tests {
         let at = Duration::from_secs;
         for _ in 0..4 {
             assert!(trials.may_try("a", at(0)));
-            trials.came_to_nothing("a", Duration::from_millis(300), at(0));
+            trials.charge("a", Duration::from_millis(300), at(0));
         }
         assert!(!trials.may_try("a", at(0)) && trials.may_try("b", at(0)));
         assert!(!trials.may_try("a", at(10)), "a fiftieth of it is the room for what was taken beyond");
         assert!(trials.may_try("a", at(11)));
-        trials.came_to_nothing("a", Duration::from_millis(300), at(11));
+        trials.charge("a", Duration::from_millis(300), at(11));
         assert!(!trials.may_try("a", at(11)));
         assert!(trials.may_try("a", at(60)));
         assert!(trials.may_try("b", at(1000)) && trials.0.is_empty(), "what is full again is forgotten");
-        trials.came_to_nothing("c", at(100), at(1000));
+        trials.charge("c", at(100), at(1000));
         assert!(!trials.may_try("c", at(1149)));
         assert!(trials.may_try("c", at(1151)), "what one trial took is not paid for by hours");
     }

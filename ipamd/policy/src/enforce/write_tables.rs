@@ -1,4 +1,10 @@
-//! From the desired state to writes, and the writes in an order that no packet notices.
+//! Writes the tables, in phases that each take what the one before returns:
+//!
+//! ```text
+//! concerned endpoints -- resolve --> Resolved -- plan --> Plan -- check --> CheckedPlan -- write --> Writes
+//! ```
+//!
+//! The writes are made in an order in which no packet sees half of a change.
 
 use std::{
     cmp::Reverse,
@@ -89,8 +95,13 @@ impl AddAssign for Writes {
     }
 }
 
-/// The writes of a change.
+/// The rules of the endpoints that a change concerns. [`State::plan`] is next.
+#[derive(Debug)]
+struct Resolved(BTreeMap<AttachmentKey, SharedRules>);
+
+/// The writes of a change. [`State::check`] is next.
 #[derive(Debug, Default)]
+#[must_use]
 struct Plan {
     extensions: Vec<(SharedRules, Extension)>,
     peers: Vec<(IpNetwork, Option<Peer>)>,
@@ -98,17 +109,22 @@ struct Plan {
     endpoints: Vec<(AttachmentKey, SharedRules)>,
 }
 
+/// A plan that fits into the tables. Only [`State::check`] makes one, and [`State::write`] takes no other.
+#[derive(Debug)]
+#[must_use]
+struct CheckedPlan(Plan);
+
 impl State {
     /// Writes the tables so that they match the inputs. `concerned` are the endpoints whose rules may have changed.
     pub fn write_tables(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<Writes, WriteError> {
-        let rules = self.resolve(concerned);
-        let plan = self.plan(&rules).map_err(WriteError::Overflow)?;
-        self.check(&plan).map_err(WriteError::Overflow)?;
-        Ok(self.write(plan)?)
+        let resolved = self.resolve(concerned);
+        let plan = self.plan(&resolved).map_err(WriteError::Overflow)?;
+        let checked = self.check(plan).map_err(WriteError::Overflow)?;
+        Ok(self.write(checked)?)
     }
 
     /// Resolves the rules of the concerned endpoints, and of those whose own addresses match new predicates.
-    fn resolve(&mut self, concerned: &BTreeSet<AttachmentKey>) -> BTreeMap<AttachmentKey, SharedRules> {
+    fn resolve(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Resolved {
         let mut resolved = BTreeMap::new();
         // Pods of a workload have the same policies, which mostly have the same meaning for all of them.
         let mut shared: HashMap<Vec<*const Policy>, SharedRules> = HashMap::new();
@@ -119,8 +135,7 @@ impl State {
             for key in std::mem::take(&mut round) {
                 supervisor::beat();
                 let Some(endpoint) = self.endpoints.get(&key) else { continue };
-                let key_of_all =
-                    says_the_same_to_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
+                let key_of_all = same_for_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
                 if let Some(policies) = &key_of_all
                     && let Some(rules) =
                         shared.get(policies).cloned().or_else(|| self.rules_of_like(endpoint, concerned))
@@ -143,7 +158,7 @@ impl State {
                 break;
             }
         }
-        resolved
+        Resolved(resolved)
     }
 
     /// The rules of an endpoint that the same policies select, and that is not concerned: these are in force as they are. So a pod
@@ -175,7 +190,8 @@ impl State {
         owners.map(|(key, _)| key.clone()).collect()
     }
 
-    fn plan(&mut self, resolved: &BTreeMap<AttachmentKey, SharedRules>) -> Result<Plan, Overflow> {
+    /// Plans the writes: of peers whose class has changed, of maps that do not exist yet, and of endpoints with new rules.
+    fn plan(&mut self, Resolved(resolved): &Resolved) -> Result<Plan, Overflow> {
         let limits = self.tables.limits();
         let most = limits.entries as usize;
         self.check_rules(limits)?;
@@ -233,7 +249,8 @@ impl State {
             .map(|class| Peer { class, node })
     }
 
-    fn check(&self, plan: &Plan) -> Result<(), Overflow> {
+    /// Checks that everything fits, before anything is written.
+    fn check(&self, plan: Plan) -> Result<CheckedPlan, Overflow> {
         let limits = self.tables.limits();
         for (compiled, entries) in &plan.maps {
             fits(ENTRIES, entries.len(), limits.entries)?;
@@ -245,7 +262,8 @@ impl State {
             fits(ENTRIES, entries, limits.entries)?;
         }
         fits("policy maps", self.derived.maps.len() + plan.maps.len(), limits.maps)?;
-        self.check_peers(plan, limits)
+        self.check_peers(&plan, limits)?;
+        Ok(CheckedPlan(plan))
     }
 
     fn check_peers(&self, plan: &Plan, limits: Limits) -> Result<(), Overflow> {
@@ -264,7 +282,7 @@ impl State {
     }
 
     /// Makes the writes in an order in which no packet sees half of the change.
-    fn write(&mut self, plan: Plan) -> Result<Writes, TableError> {
+    fn write(&mut self, CheckedPlan(plan): CheckedPlan) -> Result<Writes, TableError> {
         let Plan { extensions, mut peers, maps, endpoints } = plan;
         let mut writes = Writes { peers: peers.len(), maps: maps.len(), ..Writes::default() };
         for rule in self.names.take_fresh() {
@@ -315,7 +333,7 @@ impl State {
             };
             let Some(endpoint) = self.endpoints.get_mut(&key) else { continue };
             if endpoint.posture != Some(posture) {
-                endpoint.place.put_posture(&mut *self.tables, posture)?;
+                endpoint.slot.put_posture(&mut *self.tables, posture)?;
                 endpoint.posture = Some(posture);
                 writes.postures += 1;
                 concerned.add(endpoint.addresses.iter().copied().collect());
@@ -354,7 +372,7 @@ impl State {
 }
 
 /// The policies, if their meaning does not depend on the endpoint.
-fn says_the_same_to_all(selecting: &Selecting) -> Option<Vec<*const Policy>> {
+fn same_for_all(selecting: &Selecting) -> Option<Vec<*const Policy>> {
     let each = selecting.values().map(|policy| policy.says_the_same_to_all().then_some(Arc::as_ptr(policy)));
     each.collect()
 }
