@@ -20,7 +20,7 @@ use super::{
 use crate::compile::{
     classes::Classes,
     names::RuleNames,
-    policy_inputs::{LocalEndpoint, PolicyInputs},
+    policy_inputs::{Facts, LocalEndpoint, PolicyInputs},
     resolve::{Own, Rank, Selecting},
     rules::SharedRules,
 };
@@ -36,6 +36,9 @@ use ipamd_runtime::supervisor;
 pub(super) struct Endpoint {
     pub slot: Arc<EndpointSlot>,
     pub item: ObjectId,
+    /// What selectors can tell of that item, as it was when all policies were asked last. To find it out anew for each of a thousand
+    /// policies that come takes longer than all the rest.
+    facts: Option<Facts>,
     pub addresses: Vec<IpAddr>,
     pub selecting: Selecting,
     /// Its rules as they are in force.
@@ -210,7 +213,11 @@ impl State {
         let Some(rank) = self.inputs.rank(&policy) else { return };
         self.ranks.insert(id.clone(), rank.clone());
         for (key, endpoint) in &mut self.endpoints {
-            if selects(&self.inputs, &policy, &endpoint.item) {
+            let is_selected = match &endpoint.facts {
+                Some(facts) => self.inputs.selects(&policy.subject, facts),
+                None => selects(&self.inputs, &policy, &endpoint.item),
+            };
+            if is_selected {
                 endpoint.selecting.insert(rank.clone(), Arc::clone(&policy));
                 concerned.insert(key.clone());
             }
@@ -240,6 +247,7 @@ impl State {
             inputs.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
         });
         endpoint.selecting = selecting.collect();
+        endpoint.facts = Some(item.facts);
     }
 
     /// Adds an endpoint to the inputs, and nothing else.
@@ -248,7 +256,15 @@ impl State {
         self.inputs.put_local(endpoint);
         let known = self.endpoints.remove(&key).filter(|known| known.slot.number() == slot.number());
         let (posture, rules) = known.map_or((None, None), |known| (known.posture, known.rules));
-        let placed = Endpoint { slot, item, addresses, selecting: Selecting::new(), rules, posture };
+        let placed = Endpoint {
+            slot,
+            item,
+            facts: None,
+            addresses,
+            selecting: Selecting::new(),
+            rules,
+            posture,
+        };
         self.endpoints.insert(key, placed);
     }
 
