@@ -71,6 +71,9 @@ fn nor_do_they_while_it_is_searched_what_fits() -> Result<()> {
     let guarded = node.add_pod_of("shop/guarded", &[("app", TOO_MANY.app())])?;
     let (answers, _kept) = Answers::during(TOO_MANY, &node, 0)?;
     nobody_waited(&answers, "it was searched what of 20,000 policies fits")?;
+    ensure!(answers.pending > 0, "status has told of no policy that was not in force yet");
+    let is_all_tried = || node.status().is_ok_and(|status| status["cluster"]["pending"] == 0);
+    ensure!(eventually(Duration::from_secs(30), is_all_tried), "{:?}", node.status());
     let policy = &node.status()?["policy"];
     ensure!(policy["left_out"].as_u64() > Some(0), "they fit all: {policy}");
     ensure!(node.reaches(guarded.ipv4())?, "the node reaches its pods");

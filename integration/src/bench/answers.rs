@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{Client, Reply, Request};
 
 use crate::testbed::{Machine, Node, Pod, Settings};
@@ -103,6 +103,8 @@ pub struct Answers {
     pub work: Duration,
     /// For how long a change has had policy without a break, at the longest.
     pub longest_hold: Duration,
+    /// How many policies `status` has told of that were known and not in force yet, at the most.
+    pub pending: u64,
 }
 
 impl Answers {
@@ -117,7 +119,8 @@ impl Answers {
             ensure!(began.elapsed() < Duration::from_mins(3), "it is not done: {:?}", node.status());
             let pod = answers
                 .time("ADD", || node.add_pod_of(&format!("shop/new-{rounds}"), &[("app", work.app())]))?;
-            answers.time("status", || status(node))?;
+            let pending = answers.time("status", || pending(node))?;
+            answers.pending = answers.pending.max(pending);
             answers.time("readyz", || ask(node, METRICS, "/readyz"))?;
             answers.time("health check", || ask(node, CHECKED, "/"))?;
             if kept.len() < keep {
@@ -169,10 +172,12 @@ fn longest_hold(node: &Node) -> Result<Duration> {
     Ok(Duration::try_from_secs_f64(seconds.trim().parse()?)?)
 }
 
-fn status(node: &Node) -> Result<()> {
-    let reply = Client::connect(&node.socket())?.call(Request::Status)?;
-    ensure!(matches!(reply, Reply::Status(_)), "{reply:?}");
-    Ok(())
+/// Asks for the status; the policies in it that are not in force yet.
+fn pending(node: &Node) -> Result<u64> {
+    match Client::connect(&node.socket())?.call(Request::Status)? {
+        Reply::Status(status) => Ok(status.cluster.map_or(0, |it| it.pending_policies)),
+        reply => bail!("{reply:?}"),
+    }
 }
 
 /// Asks by HTTP, and reads the answer, whichever it is: a service without endpoints here is none to send to.
