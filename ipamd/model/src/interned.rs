@@ -1,6 +1,10 @@
 //! Interned strings: a text that many objects share is stored once.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, Hash},
+    sync::Arc,
+};
 
 use crate::{
     labels::Labels,
@@ -79,7 +83,7 @@ impl Interned {
 }
 
 /// A value that equals this one and was seen before, or else this one, which is remembered. What is remembered has a bound.
-pub fn shared<T: Clone + Eq + std::hash::Hash>(seen: &mut HashSet<T>, value: &T) -> T {
+pub fn shared<T: Clone + Eq + Hash, S: BuildHasher>(seen: &mut HashSet<T, S>, value: &T) -> T {
     if let Some(same) = seen.get(value) {
         return same.clone();
     }

@@ -364,8 +364,8 @@ impl Directory {
             if !mounts.may_read(path, files) {
                 return Entered::Covered;
             }
-            let watched = watches.as_mut().map_or(Ok(()), |watches| watches.add_directory(path));
-            watched.map_or_else(Entered::Unwatched, |()| Entered::Read)
+            let outcome = watches.as_mut().map_or(Ok(()), |it| it.add_directory(path));
+            outcome.map_or_else(Entered::Unwatched, |()| Entered::Read)
         });
         self.mounts.forget_below(directory, &entered);
         walk.troubles.extend(walk.covered.drain(..).map(|path| (path, mounts::TROUBLE.to_owned())));
