@@ -216,7 +216,7 @@ fn is_in_force(tables: &Memory, cluster: &Cluster) {
     for ((from, at), may) in allowed(&[cluster]) {
         match tables.connect(from, at) {
             Destination::Backends(backends) => {
-                assert!(backends.iter().all(|it| may.contains(&it.address)), "{at:?}")
+                assert!(backends.iter().all(|it| may.contains(&it.address)), "{at:?}");
             }
             Destination::Refused => {
                 let empty = cluster.values().any(|told| told.backends.1 == 0);

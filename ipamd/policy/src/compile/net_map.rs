@@ -66,7 +66,7 @@ impl<V> NetMap<V> {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
@@ -132,7 +132,7 @@ mod tests {
         for mut map in [numbered().collect::<NetMap<_>>(), one_by_one.packed()] {
             let all = |map: &NetMap<i32>| map.iter().map(|(net, number)| (net, *number)).collect::<Vec<_>>();
             assert_eq!(all(&map), plain.iter().map(|(net, number)| (*net, *number)).collect::<Vec<_>>());
-            assert_eq!(map.len(), plain.len());
+            assert_eq!(map.count(), plain.len());
             assert_eq!((map.get(net("10.0.0.0/24")), map.get(net("10.0.0.0/25"))), (Some(&2), None));
             for around in texts.iter().copied().chain(["10.0.0.0/31", "fd00::/127", "10.0.1.0/24"]).map(net) {
                 let is_within = |it: &&IpNetwork| {

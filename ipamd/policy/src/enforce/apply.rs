@@ -234,7 +234,7 @@ impl State {
         let id = change.id();
         match &change {
             Change::Put(_) => {
-                tracing::warn!(object = %id, reason, "the policy does not fit and is not enforced")
+                tracing::warn!(object = %id, reason, "the policy does not fit and is not enforced");
             }
             // An object that is not in force can simply be forgotten.
             Change::Remove(_) if !self.is_in_force(&id) => return,

@@ -391,7 +391,7 @@ impl Enforcer {
                         let to =
                             SeenFlow { destination: backend.ip(), destination_port: backend.port(), ..flow };
                         (to, Route::Service(service.clone()))
-                    }))
+                    }));
                 }
             }
         }

@@ -256,15 +256,8 @@ impl State {
         self.inputs.put_local(endpoint);
         let known = self.endpoints.remove(&key).filter(|known| known.slot.number() == slot.number());
         let (posture, rules) = known.map_or((None, None), |known| (known.posture, known.rules));
-        let placed = Endpoint {
-            slot,
-            item,
-            facts: None,
-            addresses,
-            selecting: Selecting::new(),
-            rules,
-            posture,
-        };
+        let placed =
+            Endpoint { slot, item, facts: None, addresses, selecting: Selecting::new(), rules, posture };
         self.endpoints.insert(key, placed);
     }
 

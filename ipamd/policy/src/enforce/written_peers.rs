@@ -77,7 +77,7 @@ impl Peers {
     }
 
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.known.count()
     }
 
     pub fn counts(&self) -> Counts {
