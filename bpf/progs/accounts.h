@@ -163,6 +163,16 @@ __noinline int may_search(__u32 ifindex)
 	return spend_budget(BUDGET_CLAIMS, CLAIM_SEARCHES);
 }
 
+/* The port of the oldest waiting flow that was met: of the same endpoint's, if most of them are its own. Returns 0 if
+ * that flow has waited for less than `grace` moments. */
+static __always_inline __be16 claim_waiting_port(const struct claim_search *search, __u16 grace)
+{
+	const struct claim_victim *victim =
+		search->mine.count >= search->others.count ? &search->mine : &search->others;
+
+	return victim->count && victim->age >= grace ? victim->port : 0;
+}
+
 /* Each interface gets so many answers of each kind in a tick, however many the processor has sent elsewhere. */
 #define ANSWERS_OWN 100
 

@@ -277,7 +277,9 @@ static __always_inline void read_clock(struct scratch *room)
 {
 	__u64 now = coarse_ns();
 
-	room->now = clock_by_hand ? ticks() : now >> TICK_SHIFT;
+	if (clock_by_hand)
+		now = (__u64)ticks() << TICK_SHIFT;
+	room->now = now >> TICK_SHIFT;
 	room->moment = now >> MOMENT_SHIFT;
 }
 
@@ -311,7 +313,7 @@ static __always_inline bool spend_event_budget(const struct node *node)
 /* Time in units of 17 ms. Two flows with the same key are told apart by when they began. */
 static __always_inline __u16 moment(void)
 {
-	return coarse_ns() >> MOMENT_SHIFT;
+	return (clock_by_hand ? (__u64)ticks() << TICK_SHIFT : coarse_ns()) >> MOMENT_SHIFT;
 }
 
 /* The first round of a port search tries so many ports. */

@@ -412,13 +412,14 @@ struct claim_search {
 /* Places for the endpoints that hold ports towards one destination; a power of two. */
 #define CLAIM_HOLDERS 64
 
-/* An endpoint that holds such ports. */
+/* An endpoint that holds such ports; the network, with its waiting flows. */
 struct claim_holder {
-	__u32 ingress; /* index of its host end */
+	__u32 ingress; /* index of its host end; 0: the network */
 	__u16 count; /* its ports; fewer if there are more holders than places */
-	__u16 age; /* ticks of silence of its flow that was silent for longest */
+	__u16 age; /* ticks of silence of the flow that may lose its port: the one that was silent for longest */
 	__be16 port; /* the port of that flow */
-	__u8 pad[2];
+	__u8 waits; /* whether that flow waits for its first answer; such flows are taken first */
+	__u8 pad;
 };
 
 /* A field that is of IPv4 or of IPv6: room->FIELD(name) in the stages (family.h). */

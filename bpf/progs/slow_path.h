@@ -161,7 +161,8 @@ static __always_inline __overloadable bool leaves_with_node_address(struct scrat
 /* Decides by which interface the packet leaves the node, and whether its source becomes an address of the node: then
  * its way has NAT_SOURCE and the entry has the address. */
 static __always_inline __overloadable int select_egress(struct __sk_buff *skb, const PACKET *packet, __u32 side,
-							struct scratch *room, __u32 source, bool at_uplink)
+							struct scratch *room, const struct node *state, __u32 source,
+							bool at_uplink)
 {
 	CT_ENTRY *entry = &room->FIELD(entry);
 	struct ct_way *way = &entry->way[side & 1];
@@ -174,7 +175,10 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 		 * packet or answers with an error. It would also take a broadcast, which policy does not know as the
 		 * host's. */
 		if (!find_way_out(skb, packet))
-			return is_broadcast(room, &packet->destination) ? DROP_LINK_SCOPE : PARSED;
+			return is_broadcast(room, &packet->destination) &&
+					       !is_node_address(room, state, &packet->destination) ?
+				       DROP_LINK_SCOPE :
+				       PARSED;
 		egress = out->egress;
 	}
 
@@ -327,7 +331,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 			reason = snat_to(entry, side, &state->FIELD(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
 		reason = select_egress(
-			skb, translated, side, room,
+			skb, translated, side, room, state,
 			!is_reply && state->masquerade && !of_other_plugin(source, NULL) ? SNAT_MASQUERADE : SNAT_NONE,
 			at_uplink);
 	}
@@ -474,7 +478,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 						is_known_service_address(room, &packet->destination,
 									 packet->destination_port, packet->protocol);
 
-		reason = select_egress(skb, translated, side, room, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
+		reason = select_egress(skb, translated, side, room, state, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
 				       false);
 		if (reason)
 			return reason;

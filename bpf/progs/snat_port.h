@@ -12,6 +12,10 @@
 #define CLAIM_WEIGHED 4
 #define CLAIM_CHANCE 4
 
+/* A flow that waits for its first answer keeps its port for so many moments (1 s): a handshake takes no longer,
+ * however many others try the same. Only its own endpoint may take the port before, or one that has far fewer. */
+#define CLAIM_GRACE 60
+
 /* A holder of ports is noted in one of so many places. */
 #define CLAIM_PLACES 4
 
@@ -139,27 +143,30 @@ static __always_inline __overloadable void claim_note_victim(struct claim_search
 /* Notes who has a port. If all places that this holder may use belong to others, one of those others loses a count;
  * so the holder with the most ports is left in the end (as in Misra-Gries counting). The places depend on the
  * search, so no holder hides behind another one for long. */
-static __always_inline __overloadable void claim_note_holder(struct scratch *room, const CT_ENTRY *holder, __u32 from)
+static __always_inline __overloadable void claim_note_holder(struct scratch *room, const CT_ENTRY *holder, __u8 protocol,
+							     __u32 from)
 {
 	const CT_ENTRY *entry = &room->FIELD(entry);
 	__u32 ingress = holder->way[holder->opener & 1].ingress, idle = entry->seen - holder->seen;
 	__u32 at = mix_bits(ingress ^ room->search.first ^ room->search.now);
 	__u16 age = idle > 0xffff ? 0xffff : idle;
+	bool waits = ct_may_lose_port(holder, protocol);
 	struct claim_holder *place;
 
 	if (ingress == entry->way[from].ingress) {
 		room->search.own++;
 		return;
 	}
-	/* Flows from the network belong to many senders. */
-	if (!ingress)
+	/* Flows from the network belong to many senders, and only those that wait may lose their port. */
+	if (!ingress && !waits)
 		return;
 	for (__u32 i = 0; i < CLAIM_PLACES; i++) {
 		place = &room->holders[(at + i) % CLAIM_HOLDERS];
 		if (place->count && place->ingress != ingress)
 			continue;
-		if (!place->count++ || age > place->age) {
+		if (!place->count++ || waits > place->waits || (waits == place->waits && age > place->age)) {
 			place->ingress = ingress;
+			place->waits = waits;
 			place->age = age;
 			place->port = entry->nat_port[from];
 		}
@@ -266,8 +273,8 @@ __noinline int claim_next_holder(const PACKET *packet, __u32 side)
 
 	if (claim_is_available(room, holder))
 		return true;
-	if (!claim_may_take_from(room, packet, holder, from))
-		claim_note_holder(room, holder, from);
+	claim_may_take_from(room, packet, holder, from);
+	claim_note_holder(room, holder, packet->protocol, from);
 	return false;
 }
 
@@ -344,8 +351,8 @@ __noinline int claim_next_holders(const PACKET *packet, __u32 side, __u32 ports)
 	return false;
 }
 
-/* The port that this endpoint may take from the holder of most ports: of that holder's flows that were seen, the one
- * that was silent for longest. Returns 0 if the endpoint itself has half as many. So however many endpoints hold all
+/* The port that this endpoint may take from the holder of most ports: of that holder's flows that were seen, one that
+ * waits for its first answer if there is one, and else the one that was silent for longest. Returns 0 if the endpoint itself has half as many. So however many endpoints hold all
  * ports together, each gives to one that has none, and nobody takes back what it gave. If only a part of the ports
  * was looked at, a difference that may be chance is no reason to take. */
 static __always_inline __overloadable __be16 claim_owed_port(const struct scratch *room, const PACKET *packet)
@@ -356,56 +363,72 @@ static __always_inline __overloadable __be16 claim_owed_port(const struct scratc
 	return most->count > 2 * search->own + search->chance ? most->port : 0;
 }
 
-#define claim_from_others OF_FAMILY(claim_from_others)
-/* Takes a port from another flow. If no flow that was met may lose its port, the search looks at who has the ports:
- * at all of them, or at as many as the budget allows. The first CLAIM_TRIES are always looked at, because others may
- * have used up the budget. */
-__noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
+#define claim_weigh_holders OF_FAMILY(claim_weigh_holders)
+/* Looks at who has the ports: at all of them, or at as many as the budget allows. The first CLAIM_TRIES are always
+ * looked at, because others may have used up the budget. Returns true if a port was claimed on the way, because it is
+ * free by now. */
+__noinline int claim_weigh_holders(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
 {
 	struct scratch *room = scratch_room();
 	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
 
 	if (!room || !packet)
-		return DROP_INTERNAL;
+		return false;
 
-	CT_ENTRY *entry = &room->FIELD(entry);
 	struct claim_search *search = &room->search;
 
-	if (!search->mine.count && !search->others.count) {
-		__builtin_memset(room->holders, 0, sizeof(room->holders));
-		search->chance = 2 * CLAIM_CHANCE;
-		for (__u32 i = 0; i <= CLAIM_WEIGHED; i++) {
-			if (i && !may_search(entry->way[from].ingress)) {
-				search->chance = CLAIM_CHANCE;
-				break;
-			}
-			if (ports > left)
-				ports = left;
-			if (claim_next_holders(packet, from, ports) &&
-			    claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
-				return PARSED;
-			left -= ports;
-			if (!left) {
-				search->chance = 1;
-				break;
-			}
-			ports = CLAIM_STRIDE;
+	__builtin_memset(room->holders, 0, sizeof(room->holders));
+	search->chance = 2 * CLAIM_CHANCE;
+	for (__u32 i = 0; i <= CLAIM_WEIGHED; i++) {
+		if (i && !may_search(room->FIELD(entry).way[from].ingress)) {
+			search->chance = CLAIM_CHANCE;
+			break;
 		}
-		if (claim_ended_port(skb, packet, from, flags) == 0)
-			return PARSED;
+		if (ports > left)
+			ports = left;
+		if (claim_next_holders(packet, from, ports) &&
+		    claim_port(skb, packet, from, flags | CLAIM_SEARCHED) == 0)
+			return true;
+		left -= ports;
+		if (!left) {
+			search->chance = 1;
+			break;
+		}
+		ports = CLAIM_STRIDE;
 	}
+	return claim_ended_port(skb, packet, from, flags) == 0;
+}
 
-	struct claim_victim *victim = search->mine.count >= search->others.count ? &search->mine : &search->others;
+#define claim_from_others OF_FAMILY(claim_from_others)
+/* Takes a port from another flow; claim_source_port() says from which. */
+__noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
+{
+	struct scratch *room = scratch_room();
+	__u32 from = side & 1;
+
+	if (!room || !packet)
+		return DROP_INTERNAL;
+
+	struct claim_search *search = &room->search;
+	__be16 port = claim_waiting_port(search, CLAIM_GRACE);
+
+	if (!port) {
+		if (claim_weigh_holders(skb, packet, from, flags))
+			return PARSED;
+		port = claim_waiting_port(search, CLAIM_GRACE);
+	}
 
 	flags |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
-	if (victim->count) {
-		entry->nat_port[from] = victim->port;
-	} else {
-		entry->nat_port[from] = claim_owed_port(room, packet);
-		if (!entry->nat_port[from])
-			return DROP_NO_MASQUERADE_PORT;
-		flags |= CLAIM_TAKE;
+	if (!port) {
+		port = claim_owed_port(room, packet);
+		if (port)
+			flags |= CLAIM_TAKE;
+		else
+			port = search->mine.port;
 	}
+	if (!port)
+		return DROP_NO_MASQUERADE_PORT;
+	room->FIELD(entry).nat_port[from] = port;
 	return claim_port(skb, packet, from, flags) ? DROP_NO_MASQUERADE_PORT : PARSED;
 }
 
@@ -463,10 +486,15 @@ __noinline int claim_search_port(struct __sk_buff *skb, const PACKET *packet, __
  * addresses and the destination port after translation. nat_port[side] is the source port that the flow had before, or
  * zero. Returns a drop reason if no port is available.
  *
- * First the whole range is searched for a free port. If there is none, one of the oldest waiting flows loses its port:
- * one of the same endpoint, if most waiting flows are its own. So nobody can keep all ports by asking what is never
- * answered. If all flows are established, the endpoint that has the most ports loses one, until the endpoint that needs
- * one has half as many. So neither one endpoint nor several together can keep all ports of a destination from others.
+ * First the whole range is searched for a free port. If there is none, a flow loses its port:
+ *
+ *	1. The oldest waiting flow that was met, if it has waited for CLAIM_GRACE: one of the same endpoint, if most
+ *	   waiting flows are its own. So nobody can keep all ports by asking what is never answered.
+ *	2. One of the endpoint that has the most ports, until the endpoint that needs one has half as many. So neither
+ *	   one endpoint nor several together can keep all ports of a destination from others.
+ *	3. The oldest waiting flow of the same endpoint.
+ *
+ * A handshake that has just begun is never displaced by an endpoint that has its part already.
  */
 static __always_inline __overloadable int claim_source_port(struct __sk_buff *skb, const PACKET *packet, __u32 side,
 							    enum claim_flags flags)

@@ -193,3 +193,71 @@ fn who_asks_in_vain_for_ever_does_not_keep_ports_from_another() {
     assert_eq!(own.len(), 100);
     assert_eq!(lasting(&bench, &bench.b, &own), 100);
 }
+
+/// What the source port of a SYN becomes, if it leaves.
+fn begin(bench: &Bench, from: &Local, source: u16) -> Option<u16> {
+    let syn = tcp4(from, FAR4, (source, 443), TCP_SYN);
+    let ran = bench.run("from_endpoint", from.ifindex, &syn).unwrap();
+    (ran.action == REDIRECT).then(|| seen(&ran.packet).ports.0)
+}
+
+/// Whether an answered handshake comes to its end with the port that it began with.
+fn ends(bench: &Bench, from: &Local, source: u16, port: u16) -> bool {
+    let answer = network4(bench, FAR4, NODE4, (443, port), TCP_SYN_ACK);
+    let ran = bench.run("from_network", bench.uplink, &answer).unwrap();
+    let ack = tcp4(from, FAR4, (source, 443), TCP_ACK);
+    ran.action == REDIRECT
+        && seen(&ran.packet).ports.1 == source
+        && sent(bench, "from_endpoint", from.ifindex, &ack).0 == port
+}
+
+#[test]
+fn handshakes_at_a_destination_without_free_ports_do_not_displace_each_other() {
+    let bench = Bench::new(&Knobs { ports: 300, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    assert_eq!(connect_many(&bench, &bench.a, 40_000, 300).len(), 300);
+    let others: Vec<_> = (0..3).map(|at| bench.add_another(100 + at).unwrap()).collect();
+    let mut begun = Vec::new();
+    for source in 50_000..50_010 {
+        for pod in &others {
+            begun.push((pod, source, begin(&bench, pod, source).unwrap()));
+        }
+    }
+    let ports: HashSet<_> = begun.iter().map(|(.., port)| *port).collect();
+    assert_eq!(ports.len(), 30);
+    for (pod, source, port) in begun {
+        assert!(ends(&bench, pod, source, port), "{source} from {port}");
+    }
+}
+
+#[test]
+fn who_never_follows_up_displaces_no_handshake_of_another() {
+    let bench = Bench::new(&Knobs { ports: 300, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let [greedy, flooding, honest] = [0, 1, 2].map(|at| bench.add_another(100 + at).unwrap());
+    assert_eq!(connect_many(&bench, &greedy, 40_000, 300).len(), 300);
+    let flood = |from: u16| {
+        for source in from..from + 400 {
+            begin(&bench, &flooding, source);
+        }
+    };
+    flood(1_000);
+    let mut own = Vec::new();
+    for (number, source) in (50_000..50_020).enumerate() {
+        let port = begin(&bench, &honest, source).unwrap();
+        flood(2_000 + 400 * u16::try_from(number).unwrap());
+        assert!(ends(&bench, &honest, source, port), "{number}");
+        own.push((source, port));
+        bench.set_tick(1_001 + u32::try_from(number).unwrap()).unwrap();
+    }
+    assert_eq!(lasting(&bench, &honest, &own), 20);
+}
+
+#[test]
+fn an_old_question_without_an_answer_gives_way_before_a_connection_does() {
+    let bench = Bench::new(&Knobs { ports: 30, tick: Some(1_000), ..Knobs::default() }).unwrap();
+    let [greedy, asking, honest] = [0, 1, 2].map(|at| bench.add_another(100 + at).unwrap());
+    let connections = connect_many(&bench, &greedy, 40_000, 29);
+    let asked = begin(&bench, &asking, 1_000).unwrap();
+    bench.set_tick(1_001).unwrap();
+    assert_eq!(begin(&bench, &honest, 50_000), Some(asked));
+    assert_eq!(lasting(&bench, &greedy, &connections), 29);
+}

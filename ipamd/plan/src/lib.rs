@@ -40,6 +40,8 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// Their addresses.
     pub addresses: Vec<Address>,
+    /// Broadcast and anycast addresses for which the node receives packets.
+    pub of_several_machines: Vec<ipnetwork::IpNetwork>,
     /// The main table's routes, but for those to other nodes' endpoints.
     pub routes: Vec<Route>,
     /// The permanent neighbours, but for those on the overlay.

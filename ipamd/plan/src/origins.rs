@@ -15,7 +15,9 @@ use ipamd_model::{
 
 /// What nobody beyond an uplink has: the addresses of the pools, of which the endpoints are known, and the addresses that mean all of
 /// a network of the node's: the broadcast address, and the first, which was one, too. In IPv6 the first is the one of all routers
-/// (RFC 4291, 2.6.1), as which the kernel hears where it forwards. What is sent there is the node's, by whatever interface it comes.
+/// (RFC 4291, 2.6.1), for which the kernel receives where it forwards. What is sent there is for the node, by whatever interface it
+/// comes. The same holds for each broadcast and anycast route of the table `local`: some follow from peer addresses, and anybody may
+/// add one.
 fn here(pools: &[Pool], observed: &Observed) -> Origins {
     let of_all = |address: &Address| {
         let network = IpNetwork::new(address.address, address.prefix).ok()?;
@@ -30,9 +32,17 @@ fn here(pools: &[Pool], observed: &Observed) -> Origins {
     // Linux lets a machine have the first. This one then has.
     let own: HashSet<_> = observed.addresses.iter().map(|address| address.address).collect();
     let of_all = observed.addresses.iter().filter(|it| !of_link(it)).filter_map(of_all).flatten();
+    // The programs know link-local addresses and multicast by themselves.
+    let is_elsewhere_known = |network: &&IpNetwork| match network.ip() {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_loopback() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
+    };
+    let by_route = observed.of_several_machines.iter().filter(|it| !is_elsewhere_known(it)).copied();
     let of_all = of_all
-        .filter(|address| !own.contains(address))
-        .map(|address| (IpNetwork::from(address), Origin::AllOfNetwork));
+        .map(IpNetwork::from)
+        .chain(by_route)
+        .filter(|network| !own.contains(&network.ip()))
+        .map(|network| (network, Origin::AllOfNetwork));
     pools.iter().map(|pool| (pool.cidr(), Origin::Here)).chain(of_all).collect()
 }
 
@@ -126,7 +136,11 @@ mod tests {
         ];
         let mut addresses = vec![address, odd, other("203.0.113.7", 31), other("203.0.113.9", 32)];
         addresses.extend(six.map(|(text, prefix)| other(text, prefix)));
-        let observed = Observed { addresses, ..Observed::default() };
+        // What the kernel has of the first address, what somebody has added, and what the programs know by themselves.
+        let of_several_machines = ["192.0.2.255/32", "203.0.113.128/25", "127.255.255.255/32", "fe80::/128"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let observed = Observed { addresses, of_several_machines, ..Observed::default() };
         let pools = [Pool::new("own", "10.1.0.0/24".parse().unwrap()).unwrap()];
         let origins = origins(&routing, &nodes(), &pools, &uplinks, &observed);
         origins.into_iter().map(|(prefix, origin)| (prefix.to_string(), origin)).collect()
@@ -137,8 +151,15 @@ mod tests {
         let is = |prefix: &str, origin| (prefix.to_owned(), origin);
         let near = Origin::Node(NearNode { ifindex: 2, address: "192.0.2.2".parse().unwrap() });
         let (pool, near) = (is("10.1.0.0/24", Origin::Here), is("10.2.0.0/24", near));
-        let all = ["172.31.0.0/32", "172.31.0.255/32", "172.31.255.255/32", "192.0.2.0/32", "192.0.2.255/32"]
-            .map(|address| is(address, Origin::AllOfNetwork));
+        let all = [
+            "172.31.0.0/32",
+            "172.31.0.255/32",
+            "172.31.255.255/32",
+            "192.0.2.0/32",
+            "192.0.2.255/32",
+            "203.0.113.128/25",
+        ]
+        .map(|address| is(address, Origin::AllOfNetwork));
         // Of IPv6 the near node tells no address.
         let far = [is("10.3.0.0/24", Origin::Overlay), is("fd00:2::/64", Origin::Overlay)];
         let [far, six] = far;

@@ -18,6 +18,7 @@ impl Reconciler {
             // The interfaces are read before the records: an interface that is seen here has its record by then.
             links: self.socket.links().map_err(message_of)?,
             addresses: self.socket.addresses().map_err(message_of)?,
+            of_several_machines: self.socket.addresses_of_several_machines().map_err(message_of)?,
             routes: self.socket.routes(Routes::Others).map_err(message_of)?,
             qdiscs: self.socket.qdiscs().map_err(message_of)?,
             endpoints: self.datapath.endpoints().map_err(message_of)?,

@@ -1,4 +1,4 @@
-//! Routes of the main table.
+//! Routes of the main table, and those of the table `local` that mean several machines.
 
 use std::{
     cell::Cell,
@@ -22,6 +22,9 @@ use super::{
 
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).
 pub const PROTOCOL: u8 = 0xca;
+
+/// The table of what the node itself receives (`RT_TABLE_LOCAL`).
+const TABLE_LOCAL: u8 = 255;
 
 /// How a route begins that leads to another node's endpoints (`struct rtmsg`): Cambric's, unicast and not to one address.
 /// Those are many, and mostly not wanted; so they are told before they are looked into.
@@ -237,7 +240,58 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+/// The destination of a route of the table `local` (`struct rtmsg` and what follows) that is a broadcast or an anycast address: the
+/// node receives what is sent there, though it is no address of an interface.
+fn of_several_machines(message: &RouteMessage) -> Option<IpNetwork> {
+    if !matches!(message.header.kind, RouteType::Broadcast | RouteType::Anycast) {
+        return None;
+    }
+    let of_table = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Table(number) => Some(*number),
+        _ => None,
+    };
+    let table = message.attributes.iter().find_map(of_table).unwrap_or(message.header.table.into());
+    if table != u32::from(TABLE_LOCAL) {
+        return None;
+    }
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    })?;
+    IpNetwork::new(destination, message.header.destination_prefix_length).ok()
+}
+
 impl Socket {
+    /// The broadcast and anycast addresses for which the node receives packets: those of its networks, of peer addresses, and what
+    /// somebody has put into the table `local`.
+    pub fn addresses_of_several_machines(&mut self) -> Result<Vec<IpNetwork>, NetlinkError> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family;
+            query.header.table = TABLE_LOCAL;
+            let query = RouteNetlinkMessage::GetRoute(query);
+            // `struct rtmsg` has the kind of the route in its eighth byte.
+            let concerns = |route: &[u8]| {
+                route.get(7).is_some_and(|kind| {
+                    [RouteType::Broadcast, RouteType::Anycast].contains(&RouteType::from(*kind))
+                })
+            };
+            let dumped =
+                self.dump_some(&query, "routes of the table local", concerns, |message| match message {
+                    RouteNetlinkMessage::NewRoute(message) => of_several_machines(&message),
+                    _ => None,
+                });
+            match dumped {
+                Ok(table) => found.extend(table),
+                // A namespace in which no address of the family was ever made has no such table yet.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// Routes of the main table, both families.
     pub fn routes(&mut self, which: Routes) -> Result<Vec<Route>, NetlinkError> {
         let concerns = |route: &[u8]| is_to_peer(route) == (which == Routes::ToPeers);
@@ -365,6 +419,22 @@ mod tests {
             message.attributes.retain(|it| !matches!(it, RouteAttribute::Oif(_)));
         }))));
         assert!(!is_plain(&[2, 32, 0]), "what is cut off is not known");
+    }
+
+    #[test]
+    fn broadcast_and_anycast_routes_of_the_table_local_are_read() {
+        let route = |to: &str, table, kind| {
+            let mut message = Route::unreachable(to.parse().unwrap()).message();
+            message.header.table = table;
+            message.header.kind = kind;
+            of_several_machines(&message).map(|network| network.to_string())
+        };
+        let read = |to: &str| Some(to.to_owned());
+        assert_eq!(route("192.0.2.255/32", 255, RouteType::Broadcast), read("192.0.2.255/32"));
+        assert_eq!(route("203.0.113.0/24", 255, RouteType::Broadcast), read("203.0.113.0/24"));
+        assert_eq!(route("2001:db8::/128", 255, RouteType::Anycast), read("2001:db8::/128"));
+        assert_eq!(route("192.0.2.1/32", 255, RouteType::Local), None);
+        assert_eq!(route("192.0.2.255/32", 254, RouteType::Broadcast), None);
     }
 
     #[test]
