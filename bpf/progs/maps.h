@@ -438,7 +438,7 @@ struct claim_holder {
  *	- lb_translate_packet: the destination of packet, and the service of entry
  *	- check_sender: sender, for check_origin
  *	- policy_check_flow: is_reply and answer, for emit_event and drop_and_report
- *	- find_way_out: out
+ *	- find_egress: out
  *	- ct_commit: key and flags, for snat_port.h and ct_waiting.h
  *	- claim_port: counterpart and counterpart_key, for ct_wait_in_line
  *

@@ -158,11 +158,36 @@ static __always_inline __overloadable bool leaves_with_node_address(struct scrat
 	return of_address && of_address->flags & ADDRESS_OF_NODE;
 }
 
+/* Not a drop reason: the stack takes the packet. */
+#define NO_EGRESS (-1)
+
+#define find_egress OF_FAMILY(find_egress)
+/* Finds where a packet leaves the node, and leaves that in scratch->out. Returns NO_EGRESS if no route leads to the
+ * destination: it is the host itself, prohibited or unknown. The stack takes the packet or answers with an error. It
+ * would also take a broadcast, which policy does not know as the host's: this is a drop reason. */
+__noinline int find_egress(struct __sk_buff *skb, const PACKET *packet)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return DROP_INTERNAL;
+	if (find_way_out(skb, packet))
+		return PARSED;
+
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!state)
+		return DROP_INTERNAL;
+	return is_broadcast(room, &packet->destination) && !is_node_address(room, state, &packet->destination) ?
+		       DROP_LINK_SCOPE :
+		       NO_EGRESS;
+}
+
 /* Decides by which interface the packet leaves the node, and whether its source becomes an address of the node: then
  * its way has NAT_SOURCE and the entry has the address. */
 static __always_inline __overloadable int select_egress(struct __sk_buff *skb, const PACKET *packet, __u32 side,
-							struct scratch *room, const struct node *state, __u32 source,
-							bool at_uplink)
+							struct scratch *room, __u32 source, bool at_uplink)
 {
 	CT_ENTRY *entry = &room->FIELD(entry);
 	struct ct_way *way = &entry->way[side & 1];
@@ -171,14 +196,10 @@ static __always_inline __overloadable int select_egress(struct __sk_buff *skb, c
 
 	way->via = VIA_STACK;
 	if (!at_uplink) {
-		/* No route out: the destination is the host itself, prohibited or unknown. The stack takes the
-		 * packet or answers with an error. It would also take a broadcast, which policy does not know as the
-		 * host's. */
-		if (!find_way_out(skb, packet))
-			return is_broadcast(room, &packet->destination) &&
-					       !is_node_address(room, state, &packet->destination) ?
-				       DROP_LINK_SCOPE :
-				       PARSED;
+		int found = find_egress(skb, packet);
+
+		if (found)
+			return found == NO_EGRESS ? PARSED : found;
 		egress = out->egress;
 	}
 
@@ -331,7 +352,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 			reason = snat_to(entry, side, &state->FIELD(hairpin));
 	} else if (!(entry->flags & CT_BY_STACK)) {
 		reason = select_egress(
-			skb, translated, side, room, state,
+			skb, translated, side, room,
 			!is_reply && state->masquerade && !of_other_plugin(source, NULL) ? SNAT_MASQUERADE : SNAT_NONE,
 			at_uplink);
 	}
@@ -478,7 +499,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 						is_known_service_address(room, &packet->destination,
 									 packet->destination_port, packet->protocol);
 
-		reason = select_egress(skb, translated, side, room, state, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
+		reason = select_egress(skb, translated, side, room, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
 				       false);
 		if (reason)
 			return reason;

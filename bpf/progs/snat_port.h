@@ -363,19 +363,15 @@ static __always_inline __overloadable __be16 claim_owed_port(const struct scratc
 	return most->count > 2 * search->own + search->chance ? most->port : 0;
 }
 
-#define claim_weigh_holders OF_FAMILY(claim_weigh_holders)
 /* Looks at who has the ports: at all of them, or at as many as the budget allows. The first CLAIM_TRIES are always
  * looked at, because others may have used up the budget. Returns true if a port was claimed on the way, because it is
  * free by now. */
-__noinline int claim_weigh_holders(struct __sk_buff *skb, const PACKET *packet, __u32 side, enum claim_flags flags)
+static __always_inline __overloadable bool claim_weigh_holders(struct __sk_buff *skb, struct scratch *room,
+							       const PACKET *packet, __u32 from,
+							       enum claim_flags flags)
 {
-	struct scratch *room = scratch_room();
-	__u32 from = side & 1, left = masquerade_port_count, ports = CLAIM_TRIES;
-
-	if (!room || !packet)
-		return false;
-
 	struct claim_search *search = &room->search;
+	__u32 left = masquerade_port_count, ports = CLAIM_TRIES;
 
 	__builtin_memset(room->holders, 0, sizeof(room->holders));
 	search->chance = 2 * CLAIM_CHANCE;
@@ -413,11 +409,10 @@ __noinline int claim_from_others(struct __sk_buff *skb, const PACKET *packet, __
 	__be16 port = claim_waiting_port(search, CLAIM_GRACE);
 
 	if (!port) {
-		if (claim_weigh_holders(skb, packet, from, flags))
+		if (claim_weigh_holders(skb, room, packet, from, flags))
 			return PARSED;
 		port = claim_waiting_port(search, CLAIM_GRACE);
 	}
-
 	flags |= CLAIM_TAKE_CLOSED | CLAIM_TAKE_WAITING;
 	if (!port) {
 		port = claim_owed_port(room, packet);

@@ -157,9 +157,8 @@ static __always_inline __overloadable bool ask_routing_table(struct __sk_buff *s
 	return found == BPF_FIB_LKUP_RET_SUCCESS;
 }
 
-#define find_way_out OF_FAMILY(find_way_out)
 /* Finds where a packet leaves the node, and leaves that in scratch->out. Returns whether it leaves by an interface. */
-__noinline int find_way_out(struct __sk_buff *skb, const PACKET *packet)
+static __always_inline __overloadable bool find_way_out(struct __sk_buff *skb, const PACKET *packet)
 {
 	struct scratch *room = scratch_room();
 	__u32 at = 0, count = 0;

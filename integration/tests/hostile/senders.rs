@@ -225,6 +225,10 @@ fn the_node_is_met_at_its_addresses_alone_neither_at_loopback_nor_as_all_of_a_ne
     let (bad, good) = (open(&node, "bad")?, open(&node, "good")?);
     let (_netns, _, _) = stranger(&node)?;
     node.netns().ip("address add 198.18.0.1/16 broadcast 198.18.0.255 dev mgmt")?;
+    // Whatever the kernel takes for the node: the network of a peer address, and routes that somebody has added.
+    node.netns().ip("address add 10.77.0.1 peer 10.77.9.0/24 dev mgmt")?;
+    node.netns().ip("route add table local broadcast 10.78.0.99 dev mgmt")?;
+    node.netns().ip("-6 route add table local anycast 2001:db8:78::99 dev mgmt")?;
     // As portmap sets it on host ends, and kube-proxy everywhere.
     node.netns().sysctl("net/ipv4/conf/all/route_localnet", "1")?;
     let port = 9999;
@@ -246,6 +250,9 @@ fn the_node_is_met_at_its_addresses_alone_neither_at_loopback_nor_as_all_of_a_ne
         (&of_bad, bad.ipv4().into(), "203.0.113.255"),
         (&of_bad, bad.ipv4().into(), "198.18.255.255"),
         (&of_bad, bad.ipv4().into(), "198.18.0.255"),
+        (&of_bad, bad.ipv4().into(), "10.77.9.255"),
+        (&of_bad, bad.ipv4().into(), "10.78.0.99"),
+        (&of_bad, bad.ipv6().into(), "2001:db8:78::99"),
         (&of_bad, bad.ipv6().into(), "2001:db8::"),
         (&of_bad, bad.ipv6().into(), "2001:db8:77::"),
         (&wire, NEIGHBOUR4.into(), "127.0.0.1"),

@@ -31,8 +31,9 @@ fn every_chain_of_calls_fits_the_stack_of_older_kernels() {
     let mut seen = 0;
     for program in skeleton.object().progs() {
         let functions = functions(&program);
-        let deepest = depth(&functions, 0);
-        assert!(deepest <= LIMIT, "{:?} uses {deepest} bytes of stack", program.name());
+        let (deepest, chain) = deepest_chain(&functions, 0);
+        let name = program.name();
+        assert!(deepest <= LIMIT, "{name:?} uses {deepest} bytes of stack: (instruction, frame) {chain:?}");
         seen += functions.len();
     }
     assert!(seen > 20, "the programs have {seen} functions: their calls were not understood");
@@ -80,9 +81,12 @@ fn called(at: usize, instruction: bpf_insn) -> Option<usize> {
     calls.then(|| at.checked_add_signed(instruction.imm as isize + 1)).flatten()
 }
 
-/// The bytes that the deepest chain of calls from a function uses.
-fn depth(functions: &BTreeMap<usize, Function>, first: usize) -> usize {
+/// The deepest chain of calls from a function: the bytes that it uses, and the frame of each function with the number of its first
+/// instruction.
+fn deepest_chain(functions: &BTreeMap<usize, Function>, first: usize) -> (usize, Vec<(usize, usize)>) {
     let function = &functions[&first];
-    let below = function.calls.iter().map(|called| depth(functions, *called)).max().unwrap_or(0);
-    function.frame.max(1).next_multiple_of(ROUNDED_TO) + below
+    let below = function.calls.iter().map(|called| deepest_chain(functions, *called)).max();
+    let (bytes, mut chain) = below.unwrap_or_default();
+    chain.insert(0, (first, function.frame));
+    (function.frame.max(1).next_multiple_of(ROUNDED_TO) + bytes, chain)
 }
