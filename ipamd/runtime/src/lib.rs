@@ -2,6 +2,7 @@
 //! nobody need wait for, files that are replaced whole, plain HTTP for probes, and the memory that the process keeps.
 
 pub mod atomic_file;
+pub mod backoff;
 pub mod catch_panic;
 pub mod digest;
 pub mod error_chain;

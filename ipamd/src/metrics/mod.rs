@@ -2,20 +2,22 @@
 
 mod cluster;
 mod http;
+mod node;
 
 use std::{
-    fmt::Write as _,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    fmt::{self, Write as _},
+    sync::Arc,
     time::Duration,
 };
 
-use ipamd_api::{ErrorKind, wire::Pool};
+use ipamd_api::ErrorKind;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
+use self::node::NodeMetrics;
 pub use http::{Served, serve};
 
 use crate::node::Node;
@@ -44,33 +46,8 @@ struct RepairLabels {
     subject: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
-    pool: String,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConntrackLabels {
-    family: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MapLabels {
-    map: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyLabels {
-    state: &'static str,
-}
-
-type Gauges<L> = Family<L, Gauge<u64, AtomicU64>>;
+/// The prefix of all names.
+const PREFIX: &str = "cambric";
 
 /// The daemon's metrics.
 #[derive(Debug)]
@@ -79,67 +56,29 @@ pub struct Metrics {
     requests: Family<RequestLabels, Histogram>,
     errors: Family<ErrorLabels, Counter>,
     repairs: Family<RepairLabels, Counter>,
-    addresses: Gauges<PoolLabels>,
-    endpoints: Gauge<u64, AtomicU64>,
-    drops: Family<ReasonLabels, Counter>,
-    untracked: Counter,
-    conntrack: Gauges<ConntrackLabels>,
-    conntrack_capacity: Gauges<ConntrackLabels>,
-    map_entries: Gauges<MapLabels>,
-    map_capacity: Gauges<MapLabels>,
     policy_changes: Histogram,
     policy_longest_hold: Gauge<f64, AtomicU64>,
     service_changes: Histogram,
-    policies: Gauges<PolicyLabels>,
-    policy_refused: Gauge<u64, AtomicU64>,
-    policy_maps: Gauge<u64, AtomicU64>,
-    policy_classes: Gauge<u64, AtomicU64>,
-    policy_memory: Gauge<u64, AtomicU64>,
-    events_lost: Counter,
-    events_suppressed: Counter,
-    answers_suppressed: Counter,
-    problems: Gauge<u64, AtomicU64>,
     kubernetes_event_failures: Counter,
     source: Option<Arc<dyn SourceState>>,
     stale_after: Duration,
-    /// Held during a scrape: two scrapes at a time would add the kernel's counts twice.
-    scrape: Mutex<()>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("cambric"),
+            registry: Registry::with_prefix(PREFIX),
             requests: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
             errors: Family::default(),
             repairs: Family::default(),
-            addresses: Family::default(),
-            endpoints: Gauge::default(),
-            drops: Family::default(),
-            untracked: Counter::default(),
-            conntrack: Family::default(),
-            conntrack_capacity: Family::default(),
-            map_entries: Family::default(),
-            map_capacity: Family::default(),
             policy_changes: Histogram::new(POLICY_LATENCIES),
             policy_longest_hold: Gauge::default(),
             service_changes: Histogram::new(POLICY_LATENCIES),
-            policies: Family::default(),
-            policy_refused: Gauge::default(),
-            policy_maps: Gauge::default(),
-            policy_classes: Gauge::default(),
-            policy_memory: Gauge::default(),
-            events_lost: Counter::default(),
-            events_suppressed: Counter::default(),
-            answers_suppressed: Counter::default(),
-            problems: Gauge::default(),
             kubernetes_event_failures: Counter::default(),
             source: None,
             stale_after: Duration::ZERO,
-            scrape: Mutex::default(),
         };
         metrics.register();
-        metrics.register_policy();
         metrics
     }
 }
@@ -171,40 +110,11 @@ impl Metrics {
             "Repairs of state that others changed or removed, by subject",
             self.repairs.clone(),
         );
-        registry.register("pool_addresses", "Addresses of each pool, used and free", self.addresses.clone());
-        registry.register("endpoints", "Committed endpoints", self.endpoints.clone());
-        registry.register("drops", "Packets dropped by the programs, by reason", self.drops.clone());
-        registry.register(
-            "untracked_flows",
-            "Flows that passed although conntrack could not take them",
-            self.untracked.clone(),
-        );
-        registry.register(
-            "conntrack_entries",
-            "Entries of conntrack, as of the last sweep",
-            self.conntrack.clone(),
-        );
-        registry.register("conntrack_capacity", "Capacity of conntrack", self.conntrack_capacity.clone());
-        registry.register(
-            "map_entries",
-            "Entries of each map, at most a minute old",
-            self.map_entries.clone(),
-        );
-        registry.register("map_capacity", "Capacity of each map", self.map_capacity.clone());
-        registry.register(
-            "problems",
-            "Problems that need an operator; cambricctl status names them",
-            self.problems.clone(),
-        );
         registry.register(
             "kubernetes_event_failures",
             "Kubernetes Events that the API server refused",
             self.kubernetes_event_failures.clone(),
         );
-    }
-
-    fn register_policy(&mut self) {
-        let registry = &mut self.registry;
         registry.register_with_unit(
             "policy_change",
             "Time from receiving a change of policies until it is enforced",
@@ -222,43 +132,6 @@ impl Metrics {
             "Time from receiving a change of services until it is in the tables",
             Unit::Seconds,
             self.service_changes.clone(),
-        );
-        registry.register(
-            "policies",
-            "Policies by state: enforced, or left out because they do not fit or name an unknown tier",
-            self.policies.clone(),
-        );
-        registry.register(
-            "policy_refused",
-            "Objects of the cluster that were refused; cambricctl policy list names them",
-            self.policy_refused.clone(),
-        );
-        registry.register("policy_maps", "Policy maps in force", self.policy_maps.clone());
-        registry.register(
-            "policy_classes",
-            "Classes of addresses that policies tell apart",
-            self.policy_classes.clone(),
-        );
-        registry.register_with_unit(
-            "policy_memory",
-            "Kernel memory of the policy tables",
-            Unit::Bytes,
-            self.policy_memory.clone(),
-        );
-        registry.register(
-            "events_lost",
-            "Events lost because the ring buffer was full",
-            self.events_lost.clone(),
-        );
-        registry.register(
-            "events_suppressed",
-            "Events suppressed by the rate limit",
-            self.events_suppressed.clone(),
-        );
-        registry.register(
-            "answers_suppressed",
-            "Resets and ICMP errors suppressed by the rate limit",
-            self.answers_suppressed.clone(),
         );
     }
 
@@ -309,51 +182,29 @@ impl Metrics {
         self.repairs.get_or_create(&RepairLabels { subject }).inc();
     }
 
-    /// Everything in Prometheus' text format, with what `node` says now.
-    pub fn render(&self, node: &Node) -> String {
+    /// What `node` says now.
+    fn of_node(&self, node: &Node) -> NodeMetrics {
         let status = node.status();
-        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
-        self.endpoints.set(status.endpoints);
-        // A cluster that is not told of is one more, as in cambricctl status.
+        // A source that is stale counts as one problem more, as in cambricctl status.
         let is_stale = |it: &Arc<dyn SourceState>| is_stale(&it.status(), self.stale_after);
         let stale = self.source.as_ref().is_some_and(is_stale);
         let of_source = self.source.as_ref().is_some_and(|it| it.problem().is_some());
-        self.problems.set(status.problems.len() as u64 + u64::from(stale) + u64::from(of_source));
-        for Pool { name, capacity, used, .. } in node.pools() {
-            for (state, count) in [("used", used), ("free", capacity.saturating_sub(used))] {
-                self.addresses.get_or_create(&PoolLabels { pool: name.clone(), state }).set(count);
-            }
-        }
-        for (reason, count) in status.drops {
-            let total = self.drops.get_or_create(&ReasonLabels { reason });
-            // The programs count in maps, which are new only after a reboot.
-            total.inc_by(count.saturating_sub(total.get()));
-        }
-        self.untracked.inc_by(status.untracked.saturating_sub(self.untracked.get()));
-        for (family, used) in status.conntrack {
-            let labels = ConntrackLabels { family };
-            self.conntrack.get_or_create(&labels).set(used.entries);
-            self.conntrack_capacity.get_or_create(&labels).set(used.capacity);
-        }
-        for (map, used) in status.maps {
-            let labels = MapLabels { map };
-            self.map_entries.get_or_create(&labels).set(used.entries);
-            self.map_capacity.get_or_create(&labels).set(used.capacity);
-        }
-        let policy = &status.policy;
-        for (state, count) in [("enforced", policy.policies), ("left_out", policy.left_out)] {
-            self.policies.get_or_create(&PolicyLabels { state }).set(count);
-        }
-        self.policy_refused.set(policy.refused);
-        self.policy_maps.set(policy.maps);
-        self.policy_classes.set(policy.classes);
-        self.policy_memory.set(policy.bytes);
-        self.events_lost.inc_by(status.events_lost.saturating_sub(self.events_lost.get()));
-        self.events_suppressed.inc_by(status.events_suppressed.saturating_sub(self.events_suppressed.get()));
-        self.answers_suppressed
-            .inc_by(status.answers_suppressed.saturating_sub(self.answers_suppressed.get()));
+        let problems = status.problems.len() as u64 + u64::from(stale) + u64::from(of_source);
+        NodeMetrics { status, pools: node.pools(), problems }
+    }
+
+    fn encode(&self, text: &mut String, node: NodeMetrics) -> fmt::Result {
+        let mut at_scrape = Registry::with_prefix(PREFIX);
+        at_scrape.register_collector(Box::new(node));
+        text::encode_registry(text, &self.registry)?;
+        text::encode_registry(text, &at_scrape)?;
+        text::encode_eof(text)
+    }
+
+    /// Everything in Prometheus' text format, with what `node` says now.
+    pub fn render(&self, node: &Node) -> String {
         let mut text = String::new();
-        if let Err(error) = text::encode(&mut text, &self.registry) {
+        if let Err(error) = self.encode(&mut text, self.of_node(node)) {
             let _ = writeln!(text, "# {error}");
         }
         text
@@ -365,6 +216,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use ipamd_api::wire::ClusterStatus;
+    use serde_json::json;
 
     use super::*;
     use ipamd_sources::SourceCounts;
@@ -382,35 +234,76 @@ mod tests {
         }
     }
 
-    /// The names of all metrics as they are scraped.
-    fn scraped() -> BTreeSet<String> {
+    /// A node that has something to say in each family.
+    fn busy_node() -> NodeMetrics {
+        let used = json!({"entries": 1, "capacity": 2});
+        let status = json!({
+            "version": "0.1.0", "node_name": "one", "ready": true, "problems": [], "endpoints": 1, "attach_mode": "tcx",
+            "uplinks": [], "uptime_seconds": 1, "conntrack": {"ipv4": used}, "maps": {"endpoints4": used},
+            "drops": {"policy": 3},
+        });
+        let pool =
+            json!({"name": "four", "cidr": "10.1.0.0/24", "gateway": "10.1.0.1", "capacity": 3, "used": 2});
+        NodeMetrics {
+            status: serde_json::from_value(status).unwrap(),
+            pools: vec![serde_json::from_value(pool).unwrap()],
+            problems: 1,
+        }
+    }
+
+    /// What a scrape gives.
+    fn scrape() -> String {
         let metrics = Metrics::about(Some(Arc::new(Source)), Duration::ZERO);
-        // What has no sample is not scraped.
+        // A family of the registry that has no sample is not written.
         metrics.request("status", Duration::ZERO, Some(ErrorKind::Internal));
         metrics.repair("link");
-        drop(metrics.addresses.get_or_create(&PoolLabels { pool: "four".to_owned(), state: "used" }));
-        drop(metrics.drops.get_or_create(&ReasonLabels { reason: "policy".to_owned() }));
-        for family in [&metrics.conntrack, &metrics.conntrack_capacity] {
-            drop(family.get_or_create(&ConntrackLabels { family: "ipv4".to_owned() }));
-        }
-        for family in [&metrics.map_entries, &metrics.map_capacity] {
-            drop(family.get_or_create(&MapLabels { map: "endpoints4".to_owned() }));
-        }
-        drop(metrics.policies.get_or_create(&PolicyLabels { state: "enforced" }));
-        let mut text = String::new();
-        text::encode(&mut text, &metrics.registry).unwrap();
-        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-        let names: BTreeSet<_> = types
-            .map(|(name, kind)| match kind {
-                "counter" => format!("{name}_total"),
-                "info" => format!("{name}_info"),
-                _ => name.to_owned(),
-            })
-            .collect();
+        let mut kept = String::new();
+        text::encode_registry(&mut kept, &metrics.registry).unwrap();
+        let of_cluster = kept.matches("# TYPE cambric_cluster_").count();
         let registered = format!("{:?}", metrics.registry).matches("Descriptor {").count();
-        let of_cluster = names.iter().filter(|name| name.starts_with("cambric_cluster_")).count();
-        assert_eq!(names.len() - of_cluster, registered, "one has no sample here: {names:?}");
-        names
+        assert_eq!(
+            kept.matches("# TYPE ").count() - of_cluster,
+            registered,
+            "one has no sample here: {kept}"
+        );
+        let mut text = String::new();
+        metrics.encode(&mut text, busy_node()).unwrap();
+        text
+    }
+
+    fn families(scraped: &str) -> impl Iterator<Item = (&str, &str)> {
+        scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+    }
+
+    /// The names of all metrics.
+    fn names(scraped: &str) -> BTreeSet<String> {
+        let name_of = |(name, kind): (&str, &str)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        };
+        families(scraped).map(name_of).collect()
+    }
+
+    #[test]
+    fn a_scrape_has_each_family_once_with_the_values_of_the_node() {
+        let scraped = scrape();
+        for (name, _) in families(&scraped) {
+            assert_eq!(scraped.matches(&format!("# TYPE {name} ")).count(), 1, "{name}");
+            assert!(scraped.lines().any(|line| line.starts_with(name)), "{name} has no sample: {scraped}");
+        }
+        for sample in [
+            "cambric_pool_addresses{pool=\"four\",state=\"used\"} 2",
+            "cambric_pool_addresses{pool=\"four\",state=\"free\"} 1",
+            "cambric_endpoints 1",
+            "cambric_conntrack_entries{family=\"ipv4\"} 1",
+            "cambric_map_capacity{map=\"endpoints4\"} 2",
+            "cambric_problems 1",
+            "cambric_drops_total{reason=\"policy\"} 3",
+        ] {
+            assert!(scraped.lines().any(|line| line == sample), "{sample} is not in {scraped}");
+        }
+        assert!(scraped.ends_with("# EOF\n"), "{scraped}");
     }
 
     #[test]
@@ -422,6 +315,6 @@ mod tests {
             .filter(|name| name.chars().all(|it| it.is_ascii_lowercase() || it == '_') && !name.is_empty())
             .map(|name| format!("cambric_{name}"))
             .collect();
-        assert_eq!(documented, scraped());
+        assert_eq!(documented, names(&scrape()));
     }
 }

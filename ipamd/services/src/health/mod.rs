@@ -20,7 +20,10 @@ use std::{
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 
 pub(super) use self::claims::Claims;
-use ipamd_runtime::http::{self, Limits};
+use ipamd_runtime::{
+    backoff::Backoff,
+    http::{self, Limits},
+};
 
 /// Enough for the load balancers of one service, which ask every few seconds.
 const LIMITS: Limits = Limits { connections: 32, stay: Duration::from_secs(5) };
@@ -142,14 +145,13 @@ async fn serve(place: SocketAddr, wanted: watch::Receiver<Wanted>, faults: Fault
 }
 
 async fn open(place: SocketAddr, wanted: &watch::Receiver<Wanted>, faults: &Faults) -> TcpListener {
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new(FIRST_WAIT);
     loop {
         match listen::listen(place) {
             Ok(listener) => return listener,
             Err(error) => note(faults, place, &error, wanted),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        tokio::time::sleep(backoff.next(LONGEST_WAIT)).await;
     }
 }
 

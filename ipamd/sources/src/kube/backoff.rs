@@ -1,6 +1,8 @@
-//! How long to wait before the next request to the server: longer after each failure, and different on each node.
+//! How long to wait before the next request to the server, which all nodes ask.
 
 use std::time::Duration;
+
+use ipamd_runtime::backoff::random_below;
 
 /// The first pause.
 pub(super) const FIRST: Duration = Duration::from_millis(500);
@@ -10,32 +12,6 @@ pub(super) const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// The time over which all nodes spread their new lists after a 410, which all get at once.
 const RELIST: Duration = Duration::from_secs(5);
-
-/// An exponential back-off with jitter.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { next: FIRST }
-    }
-}
-
-impl Backoff {
-    /// The next pause, twice as long as the one before, up to the longest.
-    pub fn next(&mut self, longest: Duration) -> Duration {
-        let pause = self.next.min(longest);
-        self.next = (pause * 2).min(longest);
-        spread(pause)
-    }
-
-    /// A request succeeded: the next pause is the shortest again.
-    pub fn reset(&mut self) {
-        self.next = FIRST;
-    }
-}
 
 /// The pause before a list that follows a 410. Lists are expensive for the server in a large cluster, so nodes spread
 /// them.
@@ -49,21 +25,10 @@ pub(super) fn retry_after(pause: Duration) -> Duration {
     pause + pause * random_below(1000) / 2000
 }
 
-/// A pause with jitter, so that nodes do not come back at the same time.
-pub(super) fn spread(pause: Duration) -> Duration {
-    pause / 2 + pause * random_below(1000) / 1000
-}
-
-/// A random number below the bound.
-pub(super) fn random_below(bound: u32) -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    // Each RandomState has random keys from the system.
-    u32::try_from(RandomState::new().hash_one(()) % u64::from(bound.max(1))).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipamd_runtime::backoff::spread;
 
     /// Five thousand nodes whose API server has restarted: in no tenth of the time that they take to come back are there
     /// many more than a tenth of them.
@@ -88,18 +53,6 @@ mod tests {
             }
             assert!(tenths.iter().all(|it| (NODES / 20..NODES * 3 / 20).contains(it)), "{way}: {tenths:?}");
         }
-    }
-
-    #[test]
-    fn pauses_grow_up_to_the_longest_until_all_is_well() {
-        let mut pause = Backoff::default();
-        let longest = Duration::from_secs(4);
-        for base in [1, 2, 4, 8, 8, 8].map(|it| FIRST * it) {
-            let next = pause.next(longest);
-            assert!((base / 2..base * 3 / 2).contains(&next), "{base:?}: {next:?}");
-        }
-        pause.reset();
-        assert!(pause.next(longest) < FIRST * 3 / 2);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! A collection that is listed and watched: the objects of a resource, or a selection of them.
 
 use http::Request;
+use ipamd_runtime::backoff::random_below;
 use kube::{
     Resource as _,
     api::{ListParams, WatchParams},
 };
 
 use super::{
-    backoff::random_below,
     failure::{Failure, message_chain},
     pruned_object::PrunedObject,
     resources::Resource,

@@ -11,6 +11,8 @@ use kube::{
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
+use ipamd_runtime::backoff::Backoff;
+
 use super::{events::Events, failure::message_of};
 
 /// How long the server may take to answer.
@@ -38,17 +40,17 @@ impl NetworkCondition {
 
     /// Says that the network is available, again and again until the server has taken it in.
     pub async fn clear(&self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE);
+        let mut is_first = true;
         while let Err(why) = self.try_to_clear().await {
-            if pause == FIRST_PAUSE {
+            if std::mem::take(&mut is_first) {
                 tracing::warn!(
                     node = self.node,
                     why,
                     "cannot clear the node's condition NetworkUnavailable; trying again"
                 );
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.next(LONGEST_PAUSE)).await;
         }
         tracing::info!(node = self.node, "cleared the node's condition NetworkUnavailable");
     }

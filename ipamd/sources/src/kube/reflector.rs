@@ -5,6 +5,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use ipamd_runtime::backoff::{Backoff, spread};
 use kube::Client;
 use tokio::{
     sync::watch::Receiver,
@@ -12,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    backoff::{self, Backoff},
+    backoff,
     collection::Collection,
     crds::Presence,
     failure::Failure,
@@ -171,7 +172,7 @@ impl<A: EventSink + Send> Reflector<A> {
             sink,
             watch_list,
             crd: None,
-            backoff: Backoff::default(),
+            backoff: Backoff::new(backoff::FIRST),
             failed: 0,
             not_found: None,
             newest_version: String::new(),
@@ -440,7 +441,7 @@ impl<A: EventSink + Send> Reflector<A> {
 
     /// Waits until the CRD changes, or until it is time to try again.
     async fn wait_for_crd(&mut self, absent: bool) {
-        let pause = if absent { backoff::spread(LOOK_FOR_ABSENT) } else { self.backoff.next(LOOK_AGAIN) };
+        let pause = if absent { spread(LOOK_FOR_ABSENT) } else { self.backoff.next(LOOK_AGAIN) };
         let Some(crd) = &mut self.crd else { return sleep(pause).await };
         if let Ok(Ok(())) = timeout(pause, crd.changed()).await {
             self.backoff.reset();
