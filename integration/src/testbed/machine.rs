@@ -11,10 +11,11 @@ pub trait Machine {
     /// Its namespace.
     fn netns(&self) -> &Netns;
 
-    /// Whether each of three pings is answered.
+    /// Whether one of three pings is answered. Not each: the kernel answers the pings of all namespaces through one socket for each
+    /// processor and family, which other tests may fill. Who counts losses uses numbered datagrams.
     fn reaches(&self, to: impl Into<IpAddr>) -> Result<bool> {
         let pings = self.ping(to, &["-c3", "-i0.05", "-W1"])?;
-        Ok(pings.received == 3)
+        Ok(pings.received > 0)
     }
 
     /// Pings with these flags.
