@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Listeners, Netns, Service, TcpEcho, TcpStreamCheck, UdpEcho};
 
@@ -11,11 +11,22 @@ pub trait Machine {
     /// Its namespace.
     fn netns(&self) -> &Netns;
 
-    /// Whether one of three pings is answered. Not each: the kernel answers the pings of all namespaces through one socket for each
-    /// processor and family, which other tests may fill. Who counts losses uses numbered datagrams.
+    /// Whether three pings are answered: each, or none. If only some are, this is tried again, because the kernel answers the pings of
+    /// all namespaces through one socket for each processor and family, which other tests may fill. Who counts losses uses numbered
+    /// datagrams.
+    ///
+    /// # Errors
+    /// `ping` cannot be run, or only some are answered each time.
     fn reaches(&self, to: impl Into<IpAddr>) -> Result<bool> {
-        let pings = self.ping(to, &["-c3", "-i0.05", "-W1"])?;
-        Ok(pings.received > 0)
+        let to = to.into();
+        for _ in 0..5 {
+            match self.ping(to, &["-c3", "-i0.05", "-W1"])?.received {
+                0 => return Ok(false),
+                3 => return Ok(true),
+                _ => {}
+            }
+        }
+        bail!("{to} answers only some of three pings, five times")
     }
 
     /// Pings with these flags.
