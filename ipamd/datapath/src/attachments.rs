@@ -1,4 +1,4 @@
-//! The programs on interfaces, their links and pins: checked, and restored if somebody removed them.
+//! Checks the programs on interfaces, their links and their pins, and puts back what somebody removed.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -12,26 +12,27 @@ use libbpf_rs::MapHandle;
 use ipamd_runtime::supervisor;
 
 use super::{
-    Datapath, DatapathError, HOOKS, Repairs,
+    datapath::{Datapath, HOOKS, Repairs},
+    error::DatapathError,
     load::{self, program_for},
 };
 
-/// By what a program is attached.
+/// How a program is attached to a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attached {
-    /// By a tcx link, which lives as long as its pin or this daemon.
+    /// By a tcx link. It lives as long as its pin or this daemon.
     Link,
-    /// By tcx without a link: as long as the interface.
+    /// By tcx without a link. It lives as long as the interface.
     Program,
-    /// By a filter: as long as the interface, too.
+    /// By a filter. It lives as long as the interface, too.
     Filter,
 }
 
 impl Datapath {
-    /// Checks and puts back the programs and link pins of the host ends named (name, index), and the pins of maps and
-    /// programs.
+    /// Puts back what is missing of the host ends (by name and index): their programs and the pins of their links. Does the same for the
+    /// pins of maps and programs.
     ///
-    /// A failure does not stop the other repairs: the failures are returned beside the repairs.
+    /// A failure does not stop the other repairs. The failures are returned beside the repairs.
     pub fn heal_attachments(&self, host_ends: &[(String, u32)]) -> (Repairs, Vec<DatapathError>) {
         let healed = host_ends.iter().map(|(ifname, ifindex)| {
             supervisor::beat();
@@ -47,8 +48,8 @@ impl Datapath {
         (repairs, failures)
     }
 
-    /// Once for this daemon, has the links that an earlier one left run its programs. All that these look up has been written; what
-    /// those before have judged is judged again.
+    /// Puts this daemon's programs into the links that an earlier daemon left. Only the first call does so. By then all that these
+    /// programs look up has been written. Every flow is judged again, because the former programs have judged it.
     pub(super) fn take_over(&self) -> Result<(), DatapathError> {
         let renewed = self.to_take_over.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(renewed) = renewed else { return Ok(()) };
@@ -78,7 +79,7 @@ impl Datapath {
         faults
     }
 
-    /// Removes the link pins of an interface that is gone or going.
+    /// Removes the link pins of an interface that is gone or about to go.
     pub fn unpin_links(&self, ifname: &str) {
         for direction in HOOKS {
             self.links().remove(&(ifname.to_owned(), hook(direction)));
@@ -88,11 +89,11 @@ impl Datapath {
         }
     }
 
-    /// Detaches the programs of an interface that stays, and may get them again at once.
+    /// Detaches the programs from an interface that stays. It may get them again at once.
     pub(super) fn detach_links(&self, ifname: &str) {
         for direction in HOOKS {
             let pinned = attach::open_pinned(&self.pins.link(ifname, direction));
-            // Without one there is nothing to detach; the link of an interface that is gone is detached already.
+            // Without a pinned link there is nothing to detach. If the interface is gone, its link is detached already.
             if let Err(error) = pinned.and_then(|link| attach::detach_tcx(link.as_fd())) {
                 tracing::debug!(interface = ifname, %error, "cannot detach a link");
             }
@@ -108,12 +109,12 @@ impl Datapath {
         names
     }
 
-    /// Attaches what is not attached to an interface's two hooks. Returns what was done, a sentence each.
+    /// Attaches the programs that are missing at the two hooks of an interface. Returns what was done, a sentence each.
     ///
     /// # Errors
-    /// The first that cannot be attached or looked at.
+    /// Why the first hook that failed could not be looked at, or its program not be attached.
     pub fn heal_interface(&self, ifname: &str, ifindex: u32) -> Result<Repairs, DatapathError> {
-        // A commit and a pass of the reconciliation may meet here: the second would attach what the first just has (`EEXIST`).
+        // A commit and a pass of the reconciliation may come here at once. Without the lock both would attach, and one fail (`EEXIST`).
         let _alone = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let mut repairs = Vec::new();
         for direction in HOOKS {
@@ -121,7 +122,7 @@ impl Datapath {
             let attached = self.attached_by(ifname, ifindex, direction)?;
             match self.attach_mode {
                 AttachMode::Tcx if matches!(attached, Some(Attached::Filter | Attached::Program)) => {}
-                // An older program is in the filter: it is replaced there, so that no packet meets both or neither.
+                // The filter runs an older program. It is replaced there, so that every packet meets exactly one of the two.
                 AttachMode::Tcx
                     if attached.is_none()
                         && self.may_have_filter(ifname)
@@ -130,7 +131,7 @@ impl Datapath {
                     attach::attach_clsact(self.program(name)?.as_fd(), ifindex, direction)?;
                     repairs.push(format!("attached {name} to {ifname}"));
                 }
-                // On an endpoint's host end nothing may end what polices it but its own end.
+                // The program of an endpoint must stay as long as its host end, so it is attached without a link, which could be closed.
                 AttachMode::Tcx if attached.is_none() && is_host_ifname(ifname) => {
                     let former = attach::unlinked_tcx_programs(name, ifindex, direction)?;
                     let program = self.program(name)?;
@@ -157,12 +158,12 @@ impl Datapath {
                     }
                     let pin = self.pins.link(ifname, direction);
                     if pin.exists() {
-                        // Left by a daemon that attached by tcx.
+                        // An earlier daemon attached by tcx and left the link.
                         self.links().remove(&(ifname.to_owned(), hook(direction)));
                         load::remove_pin(&pin)?;
                     }
                     if is_host_ifname(ifname) {
-                        // The same without a link. A kernel without tcx has none.
+                        // An earlier daemon may also have attached by tcx without a link. A kernel without tcx gives an error here.
                         let unlinked = attach::unlinked_tcx_programs(name, ifindex, direction);
                         for id in unlinked.unwrap_or_default() {
                             attach::detach_tcx_program(id, ifindex, direction)?;
@@ -174,7 +175,7 @@ impl Datapath {
         Ok(repairs)
     }
 
-    /// By what the program that belongs on a hook is attached there; `None`: it is not.
+    /// How the program that belongs to a hook is attached there. `None` if it is not.
     fn attached_by(
         &self,
         ifname: &str,
@@ -200,7 +201,7 @@ impl Datapath {
         Ok(is_wanted.then_some(Attached::Filter))
     }
 
-    /// Whether a filter on that interface is as good as what programs are attached by.
+    /// Whether the programs of that interface may be attached by filters.
     fn may_have_filter(&self, ifname: &str) -> bool {
         self.attach_mode == AttachMode::Clsact || self.takes_filters && is_host_ifname(ifname)
     }
@@ -217,7 +218,7 @@ impl Datapath {
         if held(self) {
             return true;
         }
-        // The plugin has made a new one, perhaps.
+        // Perhaps the plugin has made and pinned a new link.
         match attach::open_pinned(&self.pins.link(ifname, direction)) {
             Ok(link) => {
                 self.hold_link(ifname, direction, link);
@@ -243,7 +244,7 @@ impl Datapath {
         }
         let links = self.links();
         let Some(link) = links.get(&(ifname.to_owned(), hook(direction))) else { return Ok(None) };
-        // A DEL that is under way has taken the pin away because the interface is gone; the kernel says so of the link.
+        // If the interface is gone, a DEL that is under way has removed the pin, and it must not come back.
         if !attach::link_info(link.as_fd()).is_ok_and(|info| info.ifindex == ifindex) {
             return Ok(None);
         }
@@ -291,10 +292,6 @@ impl Datapath {
             }
         }
         Ok(repairs)
-    }
-
-    pub(super) fn program(&self, name: &str) -> Result<&OwnedFd, DatapathError> {
-        self.programs.get(name).ok_or_else(|| DatapathError::Layout { map: name.to_owned() })
     }
 }
 

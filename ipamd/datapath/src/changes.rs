@@ -14,7 +14,7 @@ use bpf::layout::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{Datapath, DatapathError};
+use super::{datapath::Datapath, error::DatapathError};
 use ipamd_model::concerned::Concerned;
 
 /// So many networks of the size that has a place are written down one by one: those of a /16, or of a /56 of IPv6. A larger

@@ -1,5 +1,4 @@
-//! Loads the programs: first with the maps that an earlier daemon left, later into the links that it left, without a
-//! gap.
+//! Loads the programs. They first take the maps that an earlier daemon left, and later its links, so that no packet misses them.
 
 use std::{
     collections::BTreeMap,
@@ -21,21 +20,22 @@ use libbpf_rs::{
 };
 use tracing::{debug, info, warn};
 
-use super::{DatapathConfig, DatapathError, maps, services::mark_served};
+use super::{config::DatapathConfig, error::DatapathError, maps, services::served_marks::mark_served};
 use ipamd_model::uplink::OVERLAY;
 use ipamd_runtime::supervisor;
 
-/// The version of what is pinned: raised when an earlier release could not go on with it. A directory `layout_N` tells it.
+/// The version of what is pinned. It is raised when an earlier release could not work with what this one pins. The directory
+/// `layout_N` among the pins tells the version.
 const LAYOUT: u32 = 2;
 const LAYOUT_NAME: &str = "layout_";
 
-/// The maps of connections that forget none.
+/// The maps of connections that evict no entry when they are full.
 const EXACT: [&str; 2] = ["connections4", "connections6"];
 
 /// The programs by name.
 pub type Programs = BTreeMap<String, OwnedFd>;
 
-/// A map that was made anew, by what it was and what it is.
+/// A map that was made anew: the former one and the one that takes its place.
 #[derive(Debug)]
 pub struct Renewed {
     name: String,
@@ -43,19 +43,19 @@ pub struct Renewed {
     now: MapHandle,
 }
 
-/// What [`load`] leaves: everything is pinned, and the object that it came from is freed.
+/// What [`load`] returns. Everything is pinned, and the libbpf object is freed.
 pub struct Loaded {
     /// The programs.
     pub programs: Programs,
     /// The maps by name.
     pub maps: BTreeMap<String, MapHandle>,
-    /// The maps that the programs write and that were made anew in another size: those of an earlier daemon write into the former
-    /// ones until [`take_over`].
+    /// The maps that the programs write into and that were made anew in another size. The programs of an earlier daemon write into the
+    /// former maps until [`take_over`].
     pub renewed: Vec<Renewed>,
 }
 
-/// The program that forgets flows. It sleeps while it goes through maps that are not made whole at once, which Linux allows since
-/// 6.1.
+/// The program that removes expired flows. It iterates over maps that are not preallocated, which Linux allows a sleepable program
+/// since 6.1.
 pub const AGE: &str = "age";
 
 /// The program that belongs to a hook of an interface.
@@ -77,7 +77,8 @@ pub fn probe_attach_mode() -> AttachMode {
     }
 }
 
-/// With which of its flags the programs look a route up: a kernel refuses every look-up with one that it does not know.
+/// The flags with which the programs look up a route. A kernel refuses every look-up that has a flag which it does not know, so these are
+/// only those of this kernel.
 pub fn fib_lookup_flags() -> u32 {
     [(6, 3, FIB_LOOKUP_SKIP_NEIGH), (6, 10, FIB_LOOKUP_MARK)]
         .into_iter()
@@ -85,9 +86,9 @@ pub fn fib_lookup_flags() -> u32 {
         .fold(0, |flags, (_, _, flag)| flags | flag)
 }
 
-/// Loads the programs and pins them with their maps. Pinned maps are adopted; where one was made for another size its
-/// entries are copied, where its layout was another it is replaced. Pinned links run the former programs until [`take_over`]: what
-/// was made anew is to be filled first, or whoever is looked up there meanwhile is nobody.
+/// Loads the programs and pins them with their maps. Pinned maps are adopted. If a pinned map has another size, its entries are copied
+/// into a new map; if it has another layout, an empty map takes its place. Pinned links run the former programs until [`take_over`],
+/// because a map that was made anew must be filled before programs look anything up in it.
 pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     let pins = &config.pins;
     for folder in [pins.programs(), pins.maps(), pins.links()] {
@@ -105,8 +106,8 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
     let mut old = adopt_maps(&mut open, pins)?;
-    // The kernel verifies for as long as it takes, several seconds on a busy machine. Whoever ended the daemon for that would
-    // have the next one begin anew; what does not come to its end is seen by the startup probe.
+    // The kernel may verify for several seconds on a busy machine. The supervisor must not end the daemon meanwhile, because the next one
+    // would begin again. If this never ends, the startup probe notices it.
     let skeleton = supervisor::resting(|| open.load()).map_err(DatapathError::Load)?;
     put_layout(pins)?;
 
@@ -117,7 +118,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
             continue;
         }
         let handle = MapHandle::try_from(&map).map_err(DatapathError::map(&name))?;
-        // Connections and endpoints go on; what was counted begins anew.
+        // Connections and endpoints are kept; counters begin at zero.
         let lasts =
             |old: &MapHandle| matches!(old.map_type(), MapType::Hash | MapType::LruHash | MapType::LpmTrie);
         let is_of_programs = map.map_type() == MapType::LruHash || EXACT.contains(&&*name);
@@ -131,7 +132,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
         put_pin(handle.as_fd(), &pins.map(&name))?;
         loaded.maps.insert(name, handle);
     }
-    // Before the programs are pinned, for whoever finds them there may attach them.
+    // This comes before the programs are pinned, because the plugin may attach them as soon as they are.
     mark_served(pins)?;
     for program in skeleton.object().progs() {
         let name = program.name().to_string_lossy().into_owned();
@@ -145,7 +146,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     Ok(loaded)
 }
 
-/// Leaves alone what a newer release has pinned: the containers go on by it.
+/// Refuses to touch what a newer release has pinned, because containers use it.
 fn refuse_newer(pins: &Pins) -> Result<(), DatapathError> {
     let root = pins.root();
     let entries = fs::read_dir(root).map_err(DatapathError::pin(root))?;
@@ -159,13 +160,13 @@ fn refuse_newer(pins: &Pins) -> Result<(), DatapathError> {
     }
 }
 
-/// Says what is pinned.
+/// Writes down the version of what is pinned.
 pub fn put_layout(pins: &Pins) -> Result<(), DatapathError> {
     let layout = layout(pins);
     fs::create_dir_all(&layout).map_err(DatapathError::pin(&layout))
 }
 
-/// What is there if all maps of this release have been pinned before.
+/// The directory that exists once all maps of this release have been pinned.
 fn layout(pins: &Pins) -> PathBuf {
     pins.root().join(format!("{LAYOUT_NAME}{LAYOUT}"))
 }
@@ -187,7 +188,7 @@ fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<
     for (map, entries) in [
         (&mut maps.conntrack4, sizes.conntrack),
         (&mut maps.conntrack6, sizes.conntrack),
-        // They take memory as they are used.
+        // These take memory only as they are used.
         (&mut maps.connections4, sizes.conntrack),
         (&mut maps.connections6, sizes.conntrack),
         (&mut maps.waiting4, sizes.waiting()),
@@ -213,7 +214,7 @@ fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<
     Ok(())
 }
 
-/// Lets the object use the pinned maps that fit it, and returns those that do not but whose entries do.
+/// Lets the object use the pinned maps that fit it. Returns the pinned maps of another size, whose entries are to be copied.
 fn adopt_maps(
     open: &mut OpenCambricSkel<'_>,
     pins: &Pins,
@@ -224,7 +225,7 @@ fn adopt_maps(
         let name = map.name().to_string_lossy().into_owned();
         let path = pins.map(&name);
         if !path.exists() {
-            // The programs' constants are never pinned.
+            // The programs' constants (`.rodata`) are never pinned.
             if was_pinned && !name.ends_with(".rodata") {
                 warn!(
                     map = name,
@@ -254,9 +255,9 @@ fn adopt_maps(
     Ok(to_copy)
 }
 
-/// Pins in the place of what may be pinned there, which never is missing meanwhile.
+/// Pins an object at a path. If something is pinned there already it is replaced by a rename, so that there is a pin at all times.
 pub fn put_pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), DatapathError> {
-    // A bpffs takes no names with dots.
+    // A bpffs refuses names with dots.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push("_new");
     let fresh = Path::new(&fresh);
@@ -265,7 +266,7 @@ pub fn put_pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), DatapathError>
     fs::rename(fresh, path).map_err(DatapathError::pin(path))
 }
 
-/// Removes a pin that may not be there.
+/// Removes a pin, if there is one.
 pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pin(path)(error)),
@@ -273,20 +274,20 @@ pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
     }
 }
 
-/// Has pinned links run the programs. What the former ones have written meanwhile comes along.
+/// Puts the programs into the pinned links. What the former programs have written meanwhile is copied first.
 pub fn take_over(pins: &Pins, programs: &Programs, renewed: &[Renewed]) -> Result<(), DatapathError> {
     for map in renewed {
         maps::copy_entries(&map.former, &map.now, &map.name)?;
     }
     let mut replaced = 0;
     let mut links = pinned_links(pins)?;
-    // What receives the overlay's packets asks whether an uplink has seen their frames, so it comes last.
+    // The overlay's program asks whether an uplink's program has seen the outer frame, so the overlay comes last.
     links.sort_by_key(|(ifname, _)| ifname == OVERLAY);
     for (ifname, direction) in links {
         let path = pins.link(&ifname, direction);
         let link = attach::open_pinned(&path)?;
         if attach::link_info(link.as_fd())?.ifindex == 0 {
-            // Its interface is gone, or somebody detached it: for the reconciler to see to.
+            // Its interface is gone, or somebody detached it. The reconciler sees to that.
             continue;
         }
         if let Some(program) = programs.get(program_for(&ifname, direction)) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, marker::PhantomData};
 use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
-use super::{DatapathError, batch::each_entry, writes};
+use super::{batch::each_entry, error::DatapathError, writes};
 
 /// A map with its key and value.
 #[derive(Debug)]

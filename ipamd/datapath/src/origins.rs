@@ -12,7 +12,11 @@ use bpf::layout::{
 };
 use ipnetwork::IpNetwork;
 
-use super::{Datapath, DatapathError, maps::TypedMap};
+use super::{
+    datapath::Datapath,
+    error::DatapathError,
+    sync::{remove_others, sync_entries},
+};
 use ipamd_model::{
     concerned::Concerned,
     endpoint::EndpointEntry,
@@ -70,43 +74,12 @@ impl Datapath {
                 }
             }
         }
-        super::sync_entries(&self.node_prefixes4, &wanted4)?;
-        super::sync_entries(&self.node_prefixes6, &wanted6)?;
-        forget_others(&self.node_macs4, |node| nodes4.contains(&Ipv4Addr::from(node)))?;
-        forget_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
+        sync_entries(&self.node_prefixes4, &wanted4)?;
+        sync_entries(&self.node_prefixes6, &wanted6)?;
+        remove_others(&self.node_macs4, |node| nodes4.contains(&Ipv4Addr::from(node)))?;
+        remove_others(&self.node_macs6, |node| nodes6.contains(&Ipv6Addr::from(node)))?;
         self.raise_epoch(&concerned)?;
         *known = Some(origins.clone());
         Ok(())
     }
-
-    /// An endpoint speaks on its link as its Ethernet address says.
-    pub(super) fn put_host_end(&self, entry: &EndpointEntry) -> Result<(), DatapathError> {
-        self.host_ends.put(&entry.ifindex, &EthernetAddress { mac: entry.container_mac.0, pad: 0 })
-    }
-
-    /// The endpoint of an address is to be cut off; so it does not speak, either.
-    pub(super) fn remove_host_end(&self, address: IpAddr) -> Result<(), DatapathError> {
-        let known = match address {
-            IpAddr::V4(address) => self.endpoints4.get(&address.into()),
-            IpAddr::V6(address) => self.endpoints6.get(&address.into()),
-        }?;
-        known.map_or(Ok(()), |endpoint| self.host_ends.remove(&endpoint.ifindex))
-    }
-
-    /// The host ends of the endpoints that an earlier daemon has left, and no others.
-    pub(super) fn adopt_host_ends(&self) -> Result<(), DatapathError> {
-        let endpoints = self.endpoints()?;
-        for entry in endpoints.values() {
-            self.put_host_end(entry)?;
-        }
-        let known: HashSet<_> = endpoints.values().map(|entry| entry.ifindex).collect();
-        forget_others(&self.host_ends, |ifindex| known.contains(&ifindex))
-    }
-}
-
-fn forget_others<K: Plain, V: Plain>(
-    map: &TypedMap<K, V>,
-    wanted: impl Fn(K) -> bool,
-) -> Result<(), DatapathError> {
-    map.keys().iter().filter(|key| !wanted(**key)).try_for_each(|key| map.remove(key))
 }

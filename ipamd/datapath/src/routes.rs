@@ -6,7 +6,7 @@ use std::{io, mem::offset_of, os::fd::AsRawFd};
 use bpf::layout::{PLAIN_ROUTES4, PLAIN_ROUTES6, PlainRoutes, SkBuff};
 use libbpf_rs::libbpf_sys;
 
-use super::{Datapath, DatapathError};
+use super::{datapath::Datapath, error::DatapathError};
 
 /// The program that tells how often the kernel's routes have changed.
 pub const ROUTES: &str = "routes";

@@ -12,7 +12,10 @@ use std::{
 
 use bpf::attach::Pins;
 
-use crate::{DatapathError, TranslatedSocket, TranslatedSockets};
+use super::{
+    error::DatapathError,
+    services::translated_sockets::{TranslatedSocket, TranslatedSockets},
+};
 use ipamd_kernel::netlink::{Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
 use ipamd_runtime::supervisor;
 use ipamd_services::RemovedBackend;

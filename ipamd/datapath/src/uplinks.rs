@@ -8,7 +8,10 @@ use bpf::{
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 
-use super::{Datapath, DatapathError, HOOKS, Repairs};
+use super::{
+    datapath::{Datapath, HOOKS, Repairs},
+    error::DatapathError,
+};
 use ipamd_model::{
     concerned::Concerned,
     uplink::{Frames, Uplink},

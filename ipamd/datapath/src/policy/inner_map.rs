@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 
-use super::super::{DatapathError, MapError, writes};
+use crate::{error::DatapathError, map_error::MapError, writes};
 
 /// What an inner map is made like. All but the number of entries is as in `progs/maps.h`.
 #[derive(Clone, Copy, Debug)]

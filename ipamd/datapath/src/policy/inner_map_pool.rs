@@ -17,10 +17,8 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use ipamd_runtime::supervisor;
 
-use super::{
-    super::{DatapathError, MapError},
-    inner_map::{Shape, memory, put_inner},
-};
+use super::inner_map::{Shape, memory, put_inner};
+use crate::{error::DatapathError, map_error::MapError};
 
 /// Below this number of spares the pool is refilled, up to [`HIGH_WATER`]. A burst of changes takes one spare each.
 const LOW_WATER: usize = 128;

@@ -26,7 +26,10 @@ use self::{
     sets::{Outer, Set, bytes, prefix4, prefix6},
 };
 use super::{
-    Datapath, DatapathError, MapError, maps,
+    datapath::Datapath,
+    error::DatapathError,
+    map_error::MapError,
+    maps,
     writes::{put, remove},
 };
 use bpf::sizes::PolicySizes;

@@ -8,10 +8,8 @@ use bpf::sizes::PolicySizes;
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapHandle, MapType};
 
-use super::{
-    super::{DatapathError, writes},
-    inner_map::{Shape, inner as inner_map, put_inner},
-};
+use super::inner_map::{Shape, inner as inner_map, put_inner};
+use crate::{error::DatapathError, writes};
 
 /// One family's peers of one set.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use bpf::layout::{Frontend, MEMBER_CLUSTER, MEMBER_LOCAL, ServiceFamily};
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::{DatapathError, maps::TypedMap};
+use crate::{error::DatapathError, maps::TypedMap};
 use ipamd_services::{
     maglev,
     tables::{Backend, FrontendKey, FrontendValue, Member, ServiceNumber, SetNumber},

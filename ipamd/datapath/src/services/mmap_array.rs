@@ -13,7 +13,7 @@ use bpf::layout::Plain;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::super::{DatapathError, MapError};
+use crate::{error::DatapathError, map_error::MapError};
 
 /// An array map, mapped.
 #[derive(Debug)]

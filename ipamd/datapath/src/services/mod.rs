@@ -1,9 +1,12 @@
 //! The maps about services.
 
+mod external;
 mod family;
 mod mmap_array;
+pub(super) mod served_marks;
 mod socket_lb;
-mod translated_sockets;
+pub(super) mod translated_sockets;
+mod wall_clock;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,25 +26,17 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::time::{ClockId, clock_gettime};
 
-pub use self::translated_sockets::{TranslatedSocket, TranslatedSockets};
+pub use self::{
+    external::ExternalSettings,
+    translated_sockets::{TranslatedSocket, TranslatedSockets},
+};
 use self::{family::OfFamily, mmap_array::MmapArray};
-use super::{Datapath, DatapathError, maps::TypedMap};
+use super::{datapath::Datapath, error::DatapathError, maps::TypedMap};
 use ipamd_model::concerned::Concerned;
 use ipamd_services::tables::{
     Backend, Choice, Family, FrontendKey, FrontendValue, Limits, Member, PortRow, ServiceNumber, SetNumber,
     SetValue, TableError, Tables,
 };
-
-/// How services treat what comes from outside, and which addresses they need of the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExternalSettings {
-    /// A backend on another node answers the client directly.
-    pub dsr: bool,
-    /// What an endpoint sees as the client when it is its own service's backend.
-    pub hairpin4: Option<std::net::Ipv4Addr>,
-    /// As `hairpin4`.
-    pub hairpin6: Option<std::net::Ipv6Addr>,
-}
 
 /// The maps about services, written for the programs.
 #[derive(Debug)]
@@ -77,55 +72,6 @@ impl ServiceTables {
     fn lookup_pair(&self, index: u32) -> Result<LookupPlaces, TableError> {
         self.lookups.get(&index).map(Option::unwrap_or_default).map_err(failed)
     }
-}
-
-/// Marks the addresses of the frontends that are in the pinned maps, and no others: those that an earlier daemon has left, perhaps one
-/// that knew of no marks. Before any program of this release runs.
-pub fn mark_served(pins: &Pins) -> Result<(), DatapathError> {
-    let pinned = |name: &str| MapHandle::from_pinned_path(pins.map(name)).map_err(DatapathError::map(name));
-    let mut words = vec![0; SERVED_WORDS as usize];
-    mark_family::<V4>(&pinned, &mut words)?;
-    mark_family::<V6>(&pinned, &mut words)?;
-    TypedMap::<u32, u64>::open("served_addresses", pinned)?.put_all((0..).zip(words))
-}
-
-fn mark_family<F: ServiceFamily>(
-    pinned: &impl Fn(&str) -> Result<MapHandle, DatapathError>,
-    words: &mut [u64],
-) -> Result<(), DatapathError> {
-    let frontends = TypedMap::<F::FrontendKey, Frontend>::open(&format!("frontends{}", F::FAMILY), pinned)?;
-    frontends.each(|key, _| {
-        let (at, bit) = served_bit(F::of_frontend(&key).0.into());
-        words[at as usize] |= bit;
-        true
-    })
-}
-
-impl Datapath {
-    /// Sets how services treat what comes from outside.
-    pub fn set_external(&self, settings: ExternalSettings) -> Result<(), DatapathError> {
-        self.change_node(|node| {
-            node.external &= !EXTERNAL_DSR;
-            node.external |= if settings.dsr { EXTERNAL_DSR } else { 0 };
-            node.hairpin4 = settings.hairpin4.map(Into::into).unwrap_or_default();
-            node.hairpin6 = settings.hairpin6.map(Into::into).unwrap_or_default();
-        })
-    }
-
-    /// Tells the programs how far the wall clock is from theirs. It may be set, so it is told again and again.
-    pub fn set_wall_clock(&self) -> Result<(), DatapathError> {
-        let ahead = wall_clock_ahead();
-        if self.wall_clock.get(&0)? == Some(ahead) { Ok(()) } else { self.wall_clock.put(&0, &ahead) }
-    }
-}
-
-/// Ticks of the wall clock when the programs' clock stood at zero.
-fn wall_clock_ahead() -> u32 {
-    let wall = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
-    let own = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    #[allow(clippy::cast_possible_truncation, reason = "modulo 2^32, as the programs count")]
-    let ahead = (wall.saturating_sub(own).as_nanos() >> TICK_SHIFT) as u32;
-    ahead
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> TableError {

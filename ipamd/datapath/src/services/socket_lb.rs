@@ -13,7 +13,11 @@ use bpf::{
 };
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::{Datapath, DatapathError, Repairs, load, writes};
+use crate::{
+    datapath::{Datapath, Repairs},
+    error::DatapathError,
+    load, writes,
+};
 
 impl Datapath {
     /// Attaches the programs to the cgroup's hooks by pinned links; without a cgroup it removes the links. Returns the

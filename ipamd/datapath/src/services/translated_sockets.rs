@@ -8,7 +8,7 @@ use bpf::{
 };
 use libbpf_rs::MapHandle;
 
-use crate::{DatapathError, maps::TypedMap};
+use crate::{error::DatapathError, maps::TypedMap};
 use ipamd_services::tables::{Backend, ServiceNumber};
 
 /// A socket that was translated to a backend.

@@ -1,17 +1,15 @@
-//! The conntrack maps from user space: removing expired entries, and listing the others.
+//! What an entry of the conntrack maps says: which connection it stands for, and how long it lives.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::net::IpAddr;
 
 use bpf::{
     layout::{CT_NAT_REVERSE, CtEntry, CtKey, Lifetimes, NAT_DESTINATION, NAT_SOURCE, TICK_SHIFT},
-    states::{State, is_kept, lifetime},
+    states::{State, lifetime},
 };
 use ipamd_api::wire::{Connection, ConntrackFilter};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{DatapathError, maps::TypedMap};
-
-/// Now, on the clock that the programs write down.
+/// The time now, by the clock whose ticks the programs write into entries.
 pub fn now() -> u32 {
     let time =
         clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from).unwrap_or_default();
@@ -23,16 +21,16 @@ pub fn now() -> u32 {
     ticks
 }
 
-/// Ticks until the flow is forgotten; negative once it should have been.
-fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u32) -> i64 {
-    // A packet may have come since `now` was read.
+/// Ticks until the flow is to be forgotten. The number is negative when that time is over.
+pub fn remaining(lifetimes: &Lifetimes, protocol: u8, flags: u32, seen: u32, now: u32) -> i64 {
+    // A packet may have come after `now` was read, so `seen` may be later than `now`.
     let age = i64::from(now.wrapping_sub(seen).cast_signed());
     i64::from(lifetime(lifetimes, protocol, flags)) - age
 }
 
-/// The address of each side as it is where that side is, and the index of its host end; 0: it is no endpoint of this node.
-/// `has_ended` of the programs has the same.
-fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
+/// For each side of a flow: its own address, free of translation, and the index of its host end. The index is 0 for a side that is no
+/// endpoint of this node. `has_ended` in the programs computes the same.
+pub fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
     let far = entry.flags() & CT_NAT_REVERSE != 0;
     let elsewhere = far || entry.ways()[entry.opener()].nat & NAT_DESTINATION != 0;
     [0, 1].map(|side| {
@@ -42,52 +40,8 @@ fn ends<K: CtKey, V: CtEntry>(key: &K, entry: &V) -> [(IpAddr, u32); 2] {
     })
 }
 
-/// Entries of a conntrack map.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// All of them.
-    pub entries: u64,
-    /// Those that wait in line.
-    pub waiting: u64,
-}
-
-/// Removes what has expired and what was an endpoint's that is gone (`is_gone` tells, of an address and the index of its
-/// host end), calling `ended` with each connection; returns what is left. Adds the ports at which services
-/// were met that these connections go to.
-pub fn sweep<K: CtKey, V: CtEntry>(
-    map: &TypedMap<K, V>,
-    lifetimes: &Lifetimes,
-    is_gone: &dyn Fn(IpAddr, u32) -> bool,
-    ended: &mut Option<&mut dyn FnMut(&Connection)>,
-    ports: &mut HashSet<u16>,
-) -> Result<Left, DatapathError> {
-    let now = now();
-    let mut left = Left::default();
-    let mut failure = None;
-    map.each(|key, entry| {
-        let lives = remaining(lifetimes, key.protocol(), entry.flags(), entry.seen(), now) >= 0;
-        if lives
-            && !ends(&key, &entry).into_iter().any(|(address, index)| index != 0 && is_gone(address, index))
-        {
-            left.entries += 1;
-            left.waiting += u64::from(!is_kept(entry.flags()));
-            if entry.service() != 0 && entry.flags() & CT_NAT_REVERSE == 0 {
-                let (_, port) = key.sides()[1 - entry.opener()];
-                ports.insert(port);
-            }
-        } else if let Err(error) = map.remove(&key) {
-            failure = Some(error);
-        } else if let Some(ended) = ended
-            && let Some(connection) = connection(&key, &entry, lifetimes, now)
-        {
-            ended(&connection);
-        }
-        failure.is_none()
-    })?;
-    failure.map_or(Ok(left), Err)
-}
-
-/// The connection that an entry stands for; `None` for the second entry of a translated flow, which its first shows.
+/// The connection that an entry stands for. A translated flow has two entries, and the second one gives `None`: the first shows the
+/// connection.
 pub fn connection<K: CtKey, V: CtEntry>(
     key: &K,
     entry: &V,
@@ -116,7 +70,7 @@ pub fn connection<K: CtKey, V: CtEntry>(
     })
 }
 
-/// The connection that an entry stands for, if its time is over.
+/// The connection that an entry stands for, if the entry has expired.
 pub fn expired<K: CtKey, V: CtEntry>(
     key: &K,
     entry: &V,
@@ -127,7 +81,7 @@ pub fn expired<K: CtKey, V: CtEntry>(
     over.then(|| connection(key, entry, lifetimes, now)).flatten()
 }
 
-/// Whether a connection is among those asked for.
+/// Whether a filter lets a connection through.
 pub fn matches(filter: &ConntrackFilter, connection: &Connection) -> bool {
     let translated = [connection.masquerade, connection.backend];
     let translated = |matches: &dyn Fn((IpAddr, u16)) -> bool| translated.into_iter().flatten().any(matches);

@@ -8,7 +8,8 @@ use std::{
 use bpf::layout::{Ageing, Plain};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
 
-use super::{DatapathError, conntrack::now};
+use super::entry::now;
+use crate::error::DatapathError;
 
 /// Runs the program once. Returns what it found.
 pub fn run(program: BorrowedFd<'_>) -> Result<Ageing, DatapathError> {

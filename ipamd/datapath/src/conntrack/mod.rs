@@ -1,0 +1,8 @@
+//! The conntrack maps from user space.
+
+mod age;
+mod entry;
+mod listing;
+mod sweep;
+
+pub use self::sweep::Swept;
