@@ -1,5 +1,4 @@
-//! Where senders are, against spoofing: the Ethernet addresses of endpoints by their host ends, and the ways by which
-//! packets of other nodes' endpoints arrive.
+//! Where senders are, against spoofing: the ways by which packets of other nodes' endpoints arrive.
 
 use std::{
     collections::HashSet,
@@ -7,9 +6,7 @@ use std::{
     sync::PoisonError,
 };
 
-use bpf::layout::{
-    EthernetAddress, Ip4, Ip6, ORIGIN_ALL4, ORIGIN_ALL6, ORIGIN_HERE4, ORIGIN_HERE6, Plain, Prefix4, Prefix6,
-};
+use bpf::layout::{Ip4, Ip6, ORIGIN_ALL4, ORIGIN_ALL6, ORIGIN_HERE4, ORIGIN_HERE6, Prefix4, Prefix6};
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -19,7 +16,6 @@ use super::{
 };
 use ipamd_model::{
     concerned::Concerned,
-    endpoint::EndpointEntry,
     origins::{Origin, Origins},
 };
 

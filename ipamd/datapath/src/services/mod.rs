@@ -11,20 +11,17 @@ mod wall_clock;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use bpf::{
     attach::Pins,
     layout::{
-        BackendSet, EXTERNAL_DSR, EXTERNAL_HOST_BACKENDS, Frontend, LookupPlaces, PORT_WORDS,
-        PORTS_OF_BACKENDS, PORTS_SERVED, Plain, SERVED_WORDS, SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE,
-        ServiceFamily, TICK_SHIFT, V4, V6, served_bit,
+        BackendSet, EXTERNAL_HOST_BACKENDS, LookupPlaces, PORT_WORDS, PORTS_OF_BACKENDS, PORTS_SERVED, Plain,
+        SET_BY_SCORE, SET_BY_TABLE, SET_ELSEWHERE, V4, V6, served_bit,
     },
 };
 use ipnetwork::IpNetwork;
 use libbpf_rs::{MapCore, MapHandle};
-use nix::time::{ClockId, clock_gettime};
 
 pub use self::{
     external::ExternalSettings,

@@ -14,7 +14,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use super::{
     atoms::{AtomIndex, GroupId},
     net_map::NetMap,
-    nets::Nets,
+    nets::{Nets, is_host},
     policy_inputs::{Item, PolicyInputs},
     rules::AtomId,
 };
@@ -380,11 +380,6 @@ impl Classes {
     fn touch_within(&mut self, net: IpNetwork) {
         self.touched.extend(self.own.within(net));
     }
-}
-
-/// Whether a prefix is one address.
-pub fn is_host(net: IpNetwork) -> bool {
-    net.prefix() == if net.is_ipv4() { 32 } else { 128 }
 }
 
 /// The prefix of a length that covers another.

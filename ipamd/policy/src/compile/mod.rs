@@ -11,6 +11,7 @@ pub mod names;
 pub mod net_map;
 pub mod nets;
 pub mod policy_inputs;
+pub mod rank;
 pub mod resolve;
 pub mod rules;
 mod sweep;

@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::classes::is_host;
+/// Whether a prefix is one address.
+pub fn is_host(net: IpNetwork) -> bool {
+    net.prefix() == if net.is_ipv4() { 32 } else { 128 }
+}
 
 /// Addresses and prefixes, in their order. A cluster has a hundred thousand of these.
 #[derive(Clone, Debug, PartialEq, Eq)]

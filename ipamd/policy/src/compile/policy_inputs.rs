@@ -9,7 +9,7 @@ use std::{
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
 
-use super::{nets::Nets, resolve::Rank};
+use super::{nets::Nets, rank::Rank};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
     interned::shared,

@@ -1,11 +1,7 @@
 //! Resolves the policies that select an endpoint into its rules: its own side is evaluated, the other side becomes
 //! predicates.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
@@ -13,47 +9,20 @@ use super::{
     classes::Classes,
     names::{RuleName, RuleNames},
     policy_inputs::PolicyInputs,
+    rank::Selecting,
     rules::{
         AddressMatch, DirectionRules, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules, TrafficMatch,
     },
 };
 use crate::tables::RuleId;
 use ipamd_model::{
-    objects::{NamedPort, ObjectId},
+    objects::NamedPort,
     policy::{
-        Direction, Entity, Family, Icmp, Order, Policy, Ports, Rule, Tier, TierDefault, Traffic,
+        Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
         protocol::{SCTP, TCP, UDP, UDPLITE, has_ports},
     },
 };
 use ipamd_runtime::work;
-
-/// A policy's place among those of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
-    tier_order: Order,
-    tier: Arc<str>,
-    order: Order,
-    name: Arc<str>,
-    namespace: Option<Arc<str>>,
-    id: ObjectId,
-}
-
-impl Rank {
-    /// The place of a policy of a tier.
-    pub fn new(tier: &Tier, policy: &Policy) -> Self {
-        Self {
-            tier_order: tier.order,
-            tier: Arc::clone(&tier.name),
-            order: policy.order,
-            name: Arc::clone(&policy.id.name),
-            namespace: policy.id.namespace.clone(),
-            id: policy.id.clone(),
-        }
-    }
-}
-
-/// The policies that select an endpoint, in order.
-pub type Selecting = BTreeMap<Rank, Arc<Policy>>;
 
 /// What rules are resolved for.
 #[derive(Clone, Debug)]
@@ -97,8 +66,8 @@ impl Resolver<'_> {
         let mut tiers: Vec<(Arc<str>, Vec<&Arc<Policy>>)> = Vec::new();
         for (rank, policy) in selecting.iter().filter(|(_, policy)| policy.rules(direction).is_some()) {
             match tiers.last_mut() {
-                Some((tier, policies)) if *tier == rank.tier => policies.push(policy),
-                _ => tiers.push((Arc::clone(&rank.tier), vec![policy])),
+                Some((tier, policies)) if *tier == *rank.tier() => policies.push(policy),
+                _ => tiers.push((Arc::clone(rank.tier()), vec![policy])),
             }
         }
         let tiers = tiers.into_iter().map(|(tier, policies)| self.tier(&tier, &policies, own, direction));

@@ -226,9 +226,12 @@ impl EndpointRules {
             Direction::Egress => &self.egress,
         }
     }
-}
 
-impl EndpointRules {
+    /// Whether anything is said of either direction.
+    pub fn is_policed(&self) -> bool {
+        self.ingress.is_policed() || self.egress.is_policed()
+    }
+
     /// The numbers of all rules.
     pub fn ids(&self) -> impl Iterator<Item = RuleId> {
         let tiers = self.ingress.tiers.iter().chain(&self.egress.tiers);

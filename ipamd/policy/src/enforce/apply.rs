@@ -1,94 +1,48 @@
-//! Applies changes of the cluster: each object as a whole, or not at all.
+//! Applies changes of the cluster: each object as a whole, or not at all. A change goes through these phases:
+//!
+//! ```text
+//! Part -- enter --> Entered -- sync_tables --> Writes
+//!                          \-- (it does not fit) take_back --> TakenBack -- roll_back_try
+//! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
 
 use ipamd_api::AttachmentKey;
 
 use super::{
-    queue::QueuedEndpoint,
-    slots::EndpointSlot,
-    state::{Closed, State, Unfit},
-    tables::TableError,
+    left_out::Unfit,
+    parts::{Part, Parts},
+    state::State,
     trial_budget,
-    write_tables::{WriteError, Writes},
+    write_error::{Overflow, WriteError},
+    writes::Writes,
 };
-use crate::compile::policy_inputs::LocalEndpoint;
-use ipamd_model::endpoint::Slot;
-use ipamd_model::objects::{Change, Object, ObjectId};
+use crate::tables::TableError;
+use ipamd_model::objects::{Change, ObjectId};
 
-/// Why an endpoint is not enforced.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EnforceError {
-    /// All slots are in use.
-    #[error("there are {0} endpoints, and there is no room for more")]
-    Slots(u32),
-    /// Its rules, or its addresses, do not fit.
-    #[error("its policy does not fit: {0}")]
-    Fit(String),
-    /// The tables could not be written.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The cluster is not known yet.
-    #[error("the policies are not known yet")]
-    NotStarted,
-    /// The thread that was to enforce it has failed.
-    #[error("whoever was to enforce its policy has failed; see the log")]
-    Abandoned,
+/// Changes that are in the inputs and not in the tables yet.
+#[must_use]
+struct Entered {
+    /// The changes that undo them, in their order.
+    undo: Vec<Change>,
+    /// The endpoints whose rules may change.
+    concerned: BTreeSet<AttachmentKey>,
+    /// Whether space was freed before.
+    space_freed: bool,
 }
 
-/// Changes that are tried together.
-#[derive(Debug)]
-pub(super) struct Part {
-    changes: Vec<Change>,
-    /// They are half of the changes of one namespace that did not fit together.
-    is_half: bool,
+/// Changes that did not fit and are out of the inputs again.
+#[must_use]
+struct TakenBack {
+    overflow: Overflow,
+    /// The endpoints whose rules may be those of the changes.
+    concerned: BTreeSet<AttachmentKey>,
 }
 
-/// The parts of a change that are still to be tried, one at a time. Between two tries all that is in force is whole,
-/// and others may have the lock.
-#[derive(Debug, Default)]
-pub(super) struct Parts(Vec<Part>);
-
-impl Parts {
-    /// A single part with all changes.
-    pub fn of(changes: Vec<Change>) -> Self {
-        Self(vec![Part { changes, is_half: false }])
-    }
-
-    /// The next part.
-    pub fn next(&mut self) -> Option<Part> {
-        self.0.pop()
-    }
-
-    /// Splits changes that do not fit together: by namespace, or, if they are of one namespace, into halves.
-    fn split(&mut self, mut changes: Vec<Change>) {
-        let first = changes.first().map(Change::id).and_then(|id| id.namespace);
-        if changes.iter().all(|it| it.id().namespace == first) {
-            let rest = changes.split_off(changes.len() / 2);
-            self.0.extend([rest, changes].map(|changes| Part { changes, is_half: true }));
-            return;
-        }
-        // Objects without a namespace come first, because others depend on them.
-        let mut namespaces: BTreeMap<Option<Arc<str>>, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            namespaces.entry(change.id().namespace).or_default().push(change);
-        }
-        self.0.extend(namespaces.into_values().rev().map(|changes| Part { changes, is_half: false }));
-    }
-
-    /// All changes that were not tried, in order.
-    fn rest(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.0).into_iter().rev().flat_map(|part| part.changes).collect()
-    }
-}
-
-/// Whether a change puts a policy.
-fn is_policy(change: &Change) -> bool {
-    matches!(change, Change::Put(Object::Policy(_)))
+/// What became of changes that were tried together.
+enum Tried {
+    Written(Writes),
+    TakenBack(TakenBack),
 }
 
 impl State {
@@ -97,7 +51,7 @@ impl State {
         if self.failure.is_some() {
             return self.rebuild().map(|()| Writes::default());
         }
-        if self.names.highest() > self.tables.limits().rules as usize / 2 {
+        if self.cluster.names.highest() > self.tables.limits().rules as usize / 2 {
             self.forget_rules();
         }
         let written = self.write_tables(concerned);
@@ -122,92 +76,83 @@ impl State {
         let done = self.try_together(part, parts);
         if done.is_err() {
             for change in parts.rest() {
-                self.unfit.remove(&change.id());
-                self.apply_to_inputs(change, &mut BTreeSet::new());
+                self.left_out.unfit.remove(&change.id());
+                self.cluster.apply(change, &mut BTreeSet::new());
             }
         }
         done
     }
 
     fn try_together(&mut self, part: Part, parts: &mut Parts) -> Result<Writes, TableError> {
-        let changes = if part.is_half { self.without_untried(part.changes) } else { part.changes };
+        let changes = if part.is_half { self.left_out.without_untried(part.changes) } else { part.changes };
         match &*changes {
             [] => return Ok(Writes::default()),
             [change] => return self.apply_alone(change.clone()),
             _ => {}
         }
-        let mut concerned = BTreeSet::new();
-        let mut undo = Vec::new();
-        let space_freed = self.space_freed;
-        for change in &changes {
-            self.unfit.remove(&change.id());
-            undo.extend(self.apply_to_inputs(change.clone(), &mut concerned));
-        }
-        self.space_freed |= undo.iter().any(|it| matches!(it, Change::Put(_)));
-        match self.sync_tables(&concerned) {
-            Ok(writes) => return Ok(writes),
-            Err(WriteError::Table(error)) => return Err(error),
-            Err(WriteError::Overflow(_)) => {}
-        }
-        for change in undo.into_iter().rev() {
-            self.apply_to_inputs(change, &mut concerned);
-        }
-        parts.split(changes);
-        self.space_freed = space_freed;
-        self.roll_back_try(concerned)?;
-        Ok(Writes::default())
-    }
-
-    /// Leaves out the policies of namespaces that have no budget left. Removals are always tried.
-    fn without_untried(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        let now = trial_budget::now();
-        let mut tried = Vec::with_capacity(changes.len());
-        for change in changes {
-            let id = change.id();
-            match &id.namespace {
-                Some(namespace) if is_policy(&change) && !self.trial_budget.may_try(namespace, now) => {
-                    let reason = format!(
-                        "so much of the namespace {namespace} does not fit that this one is tried later only"
-                    );
-                    self.unfit.insert(id, Unfit { change, reason, tried: false });
-                }
-                _ => tried.push(change),
+        match self.try_changes(&changes)? {
+            Tried::Written(writes) => Ok(writes),
+            Tried::TakenBack(TakenBack { concerned, .. }) => {
+                parts.split(changes);
+                self.roll_back_try(concerned)?;
+                Ok(Writes::default())
             }
         }
-        tried
     }
 
     /// Applies one change. If it does not fit, the state before it stays.
     fn apply_alone(&mut self, change: Change) -> Result<Writes, TableError> {
-        let [change] = &*self.without_untried(vec![change]) else { return Ok(Writes::default()) };
+        let [change] = &*self.left_out.without_untried(vec![change]) else { return Ok(Writes::default()) };
         let began = trial_budget::processor_time();
-        let mut concerned = BTreeSet::new();
-        self.unfit.remove(&change.id());
-        let space_freed = self.space_freed;
-        let undo = self.apply_to_inputs(change.clone(), &mut concerned);
-        self.space_freed |= matches!(undo, Some(Change::Put(_)));
-        match self.sync_tables(&concerned) {
-            Ok(writes) => Ok(writes),
-            Err(WriteError::Table(error)) => Err(error),
-            Err(WriteError::Overflow(overflow)) => {
-                if let Some(undo) = undo {
-                    self.apply_to_inputs(undo, &mut concerned);
-                }
+        match self.try_changes(std::slice::from_ref(change))? {
+            Tried::Written(writes) => Ok(writes),
+            Tried::TakenBack(TakenBack { overflow, concerned }) => {
                 self.leave_out(change.clone(), overflow.to_string());
-                // An object that is left out frees no space.
-                self.space_freed = space_freed;
                 self.roll_back_try(concerned)?;
                 if let Some(namespace) = change.id().namespace {
                     let took = trial_budget::processor_time().saturating_sub(began);
-                    self.trial_budget.charge(&namespace, took, trial_budget::now());
+                    self.left_out.trial_budget.charge(&namespace, took, trial_budget::now());
                 }
                 Ok(Writes::default())
             }
         }
     }
 
+    /// Enters changes and writes the tables. If that does not fit, the changes are taken back, and [`Self::roll_back_try`] is due.
+    fn try_changes(&mut self, changes: &[Change]) -> Result<Tried, TableError> {
+        let entered = self.enter(changes);
+        match self.sync_tables(&entered.concerned) {
+            Ok(writes) => Ok(Tried::Written(writes)),
+            Err(WriteError::Table(error)) => Err(error),
+            Err(WriteError::Overflow(overflow)) => Ok(Tried::TakenBack(self.take_back(entered, overflow))),
+        }
+    }
+
+    /// Puts changes into the inputs.
+    fn enter(&mut self, changes: &[Change]) -> Entered {
+        let space_freed = self.left_out.space_freed;
+        let (mut undo, mut concerned) = (Vec::new(), BTreeSet::new());
+        for change in changes {
+            self.left_out.unfit.remove(&change.id());
+            undo.extend(self.cluster.apply(change.clone(), &mut concerned));
+        }
+        self.left_out.space_freed |= undo.iter().any(|it| matches!(it, Change::Put(_)));
+        Entered { undo, concerned, space_freed }
+    }
+
+    /// Takes changes that do not fit out of the inputs.
+    fn take_back(&mut self, entered: Entered, overflow: Overflow) -> TakenBack {
+        let Entered { undo, mut concerned, space_freed } = entered;
+        for change in undo.into_iter().rev() {
+            self.cluster.apply(change, &mut concerned);
+        }
+        // A change that is taken back frees no space.
+        self.left_out.space_freed = space_freed;
+        TakenBack { overflow, concerned }
+    }
+
     /// Writes the tables for the inputs as they were before a change.
-    fn roll_back(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<(), TableError> {
+    pub fn roll_back(&mut self, concerned: &BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         match self.sync_tables(concerned) {
             Ok(_) => Ok(()),
             Err(WriteError::Table(error)) => Err(error),
@@ -220,13 +165,12 @@ impl State {
         }
     }
 
-    /// The same after a try that did not fit, of which nothing was written. So endpoints with rules have the right ones
-    /// in force, and only those without rules are resolved again.
+    /// The same after a try that did not fit, of which nothing was written. So the endpoints that have rules have the right
+    /// ones in force, and only the others are resolved again.
     fn roll_back_try(&mut self, mut concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
-        let has_none = |key: &AttachmentKey| {
-            self.endpoints.get(key).is_some_and(|it| it.rules.is_none() || it.posture.is_none())
-        };
-        concerned.retain(has_none);
+        concerned.retain(|key| {
+            self.cluster.endpoints.contains_key(key) && !self.written.endpoints.contains_key(key)
+        });
         self.roll_back(&concerned)
     }
 
@@ -237,105 +181,17 @@ impl State {
                 tracing::warn!(object = %id, reason, "the policy does not fit and is not enforced");
             }
             // An object that is not in force can simply be forgotten.
-            Change::Remove(_) if !self.is_in_force(&id) => return,
+            Change::Remove(_) if !self.cluster.is_in_force(&id) => return,
             Change::Remove(_) => {
                 tracing::warn!(object = %id, reason, "the object is deleted but stays in force: the others do not fit without it");
             }
         }
-        self.unfit.insert(id, Unfit { change, reason, tried: true });
-    }
-
-    /// Adds or updates an endpoint; a new one gets this slot, if one is given. When this returns, its policy is
-    /// enforced.
-    pub fn admit(
-        &mut self,
-        endpoint: LocalEndpoint,
-        slot: Option<Arc<EndpointSlot>>,
-    ) -> Result<Slot, EnforceError> {
-        if !self.started {
-            return Err(EnforceError::NotStarted);
-        }
-        let key = endpoint.key.clone();
-        let before = self.inputs.locals.get(&key).cloned();
-        let mut concerned = BTreeSet::from([key.clone()]);
-        let most = self.tables.limits().slots;
-        let slot = self.enter_endpoint(endpoint, slot, &mut concerned).ok_or(EnforceError::Slots(most))?;
-        let Err(error) = self.sync_tables(&concerned) else { return Ok(slot) };
-        match before {
-            Some(before) => {
-                let mut concerned = BTreeSet::from([key]);
-                self.enter_endpoint(before, None, &mut concerned);
-                self.roll_back(&concerned)?;
-            }
-            None => self.dismiss(&key)?,
-        }
-        Err(match error {
-            WriteError::Table(error) => EnforceError::Table(error),
-            WriteError::Overflow(overflow) => EnforceError::Fit(overflow.to_string()),
-        })
-    }
-
-    /// Adds an endpoint from the queue.
-    pub fn admit_queued(&mut self, queued: QueuedEndpoint) {
-        let QueuedEndpoint { endpoint, slot, answer } = queued;
-        let key = endpoint.key.clone();
-        // An earlier endpoint of the same attachment has another slot.
-        self.forget(&key);
-        let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&slot)));
-        // Nobody waits for the answer, so the ADD has returned already, and only a person can help.
-        if let Err(Err(error)) = answer.send(outcome) {
-            tracing::warn!(%key, %error, "the endpoint is cut off");
-            self.closed.insert(key, Closed { endpoint, slot, reason: error.to_string() });
-        }
-    }
-
-    /// Tries once more to enforce endpoints that are cut off.
-    pub fn retry_closed(&mut self) {
-        for (key, Closed { endpoint, slot, .. }) in std::mem::take(&mut self.closed) {
-            if let Err(error) = self.admit(endpoint.clone(), Some(Arc::clone(&slot))) {
-                self.closed.insert(key, Closed { endpoint, slot, reason: error.to_string() });
-            }
-        }
-    }
-
-    /// Removes an endpoint. A failure is repaired later.
-    pub fn forget(&mut self, key: &AttachmentKey) {
-        if let Err(error) = self.dismiss(key) {
-            self.failed(&error);
-        }
-    }
-
-    /// Removes an endpoint from the inputs and from the tables.
-    pub fn dismiss(&mut self, key: &AttachmentKey) -> Result<(), TableError> {
-        self.closed.remove(key);
-        let mut concerned = BTreeSet::new();
-        let Some(gone) = self.remove_endpoint(key, &mut concerned) else { return Ok(()) };
-        self.space_freed = true;
-        if self.failure.is_none() {
-            gone.slot.clear_posture(&mut *self.tables)?;
-            if let Some(rules) = &gone.rules {
-                self.release_rules(rules);
-            }
-        }
-        // The slot is free before a new set comes into force.
-        drop(gone);
-        self.roll_back(&concerned)
-    }
-
-    /// The objects that did not fit and should be tried again: all if space was freed, otherwise those that were not
-    /// tried yet.
-    pub fn due(&mut self) -> Vec<ObjectId> {
-        let space_freed = std::mem::take(&mut self.space_freed);
-        let due = self.unfit.iter().filter(|(_, it)| space_freed || !it.tried);
-        let mut due: Vec<_> = due.map(|(id, it)| (it.tried, id.clone())).collect();
-        // Objects that were never tried come first.
-        due.sort();
-        due.into_iter().map(|(_, id)| id).collect()
+        self.left_out.unfit.insert(id, Unfit { change, reason, tried: true });
     }
 
     /// Tries an object again.
     pub fn retry_unfit(&mut self, id: &ObjectId) -> Result<(), TableError> {
-        let Some(Unfit { change, .. }) = self.unfit.get(id) else { return Ok(()) };
+        let Some(Unfit { change, .. }) = self.left_out.unfit.get(id) else { return Ok(()) };
         self.apply_alone(change.clone()).map(drop)
     }
 }

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use super::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
 use crate::compile::{
     classes::Classes,
     function::{Branches, Function},
     rules::{AtomId, EndpointRules, RuleIndex, SharedRules},
 };
+use crate::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
 use ipamd_model::policy::Direction;
 use ipamd_runtime::supervisor;
 

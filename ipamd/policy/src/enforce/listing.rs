@@ -1,69 +1,23 @@
 //! Listings of what is in force and what is not.
 
-use ipamd_api::policy::{DecidingRule, PolicyDetail, PolicyQuery, PolicyRule, PolicySummary, RefusedObject};
+use ipamd_api::policy::{PolicyDetail, PolicyQuery, PolicyRule, PolicySummary, RefusedObject};
 
-use super::{
-    Enforcer,
-    explain::pod_name,
-    locked,
-    state::{State, Unfit},
-};
+use super::{counts::Counts, enforcer::Enforcer, left_out::Unfit, parties::pod_name, state::State};
 use crate::{compile::names::RuleName, describe};
 use ipamd_model::{
     objects::{Change, Object, ObjectId, Refusal},
     policy::{Direction, Policy},
 };
+use ipamd_runtime::queued_lock::locked;
 
 /// The most objects for which Events are created.
 const TOLD: usize = 100;
 
-/// The counts for status and metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Policies in force.
-    pub policies: usize,
-    /// Objects that could not be understood.
-    pub refused: usize,
-    /// Objects that do not fit, and policies of unknown tiers.
-    pub unfit: usize,
-    /// Classes of addresses told apart.
-    pub classes: usize,
-    /// Policy maps in force.
-    pub maps: usize,
-    /// Entries in all of them.
-    pub entries: usize,
-    /// Addresses and prefixes whose class is known.
-    pub peers: usize,
-    /// Rules that are counted apart.
-    pub rules: usize,
-    /// Bytes of all of it in the kernel.
-    pub memory: u64,
-}
-
-impl From<&RuleName> for DecidingRule {
-    fn from(rule: &RuleName) -> Self {
-        let text = rule.to_string();
-        match rule {
-            RuleName::Rule { policy, direction, index, .. } => Self {
-                text,
-                direction: direction.to_string(),
-                policies: vec![policy.into()],
-                index: Some(*index as u64),
-            },
-            RuleName::TierDefault { direction, policies, .. } => Self {
-                text,
-                direction: direction.to_string(),
-                policies: policies.iter().map(Into::into).collect(),
-                index: None,
-            },
-        }
-    }
-}
-
 impl State {
     fn summary(&self, policy: &Policy) -> PolicySummary {
-        let rank = self.ranks.get(&policy.id);
-        let selected = |rank| self.endpoints.values().filter(|it| it.selecting.contains_key(rank)).count();
+        let rank = self.cluster.ranks.get(&policy.id);
+        let selected =
+            |rank| self.cluster.endpoints.values().filter(|it| it.selecting.contains_key(rank)).count();
         let rules = |direction| policy.rules(direction).map_or(0, <[_]>::len);
         let spoken = Direction::BOTH.into_iter().filter(|direction| policy.rules(*direction).is_some());
         PolicySummary {
@@ -78,8 +32,8 @@ impl State {
     }
 
     fn detail(&self, policy: &Policy) -> PolicyDetail {
-        let rank = self.ranks.get(&policy.id);
-        let selected = self.endpoints.values();
+        let rank = self.cluster.ranks.get(&policy.id);
+        let selected = self.cluster.endpoints.values();
         let selected = selected.filter(|it| rank.is_some_and(|rank| it.selecting.contains_key(rank)));
         let rules = Direction::BOTH.into_iter().flat_map(|direction| {
             policy.rules(direction).unwrap_or_default().iter().map(move |rule| (direction, rule))
@@ -107,23 +61,18 @@ impl State {
 
     /// How often a rule has decided. A rule that no endpoint has never decides.
     fn hits(&self, rule: &RuleName) -> u64 {
-        let number = self.names.find(rule);
+        let number = self.cluster.names.find(rule);
         number.and_then(|number| self.tables.hits(number).ok()).unwrap_or_default()
-    }
-
-    /// Whether something of that kind and name is in force.
-    pub fn is_in_force(&self, id: &ObjectId) -> bool {
-        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.inputs.has(id) }
     }
 
     /// An object that could not be understood.
     fn refused(&self, refusal: &Refusal) -> RefusedObject {
-        let in_force = refusal.object.as_ref().is_some_and(|id| self.is_in_force(id));
+        let in_force = refusal.object.as_ref().is_some_and(|id| self.cluster.is_in_force(id));
         RefusedObject { in_force, ..refusal.into() }
     }
 
     /// Objects that are understood and not in force.
-    pub fn left_out(&self) -> Vec<RefusedObject> {
+    pub fn not_in_force(&self) -> Vec<RefusedObject> {
         let of = |id: &ObjectId, object: Option<&Object>, field: &str, reason: String| {
             let origin = match object {
                 Some(Object::Policy(policy)) => policy.origin.as_ref(),
@@ -135,16 +84,16 @@ impl State {
                 object: Some(id.into()),
                 field: field.to_owned(),
                 reason,
-                in_force: self.is_in_force(id),
+                in_force: self.cluster.is_in_force(id),
             }
         };
-        let unfit = self.unfit.iter().map(|(id, Unfit { change, reason, .. })| match change {
+        let unfit = self.left_out.unfit.iter().map(|(id, Unfit { change, reason, .. })| match change {
             Change::Put(object) => of(id, Some(object), "", reason.clone()),
             Change::Remove(_) => {
                 of(id, None, "", format!("it is gone, and what is left does not fit: {reason}"))
             }
         });
-        let unknown = self.unenforced().map(|policy| {
+        let unknown = self.cluster.unenforced().map(|policy| {
             let reason = format!("the tier {} is not known", policy.tier);
             of(&policy.id, Some(&Object::Policy(std::sync::Arc::clone(policy))), "spec.tier", reason)
         });
@@ -157,19 +106,22 @@ impl Enforcer {
     /// written.
     pub fn policies(&self) -> (Vec<PolicySummary>, Vec<RefusedObject>) {
         let state = self.lock();
-        let mut ranked = state.ranks.iter().collect::<Vec<_>>();
+        let mut ranked = state.cluster.ranks.iter().collect::<Vec<_>>();
         ranked.sort_by_key(|(_, rank)| *rank);
-        let policies = ranked.into_iter().filter_map(|(id, _)| state.inputs.policies.get(id));
+        let policies = ranked.into_iter().filter_map(|(id, _)| state.cluster.inputs.policies.get(id));
         let policies = policies.map(|policy| state.summary(policy)).collect();
-        let refused = state.refusals.iter().map(|it| state.refused(it)).chain(state.left_out()).collect();
+        let refused =
+            state.left_out.refusals.iter().map(|it| state.refused(it)).chain(state.not_in_force()).collect();
         (policies, refused)
     }
 
     /// Objects that are not in force as they are written, each with why in a word; `None` while a change is under way.
     pub fn not_enforced(&self) -> Option<Vec<(RefusedObject, &'static str)>> {
         let state = self.state.try_lock()?;
-        let refused = state.refusals.iter().map(|it| (state.refused(it), "Refused"));
-        Some(refused.chain(state.left_out().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect())
+        let refused = state.left_out.refusals.iter().map(|it| (state.refused(it), "Refused"));
+        Some(
+            refused.chain(state.not_in_force().into_iter().map(|it| (it, "DoesNotFit"))).take(TOLD).collect(),
+        )
     }
 
     /// The details of the policies in force that a query names.
@@ -180,8 +132,8 @@ impl Enforcer {
                 && query.namespace.as_ref().is_none_or(|wanted| id.namespace.as_deref() == Some(wanted))
                 && query.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(id.kind.name()))
         };
-        let found = state.ranks.keys().filter(|id| meant(id));
-        let found = found.filter_map(|id| state.inputs.policies.get(id));
+        let found = state.cluster.ranks.keys().filter(|id| meant(id));
+        let found = found.filter_map(|id| state.cluster.inputs.policies.get(id));
         found.map(|policy| state.detail(policy)).collect()
     }
 
@@ -205,43 +157,28 @@ impl Enforcer {
 }
 
 impl State {
-    fn counts(&self) -> Counts {
-        let maps = &self.derived.maps;
-        Counts {
-            policies: self.ranks.len(),
-            refused: self.refusals.len(),
-            unfit: self.unfit.len() + self.unenforced().count(),
-            classes: self.derived.classes.count(),
-            maps: maps.len(),
-            entries: maps.values().map(|compiled| compiled.entries).sum(),
-            peers: self.derived.peers.len(),
-            rules: self.names.in_use(),
-            memory: self.tables.memory(),
-        }
-    }
-
     fn problems(&self) -> Vec<String> {
         let state = self;
         let failure = state.failure.as_ref();
         let failed = failure.map(|error| format!("policies are not enforced as they are: {error}"));
-        let refused = (!state.refusals.is_empty()).then(|| {
-            let more = match state.refusals.len() {
+        let refused = (!state.left_out.refusals.is_empty()).then(|| {
+            let more = match state.left_out.refusals.len() {
                 1 => String::new(),
                 several => format!(" (and {} more, see cambricctl policy list)", several - 1),
             };
-            let first = state.refusals.first().map(ToString::to_string).unwrap_or_default();
+            let first = state.left_out.refusals.first().map(ToString::to_string).unwrap_or_default();
             format!("refused: {first}{more}")
         });
-        let left_out = state.left_out().into_iter().map(|it| {
+        let left_out = state.not_in_force().into_iter().map(|it| {
             let object = it.object.map(|object| object.to_string()).unwrap_or_default();
             let how = if it.in_force { "is enforced as it was" } else { "is not enforced" };
             format!("{object} {how}: {}", it.reason)
         });
-        let contested = state.derived.classes.contested().map(|(address, pods)| {
+        let contested = state.cluster.classes.contested().map(|(address, pods)| {
             let pods = pods.into_iter().map(pod_name).collect::<Vec<_>>().join(" and ");
             format!("the address {address} belongs to several pods: {pods}")
         });
-        let enforced = state.ranks.keys().filter_map(|id| state.inputs.policies.get(id));
+        let enforced = state.cluster.ranks.keys().filter_map(|id| state.cluster.inputs.policies.get(id));
         let closed =
             enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
         let cut_off = state.closed.iter().map(|(key, it)| format!("{key} is cut off: {}", it.reason));

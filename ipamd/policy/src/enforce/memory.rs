@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::tables::{
+use crate::tables::{
     EntryKey, EntryOf, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Switch, TableError, Tables,
 };
 use ipamd_model::concerned::Concerned;

@@ -11,13 +11,13 @@ use ipamd_api::{
 };
 
 use super::{
-    Enforcer,
-    explain::{Judgement, Numbers, SeenFlow},
+    enforcer::Enforcer,
+    judge,
     memory::Memory,
+    seen_flow::{Numbers, SeenFlow},
     state::State,
-    tables::RuleId,
-    write_tables::WriteError,
 };
+use crate::tables::RuleId;
 use ipamd_model::{
     objects::{Object, ObjectId},
     policy::{Direction, protocol},
@@ -43,18 +43,18 @@ impl State {
     /// The same cluster on tables of its own.
     fn copy(&self) -> Self {
         let mut copy = Self::new(Box::new(Memory::new(self.tables.limits())));
-        copy.inputs = self.inputs.clone();
-        copy.node_addresses.clone_from(&self.node_addresses);
+        copy.cluster.inputs = self.cluster.inputs.clone();
+        copy.cluster.node_addresses.clone_from(&self.cluster.node_addresses);
         copy
     }
 
     fn by_address(&self) -> HashMap<IpAddr, AttachmentKey> {
-        let each = self.endpoints.iter();
+        let each = self.cluster.endpoints.iter();
         each.flat_map(|(key, it)| it.addresses.iter().map(|address| (*address, key.clone()))).collect()
     }
 
     fn who(&self, address: IpAddr) -> Who {
-        self.derived.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
+        self.cluster.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
     }
 
     /// Judges a flow; `None` if neither side is an endpoint of this node.
@@ -63,7 +63,7 @@ impl State {
         for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
         {
             let Some(key) = endpoints.get(&address) else { continue };
-            let judgement: Judgement = self.judge_by_rules(key, direction, flow);
+            let judgement = judge::by_rules(key, direction, flow, &self.cluster, &self.written);
             judged = Some((judgement.verdict(), judgement.rule()));
             if judgement.verdict() == Verdict::Deny {
                 break;
@@ -82,22 +82,19 @@ impl Enforcer {
             let state = self.lock();
             let endpoints = state.by_address();
             let judged = flows.iter().filter_map(|flow| Some((*flow, state.judge(flow, &endpoints)?)));
-            (judged.collect::<Vec<_>>(), state.left_out(), state.copy())
+            (judged.collect::<Vec<_>>(), state.not_in_force(), state.copy())
         };
         for object in objects {
-            trial.inputs.put(object);
+            trial.cluster.inputs.put(object);
         }
-        let locals = trial.inputs.locals.values().cloned().collect::<Vec<_>>();
+        let locals = trial.cluster.inputs.locals.values().cloned().collect::<Vec<_>>();
         for endpoint in locals {
             // There is always a free slot, because the copy has as many slots as the original.
             let Some(slot) = trial.slots.claim(None, trial.tables.limits().slots) else { break };
-            trial.put_endpoint(endpoint, slot);
+            trial.cluster.put_endpoint(endpoint, slot);
         }
         if let Err(error) = trial.rebuild() {
-            let reason = match error {
-                WriteError::Overflow(overflow) => overflow.to_string(),
-                WriteError::Table(error) => error.to_string(),
-            };
+            let reason = error.to_string();
             page.refused.push(RefusedObject {
                 file: None,
                 line: None,
@@ -109,7 +106,7 @@ impl Enforcer {
             return page;
         }
         // Objects that are left out today already are not reported.
-        page.refused.extend(trial.left_out().into_iter().filter(|it| !left_out.contains(it)));
+        page.refused.extend(trial.not_in_force().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
         let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
         for (flow, was) in before {
@@ -127,13 +124,13 @@ impl Enforcer {
                 page.changes.push(FlowChange {
                     protocol: protocol::name(flow.protocol),
                     flows: 1,
-                    source: trial.party(flow.source, 0),
-                    destination: trial.party(flow.destination, destination),
+                    source: trial.cluster.party(flow.source, 0),
+                    destination: trial.cluster.party(flow.destination, destination),
                     icmp,
                     before: was.0,
                     before_rule: self.rule(was.1),
                     after: is.0,
-                    after_rule: trial.deciding(is.1),
+                    after_rule: trial.cluster.deciding(is.1),
                 });
             }
         }

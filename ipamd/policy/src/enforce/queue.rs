@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use ipamd_api::AttachmentKey;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{EnforceError, LocalEndpoint, Slot, slots::EndpointSlot};
+use super::{error::EnforceError, slots::EndpointSlot};
+use crate::compile::policy_inputs::LocalEndpoint;
+use ipamd_model::endpoint::Slot;
 
 /// A queued change of the endpoints.
 #[derive(Debug)]

@@ -11,10 +11,8 @@ use std::{
 
 use ipamd_model::endpoint::Slot;
 
-use super::{
-    locked,
-    tables::{Posture, TableError, Tables},
-};
+use crate::tables::{Posture, TableError, Tables};
+use ipamd_runtime::queued_lock::locked;
 
 /// The assigned slots.
 #[derive(Debug, Default)]

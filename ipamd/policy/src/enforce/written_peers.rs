@@ -2,8 +2,8 @@
 
 use ipnetwork::IpNetwork;
 
-use super::tables::{ClassId, Peer};
-use crate::compile::{classes::is_host, net_map::NetMap};
+use crate::compile::{net_map::NetMap, nets::is_host};
+use crate::tables::{ClassId, Peer};
 
 /// Addresses and prefixes with what is known of them, and how many there are.
 #[derive(Debug, Default)]

@@ -156,7 +156,7 @@ fn what_cannot_fit_is_not_worked_out() {
     let mut concerned = BTreeSet::new();
     let steps = work::of(|| {
         for change in changes {
-            state.apply_to_inputs(change, &mut concerned);
+            state.cluster.apply(change, &mut concerned);
         }
         let refused = state.write_tables(&std::mem::take(&mut concerned)).unwrap_err().to_string();
         assert!(refused.starts_with("it needs at least 16"), "{refused}");

@@ -12,11 +12,8 @@ use ipamd_api::{
     wire,
 };
 
-use super::{
-    Applied, Enforcer, LocalEndpoint, Writes,
-    memory::Memory,
-    tables::{Limits, Tables},
-};
+use super::{Applied, Enforcer, LocalEndpoint, Writes, memory::Memory};
+use crate::tables::{Limits, Tables};
 use ipamd_model::{
     endpoint::Slot,
     objects::{Batch, Change, Kind, ObjectId},

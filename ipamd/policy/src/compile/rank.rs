@@ -1,0 +1,41 @@
+//! The order in which policies are asked.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ipamd_model::{
+    objects::ObjectId,
+    policy::{Order, Policy, Tier},
+};
+
+/// A policy's place among those of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    tier_order: Order,
+    tier: Arc<str>,
+    order: Order,
+    name: Arc<str>,
+    namespace: Option<Arc<str>>,
+    id: ObjectId,
+}
+
+impl Rank {
+    /// The place of a policy of a tier.
+    pub fn new(tier: &Tier, policy: &Policy) -> Self {
+        Self {
+            tier_order: tier.order,
+            tier: Arc::clone(&tier.name),
+            order: policy.order,
+            name: Arc::clone(&policy.id.name),
+            namespace: policy.id.namespace.clone(),
+            id: policy.id.clone(),
+        }
+    }
+
+    /// The name of the policy's tier.
+    pub fn tier(&self) -> &Arc<str> {
+        &self.tier
+    }
+}
+
+/// The policies that select an endpoint, in order.
+pub type Selecting = BTreeMap<Rank, Arc<Policy>>;

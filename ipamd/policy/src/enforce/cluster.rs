@@ -1,0 +1,240 @@
+//! The cluster as policy sees it: what was told, and what follows from that for the endpoints of this node. Nothing here knows the
+//! tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipamd_api::AttachmentKey;
+
+use super::slots::EndpointSlot;
+use crate::compile::{
+    classes::Classes,
+    names::RuleNames,
+    policy_inputs::{Facts, LocalEndpoint, PolicyInputs},
+    rank::{Rank, Selecting},
+    resolve::Own,
+};
+use ipamd_model::{
+    objects::{Change, Kind, ObjectId},
+    policy::Policy,
+};
+use ipamd_runtime::supervisor;
+
+/// An endpoint of this node, and the policies that select it.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub slot: Arc<EndpointSlot>,
+    pub item: ObjectId,
+    /// What selectors can tell of that item, as it was when all policies were asked last. To find it out anew for each of a thousand
+    /// policies that come takes longer than all the rest.
+    facts: Option<Facts>,
+    pub addresses: Vec<IpAddr>,
+    pub selecting: Selecting,
+}
+
+/// The inputs of policy and what is derived from them.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    pub inputs: PolicyInputs,
+    /// The addresses from which the node itself always reaches its endpoints.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// The classes of addresses. A new set of the tables has new ones.
+    pub classes: Classes,
+    /// The numbers of rules.
+    pub names: RuleNames,
+    /// The rank of each policy that is enforced.
+    pub ranks: BTreeMap<ObjectId, Rank>,
+    pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
+}
+
+impl Cluster {
+    /// Applies a change to the inputs and to what is derived from them. The endpoints whose rules may change are added
+    /// to `concerned`. Returns the change that undoes it.
+    pub fn apply(&mut self, change: Change, concerned: &mut BTreeSet<AttachmentKey>) -> Option<Change> {
+        supervisor::beat();
+        let id = change.id();
+        if id.kind.is_policy() {
+            self.unselect(&id, concerned);
+        }
+        let put = match change {
+            Change::Put(object) => Some(object),
+            Change::Remove(_) => None,
+        };
+        let is_new = put.is_some();
+        let old = match put {
+            Some(object) => self.inputs.put(object),
+            None => self.inputs.remove(&id),
+        };
+        let undo = match old {
+            Some(old) => Some(Change::Put(old)),
+            None => is_new.then(|| Change::Remove(id.clone())),
+        };
+        match id.kind {
+            Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.refresh_item(&id, concerned);
+            }
+            Kind::Namespace => self.refresh_namespace(&id.name, concerned),
+            Kind::ServiceAccount => {
+                if let Some(namespace) = &id.namespace {
+                    self.refresh_namespace(&Arc::clone(namespace), concerned);
+                }
+            }
+            Kind::Tier => self.refresh_tier(&id.name, concerned),
+            _ => self.select(&id, concerned),
+        }
+        undo
+    }
+
+    /// Updates what is derived from an item.
+    fn refresh_item(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let new_number = self.classes.put(&self.inputs, id, self.inputs.item(id));
+        if new_number {
+            // Rules that name the port depend on its numbers.
+            concerned.extend(self.endpoints.keys().cloned());
+        }
+        let keys = self.inputs.locals_of(id).map(|endpoint| endpoint.key.clone()).collect::<Vec<_>>();
+        for key in keys {
+            self.reselect(&key);
+            concerned.insert(key);
+        }
+    }
+
+    fn refresh_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+        self.classes.refresh_namespace(&self.inputs, namespace);
+        let inside = |endpoint: &Endpoint| endpoint.item.namespace.as_deref() == Some(namespace);
+        let keys = self.endpoints.iter().filter(|(_, endpoint)| inside(endpoint));
+        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.reselect(&key);
+            concerned.insert(key);
+        }
+    }
+
+    fn refresh_tier(&mut self, tier: &str, concerned: &mut BTreeSet<AttachmentKey>) {
+        let of_tier = self.inputs.policies.values().filter(|policy| *policy.tier == *tier);
+        for id in of_tier.map(|policy| policy.id.clone()).collect::<Vec<_>>() {
+            self.unselect(&id, concerned);
+            self.select(&id, concerned);
+        }
+    }
+
+    fn unselect(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let Some(rank) = self.ranks.remove(id) else { return };
+        for (key, endpoint) in &mut self.endpoints {
+            if endpoint.selecting.remove(&rank).is_some() {
+                concerned.insert(key.clone());
+            }
+        }
+    }
+
+    fn select(&mut self, id: &ObjectId, concerned: &mut BTreeSet<AttachmentKey>) {
+        let Some(policy) = self.inputs.policies.get(id).cloned() else { return };
+        let Some(rank) = self.inputs.rank(&policy) else { return };
+        self.ranks.insert(id.clone(), rank.clone());
+        for (key, endpoint) in &mut self.endpoints {
+            let is_selected = match &endpoint.facts {
+                Some(facts) => self.inputs.selects(&policy.subject, facts),
+                None => selects(&self.inputs, &policy, &endpoint.item),
+            };
+            if is_selected {
+                endpoint.selecting.insert(rank.clone(), Arc::clone(&policy));
+                concerned.insert(key.clone());
+            }
+        }
+    }
+
+    /// Derives everything from the inputs again, with new classes, and returns the endpoints.
+    pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
+        self.classes = Classes::default();
+        self.classes.fill(&self.inputs, self.inputs.item_ids());
+        self.reselect_all();
+        self.endpoints.keys().cloned().collect()
+    }
+
+    /// Finds the policies that select each endpoint.
+    pub fn reselect_all(&mut self) {
+        self.ranks = self.inputs.ranks();
+        for key in self.endpoints.keys().cloned().collect::<Vec<_>>() {
+            self.reselect(&key);
+        }
+    }
+
+    /// Finds the policies that select an endpoint.
+    fn reselect(&mut self, key: &AttachmentKey) {
+        supervisor::beat();
+        let Some(endpoint) = self.endpoints.get_mut(key) else { return };
+        let inputs = &self.inputs;
+        let Some(item) = inputs.item(&endpoint.item) else { return };
+        let selecting = self.ranks.iter().filter_map(|(id, rank)| {
+            let policy = inputs.policies.get(id)?;
+            inputs.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
+        });
+        endpoint.selecting = selecting.collect();
+        endpoint.facts = Some(item.facts);
+    }
+
+    /// Adds an endpoint to the inputs. Nothing is derived from it yet.
+    pub fn put_endpoint(&mut self, endpoint: LocalEndpoint, slot: Arc<EndpointSlot>) {
+        let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
+        self.inputs.put_local(endpoint);
+        let placed = Endpoint { slot, item, facts: None, addresses, selecting: Selecting::new() };
+        self.endpoints.insert(key, placed);
+    }
+
+    /// Adds or updates an endpoint, and what is derived from it.
+    pub fn enter_endpoint(
+        &mut self,
+        endpoint: LocalEndpoint,
+        slot: Arc<EndpointSlot>,
+        concerned: &mut BTreeSet<AttachmentKey>,
+    ) {
+        let item = endpoint.item();
+        let before = self.endpoints.get(&endpoint.key).map(|known| known.item.clone());
+        self.put_endpoint(endpoint, slot);
+        if let Some(before) = before.filter(|before| *before != item) {
+            self.refresh_item(&before, concerned);
+        }
+        self.refresh_item(&item, concerned);
+    }
+
+    /// Removes an endpoint, and what is derived from it.
+    pub fn remove_endpoint(
+        &mut self,
+        key: &AttachmentKey,
+        concerned: &mut BTreeSet<AttachmentKey>,
+    ) -> Option<Endpoint> {
+        let endpoint = self.endpoints.remove(key)?;
+        self.inputs.remove_local(key);
+        self.refresh_item(&endpoint.item, concerned);
+        concerned.remove(key);
+        Some(endpoint)
+    }
+
+    /// The endpoint's own side, for which its rules are resolved.
+    pub fn own(&self, endpoint: &Endpoint) -> Own {
+        Own { addresses: endpoint.addresses.clone(), ports: self.classes.ports_of(&endpoint.item) }
+    }
+
+    /// The endpoint that has an address.
+    pub fn endpoint_at(&self, address: IpAddr) -> Option<&AttachmentKey> {
+        let found = self.endpoints.iter().find(|(_, endpoint)| endpoint.addresses.contains(&address));
+        found.map(|(key, _)| key)
+    }
+
+    /// Policies that are not enforced because their tier is not known.
+    pub fn unenforced(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.inputs.policies.values().filter(|policy| !self.ranks.contains_key(&policy.id))
+    }
+
+    /// Whether something of that kind and name is in force.
+    pub fn is_in_force(&self, id: &ObjectId) -> bool {
+        if id.kind.is_policy() { self.ranks.contains_key(id) } else { self.inputs.has(id) }
+    }
+}
+
+/// Whether a policy selects a pod.
+fn selects(inputs: &PolicyInputs, policy: &Policy, item: &ObjectId) -> bool {
+    inputs.item(item).is_some_and(|item| inputs.selects(&policy.subject, &item.facts))
+}
