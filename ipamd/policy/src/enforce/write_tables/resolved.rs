@@ -84,8 +84,8 @@ fn rules_of_like(
             && !other.addresses.is_empty()
             && pairs().all(|(theirs, own)| Arc::ptr_eq(theirs, own))
     };
-    let others = cluster.endpoints.iter().filter(|(key, it)| is_like(it) && !concerned.contains(*key));
-    others.filter_map(|(key, _)| written.rules(key)).next().cloned()
+    let mut others = cluster.endpoints.iter().filter(|(key, it)| is_like(it) && !concerned.contains(*key));
+    others.find_map(|(key, _)| written.rules(key)).cloned()
 }
 
 /// Notes which addresses may have another class than the one in the tables. Returns those that have come since this was asked last.
