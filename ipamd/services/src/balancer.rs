@@ -8,13 +8,14 @@ use std::{
 };
 
 use ipamd_api::{AttachmentKey, PortMapping};
-use ipnetwork::IpNetwork;
 
 use super::{
     draining::RemovedBackend,
     health::HealthPorts,
-    plan::Site,
-    state::{Owner, State},
+    node_addresses::NodeAddresses,
+    owner::Owner,
+    site::Site,
+    state::State,
     tables::{Family, PortRow, TableError, Tables},
 };
 use ipamd_model::{objects::Change, services::HostPort};
@@ -22,33 +23,6 @@ use ipamd_runtime::queued_lock::{QueuedLock, locked};
 
 /// The most unsatisfied owners that are tried again at a time, because others wait for the lock meanwhile.
 const RETRIED: usize = 200;
-
-/// The addresses of the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeAddresses {
-    /// All.
-    pub all: BTreeSet<IpAddr>,
-    /// Those that serve node ports; loopback addresses serve the node's own processes only.
-    pub node_ports: BTreeSet<IpAddr>,
-    /// There are others that do not.
-    pub limited: bool,
-}
-
-impl NodeAddresses {
-    /// The addresses that lie in one of the prefixes serve node ports, or all addresses if there are no prefixes.
-    /// Link-local addresses never do, because they mean another machine on every link.
-    pub fn new(all: BTreeSet<IpAddr>, prefixes: &[IpNetwork]) -> Self {
-        let serves = |address: &&IpAddr| {
-            let is_of_link = match address {
-                IpAddr::V4(address) => address.is_link_local(),
-                IpAddr::V6(address) => address.is_unicast_link_local(),
-            };
-            !is_of_link && (prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.contains(**address)))
-        };
-        let node_ports = all.iter().filter(serves).copied().collect();
-        Self { all, node_ports, limited: !prefixes.is_empty() }
-    }
-}
 
 /// The effect of a change.
 #[derive(Clone, Copy, Debug, Default)]

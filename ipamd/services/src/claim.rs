@@ -6,10 +6,11 @@ use ipnetwork::IpNetwork;
 use super::{
     allowance::Resource,
     draining::DrainingBackend,
+    owner::Owner,
     plan::Plan,
-    program::{Programmed, Wanted},
+    port::{Programmed, Wanted},
     staged_writes::Ranges,
-    state::{Owner, State},
+    state::State,
     tables::{Backend, Member},
 };
 

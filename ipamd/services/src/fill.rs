@@ -5,9 +5,10 @@ use super::{
     backend_sets::{BackendSet, FillError},
     claim::{ClaimedPort, PortInProgress},
     maglev,
+    owner::Owner,
     plan::{Plan, Scope},
-    program::Programmed,
-    state::{Owner, State},
+    port::Programmed,
+    state::State,
     tables::{Backend, Choice, Family, TableError},
 };
 

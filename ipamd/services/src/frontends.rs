@@ -9,9 +9,10 @@ use super::{
     backend_sets::BackendSet,
     claim::PortInProgress,
     fill::FilledPort,
+    owner::Owner,
     plan::{Frontend, FrontendKind, Scope},
-    program::Programmed,
-    state::{Owner, State},
+    port::Programmed,
+    state::State,
     tables::{Family, FrontendKey, FrontendValue, SetNumber},
 };
 use ipamd_model::concerned::Concerned;

@@ -9,8 +9,8 @@ use std::{
 use ipamd_api::{AttachmentKey, PortMapping};
 
 use super::{
-    plan::Site,
     service_index::{ServiceId, ServiceIndex},
+    site::Site,
     tables::{Family, FrontendKey},
 };
 use ipamd_model::{

@@ -10,11 +10,11 @@ use super::{
     backend_sets::TableSpace,
     claimed_frontends::ClaimedFrontends,
     draining::DrainingBackend,
-    inherit::InheritedTables,
+    inherited_tables::InheritedTables,
+    owner::Owner,
+    port::Programmed,
     port_marks::PortMarks,
-    program::Programmed,
     staged_writes::StagedWrites,
-    state::Owner,
     tables::{FrontendKey, Limits, PortRow, ServiceNumber},
 };
 

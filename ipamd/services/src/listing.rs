@@ -14,10 +14,11 @@ use ipamd_api::services::{
 
 use super::{
     balancer::Balancer,
+    owner::Owner,
     plan::{Candidate, FrontendKind, MOST_OF_PORT, Scope, Slices},
-    program::Programmed,
+    port::Programmed,
     service_index::ServiceId,
-    state::{Owner, State},
+    state::State,
     tables::{Backend, Family, FrontendKey},
 };
 use ipamd_model::{

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Balancer,
+    balancer::Balancer,
+    port::Programmed,
     state::State,
     tables::{Family, FrontendKey},
 };
@@ -40,7 +41,7 @@ impl State {
             let Some(key) = places.into_iter().find(|key| self.ledger.owners.contains_key(key)) else {
                 continue;
             };
-            let has = |(_, ports): &(_, &Vec<super::program::Programmed>)| {
+            let has = |(_, ports): &(_, &Vec<Programmed>)| {
                 ports.iter().any(|port| port.frontends.iter().any(|(frontend, _)| frontend.key == key))
             };
             let owner = self.ledger.programmed.iter().find(has).map(|(owner, _)| owner.to_string());

@@ -3,7 +3,7 @@
 
 use ipamd_model::services::{Hints, SliceEndpoint};
 
-use super::plan::Site;
+use super::site::Site;
 
 /// How close endpoints must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use ipnetwork::IpNetwork;
 use super::{
     allowance::Resource,
     claimed_frontends,
+    owner::Owner,
     plan::{self, Frontend, FrontendKind, Plan, Scope, Slices},
-    program::{PortKey, Wanted},
+    port::{PortKey, Wanted},
     service_index::ServiceId,
-    state::{Owner, State},
+    state::State,
     tables::{Backend, Family, FrontendKey, Member},
 };
 

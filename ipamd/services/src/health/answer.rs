@@ -8,7 +8,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::HealthCheck;
+use super::check::HealthCheck;
 use ipamd_runtime::http::Answer;
 
 /// The share of connections that this node should get.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::HealthCheck;
+use super::check::HealthCheck;
 use crate::service_index::ServiceId;
 
 /// The services that claim each port, in the order of their claims. The first one holds the port.

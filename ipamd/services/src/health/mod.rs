@@ -4,6 +4,7 @@
 //! state, so only a change of ports touches sockets.
 
 mod answer;
+mod check;
 mod claims;
 mod listen;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::{
 
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 
+pub use self::check::HealthCheck;
 pub(super) use self::claims::Claims;
 use ipamd_runtime::{
     backoff::Backoff,
@@ -31,17 +33,6 @@ const LIMITS: Limits = Limits { connections: 32, stay: Duration::from_secs(5) };
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
-
-/// The service whose health a port reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// The service's namespace.
-    pub namespace: Arc<str>,
-    /// The service's name.
-    pub name: Arc<str>,
-    /// The number of its endpoints on this node that take connections.
-    pub local_endpoints: usize,
-}
 
 /// The addresses and ports to listen on.
 #[derive(Clone, Debug, Default)]
