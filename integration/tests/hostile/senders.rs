@@ -240,9 +240,8 @@ fn the_node_is_met_at_its_addresses_alone_neither_at_loopback_nor_as_all_of_a_ne
         let before = node.drops("link_scope")?;
         frames.send(&udp(*ends, from, to.parse()?, port)?)?;
         // Bare interfaces say something of the link, too; so the count alone proves nothing.
-        let dropped = eventually(Duration::from_millis(300), || {
-            node.drops("link_scope").is_ok_and(|now| now > before)
-        });
+        let dropped =
+            eventually(Duration::from_millis(300), || node.drops("link_scope").is_ok_and(|now| now > before));
         of_good.0.send(&udp(of_good.1, good.ipv6().into(), NODE6.into(), port)?)?;
         let (_, arrived) = socket.recv_from(&mut [0; 64])?;
         Ok::<_, anyhow::Error>((arrived.ip(), dropped))
