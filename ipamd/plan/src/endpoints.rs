@@ -2,21 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{Observed, Plan, Restoration, Step};
-use crate::records::{Committed, Placed, Uncommitted};
+use crate::{
+    observed::Observed,
+    plan::Plan,
+    records::{Committed, Placed, Uncommitted},
+    step::{Restoration, Shaping, Step},
+};
 use ipamd_addresses::ipam::Pool;
 use ipamd_kernel::netlink::{Link, Neighbour, Qdisc, Route};
-
-/// What has become of the queueing on a host end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shaping {
-    /// The programs know of it what is so.
-    Unchanged,
-    /// Packets have to pass through a queue from now on.
-    Began,
-    /// They need not any more.
-    Ended,
-}
 
 pub(super) fn plan(pools: &[Pool], endpoint: &Committed, observed: &Observed, plan: &mut Plan) {
     let Committed { attachment, host_ifname, at } = endpoint;

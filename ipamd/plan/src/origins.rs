@@ -5,9 +5,12 @@ use std::{collections::HashSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::{Address, Observed, Routing, Uplinks, cidr_owners::CidrOwners, remote_nodes::Site};
+use crate::{
+    cidr_owners::CidrOwners, observed::Observed, remote_nodes::Site, routing::Routing, uplinks::Uplinks,
+};
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::RoutingMode;
+use ipamd_kernel::netlink::Address;
 use ipamd_model::{
     objects::Nodes,
     origins::{NearNode, Origin, Origins},

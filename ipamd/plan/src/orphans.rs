@@ -8,8 +8,12 @@ use std::{
 use ipamd_api::{AttachmentKey, key::is_host_ifname};
 use ipnetwork::IpNetwork;
 
-use super::{Adoption, Observed, Plan, Step};
-use crate::records::Records;
+use crate::{
+    observed::Observed,
+    plan::Plan,
+    records::Records,
+    step::{Adoption, Step},
+};
 use ipamd_kernel::netlink::{Link, Route, RouteKind};
 use ipamd_model::endpoint::{EndpointEntry, Slot};
 

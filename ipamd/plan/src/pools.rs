@@ -1,19 +1,15 @@
 //! What the node needs for its pools: forwarding, the gateway address, and an unreachable route for addresses that
 //! nobody has.
 
-use super::{Observed, Plan, Step, Uplinks};
+use crate::{
+    observed::Observed,
+    plan::Plan,
+    settings::{FORWARDING_V4, FORWARDING_V6, accept_ra},
+    step::Step,
+    uplinks::Uplinks,
+};
 use ipamd_addresses::ipam::{Family, Pool};
 use ipamd_kernel::netlink::{Route, RouteKind};
-
-/// Where IPv4 forwarding is switched on.
-pub const FORWARDING_V4: &str = "net/ipv4/ip_forward";
-/// Where IPv6 forwarding is switched on.
-pub const FORWARDING_V6: &str = "net/ipv6/conf/all/forwarding";
-
-/// Where it is said whether an interface takes its IPv6 configuration from routers.
-pub fn accept_ra(ifname: &str) -> String {
-    format!("net/ipv6/conf/{ifname}/accept_ra")
-}
 
 pub(super) fn plan(pools: &[Pool], uplinks: &Uplinks, observed: &Observed, plan: &mut Plan) {
     let has = |family| pools.iter().any(|pool| pool.family() == family);

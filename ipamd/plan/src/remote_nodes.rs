@@ -12,10 +12,15 @@ use std::{
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
 
-use super::{
-    NodeRoutes, Observed, Overlay, Plan, Step, Uplinks,
+use crate::{
     cidr_owners::CidrOwners,
-    overlay::{self, link_local_of, mac_of, machine_of},
+    observed::{NodeRoutes, Observed},
+    overlay::{Overlay, link_local_of, mac_of, machine_of},
+    overlay_interface,
+    plan::Plan,
+    routing::Routing,
+    step::Step,
+    uplinks::Uplinks,
 };
 use ipamd_addresses::ipam::{Family, Pool};
 use ipamd_config::RoutingMode;
@@ -24,21 +29,6 @@ use ipamd_model::objects::{Node, Nodes};
 
 /// How many nodes are named where the same is wrong with many.
 const NAMED: usize = 3;
-
-/// How to reach the other nodes.
-#[derive(Clone, Debug)]
-pub struct Routing {
-    /// By which way.
-    pub mode: RoutingMode,
-    /// This node's name.
-    pub own: String,
-    /// Number of the overlay's network.
-    pub vxlan_id: u32,
-    /// UDP port of the overlay.
-    pub vxlan_port: u16,
-    /// Whether endpoints reach what is not their nodes' with their own addresses: the network leads to these, then.
-    pub keeps_sources: bool,
-}
 
 /// What the kernel should have.
 #[derive(Debug, Default)]
@@ -59,7 +49,7 @@ pub(super) fn plan(
     observed: &Observed,
     plan: &mut Plan,
 ) {
-    let link = overlay::keep(overlay, observed, plan);
+    let link = overlay_interface::keep(overlay, observed, plan);
     if overlay.is_none() && routing.wants_overlay(nodes) {
         plan.problems.push(format!(
             "this node has no address that the overlay's frames could be sent from: neither the InternalIP of its Node \

@@ -1,11 +1,12 @@
-//! A step of the plan.
+//! A step of the plan, and what it is done with.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use super::{Adoption, Restoration, Shaping, accept_ra};
-use ipamd_api::MacAddr;
+use ipamd_api::{AttachmentKey, MacAddr};
 
+use crate::{records::Committed, settings::accept_ra};
 use ipamd_kernel::netlink::{Forwarding, Neighbour, Route, RouteKind, Vxlan};
+use ipamd_model::endpoint::EndpointEntry;
 
 /// A change to the kernel or to the records. Shown as what it does to what.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +106,37 @@ pub enum Step {
     },
     /// Removes the link pins of an interface that is gone.
     Unpin(String),
+}
+
+/// An endpoint without a record: which it is, and what the programs know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adoption {
+    /// From its interface's alias.
+    pub key: AttachmentKey,
+    /// What the programs know of its addresses.
+    pub entries: BTreeMap<IpAddr, EndpointEntry>,
+}
+
+/// What the programs should know of an endpoint's addresses, and why they do not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restoration {
+    /// Which.
+    pub endpoint: Committed,
+    /// What the programs should know.
+    pub entry: EndpointEntry,
+    /// Whether only the queueing on its host end has changed.
+    pub shaping: Shaping,
+}
+
+/// What has become of the queueing on a host end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shaping {
+    /// The programs know of it what is so.
+    Unchanged,
+    /// Packets have to pass through a queue from now on.
+    Began,
+    /// They need not any more.
+    Ended,
 }
 
 impl Step {

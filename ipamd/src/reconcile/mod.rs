@@ -44,10 +44,7 @@ use ipamd_model::{
     uplink::Uplink,
 };
 use ipamd_plan as plan;
-use ipamd_plan::{
-    Observed, Plan, Routing, Step, Uplinks,
-    overlay::{self, overlay_link},
-};
+use ipamd_plan::{Observed, Plan, Routing, Step, Uplinks, overlay::overlay_link, overlay_uplink};
 use ipamd_runtime::supervisor;
 use ipamd_services::{Balancer, NodeAddresses};
 
@@ -234,7 +231,7 @@ impl Reconciler {
                 if let Some(problems) = plan.route_problems.take() {
                     self.route_problems = problems;
                 }
-                let overlay = overlay::overlay_uplink(&self.pools, &uplinks, &observed);
+                let overlay = overlay_uplink(&self.pools, &uplinks, &observed);
                 let origins = plan::origins(&self.routing, &nodes, &self.pools, &uplinks, &observed);
                 self.watch_near_nodes(&origins, &observed, scans);
                 if let Err(error) = self.datapath.set_origins(&origins) {

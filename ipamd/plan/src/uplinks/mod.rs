@@ -18,7 +18,7 @@ use self::{
     reasons::{Reasons, add, reasons},
     sources::Sources,
 };
-use super::{Observed, overlay::is_overlay};
+use crate::{observed::Observed, overlay::is_overlay};
 use ipamd_config::UplinkRule;
 use ipamd_kernel::netlink::Link;
 use ipamd_model::{objects::Nodes, uplink::Uplink};
@@ -36,6 +36,13 @@ pub struct Uplinks {
     pub mtu: Option<u32>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
+}
+
+impl Uplinks {
+    /// Why an interface is an uplink, a phrase each.
+    pub fn reasons(&self, ifindex: u32) -> impl Iterator<Item = String> {
+        self.reasons.get(&ifindex).into_iter().flatten().map(ToString::to_string)
+    }
 }
 
 /// The uplinks that the configuration names, or each interface that carries an address of this node's Node, a default

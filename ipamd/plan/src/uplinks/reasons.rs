@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use super::lookup::Lookup;
-use crate::{Observed, Uplinks};
+use crate::observed::Observed;
 use ipamd_kernel::netlink::RouteKind;
 use ipamd_model::objects::Nodes;
 
@@ -112,12 +112,5 @@ fn of_ways(own: &str, nodes: &Nodes, observed: &Observed, reasons: &mut Reasons)
     }
     for (ifindex, (node, address, _, count)) in ways {
         add(reasons, ifindex, Reason::Way { node, address, more: count - 1 });
-    }
-}
-
-impl Uplinks {
-    /// Why an interface is an uplink, a phrase each.
-    pub fn reasons(&self, ifindex: u32) -> impl Iterator<Item = String> {
-        self.reasons.get(&ifindex).into_iter().flatten().map(ToString::to_string)
     }
 }

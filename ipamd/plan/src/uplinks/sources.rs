@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::Observed;
+use crate::observed::Observed;
 use ipamd_kernel::netlink::{Route, RouteKind};
 
 /// An interface, and the InternalIPs of this node's Node.
