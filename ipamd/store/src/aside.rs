@@ -19,7 +19,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::StoreError;
+use super::error::StoreError;
 use ipamd_runtime::atomic_file;
 
 /// How many damaged stores are kept.

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use ipamd_api::AttachmentKey;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::StoreError;
+use super::error::StoreError;
 use ipamd_addresses::attachment::Attachment;
 
 /// The version of the format that this release writes, and the newest that it reads. What is pinned belongs to it: an earlier

@@ -24,8 +24,6 @@ mod watermark;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -38,23 +36,14 @@ use tokio::sync::oneshot;
 
 pub use error::StoreError;
 pub use format::Batch;
+pub use open::Loaded;
 pub use room::{is_of_the_disk, try_to_write};
 
-use ipamd_addresses::attachment::Attachment;
 use ipamd_runtime::supervisor;
 
 /// How many batches may wait for the writer. Each is about a kilobyte, and the daemon serves fewer requests at a
 /// time than this; a writer this far behind has a disk that hangs.
 const QUEUE: usize = 1024;
-
-/// What an opened store held.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Loaded {
-    /// All attachments, in the order of their keys.
-    pub attachments: Vec<Attachment>,
-    /// The address that each pool handed out last, by the pool's name.
-    pub cursors: BTreeMap<String, IpAddr>,
-}
 
 /// The open store. One thread of its own writes; dropping the store waits until all that was submitted is written.
 #[derive(Debug)]

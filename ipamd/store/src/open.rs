@@ -17,13 +17,15 @@ use nix::{
 };
 
 use super::{
-    Loaded, StoreError, aside,
+    aside,
+    error::StoreError,
     format::{self, FORMAT, FORMAT_BEFORE, META, Meta, Record, SUMMARY, Summary, seal},
     ledger::Ledger,
     room::{find_room, is_of_the_disk},
     watermark::{self, Mark, Unreadable, Watermark},
     writer::Writer,
 };
+use ipamd_addresses::attachment::Attachment;
 use ipamd_kernel::kernel_files;
 use ipamd_runtime::catch_panic::catch_panic;
 
@@ -37,6 +39,15 @@ const CACHE: u64 = 256 << 10;
 /// sled's unit of the log and size of its write buffers, in bytes. sled's own 512 KiB would be most of the daemon's
 /// memory. It is part of the file's format.
 const SEGMENT: usize = 64 << 10;
+
+/// What an opened store held.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// All attachments, in the order of their keys.
+    pub attachments: Vec<Attachment>,
+    /// The address that each pool handed out last, by the pool's name.
+    pub cursors: BTreeMap<String, IpAddr>,
+}
 
 /// What stands in a whole database.
 #[derive(Debug, Default)]

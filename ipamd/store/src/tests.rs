@@ -1,4 +1,4 @@
-use std::{os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{net::IpAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use ipamd_api::{
     AttachmentKey, MacAddr,
@@ -6,6 +6,7 @@ use ipamd_api::{
 };
 
 use super::*;
+use ipamd_addresses::attachment::Attachment;
 
 pub(crate) fn attachment(id: &str, addresses: &[&str]) -> Attachment {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();

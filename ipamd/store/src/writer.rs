@@ -6,7 +6,7 @@ use nix::fcntl::Flock;
 use tokio::sync::oneshot;
 
 use super::{
-    StoreError,
+    error::StoreError,
     format::{Batch, SUMMARY, seal},
     ledger::Ledger,
     watermark::Watermark,
@@ -22,7 +22,6 @@ const GROUP: usize = 128;
 pub(super) struct Job {
     pub batch: Batch,
     pub done: oneshot::Sender<Result<(), StoreError>>,
-    /// What the disk waits for, in tests of one that is slow.
     /// Nothing is written until this is dropped: a disk that hangs, for tests.
     pub held: Option<Receiver<()>>,
 }
