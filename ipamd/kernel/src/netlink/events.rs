@@ -9,9 +9,9 @@ use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
-    NetlinkError,
     concerned_flows::{self, Links},
     filtered_dump::{FilteredDump, Messages},
+    socket::NetlinkError,
 };
 use ipamd_model::concerned::Concerned;
 

@@ -7,7 +7,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
-use super::{NetlinkError, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// A clsact discipline's two places for filters. Shown as `tc` calls them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,10 @@ use netlink_packet_route::{
 
 use ipamd_api::MacAddr;
 
-use super::{NetlinkError, Socket, Vxlan, VxlanPort};
+use super::{
+    socket::{NetlinkError, Socket},
+    vxlan::{Vxlan, VxlanPort},
+};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use netlink_packet_route::{
     route::RouteType,
 };
 
-use super::{NetlinkError, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// `NTF_USE`: the kernel asks for the neighbour as if a packet waited for it.
 const USE: u8 = 1;

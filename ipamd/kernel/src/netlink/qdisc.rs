@@ -5,7 +5,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 
-use super::{NetlinkError, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// A queueing discipline at the root of an interface, or at its ingress hook.
 #[derive(Clone, Debug, PartialEq, Eq)]

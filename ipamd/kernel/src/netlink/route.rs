@@ -16,8 +16,8 @@ use netlink_packet_route::{
 };
 
 use super::{
-    NetlinkError, Socket,
     concerned_flows::{Attributes, RTA_OIF},
+    socket::{NetlinkError, Socket},
 };
 
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).

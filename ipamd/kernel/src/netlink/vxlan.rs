@@ -10,7 +10,7 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 
-use super::{NetlinkError, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// What makes a VXLAN interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,8 +27,10 @@ use nix::{
 
 use super::{
     super::netns::inside,
-    Found, Listener, Outcome, Peer, Protocol, SocketDiagError,
     answer::{self, Progress},
+    error::SocketDiagError,
+    found::{Found, Listener},
+    peer::{Peer, Protocol},
 };
 
 /// How often a list is begun anew when it is not of one moment. After that many the last one is taken as it is.
@@ -39,6 +41,15 @@ const PATIENCE: TimeVal = TimeVal::new(5, 0);
 
 /// Room for what the kernel sends at once, which is 32 KiB at most.
 const BUFFER: usize = 64 << 10;
+
+/// What became of a socket that was to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was ended.
+    Ended,
+    /// It was not there any more, or not connected to that peer.
+    Gone,
+}
 
 /// Lists the connected sockets of one network namespace and ends them, which takes CAP_NET_ADMIN there. After an error
 /// it may be in the middle of an answer: open another.
