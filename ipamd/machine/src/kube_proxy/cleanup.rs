@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{
     iptables_save, ipvs,
     leftovers::{self, look},
-    names, process,
+    names,
+    process::process,
     removal::{Reason, Removal},
     tools::{self, ToolError},
 };

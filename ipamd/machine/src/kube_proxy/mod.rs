@@ -8,15 +8,10 @@ mod iptables_save;
 mod ipvs;
 mod leftovers;
 mod names;
+mod process;
 mod removal;
 mod tools;
 
 pub use cleanup::{Cleanup, Removed, clean_up};
 pub use leftovers::{Leftovers, look};
-
-use ipamd_kernel::processes;
-
-/// The process id of a kube-proxy in the caller's network namespace.
-pub fn process() -> Option<u32> {
-    processes::named(|name| name == "kube-proxy").first().map(|process| process.number)
-}
+pub use process::process;

@@ -14,7 +14,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::Finding;
+use super::finding::Finding;
 use ipamd_kernel::kernel_files;
 
 /// Where it is mounted by custom.
@@ -249,6 +249,6 @@ mod tests {
     fn an_ordinary_directory_is_no_bpffs() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!is_on_bpffs(&dir.path().join("not/there")));
-        assert_eq!(check(dir.path()).outcome, super::super::Outcome::Warning);
+        assert_eq!(check(dir.path()).outcome, super::super::finding::Outcome::Warning);
     }
 }

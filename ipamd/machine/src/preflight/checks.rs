@@ -16,7 +16,7 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::Finding;
+use super::finding::Finding;
 use ipamd_kernel::kernel_files;
 
 /// The oldest kernel whose verifier and helpers the programs are written for.
@@ -205,7 +205,7 @@ fn judge_ports(ports: &RangeInclusive<u16>, local: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::Outcome::{Failure, Ok, Warning},
+        super::finding::Outcome::{Failure, Ok, Warning},
         *,
     };
 

@@ -1,6 +1,6 @@
 //! Whether kube-proxy's rules are there, which would translate services a second time.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::kube_proxy::{self, Leftovers};
 
 /// What removes them.
@@ -29,7 +29,7 @@ fn judge(found: &Leftovers, running: Option<u32>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
+    use crate::preflight::finding::Outcome;
 
     #[test]
     fn what_is_left_is_named_with_what_to_do() {

@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::Plugin;
-use crate::preflight::Finding;
+use super::plugin::Plugin;
+use crate::preflight::finding::Finding;
 use ipamd_config::cni_files::{CONFLIST, PLUGIN};
 
 const NAME: &str = "cni-conf";
@@ -107,7 +107,7 @@ fn judge(dir: &Path, configurations: &Configurations) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
+    use crate::preflight::finding::Outcome;
 
     fn files(files: &[(&str, &str)]) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Plugin, counted, network::Network, once_gone};
-use crate::preflight::Finding;
+use super::{
+    network::Network,
+    phrases::{counted, once_gone},
+    plugin::Plugin,
+};
+use crate::preflight::finding::Finding;
 use ipamd_kernel::netlink::Link;
 
 pub(super) const NAME: &str = "interfaces";

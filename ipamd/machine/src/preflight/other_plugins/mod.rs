@@ -8,6 +8,7 @@ mod configurations;
 mod interfaces;
 mod network;
 mod overlay;
+mod phrases;
 mod pins;
 mod plugin;
 mod programs;
@@ -18,11 +19,9 @@ mod running;
 
 use std::{collections::BTreeSet, thread};
 
-use plugin::Plugin;
-
-use super::{Finding, Subject};
+use self::{network::Network, phrases::in_words, plugin::Plugin};
+use super::{finding::Finding, subject::Subject};
 use ipamd_kernel::netlink::{NetlinkError, Socket};
-use network::Network;
 
 /// What a check says if there is nothing.
 const NONE: &str = "none of another network plugin";
@@ -86,25 +85,6 @@ fn settled(
 
 fn unseen(name: &'static str, why: &str) -> Finding {
     Finding::warning(name, format!("those of other network plugins cannot be looked for: {why}"), "")
-}
-
-/// A remedy: commands for when the plugin is gone, which would else put back what they remove.
-fn once_gone(plugin: Plugin, commands: &[String]) -> String {
-    let are = if plugin == Plugin::Reference { "are" } else { "is" };
-    format!("once {plugin} {are} gone from this node: {}", commands.join("; "))
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// A list in a sentence.
-fn in_words(parts: &[String]) -> String {
-    match parts.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} and {last}", others.join(", ")),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

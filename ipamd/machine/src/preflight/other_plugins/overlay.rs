@@ -1,7 +1,7 @@
 //! VXLAN interfaces of others, as far as Cambric's overlay cannot be beside them.
 
 use super::network::Network;
-use crate::preflight::{Finding, OverlayPort};
+use crate::preflight::{finding::Finding, subject::OverlayPort};
 use ipamd_kernel::netlink::VxlanPort;
 use ipamd_plan::overlay::OVERLAY;
 
@@ -71,7 +71,7 @@ fn clash(overlay: OverlayPort, other: &VxlanPort, up: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
+    use crate::preflight::finding::Outcome;
     use ipamd_kernel::netlink::Link;
 
     const OURS: OverlayPort = OverlayPort { port: 4789, id: 51_770 };

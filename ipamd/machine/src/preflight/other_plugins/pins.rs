@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::Plugin;
+use super::plugin::Plugin;
 
 /// How deep their pins are: `tc/globals/...`, `cilium/devices/eth0/links/...`.
 const DEPTH: usize = 6;

@@ -13,12 +13,13 @@ use bpf::attach::{CGROUP_HOOKS, Direction, cgroup_programs, program_name, tcx_at
 use ipamd_api::key::is_host_ifname;
 
 use super::{
-    Plugin, counted, in_words, interfaces,
+    interfaces,
     network::Network,
-    once_gone,
+    phrases::{counted, in_words, once_gone},
     pins::{self, Pins},
+    plugin::Plugin,
 };
-use crate::preflight::{Finding, cgroup_root};
+use crate::preflight::{checks::cgroup_root, finding::Finding};
 use ipamd_kernel::{
     kernel_files,
     netlink::{Hook, Link, Socket},

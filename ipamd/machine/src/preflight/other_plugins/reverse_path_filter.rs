@@ -4,7 +4,7 @@
 //! own address comes by the uplink. That has another node's address as its source, unless it is not masqueraded.
 
 use super::network::Network;
-use crate::preflight::{Finding, Subject};
+use crate::preflight::{finding::Finding, subject::Subject};
 use ipamd_kernel::sysctl;
 
 const NAME: &str = "rp-filter";
@@ -42,7 +42,7 @@ fn judge(two_ways: bool, all: u8, uplinks: &[(u8, String)]) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
+    use crate::preflight::finding::Outcome;
 
     #[test]
     fn the_larger_value_counts_and_only_strict_is_in_the_way() {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Plugin, counted, interfaces,
+    interfaces,
     network::{Network, leads_through},
-    once_gone,
+    phrases::{counted, once_gone},
+    plugin::Plugin,
 };
-use crate::preflight::Finding;
+use crate::preflight::finding::Finding;
 use ipamd_kernel::netlink::{Route, RouteKind};
 
 pub(super) const NAME: &str = "routes";

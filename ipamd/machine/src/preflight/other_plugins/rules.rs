@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, io};
 
-use super::{Plugin, counted, in_words, once_gone};
-use crate::preflight::Finding;
+use super::{
+    phrases::{counted, in_words, once_gone},
+    plugin::Plugin,
+};
+use crate::preflight::finding::Finding;
 use ipamd_kernel::netfilter::{self, Family, Name, Ruleset};
 
 pub(super) const NAME: &str = "rules";

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Plugin, counted, network::Network};
-use crate::preflight::Finding;
+use super::{network::Network, phrases::counted, plugin::Plugin};
+use crate::preflight::finding::Finding;
 use ipamd_kernel::{
     netlink::Link,
     processes::{self, Process},
@@ -74,7 +74,7 @@ fn owner_of_pod(link: &Link, links: &[Link]) -> Option<Plugin> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Outcome;
+    use crate::preflight::finding::Outcome;
 
     fn veth(index: u32, name: &str, bridge: Option<u32>) -> Link {
         Link { index, name: name.into(), kind: "veth".into(), veth: true, bridge, ..Link::default() }
