@@ -63,6 +63,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The text of a field that may be left out; an empty one is as good as none.
+    pub fn optional_text(&'a self, key: &'a str) -> Result<Option<&'a str>, FieldError> {
+        Ok(match self.get(key)? {
+            Some(it) => Some(it.text()?).filter(|text| !text.is_empty()),
+            None => None,
+        })
+    }
+
     /// A whole number.
     pub fn integer(&self) -> Result<i64, FieldError> {
         self.value.as_i64().ok_or_else(|| self.is_not("a whole number"))

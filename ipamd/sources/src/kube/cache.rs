@@ -5,6 +5,7 @@
 //! (`database.rs`), because it lacks the latest changes. A part of the policies must not be taken for all of them
 //! either: with the objects of each resource their number and a digest are kept, and written in the same transaction.
 
+mod change;
 mod database;
 
 use std::{
@@ -17,13 +18,13 @@ use std::{
 
 use serde_json::Value;
 
-use self::database::{Database, Disk, Failure};
+use self::{
+    change::Change,
+    database::{Database, Disk, Failure, Loaded},
+};
 use super::resources::{RESOURCES, Resource};
-use ipamd_model::objects::Kind;
 use ipamd_runtime::supervisor;
 
-/// How long changes of frequent objects may wait to be written together. Policies are written at once.
-const BATCH_DELAY: Duration = Duration::from_secs(2);
 /// So many bytes are written at once, a list in parts.
 const MAX_WRITE: usize = 1 << 20;
 /// So many bytes may wait. More come only while a list does, or when nothing can be written.
@@ -39,66 +40,6 @@ const OVERFLOWED: &str = "more has changed than can wait for the disk";
 const NO_THREAD: &str = "no thread can be started that writes it";
 /// How long the end waits for what is to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What was kept of a resource.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Loaded {
-    /// The objects.
-    pub bodies: Vec<Value>,
-    /// Whether they are all that there were.
-    pub complete: bool,
-}
-
-/// What is to be written. Resources are numbered by their place in [`RESOURCES`].
-#[derive(Clone, Debug)]
-enum Change {
-    Put {
-        resource: usize,
-        key: Box<str>,
-        body: Box<[u8]>,
-    },
-    Remove {
-        resource: usize,
-        key: Box<str>,
-    },
-    /// All of it is here.
-    Complete {
-        resource: usize,
-    },
-    /// When the server was last heard, in seconds since 1970.
-    LastContact(u64),
-}
-
-impl Change {
-    fn resource(&self) -> Option<usize> {
-        match self {
-            Self::Put { resource, .. } | Self::Remove { resource, .. } | Self::Complete { resource } => {
-                Some(*resource)
-            }
-            Self::LastContact(_) => None,
-        }
-    }
-
-    fn size(&self) -> usize {
-        let own = size_of::<Self>();
-        match self {
-            Self::Put { key, body, .. } => own + key.len() + body.len(),
-            Self::Remove { key, .. } => own + key.len(),
-            _ => own,
-        }
-    }
-
-    /// How long it may wait.
-    fn max_delay(&self) -> Duration {
-        let waits = |resource: &usize| {
-            matches!(RESOURCES[*resource].kind, Kind::Pod | Kind::EndpointSlice | Kind::Node)
-        };
-        match self {
-            Self::Put { resource, .. } | Self::Remove { resource, .. } if !waits(resource) => Duration::ZERO,
-            _ => BATCH_DELAY,
-        }
-    }
-}
 
 /// What waits for the thread that writes.
 #[derive(Debug, Default)]

@@ -79,7 +79,10 @@ pub(super) async fn config(kubeconfig: Option<&Path>, server: Option<&str>) -> R
 
 /// A client whose connections notice that the server is gone. It belongs to the runtime that it is used in. It speaks HTTP/2
 /// where the server does, and HTTP/1.1 else.
-pub(super) fn client(config: &Config) -> Result<Client, ClientError> {
+///
+/// # Errors
+/// The credentials cannot be used.
+pub fn client(config: &Config) -> Result<Client, ClientError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT));

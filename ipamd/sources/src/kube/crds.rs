@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use tokio::sync::watch::{Receiver, Sender};
 
 use super::{
-    reflector::{EventSink, SinkClosed, WatchEvent},
     resources::{RESOURCES, Resource},
+    watch_event::{EventSink, SinkClosed, WatchEvent},
 };
 
 /// Whether the CRD of a resource exists.

@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::time::timeout;
 
-use super::{failure::message_of, resources::RESOURCES};
+use super::{client::client, failure::message_of, resources::RESOURCES};
 use ipamd_runtime::digest::weight;
 
 /// How long the server may take to answer.
@@ -90,7 +90,7 @@ impl Events {
     }
 
     async fn create(&self, notice: &Notice) -> Result<(), String> {
-        let client = super::client(&self.config).map_err(|error| error.to_string())?;
+        let client = client(&self.config).map_err(|error| error.to_string())?;
         let event = event(notice, &self.node, Timestamp::now());
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let events = Api::<Event>::namespaced(client, &namespace);

@@ -21,6 +21,7 @@ mod resources;
 mod sync_status;
 mod token;
 mod types;
+mod watch_event;
 mod watch_list;
 
 use std::{
@@ -47,13 +48,14 @@ use self::{
     object_versions::{Delta, ObjectVersions},
     pod_lookup::{LocalPods, PodAnswer},
     pruned_object::PrunedObject,
-    reflector::{Absence, EventSink, Reflector, SinkClosed, WatchEvent},
+    reflector::Reflector,
     resources::{RESOURCES, Resource},
     sync_status::SyncStatus,
+    watch_event::{Absence, EventSink, SinkClosed, WatchEvent},
     watch_list::WatchListSupport,
 };
 pub use self::{
-    client::ClientError,
+    client::{ClientError, client},
     events::{Events, Notice},
     network_condition::NetworkCondition,
     pod_lookup::{PodLookup, PodLookupError},
@@ -92,14 +94,6 @@ impl Access {
     pub async fn config(&self) -> Result<kube::Config, ClientError> {
         client::config(self.kubeconfig.as_deref(), self.server.as_deref()).await
     }
-}
-
-/// A client of a cluster, for the runtime that this is called in.
-///
-/// # Errors
-/// The credentials cannot be used.
-pub fn client(config: &kube::Config) -> Result<kube::Client, ClientError> {
-    client::client(config)
 }
 
 /// An event of a reflector, with its resource.

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use ipamd_runtime::backoff::Backoff;
 
-use super::{events::Events, failure::message_of};
+use super::{client::client, events::Events, failure::message_of};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl NetworkCondition {
     }
 
     async fn try_to_clear(&self) -> Result<(), String> {
-        let client = super::client(&self.config).map_err(|error| error.to_string())?;
+        let client = client(&self.config).map_err(|error| error.to_string())?;
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         // Merged by the condition's type: others stay.
         let patch = Patch::Strategic(json!({"status": {"conditions": [{

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    client::ClientError,
+    client::{self, ClientError},
     failure::{message_chain, message_of},
     pruned_object::PrunedObject,
     resources::Resource,
@@ -147,7 +147,7 @@ impl PodLookup {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         match &*client {
             Some(client) => Ok(client.clone()),
-            None => Ok(client.insert(super::client(&self.config)?).clone()),
+            None => Ok(client.insert(client::client(&self.config)?).clone()),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A list is streamed if the server supports that (`watch_list.rs`). If a streamed list fails, it is asked for in pages
 //! at once. A list is one state of the collection, and the watch begins at its version.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ipamd_runtime::backoff::{Backoff, spread};
 use kube::Client;
@@ -18,7 +18,7 @@ use super::{
     crds::Presence,
     failure::Failure,
     list_watch::{self, Watch, WireEvent},
-    pruned_object::PrunedObject,
+    watch_event::{Absence, EventSink, SinkClosed, WatchEvent},
     watch_list::{Verdict, WatchListSupport, verdict},
 };
 
@@ -58,60 +58,13 @@ const CRDS_WITHIN: Duration = Duration::from_secs(5);
 /// server. A server that is starting is faster.
 const NOT_SERVED_AFTER: Duration = Duration::from_secs(30);
 
-/// What happens to a collection.
-#[derive(Debug)]
-pub(super) enum WatchEvent {
-    /// A list begins: all objects follow.
-    ListStarted,
-    /// An object of the list.
-    Listed(PrunedObject),
-    /// The list is complete, at this version.
-    ListFinished(String),
-    /// An object is new or has changed.
-    Applied(PrunedObject),
-    /// An object was deleted; this may also come within a streamed list.
-    Deleted(PrunedObject),
-    /// The server does not have the resource (404).
-    NotFound(Absence, String),
-    /// The server answers: the watch is established, or it sent a bookmark.
-    Alive,
-    /// The version is too old for the server (410); a list follows.
-    Expired(String),
-    /// The list or watch failed, for this reason.
-    Failed(String),
-}
-
-/// What a 404 for a resource means. A 403 is no absence: authorization comes before the look-up, so a refusal says
-/// nothing about whether objects exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// The resource has no CRD.
-    Certain,
-    /// The resource may exist: a server that is starting answers 404 for a moment.
-    Unclear,
-    /// Not found for longer than a start of a server takes.
-    Lasting,
-}
-
-impl Absence {
-    /// Derived from the state of the CRD and from how long the resource was not found.
-    fn of(presence: Presence, lasts: Duration) -> Self {
-        match presence {
-            Presence::Absent => Self::Certain,
-            _ if lasts >= NOT_SERVED_AFTER => Self::Lasting,
-            _ => Self::Unclear,
-        }
+/// What a 404 means, by the state of the CRD and by how long the resource was not found.
+fn absence(presence: Presence, lasts: Duration) -> Absence {
+    match presence {
+        Presence::Absent => Absence::Certain,
+        _ if lasts >= NOT_SERVED_AFTER => Absence::Lasting,
+        _ => Absence::Unclear,
     }
-}
-
-/// The receiver of the events is gone.
-#[derive(Debug)]
-pub(super) struct SinkClosed;
-
-/// The receiver of the events.
-pub(super) trait EventSink {
-    /// Takes an event.
-    fn accept(&mut self, event: WatchEvent) -> impl Future<Output = Result<(), SinkClosed>> + Send;
 }
 
 /// Why a list or a watch was cut short.
@@ -436,7 +389,7 @@ impl<A: EventSink + Send> Reflector<A> {
             Ok(Ok(presence)) => *presence,
             _ => Presence::Unknown,
         };
-        Absence::of(presence, since.elapsed())
+        absence(presence, since.elapsed())
     }
 
     /// Waits until the CRD changes, or until it is time to try again.

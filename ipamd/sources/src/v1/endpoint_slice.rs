@@ -3,6 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
+    ip_address::ip_address,
+    metadata,
     refused::Refused,
     service::{HEADLESS, OTHER_PROXY},
     traffic,
@@ -21,8 +23,8 @@ const SERVICE: &str = "kubernetes.io/service-name";
 const MOST: usize = 16_384;
 
 pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
-    let id = super::id(Kind::EndpointSlice, root)?;
-    let labels = super::labels(root)?.unwrap_or_default();
+    let id = metadata::id(Kind::EndpointSlice, root)?;
+    let labels = metadata::labels(root)?.unwrap_or_default();
     let is_ours = labels.get(HEADLESS).is_none() && labels.get(OTHER_PROXY).is_none();
     let service = labels.get(SERVICE).filter(|name| is_ours && !name.is_empty());
     let mut slice = EndpointSlice {
@@ -75,7 +77,7 @@ fn endpoint(
     let addresses = item.need("addresses")?;
     // By the API all addresses of one endpoint mean the same.
     let Some(first) = addresses.items()?.next() else { return Ok(None) };
-    let address: IpAddr = super::address(&first)?;
+    let address: IpAddr = ip_address(&first)?;
     let of_other = (address.is_ipv4() != is_v4).then_some("is not of the slice's addressType");
     // The others of the slice stay: it is one of many, and a service without endpoints is down.
     if let Some(fault) = special::fault(address).or(of_other) {

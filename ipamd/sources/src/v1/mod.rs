@@ -1,22 +1,22 @@
 //! The readers of Kubernetes' core API and of EndpointSlices. Fields that are not read here do not concern Cambric.
 
 mod endpoint_slice;
+mod ip_address;
 mod metadata;
 mod pod;
 mod refused;
 mod service;
 mod traffic;
 
-use std::net::IpAddr;
-
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use self::ip_address::ip_address;
 pub use self::{
     metadata::{id, labels},
     service::SOURCE_RANGES,
 };
-use super::field::{Field, shown};
+use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Namespace, Node, Object, ServiceAccount},
@@ -59,7 +59,7 @@ fn node(root: &Field<'_>) -> Result<Object, FieldError> {
         for item in list.items()? {
             let kind = item.need("type")?.text()?;
             if matches!(kind, "InternalIP" | "ExternalIP") {
-                let address = address(&item.need("address")?)?;
+                let address = ip_address(&item.need("address")?)?;
                 addresses.push(address);
                 internal.extend((kind == "InternalIP").then_some(address));
             }
@@ -100,14 +100,6 @@ fn prefix(field: &Field<'_>) -> Result<IpNetwork, FieldError> {
     let network: Option<IpNetwork> = text.contains('/').then(|| text.parse().ok()).flatten();
     let network = network.and_then(|it| IpNetwork::new(it.network(), it.prefix()).ok());
     network.ok_or_else(|| field.refuse(format!("{} is not a prefix", shown(text))))
-}
-
-/// An address; one of IPv4 in the form of IPv6 is one of IPv4.
-fn address(field: &Field<'_>) -> Result<IpAddr, FieldError> {
-    let text = field.text()?;
-    let address: IpAddr =
-        text.parse().map_err(|_| field.refuse(format!("{} is not an IP address", shown(text))))?;
-    Ok(address.to_canonical())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use super::{ip_address::ip_address, metadata};
 use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
@@ -13,11 +14,11 @@ use ipamd_model::{
 const DEFAULT_ACCOUNT: &str = "default";
 
 pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
-    let id = super::id(Kind::Pod, root)?;
+    let id = metadata::id(Kind::Pod, root)?;
     let mut pod = Pod {
         namespace: id.namespace.unwrap_or_default(),
         name: id.name,
-        labels: super::labels(root)?,
+        labels: metadata::labels(root)?,
         service_account: DEFAULT_ACCOUNT.into(),
         addresses: Vec::new(),
         ports: Arc::new([]),
@@ -53,7 +54,7 @@ fn addresses(status: &Field<'_>) -> Result<Vec<IpAddr>, FieldError> {
     let mut addresses = Vec::new();
     if let Some(list) = status.get("podIPs")? {
         for item in list.items()? {
-            addresses.push(super::address(&item.need("ip")?)?);
+            addresses.push(ip_address(&item.need("ip")?)?);
         }
     }
     // One that only fills in the older field.
@@ -61,7 +62,7 @@ fn addresses(status: &Field<'_>) -> Result<Vec<IpAddr>, FieldError> {
         && addresses.is_empty()
         && ip.value() != ""
     {
-        addresses.push(super::address(&ip)?);
+        addresses.push(ip_address(&ip)?);
     }
     addresses.sort_unstable();
     addresses.dedup();

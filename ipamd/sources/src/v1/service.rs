@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
-use super::{refused::Refused, traffic};
+use super::{ip_address::ip_address, metadata, refused::Refused, traffic};
 use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
@@ -26,7 +26,7 @@ const AFFINITY_MOST: i64 = 86_400;
 const MOST: usize = 4096;
 
 pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
-    let id = super::id(Kind::Service, root)?;
+    let id = metadata::id(Kind::Service, root)?;
     let mut service = Service {
         namespace: id.namespace.unwrap_or_default(),
         name: id.name,
@@ -43,7 +43,7 @@ pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
         refused: Box::default(),
     };
     let mut refused = Refused::default();
-    let labels = super::labels(root)?.unwrap_or_default();
+    let labels = metadata::labels(root)?.unwrap_or_default();
     if let Some(spec) = root.get("spec")? {
         let sort = Sort::of(&spec)?;
         service.role = match sort {
@@ -73,7 +73,7 @@ pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
 
 /// An address that a service can have; `None`, and the reason told, if none can.
 fn address(field: &Field<'_>, refused: &mut Refused) -> Result<Option<IpAddr>, FieldError> {
-    let address = super::address(field)?;
+    let address = ip_address(field)?;
     let fault = special::fault(address);
     if let Some(fault) = fault {
         refused.add(field, address, fault);

@@ -11,7 +11,7 @@ use std::{
 use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 
-use super::{Change, Loaded};
+use super::change::Change;
 use crate::kube::resources::{RESOURCES, Resource};
 use ipamd_runtime::{catch_panic::catch_panic, digest::weight};
 
@@ -46,6 +46,15 @@ impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Disk")
     }
+}
+
+/// What was kept of a resource.
+#[derive(Debug, Default, PartialEq)]
+pub(in crate::kube) struct Loaded {
+    /// The objects.
+    pub bodies: Vec<Value>,
+    /// Whether they are all that there were.
+    pub complete: bool,
 }
 
 /// The open copy.

@@ -4,6 +4,7 @@ use redb::{Builder, Database as Redb, StorageBackend, TableDefinition, backends:
 use serde_json::json;
 
 use super::*;
+use ipamd_model::objects::Kind;
 
 fn kept(cache: &Cache, kind: Kind) -> Loaded {
     cache.load(Resource::of(kind))

@@ -225,8 +225,8 @@ async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
         assert!(heard.starts_with("trouble it says: no (403); the daemon's ClusterRole"), "{heard}");
     }
     for presence in [Presence::Present, Presence::Unknown] {
-        assert_eq!(Absence::of(presence, NOT_SERVED_AFTER / 2), Absence::Unclear);
-        assert_eq!(Absence::of(presence, NOT_SERVED_AFTER), Absence::Lasting);
+        assert_eq!(absence(presence, NOT_SERVED_AFTER / 2), Absence::Unclear);
+        assert_eq!(absence(presence, NOT_SERVED_AFTER), Absence::Lasting);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{check_tier_name, optional_text, order, rules, selectors};
+use super::{order::order, rules, selectors, tier};
 use crate::{
     field::{Field, shown},
     v1,
@@ -32,8 +32,8 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
     }
     check_hints(&spec)?;
     let subject = subject(&spec, &id)?;
-    let tier = optional_text(&spec, "tier")?.unwrap_or(DEFAULT_TIER);
-    check_tier_name(tier).map_err(|reason| FieldError { field: "spec.tier".into(), reason })?;
+    let tier = spec.optional_text("tier")?.unwrap_or(DEFAULT_TIER);
+    tier::check_name(tier).map_err(|reason| FieldError { field: "spec.tier".into(), reason })?;
     let tier = tier.into();
     let order = Order(order(&spec)?);
     // Rules of a direction that the policy turns out not to speak of are checked all the same.

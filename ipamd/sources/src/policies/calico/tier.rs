@@ -1,6 +1,6 @@
 //! Tiers.
 
-use super::{check_tier_name, optional_text, order};
+use super::order::order;
 use crate::{
     field::{Field, shown},
     v1,
@@ -11,15 +11,18 @@ use ipamd_model::{
     policy::{Order, Tier, TierDefault},
 };
 
+/// Longest name of a tier.
+const LONGEST_TIER: usize = 63;
+
 /// Reads a Tier. Those that are there without being declared may be declared, as what they are.
 pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = v1::id(Kind::Tier, root)?;
-    check_tier_name(&id.name).map_err(|reason| FieldError { field: "metadata.name".into(), reason })?;
+    check_name(&id.name).map_err(|reason| FieldError { field: "metadata.name".into(), reason })?;
     let (mut order_given, mut default) = (None, TierDefault::Deny);
     if let Some(spec) = root.get("spec")? {
         spec.only(&["order", "defaultAction"])?;
         order_given = order(&spec)?;
-        default = match optional_text(&spec, "defaultAction")? {
+        default = match spec.optional_text("defaultAction")? {
             None | Some("Deny") => TierDefault::Deny,
             Some("Pass") => TierDefault::Pass,
             Some(other) => {
@@ -33,6 +36,20 @@ pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
         check_fixed(&tier, &fixed)?;
     }
     Ok(Object::Tier(tier))
+}
+
+/// Checks the name of a tier: Calico's policies have it before a dot in their names, so that there is none in it.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label =
+        name.chars().all(|c| is_part(c) || c == '-') && name.starts_with(is_part) && name.ends_with(is_part);
+    if is_label && name.len() <= LONGEST_TIER {
+        return Ok(());
+    }
+    Err(format!(
+        "{} cannot be the name of a tier: small letters, digits and '-' between them, {LONGEST_TIER} at most",
+        shown(name)
+    ))
 }
 
 fn check_fixed(tier: &Tier, fixed: &Tier) -> Result<(), FieldError> {

@@ -5,6 +5,7 @@
 //! that accepts matches nothing; one that denies or passes denies everything. The same holds for domain names, which
 //! Cambric does not match.
 
+mod parts;
 mod peers;
 mod protocols;
 mod subject;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use self::parts::{at_most, known, some};
 use crate::{
-    field::{Field, plain, shown},
+    field::{Field, shown},
     v1,
 };
 use ipamd_model::policy::{
@@ -27,8 +29,6 @@ use ipamd_model::{
     objects::{Kind, Object, Origin},
 };
 
-/// Most entries of each list.
-const MOST: usize = 25;
 /// Most characters of a rule's name.
 const LONGEST_NAME: usize = 100;
 /// The last priority; the first is 0.
@@ -48,22 +48,6 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
     let ingress = rules(&spec, Direction::Ingress, &mut closed)?;
     let egress = rules(&spec, Direction::Egress, &mut closed)?;
     Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, closed })))
-}
-
-/// A part of a rule.
-enum Part<T> {
-    Known(T),
-    /// It is of a kind that is not known: which field, and what it is.
-    Unknown(FieldError),
-}
-
-/// The parts of a list if all of them are known; else the first that is not.
-fn known<T>(parts: Vec<Part<T>>) -> Result<Vec<T>, FieldError> {
-    let each = parts.into_iter().map(|part| match part {
-        Part::Known(part) => Ok(part),
-        Part::Unknown(error) => Err(error),
-    });
-    each.collect()
 }
 
 fn tier(field: &Field<'_>) -> Result<&'static str, FieldError> {
@@ -138,18 +122,6 @@ fn rule(
     Ok(Rule { index, name, action, family: None, sources, destinations, traffic })
 }
 
-/// A part that has none of the fields that are known: it is empty, for the API server drops what it does not know, or has
-/// another one.
-fn unknown(field: &Field<'_>, what: &str, kinds: &[&str]) -> Option<FieldError> {
-    let fields = field.value().as_object()?;
-    if fields.keys().any(|key| kinds.contains(&key.as_str())) {
-        return None;
-    }
-    let field =
-        fields.keys().next().map_or_else(|| field.path(), |key| format!("{}.{}", field.path(), plain(key)));
-    Some(FieldError { field, reason: format!("is {what} of a kind that this version does not know") })
-}
-
 fn name(field: &Field<'_>) -> Result<String, FieldError> {
     let name = field.text()?;
     if name.chars().count() > LONGEST_NAME {
@@ -178,25 +150,4 @@ fn check_named_ports(list: &Field<'_>, traffic: &[Traffic], peers: &[Entity]) ->
         }),
         _ => Ok(()),
     }
-}
-
-/// The entries of a list, of which there must be at least one.
-fn some<T>(
-    list: &Field<'_>,
-    items: impl Iterator<Item = Result<T, FieldError>>,
-) -> Result<Vec<T>, FieldError> {
-    let items = at_most(list, items)?;
-    if items.is_empty() { Err(list.refuse("there is none")) } else { Ok(items) }
-}
-
-/// The entries of a list.
-fn at_most<T>(
-    list: &Field<'_>,
-    items: impl Iterator<Item = Result<T, FieldError>>,
-) -> Result<Vec<T>, FieldError> {
-    let items: Vec<T> = items.take(MOST + 1).collect::<Result<_, _>>()?;
-    if items.len() > MOST {
-        return Err(list.refuse(format!("there are more than {MOST}")));
-    }
-    Ok(items)
 }

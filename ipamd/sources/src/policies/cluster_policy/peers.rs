@@ -1,6 +1,9 @@
 //! The entries of `from` and `to`.
 
-use super::{Part, some, subject, unknown};
+use super::{
+    parts::{Part, some, unknown},
+    subject,
+};
 use crate::{
     field::Field,
     policies::kubernetes::{labels, peers},

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Part, unknown};
+use super::parts::{Part, unknown};
 use crate::{
     field::Field,
     policies::kubernetes::ports::{name, number},

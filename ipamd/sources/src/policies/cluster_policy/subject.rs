@@ -2,7 +2,7 @@
 
 use crate::{
     field::Field,
-    policies::kubernetes::{labels, pods},
+    policies::kubernetes::{labels, peers::pods},
 };
 use ipamd_model::{
     field::FieldError,

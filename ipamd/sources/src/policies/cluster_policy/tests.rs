@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::policies::kubernetes::pods;
+use crate::policies::kubernetes::peers::pods;
 use ipamd_model::{
     policy::{ItemKinds, ItemSelector, Ports, Scope, protocol},
     selector::Selector,

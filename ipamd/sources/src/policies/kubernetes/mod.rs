@@ -21,8 +21,7 @@ use ipamd_model::{
 };
 use ipamd_model::{
     policy::{
-        Action, DEFAULT_TIER, Direction, Entity, ItemKinds, ItemSelector, NETWORK_POLICY_ORDER, Order,
-        Policy, Rule, Scope, Traffic,
+        Action, DEFAULT_TIER, Direction, Entity, NETWORK_POLICY_ORDER, Order, Policy, Rule, Scope, Traffic,
     },
     selector::Selector,
 };
@@ -42,7 +41,7 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         origin,
         tier: DEFAULT_TIER.into(),
         order: Order(Some(NETWORK_POLICY_ORDER)),
-        subject: pods(Scope::Namespace(namespace), spec.pods),
+        subject: peers::pods(Scope::Namespace(namespace), spec.pods),
         ingress: spec.ingress,
         egress: spec.egress,
         closed: Vec::new(),
@@ -129,15 +128,4 @@ fn rules(spec: &Field<'_>, direction: Direction, namespace: &Arc<str>) -> Result
         });
     }
     Ok(rules)
-}
-
-/// Pods by their namespaces and labels.
-pub(in crate::policies) fn pods(scope: Scope, labels: Selector) -> ItemSelector {
-    ItemSelector {
-        kinds: ItemKinds::Pods,
-        scope,
-        labels,
-        service_account_names: None,
-        service_accounts: None,
-    }
 }

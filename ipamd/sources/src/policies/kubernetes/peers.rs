@@ -4,11 +4,11 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
-use super::{labels, pods};
+use super::labels;
 use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
-    policy::{Entity, Scope},
+    policy::{Entity, ItemKinds, ItemSelector, Scope},
     selector::Selector,
 };
 
@@ -28,6 +28,17 @@ pub(super) fn read(field: &Field<'_>, namespace: &Arc<str>) -> Result<Entity, Fi
         (None, _, Some(selector)) => Scope::Matching(selector),
     };
     Ok(Entity { items: Some(pods(scope, pod_selector.unwrap_or(Selector::All))), ..Entity::ANY })
+}
+
+/// Pods by their namespaces and labels.
+pub(in crate::policies) fn pods(scope: Scope, labels: Selector) -> ItemSelector {
+    ItemSelector {
+        kinds: ItemKinds::Pods,
+        scope,
+        labels,
+        service_account_names: None,
+        service_accounts: None,
+    }
 }
 
 fn ip_block(block: &Field<'_>) -> Result<Entity, FieldError> {

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::*;
+use super::{peers::pods, *};
 use ipamd_model::policy::{Ports, protocol};
 
 /// The policy with a spec, in the namespace `ns`.
