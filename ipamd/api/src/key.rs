@@ -5,13 +5,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{MAX_NAME, MacAddr};
+use crate::mac::MacAddr;
 
 /// Every host-side interface of Cambric starts with this.
 pub const HOST_IFNAME_PREFIX: &str = "cmb";
 
 /// The most bytes that Linux takes for an interface's name, without the zero at its end.
 pub const MAX_IFNAME: usize = 15;
+
+/// The longest network name and container id that are recorded, in bytes.
+pub const MAX_NAME: usize = 255;
 
 /// One interface of one container in one network: what the CNI specification calls an attachment.
 ///

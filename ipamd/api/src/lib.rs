@@ -18,17 +18,13 @@ pub mod services;
 pub mod wire;
 
 pub use client::{Client, ClientError};
-pub use key::AttachmentKey;
+pub use key::{AttachmentKey, MAX_NAME};
 pub use mac::MacAddr;
 pub use port_mapping::PortMapping;
-pub use wire::{ApiError, ErrorKind, Reply, Request};
+pub use wire::{ApiError, ErrorKind, PROTOCOL_VERSION, Reply, Request};
 
 /// Where the daemon listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/cambric/ipamd.sock";
 
-/// The version of the protocol that this crate speaks; a daemon refuses any other.
-pub const PROTOCOL_VERSION: u32 = 1;
-/// The longest network name and container id that are recorded, in bytes.
-pub const MAX_NAME: usize = 255;
 /// What an interface's MTU can be: IPv6 needs 1280 bytes; more than 65535 does not fit an IP packet.
 pub const MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;

@@ -5,14 +5,18 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttachmentKey, MacAddr, PROTOCOL_VERSION, PortMapping,
+    key::AttachmentKey,
+    mac::MacAddr,
     policy::{
         DiffPage, Event, ManifestText, MonitorFilter, PolicyDetail, PolicyPage, PolicyQuery, PolicyStatus,
         Trace, TraceQuery,
     },
+    port_mapping::PortMapping,
     services::{BackendPage, ServiceDetail, ServicePage, ServiceQuery},
 };
 
+/// The version of the protocol that this crate speaks; a daemon refuses any other.
+pub const PROTOCOL_VERSION: u32 = 1;
 /// What every request is wrapped in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Envelope<R = Request> {
