@@ -2,6 +2,9 @@
 
 pub mod cni_chain;
 pub mod cni_files;
+mod defaults;
+mod error;
+mod file;
 mod locations;
 mod options;
 mod source;
@@ -9,106 +12,29 @@ mod timeouts;
 mod uplinks;
 mod values;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use bpf::layout::Lifetimes;
 use clap::Parser;
 use ipamd_api::wire::AttachMode;
 use ipnetwork::IpNetwork;
 
-use crate::cni_files::CniFiles;
+use crate::{
+    cni_files::CniFiles,
+    defaults::{ADDRESS_REST, DEFAULT_MASQUERADE_PORTS, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT},
+    file::read_or_default,
+    options::Options,
+};
 use bpf::sizes::{PolicySizes, RequestedSizes};
+pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
+pub use error::ConfigError;
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
 use ipamd_model::objects;
 use ipamd_runtime::supervisor;
 pub use locations::Locations;
-use options::Options;
 pub use source::Cluster;
 pub use uplinks::{IfnamePattern, UplinkRule};
 pub use values::{ExternalServiceMode, InterfaceOwner, LogFormat, LogLevel, RoutingMode};
-
-/// Where the configuration is looked for unless `--config` says otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/cambric/ipamd.toml";
-/// Where the records are kept unless the configuration says otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/lib/cambric";
-/// Where programs, maps and links are pinned unless the configuration says otherwise, below the node's root.
-pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
-
-/// Assigned to VXLAN by IANA.
-const DEFAULT_VXLAN_PORT: u16 = 4789;
-/// Other nodes, name servers and clients may know a deleted pod's address for as long.
-const ADDRESS_REST: Duration = Duration::from_mins(1);
-/// 0xca3a: no number that another network plugin uses by default.
-const DEFAULT_VXLAN_ID: u32 = 51_770;
-const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;
-
-/// Why there is no valid configuration.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file is not TOML, has an unknown key, or a value that its key does not take.
-    #[error("the configuration {} is not valid: {detail}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What and where.
-        detail: String,
-    },
-    /// A pool cannot be.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-    /// There is nothing to hand out.
-    #[error(
-        "no address pool is configured; name at least one, such as --pool 10.88.0.0/16 or pool = [\"10.88.0.0/16\"]"
-    )]
-    NoPools,
-    /// There is something to hand out, and nobody to hand it to.
-    #[error(
-        "chained is true, and there is the pool {pool}: other plugins assign the addresses then; remove the pools, or chained"
-    )]
-    ChainedPools {
-        /// The first of the pools.
-        pool: IpNetwork,
-    },
-    /// A directory depends on where the daemon was started.
-    #[error("{key} is {:?}, which depends on where the daemon is started; give the whole path, from / on", path.display())]
-    Relative {
-        /// The key.
-        key: &'static str,
-        /// What it is.
-        path: PathBuf,
-    },
-    /// An interface that leads nowhere.
-    #[error(
-        "uplink names lo, which leads to nobody but the node itself; name the interfaces that lead out of the node"
-    )]
-    UplinkLo,
-    /// No socket can have it.
-    #[error("vxlan-port is 0, but must be from 1 to 65535")]
-    VxlanPort,
-    /// What are uplinks is said twice.
-    #[error(
-        "uplink names the uplinks, so uplink-exclude leaves none out: give one of the two (in the file or by flags)"
-    )]
-    UplinksNamedAndExcluded,
-    /// A state of connections has two times.
-    #[error("{0}")]
-    TwoTimes(timeouts::TwoTimes),
-}
 
 /// The daemon's command line.
 #[derive(Debug, Parser)]
@@ -303,32 +229,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-/// The file that is named, or the default one if it exists.
-fn read_or_default(path: Option<&Path>) -> Result<Options, ConfigError> {
-    match path {
-        Some(path) => read(path),
-        None => match read(Path::new(DEFAULT_CONFIG)) {
-            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(Options::default())
-            }
-            result => result,
-        },
-    }
-}
-
-fn read(path: &Path) -> Result<Options, ConfigError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(path, &text)
-}
-
-fn parse(path: &Path, text: &str) -> Result<Options, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError::File {
-        path: path.to_owned(),
-        detail: error.to_string().trim_end().to_owned(),
-    })
 }
 
 /// The machine's name, as `uname -n` gives it.

@@ -4,11 +4,18 @@ use std::path::{Path, PathBuf};
 
 use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 
-use super::{
-    ConfigError, DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, DEFAULT_VXLAN_ID,
-    DEFAULT_VXLAN_PORT, Options, RoutingMode, UplinkRule, read_or_default,
+use crate::{
+    cni_files::CniFiles,
+    defaults::{
+        DEFAULT_BPFFS, DEFAULT_MASQUERADE_PORTS, DEFAULT_STATE_DIR, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT,
+    },
+    error::ConfigError,
+    file::read_or_default,
+    options::Options,
+    source::Cluster,
+    uplinks::UplinkRule,
+    values::RoutingMode,
 };
-use crate::{Cluster, cni_files::CniFiles};
 
 /// The part of the configuration that says where things are, and what the preflight checks depend on.
 #[derive(Clone, Debug, PartialEq)]

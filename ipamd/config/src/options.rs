@@ -6,14 +6,16 @@ use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
-use super::IfnamePattern;
-use super::timeouts::ConntrackTimeout;
-use super::values::{
-    AffinitySize, Attach, ConntrackSize, ExternalServiceMode, FragmentSize, LogFormat, LogLevel, Mtu,
-    NodeName, PolicyAddresses, PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, PrefixSize,
-    RoutingMode, SocketSize, Switch, VxlanId,
+use crate::{
+    source::Cluster,
+    timeouts::ConntrackTimeout,
+    uplinks::IfnamePattern,
+    values::{
+        AffinitySize, Attach, ConntrackSize, ExternalServiceMode, FragmentSize, LogFormat, LogLevel, Mtu,
+        NodeName, PolicyAddresses, PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, PrefixSize,
+        RoutingMode, SocketSize, Switch, VxlanId,
+    },
 };
-use crate::Cluster;
 use ipamd_addresses::ipam::{Pool, PoolError};
 
 /// The keys that are set.

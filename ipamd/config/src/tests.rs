@@ -1,6 +1,9 @@
+use std::path::Path;
+
 use ipamd_api::DEFAULT_SOCKET;
 
 use super::*;
+use crate::file::parse;
 use bpf::sizes::{Machine, MapSizes};
 
 fn flags(flags: &[&str]) -> Result<Config, String> {
