@@ -12,7 +12,13 @@ use ipamd_api::{
     wire::{self, Assigned},
 };
 
-use super::{AllocationError, Family, Pool, PoolUse, family::number, resting::Resting, runs::Runs};
+use super::{
+    error::{AllocationError, PoolUse},
+    family::{Family, number},
+    pool::Pool,
+    resting::Resting,
+    runs::Runs,
+};
 use crate::attachment::Attachment;
 
 /// A pool and what is taken of it.

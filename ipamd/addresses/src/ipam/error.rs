@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipamd_api::{AttachmentKey, ErrorKind};
 
-use super::{Family, Reserved};
+use super::{family::Family, pool::Reserved};
 
 /// How full one pool is, as a phrase of [`AllocationError::Exhausted`].
 #[derive(Clone, Debug, PartialEq, Eq)]
