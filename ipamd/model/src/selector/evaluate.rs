@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Selector, Subject};
+use super::expression::{Selector, Subject};
 
 /// What `all()` and `global()` mean.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use super::Selector;
+use super::expression::Selector;
 use crate::field::shown;
 
 /// The most bytes of a text, without the blanks in between: so a selector as it is shown, which has its own, is not

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Selector;
+use super::expression::Selector;
 
 /// How tightly an expression binds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
