@@ -5,5 +5,6 @@ mod add_chained;
 pub mod check;
 pub mod del;
 pub mod gc;
+mod reservation;
 pub mod status;
 pub mod version;

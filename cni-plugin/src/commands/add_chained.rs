@@ -6,7 +6,7 @@ use ipamd_api::{
 };
 use serde_json::json;
 
-use super::add::{book, holds_ports, reserve, undo_reservation};
+use super::reservation::{book, holds_ports, reserve, undo_reservation};
 use crate::{
     chained::{self, Found},
     config::{AddConfig, Previous},
