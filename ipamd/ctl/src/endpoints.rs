@@ -12,7 +12,7 @@ use ipamd_api::{
 };
 
 use super::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, fields, table},
     status::duration,
 };

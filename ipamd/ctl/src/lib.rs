@@ -2,6 +2,8 @@
 
 mod connections;
 mod connectivity;
+mod daemon;
+mod ending;
 mod endpoints;
 mod flow;
 mod machine;
@@ -15,8 +17,9 @@ mod status;
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use ipamd_api::{Client, DEFAULT_SOCKET, Reply, Request};
 
+use daemon::Daemon;
+pub use ending::Ending;
 use output::{Format, Output};
 
 /// The command line of `cambricctl`.
@@ -101,32 +104,6 @@ enum CtCommand {
     List(connections::Filter),
 }
 
-/// How a command ended that could be carried out, as its exit status says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// All is well, or nothing changes.
-    Well,
-    /// Something is not as it should be, or changes.
-    Otherwise,
-    /// What was asked could not be answered; why is printed.
-    Unanswered,
-}
-
-impl Ending {
-    fn of(well: bool) -> Self {
-        if well { Self::Well } else { Self::Otherwise }
-    }
-
-    /// The exit status.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::Well => 0,
-            Self::Otherwise => 1,
-            Self::Unanswered => 2,
-        }
-    }
-}
-
 impl CommandLine {
     /// The exit status of a command that cannot be carried out: where 1 is an answer, it is another.
     pub fn failure(&self) -> u8 {
@@ -174,24 +151,6 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
         }
     }
     Ok(Ending::Well)
-}
-
-/// The daemon, over its socket.
-struct Daemon {
-    client: Client,
-}
-
-impl Daemon {
-    fn connect(socket: Option<PathBuf>) -> anyhow::Result<Self> {
-        let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
-        Ok(Self { client: Client::connect(&socket)? })
-    }
-
-    /// Asks, and picks what is expected out of the answer.
-    fn ask<T>(&mut self, request: Request, pick: impl FnOnce(Reply) -> Option<T>) -> anyhow::Result<T> {
-        let reply = self.client.call(request)?;
-        pick(reply).ok_or_else(|| self.client.confused("the answer is of another sort".into()).into())
-    }
 }
 
 #[cfg(test)]

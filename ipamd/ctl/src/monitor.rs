@@ -9,7 +9,8 @@ use ipamd_api::{
 };
 
 use super::{
-    Daemon, flow,
+    daemon::Daemon,
+    flow,
     output::{Output, clean},
 };
 

@@ -152,6 +152,11 @@ pub(super) fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) ->
     text
 }
 
+/// So many of something.
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +190,10 @@ mod tests {
         drop(theirs);
         assert!(reader(&ours).is_break());
         assert!(write(&mut &ours, "x").unwrap().is_break());
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "flow")), ["0 flows", "1 flow", "2 flows"]);
     }
 }

@@ -10,7 +10,8 @@ use ipamd_api::{
 use serde::Serialize;
 
 use super::{
-    Daemon, endpoints,
+    daemon::Daemon,
+    endpoints,
     output::{Output, table},
 };
 

@@ -9,7 +9,7 @@ use ipamd_api::{
 };
 
 use super::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, fields},
 };
 

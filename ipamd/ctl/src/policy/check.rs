@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use ipamd_api::policy::RefusedObject;
 use serde::Serialize;
 
-use super::{complaint, counted, place, refusal_line, sources};
-use crate::output::Output;
+use super::{
+    refusals::{complaint, place, refusal_line},
+    sources,
+};
+use crate::output::{Output, counted};
 use ipamd_model::{
     field::FieldError,
     objects::{Batch, Change, Kind, Object},

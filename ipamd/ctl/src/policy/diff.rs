@@ -14,10 +14,12 @@ use ipamd_api::{
 };
 use serde::Serialize;
 
-use super::{counted, refusal_line, sources};
+use super::{refusals::refusal_line, sources};
 use crate::{
-    Daemon, Ending, flow,
-    output::{Output, clean},
+    daemon::Daemon,
+    ending::Ending,
+    flow,
+    output::{Output, clean, counted},
 };
 
 /// What manifests would change.

@@ -6,9 +6,9 @@ use ipamd_api::{
 };
 use serde::Serialize;
 
-use super::refusal_line;
+use super::refusals::refusal_line;
 use crate::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, table},
 };
 

@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod list;
+mod refusals;
 mod show;
 mod sources;
 mod trace;
@@ -10,12 +11,8 @@ mod trace;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use ipamd_api::policy::RefusedObject;
 
-use super::{
-    Daemon, Ending,
-    output::{Output, clean},
-};
+use crate::{daemon::Daemon, ending::Ending, output::Output};
 
 /// What is asked of policy.
 #[derive(Debug, Subcommand)]
@@ -61,71 +58,5 @@ pub(super) fn run(command: Command, socket: Option<PathBuf>, output: &Output) ->
         Command::Trace(flow) => trace::trace(&mut Daemon::connect(socket)?, flow, output).map(Ending::of),
         Command::Check { tiers, files } => check::check(&files, &tiers, output).map(Ending::of),
         Command::Diff { files } => diff::diff(&mut Daemon::connect(socket)?, &files, output),
-    }
-}
-
-/// A refusal on a line: `FILE:LINE: OBJECT: FIELD: REASON`, as far as each is known.
-fn refusal_line(refused: &RefusedObject) -> String {
-    let stays = if refused.in_force { "; what is in force of that name stays" } else { "" };
-    format!("{}{}{stays}\n", place(refused), complaint(refused))
-}
-
-/// `FILE:LINE: `, as far as each is known.
-fn place(refused: &RefusedObject) -> String {
-    let Some(file) = &refused.file else { return String::new() };
-    let file = clean(&file.to_string_lossy());
-    refused.line.map_or_else(|| format!("{file}: "), |line| format!("{file}:{line}: "))
-}
-
-/// `OBJECT: FIELD: REASON`.
-fn complaint(refused: &RefusedObject) -> String {
-    let object = refused.object.as_ref().map(ToString::to_string).unwrap_or_default();
-    let parts = [&object, &refused.field, &refused.reason].into_iter().filter(|part| !part.is_empty());
-    parts.map(|part| clean(part)).collect::<Vec<_>>().join(": ")
-}
-
-/// So many of something.
-fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-#[cfg(test)]
-mod tests {
-    use ipamd_api::policy::ObjectName;
-
-    use super::*;
-
-    #[test]
-    fn a_refusal_is_a_line_of_what_is_known() {
-        let guard =
-            ObjectName { kind: "NetworkPolicy".into(), namespace: Some("shop".into()), name: "guard".into() };
-        let refused = RefusedObject {
-            file: Some("a.yaml".into()),
-            line: Some(9),
-            object: Some(guard),
-            field: "spec.ingres".into(),
-            reason: "is not known".into(),
-            in_force: false,
-        };
-        assert_eq!(refusal_line(&refused), "a.yaml:9: NetworkPolicy shop/guard: spec.ingres: is not known\n");
-        let earlier = RefusedObject { in_force: true, ..refused.clone() };
-        assert!(refusal_line(&earlier).ends_with("is not known; what is in force of that name stays\n"));
-        let bare = RefusedObject {
-            object: None,
-            field: String::new(),
-            file: Some("\u{1b}c".into()),
-            reason: "odd\nline".into(),
-            ..refused
-        };
-        assert_eq!(refusal_line(&bare), "\\u{1b}c:9: odd\\nline\n");
-        let from_the_api = RefusedObject { line: None, ..bare.clone() };
-        assert_eq!(refusal_line(&from_the_api), "\\u{1b}c: odd\\nline\n");
-        let nowhere = RefusedObject { file: None, line: None, ..bare };
-        assert_eq!(refusal_line(&nowhere), "odd\\nline\n");
-    }
-
-    #[test]
-    fn one_is_not_many() {
-        assert_eq!([0, 1, 2].map(|count| counted(count, "flow")), ["0 flows", "1 flow", "2 flows"]);
     }
 }

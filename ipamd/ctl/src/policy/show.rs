@@ -8,7 +8,7 @@ use ipamd_api::{
 
 use super::list::{directions, order};
 use crate::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, clean, fields, table},
 };
 use ipamd_model::objects::Kind;

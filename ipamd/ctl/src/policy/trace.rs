@@ -12,8 +12,8 @@ use ipamd_api::{
 };
 
 use crate::{
-    Daemon,
     connections::{protocol, protocol_name},
+    daemon::Daemon,
     flow,
     output::{Output, clean},
 };

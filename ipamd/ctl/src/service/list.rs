@@ -2,9 +2,9 @@
 
 use ipamd_api::{Reply, Request, services::ServiceLine};
 
-use super::{cell, outside, ready};
+use super::cells::{cell, outside, ready};
 use crate::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, table},
 };
 

@@ -1,14 +1,13 @@
 //! `cambricctl service`.
 
+mod cells;
 mod list;
 mod show;
 
-use std::{fmt, net::IpAddr};
-
 use clap::Subcommand;
-use ipamd_api::services::{BackendCount, ServiceQuery};
+use ipamd_api::services::ServiceQuery;
 
-use super::{Daemon, output::Output};
+use crate::{daemon::Daemon, output::Output};
 
 /// What is asked of services.
 #[derive(Debug, Subcommand)]
@@ -38,28 +37,6 @@ fn name(text: &str) -> Result<ServiceQuery, &'static str> {
         }
         _ => Err("a service is named by NAMESPACE/NAME"),
     }
-}
-
-/// Several values in one cell.
-fn cell(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
-    let cell = values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(",");
-    if cell.is_empty() { "-".to_owned() } else { cell }
-}
-
-/// Several values below each other.
-fn lines(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
-    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join("\n")
-}
-
-/// Addresses by which a service is reached from outside, each once.
-fn outside<'a>(external: &'a [IpAddr], load_balancer: &'a [IpAddr]) -> impl Iterator<Item = &'a IpAddr> {
-    let others = load_balancer.iter().filter(|address| !external.contains(address));
-    external.iter().chain(others)
-}
-
-/// How many backends are ready.
-fn ready(backends: BackendCount) -> String {
-    format!("{}/{}", backends.ready, backends.all)
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use ipamd_api::{
     services::{BackendPage, PortDetail, ServiceBackend, ServiceDetail, ServiceFrontend, ServiceQuery},
 };
 
-use super::{lines, ready};
+use super::cells::{cell, lines, ready};
 use crate::{
-    Daemon,
+    daemon::Daemon,
     output::{Output, clean, fields, table},
 };
 
@@ -94,7 +94,7 @@ fn backend(backend: &ServiceBackend) -> [String; 6] {
     [
         SocketAddr::new(backend.address, backend.port).to_string(),
         node,
-        super::cell(zones.chain(nodes)),
+        cell(zones.chain(nodes)),
         backend.state.to_string(),
         backend.used.to_string(),
         backend.hits.to_string(),

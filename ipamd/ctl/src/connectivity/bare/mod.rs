@@ -26,12 +26,13 @@ use self::{
     process::Process,
 };
 use super::{
-    super::Daemon,
-    Test, agent,
+    super::daemon::Daemon,
+    agent,
+    arguments::{Places, Test},
     check::Hello,
     interrupt, objects,
     plan::{self, GUARDED, Node, Offered, Outside, PORT, SECOND_PORT, Services, Topology},
-    progress,
+    progress::progress,
     report::Report,
     run_name,
 };
@@ -83,7 +84,7 @@ pub(super) fn run(what: &Test, daemon: &mut Daemon) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn network(places: &super::Places) -> anyhow::Result<Network> {
+fn network(places: &Places) -> anyhow::Result<Network> {
     Ok(Network::find(&places.conf_dir, &places.bin_dirs(), places.network.as_deref())?)
 }
 
@@ -312,7 +313,7 @@ fn dns(what: &Test) -> Offered<Vec<Option<IpAddr>>> {
 }
 
 /// Removes what earlier runs have left here. Returns what was removed, and what could not be.
-pub(super) fn clean(places: &super::Places, means: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
+pub(super) fn clean(places: &Places, means: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
     let (mut removed, mut left) = (Vec::new(), Vec::new());
     for name in namespace::of_runs() {
         let run = run_name::of(&name).unwrap_or_default();

@@ -20,12 +20,13 @@ use self::{
     pods::{Agent, State},
 };
 use super::{
-    Test, agent,
+    agent,
+    arguments::Test,
     check::{Check, Finding, Hello, Line},
     interrupt::{self, Interrupted},
     objects,
     plan::{self, GUARDED, Node, Offered, Outside, PORT, SECOND_PORT, Services, Topology},
-    progress,
+    progress::progress,
     report::Report,
     run_name,
 };
