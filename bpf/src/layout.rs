@@ -2,14 +2,14 @@
 //! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
 
 mod changes;
+mod plain;
 mod service;
+mod ticks;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    slice,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use self::{changes::*, service::*};
+use self::plain::plain;
+pub use self::{changes::*, plain::Plain, service::*, ticks::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
@@ -139,9 +139,6 @@ pub const CT_HOLDS_PORT: u32 = 4096;
 /// With [`CT_CONFIRMED`]: its opener had its share of those, so it goes on waiting in line.
 pub const CT_OVER_SHARE: u32 = 32_768;
 
-/// How many bits of a nanosecond clock make a tick of the conntrack (2^30 ns, 1.07 s).
-pub const TICK_SHIFT: u32 = 30;
-
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH` (Linux 6.3): the neighbour is looked up when the packet is sent, not before.
 pub const FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 /// `BPF_FIB_LOOKUP_MARK` (Linux 6.10): the packet's mark counts for routing rules.
@@ -213,33 +210,6 @@ pub const DROP_REASONS: [&str; 37] = [
     "early_fragment",
     "internal",
 ];
-
-/// A type whose every bit pattern is a value and which has no padding: it may be read from and written to a map.
-///
-/// # Safety
-/// The implementor promises just that.
-pub unsafe trait Plain: Copy + Default {
-    /// The value as the map holds it.
-    fn as_bytes(&self) -> &[u8] {
-        // SAFETY: the type has no padding, so each of its bytes is initialised.
-        unsafe { slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
-    }
-
-    /// The value that a map holds; `None` if the length is another.
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == size_of::<Self>())
-            // SAFETY: the length is right and every bit pattern is a value; the read need not be aligned.
-            .then(|| unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
-    }
-}
-
-macro_rules! plain {
-    ($($type:ty),* $(,)?) => {
-        // SAFETY: integers and arrays of them, padded by hand in intf.h; a test adds the fields up.
-        $(unsafe impl $crate::layout::Plain for $type {})*
-    };
-}
-use plain;
 
 plain!(
     u8,

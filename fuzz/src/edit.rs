@@ -4,8 +4,6 @@ use std::{collections::BTreeSet, fmt};
 
 use proptest::prelude::*;
 
-use super::Form;
-
 /// An input is not made longer than this.
 const LONGEST: usize = 1 << 17;
 
@@ -102,6 +100,15 @@ const HOSTILE_BYTES: &[&[u8]] = &[
     &[0; 16],
     &[0xff; 16],
 ];
+
+/// What an input is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// UTF-8, most of the time.
+    Text,
+    /// Fields of one, two, four and more bytes.
+    Binary,
+}
 
 /// What is done to an input. Places are parts of a whole, in 1/65536.
 #[derive(Clone)]

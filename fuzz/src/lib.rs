@@ -5,12 +5,12 @@
 //! Unless somebody says otherwise, a target reads the same few thousand inputs each time. `CAMBRIC_FUZZ_SECONDS` has it go on for so
 //! long, with a new seed, which is printed; with the same `CAMBRIC_FUZZ_SEED` come the same inputs.
 
+mod corpus_files;
 mod edit;
 mod watchdog;
 
 use std::{
-    env, fs,
-    hash::{DefaultHasher, Hash, Hasher},
+    env,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +19,8 @@ use proptest::test_runner::{
     Config, RngAlgorithm, TestCaseError, TestCaseResult, TestError, TestRng, TestRunner,
 };
 
-use crate::{edit::Corpus, watchdog::Watchdog};
+pub use crate::edit::Form;
+use crate::{corpus_files::keep, edit::Corpus, watchdog::Watchdog};
 
 /// How long one input may be read. Honest ones take less than a millisecond; machines that run tests are busy.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -29,15 +30,6 @@ const INPUTS: u32 = 4096;
 const ENOUGH: Duration = Duration::from_secs(15);
 /// How many inputs come of one seed.
 const ROUND: u32 = 64;
-
-/// What an input is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// UTF-8, most of the time.
-    Text,
-    /// Fields of one, two, four and more bytes.
-    Binary,
-}
 
 /// Something that reads input from outside.
 #[derive(Debug)]
@@ -60,7 +52,7 @@ impl Target {
     /// If the property says so or panics, or takes too long: with the seed and the file that the input is kept in.
     pub fn holds(&self, property: impl Fn(&[u8]) -> Result<(), String>) {
         let name = self.name;
-        let kept = self.kept();
+        let kept = corpus_files::read_all(&self.directory);
         let watchdog = Watchdog::start(name, self.directory.clone(), LONGEST);
         for (file, input) in &kept {
             if let Err(wrong) = watchdog.watch(input, || property(input)) {
@@ -101,23 +93,6 @@ impl Target {
         }
         println!("{name}: {inputs} inputs in {} ms", begun.elapsed().as_millis());
     }
-
-    /// The files of the corpus, in the order of their names.
-    fn kept(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let directory = self.directory.display();
-        let entries = fs::read_dir(&self.directory)
-            .unwrap_or_else(|error| panic!("cannot read the corpus {directory}: {error}"));
-        let mut files: Vec<_> =
-            entries.map(|entry| entry.expect("an entry of the corpus can be read").path()).collect();
-        files.sort();
-        assert!(!files.is_empty(), "the corpus {directory} is empty");
-        let read = |file: PathBuf| {
-            let input =
-                fs::read(&file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()));
-            (file, input)
-        };
-        files.into_iter().map(read).collect()
-    }
 }
 
 /// What the environment says.
@@ -144,17 +119,6 @@ impl Told {
         seed[..8].copy_from_slice(&self.seed.to_le_bytes());
         seed[8..16].copy_from_slice(&round.to_le_bytes());
         TestRng::from_seed(RngAlgorithm::ChaCha, &seed)
-    }
-}
-
-/// Adds an input to the corpus, and says where.
-fn keep(directory: &Path, why: &str, input: &[u8]) -> String {
-    let mut hasher = DefaultHasher::new();
-    input.hash(&mut hasher);
-    let file = directory.join(format!("{why}-{:016x}", hasher.finish()));
-    match fs::write(&file, input) {
-        Ok(()) => file.display().to_string(),
-        Err(error) => format!("nothing ({error})"),
     }
 }
 

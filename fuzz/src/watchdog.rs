@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::keep;
+use crate::corpus_files::keep;
 
 /// What is being read, and since when.
 type Current = Arc<Mutex<Option<(Instant, Vec<u8>)>>>;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Ip4, Ip6};
+use crate::skeleton::types::{ip4 as Ip4, ip6 as Ip6};
 
 /// Places of addresses in the map `changes`. Every flow of an address that shares its place with one that changes is judged
 /// again: with ten changes a second, a pod's flows for nothing once in an hour.

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{CHANGED_ADDRESSES, Plain, TICK_SHIFT, address_place, plain};
+use super::{
+    changes::{CHANGED_ADDRESSES, address_place},
+    plain::{Plain, plain},
+};
 pub use crate::skeleton::types::{
     affinity4 as Affinity4, affinity6 as Affinity6, backend_set as BackendSet, backend4 as Backend4,
     backend6 as Backend6, client4 as Client4, client6 as Client6, connection4 as Connection4,
@@ -90,16 +93,6 @@ plain!(
     SourceRange4,
     SourceRange6,
 );
-
-/// So many seconds in ticks of the programs' clock, at least as long.
-pub fn ticks(seconds: u32) -> u32 {
-    u32::try_from((u64::from(seconds) * 1_000_000_000).div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
-}
-
-/// The seconds that [`ticks`] were made from.
-pub fn seconds(ticks: u32) -> u32 {
-    u32::try_from((u64::from(ticks) << TICK_SHIFT) / 1_000_000_000).unwrap_or(u32::MAX)
-}
 
 /// What differs between the families in the maps about services.
 pub trait ServiceFamily {
@@ -262,13 +255,6 @@ mod tests {
         assert_eq!(size_of::<SourceRange4>(), 3 * 4);
         assert_eq!(size_of::<SourceRange6>(), 2 * 4 + 16);
         assert_eq!(size_of::<LookupPlaces>(), 2 * 4);
-    }
-
-    #[test]
-    fn seconds_come_back_from_ticks() {
-        for wanted in [0, 1, 2, 10, 299, 10_800, 86_400] {
-            assert_eq!(seconds(ticks(wanted)), wanted);
-        }
     }
 
     #[test]
