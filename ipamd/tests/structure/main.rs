@@ -1,0 +1,91 @@
+//! The picture that ARCHITECTURE.md draws of the crates, held against what they are; and that no two files of a crate need each
+//! other.
+
+mod files;
+mod names;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use files::circles;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The crates of the table, each with those that it may depend on, by their folders.
+fn drawn() -> BTreeMap<String, BTreeSet<String>> {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| crate | what it is")).skip(2);
+    let mut crates = BTreeMap::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells = row.split('|').map(str::trim).collect::<Vec<_>>();
+        let named = |cell: &str| {
+            let names = cell.split('`').skip(1).step_by(2).filter(|name| !name.contains("::"));
+            names.map(ToOwned::to_owned).collect::<BTreeSet<_>>()
+        };
+        let name = cells[1].trim_matches('`').to_owned();
+        let may = match cells[3] {
+            "all" => None,
+            "all of the above but `ipamd/ctl`" => {
+                Some(crates.keys().filter(|it| *it != "ipamd/ctl").cloned().collect())
+            }
+            cell => Some(named(cell)),
+        };
+        if let Some(may) = may {
+            crates.insert(name, may);
+        }
+    }
+    crates
+}
+
+/// What of this workspace a crate depends on, tests left out, by the folders.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+    let section = text.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+    let section = section.split("\n[").next().unwrap_or_default();
+    let names = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+    let ours = names.filter(|name| *name == "bpf" || name.starts_with("ipamd") || *name == "fuzz");
+    ours.map(|name| name.replacen("ipamd-", "ipamd/", 1)).collect()
+}
+
+#[test]
+fn crates_depend_on_what_the_picture_says() {
+    let drawn = drawn();
+    assert!(drawn.len() > 15, "the table has only {} crates", drawn.len());
+    for (name, may) in &drawn {
+        let has = dependencies(name);
+        let more = has.difference(may).collect::<Vec<_>>();
+        assert!(more.is_empty(), "{name} depends on {more:?}, which ARCHITECTURE.md does not say");
+        if name != "ipamd" {
+            let fewer = may.difference(&has).collect::<Vec<_>>();
+            assert!(fewer.is_empty(), "{name} does not need {fewer:?} of ARCHITECTURE.md");
+        }
+    }
+    for member in fs::read_dir(root().join("ipamd")).unwrap() {
+        let path = member.unwrap().path();
+        let name = format!("ipamd/{}", path.file_name().unwrap().to_str().unwrap());
+        assert!(!path.join("Cargo.toml").exists() || drawn.contains_key(&name), "{name} is not in the table");
+    }
+}
+
+/// Crates with circles of files. A crate leaves this list when its last circle is gone; none comes in.
+const NOT_YET: [&str; 2] = ["integration", "ipamd"];
+
+#[test]
+fn no_two_files_of_a_crate_need_each_other() {
+    let crates = drawn().into_keys().chain(["integration".to_owned()]);
+    let mut found = String::new();
+    for name in crates {
+        let circles = circles(&root().join(&name).join("src"));
+        if NOT_YET.contains(&name.as_str()) {
+            assert!(!circles.is_empty(), "{name} has no circle any more: take it from the list");
+        } else {
+            found.extend(circles.iter().map(|circle| format!("{name}: {circle}\n")));
+        }
+    }
+    assert!(found.is_empty(), "files that need themselves by way of others:\n{found}");
+}
