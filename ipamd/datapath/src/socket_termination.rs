@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use bpf::attach::Pins;
@@ -22,6 +23,11 @@ use ipamd_services::RemovedBackend;
 
 /// The length of the queue of removed backends.
 const QUEUE: usize = 256;
+/// Reading the maps takes as long as they are large, however few backends are gone. In a cluster where backends go all the time it may
+/// take one part in this many of the time; what goes meanwhile is looked for together.
+const SHARE: u32 = 200;
+/// So long a socket waits for that at most.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// Why the thread cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +86,32 @@ struct Worker {
     node_netns: Option<u64>,
 }
 
+/// How long the maps are not read again after that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * SHARE).min(LONGEST_REST)
+}
+
+/// Takes what is queued, until then or until nobody is left who queues more. The maps are then read once for all of it.
+fn rest(until: Option<Instant>, removed: &Receiver<Vec<RemovedBackend>>, now: &mut Vec<RemovedBackend>) {
+    loop {
+        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        let more = supervisor::resting(|| removed.recv_timeout(left));
+        match more {
+            Ok(more) => now.extend(more),
+            Err(_) => return,
+        }
+    }
+}
+
 impl Worker {
     fn run(&self, removed: &Receiver<Vec<RemovedBackend>>) {
+        let mut rest_until = None;
         while let Ok(mut removed_now) = supervisor::resting(|| removed.recv()) {
-            // The maps are read once for all that is queued.
-            removed_now.extend(removed.try_iter().flatten());
-            match self.end(&removed_now.into_iter().collect()) {
+            rest(rest_until, removed, &mut removed_now);
+            let began = Instant::now();
+            let ended = self.end(&removed_now.into_iter().collect());
+            rest_until = Some(Instant::now() + rest_after(began.elapsed()));
+            match ended {
                 Ok(0) => {}
                 Ok(ended) => {
                     tracing::info!(sockets = ended, "ended sockets that were connected to removed backends");
@@ -145,5 +171,47 @@ impl Worker {
             }
         }
         Ok(ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipamd_services::tables::{Backend, ServiceNumber};
+
+    use super::*;
+
+    fn removed(port: u16) -> Vec<RemovedBackend> {
+        let backend = Backend { address: [10, 88, 0, 5].into(), port };
+        vec![RemovedBackend { service: ServiceNumber(1), backend }]
+    }
+
+    #[test]
+    fn what_goes_during_a_rest_is_looked_for_together_and_the_first_at_once() {
+        let (sender, receiver) = sync_channel(QUEUE);
+        sender.send(removed(2)).unwrap();
+        let mut now = removed(1);
+        let began = Instant::now();
+        rest(None, &receiver, &mut now);
+        assert_eq!(now, [removed(1), removed(2)].concat(), "what is queued is taken without a rest");
+        let until = began + Duration::from_millis(100);
+        let later = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            sender.send(removed(4)).unwrap();
+            sender
+        });
+        let mut now = removed(3);
+        rest(Some(until), &receiver, &mut now);
+        assert_eq!(now, [removed(3), removed(4)].concat());
+        assert!(Instant::now() >= until);
+        // The end of the daemon is not kept waiting.
+        drop(later.join());
+        rest(Some(Instant::now() + Duration::from_mins(1)), &receiver, &mut now);
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_rest_is_as_long_as_reading_takes_and_has_an_end() {
+        assert_eq!(rest_after(Duration::from_micros(100)), Duration::from_millis(20));
+        assert_eq!(rest_after(Duration::from_secs(1)), LONGEST_REST);
     }
 }
