@@ -3,9 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    mem,
+    iter, mem,
     net::IpAddr,
-    slice,
     sync::Arc,
 };
 
@@ -31,7 +30,8 @@ use ipamd_runtime::supervisor;
 enum Own {
     #[default]
     Nothing,
-    One(Arc<ObjectId>),
+    /// An item, with its group: to look it up for each address whose class changes takes as long as to write the class down.
+    One(Arc<ObjectId>, GroupId),
     More(Box<More>),
 }
 
@@ -40,8 +40,8 @@ enum Own {
 struct More {
     /// The predicate of lying in it.
     net: Option<AtomId>,
-    /// The items that it belongs to, ordered.
-    items: Vec<Arc<ObjectId>>,
+    /// The items that it belongs to, ordered, with their groups.
+    items: Vec<(Arc<ObjectId>, GroupId)>,
 }
 
 impl Own {
@@ -49,32 +49,42 @@ impl Own {
         if let Self::More(more) = self { more.net } else { None }
     }
 
-    fn as_slice(&self) -> &[Arc<ObjectId>] {
-        match self {
-            Self::Nothing => &[],
-            Self::One(id) => slice::from_ref(id),
-            Self::More(more) => &more.items,
-        }
+    /// The items that it belongs to, with their groups.
+    fn members(&self) -> impl Iterator<Item = (&Arc<ObjectId>, GroupId)> + Clone {
+        let (one, more) = match self {
+            Self::Nothing => (None, &[][..]),
+            Self::One(id, group) => (Some((id, *group)), &[][..]),
+            Self::More(more) => (None, &*more.items),
+        };
+        one.into_iter().chain(more.iter().map(|(id, group)| (id, *group)))
     }
 
     fn items(&self) -> impl Iterator<Item = &ObjectId> + Clone {
-        self.as_slice().iter().map(|id| &**id)
+        self.members().map(|(id, _)| &**id)
+    }
+
+    /// Whether several pods have it.
+    fn is_contested(&self) -> bool {
+        self.items().filter(|id| id.kind == Kind::Pod).nth(1).is_some()
     }
 
     fn is_nothing(&self) -> bool {
-        self.net().is_none() && self.as_slice().is_empty()
+        self.net().is_none() && self.members().next().is_none()
     }
 
     /// Has more be known, or less.
     fn change(&mut self, change: impl FnOnce(&mut More)) {
         let mut more = match mem::take(self) {
             Self::More(more) => more,
-            held => Box::new(More { net: None, items: held.as_slice().to_vec() }),
+            held => {
+                let items = held.members().map(|(id, group)| (Arc::clone(id), group)).collect();
+                Box::new(More { net: None, items })
+            }
         };
         change(&mut more);
         *self = match (more.net, more.items.as_slice()) {
             (None, []) => Self::Nothing,
-            (None, [one]) => Self::One(Arc::clone(one)),
+            (None, [(id, group)]) => Self::One(Arc::clone(id), *group),
             _ => Self::More(more),
         };
     }
@@ -83,17 +93,29 @@ impl Own {
         self.change(|more| more.net = Some(net));
     }
 
-    fn insert(&mut self, id: &Arc<ObjectId>) {
-        if !self.as_slice().contains(id) {
-            self.change(|more| {
-                more.items.push(Arc::clone(id));
-                more.items.sort_unstable();
-            });
+    fn insert(&mut self, id: &Arc<ObjectId>, group: GroupId) {
+        if self.members().any(|held| held == (id, group)) {
+            return;
         }
+        self.change(|more| {
+            // It may have been in another group.
+            more.items.retain(|(held, _)| held != id);
+            more.items.push((Arc::clone(id), group));
+            more.items.sort_unstable();
+        });
     }
 
     fn remove(&mut self, id: &ObjectId) {
-        self.change(|more| more.items.retain(|held| **held != *id));
+        self.change(|more| more.items.retain(|(held, _)| **held != *id));
+    }
+}
+
+/// Takes note of whether several pods have it now.
+fn note_contested(contested: &mut BTreeSet<IpNetwork>, net: IpNetwork, own: &Own) {
+    if own.is_contested() {
+        contested.insert(net);
+    } else {
+        contested.remove(&net);
     }
 }
 
@@ -120,6 +142,8 @@ pub struct Classes {
     having: HashMap<AtomId, Vec<ClassId>>,
     /// Addresses and prefixes whose class may be another now.
     touched: BTreeSet<IpNetwork>,
+    /// What several pods have, kept apart: whoever asks for it would look through all addresses of the cluster otherwise.
+    contested: BTreeSet<IpNetwork>,
 }
 
 impl Default for Classes {
@@ -134,6 +158,7 @@ impl Default for Classes {
             sets: vec![none],
             having: HashMap::new(),
             touched: BTreeSet::new(),
+            contested: BTreeSet::new(),
         }
     }
 }
@@ -175,18 +200,21 @@ impl Classes {
             let id = Arc::new(id);
             let nets = nets.into_iter().map(masked).collect::<Nets>();
             let (group, _) = self.atoms.enter(inputs, &id, &facts);
-            held.extend(nets.iter().map(|net| (net, Arc::clone(&id))));
+            held.extend(nets.iter().map(|net| (net, Arc::clone(&id), group)));
             items.push((id, Entered { nets, group, local }));
         }
         self.items = items.into_iter().collect();
         held.sort_unstable();
         let mut own: Vec<(IpNetwork, Own)> = Vec::with_capacity(held.len());
-        for (net, id) in held {
+        for (net, id, group) in held {
             match own.last_mut() {
-                Some((last, it)) if *last == net => it.insert(&id),
+                Some((last, it)) if *last == net => {
+                    it.insert(&id, group);
+                    note_contested(&mut self.contested, net, it);
+                }
                 _ => {
                     *self.lengths[usize::from(net.is_ipv6())].entry(net.prefix()).or_default() += 1;
-                    own.push((net, Own::One(id)));
+                    own.push((net, Own::One(id, group)));
                 }
             }
         }
@@ -207,7 +235,7 @@ impl Classes {
             let (group, new) = self.atoms.enter(inputs, &id, &facts);
             new_number = new;
             for net in nets.iter() {
-                self.own_mut(net).insert(&id);
+                self.enter_own(net, &id, group);
             }
             self.touch_nets(nets.iter());
             self.items.insert(Arc::clone(&id), Entered { nets, group, local });
@@ -223,6 +251,7 @@ impl Classes {
             for net in &gone {
                 if let Some(own) = self.own.get_mut(*net) {
                     own.remove(&id);
+                    note_contested(&mut self.contested, *net, own);
                 }
             }
             self.touch_nets(gone.iter().copied());
@@ -252,21 +281,27 @@ impl Classes {
 
     /// The pod that an address belongs to.
     pub fn pod_at(&self, address: IpAddr) -> Option<&ObjectId> {
-        self.own.get(address.into()).and_then(|own| self.pod_of(own))
+        let own = self.own.get(address.into())?;
+        self.pod_of(own).map(|(id, _)| &**id)
     }
 
     /// Two pods may claim an address while one of them is on its way out: one of this node knows better.
-    fn pod_of<'a>(&'a self, own: &'a Own) -> Option<&'a ObjectId> {
-        let mut pods = own.items().filter(|id| id.kind == Kind::Pod);
-        let local = pods.clone().find(|id| self.items.get(*id).is_some_and(|item| item.local));
-        local.or_else(|| pods.next())
+    fn pod_of<'a>(&'a self, own: &'a Own) -> Option<(&'a Arc<ObjectId>, GroupId)> {
+        let mut pods = own.members().filter(|(id, _)| id.kind == Kind::Pod);
+        let first = pods.next()?;
+        let mut others = pods.peekable();
+        if others.peek().is_none() {
+            return Some(first);
+        }
+        let is_local = |(id, _): &(&Arc<ObjectId>, GroupId)| self.items.get(*id).is_some_and(|it| it.local);
+        Some(iter::once(first).chain(others).find(is_local).unwrap_or(first))
     }
 
     /// Addresses that several pods claim.
     pub fn contested(&self) -> impl Iterator<Item = (IpAddr, Vec<&ObjectId>)> {
-        self.own.iter().filter_map(|(net, own)| {
-            let pods = own.items().filter(|id| id.kind == Kind::Pod).collect::<Vec<_>>();
-            (pods.len() > 1).then(|| (net.ip(), pods))
+        self.contested.iter().filter_map(|net| {
+            let own = self.own.get(*net)?;
+            Some((net.ip(), own.items().filter(|id| id.kind == Kind::Pod).collect()))
         })
     }
 
@@ -287,9 +322,9 @@ impl Classes {
         for length in lengths.range(..=net.prefix()).map(|(length, _)| *length) {
             let Some(own) = self.own.get(truncated(net, length)) else { continue };
             atoms.extend(own.net());
-            let others = own.items().filter(|id| id.kind != Kind::Pod);
-            for id in self.pod_of(own).into_iter().chain(others) {
-                atoms.extend(self.items.get(id).into_iter().flat_map(|item| self.atoms.of(item.group)));
+            let others = own.members().filter(|(id, _)| id.kind != Kind::Pod);
+            for (_, group) in self.pod_of(own).into_iter().chain(others) {
+                atoms.extend(self.atoms.of(group));
             }
         }
         atoms.sort_unstable();
@@ -336,6 +371,14 @@ impl Classes {
     /// Addresses and prefixes whose class may be another since this was asked last.
     pub fn take_touched(&mut self) -> BTreeSet<IpNetwork> {
         mem::take(&mut self.touched)
+    }
+
+    fn enter_own(&mut self, net: IpNetwork, id: &Arc<ObjectId>, group: GroupId) {
+        let own = self.own_mut(net);
+        own.insert(id, group);
+        if own.is_contested() {
+            self.contested.insert(net);
+        }
     }
 
     fn own_mut(&mut self, net: IpNetwork) -> &mut Own {
@@ -398,4 +441,106 @@ fn truncated(net: IpNetwork, length: u8) -> IpNetwork {
 
 fn masked(net: IpNetwork) -> IpNetwork {
     truncated(net, net.prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipamd_model::{
+        labels::Labels,
+        objects::{Change, Object, Pod},
+    };
+
+    fn pod(name: &str, app: &str, addresses: &[&str]) -> Object {
+        Object::Pod(Pod {
+            namespace: "ns".into(),
+            name: name.into(),
+            labels: Some([("app", app)].into_iter().collect::<Labels>()),
+            service_account: "default".into(),
+            addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            ports: [].into(),
+        })
+    }
+
+    fn id(name: &str) -> ObjectId {
+        ObjectId::namespaced(Kind::Pod, "ns", name)
+    }
+
+    fn put(classes: &mut Classes, inputs: &mut PolicyInputs, object: Object) {
+        let id = object.id();
+        inputs.put(object);
+        classes.put(inputs, &id, inputs.item(&id));
+    }
+
+    fn contested(classes: &Classes) -> Vec<String> {
+        let told = |(address, pods): (IpAddr, Vec<&ObjectId>)| {
+            let names = pods.into_iter().map(|id| &*id.name).collect::<Vec<_>>();
+            format!("{address} {}", names.join(" "))
+        };
+        classes.contested().map(told).collect()
+    }
+
+    /// The same is found of pods that come one by one and of those that are there at first.
+    #[test]
+    fn an_address_of_several_pods_is_known_until_one_has_it_alone() {
+        let (mut classes, mut inputs) = (Classes::default(), PolicyInputs::default());
+        for object in [pod("a", "x", &["10.0.0.1"]), pod("b", "x", &["10.0.0.2", "fd00::2"])] {
+            put(&mut classes, &mut inputs, object);
+        }
+        assert!(contested(&classes).is_empty());
+        put(&mut classes, &mut inputs, pod("c", "x", &["fd00::2", "10.0.0.1"]));
+        let both = ["10.0.0.1 a c", "fd00::2 b c"];
+        assert_eq!(contested(&classes), both);
+        let (mut filled, mut known) = (Classes::default(), PolicyInputs::default());
+        known.fill(
+            [pod("a", "x", &["10.0.0.1"]), pod("b", "x", &["10.0.0.2", "fd00::2"])]
+                .into_iter()
+                .chain([pod("c", "x", &["fd00::2", "10.0.0.1"])])
+                .map(Change::Put)
+                .collect(),
+        );
+        filled.fill(&known, known.item_ids());
+        assert_eq!(contested(&filled), both);
+        for classes in [&mut classes, &mut filled] {
+            classes.put(&inputs, &id("a"), None);
+            assert_eq!(contested(classes), ["fd00::2 b c"]);
+            inputs.put(pod("b", "x", &["10.0.0.2"]));
+            classes.put(&inputs, &id("b"), inputs.item(&id("b")));
+            assert!(contested(classes).is_empty());
+        }
+    }
+
+    /// What holds for an address follows its pod from one group of equal pods to another.
+    #[test]
+    fn a_pod_of_other_labels_is_of_another_class_and_takes_its_addresses_along() {
+        let (mut classes, mut inputs) = (Classes::default(), PolicyInputs::default());
+        put(&mut classes, &mut inputs, pod("a", "x", &["10.0.0.1", "fd00::1"]));
+        put(&mut classes, &mut inputs, pod("b", "y", &["10.0.0.2"]));
+        let selector = ItemSelector {
+            kinds: ipamd_model::policy::ItemKinds::Pods,
+            scope: ipamd_model::policy::Scope::Any,
+            labels: "app == 'x'".parse().unwrap(),
+            service_account_names: None,
+            service_accounts: None,
+        };
+        let atom = classes.selector(&inputs, &selector);
+        let holds = |classes: &mut Classes, address: &str| {
+            let class = classes.class(address.parse().unwrap());
+            classes.set(class).contains(&atom)
+        };
+        assert!(holds(&mut classes, "10.0.0.1") && holds(&mut classes, "fd00::1"));
+        assert!(!holds(&mut classes, "10.0.0.2"));
+        put(&mut classes, &mut inputs, pod("a", "y", &["10.0.0.1", "fd00::1"]));
+        put(&mut classes, &mut inputs, pod("b", "x", &["10.0.0.2", "10.0.0.1"]));
+        assert!(!holds(&mut classes, "fd00::1") && holds(&mut classes, "10.0.0.2"));
+        // Two have the first address: the one that is asked first, until it is gone.
+        assert!(!holds(&mut classes, "10.0.0.1"));
+        classes.put(&inputs, &id("a"), None);
+        assert!(holds(&mut classes, "10.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_known_of_an_address_takes_little_room() {
+        assert_eq!(size_of::<Own>(), 16, "there is one of these for each address of the cluster");
+    }
 }
