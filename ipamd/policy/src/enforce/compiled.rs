@@ -1,6 +1,7 @@
 //! A compiled policy map: its rules, its entries, and its extension to classes that are added later.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
@@ -58,14 +59,22 @@ pub struct Extension {
 }
 
 impl Half {
-    fn function(&mut self, rules: &EndpointRules, index: &RuleIndex, atoms: &[AtomId]) -> Arc<Function> {
+    /// `index` is made when it is needed: most classes that come are told what others are told already, by each of a hundred maps.
+    fn function(
+        &mut self,
+        rules: &EndpointRules,
+        index: &OnceCell<RuleIndex>,
+        atoms: &[AtomId],
+    ) -> Arc<Function> {
         let mentioned = atoms.iter().copied().filter(|atom| self.mentions.binary_search(atom).is_ok());
         let mentioned = mentioned.collect::<Box<[AtomId]>>();
         if let Some(known) = self.memo.get(&mentioned) {
             return Arc::clone(known);
         }
         supervisor::beat();
-        let function = Function::of(&rules.of(self.direction).about_by(index, &mentioned));
+        let rules = rules.of(self.direction);
+        let index = index.get_or_init(|| RuleIndex::new(rules));
+        let function = Function::of(&rules.about_by(index, &mentioned));
         // Many classes are told the same.
         let same = self.said.get(&function).cloned();
         let function = same.unwrap_or_else(|| Arc::new(function));
@@ -116,7 +125,7 @@ impl Compiled {
         if considered == self.considered {
             return Ok(None);
         }
-        let indices = Direction::BOTH.map(|direction| RuleIndex::new(self.rules.of(direction)));
+        let indices = Direction::BOTH.map(|_| OnceCell::new());
         let mut branches = self.branches.clone();
         let mut entries = Vec::new();
         for number in self.considered..considered {
@@ -154,7 +163,7 @@ impl Half {
         entries: &mut Entries,
         most: usize,
     ) -> Result<(), usize> {
-        let index = RuleIndex::new(rules.of(self.direction));
+        let index = OnceCell::new();
         let concerned = self.mentions.iter().flat_map(|atom| classes.having(*atom)).copied();
         let concerned = concerned.collect::<BTreeSet<_>>();
         let mut said = Vec::with_capacity(concerned.len());
