@@ -18,7 +18,7 @@ use crate::monitor::Monitor;
 use ipamd_addresses::leaks::Grace;
 use ipamd_kernel::netlink::{Events, NetlinkError};
 use ipamd_model::concerned::Concerned;
-use ipamd_runtime::supervisor;
+use ipamd_runtime::{memory, supervisor};
 
 /// The longest time between passes. Pins and maps make no events, so they are checked by time.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
@@ -26,6 +26,8 @@ pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
 const WAIT_AT_ONCE: Duration = Duration::from_millis(500);
 /// How long to wait after the first event of a change: an ADD makes a dozen events.
 const DEBOUNCE: Duration = Duration::from_millis(400);
+/// How long after the first pass the start is over.
+const STARTED_AFTER: Duration = Duration::from_secs(10);
 /// How long a pass under way is waited for at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often expired connections are swept out of the maps.
@@ -81,6 +83,7 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
     let mut sweep = Instant::now();
     let mut count = Instant::now();
     let mut leaks = Instant::now() + LEAKS_EVERY;
+    let mut starting = Some(Instant::now() + STARTED_AFTER);
     loop {
         let pause = reconciler.idle_time();
         match wait(Some(&*events), nodes, stopped, pause) {
@@ -107,11 +110,18 @@ fn run(reconciler: &mut Reconciler, events: &mut Events, stopped: &PipeReader, n
         reconciler.reconcile_and_throttle();
         if now >= sweep {
             reconciler.sweep_conntrack();
+            // A pod whose policy means many others needs memory for a moment, which lies between what stays.
+            memory::give_back();
             sweep = now + SWEEP_EVERY;
         }
         if now >= count {
             reconciler.count_entries();
             count = now + COUNT_EVERY;
+        }
+        if starting.take_if(|until| now >= *until).is_some()
+            && let Err(error) = memory::give_back_program()
+        {
+            tracing::debug!(%error, "cannot give back pages of the program that only a start needs");
         }
     }
 }
