@@ -19,7 +19,7 @@ use hyper::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::Metrics;
+use super::registry::Metrics;
 use crate::{node::Node, startup_reason::StartupReason};
 use ipamd_runtime::{
     http::{self, Answer, Limits},

@@ -83,7 +83,7 @@ fn is_sampled(raw: &RingEvent, one_in: u32) -> bool {
 mod tests {
     use bpf::layout::{EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG};
 
-    use super::{super::ring_event::tests::ring_event, *};
+    use super::{super::tests::ring_event, *};
 
     fn filter(change: impl FnOnce(&mut MonitorFilter)) -> MonitorFilter {
         let mut filter = MonitorFilter::default();

@@ -1,6 +1,7 @@
 //! Events as people read them: with names of pods and rules, and of bounded size.
 
 use std::{
+    fmt::Debug,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -8,13 +9,34 @@ use std::{
 use ipamd_api::policy::{DecidingRule, Event, EventKind, Party, Verdict};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Names, ring_event::RingEvent};
-use ipamd_policy::{enforce::Numbers, tables::RuleId};
+use super::ring_event::RingEvent;
+use ipamd_policy::{
+    enforce::{Enforcer, Numbers},
+    tables::RuleId,
+};
 
 /// How many names an event has of one sort: a tier's default may hold because of a thousand policies.
 const NAMES: usize = 8;
 /// How long a text may be, in bytes.
 const TEXT: usize = 512;
+
+/// Looks names up. This may wait for a change of policies under way.
+pub trait Names: Debug + Send + Sync {
+    /// Who has an address.
+    fn party(&self, address: IpAddr, port: u16) -> Party;
+    /// The rule of a number.
+    fn rule(&self, rule: RuleId) -> Option<DecidingRule>;
+}
+
+impl Names for Enforcer {
+    fn party(&self, address: IpAddr, port: u16) -> Party {
+        Self::party(self, address, port)
+    }
+
+    fn rule(&self, rule: RuleId) -> Option<DecidingRule> {
+        Self::rule(self, rule)
+    }
+}
 
 /// The event with its names.
 pub fn named(raw: &RingEvent, names: &dyn Names) -> Event {
@@ -89,7 +111,7 @@ mod tests {
     use bpf::layout::{EVENT_DROP, EVENT_FLOW, EVENT_LOG};
     use ipamd_api::policy::ObjectName;
 
-    use super::{super::ring_event::tests::ring_event, *};
+    use super::{super::tests::ring_event, *};
 
     #[derive(Debug)]
     struct Crowded;

@@ -85,40 +85,13 @@ impl RingEvent {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use bpf::layout::{EVENT_EGRESS, Ip6};
+mod tests {
     use proptest::prelude::*;
 
-    use super::*;
-
-    fn reason(name: &str) -> u8 {
-        u8::try_from(DROP_REASONS.iter().position(|known| *known == name).unwrap()).unwrap()
-    }
-
-    /// A record as the programs write it: from 10.0.0.1 port 40000 to 10.0.0.2 port 80.
-    pub fn record(kind: u8, why: &str) -> Event {
-        let word = |address: [u8; 4]| Ip6 { word: [u32::from_ne_bytes(address), 0, 0, 0] };
-        Event {
-            time: 7,
-            rule: 3,
-            log: 4,
-            kind,
-            reason: reason(why),
-            family: 4,
-            protocol: protocol::TCP,
-            source_port: 40_000u16.to_be(),
-            destination_port: 80u16.to_be(),
-            direction: EVENT_EGRESS,
-            source: word([10, 0, 0, 1]),
-            destination: word([10, 0, 0, 2]),
-            ..Event::default()
-        }
-    }
-
-    /// The same, read.
-    pub fn ring_event(kind: u8, why: &str) -> RingEvent {
-        RingEvent::read(record(kind, why).as_bytes()).unwrap()
-    }
+    use super::{
+        super::tests::{reason, record, ring_event},
+        *,
+    };
 
     #[test]
     fn a_record_is_read_as_it_was_written() {

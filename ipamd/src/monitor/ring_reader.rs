@@ -12,7 +12,7 @@ use bpf::attach::Pins;
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Monitor;
+use super::delivery::Monitor;
 use ipamd_runtime::supervisor;
 
 /// The map's name.

@@ -166,7 +166,7 @@ mod tests {
     use bpf::layout::{EVENT_DROP, EVENT_FLOW};
     use ipamd_api::policy::EventKind;
 
-    use super::{super::ring_event::tests::ring_event, *};
+    use super::{super::tests::ring_event, *};
 
     type Received = mpsc::Receiver<Arc<Event>>;
 

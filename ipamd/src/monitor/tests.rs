@@ -1,9 +1,54 @@
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
-use bpf::layout::{EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG, Plain};
-use ipamd_api::{policy::Verdict, wire::Connection};
+use bpf::layout::{
+    DROP_REASONS, EVENT_DROP, EVENT_EGRESS, EVENT_END, EVENT_FLOW, EVENT_LOG, Event as Record, Ip6, Plain,
+};
+use ipamd_api::{
+    policy::{DecidingRule, EventKind, MonitorFilter, Party, Verdict},
+    wire::Connection,
+};
 
-use super::{ring_event::tests::record, *};
+use super::{ring_event::RingEvent, *};
+use ipamd_datapath::DatapathError;
+use ipamd_model::policy::protocol;
+use ipamd_policy::tables::RuleId;
+use ipamd_runtime::queued_lock::locked;
+
+/// The number of a reason for a drop.
+pub(super) fn reason(name: &str) -> u8 {
+    u8::try_from(DROP_REASONS.iter().position(|known| *known == name).unwrap()).unwrap()
+}
+
+/// A record as the programs write it: from 10.0.0.1 port 40000 to 10.0.0.2 port 80.
+pub(super) fn record(kind: u8, why: &str) -> Record {
+    let word = |address: [u8; 4]| Ip6 { word: [u32::from_ne_bytes(address), 0, 0, 0] };
+    Record {
+        time: 7,
+        rule: 3,
+        log: 4,
+        kind,
+        reason: reason(why),
+        family: 4,
+        protocol: protocol::TCP,
+        source_port: 40_000u16.to_be(),
+        destination_port: 80u16.to_be(),
+        direction: EVENT_EGRESS,
+        source: word([10, 0, 0, 1]),
+        destination: word([10, 0, 0, 2]),
+        ..Record::default()
+    }
+}
+
+/// The same, read.
+pub(super) fn ring_event(kind: u8, why: &str) -> RingEvent {
+    RingEvent::read(record(kind, why).as_bytes()).unwrap()
+}
 
 /// Programs that take note of what they are asked.
 #[derive(Debug, Default)]
@@ -18,7 +63,7 @@ impl Programs for Asked {
         if self.broken.load(Ordering::Relaxed) {
             return Err(DatapathError::Layout { map: "node".into() });
         }
-        *lock(&self.last) = Some((flows, drops, sample));
+        *locked(&self.last) = Some((flows, drops, sample));
         Ok(())
     }
 
@@ -62,7 +107,7 @@ impl Bench {
     }
 
     fn asked(&self) -> Option<(bool, bool, u32)> {
-        *lock(&self.programs.last)
+        *locked(&self.programs.last)
     }
 
     fn names_looked_up(&self) -> usize {

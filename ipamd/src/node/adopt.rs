@@ -8,7 +8,12 @@ use ipamd_api::{
     wire::{Assigned, NetnsId},
 };
 
-use super::{Node, Record, State, internal, local_endpoint, now};
+use super::{
+    internal_error::internal,
+    records::{Record, State, local_endpoint},
+    this_node::Node,
+    wall_clock::now,
+};
 use ipamd_addresses::attachment::Attachment;
 use ipamd_model::endpoint::EndpointEntry;
 use ipamd_plan::records::Placed;

@@ -7,7 +7,7 @@ use ipamd_api::{
     wire::{Assigned, Chained, Reserve},
 };
 
-use super::{Node, State, now};
+use super::{records::State, this_node::Node, wall_clock::now};
 use ipamd_addresses::attachment::Attachment;
 
 /// More addresses than any plugin assigns to one interface.

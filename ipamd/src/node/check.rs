@@ -2,7 +2,7 @@
 
 use ipamd_api::{AttachmentKey, wire::Checked};
 
-use super::Node;
+use super::this_node::Node;
 use ipamd_plan::records::entry;
 
 impl Node {

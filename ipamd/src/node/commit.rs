@@ -8,7 +8,7 @@ use std::{
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::Commit};
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Node, internal, local_endpoint};
+use super::{internal_error::internal, records::local_endpoint, this_node::Node};
 use ipamd_model::endpoint::Slot;
 use ipamd_plan::records::{Placed, entry};
 use ipamd_store::Batch;

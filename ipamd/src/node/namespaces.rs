@@ -1,6 +1,6 @@
 //! Looks up the cookies of network namespaces that are missing in the records.
 
-use super::Node;
+use super::this_node::Node;
 use ipamd_store::Batch;
 
 impl Node {

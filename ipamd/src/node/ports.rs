@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipamd_api::{ApiError, ErrorKind, PortMapping, port_mapping::MAX_PORT_MAPPINGS, wire::Reserve};
 
-use super::{Node, State, internal};
+use super::{internal_error::internal, records::State, this_node::Node};
 use ipamd_addresses::attachment::Attachment;
 use ipamd_kernel::netlink::Listener;
 use ipamd_model::services::HostPort;

@@ -4,7 +4,9 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use ipamd_api::{ApiError, AttachmentKey, ErrorKind, wire::ValidAttachment};
 
-use super::{Node, State, commit::Patience, internal, reserve::check_key};
+use super::{
+    commit::Patience, internal_error::internal, records::State, reserve::check_key, this_node::Node,
+};
 use ipamd_store::{Batch, Ticket};
 
 /// How long an answer waits for an interface to disappear. The kernel hides it within a millisecond or so, unless

@@ -2,7 +2,7 @@
 
 use ipamd_api::AttachmentKey;
 
-use super::Node;
+use super::this_node::Node;
 use ipamd_addresses::leaks::{self, Grace, LeakReason, NetnsSeen, Observation, Verdict};
 
 /// An attachment that had been left behind and is freed.

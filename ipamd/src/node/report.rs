@@ -8,10 +8,10 @@ use ipamd_api::{
     wire::{self, Endpoint, EndpointState, Status},
 };
 
-use super::{Node, Record, lock};
+use super::{records::Record, this_node::Node};
 use ipamd_datapath::nearly_full;
 use ipamd_policy::enforce::Counts;
-use ipamd_runtime::supervisor;
+use ipamd_runtime::{queued_lock::locked, supervisor};
 
 /// So long a batch of records may take to be written. Then the disk hangs, and an ADD that waits for it will fail.
 const STORE_HANGS_AFTER: u64 = 5;
@@ -28,7 +28,7 @@ fn store_hangs(busy: &[wire::Thread]) -> Option<String> {
 impl Node {
     /// Why the store takes nothing more until the daemon starts anew, a sentence; `None`: it does.
     pub fn store_failure(&self) -> Option<String> {
-        lock(&self.store_failure).clone()
+        locked(&self.store_failure).clone()
     }
 
     /// Why no ADD can be served, a sentence; `None`: it can. This waits for nothing.
@@ -38,7 +38,7 @@ impl Node {
 
     /// The node's state as a whole.
     pub fn status(&self) -> Status {
-        let findings = lock(&self.findings).clone();
+        let findings = locked(&self.findings).clone();
         let mut problems = findings.problems;
         let (committed, pools, mut cannot_add) = {
             let state = self.state();
@@ -69,14 +69,14 @@ impl Node {
         let unready = self.unready();
         let ready = unready.is_none();
         problems.extend(unready);
-        problems.extend(lock(&self.refused_prefixes).clone());
+        problems.extend(locked(&self.refused_prefixes).clone());
         problems.extend(self.files.problem());
         problems.extend(self.policy.problems());
-        let flows = lock(&self.flows).clone();
+        let flows = locked(&self.flows).clone();
         let of_family = |family: &str, map: &str| Some((family.to_owned(), *flows.get(map)?));
         let conntrack = [of_family("ipv4", "conntrack4"), of_family("ipv6", "conntrack6")];
         let conntrack = conntrack.into_iter().flatten().collect();
-        let mut maps = lock(&self.maps).clone();
+        let mut maps = locked(&self.maps).clone();
         maps.extend(flows);
         problems.extend(maps.iter().filter_map(|(name, used)| nearly_full(name, *used)));
         let drops = self.kernel.drops().unwrap_or_else(|error| {

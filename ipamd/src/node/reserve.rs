@@ -5,9 +5,15 @@ use ipamd_api::{
     wire::{Reservation, Reserve},
 };
 
-use super::{Leak, Node, Record, State, chained, lock, now, ports};
+use super::{
+    chained, ports,
+    records::{Record, State},
+    repair::Leak,
+    this_node::Node,
+    wall_clock::now,
+};
 use ipamd_addresses::{attachment::Attachment, leaks::Grace};
-use ipamd_runtime::monotonic::Moment;
+use ipamd_runtime::{monotonic::Moment, queued_lock::locked};
 use ipamd_store::Batch;
 
 impl Node {
@@ -94,7 +100,7 @@ impl Node {
             .reserve(&request.key, &request.addresses)
             .map_err(|error| ApiError::new(error.kind(), error.to_string()))?;
         let (host_mac, container_mac) = request.key.macs();
-        let of_node = *lock(&self.mtu);
+        let of_node = *locked(&self.mtu);
         if let Some(mtu) = request.mtu.filter(|mtu| *mtu > of_node) {
             tracing::warn!(
                 key = %request.key, mtu,

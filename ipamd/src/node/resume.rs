@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipamd_api::{ApiError, AttachmentKey};
 
-use super::{Kernel, Node};
+use super::{kernel::Kernel, this_node::Node};
 use ipamd_addresses::attachment::Attachment;
 use ipamd_model::endpoint::Slot;
 use ipamd_plan::records::Placed;

@@ -5,20 +5,29 @@ mod ports;
 mod slow_disk;
 mod under_change;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use ipamd_api::{
-    MacAddr,
-    wire::{Commit, EndpointState, NetnsId, Pod, Reserve, ValidAttachment},
+    ApiError, AttachmentKey, ErrorKind, MacAddr,
+    wire::{Commit, EndpointState, NetnsId, Pod, Reservation, Reserve, ValidAttachment},
 };
 
 use self::fake::FakeKernel;
 use super::*;
-use ipamd_addresses::leaks::{self, Grace};
+use ipamd_addresses::{
+    ipam::Pool,
+    leaks::{self, Grace},
+};
 use ipamd_model::{concerned::Concerned, objects};
-use ipamd_policy::enforce::memory::Memory;
-use ipamd_services as services;
+use ipamd_policy::enforce::{Enforcer, memory::Memory};
+use ipamd_services::{self as services, Balancer};
 use ipamd_sources::manifest;
+use ipamd_store::{Store, endpoint_files::EndpointFiles};
 
 struct Bench {
     node: Option<Node>,

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{Node, Record, local_endpoint};
+use super::{
+    records::{Record, local_endpoint},
+    this_node::Node,
+};
 use ipamd_api::AttachmentKey;
 use ipamd_plan::records::{Committed, Records, Uncommitted};
 

@@ -5,7 +5,7 @@ use ipamd_plan::{
     FORWARDING_V4, FORWARDING_V6, NodeRoutes, Observed, Uplinks, accept_ra, overlay::overlay_link,
 };
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 
 fn message_of(error: impl std::fmt::Display) -> String {
     error.to_string()

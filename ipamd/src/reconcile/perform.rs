@@ -7,7 +7,7 @@ use ipamd_kernel::{
 use ipamd_machine::footprint::Footprint;
 use ipamd_plan::{Observed, Step};
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 
 impl Reconciler {
     /// Performs a step. Returns false if it was not needed any more.

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::thread::PASS_EVERY;
-
+/// The longest time between passes. Pins and maps make no events, so they are checked by time.
+const PASS_EVERY: Duration = Duration::from_secs(3);
 /// A periodic scan may take one part in this many of the time.
 const PERIODIC_SHARE: u32 = 100;
 /// The same for scans because nodes have changed. Changes that follow each other closely share a scan.

@@ -13,15 +13,13 @@ use nix::{
 };
 use tokio::sync::oneshot;
 
-use super::Reconciler;
+use super::reconciler::Reconciler;
 use crate::monitor::Monitor;
 use ipamd_addresses::leaks::Grace;
 use ipamd_kernel::netlink::{Events, NetlinkError};
 use ipamd_model::concerned::Concerned;
 use ipamd_runtime::{memory, supervisor};
 
-/// The longest time between passes. Pins and maps make no events, so they are checked by time.
-pub(super) const PASS_EVERY: Duration = Duration::from_secs(3);
 /// A longer wait is cut into pieces of this length, so that the supervisor sees the thread alive.
 const WAIT_AT_ONCE: Duration = Duration::from_millis(500);
 /// How long to wait after the first event of a change: an ADD makes a dozen events.

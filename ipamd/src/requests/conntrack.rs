@@ -8,7 +8,7 @@ use ipamd_api::{
 };
 use tokio::sync::mpsc;
 
-use super::{Answered, NodeService};
+use super::node_service::{Answered, NodeService};
 use crate::server::Replies;
 
 /// How many pages of connections wait for a client that reads more slowly than the maps are walked.

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use ipamd_api::{ApiError, ErrorKind, Reply};
 use tokio::time::timeout;
 
-use super::{NodeService, pages};
+use super::{node_service::NodeService, pages};
 use crate::{
     monitor::{SubscribeError, Subscription},
     server::Replies,

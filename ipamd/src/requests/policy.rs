@@ -9,7 +9,7 @@ use ipamd_api::{
 };
 
 use super::{
-    Answered, NodeService, aside,
+    node_service::{Answered, NodeService, aside},
     pages::{self, Shorten as _},
     session::Files,
 };

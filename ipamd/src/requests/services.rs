@@ -11,7 +11,7 @@ use ipamd_api::{
 };
 
 use super::{
-    Answered, NodeService, aside,
+    node_service::{Answered, NodeService, aside},
     pages::{self, PAGE, Shorten, fitting, names, text},
 };
 use crate::server::Replies;

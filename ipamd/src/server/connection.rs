@@ -6,40 +6,13 @@ use ipamd_api::{ApiError, ErrorKind, PROTOCOL_VERSION, Reply, Request, frame, wi
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{ReadHalf, WriteHalf},
-    },
+    io::AsyncReadExt,
+    net::{UnixStream, unix::ReadHalf},
     sync::watch,
     time::timeout,
 };
 
-use super::{Limits, Service, idle_connections::IdleConnections};
-
-/// The way back to a client.
-#[derive(Debug)]
-pub struct Replies<'a> {
-    stream: WriteHalf<'a>,
-    limits: Limits,
-}
-
-impl Replies<'_> {
-    /// Sends one reply.
-    ///
-    /// # Errors
-    /// Those of the connection; `TimedOut` for a client that does not read.
-    pub async fn send(&mut self, reply: &Reply) -> io::Result<()> {
-        let frame = match frame::encode(&serde_json::to_vec(reply)?) {
-            Ok(frame) => frame,
-            Err(error) => {
-                let too_long = ApiError::new(ErrorKind::Internal, format!("the answer is too long: {error}"));
-                frame::encode(&serde_json::to_vec(&Reply::Error(too_long))?)?
-            }
-        };
-        timeout(self.limits.transfer, self.stream.write_all(&frame)).await?
-    }
-}
+use super::{idle_connections::IdleConnections, limits::Limits, replies::Replies, service::Service};
 
 /// What comes next from a client.
 enum Next {
@@ -59,7 +32,7 @@ pub(super) async fn serve<S: Service>(
 ) {
     let user = stream.peer_cred().map(|credentials| credentials.uid());
     let (mut requests, replies) = stream.split();
-    let mut replies = Replies { stream: replies, limits };
+    let mut replies = Replies::new(replies, limits);
     if !matches!(user, Ok(user) if user == limits.user) {
         let who = user.map_or_else(
             |error| format!("a client of unknown user ({error})"),

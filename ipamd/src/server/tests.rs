@@ -1,16 +1,20 @@
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
+    sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use ipamd_api::{
-    Client, ClientError, ErrorKind, Reply, frame,
+    Client, ClientError, ErrorKind, Reply, Request, frame,
     wire::{ConntrackFilter, ConntrackPage},
 };
 
-use super::*;
+use tokio::sync::watch;
+
+use super::{serve::CONNECTIONS, *};
 
 /// Answers `Pools` after a while, `Endpoints` at once, `Conntrack` by three frames.
 struct Echo;

@@ -9,6 +9,7 @@ use super::*;
 use ipamd_datapath::DatapathError;
 use ipamd_kernel::netlink::{Listener, SocketDiagError};
 use ipamd_model::endpoint::EndpointEntry;
+use ipamd_runtime::queued_lock::locked;
 
 /// A kernel of its own: interfaces by name, the endpoints map, namespaces by path, and what was done to it.
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ pub struct FakeKernel(Arc<Mutex<Fake>>);
 
 impl FakeKernel {
     pub fn lock(&self) -> MutexGuard<'_, Fake> {
-        lock(&self.0)
+        locked(&self.0)
     }
 
     fn refused() -> DatapathError {

@@ -1,5 +1,6 @@
 //! What a node knows of its endpoints once the store, the programs' maps or the endpoints' files are lost.
 
+use ipamd_api::wire;
 use ipamd_model::endpoint::EndpointEntry;
 
 use super::*;

@@ -5,6 +5,7 @@ use std::{pin::pin, time::Duration};
 use tokio::time::timeout;
 
 use super::*;
+use ipamd_store::Batch;
 
 /// What is not to come meanwhile has so long to come all the same.
 const MOMENT: Duration = Duration::from_millis(50);

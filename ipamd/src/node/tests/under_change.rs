@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::mpsc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::{sleep, timeout};

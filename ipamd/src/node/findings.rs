@@ -1,0 +1,12 @@
+//! What the reconciliation has found.
+
+use ipamd_api::wire;
+
+/// The results of the last pass of the reconciliation, for `status`.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// The uplinks.
+    pub uplinks: Vec<wire::Uplink>,
+    /// Problems that need an operator, a sentence each.
+    pub problems: Vec<String>,
+}
