@@ -10,68 +10,31 @@ use std::{
 use http_body_util::BodyExt;
 use hyper::{
     HeaderMap, Method, Request, Response,
-    body::{Bytes, Incoming},
+    body::Incoming,
     header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderName},
 };
 use serde_json::{Value, json};
 
 use super::{
-    Shared, TOKEN,
+    asked::Asked,
     bodies::{self, Body, said, status, whole},
     lists::list,
-    objects::{Stored, kind_of},
     paths::Target,
     rbac::Right,
     selectors::Selector,
+    shared::{Shared, locked},
+    tls::TOKEN,
     watches::watch,
     writes,
 };
-
-/// What is asked for.
-pub(super) struct Asked {
-    pub target: Target,
-    query: BTreeMap<String, String>,
-    pub selector: Selector,
-    /// Only metadata is wanted.
-    pub metadata: bool,
-    /// A list may be compressed.
-    pub wants_gzip: bool,
-}
-
-impl Asked {
-    pub fn get(&self, key: &str) -> &str {
-        self.query.get(key).map(String::as_str).unwrap_or_default()
-    }
-
-    /// What each object is, as it is wanted: version and kind.
-    pub fn types(&self) -> (&str, &'static str) {
-        if self.metadata {
-            ("meta.k8s.io/v1", "PartialObjectMetadata")
-        } else {
-            (&self.target.api_version, kind_of(&self.target.resource))
-        }
-    }
-
-    /// An object as it is wanted, as JSON.
-    pub fn shown(&self, object: &Stored) -> Bytes {
-        if !self.metadata {
-            return object.text.clone();
-        }
-        let partial = json!({
-            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-            "metadata": object.value()["metadata"],
-        });
-        partial.to_string().into()
-    }
-}
 
 pub(super) async fn answer(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let uri = request.uri();
-    super::lock(&shared.requests).push(format!("{} {uri}", request.method()));
-    super::lock(&shared.spoken).insert(format!("{:?}", request.version()));
+    locked(&shared.requests).push(format!("{} {uri}", request.method()));
+    locked(&shared.spoken).insert(format!("{:?}", request.version()));
     let authorized = request.headers().get(AUTHORIZATION).is_some_and(|it| *it == *format!("Bearer {TOKEN}"));
     if !authorized {
         return Ok(status(401, "Unauthorized", "no such token"));
@@ -83,7 +46,7 @@ pub(super) async fn answer(
     }
     let now = Instant::now();
     let path = format!("{} {}", request.method(), uri.path());
-    if super::lock(&shared.refused).remove(&path).is_some_and(|until| now < until) {
+    if locked(&shared.refused).remove(&path).is_some_and(|until| now < until) {
         shared.early.fetch_add(1, Ordering::Relaxed);
     }
     let is_busy = {
@@ -93,14 +56,14 @@ pub(super) async fn answer(
         is_busy
     };
     if is_busy {
-        super::lock(&shared.refused).insert(path, now + bodies::BUSY);
+        locked(&shared.refused).insert(path, now + bodies::BUSY);
         return Ok(bodies::busy());
     }
     let Some(target) = Target::of(uri.path()) else {
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));
     };
     let right = Right::needed(request.method(), &target, uri.query().unwrap_or_default());
-    super::lock(&shared.used).insert(right.clone());
+    locked(&shared.used).insert(right.clone());
     if behaviour.rights.is_some_and(|rights| !rights.contains(&right)) {
         return Ok(status(403, "Forbidden", &format!("no role allows to {right:?}")));
     }

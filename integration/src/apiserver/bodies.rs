@@ -16,7 +16,7 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
-use super::{Compresses, Shared};
+use super::{behaviour::Compresses, shared::Shared};
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
 

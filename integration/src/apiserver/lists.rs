@@ -6,10 +6,10 @@ use hyper::Response;
 use serde_json::json;
 
 use super::{
-    Shared,
-    answers::Asked,
+    asked::Asked,
     bodies::{self, Body},
     objects::{Rest, Stored},
+    shared::Shared,
 };
 
 pub(super) fn list(shared: &Shared, asked: &Asked) -> Response<Body> {

@@ -124,7 +124,7 @@ pub(super) struct Rest {
 }
 
 /// All objects, and their history.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Objects {
     version: u64,
     /// Versions before this one are forgotten.
@@ -137,12 +137,22 @@ pub struct Objects {
     tokens: usize,
 }
 
-impl Objects {
-    pub(super) fn new() -> Self {
-        let served = BUILT_IN.iter().map(|(resource, _)| (*resource).to_owned()).collect();
-        Self { version: 1, oldest: 1, served, ..Self::default() }
+impl Default for Objects {
+    /// No objects, of resources that a cluster has by itself.
+    fn default() -> Self {
+        Self {
+            version: 1,
+            oldest: 1,
+            served: BUILT_IN.iter().map(|(resource, _)| (*resource).to_owned()).collect(),
+            present: BTreeMap::new(),
+            history: Vec::new(),
+            rests: BTreeMap::new(),
+            tokens: 0,
+        }
     }
+}
 
+impl Objects {
     pub(super) fn version(&self) -> u64 {
         self.version
     }
@@ -274,7 +284,7 @@ mod tests {
 
     #[test]
     fn history_is_told_from_a_version_on_until_it_is_forgotten() {
-        let mut objects = Objects::new();
+        let mut objects = Objects::default();
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}});
         objects.put(pod.clone());
         let first = objects.version();
@@ -289,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_object_keeps_its_uid_and_gets_a_new_version() {
-        let mut objects = Objects::new();
+        let mut objects = Objects::default();
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns"}});
         let mut states = Vec::new();
         for _ in 0..2 {

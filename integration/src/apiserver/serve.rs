@@ -10,7 +10,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::{
-    Shared, answers,
+    answers,
+    shared::Shared,
     tls::{Credentials, HTTP2},
 };
 

@@ -13,6 +13,9 @@ use tokio_rustls::{
     },
 };
 
+/// What the clients authenticate with.
+pub(super) const TOKEN: &str = "a-token-of-the-tests";
+
 /// The name of HTTP/2 in TLS.
 pub(super) const HTTP2: &[u8] = b"h2";
 
@@ -60,7 +63,7 @@ impl Credentials {
 "contexts": [{{"name": "tests", "context": {{"cluster": "tests", "user": "tests"}}}}]}}
 "#,
             base64(self.authority.as_bytes()),
-            super::TOKEN
+            TOKEN
         )
     }
 }

@@ -10,10 +10,10 @@ use serde_json::json;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::{
-    Shared,
-    answers::Asked,
+    asked::Asked,
     bodies::{self, Body, status},
     objects::{Event, Stored, Streaming},
+    shared::Shared,
 };
 
 /// What is told at once, in bytes, when there is much to tell.

@@ -7,9 +7,9 @@ use hyper::{Request, Response, body::Incoming};
 use serde_json::{Value, json};
 
 use super::{
-    Shared,
     bodies::{Body, said, status, whole},
     objects::{Objects, key_of, resource_of},
+    shared::{Shared, locked},
 };
 
 /// The prefixes of services' addresses.
@@ -83,5 +83,5 @@ pub(super) fn log(shared: &Shared, pod: &str) -> Response<Body> {
     if shared.objects().get("pods", pod).is_none() {
         return status(404, "NotFound", &format!("pods {pod} not found"));
     }
-    said(200, super::lock(&shared.logs).get(pod).cloned().unwrap_or_default().into())
+    said(200, locked(&shared.logs).get(pod).cloned().unwrap_or_default().into())
 }

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    Metrics, Population, Reading,
     manifests::{SLICE, slice_manifest},
-    population::{PORT, SERVICE_PORT},
+    metrics::{Metrics, Reading},
+    population::{PORT, Population, SERVICE_PORT},
 };
 
 /// The daemon's histogram of changes of services.

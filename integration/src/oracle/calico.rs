@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 use super::{
-    cluster::{Cluster, Item, ItemKind},
+    decision::Decision,
     document::{calico_selector, field, list, namespace, port, protocol, text, texts},
+    inventory::{Inventory, Item, ItemKind},
     net::Net,
     packet::{Direction, Packet, Side, protocol::has_ports},
-    policy::Decision,
     selector::Selector,
 };
 
@@ -91,15 +91,15 @@ impl CalicoPolicy {
     }
 
     /// Whether it is for a pod, and speaks of the direction.
-    pub fn applies_to(&self, cluster: &Cluster, pod: &Item, direction: Direction) -> bool {
+    pub fn applies_to(&self, inventory: &Inventory, pod: &Item, direction: Direction) -> bool {
         let in_scope = if let Some(own) = &self.namespace {
             pod.namespace.as_ref() == Some(own)
         } else {
-            self.namespaces.as_ref().is_none_or(|it| cluster.takes_in(it, pod.namespace.as_deref()))
+            self.namespaces.as_ref().is_none_or(|it| inventory.takes_in(it, pod.namespace.as_deref()))
         };
         in_scope
             && self.selector.as_ref().is_none_or(|it| it.matches(&pod.labels))
-            && self.accounts.as_ref().is_none_or(|it| cluster.account_matches(it, pod))
+            && self.accounts.as_ref().is_none_or(|it| inventory.account_matches(it, pod))
             && self.rules(direction).is_some()
     }
 
@@ -191,7 +191,7 @@ impl Entity {
         ports_match
             && (self.nets.is_empty() || self.nets.iter().any(|it| it.has(side.address)))
             && !self.not_nets.iter().any(|it| it.has(side.address))
-            && (!self.selects(own) || side.items.iter().any(|it| self.is(packet.cluster, it, own)))
+            && (!self.selects(own) || side.items.iter().any(|it| self.is(packet.inventory, it, own)))
             && !self.not_selector.as_ref().is_some_and(|it| side.items.iter().any(|item| known(item, it)))
     }
 
@@ -203,9 +203,9 @@ impl Entity {
         said || own.is_some() && self.not_selector.is_some()
     }
 
-    fn is(&self, cluster: &Cluster, item: &Item, own: Option<&str>) -> bool {
+    fn is(&self, inventory: &Inventory, item: &Item, own: Option<&str>) -> bool {
         let in_scope = match (&self.namespaces, own) {
-            (Some(namespaces), _) => cluster.takes_in(namespaces, item.namespace.as_deref()),
+            (Some(namespaces), _) => inventory.takes_in(namespaces, item.namespace.as_deref()),
             (None, Some(own)) => item.namespace.as_deref() == Some(own),
             (None, None) => true,
         };
@@ -213,7 +213,7 @@ impl Entity {
         let account_fits = names.is_empty() || item.account.as_ref().is_some_and(|it| names.contains(it));
         in_scope
             && account_fits
-            && self.accounts.as_ref().is_none_or(|it| cluster.account_matches(it, item))
+            && self.accounts.as_ref().is_none_or(|it| inventory.account_matches(it, item))
             && known(item, self.selector.as_ref().unwrap_or(&Selector::All))
     }
 }

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use super::{
-    cluster::{Cluster, Item, ItemKind},
+    decision::Decision,
     document::{field, label_selector, list, port, text, texts},
+    inventory::{Inventory, Item, ItemKind},
     net::Net,
     packet::{Direction, Packet, protocol},
-    policy::Decision,
     selector::Selector,
 };
 
@@ -73,8 +73,8 @@ impl ClusterNetworkPolicy {
     }
 
     /// Whether it is for a pod, and speaks of the direction.
-    pub fn applies_to(&self, cluster: &Cluster, pod: &Item, direction: Direction) -> bool {
-        self.subject.are(cluster, pod) && !self.rules(direction).is_empty()
+    pub fn applies_to(&self, inventory: &Inventory, pod: &Item, direction: Direction) -> bool {
+        self.subject.are(inventory, pod) && !self.rules(direction).is_empty()
     }
 
     /// What it says of a packet; `None`: nothing.
@@ -85,7 +85,7 @@ impl ClusterNetworkPolicy {
         };
         let matching = self.rules(direction).iter().find(|rule| {
             let is_peer = |it: &Peer| match it {
-                Peer::Pods(pods) => peer.items.iter().any(|item| pods.are(packet.cluster, item)),
+                Peer::Pods(pods) => peer.items.iter().any(|item| pods.are(packet.inventory, item)),
                 Peer::Nodes(nodes) => {
                     let is_meant = |item: &&Item| item.kind == ItemKind::Node && nodes.matches(&item.labels);
                     peer.items.iter().any(is_meant)
@@ -112,8 +112,8 @@ impl Pods {
         })
     }
 
-    fn are(&self, cluster: &Cluster, item: &Item) -> bool {
-        cluster.pod_matches(&self.namespaces, &self.pods, item)
+    fn are(&self, inventory: &Inventory, item: &Item) -> bool {
+        inventory.pod_matches(&self.namespaces, &self.pods, item)
     }
 }
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    cluster::{Item, ItemKind},
     document::{field, label_selector, list, metadata, port, protocol, text, texts},
+    inventory::{Item, ItemKind},
     net::Net,
     packet::{Direction, Packet, Side},
     selector::Selector,
@@ -121,7 +121,7 @@ impl Peer {
             Self::Pods { namespaces, pods } => side.items.iter().any(|item| {
                 item.kind == ItemKind::Pod
                     && match namespaces {
-                        Some(selector) => packet.cluster.takes_in(selector, item.namespace.as_deref()),
+                        Some(selector) => packet.inventory.takes_in(selector, item.namespace.as_deref()),
                         None => item.namespace.as_deref() == Some(own),
                     }
                     && pods.as_ref().is_none_or(|selector| selector.matches(&item.labels))

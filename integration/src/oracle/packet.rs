@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::cluster::{Cluster, Item};
+use super::inventory::{Inventory, Item};
 
 /// Protocols by number.
 pub mod protocol {
@@ -80,8 +80,8 @@ pub struct Side<'a> {
 /// The packet.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// The cluster that it is in.
-    pub cluster: &'a Cluster,
+    /// Whom addresses belong to.
+    pub inventory: &'a Inventory,
     /// Who opens the flow.
     pub source: Side<'a>,
     /// Whom to.
@@ -90,7 +90,7 @@ pub struct Packet<'a> {
     pub protocol: u8,
 }
 
-impl Cluster {
+impl Inventory {
     /// An address of a packet.
     pub fn end(&self, address: IpAddr) -> End<'_> {
         End { address, items: self.owners(address) }
@@ -99,10 +99,15 @@ impl Cluster {
 
 impl<'a> Packet<'a> {
     /// The packet of a flow from one address to another.
-    pub fn between(cluster: &'a Cluster, source: &'a End<'_>, destination: &'a End<'_>, flow: Flow) -> Self {
+    pub fn between(
+        inventory: &'a Inventory,
+        source: &'a End<'_>,
+        destination: &'a End<'_>,
+        flow: Flow,
+    ) -> Self {
         let side = |end: &'a End<'_>, port| Side { address: end.address, port, items: &end.items };
         Self {
-            cluster,
+            inventory,
             source: side(source, flow.source_port),
             destination: side(destination, flow.destination_port),
             protocol: flow.protocol,

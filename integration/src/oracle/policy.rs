@@ -4,23 +4,13 @@ use serde_json::Value;
 
 use super::{
     calico::CalicoPolicy,
-    cluster::{Cluster, Item},
     cluster_policy::ClusterNetworkPolicy,
+    decision::Decision,
     document::{metadata, namespace, text},
+    inventory::{Inventory, Item},
     kubernetes::NetworkPolicy,
     packet::{Direction, Packet},
 };
-
-/// What a rule that matches says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It passes.
-    Allow,
-    /// It does not.
-    Deny,
-    /// The next tier is asked.
-    Pass,
-}
 
 /// A policy.
 #[derive(Clone, Debug)]
@@ -95,11 +85,11 @@ impl Policy {
     }
 
     /// Whether it is for a pod, and speaks of the direction.
-    pub fn applies_to(&self, cluster: &Cluster, pod: &Item, direction: Direction) -> bool {
+    pub fn applies_to(&self, inventory: &Inventory, pod: &Item, direction: Direction) -> bool {
         match &self.kind {
             Kind::Kubernetes(it) => it.applies_to(pod, direction),
-            Kind::Calico(it) | Kind::Global(it) => it.applies_to(cluster, pod, direction),
-            Kind::Cluster(it) => it.applies_to(cluster, pod, direction),
+            Kind::Calico(it) | Kind::Global(it) => it.applies_to(inventory, pod, direction),
+            Kind::Cluster(it) => it.applies_to(inventory, pod, direction),
         }
     }
 

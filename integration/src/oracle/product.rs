@@ -20,8 +20,8 @@ use ipamd_sources::manifest;
 use serde_json::Value;
 
 use super::{
-    cluster::Local,
     generate::{Scene, Step, id},
+    inventory::Local,
     lookup::look_up,
     packet::{Direction, Flow},
 };

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::text::{self, NotASelector};
-
 /// Labels of something.
 pub type Labels = BTreeMap<String, String>;
 
@@ -39,11 +37,6 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// Reads Calico's language.
-    pub fn read(text: &str) -> Result<Self, NotASelector> {
-        text::read(text)
-    }
-
     /// Whether it matches something of these labels.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.judge(labels, true, false)

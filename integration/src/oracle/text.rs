@@ -6,11 +6,13 @@ use super::selector::Selector;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotASelector;
 
-/// Reads a selector.
-pub(super) fn read(text: &str) -> Result<Selector, NotASelector> {
-    let mut rest = Rest(text.trim_start());
-    let selector = rest.either()?;
-    if rest.0.is_empty() { Ok(selector) } else { Err(NotASelector) }
+impl Selector {
+    /// Reads Calico's language.
+    pub fn read(text: &str) -> Result<Self, NotASelector> {
+        let mut rest = Rest(text.trim_start());
+        let selector = rest.either()?;
+        if rest.0.is_empty() { Ok(selector) } else { Err(NotASelector) }
+    }
 }
 
 /// What is still to be read, without space before it.
@@ -130,16 +132,16 @@ mod tests {
             "(a == 'x' || b != \"y\") && c not in {}",
             "!(a contains 'x' && b starts with '' || c ends with 'z')",
         ] {
-            let selector = read(text).expect(text);
+            let selector = Selector::read(text).expect(text);
             assert_eq!(selector.to_string(), text);
-            assert_eq!(read(&selector.to_string()), Ok(selector));
+            assert_eq!(Selector::read(&selector.to_string()), Ok(selector));
         }
     }
 
     #[test]
     fn what_is_none_is_not_read() {
         for text in ["", "a", "a ==", "a == x", "(a == 'x'", "a == 'x' &&", "a == 'x' b", "in {'a'}"] {
-            assert_eq!(read(text), Err(NotASelector), "{text}");
+            assert_eq!(Selector::read(text), Err(NotASelector), "{text}");
         }
     }
 }

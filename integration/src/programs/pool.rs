@@ -16,7 +16,7 @@ use libbpf_rs::{
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
-use super::{Knobs, forget};
+use super::{knobs::Knobs, maps::forget};
 
 /// So many wait for their next test. Each holds some 100 MiB of maps.
 const IDLE_MOST: usize = 2;

@@ -14,7 +14,10 @@ use bpf::layout::{
 use libbpf_rs::{MapCore, MapFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Bench, entries, put};
+use super::{
+    bench::Bench,
+    maps::{entries, put},
+};
 
 /// A service: its number, which is that of its set and the place of its first backend too.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::Machine;
+use super::machine::Machine;
 
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_secs(2);

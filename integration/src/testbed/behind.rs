@@ -3,7 +3,13 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Binaries, Invocation, Machine, Node, Pod, Sandbox, Settings};
+use super::{
+    binaries::Binaries,
+    machine::Machine,
+    node::{Node, Settings},
+    plugin::Invocation,
+    pod::{Pod, Sandbox},
+};
 
 /// A plugin that makes interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

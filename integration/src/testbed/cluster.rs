@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Node, eventually};
+use super::{eventually::eventually, node::Node};
 
 /// How long a manifest may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::eventually;
+use super::eventually::eventually;
 
 /// How long a daemon may take to be ready, and to stop: the kernel verifies its programs, on a busy machine beside those of others.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
-use super::{Machine, eventually};
+use super::{eventually::eventually, machine::Machine};
 
 /// Room for what comes while a thread does not run.
 const BUFFER: usize = 4 << 20;

@@ -13,7 +13,7 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
 };
 
-use super::Netns;
+use super::netns::Netns;
 
 /// `PACKET_VNET_HDR`: each frame has a [`VnetHeader`] before it.
 const PACKET_VNET_HDR: libc::c_int = 15;

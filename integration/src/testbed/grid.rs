@@ -4,7 +4,14 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::{Addressed, Case, Listeners, Machine, Node, Pod, Service, case, cases, hold};
+use super::{
+    listeners::Listeners,
+    machine::Machine,
+    node::Node,
+    pod::Pod,
+    probe::{Addressed, Case, case, cases, hold},
+    service::Service,
+};
 
 /// Namespaces `x`, `y` and `z`, labelled `ns=x` and so on, each with pods `a`, `b` and `c`, labelled `pod=a` and so on.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Protocol, Service};
+use super::service::{Protocol, Service};
 
 /// Servers that accept every connection and send every datagram back, until this is dropped.
 #[derive(Debug)]

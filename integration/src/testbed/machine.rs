@@ -4,7 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Listeners, Netns, Service, TcpEcho, TcpStreamCheck, UdpEcho};
+use super::{
+    listeners::Listeners,
+    netns::Netns,
+    service::Service,
+    tcp::{TcpEcho, TcpStreamCheck},
+    udp::{UdpEcho, echoes},
+};
 
 /// Something with a network namespace of its own.
 pub trait Machine {
@@ -62,7 +68,7 @@ pub trait Machine {
     /// Whether a datagram of `size` bytes to an echo server comes back.
     fn echoes_udp(&self, to: impl Into<SocketAddr>, size: usize) -> Result<bool> {
         let to = to.into();
-        self.netns().inside(|| super::udp::echoes(to, size))
+        self.netns().inside(|| echoes(to, size))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Machine, Node, eventually};
+use super::{eventually::eventually, machine::Machine, node::Node};
 
 /// How long an event may take to be told.
 const PATIENCE: Duration = Duration::from_secs(15);

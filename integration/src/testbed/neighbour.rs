@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Machine, Netns};
+use super::{machine::Machine, netns::Netns};
 
 /// A machine that shares the node's network, and is its way to everywhere else.
 #[derive(Clone, Debug)]

@@ -10,14 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
 };
 
-use super::{sweep, unique};
-
-/// Where `ip netns` looks for names.
-pub(super) const NAMED: &str = "/run/netns";
+use super::{
+    names::{NAMED, remove_netns, unique},
+    sweep,
+};
 
 /// A network namespace with a name and its loopback up. It goes when this is dropped, if it was made by this.
 #[derive(Debug)]
@@ -121,13 +121,7 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         if self.made {
-            remove(&self.path);
+            remove_netns(&self.path);
         }
     }
-}
-
-/// Removes the name of a namespace; the namespace goes with its last user.
-pub(super) fn remove(path: &Path) {
-    let _ = umount2(path, MntFlags::MNT_DETACH);
-    let _ = fs::remove_file(path);
 }

@@ -12,7 +12,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Binaries, Daemon, Invocation, Machine, Neighbour, Netns, Pod, Sandbox, sweep, unique};
+use super::{
+    binaries::Binaries, daemon::Daemon, eventually::eventually, machine::Machine, names::unique,
+    neighbour::Neighbour, netns::Netns, sweep,
+};
 
 /// How many full frames wait for a neighbour that does not answer. The kernel sends the ICMP answers of all namespaces through one socket
 /// for each processor and family, with room for some 350. With the usual 101 frames a few neighbours hold all of them for seconds, and
@@ -325,36 +328,6 @@ impl Node {
         })
     }
 
-    /// An invocation of `cambric` for a container.
-    pub fn cni(&self, command: &str, container: &str) -> Invocation<'_> {
-        Invocation::new(self, self.binaries().plugin(), command, container, self.config())
-    }
-
-    /// A container's namespace without an interface.
-    pub fn sandbox(&self, name: &str) -> Result<Sandbox<'_>> {
-        Sandbox::new(self, name)
-    }
-
-    /// A pod: a sandbox, and ADD.
-    pub fn add_pod(&self, name: &str) -> Result<Pod<'_>> {
-        self.sandbox(name)?.add()
-    }
-
-    /// A sandbox of a pod, `namespace/name`, with labels.
-    pub fn sandbox_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Sandbox<'_>> {
-        Sandbox::of(self, pod, labels)
-    }
-
-    /// A pod, `namespace/name`, with labels.
-    pub fn add_pod_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Pod<'_>> {
-        self.sandbox_of(pod, labels)?.add()
-    }
-
-    /// A sandbox of a pod, `namespace/name`, as the kubelet has it started.
-    pub fn kubelet_sandbox(&self, pod: &str, uid: &str) -> Result<Sandbox<'_>> {
-        Sandbox::of_kubelet(self, pod, uid)
-    }
-
     /// Asks `cambricctl`.
     pub fn ctl(&self, args: &[&str]) -> Result<Value> {
         let mut command = self.netns.command(self.binaries().ctl())?;
@@ -414,7 +387,7 @@ impl Node {
     /// Fails if something of pods is left on the node. A DEL that the kernel keeps waiting for its interface returns, and the
     /// daemon removes the pins when the interface is gone: so this waits.
     pub fn is_left_clean(&self) -> Result<()> {
-        let clean = super::eventually(std::time::Duration::from_secs(15), || {
+        let clean = eventually(std::time::Duration::from_secs(15), || {
             self.leftovers().is_ok_and(|left| left.is_empty())
         });
         ensure!(clean, "left over: {:#?}", self.leftovers()?);

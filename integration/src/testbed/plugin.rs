@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Machine, Node};
+use super::{machine::Machine, node::Node};
 
 /// The plugin's own word of why it failed.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +44,15 @@ pub struct Invocation<'n> {
     config: Value,
 }
 
+impl Node {
+    /// An invocation of `cambric` for a container.
+    pub fn cni(&self, command: &str, container: &str) -> Invocation<'_> {
+        Invocation::new(self, self.binaries().plugin(), command, container, self.config())
+    }
+}
+
 impl<'n> Invocation<'n> {
-    pub(super) fn new(
-        node: &'n Node,
-        plugin: PathBuf,
-        command: &str,
-        container: &str,
-        config: Value,
-    ) -> Self {
+    fn new(node: &'n Node, plugin: PathBuf, command: &str, container: &str, config: Value) -> Self {
         Self {
             node,
             plugin,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bpf::attach::{self, Direction};
 use serde_json::{Value, json};
 
-use super::{Invocation, Machine, Netns, Node};
+use super::{machine::Machine, netns::Netns, node::Node, plugin::Invocation};
 
 /// A container's namespace on a node.
 #[derive(Debug)]
@@ -24,13 +24,40 @@ struct Identity {
     labels: Value,
 }
 
+impl Node {
+    /// A container's namespace without an interface.
+    pub fn sandbox(&self, name: &str) -> Result<Sandbox<'_>> {
+        Sandbox::new(self, name)
+    }
+
+    /// A pod: a sandbox, and ADD.
+    pub fn add_pod(&self, name: &str) -> Result<Pod<'_>> {
+        self.sandbox(name)?.add()
+    }
+
+    /// A sandbox of a pod, `namespace/name`, with labels.
+    pub fn sandbox_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Sandbox<'_>> {
+        Sandbox::of(self, pod, labels)
+    }
+
+    /// A pod, `namespace/name`, with labels.
+    pub fn add_pod_of(&self, pod: &str, labels: &[(&str, &str)]) -> Result<Pod<'_>> {
+        self.sandbox_of(pod, labels)?.add()
+    }
+
+    /// A sandbox of a pod, `namespace/name`, as the kubelet has it started.
+    pub fn kubelet_sandbox(&self, pod: &str, uid: &str) -> Result<Sandbox<'_>> {
+        Sandbox::of_kubelet(self, pod, uid)
+    }
+}
+
 impl<'n> Sandbox<'n> {
-    pub(super) fn new(node: &'n Node, name: &str) -> Result<Self> {
+    fn new(node: &'n Node, name: &str) -> Result<Self> {
         Ok(Self { node, name: name.into(), netns: Netns::new(name)?, identity: None })
     }
 
     /// Of a pod, `namespace/name`, with labels.
-    pub(super) fn of(node: &'n Node, pod: &str, labels: &[(&str, &str)]) -> Result<Self> {
+    fn of(node: &'n Node, pod: &str, labels: &[(&str, &str)]) -> Result<Self> {
         let (namespace, name) = pod.split_once('/').context("a namespace and a name")?;
         let mut sandbox = Self::new(node, &format!("{namespace}-{name}"))?;
         let labels = labels.iter().map(|(key, value)| json!({"key": key, "value": value}));
@@ -42,7 +69,7 @@ impl<'n> Sandbox<'n> {
     }
 
     /// Of a pod as the kubelet has it started: its name and its UID are told, its labels are the API's affair.
-    pub(super) fn of_kubelet(node: &'n Node, pod: &str, uid: &str) -> Result<Self> {
+    fn of_kubelet(node: &'n Node, pod: &str, uid: &str) -> Result<Self> {
         let mut sandbox = Self::of(node, pod, &[])?;
         if let Some(identity) = &mut sandbox.identity {
             identity.args =

@@ -1,7 +1,6 @@
 //! Who reaches whom: many probes at a time, each a connection or a datagram that is answered.
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::{Duration, Instant},
@@ -17,7 +16,14 @@ use nix::{
     },
 };
 
-use super::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Neighbour, Node, Pod};
+use super::{
+    machine::Machine,
+    neighbour::Neighbour,
+    netns::Netns,
+    node::{NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node},
+    pod::Pod,
+    service::{Protocol, Service},
+};
 
 /// How long a probe that should arrive may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,44 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_millis(150);
 /// Probes under way at a time, each with a socket.
 const AT_A_TIME: usize = 256;
-
-/// A protocol that has ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A port of a protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Service {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port.
-    pub port: u16,
-}
-
-/// A port of TCP.
-pub const fn tcp(port: u16) -> Service {
-    Service { protocol: Protocol::Tcp, port }
-}
-
-/// A port of UDP.
-pub const fn udp(port: u16) -> Service {
-    Service { protocol: Protocol::Udp, port }
-}
-
-impl fmt::Display for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        write!(f, "{protocol}/{}", self.port)
-    }
-}
 
 /// Something with addresses that others know it by.
 pub trait Addressed: Machine {
@@ -105,7 +73,7 @@ impl Addressed for Node {
 /// A probe, and whether it should arrive.
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
-    from: &'a super::Netns,
+    from: &'a Netns,
     to: SocketAddr,
     protocol: Protocol,
     expected: bool,

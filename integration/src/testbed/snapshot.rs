@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 use bpf::attach::{Direction, tcx_programs};
 
-use super::{Machine, Node};
+use super::{machine::Machine, node::Node};
 
 /// What a container runtime has there, and what is the node's counting or its answer to the test's packets.
 const OTHERS: [&str; 6] =

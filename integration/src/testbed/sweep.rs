@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{PREFIX, netns};
+use super::names::{NAMED, PREFIX, remove_netns};
 
 /// Where programs are pinned.
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
@@ -28,8 +28,8 @@ pub(super) fn once() {
             let _ = mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>);
         }
         end_daemons();
-        for path in left_in(Path::new(netns::NAMED)) {
-            netns::remove(&path);
+        for path in left_in(Path::new(NAMED)) {
+            remove_netns(&path);
         }
         for folder in [Path::new(BPFFS), &std::env::temp_dir()] {
             for path in left_in(folder) {

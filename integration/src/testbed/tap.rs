@@ -20,7 +20,7 @@ use nix::{
     },
 };
 
-use super::{Machine, Netns};
+use super::{machine::Machine, netns::Netns};
 
 /// Packets on their way out, in `sockaddr_ll`.
 const PACKET_OUTGOING: u8 = 4;

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::tcp::pattern;
+
 /// A server that sends back what it gets, until it is dropped.
 #[derive(Debug)]
 pub struct UdpEcho {
@@ -65,7 +67,7 @@ pub(super) fn echoes(to: SocketAddr, size: usize) -> Result<bool> {
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     socket.connect(to)?;
-    let sent = super::pattern(size);
+    let sent = pattern(size);
     // A path whose MTU is not known yet refuses the first.
     if socket.send(&sent).is_err() {
         return Ok(false);

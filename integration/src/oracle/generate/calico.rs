@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::pools::{
     ACCOUNTS, NAMESPACES, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, account_selector, at_times, item_selector,
-    list, namespace_selector, object,
+    list, namespace_selector, object, policy_name,
 };
 
 /// A NetworkPolicy or a GlobalNetworkPolicy.
@@ -26,7 +26,7 @@ pub fn calico_policy() -> BoxedStrategy<Value> {
         1 => Just(Some(json!("kube-admin"))),
     ];
     let order = at_times(70, select(&[-5.0, 10.0, 10.5, 1000.0, 2000.0][..]).prop_map(Value::from));
-    let place = (prop::option::of(select(&NAMESPACES[..2])), super::policy_name(), tier, order);
+    let place = (prop::option::of(select(&NAMESPACES[..2])), policy_name(), tier, order);
     let subject =
         (at_times(45, item_selector()), at_times(20, namespace_selector()), at_times(12, account_selector()));
     (place, subject, types, list(30, 3, rule()), list(35, 3, rule()))

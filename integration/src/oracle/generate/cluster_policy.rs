@@ -8,13 +8,13 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::pools::{
-    KEYS, NAMESPACE_KEYS, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, label_selector, list, object,
+    KEYS, NAMESPACE_KEYS, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, label_selector, list, object, policy_name,
 };
 
 /// A ClusterNetworkPolicy.
 pub fn cluster_network_policy() -> BoxedStrategy<Value> {
     (
-        super::policy_name(),
+        policy_name(),
         select(&["Admin", "Baseline"][..]),
         select(&[0, 1, 1, 500, 1000][..]),
         pods(),

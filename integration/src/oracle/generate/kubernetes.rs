@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::pools::{
     BLOCKS, KEYS, NAMESPACE_KEYS, NAMESPACES, PORT_NAMES, PORTS, RANGES, at_times, label_selector, list,
-    object,
+    object, policy_name,
 };
 
 /// A NetworkPolicy.
@@ -22,7 +22,7 @@ pub fn network_policy() -> BoxedStrategy<Value> {
     ];
     (
         select(&NAMESPACES[..2]),
-        super::policy_name(),
+        policy_name(),
         label_selector(&KEYS),
         types,
         list(25, 2, rule("from")),

@@ -9,7 +9,7 @@ use super::{
     kubernetes::container_ports,
     pools::{ACCOUNTS, NAMESPACES, PODS, at_times, labels, object},
 };
-use crate::oracle::{cluster::Local, document, selector::Labels};
+use crate::oracle::{document, inventory::Local, selector::Labels};
 
 /// Documents of pods, and the endpoints of this node.
 pub fn pods() -> BoxedStrategy<(Vec<Value>, Vec<Local>)> {

@@ -185,3 +185,8 @@ pub fn namespace_selector() -> BoxedStrategy<Value> {
 pub fn account_selector() -> BoxedStrategy<Value> {
     text(selector(&[("a", &VALUES), ("b", &VALUES), ("projectcalico.org/name", &ACCOUNTS)]))
 }
+
+/// Few names, so that ties are decided by what comes after the name.
+pub(super) fn policy_name() -> BoxedStrategy<String> {
+    select(&["first", "second", "third", "fourth"][..]).prop_map(str::to_owned).boxed()
+}

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde_json::Value;
 
 use crate::oracle::{
-    cluster::Local,
+    inventory::Local,
     net::Net,
     packet::{Flow, protocol},
 };

@@ -5,8 +5,11 @@ use std::{collections::BTreeSet, fmt};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::Value;
 
-use super::{Scene, document, id, pod, scene};
-use crate::oracle::cluster::Local;
+use super::{
+    documents::{document, pod, scene},
+    scene::{Scene, id},
+};
+use crate::oracle::inventory::Local;
 
 /// A change.
 #[derive(Clone)]

@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     path::Path,
-    str::FromStr,
     sync::mpsc,
     thread,
     time::Duration,
@@ -18,11 +17,11 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::{Options, Row};
-use crate::{
-    Netns, parse,
-    path::{LAST, PATIENCE, connect, exchange, pin, repeat, settle},
+use super::{
+    options::{Options, Row},
+    server::Server,
 };
+use crate::path::{LAST, PATIENCE, connect, exchange, pin, repeat, settle};
 
 /// What part of a core client and servers have where nobody else wants it.
 const BUSY: f64 = 0.98;
@@ -40,35 +39,6 @@ pub enum Load {
 
 /// Both.
 pub const LOADS: [Load; 2] = [Load::TcpRr, Load::TcpCrr];
-
-/// A server's namespace, and where it listens.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// Its namespace.
-    pub netns: Netns,
-    /// Where it listens.
-    pub at: SocketAddr,
-}
-
-impl FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (netns, at) =
-            text.split_once('@').ok_or_else(|| format!("{text:?} is not of the form NETNS@ADDRESS:PORT"))?;
-        Ok(Self { netns: Netns(netns.into()), at: parse(at)? })
-    }
-}
-
-impl Server {
-    /// Listens, and leaves this thread in the namespace.
-    pub fn listen(&self) -> Result<TcpListener> {
-        self.netns.enter()?;
-        let listener = TcpListener::bind(self.at).with_context(|| format!("listen on {}", self.at))?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    }
-}
 
 /// How fast it was.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,110 @@
+//! Random documents, and clusters of them.
+
+use proptest::{collection::vec, prelude::*, sample::select, strategy::Union};
+use serde_json::{Value, json};
+
+use super::{
+    calico, cluster_policy, kubernetes, pods,
+    pools::{self, ACCOUNTS, NAMESPACES, NETS4, NETS6, at_times, labels, object},
+    scene::Scene,
+};
+use crate::oracle::inventory::Local;
+
+/// A random cluster with up to so many policies.
+pub fn scene(policies: usize) -> BoxedStrategy<Scene> {
+    let documents = (
+        vec(namespace(), 2..=4),
+        vec(account(), 0..=4),
+        vec(network_set(), 0..=2),
+        vec(tier(), 0..=2),
+        vec(policy(), 1..=policies),
+    )
+        .prop_map(|(namespaces, accounts, sets, tiers, policies)| {
+            [namespaces, accounts, sets, tiers, policies].concat()
+        });
+    (documents, pods::pods(), pods::nodes())
+        .prop_map(|(documents, (pods, locals), (nodes, own))| {
+            Scene::new([documents, pods, nodes].concat(), locals, own)
+        })
+        .boxed()
+}
+
+/// A policy of any kind.
+pub fn policy() -> BoxedStrategy<Value> {
+    prop_oneof![
+        5 => kubernetes::network_policy(),
+        6 => calico::calico_policy(),
+        3 => cluster_policy::cluster_network_policy(),
+    ]
+    .boxed()
+}
+
+/// Anything of which a cluster has several and which may come and go, but for pods.
+pub fn document() -> BoxedStrategy<Value> {
+    prop_oneof![2 => namespace(), 1 => account(), 2 => network_set(), 1 => tier(), 6 => policy()].boxed()
+}
+
+/// A pod of this node or of another, as the cluster tells it, and the endpoint that it has here.
+pub fn pod() -> BoxedStrategy<(Option<Value>, Option<Local>)> {
+    (0..NAMESPACES.len(), 0..pools::PODS.len())
+        .prop_flat_map(|(namespace, pod)| pods::pod(namespace, pod))
+        .boxed()
+}
+
+fn namespace() -> BoxedStrategy<Value> {
+    (select(&NAMESPACES[..]), labels())
+        .prop_map(|(name, labels)| {
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        })
+        .boxed()
+}
+
+fn account() -> BoxedStrategy<Value> {
+    (select(&NAMESPACES[..]), select(&ACCOUNTS[..]), labels())
+        .prop_map(|(namespace, name, labels)| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": {"namespace": namespace, "name": name, "labels": labels},
+            })
+        })
+        .boxed()
+}
+
+fn network_set() -> BoxedStrategy<Value> {
+    let nets = select([&NETS4[..], &NETS6[..]].concat());
+    (prop::option::of(select(&NAMESPACES[..])), select(&["near", "far"][..]), labels(), vec(nets, 0..=3))
+        .prop_map(|(namespace, name, labels, nets)| {
+            json!({
+                "apiVersion": "projectcalico.org/v3",
+                "kind": if namespace.is_some() { "NetworkSet" } else { "GlobalNetworkSet" },
+                "metadata": object([
+                    ("namespace", namespace.map(Value::from)),
+                    ("name", Some(json!(name))),
+                    ("labels", Some(labels)),
+                ]),
+                "spec": {"nets": nets},
+            })
+        })
+        .boxed()
+}
+
+/// Their names are before that of the tier `default` and behind it, for ties.
+fn tier() -> BoxedStrategy<Value> {
+    let orders = [10.0, 1_000.0, 5_000.0, 1_000_000.0, 2_000_000.0, 10_000_000.0, 20_000_000.0];
+    let action = Union::new([Just("Deny").boxed(), Just("Pass").boxed()]);
+    (
+        select(&["apple", "zebra"][..]),
+        at_times(85, select(orders.to_vec()).prop_map(Value::from)),
+        at_times(70, action.prop_map(Value::from)),
+    )
+        .prop_map(|(name, order, action)| {
+            json!({
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "Tier",
+                "metadata": {"name": name},
+                "spec": object([("order", order), ("defaultAction", action)]),
+            })
+        })
+        .boxed()
+}

@@ -1,0 +1,48 @@
+//! A cluster as its sources tell it.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use serde_json::Value;
+
+use crate::oracle::{document::text, inventory::Local};
+
+/// A cluster as its sources tell it.
+#[derive(Clone)]
+pub struct Scene {
+    /// Its documents, each id once.
+    pub documents: Vec<Value>,
+    /// The endpoints of this node.
+    pub locals: Vec<Local>,
+    /// The addresses of this node.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// A line for each thing.
+impl fmt::Debug for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.documents.iter().try_for_each(|document| writeln!(f, "{document}"))?;
+        self.locals.iter().try_for_each(|local| writeln!(f, "{local:?}"))?;
+        writeln!(f, "node: {:?}", self.node_addresses)
+    }
+}
+
+impl Scene {
+    /// A scene in which each thing is there once: of several, the first.
+    pub(super) fn new(documents: Vec<Value>, locals: Vec<Local>, node_addresses: Vec<IpAddr>) -> Self {
+        let mut seen = BTreeSet::new();
+        let documents = documents.into_iter().filter(|document| seen.insert(id(document))).collect();
+        Self { documents, locals, node_addresses }
+    }
+}
+
+/// What tells a document from others.
+pub fn id(document: &Value) -> [String; 4] {
+    let metadata = &document["metadata"];
+    [
+        text(document, "apiVersion"),
+        text(document, "kind"),
+        text(metadata, "namespace"),
+        text(metadata, "name"),
+    ]
+    .map(str::to_owned)
+}
