@@ -20,11 +20,11 @@ use ipamd_runtime::work;
 /// A predicate about addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Atom {
-    /// Belongs to an item that is selected.
+    /// The address belongs to an item that this selects.
     Items(ItemSelector),
-    /// Lies in a prefix.
+    /// The address lies in this prefix.
     Net(IpNetwork),
-    /// Belongs to a pod that has this number under a name.
+    /// The address belongs to a pod that has a port of this name and number.
     Port {
         /// The name.
         name: Arc<str>,
@@ -35,7 +35,7 @@ pub enum Atom {
     },
 }
 
-/// Items of equal facts.
+/// The items that have equal facts.
 #[derive(Debug)]
 struct Group {
     facts: Facts,
@@ -54,25 +54,26 @@ pub struct AtomIndex {
     list: Vec<Atom>,
     groups: Vec<Group>,
     by_facts: HashMap<Facts, GroupId>,
-    /// Those that have items, by their namespace.
+    /// The groups that have items, by their namespace.
     by_namespace: HashMap<Option<Arc<str>>, BTreeSet<GroupId>>,
     free: Vec<GroupId>,
     /// Port names that rules use, by protocol.
     names: HashSet<(Arc<str>, u8)>,
-    /// Selectors that ask for a label, by that label; and those that do not.
+    /// The selectors that ask for a label, by that label.
     by_label: HashMap<(Box<str>, Box<str>), Vec<AtomId>>,
+    /// The other selectors.
     by_nothing: Vec<AtomId>,
     /// The numbers that a name stands for.
     numbers: BTreeMap<(Arc<str>, u8), BTreeSet<u16>>,
 }
 
 impl AtomIndex {
-    /// The number of a prefix; whether it is new.
+    /// The number of a prefix, and whether it is new.
     pub fn net(&mut self, net: IpNetwork) -> (AtomId, bool) {
         self.intern(Atom::Net(net))
     }
 
-    /// The number of a selector; and if it is new, the items that it selects.
+    /// The number of a selector. If the selector is new, also the items that it selects.
     pub fn items(&mut self, inputs: &PolicyInputs, selector: &ItemSelector) -> (AtomId, Vec<Arc<ObjectId>>) {
         let (id, new) = self.intern(Atom::Items(selector.clone()));
         let mut selected = Vec::new();
@@ -95,7 +96,7 @@ impl AtomIndex {
         (id, selected)
     }
 
-    /// The groups of the namespaces that a selector means.
+    /// The groups in the namespaces that a selector means.
     fn within(&self, inputs: &PolicyInputs, selector: &ItemSelector) -> Vec<GroupId> {
         if selector.kinds == ItemKinds::Nodes {
             return self.by_namespace.get(&None).into_iter().flatten().copied().collect();
@@ -109,7 +110,7 @@ impl AtomIndex {
         meant
     }
 
-    /// Has the ports of a name told apart from now on; if it is new, returns the items that have one.
+    /// Makes predicates of the ports that have this name. If the name is new, returns the items that have such a port.
     pub fn port_name(&mut self, name: &Arc<str>, protocol: u8) -> Vec<Arc<ObjectId>> {
         let mut having = Vec::new();
         if self.names.insert((Arc::clone(name), protocol)) {
@@ -132,7 +133,7 @@ impl AtomIndex {
         having
     }
 
-    /// The numbers that a name stands for now, with their predicates.
+    /// The port numbers that a name stands for now, each with its predicate.
     pub fn ports(&mut self, name: &Arc<str>, protocol: u8) -> Vec<(AtomId, u16)> {
         let numbers = self.numbers.get(&(Arc::clone(name), protocol)).cloned().unwrap_or_default();
         numbers.into_iter().map(|port| (self.port(name, protocol, port), port)).collect()
@@ -153,7 +154,7 @@ impl AtomIndex {
         (id, true)
     }
 
-    /// How many predicates are told apart.
+    /// How many predicates there are.
     pub fn count(&self) -> usize {
         self.list.len()
     }
@@ -168,8 +169,8 @@ impl AtomIndex {
         self.groups.get(group as usize).map(|group| &group.facts)
     }
 
-    /// Puts an item among those of its facts. Whether a port name in use has a number that it had not: then rules that
-    /// use names are to be resolved anew.
+    /// Puts an item into the group of its facts. Returns the group, and whether a port name that rules use has got a new number. Then
+    /// the rules that use names must be resolved again.
     pub fn enter(&mut self, inputs: &PolicyInputs, id: &Arc<ObjectId>, facts: &Facts) -> (GroupId, bool) {
         let before = self.numbers.values().map(BTreeSet::len).sum::<usize>();
         let at = self.by_facts.get(facts).copied().unwrap_or_else(|| self.add_group(inputs, facts));
@@ -182,7 +183,7 @@ impl AtomIndex {
     fn add_group(&mut self, inputs: &PolicyInputs, facts: &Facts) -> GroupId {
         let atoms = self.evaluate(inputs, facts);
         let group = Group { facts: facts.clone(), atoms, items: BTreeSet::new() };
-        // Every group has an item, of which there are fewer.
+        // Every group has an item, and there are fewer items than numbers.
         let at = self.free.pop().unwrap_or(GroupId::try_from(self.groups.len()).unwrap_or(GroupId::MAX));
         match self.groups.get_mut(at as usize) {
             Some(place) => *place = group,
@@ -209,8 +210,8 @@ impl AtomIndex {
         }
     }
 
-    /// Evaluates the groups of a namespace anew, after it or its service accounts changed; returns the items for which something
-    /// changed.
+    /// Evaluates the groups of a namespace again, after the namespace or its service accounts have changed. Returns the items for
+    /// which other predicates hold now.
     pub fn refresh(&mut self, inputs: &PolicyInputs, namespace: &str) -> Vec<Arc<ObjectId>> {
         let mut changed = Vec::new();
         let groups = self.by_namespace.get(&Some(Arc::from(namespace))).cloned().unwrap_or_default();
@@ -234,7 +235,7 @@ impl AtomIndex {
 
     fn evaluate(&mut self, inputs: &PolicyInputs, facts: &Facts) -> Vec<AtomId> {
         let labelled = facts.labels.iter().filter_map(|(key, value)| {
-            // Borrowing a pair of boxes by a pair of references is not to be had.
+            // A map by pairs of boxes cannot be asked by a pair of references.
             self.by_label.get(&(Box::from(key), Box::from(value)))
         });
         let candidates = labelled.flatten().chain(&self.by_nothing);
@@ -254,10 +255,10 @@ impl AtomIndex {
     }
 }
 
-/// A label that an item must itself have to be selected.
+/// A label that an item must have of its own to be selected.
 fn needs(selector: &ItemSelector) -> Option<(&str, &str)> {
     let (key, value) = selector.labels.needs()?;
-    // Some labels follow from what the item is.
+    // Calico's labels follow from what a pod or a network set is; nobody writes them.
     let own = !key.starts_with("projectcalico.org/") || selector.kinds == ItemKinds::Nodes;
     own.then_some((key, value))
 }

@@ -1,5 +1,5 @@
-//! The class of an address: the set of predicates that hold for it, from its own items and from every prefix that
-//! covers it.
+//! The class of an address is the set of predicates that hold for it. They come from the items that it belongs to, and from every prefix
+//! that covers it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,8 +24,8 @@ use ipamd_model::{
 };
 use ipamd_runtime::supervisor;
 
-/// What is known of exactly one address or prefix. Nearly always that is the one item that has it, and there are as many of these as
-/// addresses.
+/// What is known of exactly one address or prefix. That is nearly always one item. There is one of these for each address of the
+/// cluster, so that case takes little memory.
 #[derive(Debug, Default)]
 enum Own {
     #[default]
@@ -35,10 +35,10 @@ enum Own {
     More(Box<More>),
 }
 
-/// What is known besides one item.
+/// What is known where that is not just one item.
 #[derive(Debug, Default)]
 struct More {
-    /// The predicate of lying in it.
+    /// The predicate of the addresses that lie in the prefix.
     net: Option<AtomId>,
     /// The items that it belongs to, ordered, with their groups.
     items: Vec<(Arc<ObjectId>, GroupId)>,
@@ -72,7 +72,7 @@ impl Own {
         self.net().is_none() && self.members().next().is_none()
     }
 
-    /// Has more be known, or less.
+    /// Changes what is known.
     fn change(&mut self, change: impl FnOnce(&mut More)) {
         let mut more = match mem::take(self) {
             Self::More(more) => more,
@@ -119,7 +119,7 @@ fn note_contested(contested: &mut BTreeSet<IpNetwork>, net: IpNetwork, own: &Own
     }
 }
 
-/// An item as it was entered.
+/// An item as it was put in.
 #[derive(Debug)]
 struct Entered {
     nets: Nets,
@@ -133,14 +133,14 @@ pub struct Classes {
     atoms: AtomIndex,
     items: BTreeMap<Arc<ObjectId>, Entered>,
     own: NetMap<Own>,
-    /// How many prefixes there are of each length, of IPv4 and IPv6.
+    /// How many prefixes of each length are known, of IPv4 and of IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
     numbers: HashMap<Arc<[AtomId]>, ClassId>,
     /// The predicates of each class.
     sets: Vec<Arc<[AtomId]>>,
     /// The classes that have a predicate.
     having: HashMap<AtomId, Vec<ClassId>>,
-    /// Addresses and prefixes whose class may be another now.
+    /// Addresses and prefixes whose class may have changed.
     touched: BTreeSet<IpNetwork>,
     /// What several pods have, kept apart: whoever asks for it would look through all addresses of the cluster otherwise.
     contested: BTreeSet<IpNetwork>,
@@ -182,14 +182,15 @@ impl Classes {
         atom
     }
 
-    /// The numbers that peers have under a port's name, each with its predicate.
+    /// The numbers that peers have for the name of a port, each with its predicate.
     pub fn ports(&mut self, name: &Arc<str>, protocol: u8) -> Vec<(AtomId, u16)> {
         let having = self.atoms.port_name(name, protocol);
         self.touch_items(&having);
         self.atoms.ports(name, protocol)
     }
 
-    /// Enters all items of these ids where none is known yet, as [`Self::put`] would one by one, into trees that are full.
+    /// Puts in all items of these ids, where no item is known yet. The result is that of calling [`Self::put`] for each, but the trees
+    /// are built at once and have no empty space.
     pub fn fill(&mut self, inputs: &PolicyInputs, ids: Vec<ObjectId>) {
         let mut items = Vec::with_capacity(ids.len());
         let mut held = Vec::with_capacity(ids.len());
@@ -222,7 +223,8 @@ impl Classes {
         self.touched = self.known().collect();
     }
 
-    /// Enters an item, or its new state; `None`: it is gone. Whether a port name in use has a new number.
+    /// Puts in an item or its new state; `None` stands for an item that is gone. Returns whether a port name that rules use has got a
+    /// new number.
     pub fn put(&mut self, inputs: &PolicyInputs, id: &ObjectId, item: Option<Item>) -> bool {
         let local = inputs.locals_of(id).next().is_some();
         let (id, old) = match self.items.remove_entry(id) {
@@ -262,7 +264,7 @@ impl Classes {
         new_number
     }
 
-    /// Evaluates selectors anew on the items of a namespace.
+    /// Evaluates the selectors again for the items of a namespace.
     pub fn refresh_namespace(&mut self, inputs: &PolicyInputs, namespace: &str) {
         let changed = self.atoms.refresh(inputs, namespace);
         self.touch_items(&changed);
@@ -285,7 +287,8 @@ impl Classes {
         self.pod_of(own).map(|(id, _)| &**id)
     }
 
-    /// Two pods may claim an address while one of them is on its way out: one of this node knows better.
+    /// Two pods may claim an address while one of them goes away. A pod of this node counts then, because the node knows its own
+    /// addresses best.
     fn pod_of<'a>(&'a self, own: &'a Own) -> Option<(&'a Arc<ObjectId>, GroupId)> {
         let mut pods = own.members().filter(|(id, _)| id.kind == Kind::Pod);
         let first = pods.next()?;
@@ -310,7 +313,7 @@ impl Classes {
         self.own.get(net).is_some()
     }
 
-    /// Everything of which something is known.
+    /// All addresses and prefixes of which something is known.
     pub fn known(&self) -> impl Iterator<Item = IpNetwork> {
         self.own.iter().map(|(net, _)| net)
     }
@@ -353,12 +356,12 @@ impl Classes {
         self.sets.get(class.0 as usize).cloned().unwrap_or_else(|| Arc::new([]))
     }
 
-    /// How many classes have been told apart; their numbers are below.
+    /// How many classes there are. Their numbers are below this.
     pub fn count(&self) -> usize {
         self.sets.len()
     }
 
-    /// How many predicates are told apart.
+    /// How many predicates there are.
     pub fn atoms(&self) -> usize {
         self.atoms.count()
     }
@@ -368,7 +371,7 @@ impl Classes {
         self.having.get(&atom).map_or(&[], Vec::as_slice)
     }
 
-    /// Addresses and prefixes whose class may be another since this was asked last.
+    /// Addresses and prefixes whose class may have changed since this was last called.
     pub fn take_touched(&mut self) -> BTreeSet<IpNetwork> {
         mem::take(&mut self.touched)
     }
@@ -419,7 +422,7 @@ impl Classes {
         }
     }
 
-    /// Everything known that lies in a prefix.
+    /// Marks everything known that lies in a prefix.
     fn touch_within(&mut self, net: IpNetwork) {
         self.touched.extend(self.own.within(net));
     }
@@ -435,7 +438,7 @@ fn truncated(net: IpNetwork, length: u8) -> IpNetwork {
             .and_then(|wider| Ipv6Network::new(wider.network(), length))
             .map(IpNetwork::V6),
     };
-    // A length is not above that of `net`.
+    // The length is at most that of `net`, so there is always one.
     covering.unwrap_or(net)
 }
 

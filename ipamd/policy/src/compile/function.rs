@@ -1,4 +1,4 @@
-//! The entries of a policy map for one class of peers in one direction: decisions by protocol and port, as prefixes.
+//! The entries of a policy map for one class of peers in one direction. They hold decisions by protocol and port, as prefixes.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
 use ipamd_runtime::supervisor;
 
-/// One entry, but for whose it is.
+/// One entry, without the class that it is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Line {
     protocol: Option<u8>,
@@ -24,7 +24,7 @@ pub struct Function {
     lines: Vec<Line>,
 }
 
-/// The branches of a policy map by their number.
+/// The numbers of the branches of a policy map.
 #[derive(Clone, Debug, Default)]
 pub struct Branches {
     known: HashMap<(u8, Vec<(u16, Decision)>), u32>,
@@ -36,7 +36,7 @@ fn value(decision: Decision) -> EntryValue {
 }
 
 impl Function {
-    /// Evaluates the rules once for each interval in which they say the same.
+    /// Evaluates the rules once for each interval of ports in which they decide the same.
     pub fn of(rules: &PeerRules<'_>) -> Self {
         let other = Answer::Decided(rules.decide(None, 0, 0));
         let mut lines = vec![Line { protocol: None, port: 0, bits: 0, answer: other.clone() }];
@@ -48,17 +48,17 @@ impl Function {
         Self { lines }
     }
 
-    /// How many entries it takes, besides its branches.
+    /// How many entries it takes, without those of its branches.
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether it says nothing: it never does.
+    /// Whether it has no entries, which never happens.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Its entries; those of branches that the map does not have yet come with them.
+    /// Its entries, and the entries of branches that the map does not have yet.
     pub fn entries(&self, of: EntryOf, branches: &mut Branches) -> Vec<(EntryKey, EntryValue)> {
         let mut entries = Vec::with_capacity(self.lines.len());
         for line in &self.lines {
@@ -90,7 +90,7 @@ impl Branches {
         let mut is_new = false;
         let branch = *self.known.entry((protocol, pieces.to_vec())).or_insert_with(|| {
             is_new = true;
-            // There are far fewer than entries, of which a map has less than 2^32.
+            // A map has fewer than 2^32 entries, and far fewer branches.
             u32::try_from(next).unwrap_or(u32::MAX)
         });
         if is_new {
@@ -106,7 +106,7 @@ impl Branches {
     }
 }
 
-/// Intervals of ports by their first and last, of pieces by their first.
+/// The first and the last port of each piece. `pieces` have the first ports only.
 fn intervals<T>(pieces: &[(u16, T)]) -> impl Iterator<Item = (u16, u16, &T)> {
     pieces.iter().enumerate().map(|(at, (first, value))| {
         let last = pieces.get(at + 1).map_or(u16::MAX, |(next, _)| next - 1);
@@ -114,7 +114,7 @@ fn intervals<T>(pieces: &[(u16, T)]) -> impl Iterator<Item = (u16, u16, &T)> {
     })
 }
 
-/// The entries of one protocol: one for all its ports, and those that differ.
+/// The entries of one protocol: one for all its ports, and one for each prefix that differs from it.
 fn prefixes(protocol: u8, pieces: &[(u16, Answer)], other: &Answer) -> Vec<Line> {
     let mut ports: HashMap<&Answer, u32> = HashMap::new();
     for (first, last, answer) in intervals(pieces) {

@@ -1,8 +1,10 @@
 //! Compiles policies into tables. Pure: nothing here touches the kernel.
 //!
-//! [`policy_inputs`] has the objects of the cluster; [`resolve`] makes an endpoint's [`rules`] of the policies that select it; [`atoms`] and
-//! [`classes`] tell what holds for which address; [`function`] settles, for one class of peers, which rule decides which
-//! ports, by one walk along them (`sweep`).
+//! - [`policy_inputs`] holds the objects of the cluster.
+//! - [`rank`] is the order of the policies.
+//! - [`resolve`] turns the policies that select an endpoint into its [`rules`].
+//! - [`atoms`] numbers the predicates about addresses. [`classes`] finds which of them hold for an address.
+//! - [`function`] computes, for one class of peers, which rule decides which ports. It walks along the ports once (`sweep`).
 
 pub mod atoms;
 pub mod classes;

@@ -1,4 +1,4 @@
-//! Numbers of rules, for counters and events.
+//! The numbers of rules in counters and events.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,27 +11,27 @@ use serde::Serialize;
 use crate::tables::RuleId;
 use ipamd_model::{objects::ObjectId, policy::Direction};
 
-/// What decided.
+/// What has decided a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum RuleName {
     /// A rule of a policy.
     Rule {
         /// Which policy.
         policy: ObjectId,
-        /// Of its rules for this direction,
+        /// The direction of the rule.
         direction: Direction,
-        /// the one of this number, from 0.
+        /// Its place among the rules of that direction, from 0.
         index: usize,
         /// The rule's own name, where it has one.
         name: Option<Arc<str>>,
     },
-    /// No rule, but that policies of a tier select the endpoint.
+    /// No rule: policies of a tier select the endpoint, and none of their rules matches.
     TierDefault {
         /// The tier.
         tier: Arc<str>,
         /// The direction.
         direction: Direction,
-        /// Those policies.
+        /// The policies.
         policies: Vec<ObjectId>,
     },
 }
@@ -63,7 +63,7 @@ pub struct RuleNames {
     numbers: HashMap<RuleName, RuleId>,
     names: Vec<Option<RuleName>>,
     free: Vec<RuleId>,
-    /// Given since it was asked last: their counters are to be cleared.
+    /// The numbers given since [`Self::take_fresh`] was last called. Their counters must be cleared.
     fresh: Vec<RuleId>,
 }
 
@@ -95,7 +95,7 @@ impl RuleNames {
         self.numbers.get(name).copied()
     }
 
-    /// The highest number that is given, or was.
+    /// The highest number that is in use or was.
     pub fn highest(&self) -> usize {
         self.names.len()
     }
@@ -105,12 +105,12 @@ impl RuleNames {
         self.numbers.len()
     }
 
-    /// Those given since this was asked last.
+    /// The numbers given since this was last called.
     pub fn take_fresh(&mut self) -> Vec<RuleId> {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Forgets all but those in use.
+    /// Forgets the numbers that are not in use.
     pub fn retain(&mut self, used: &BTreeSet<RuleId>) {
         for (at, place) in self.names.iter_mut().enumerate() {
             let id = RuleId(u32::try_from(at + 1).unwrap_or(u32::MAX));

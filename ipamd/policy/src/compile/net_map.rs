@@ -1,5 +1,5 @@
-//! A map by addresses and prefixes, of which a cluster has two hundred thousand: those of IPv4 are apart, for in one map each would
-//! take the room of one of IPv6.
+//! A map by addresses and prefixes. A cluster may have two hundred thousand of them, so IPv4 has a map of its own: in a common map each
+//! IPv4 address would take as much memory as an IPv6 address.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// The same, to change it.
+    /// The value of exactly this address or prefix, to change it.
     pub fn get_mut(&mut self, net: IpNetwork) -> Option<&mut V> {
         match net {
             IpNetwork::V4(net) => self.v4.get_mut(&net),
@@ -35,7 +35,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// The same; where there is none, one is made.
+    /// The value of exactly this address or prefix, to change it. If there is none, `make` makes one.
     pub fn get_or_insert_with(&mut self, net: IpNetwork, make: impl FnOnce() -> V) -> &mut V {
         match net {
             IpNetwork::V4(net) => self.v4.entry(net).or_insert_with(make),
@@ -43,7 +43,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// Puts a value in; returns the one that was there.
+    /// Sets a value, and returns the one that was there.
     pub fn insert(&mut self, net: IpNetwork, value: V) -> Option<V> {
         match net {
             IpNetwork::V4(net) => self.v4.insert(net, value),
@@ -51,7 +51,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// Takes a value out.
+    /// Removes a value, and returns it.
     pub fn remove(&mut self, net: IpNetwork) -> Option<V> {
         match net {
             IpNetwork::V4(net) => self.v4.remove(&net),
@@ -59,7 +59,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// All of them.
+    /// All addresses and prefixes with their values.
     pub fn iter(&self) -> impl Iterator<Item = (IpNetwork, &V)> {
         let v4 = self.v4.iter().map(|(net, value)| (IpNetwork::V4(*net), value));
         v4.chain(self.v6.iter().map(|(net, value)| (IpNetwork::V6(*net), value)))
@@ -70,9 +70,9 @@ impl<V> NetMap<V> {
         self.v4.len() + self.v6.len()
     }
 
-    /// The addresses and prefixes that lie in one, itself included.
+    /// The addresses and prefixes that lie in a prefix, including itself.
     pub fn within(&self, net: IpNetwork) -> Vec<IpNetwork> {
-        // A length of 0 comes before all others of an address, and the longest after them.
+        // Among prefixes of one address, the length 0 is the first in order and the full length the last.
         match net {
             IpNetwork::V4(net) => {
                 let (first, last) =
@@ -91,7 +91,7 @@ impl<V> NetMap<V> {
         }
     }
 
-    /// The same in trees that are full: one that is filled one by one in order is half empty.
+    /// The same content in new trees without empty space. A tree that is filled one by one in order is half empty.
     #[must_use]
     pub fn packed(self) -> Self {
         Self { v4: self.v4.into_iter().collect(), v6: self.v6.into_iter().collect() }

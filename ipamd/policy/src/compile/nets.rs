@@ -1,4 +1,4 @@
-//! Addresses and prefixes of one item, in little room where they are what nearly every pod has.
+//! The addresses and prefixes of one item. What nearly every pod has takes little memory.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ pub fn is_host(net: IpNetwork) -> bool {
     net.prefix() == if net.is_ipv4() { 32 } else { 128 }
 }
 
-/// Addresses and prefixes, in their order. A cluster has a hundred thousand of these.
+/// Addresses and prefixes, in their order. A cluster may have a hundred thousand of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nets {
     /// One address of each family at most.
@@ -29,7 +29,7 @@ impl Nets {
         hosts.map(IpNetwork::from).chain(any.iter().copied())
     }
 
-    /// Whether it is among them.
+    /// Whether an address or prefix is among them.
     pub fn contains(&self, net: IpNetwork) -> bool {
         self.iter().any(|it| it == net)
     }

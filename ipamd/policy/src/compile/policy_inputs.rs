@@ -38,7 +38,7 @@ pub struct LocalEndpoint {
 }
 
 impl LocalEndpoint {
-    /// The item that it belongs to: its pod; a container without one counts as a pod of its own.
+    /// The item that it belongs to: its pod. A container without a pod counts as a pod of its own.
     pub fn item(&self) -> ObjectId {
         match &self.pod {
             Some(pod) => ObjectId::namespaced(Kind::Pod, &pod.namespace, &pod.name),
@@ -47,7 +47,7 @@ impl LocalEndpoint {
     }
 }
 
-/// What selectors can tell of an item. Items of equal facts are in the same atoms, but for those by address.
+/// What selectors can ask of an item. For items of equal facts the same predicates hold, except for those about prefixes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// Pod, network set or node.
@@ -65,7 +65,7 @@ pub struct Facts {
 /// Something that addresses belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// What selectors can tell of it.
+    /// What selectors can ask of it.
     pub facts: Facts,
     /// Its addresses and prefixes, ordered, each once.
     pub nets: Vec<IpNetwork>,
@@ -97,7 +97,7 @@ struct Workload {
     ports: Arc<[NamedPort]>,
 }
 
-/// What was told of a pod besides its name: kept small, for a cluster has a hundred thousand.
+/// What was told of a pod besides its name. This is small, because a cluster may have a hundred thousand pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KnownPod {
     workload: Arc<Workload>,
@@ -105,7 +105,7 @@ struct KnownPod {
 }
 
 impl KnownPod {
-    /// A pod, with what it has in common with others that were seen.
+    /// Makes one of a pod. It shares with the pods that were `seen` what it has in common with them.
     fn of(pod: Pod, seen: &mut HashSet<Arc<Workload>>) -> (PodKey, Self) {
         let Pod { namespace, name, labels, service_account, addresses, ports } = pod;
         let addresses = addresses.into_iter().map(IpNetwork::from).collect();
@@ -126,7 +126,7 @@ impl KnownPod {
     }
 }
 
-/// Everything that was told of the cluster.
+/// Everything that was told of the cluster, as far as policy needs it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyInputs {
     namespaces: BTreeMap<Arc<str>, Labels>,
@@ -136,7 +136,7 @@ pub struct PolicyInputs {
     nodes: BTreeMap<ObjectId, Node>,
     sets: BTreeMap<ObjectId, NetworkSet>,
     tiers: BTreeMap<Arc<str>, Tier>,
-    /// All policies, also those whose tier is not known.
+    /// All policies, including those whose tier is not known.
     pub policies: BTreeMap<ObjectId, Arc<Policy>>,
     /// The endpoints of this node.
     pub locals: BTreeMap<AttachmentKey, LocalEndpoint>,
@@ -145,8 +145,8 @@ pub struct PolicyInputs {
 }
 
 impl PolicyInputs {
-    /// Takes the whole of a cluster in, where nothing is known yet. Pods are many: a tree that is filled one by one in order
-    /// is half empty, and leaves holes in memory if it is made anew.
+    /// Takes in the whole cluster, where nothing is known yet. The tree of the pods, which are many, is built at once: one that is
+    /// filled one by one in order is half empty, and making it anew would leave holes in memory.
     pub fn fill(&mut self, changes: Vec<Change>) {
         let mut pods = Vec::new();
         for change in changes {
@@ -160,7 +160,7 @@ impl PolicyInputs {
                 Change::Remove(id) => drop(self.remove(&id)),
             }
         }
-        // The last word about each counts.
+        // The last change of each pod counts.
         pods.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut last = Vec::with_capacity(pods.len());
         let mut pods = pods.into_iter().peekable();
@@ -172,7 +172,7 @@ impl PolicyInputs {
         self.pods = last.into_iter().collect();
     }
 
-    /// Takes an object in; returns what was there under its id.
+    /// Takes in an object, and returns the one that had its id.
     pub fn put(&mut self, object: Object) -> Option<Object> {
         let id = object.id();
         match object {
@@ -195,12 +195,12 @@ impl PolicyInputs {
             Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
             Object::Policy(it) => self.policies.insert(id, it).map(Object::Policy),
-            // Policy is about the endpoints behind a service.
+            // Policy is about the endpoints behind a service, not about the service.
             Object::Service(_) | Object::EndpointSlice(_) => None,
         }
     }
 
-    /// Forgets an object; returns it.
+    /// Forgets an object, and returns it.
     pub fn remove(&mut self, id: &ObjectId) -> Option<Object> {
         match id.kind {
             Kind::Namespace => {
@@ -227,7 +227,7 @@ impl PolicyInputs {
         }
     }
 
-    /// Whether an object of that id was told of. Those that say where services lead are not kept here.
+    /// Whether there is an object of that id. Services and EndpointSlices are not kept here.
     pub fn has(&self, id: &ObjectId) -> bool {
         match id.kind {
             Kind::Namespace => self.namespaces.contains_key(&id.name),
@@ -246,7 +246,7 @@ impl PolicyInputs {
         }
     }
 
-    /// Takes a local endpoint in; returns what was there under its key.
+    /// Takes in a local endpoint, and returns the one that had its key.
     pub fn put_local(&mut self, endpoint: LocalEndpoint) -> Option<LocalEndpoint> {
         let old = self.remove_local(&endpoint.key);
         self.by_item.entry(endpoint.item()).or_default().insert(endpoint.key.clone());
@@ -254,7 +254,7 @@ impl PolicyInputs {
         old
     }
 
-    /// Forgets a local endpoint; returns it.
+    /// Forgets a local endpoint, and returns it.
     pub fn remove_local(&mut self, key: &AttachmentKey) -> Option<LocalEndpoint> {
         let old = self.locals.remove(key)?;
         let item = old.item();
@@ -272,13 +272,13 @@ impl PolicyInputs {
         self.by_item.get(item).into_iter().flatten().filter_map(|key| self.locals.get(key))
     }
 
-    /// A tier: declared, or built in.
+    /// A tier, which is declared or built in.
     pub fn tier(&self, name: &str) -> Option<Tier> {
         let declared = self.tiers.get(name).cloned();
         declared.or_else(|| Tier::built_in().into_iter().find(|tier| *tier.name == *name))
     }
 
-    /// A policy's place; `None` if its tier is not known, so that it is not enforced.
+    /// The place of a policy. `None` if its tier is not known, so that the policy is not enforced.
     pub fn rank(&self, policy: &Policy) -> Option<Rank> {
         Some(Rank::new(&self.tier(&policy.tier)?, policy))
     }
@@ -289,7 +289,7 @@ impl PolicyInputs {
         placed.collect()
     }
 
-    /// Ids of all items, ordered.
+    /// The ids of all items, in order.
     pub fn item_ids(&self) -> Vec<ObjectId> {
         let others = self.by_item.keys().chain(self.nodes.keys()).chain(self.sets.keys());
         let mut ids: Vec<_> = self.pods.keys().map(PodKey::id).chain(others.cloned()).collect();
@@ -313,7 +313,7 @@ impl PolicyInputs {
             Kind::Node => {
                 let node = self.nodes.get(id)?;
                 let gateways = node.pod_cidrs.iter().filter_map(|cidr| Pool::new("node", *cidr).ok());
-                // What the node itself sends through the overlay comes from there.
+                // A node sends through the overlay from its gateway addresses.
                 let gateways = gateways.map(|pool| IpNetwork::from(pool.gateway()));
                 let nets = hosts(&node.addresses).into_iter().chain(gateways).collect();
                 Item { facts: plain(&node.labels), nets }
@@ -339,7 +339,7 @@ impl PolicyInputs {
             .or_else(|| local.map(|endpoint| Labels::from(&endpoint.labels)))
             .unwrap_or_default();
         let ports = object.map(|pod| Arc::clone(&pod.workload.ports)).unwrap_or_default();
-        // What is told of a pod of this node may be out of date.
+        // For a pod of this node the endpoints are asked, because what the cluster tells of its addresses may be out of date.
         let nets = match local {
             Some(_) => {
                 self.locals_of(id).flat_map(|it| it.addresses.iter().copied()).map(IpNetwork::from).collect()
@@ -407,7 +407,7 @@ fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
     Object::ServiceAccount(ServiceAccount { namespace, name, labels })
 }
 
-/// An item's labels, and those that follow from what it is.
+/// The labels of an item: those that it has, and those that follow from what it is.
 struct OwnLabels<'a>(&'a Facts);
 
 impl Subject for OwnLabels<'_> {

@@ -7,7 +7,7 @@ use ipamd_model::{
     policy::{Order, Policy, Tier},
 };
 
-/// A policy's place among those of an endpoint.
+/// The place of a policy among those that select an endpoint. The fields are compared in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     tier_order: Order,
@@ -37,5 +37,5 @@ impl Rank {
     }
 }
 
-/// The policies that select an endpoint, in order.
+/// The policies that select an endpoint, in the order in which they are asked.
 pub type Selecting = BTreeMap<Rank, Arc<Policy>>;

@@ -1,5 +1,5 @@
-//! Resolves the policies that select an endpoint into its rules: its own side is evaluated, the other side becomes
-//! predicates.
+//! Resolves the policies that select an endpoint into its rules. The endpoint's own side of a rule is evaluated. The other side becomes
+//! predicates about addresses.
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ use ipamd_model::{
 };
 use ipamd_runtime::work;
 
-/// What rules are resolved for.
+/// The endpoint's own side, for which rules are resolved.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// The endpoint's addresses.
@@ -33,17 +33,17 @@ pub struct Own {
     pub ports: Arc<[NamedPort]>,
 }
 
-/// Whether a rule's own side means an endpoint.
+/// Which addresses of an endpoint a rule's own side means.
 enum Meant {
-    /// By none of its addresses.
+    /// None.
     Not,
-    /// By all of them.
+    /// All.
     Whole,
-    /// By that of this family only.
+    /// Only the address of this family.
     In(Family),
 }
 
-/// Everything that resolving draws numbers from.
+/// What resolving reads, and what it takes numbers from.
 pub struct Resolver<'a> {
     /// The cluster.
     pub inputs: &'a PolicyInputs,
@@ -134,7 +134,7 @@ impl Resolver<'_> {
         Some(RuleMatch { id, action: rule.action, peers, traffic })
     }
 
-    /// For which of its families the rule's own side means the endpoint.
+    /// Which addresses of the endpoint the rule's own side means.
     fn families(&mut self, rule: &Rule, own_side: &[Entity], own: &Own) -> Meant {
         let family = |address: &IpAddr| if address.is_ipv4() { Family::V4 } else { Family::V6 };
         let meant = |this: &mut Self, address: IpAddr| {

@@ -1,4 +1,4 @@
-//! An endpoint's resolved rules: in order, with numbered predicates about addresses.
+//! The resolved rules of an endpoint, in order. What they say of addresses is by the numbers of predicates.
 
 use std::{
     collections::HashMap,
@@ -12,39 +12,39 @@ use crate::tables::RuleId;
 use ipamd_model::policy::{Action, Direction, TierDefault, protocol};
 use ipamd_runtime::work;
 
-/// A predicate about addresses.
+/// The number of a predicate about addresses.
 pub type AtomId = u32;
 
-/// The predicates that hold for an address: ordered, each once.
+/// The predicates that hold for an address, in order, each once.
 pub type Atoms<'a> = &'a [AtomId];
 
 fn holds(atoms: Atoms<'_>, atom: AtomId) -> bool {
     atoms.binary_search(&atom).is_ok()
 }
 
-/// Whether one of a list holds, which is ordered too.
+/// Whether one of a list holds. The list is ordered too.
 fn any_holds(atoms: Atoms<'_>, list: &[AtomId]) -> bool {
     let (few, many) = if list.len() < atoms.len() { (list, atoms) } else { (atoms, list) };
     few.iter().any(|atom| holds(many, *atom))
 }
 
-/// What an address must be: all that is set must hold.
+/// What must hold for an address: all that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressMatch {
-    /// Belongs to these items.
+    /// It belongs to these items.
     pub items: Option<AtomId>,
-    /// Does not belong to these.
+    /// It does not belong to these items.
     pub not_items: Option<AtomId>,
-    /// Lies in one of these, which are ordered.
+    /// It lies in one of these prefixes, which are in order.
     pub nets: Option<Vec<AtomId>>,
-    /// Lies in none of these, which are ordered.
+    /// It lies in none of these prefixes, which are in order.
     pub not_nets: Vec<AtomId>,
-    /// Is of the family whose whole address space this is.
+    /// It lies in this prefix, which is the whole address space of a family.
     pub family: Option<AtomId>,
 }
 
 impl AddressMatch {
-    /// Whether an address of these atoms is meant.
+    /// Whether an address for which these predicates hold is meant.
     pub fn matches(&self, atoms: Atoms<'_>) -> bool {
         self.items.is_none_or(|atom| holds(atoms, atom))
             && self.not_items.is_none_or(|atom| !holds(atoms, atom))
@@ -53,7 +53,7 @@ impl AddressMatch {
             && self.family.is_none_or(|atom| holds(atoms, atom))
     }
 
-    /// Predicates of which one at least holds for whoever is meant; `None`: there are none.
+    /// Predicates of which at least one holds for every address that is meant. `None` if there are no such predicates.
     fn needs(&self) -> Option<&[AtomId]> {
         let single = self.items.as_ref().map(slice::from_ref);
         single.or(self.nets.as_deref()).or_else(|| self.family.as_ref().map(slice::from_ref))
@@ -69,9 +69,9 @@ impl AddressMatch {
 /// A set of ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortSet {
-    /// By number, both ends included.
+    /// Ranges of numbers, with both ends.
     pub ranges: Vec<(u16, u16)>,
-    /// The ports that the peer has under a name: where the atom holds, that number is in the set.
+    /// The named ports of peers. The number is in the set if the predicate holds for the peer.
     pub peer: Vec<(AtomId, u16)>,
 }
 
@@ -81,7 +81,7 @@ impl PortSet {
             || self.peer.iter().any(|(atom, number)| *number == port && holds(atoms, *atom))
     }
 
-    /// All numbers that are in it for a peer of these atoms, as ranges.
+    /// All numbers in the set, as ranges, for a peer for which these predicates hold.
     pub fn numbers(&self, atoms: Atoms<'_>) -> impl Iterator<Item = (u16, u16)> {
         let peer =
             self.peer.iter().filter(move |(atom, _)| holds(atoms, *atom)).map(|(_, port)| (*port, *port));
@@ -92,9 +92,9 @@ impl PortSet {
 /// What a rule says of the ports of one side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortMatch {
-    /// One of these; `None`: any.
+    /// The port is one of these. `None` stands for any port.
     pub one_of: Option<PortSet>,
-    /// None of these.
+    /// The port is none of these.
     pub none_of: Option<PortSet>,
 }
 
@@ -115,21 +115,21 @@ impl PortMatch {
     }
 }
 
-/// What a rule says of protocols and ports. ICMP's type and code stand as the destination port `type << 8 | code`.
+/// What a rule says of protocols and ports. For ICMP the destination port is `type << 8 | code`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TrafficMatch {
     /// IP protocol number.
     pub protocol: Option<u8>,
     /// IP protocol number that it must not be.
     pub not_protocol: Option<u8>,
-    /// Of the side that opens the flow.
+    /// The ports of the side that opens the flow.
     pub source: PortMatch,
-    /// Of the other side.
+    /// The ports of the other side.
     pub destination: PortMatch,
 }
 
 impl TrafficMatch {
-    /// Whether packets of a protocol can match; `None` stands for every protocol that no rule names.
+    /// Whether packets of a protocol can match. `None` stands for all protocols that no rule names.
     pub fn concerns(&self, protocol: Option<u8>) -> bool {
         let named = self.protocol.is_none() || self.protocol == protocol;
         let ports = self.source.is_any() && self.destination.is_any()
@@ -145,47 +145,48 @@ pub struct RuleMatch {
     pub id: RuleId,
     /// What it does.
     pub action: Action,
-    /// Alternatives for the other side's address.
+    /// The alternatives for the address of the other side.
     pub peers: Vec<AddressMatch>,
-    /// Alternatives.
+    /// The alternatives for protocols and ports.
     pub traffic: Vec<TrafficMatch>,
 }
 
 /// The rules of one tier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TierRules {
-    /// In order.
+    /// The rules, in order.
     pub rules: Vec<RuleMatch>,
-    /// What becomes of what they do not decide.
+    /// What happens to flows that no rule decides.
     pub default: TierDefault,
-    /// The number of that, where it denies.
+    /// The number of the default, if it denies.
     pub default_id: RuleId,
 }
 
-/// What an endpoint's policies say of a direction. Without tiers it is not policed.
+/// What the policies of an endpoint say of a direction. A direction without tiers is not policed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DirectionRules {
-    /// In order; only those whose policies select the endpoint.
+    /// The tiers whose policies select the endpoint, in order.
     pub tiers: Vec<TierRules>,
 }
 
 /// All rules of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EndpointRules {
-    /// For what reaches it.
+    /// For flows to the endpoint.
     pub ingress: DirectionRules,
-    /// For what it sends.
+    /// For flows from the endpoint.
     pub egress: DirectionRules,
 }
 
-/// Rules with their hash. A pod may have ten thousand, and to hash them anew at each look-up costs more than all the rest of an ADD.
+/// Rules with their hash. A pod may have ten thousand rules. Hashing them again at each look-up would cost more than all the rest of an
+/// ADD.
 #[derive(Debug)]
 pub struct Hashed {
     rules: EndpointRules,
     hash: u64,
 }
 
-/// Rules as all share them that have them.
+/// Rules that all endpoints share that have them.
 pub type SharedRules = Arc<Hashed>;
 
 impl From<EndpointRules> for Hashed {
@@ -219,7 +220,7 @@ impl Hash for Hashed {
 }
 
 impl EndpointRules {
-    /// Those of a direction.
+    /// The rules of a direction.
     pub fn of(&self, direction: Direction) -> &DirectionRules {
         match direction {
             Direction::Ingress => &self.ingress,
@@ -239,12 +240,12 @@ impl EndpointRules {
     }
 }
 
-/// What becomes of a flow.
+/// What is decided for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// It passes.
     pub allow: bool,
-    /// The rule that says so; 0: all tiers left it open.
+    /// The rule that decided. 0 if all tiers left it open.
     pub rule: RuleId,
     /// The first rule of the action Log that matched on the way.
     pub log: Option<RuleId>,
@@ -256,13 +257,14 @@ pub struct PeerRules<'a> {
     atoms: Atoms<'a>,
 }
 
-/// Where a rule's alternative is: by tier, rule, and its number.
+/// The place of an alternative of a rule: its tier, its rule, and its number.
 type At = (u32, u32, u32);
 
-/// Which alternatives of rules can mean a peer, by a predicate that it must have: of ten thousand, those alone are looked at.
+/// The alternatives of rules, by a predicate that must hold for a peer that they mean. So of ten thousand alternatives only those are
+/// looked at that can mean a peer.
 #[derive(Debug, Default)]
 pub struct RuleIndex {
-    /// Those that need none.
+    /// The alternatives that need no predicate.
     always: Vec<At>,
     needing: HashMap<AtomId, Vec<At>>,
 }
@@ -288,7 +290,7 @@ impl RuleIndex {
         index
     }
 
-    /// Those that can mean a peer of these predicates, in order.
+    /// The alternatives that can mean a peer for which these predicates hold, in order.
     fn of(&self, atoms: Atoms<'_>) -> Vec<At> {
         let mut found = self.always.clone();
         found.extend(atoms.iter().filter_map(|atom| self.needing.get(atom)).flatten());
@@ -313,7 +315,7 @@ impl DirectionRules {
         PeerRules { tiers: self.tiers.iter().map(concerning).collect(), atoms }
     }
 
-    /// The same by an index of these rules.
+    /// The same, by an index of these rules.
     pub fn about_by<'a>(&'a self, index: &RuleIndex, atoms: Atoms<'a>) -> PeerRules<'a> {
         let mut tiers: Vec<(_, Vec<_>)> = self.tiers.iter().map(|tier| (tier, Vec::new())).collect();
         let mut meant = None;
@@ -345,7 +347,7 @@ impl DirectionRules {
 }
 
 impl PeerRules<'_> {
-    /// Each tier with its rules that are left.
+    /// Each tier with those of its rules that are left.
     pub fn tiers(&self) -> impl Iterator<Item = (&TierRules, &[&RuleMatch])> {
         self.tiers.iter().map(|(tier, rules)| (*tier, rules.as_slice()))
     }
@@ -355,7 +357,7 @@ impl PeerRules<'_> {
         self.atoms
     }
 
-    /// The protocols that are named, ordered.
+    /// The protocols that rules name, in order.
     pub fn protocols(&self) -> Vec<u8> {
         let traffic = self.tiers.iter().flat_map(|(_, rules)| rules).flat_map(|rule| &rule.traffic);
         let mut protocols =
@@ -365,7 +367,7 @@ impl PeerRules<'_> {
         protocols
     }
 
-    /// Decides a flow. A protocol of `None` stands for all that no rule names.
+    /// Decides a flow. The protocol `None` stands for all protocols that no rule names.
     pub fn decide(&self, protocol: Option<u8>, source: u16, destination: u16) -> Decision {
         let mut log = None;
         for (tier, rules) in &self.tiers {

@@ -1,5 +1,5 @@
-//! Evaluates ordered rules over all ports in one sweep: clauses begin and end at the bounds of their ranges, and the
-//! first active rule decides. So a thousand port ranges cost about a thousand steps, not their square.
+//! Evaluates ordered rules over all ports in one sweep. A clause becomes active at the first port of its range and inactive behind the
+//! last, and at each port the first active rule decides. So a thousand port ranges take about a thousand steps and not a million.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,16 +8,16 @@ use crate::tables::RuleId;
 use ipamd_model::policy::{Action, TierDefault};
 use ipamd_runtime::work;
 
-/// What follows for a destination port.
+/// What is decided for a destination port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
-    /// This, whatever the source port.
+    /// The same for every source port.
     Decided(Decision),
-    /// By the source port: the first of an interval, and what holds in it.
+    /// It depends on the source port. Each entry is the first port of an interval and the decision in it.
     BySource(Vec<(u16, Decision)>),
 }
 
-/// One of the alternatives of a rule.
+/// One of the alternatives of a rule, with the rule.
 #[derive(Clone, Copy)]
 struct Clause<'a> {
     /// The rule's number among those of all tiers.
@@ -25,10 +25,10 @@ struct Clause<'a> {
     traffic: &'a TrafficMatch,
 }
 
-/// At this port (or behind the last one) a clause begins to match, or no longer does.
+/// The port at which a clause begins to match or stops to (65,536 behind the last port), whether it begins, and which clause it is.
 type Edge = (u32, bool, usize);
 
-/// Rules that match, with how many of their clauses do.
+/// The rules that match, each with the number of its clauses that match.
 #[derive(Debug, Default)]
 struct Matching(BTreeMap<usize, usize>);
 
@@ -41,7 +41,7 @@ impl Matching {
         }
     }
 
-    /// What becomes of a flow that these rules match.
+    /// Decides a flow that these rules match.
     fn decide(&self, rules: &PeerRules<'_>) -> Decision {
         let (mut log, mut first) = (None, 0);
         for (tier, of_tier) in rules.tiers() {
@@ -68,7 +68,7 @@ impl Matching {
     }
 }
 
-/// What rules say of a protocol: the first port of each interval, and what holds in it. Neighbours differ.
+/// What rules decide for a protocol: the first port of each interval, and the answer in it. Neighbouring answers differ.
 pub fn pieces(rules: &PeerRules<'_>, protocol: u8) -> Vec<(u16, Answer)> {
     let all = rules.tiers().flat_map(|(_, of_tier)| of_tier.iter()).enumerate();
     let each = all.flat_map(|(rule, it)| it.traffic.iter().map(move |traffic| Clause { rule, traffic }));
@@ -102,7 +102,8 @@ pub fn pieces(rules: &PeerRules<'_>, protocol: u8) -> Vec<(u16, Answer)> {
     pieces
 }
 
-/// What follows by source port, where these clauses match if the source port does. `matching` is left as it was.
+/// Decides by source port. `by_source` are the clauses that match this destination port and depend on the source port. `matching` is the
+/// same at the end as at the beginning.
 fn along_sources(
     rules: &PeerRules<'_>,
     clauses: &[Clause<'_>],
@@ -130,7 +131,7 @@ fn along_sources(
     }
 }
 
-/// Where clauses begin and end to match, in order.
+/// The ports where clauses begin and stop to match, in order.
 fn edges<'a>(
     clauses: impl Iterator<Item = (usize, Clause<'a>)>,
     atoms: Atoms<'_>,
@@ -147,7 +148,7 @@ fn edges<'a>(
     edges
 }
 
-/// The edges of each port where there are some, and of port 0; `None` stands for what is behind the last port.
+/// The edges by port, for port 0 and each port that has some. `None` stands for the place behind the last port.
 fn steps(edges: &[Edge]) -> impl Iterator<Item = (Option<u16>, &[Edge])> {
     let from_zero = edges.first().is_some_and(|(port, ..)| *port == 0);
     let first = (!from_zero).then_some((Some(0), &[][..]));
@@ -175,7 +176,7 @@ fn ranges(ports: &PortMatch, atoms: Atoms<'_>) -> Vec<(u16, u16)> {
             }
             next = next.max(u32::from(to) + 1);
             if to >= last {
-                // It may reach into the next range.
+                // This unwanted range may reach into the next wanted one, so it is kept.
                 break;
             }
             unwanted.next();
@@ -189,7 +190,7 @@ fn ranges(ports: &PortMatch, atoms: Atoms<'_>) -> Vec<(u16, u16)> {
     left
 }
 
-/// The ranges of a set, in order; those that meet are one.
+/// The ranges of a set, in order. Ranges that touch are joined.
 fn joined(set: &PortSet, atoms: Atoms<'_>) -> Vec<(u16, u16)> {
     let mut ranges = set.numbers(atoms).collect::<Vec<_>>();
     ranges.sort_unstable();
