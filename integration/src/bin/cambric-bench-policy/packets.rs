@@ -11,8 +11,9 @@ use ipamd_model::objects::{Batch, Change};
 use ipamd_policy::enforce::Enforcer;
 use ipamd_sources::manifest;
 
-use super::{
-    Arguments, PinFolder, datapath_config,
+use crate::{
+    arguments::Arguments,
+    bench_datapath::{PinFolder, datapath_config},
     scene::{self, LOCAL, NAMESPACES, PodNumber},
 };
 

@@ -16,7 +16,7 @@ use ipamd_policy::{
 };
 use ipamd_sources::manifest;
 
-use crate::{millis, percentile};
+use crate::figures::{millis, percentile};
 
 /// As the programs' tables are by default.
 const LIMITS: Limits = Limits {

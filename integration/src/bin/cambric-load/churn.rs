@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 
-use crate::{Netns, parts};
+use crate::{netns::Netns, option_values::parts};
 
 /// The receivers' first port, and how many they have.
 const FIRST_PORT: u16 = 20_000;

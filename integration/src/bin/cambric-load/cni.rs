@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
-use crate::{Netns, parts, read, spread::Spread};
+use crate::{netns::Netns, option_values::parts, spread::Spread};
 
 /// Between two calls of one-at-a-time rounds, so that what the kernel or a daemon still does for one plugin does not
 /// slow the next.
@@ -226,4 +226,9 @@ impl<'a> Plugin<'a> {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// The file's contents.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

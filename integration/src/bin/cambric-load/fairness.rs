@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 use crate::{
-    Netns,
+    netns::Netns,
     path::{connect, pin, settle},
     service::{Server, join, ready},
 };

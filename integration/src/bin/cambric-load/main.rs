@@ -4,15 +4,14 @@
 mod churn;
 mod cni;
 mod fairness;
+mod netns;
+mod option_values;
 mod path;
 mod service;
 mod spread;
 
-use std::{fs::File, path::Path, str::FromStr};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use nix::sched::{CloneFlags, setns};
 
 /// Takes the times of CNI plugins, of paths between two network namespaces and of services, in turns.
 #[derive(Debug, Parser)]
@@ -38,37 +37,4 @@ fn main() -> Result<()> {
         CommandLine::Churn(options) => churn::run(&options),
         CommandLine::Fairness(options) => fairness::run(&options),
     }
-}
-
-/// A named network namespace, as `ip netns` makes them.
-#[derive(Clone, Debug)]
-struct Netns(String);
-
-impl Netns {
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.0)
-    }
-
-    /// Moves this thread into it.
-    fn enter(&self) -> Result<()> {
-        let path = self.path();
-        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-        setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {path}"))
-    }
-}
-
-/// The parts of an option's value that are separated by commas.
-fn parts<const N: usize>(text: &str, form: &str) -> Result<[String; N], String> {
-    let parts: Vec<String> = text.split(',').map(str::to_owned).collect();
-    parts.try_into().map_err(|_| format!("{text:?} is not of the form {form}"))
-}
-
-/// Reads a value, saying which it is when it is wrong.
-fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error| format!("{text:?}: {error}"))
-}
-
-/// The file's contents.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

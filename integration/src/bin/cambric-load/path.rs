@@ -16,7 +16,11 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Netns, parse, parts, spread::Spread};
+use crate::{
+    netns::Netns,
+    option_values::{parse, parts},
+    spread::Spread,
+};
 
 /// What a client sends to end its server.
 pub const LAST: u8 = b'q';

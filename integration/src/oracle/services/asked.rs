@@ -8,7 +8,7 @@ use std::{
 use ipamd_model::objects::{Change, Object, ObjectId};
 
 use super::{
-    Here,
+    documents::Here,
     generate::{NODES, Scene},
 };
 use crate::oracle::product::{manifest_text, objects};

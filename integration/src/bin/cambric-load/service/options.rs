@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::server::Server;
-use crate::{Netns, parse, parts};
+use crate::{
+    netns::Netns,
+    option_values::{parse, parts},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {

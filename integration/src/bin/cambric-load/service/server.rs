@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Netns, parse};
+use crate::{netns::Netns, option_values::parse};
 
 /// A server's namespace, and where it listens.
 #[derive(Clone, Debug)]
