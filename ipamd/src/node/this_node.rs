@@ -132,6 +132,8 @@ impl Node {
         }
     }
 
+    /// The records and the addresses. A thread that has panicked may have held the lock: each critical section leaves the state
+    /// consistent at every step that can panic.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
     }
