@@ -6,6 +6,7 @@ pub mod apiserver;
 pub mod bench;
 pub mod fleet;
 pub mod manifests;
+mod needs_root;
 pub mod oracle;
 pub mod programs;
 pub mod testbed;

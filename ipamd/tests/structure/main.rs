@@ -72,20 +72,13 @@ fn crates_depend_on_what_the_picture_says() {
     }
 }
 
-/// Crates with circles of files. A crate leaves this list when its last circle is gone; none comes in.
-const NOT_YET: [&str; 2] = ["integration", "ipamd"];
-
 #[test]
 fn no_two_files_of_a_crate_need_each_other() {
     let crates = drawn().into_keys().chain(["integration".to_owned()]);
     let mut found = String::new();
     for name in crates {
         let circles = circles(&root().join(&name).join("src"));
-        if NOT_YET.contains(&name.as_str()) {
-            assert!(!circles.is_empty(), "{name} has no circle any more: take it from the list");
-        } else {
-            found.extend(circles.iter().map(|circle| format!("{name}: {circle}\n")));
-        }
+        found.extend(circles.iter().map(|circle| format!("{name}: {circle}\n")));
     }
     assert!(found.is_empty(), "files that need themselves by way of others:\n{found}");
 }
