@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Answers that the programs send themselves, when a packet for a service cannot be delivered: ICMP errors and TCP
- * resets. RFC 792, RFC 4443, RFC 9293. */
+/* Answers that the programs send themselves, when a packet for a service cannot be delivered or when policy rejects it:
+ * ICMP errors and TCP resets. RFC 792, RFC 1812, RFC 4443, RFC 9293. */
 
 /* ICMP type << 24 | code << 16. */
 #define PORT_UNREACHABLE (FAMILY == 4 ? 3 << 24 | 3 << 16 : 1 << 24 | 4 << 16)
+/* Communication administratively prohibited. */
+#define PROHIBITED (FAMILY == 4 ? 3 << 24 | 13 << 16 : 1 << 24 | 1 << 16)
 #define TOO_LARGE (FAMILY == 4 ? 3 << 24 | 4 << 16 : 2 << 24)
 
 /* Writes the headers of an ICMP error in front of what it quotes. `sum` is the partial checksum of the quoted bytes,
@@ -46,9 +48,8 @@ static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb
 #define QUOTED_MOST 124
 
 #define send_icmp_error OF_FAMILY(send_icmp_error)
-/* Turns the packet into an ICMP error about it and sends that back: into the endpoint's namespace if `to_endpoint`,
- * otherwise out of the interface. `about` is type << 24 | code << 16 | MTU. */
-__noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about, bool to_endpoint)
+/* Turns the packet into an ICMP error about it and sends that back. `about` is type << 24 | code << 16 | MTU. */
+__noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u32 about, enum answer_to to)
 {
 	struct scratch *room = scratch_room();
 
@@ -79,7 +80,7 @@ __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u3
 
 	if (write_icmp_error(skb, packet, about, sum, quoted))
 		return TC_ACT_SHOT;
-	return send_back(skb, to_endpoint);
+	return send_back(skb, to);
 }
 
 /* The number of data bytes in a segment. */
@@ -123,7 +124,7 @@ static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, s
  * not do: the socket may ignore it, because it is busy with its connect while the packet goes here and back. RFC
  * 9293, section 3.5.2. If another node has sent the segment on, the reset comes from the address that the client
  * sent it to. */
-__noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool to_endpoint)
+__noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, enum answer_to to)
 {
 	struct scratch *room = scratch_room();
 	struct {
@@ -183,31 +184,47 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, bool 
 #endif
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &answer, sizeof(answer), 0))
 		return TC_ACT_SHOT;
-	return room->has_dsr_option ? send_by_route(skb, room, packet) : send_back(skb, to_endpoint);
+	return room->has_dsr_option ? send_by_route(skb, room, packet) : send_back(skb, to);
+}
+
+#define answer_drop OF_FAMILY(answer_drop)
+/* Answers a packet that is dropped, if its sender should know the reason. */
+__noinline int answer_drop(struct __sk_buff *skb, const PACKET *packet, enum drop_reason reason, enum answer_to to)
+{
+	struct scratch *room = scratch_room();
+
+	if (!room || !packet)
+		return TC_ACT_SHOT;
+
+	bool rejected = (reason == DROP_POLICY_EGRESS || reason == DROP_POLICY_INGRESS) && room->answer.reject;
+
+	if (!rejected && (to == ANSWER_TO_STACK || (reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND &&
+						    reason != DROP_PORT_TAKEN)))
+		return TC_ACT_SHOT;
+	if (packet->protocol != IPPROTO_TCP) {
+		if (!rejected && reason != DROP_NO_BACKEND)
+			return TC_ACT_SHOT;
+		return send_icmp_error(skb, packet, rejected ? PROHIBITED : PORT_UNREACHABLE, to);
+	}
+	/* A client that connects to a node without a backend should be sent to another node by its load balancer, so
+	 * it gets no answer. A live connection gets a reset. */
+	if (reason == DROP_NO_LOCAL_BACKEND && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return TC_ACT_SHOT;
+	return send_tcp_reset(skb, packet, to);
 }
 
 /* Drops a packet, and answers it if the sender should know the reason. */
 static __always_inline __overloadable int drop_and_answer(struct __sk_buff *skb, const PACKET *packet, __u32 reason,
-							  bool to_endpoint)
+							  enum answer_to to)
 {
-	int verdict = drop_and_report(packet, reason, skb->ifindex);
-
-	if (likely(reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND && reason != DROP_PORT_TAKEN))
-		return verdict;
-	if (packet->protocol != IPPROTO_TCP)
-		return reason == DROP_NO_BACKEND ? send_icmp_error(skb, packet, PORT_UNREACHABLE, to_endpoint) :
-						   verdict;
-	/* A client that connects to a node without a backend should be sent to another node by its load balancer, so
-	 * it gets no answer. A live connection gets a reset. */
-	if (reason == DROP_NO_LOCAL_BACKEND && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		return verdict;
-	return send_tcp_reset(skb, packet, to_endpoint);
+	drop_and_report(packet, reason, skb->ifindex);
+	return answer_drop(skb, packet, reason, to);
 }
 
 /* Drops a packet that is larger than the MTU towards its backend, and tells its sender. */
 static __always_inline __overloadable int drop_too_large(struct __sk_buff *skb, const PACKET *packet, __u16 mtu,
-							 bool to_endpoint)
+							 enum answer_to to)
 {
 	drop_and_report(packet, DROP_TOO_LARGE, skb->ifindex);
-	return send_icmp_error(skb, packet, TOO_LARGE | mtu, to_endpoint);
+	return send_icmp_error(skb, packet, TOO_LARGE | mtu, to);
 }

@@ -412,9 +412,15 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 	return length <= skb->len && bpf_skb_pull_data(skb, length) == 0;
 }
 
-/* Sends a packet, whose addresses are already swapped, back to where it came from: into the endpoint's namespace, or
- * out of the interface. */
-static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
+/* Where an answer of a program goes, seen from the hook of the packet that it answers. */
+enum answer_to {
+	ANSWER_TO_NETWORK, /* out of the interface by which the packet came */
+	ANSWER_TO_ENDPOINT, /* into the namespace of the endpoint that sent it */
+	ANSWER_TO_STACK, /* to the host's stack, which sent it, as if from the endpoint that it was for */
+};
+
+/* Sends a packet, whose addresses are already swapped, back to where it came from. */
+static __always_inline int send_back(struct __sk_buff *skb, enum answer_to to)
 {
 	if (!pull(skb, ETH_HLEN))
 		return TC_ACT_SHOT;
@@ -428,7 +434,11 @@ static __always_inline int send_back(struct __sk_buff *skb, bool to_endpoint)
 	copy_mac(sender, ethernet->h_source);
 	copy_mac(ethernet->h_source, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, sender);
-	return to_endpoint ? bpf_redirect_peer(skb->ifindex, 0) : bpf_redirect(skb->ifindex, 0);
+	if (to == ANSWER_TO_ENDPOINT)
+		return bpf_redirect_peer(skb->ifindex, 0);
+	/* The programs that see the answer next would check it as a packet of the endpoint. */
+	skb->mark = to == ANSWER_TO_STACK ? MARK_ANSWER : MARK_FORWARDED;
+	return bpf_redirect(skb->ifindex, to == ANSWER_TO_STACK ? BPF_F_INGRESS : 0);
 }
 
 /* Flags for bpf_skb_adjust_room: the datagrams of a UDP aggregate keep their sizes. */

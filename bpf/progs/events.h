@@ -25,6 +25,7 @@ __noinline int emit_event(const PACKET *packet, __u32 what, __u32 ifindex)
 	event->ifindex = ifindex;
 	event->rule = room->answer.rule;
 	event->log = room->answer.log;
+	event->rejected = room->answer.reject;
 	event->family = FAMILY;
 	event->protocol = packet->protocol;
 
@@ -75,6 +76,7 @@ __noinline int drop_and_report(const PACKET *packet, __u32 reason, __u32 ifindex
 		what |= room->is_reply ? EVENT_OF_REPLY : 0;
 	} else {
 		room->answer.rule = 0;
+		room->answer.reject = 0;
 	}
 	room->answer.log = 0;
 	emit_event(packet, what, ifindex);

@@ -51,6 +51,10 @@ struct node {
  * the node that may set marks gains nothing: its packets pass without a check anyway. */
 #define MARK_FORWARDED 0x43616d62
 
+/* skb->mark of a reset or an ICMP error that `to_endpoint` sends to the stack in the name of the endpoint. It comes in
+ * by the endpoint's host end, where `from_endpoint` lets it pass and removes the mark. */
+#define MARK_ANSWER 0x43616d63
+
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* some backends are in the node's own namespace */
 
@@ -159,7 +163,8 @@ struct policy_entry {
 	__u32 rule; /* index in `hits` */
 	__u32 log; /* the rule that logs; 0: none */
 	__u8 outcome; /* enum policy_outcome */
-	__u8 pad[3];
+	__u8 reject; /* POLICY_DENY: not zero, if the sender is told that its packet was denied */
+	__u8 pad[2];
 };
 
 /* Key of `conntrack4` and `conntrack6`: both sides of a flow. The side with the smaller address and port is first,
@@ -435,7 +440,8 @@ struct event {
 	__be16 source_port;
 	__be16 destination_port; /* ICMP: type << 8 | code */
 	__u8 direction; /* enum event_direction */
-	__u8 pad[3];
+	__u8 rejected; /* EVENT_DROP by policy: not zero, if the sender is told (policy_entry.reject) */
+	__u8 pad[2];
 	struct ip6 source; /* IPv4 is in the first word */
 	struct ip6 destination;
 };

@@ -42,7 +42,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	if (unlikely(packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source)))
 		return drop_and_report(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
-	if (unlikely(!has_checksum_in_place(skb, &packet)))
+	if (unlikely(!has_checksum_in_place(skb, &packet) && skb->mark != MARK_ANSWER))
 		return drop_and_report(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
 
 	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1;
@@ -58,8 +58,12 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
 				     ct_commit(skb, &packet, &key, side);
 
+		if (reason == ANSWER_OF_PROGRAM) {
+			skb->mark = 0;
+			return PASS;
+		}
 		if (reason)
-			return drop_and_answer(skb, &packet, reason, true);
+			return drop_and_answer(skb, &packet, reason, ANSWER_TO_ENDPOINT);
 		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop_and_count(DROP_INTERNAL);
@@ -77,7 +81,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 		if (way->nat & NAT_DESTINATION && (packet.cut || exceeds_mtu(skb, &packet, way, 0)))
 			return !(way->nat & NAT_SOURCE) && may_fragment(skb, &packet) ?
 				       fragment_by_stack(skb, &packet, entry, side) :
-				       drop_too_large(skb, &packet, way->mtu, true);
+				       drop_too_large(skb, &packet, way->mtu, ANSWER_TO_ENDPOINT);
 	}
 	if (way->via == VIA_STACK || exceeds_mtu(skb, &packet, way, 0))
 		return PASS;
@@ -143,7 +147,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 			return PASS;
 		reason = reason ?: ct_commit(skb, &packet, &key, side);
 		if (reason)
-			return drop_and_report(&packet, reason, skb->ifindex);
+			return drop_and_answer(skb, &packet, reason, ANSWER_TO_STACK);
 		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop_and_count(DROP_INTERNAL);
@@ -177,7 +181,7 @@ __noinline int forward_translated(struct __sk_buff *skb, PACKET *packet, CT_ENTR
 	bool large = packet->cut || exceeds_mtu(skb, packet, way, added);
 
 	if (large && !may_fragment(skb, packet))
-		return drop_too_large(skb, packet, way->mtu - added, false);
+		return drop_too_large(skb, packet, way->mtu - added, ANSWER_TO_NETWORK);
 	if (entry->flags & CT_DSR && packet->flags & TCP_ACK && ct_is_from_opener(entry, side) &&
 	    !(entry->flags & (CT_CONFIRMED | CT_NUMBERED)))
 		/* The answers of this flow do not come by this node. If the client goes on, it has received them.
@@ -268,7 +272,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 
 		if (reason)
 			return reason == NOT_FOR_ENDPOINT ? pass_to_host(skb, &packet, room, state) :
-							    drop_and_answer(skb, &packet, reason, false);
+							    drop_and_answer(skb, &packet, reason, ANSWER_TO_NETWORK);
 		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop_and_count(DROP_INTERNAL);

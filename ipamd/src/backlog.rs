@@ -146,7 +146,11 @@ mod tests {
     #[test]
     fn of_many_each_namespace_comes_in_its_turn() {
         let mut backlog = Backlog::default();
-        let space = Change::Put(Object::Namespace(Namespace { name: "c".into(), labels: Labels::default() }));
+        let space = Change::Put(Object::Namespace(Namespace {
+            name: "c".into(),
+            labels: Labels::default(),
+            denied: None,
+        }));
         let many = (0..2_500).map(|at| put("b", at)).chain([put("c", 1), put("a", 1), space]);
         backlog.push(many.collect());
         assert_eq!(backlog.pop().map(|it| it.len()), Some(1), "what is in no namespace");

@@ -105,7 +105,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let datapath = Arc::new(open_datapath(&config, &pins)?);
     claim(&store.0).await?;
     let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
-    let policy = Arc::new(Enforcer::new(Box::new(tables)));
+    let policy = Arc::new(Enforcer::new(Box::new(tables)).with_denied(config.denied));
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;

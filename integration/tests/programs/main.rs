@@ -16,6 +16,7 @@ mod policy;
 mod ports;
 mod pressure;
 mod random_services;
+mod rejected;
 mod services;
 mod services_bounds;
 mod share;

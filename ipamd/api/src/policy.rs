@@ -403,6 +403,9 @@ pub struct Event {
     pub icmp: Option<IcmpMessage>,
     /// Why it was dropped, as in the drop counters.
     pub reason: Option<String>,
+    /// Whether policy denied it and has its sender told, by a TCP reset or an ICMP error.
+    #[serde(default)]
+    pub rejected: bool,
     /// Which rule decided.
     pub rule: Option<DecidingRule>,
     /// How many events were lost since the last one.

@@ -29,7 +29,7 @@ use bpf::sizes::{PolicySizes, RequestedSizes};
 pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use error::ConfigError;
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
-use ipamd_model::objects;
+use ipamd_model::{objects, policy::Denied};
 use ipamd_runtime::supervisor;
 pub use locations::Locations;
 pub use source::Cluster;
@@ -89,6 +89,8 @@ pub struct Config {
     pub sizes: RequestedSizes,
     /// How much the policy tables hold.
     pub policy: PolicySizes,
+    /// What becomes of packets that policy denies, where neither the policy nor the endpoint's namespace says it.
+    pub denied: Denied,
     /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
     pub socket_lb: bool,
     /// How connections from outside reach a service's backend on another node.
@@ -189,6 +191,7 @@ impl Config {
                 prefixes: options.policy_prefixes.map_or(sizes.prefixes, |entries| entries.0),
                 rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
             },
+            denied: options.denied.unwrap_or_default(),
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
             cluster_ip_external: options.cluster_ip_external.unwrap_or(false),

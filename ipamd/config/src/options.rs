@@ -17,6 +17,7 @@ use crate::{
     },
 };
 use ipamd_addresses::ipam::{Pool, PoolError};
+use ipamd_model::policy::Denied;
 
 /// The keys that are set.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -120,6 +121,10 @@ pub(super) struct Options {
     /// Rules that are counted, of those that concern this node's endpoints [default: 16384]
     #[arg(long, value_name = "ENTRIES")]
     pub policy_rules: Option<PolicyRules>,
+    /// What becomes of packets that policy denies: drop, or reject, which tells the sender [default: drop]
+    #[arg(long, value_name = "WHAT")]
+    #[serde(deserialize_with = "text")]
+    pub denied: Option<Denied>,
     /// Whether pods' sockets are led to a service's backend when they connect, or their packets translated: on or off [default: on]
     #[arg(long, value_name = "SWITCH")]
     #[serde(deserialize_with = "text")]
@@ -205,6 +210,7 @@ impl Options {
             policy_addresses: self.policy_addresses.or(other.policy_addresses),
             policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),
             policy_rules: self.policy_rules.or(other.policy_rules),
+            denied: self.denied.or(other.denied),
             socket_lb: self.socket_lb.or(other.socket_lb),
             external_service_mode: self.external_service_mode.or(other.external_service_mode),
             cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),

@@ -73,6 +73,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--policy-addresses=2000",
         "--policy-prefixes=3000",
         "--policy-rules=4000",
+        "--denied=reject",
         "--socket-lb=off",
         "--external-service-mode=dsr",
         "--nodeport-addresses=192.0.2.0/24",
@@ -112,6 +113,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         policy-addresses = 2000
         policy-prefixes = 3000
         policy-rules = 4000
+        denied = "reject"
         socket-lb = "off"
         external-service-mode = "dsr"
         nodeport-addresses = ["192.0.2.0/24", "2001:db8::1"]
@@ -192,6 +194,7 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("cluster = \"kubernetes\"", "kubernetes"),
         ("policy-entries = 1", "policy-entries is 1"),
         ("policy-rules = \"all\"", "policy-rules"),
+        ("denied = \"refuse\"", "neither \"drop\" nor \"reject\""),
         ("socket-lb = \"maybe\"", "\"maybe\": this is on or off"),
         ("socket-lb = true", "socket-lb"),
         ("external-service-mode = \"nat\"", "\"nat\": external service modes are snat and dsr"),

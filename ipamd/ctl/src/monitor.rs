@@ -72,6 +72,7 @@ fn line(event: &Event) -> String {
     words.extend([side(&event.source, &event.protocol), "->".to_owned()]);
     words.push(side(&event.destination, &event.protocol));
     words.extend(event.reason.as_deref().map(clean));
+    words.extend(event.rejected.then(|| "rejected".to_owned()));
     // A flow that was judged anew may be denied from then on.
     if event.verdict == Verdict::Deny && matches!(event.kind, EventKind::Flow | EventKind::End) {
         words.push("denied".to_owned());
@@ -115,6 +116,7 @@ mod tests {
             destination: party("10.0.0.3", 81, "shop/b"),
             icmp: None,
             reason: Some("policy_ingress".into()),
+            rejected: false,
             rule: Some(DecidingRule {
                 text: format!("{policy} ingress[0]"),
                 direction: "ingress".into(),

@@ -10,7 +10,7 @@ pub use crate::id::{Kind, ObjectId, Origin};
 
 use crate::{
     labels::Labels,
-    policy::{Policy, Tier},
+    policy::{Denied, Policy, Tier},
     services::{EndpointSlice, Service},
 };
 
@@ -21,6 +21,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`, without those that follow from the name.
     pub labels: Labels,
+    /// What becomes of packets that policy denies at its pods; `None`: what the node says.
+    pub denied: Option<Denied>,
 }
 
 /// `v1` Pod. Pods of the host's network have no address of their own and are left out by the source.

@@ -5,10 +5,10 @@
 //! decide; `Pass` goes on to the next tier; `Log` is noted and goes on to the next rule. Where policies of a tier select
 //! the endpoint and none of their rules decides, the tier's default does. What no tier decides is allowed.
 
-use std::{cmp::Ordering, fmt, ops::RangeInclusive, sync::Arc};
+use std::{cmp::Ordering, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use crate::id::ObjectId as PolicyId;
 use crate::{field::FieldError, id::Origin, selector::Selector};
@@ -79,6 +79,44 @@ impl Tier {
     }
 }
 
+/// What becomes of a packet that policy denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Denied {
+    /// It is dropped, and its sender waits for an answer in vain.
+    #[default]
+    Drop,
+    /// It is dropped, and its sender is told: a TCP segment is answered by a reset, any other packet by the ICMP error
+    /// "administratively prohibited".
+    Reject,
+}
+
+impl Denied {
+    /// The annotation of a namespace or a policy that says it.
+    pub const ANNOTATION: &str = "cambric.io/denied";
+}
+
+impl FromStr for Denied {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "drop" => Ok(Self::Drop),
+            "reject" => Ok(Self::Reject),
+            _ => Err("neither \"drop\" nor \"reject\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+        })
+    }
+}
+
 /// A policy of any kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Policy {
@@ -96,6 +134,8 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for what the subjects send; `None`: it says nothing of that direction.
     pub egress: Option<Vec<Rule>>,
+    /// What becomes of the packets that it denies; `None`: what the endpoint's namespace or the node says.
+    pub denied: Option<Denied>,
     /// What in its rules is of a kind that this version does not know, so that they are closed: which field, and what
     /// becomes of the rule.
     pub closed: Vec<FieldError>,

@@ -81,6 +81,8 @@ pub enum Outcome {
     Allow,
     /// It is dropped.
     Deny,
+    /// It is dropped, and the sender is told.
+    Reject,
     /// The entries of that branch say.
     BySource(u32),
 }

@@ -167,6 +167,7 @@ mod tests {
             destination: party(None),
             icmp: None,
             reason: None,
+            rejected: false,
             rule: None,
             lost: 0,
         };

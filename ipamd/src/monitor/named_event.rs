@@ -60,6 +60,7 @@ pub fn named(raw: &RingEvent, names: &dyn Names) -> Event {
         destination: party(flow.destination, destination),
         icmp,
         reason: raw.reason(),
+        rejected: raw.rejected,
         rule,
         lost: 0,
     }
@@ -76,6 +77,7 @@ pub fn lost(lost: u64) -> Event {
         destination: nobody(),
         icmp: None,
         reason: None,
+        rejected: false,
         rule: None,
         lost,
     }

@@ -21,6 +21,8 @@ pub struct RingEvent {
     pub flow: SeenFlow,
     /// The rule that decided, or that logs; 0: none.
     pub rule: RuleId,
+    /// The packet was denied, and its sender is told.
+    pub rejected: bool,
 }
 
 impl RingEvent {
@@ -50,12 +52,13 @@ impl RingEvent {
                 destination_port: u16::from_be(event.destination_port),
             },
             rule: RuleId(rule),
+            rejected: event.rejected != 0,
         })
     }
 
     /// The end of a flow without a last packet.
     pub fn expired(time: u64, flow: SeenFlow) -> Self {
-        Self { time, kind: EventKind::End, reason: 0, flow, rule: RuleId(0) }
+        Self { time, kind: EventKind::End, reason: 0, flow, rule: RuleId(0), rejected: false }
     }
 
     /// Whether the flow was allowed.

@@ -212,6 +212,7 @@ mod tests {
                 },
                 ingress: None,
                 egress: None,
+                denied: None,
                 closed: Vec::new(),
             })))
         };

@@ -38,16 +38,18 @@ pub(super) fn key(key: EntryKey) -> PolicyKey {
 pub(super) fn entry(value: &EntryValue) -> PolicyEntry {
     let (outcome, rule) = match value.outcome {
         Outcome::Allow => (POLICY_ALLOW, value.rule.0),
-        Outcome::Deny => (POLICY_DENY, value.rule.0),
+        Outcome::Deny | Outcome::Reject => (POLICY_DENY, value.rule.0),
         Outcome::BySource(branch) => (POLICY_BY_SOURCE, branch),
     };
-    PolicyEntry { rule, log: value.log.map_or(0, |log| log.0), outcome, pad: [0; 3] }
+    let reject = u8::from(value.outcome == Outcome::Reject);
+    PolicyEntry { rule, log: value.log.map_or(0, |log| log.0), outcome, reject, pad: [0; 2] }
 }
 
 pub(super) fn decoded_entry(value: PolicyEntry) -> EntryValue {
     let (outcome, rule) = match value.outcome {
         POLICY_ALLOW => (Outcome::Allow, RuleId(value.rule)),
         POLICY_BY_SOURCE => (Outcome::BySource(value.rule), RuleId(0)),
+        _ if value.reject != 0 => (Outcome::Reject, RuleId(value.rule)),
         _ => (Outcome::Deny, RuleId(value.rule)),
     };
     EntryValue { outcome, rule, log: (value.log != 0).then_some(RuleId(value.log)) }
@@ -108,6 +110,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         for value in [
             EntryValue { outcome: Outcome::Allow, rule: RuleId(7), log: Some(RuleId(3)) },
+            EntryValue { outcome: Outcome::Reject, rule: RuleId(8), log: None },
             EntryValue { outcome: Outcome::Deny, rule: RuleId(1), log: None },
             EntryValue { outcome: Outcome::BySource(4), rule: RuleId(0), log: None },
         ] {

@@ -7,6 +7,7 @@ use super::{
     sweep::{Answer, pieces},
 };
 use crate::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
+use ipamd_model::policy::Denied;
 use ipamd_runtime::supervisor;
 
 /// One entry, without the class that it is for.
@@ -31,7 +32,11 @@ pub struct Branches {
 }
 
 fn value(decision: Decision) -> EntryValue {
-    let outcome = if decision.allow { Outcome::Allow } else { Outcome::Deny };
+    let outcome = match decision.denied {
+        None => Outcome::Allow,
+        Some(Denied::Drop) => Outcome::Deny,
+        Some(Denied::Reject) => Outcome::Reject,
+    };
     EntryValue { outcome, rule: decision.rule, log: decision.log }
 }
 

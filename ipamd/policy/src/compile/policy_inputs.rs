@@ -15,7 +15,7 @@ use ipamd_model::{
     interned::shared,
     labels::Labels,
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
-    policy::{ItemKinds, ItemSelector, Policy, Scope, Tier},
+    policy::{Denied, ItemKinds, ItemSelector, Policy, Scope, Tier},
     selector::Subject,
 };
 
@@ -129,7 +129,7 @@ impl KnownPod {
 /// Everything that was told of the cluster, as far as policy needs it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyInputs {
-    namespaces: BTreeMap<Arc<str>, Labels>,
+    namespaces: BTreeMap<Arc<str>, (Labels, Option<Denied>)>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
     pods: BTreeMap<PodKey, KnownPod>,
     workloads: HashSet<Arc<Workload>>,
@@ -178,8 +178,8 @@ impl PolicyInputs {
         match object {
             Object::Namespace(it) => {
                 let name = Arc::clone(&it.name);
-                let old = self.namespaces.insert(it.name, it.labels);
-                old.map(|labels| Object::Namespace(Namespace { name, labels }))
+                let old = self.namespaces.insert(it.name, (it.labels, it.denied));
+                old.map(|(labels, denied)| Object::Namespace(Namespace { name, labels, denied }))
             }
             Object::ServiceAccount(it) => {
                 let key = (it.namespace, it.name);
@@ -204,8 +204,8 @@ impl PolicyInputs {
     pub fn remove(&mut self, id: &ObjectId) -> Option<Object> {
         match id.kind {
             Kind::Namespace => {
-                let (name, labels) = self.namespaces.remove_entry(&id.name)?;
-                Some(Object::Namespace(Namespace { name, labels }))
+                let (name, (labels, denied)) = self.namespaces.remove_entry(&id.name)?;
+                Some(Object::Namespace(Namespace { name, labels, denied }))
             }
             Kind::ServiceAccount => {
                 let key = (Arc::clone(id.namespace.as_ref()?), Arc::clone(&id.name));
@@ -270,6 +270,11 @@ impl PolicyInputs {
     /// The attachments of a pod on this node.
     pub fn locals_of(&self, item: &ObjectId) -> impl Iterator<Item = &LocalEndpoint> {
         self.by_item.get(item).into_iter().flatten().filter_map(|key| self.locals.get(key))
+    }
+
+    /// What a namespace says of packets that are denied at its pods.
+    pub fn denied_in(&self, namespace: &str) -> Option<Denied> {
+        self.namespaces.get(namespace).and_then(|(_, denied)| *denied)
     }
 
     /// A tier, which is declared or built in.
@@ -382,7 +387,7 @@ impl PolicyInputs {
             Scope::Namespace(name) => namespace.is_some_and(|namespace| **namespace == **name),
             Scope::Matching(namespaces) => namespaces.matches_namespace(&NamespaceLabels {
                 name: namespace.map(|namespace| &**namespace),
-                labels: namespace.and_then(|name| self.namespaces.get(name)),
+                labels: namespace.and_then(|name| self.namespaces.get(name)).map(|(labels, _)| labels),
             }),
         }
     }
@@ -471,8 +476,11 @@ mod tests {
             }))
         };
         let gone = |name: &str| Change::Remove(ObjectId::namespaced(Kind::Pod, "ns", name));
-        let space =
-            Change::Put(Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default() }));
+        let space = Change::Put(Object::Namespace(Namespace {
+            name: "ns".into(),
+            labels: Labels::default(),
+            denied: None,
+        }));
         let changes =
             vec![pod("b", "x"), pod("a", "x"), gone("a"), space, pod("c", "x"), pod("b", "y"), gone("d")];
         let (mut filled, mut one_by_one) = (PolicyInputs::default(), PolicyInputs::default());

@@ -18,7 +18,7 @@ use crate::tables::RuleId;
 use ipamd_model::{
     objects::NamedPort,
     policy::{
-        Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
+        Denied, Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
         protocol::{SCTP, TCP, UDP, UDPLITE, has_ports},
     },
 };
@@ -31,6 +31,8 @@ pub struct Own {
     pub addresses: Vec<IpAddr>,
     /// Its named ports.
     pub ports: Arc<[NamedPort]>,
+    /// What becomes of packets that are denied by a policy which does not say it.
+    pub denied: Denied,
 }
 
 /// Which addresses of an endpoint a rule's own side means.
@@ -96,7 +98,9 @@ impl Resolver<'_> {
                 policies: policies.iter().map(|policy| policy.id.clone()).collect(),
             }),
         };
-        TierRules { rules, default, default_id }
+        // No single policy denies what none of them allows, so one that wants the sender told is enough.
+        let said = policies.iter().filter_map(|policy| policy.denied).max();
+        TierRules { rules, default, default_id, denied: said.unwrap_or(own.denied) }
     }
 
     fn rule(&mut self, policy: &Policy, rule: &Rule, own: &Own, direction: Direction) -> Option<RuleMatch> {
@@ -131,7 +135,8 @@ impl Resolver<'_> {
             index: rule.index,
             name: rule.name.as_deref().map(Into::into),
         });
-        Some(RuleMatch { id, action: rule.action, peers, traffic })
+        let denied = policy.denied.unwrap_or(own.denied);
+        Some(RuleMatch { id, action: rule.action, denied, peers, traffic })
     }
 
     /// Which addresses of the endpoint the rule's own side means.

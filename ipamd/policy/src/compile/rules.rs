@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::tables::RuleId;
-use ipamd_model::policy::{Action, Direction, TierDefault, protocol};
+use ipamd_model::policy::{Action, Denied, Direction, TierDefault, protocol};
 use ipamd_runtime::work;
 
 /// The number of a predicate about addresses.
@@ -145,6 +145,8 @@ pub struct RuleMatch {
     pub id: RuleId,
     /// What it does.
     pub action: Action,
+    /// What becomes of the packets that it denies.
+    pub denied: Denied,
     /// The alternatives for the address of the other side.
     pub peers: Vec<AddressMatch>,
     /// The alternatives for protocols and ports.
@@ -160,6 +162,8 @@ pub struct TierRules {
     pub default: TierDefault,
     /// The number of the default, if it denies.
     pub default_id: RuleId,
+    /// What becomes of the packets that the default denies.
+    pub denied: Denied,
 }
 
 /// What the policies of an endpoint say of a direction. A direction without tiers is not policed.
@@ -243,8 +247,8 @@ impl EndpointRules {
 /// What is decided for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
-    /// It passes.
-    pub allow: bool,
+    /// What becomes of its packets if it is denied. `None` if it passes.
+    pub denied: Option<Denied>,
     /// The rule that decided. 0 if all tiers left it open.
     pub rule: RuleId,
     /// The first rule of the action Log that matched on the way.
@@ -381,8 +385,8 @@ impl PeerRules<'_> {
                 match rule.action {
                     _ if !matches => {}
                     Action::Log => log = log.or(Some(rule.id)),
-                    Action::Allow => return Decision { allow: true, rule: rule.id, log },
-                    Action::Deny => return Decision { allow: false, rule: rule.id, log },
+                    Action::Allow => return Decision { denied: None, rule: rule.id, log },
+                    Action::Deny => return Decision { denied: Some(rule.denied), rule: rule.id, log },
                     Action::Pass => {
                         passed = true;
                         break;
@@ -390,9 +394,9 @@ impl PeerRules<'_> {
                 }
             }
             if !passed && tier.default == TierDefault::Deny {
-                return Decision { allow: false, rule: tier.default_id, log };
+                return Decision { denied: Some(tier.denied), rule: tier.default_id, log };
             }
         }
-        Decision { allow: true, rule: RuleId(0), log }
+        Decision { denied: None, rule: RuleId(0), log }
     }
 }

@@ -51,8 +51,8 @@ impl Matching {
                 let Some(rule) = of_tier.get(at) else { continue };
                 match rule.action {
                     Action::Log => log = log.or(Some(rule.id)),
-                    Action::Allow => return Decision { allow: true, rule: rule.id, log },
-                    Action::Deny => return Decision { allow: false, rule: rule.id, log },
+                    Action::Allow => return Decision { denied: None, rule: rule.id, log },
+                    Action::Deny => return Decision { denied: Some(rule.denied), rule: rule.id, log },
                     Action::Pass => {
                         passed = true;
                         break;
@@ -60,11 +60,11 @@ impl Matching {
                 }
             }
             if !passed && tier.default == TierDefault::Deny {
-                return Decision { allow: false, rule: tier.default_id, log };
+                return Decision { denied: Some(tier.denied), rule: tier.default_id, log };
             }
             first = behind;
         }
-        Decision { allow: true, rule: RuleId(0), log }
+        Decision { denied: None, rule: RuleId(0), log }
     }
 }
 
@@ -210,7 +210,10 @@ mod tests {
 
     use super::*;
     use crate::compile::rules::{AddressMatch, DirectionRules, RuleMatch, TierRules};
-    use ipamd_model::policy::protocol::{ICMP, TCP, UDP};
+    use ipamd_model::policy::{
+        Denied,
+        protocol::{ICMP, TCP, UDP},
+    };
 
     const ATOMS: [u32; 2] = [3, 7];
 
@@ -243,23 +246,26 @@ mod tests {
 
     fn direction() -> impl Strategy<Value = DirectionRules> {
         let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
-        let rule = (action, vec(traffic(), 1..4));
+        let denied = || select(&[Denied::Drop, Denied::Reject][..]);
+        let rule = (action, denied(), vec(traffic(), 1..4));
         let default = select(&[TierDefault::Deny, TierDefault::Pass][..]);
-        vec((vec(rule, 0..5), default), 0..4).prop_map(|tiers| {
+        vec((vec(rule, 0..5), default, denied()), 0..4).prop_map(|tiers| {
             let mut ids = (1..).map(RuleId);
             let mut id = || ids.next().unwrap_or_default();
-            let tiers = tiers.into_iter().map(|(rules, default)| TierRules {
+            let tiers = tiers.into_iter().map(|(rules, default, denied)| TierRules {
                 rules: rules
                     .into_iter()
-                    .map(|(action, traffic)| RuleMatch {
+                    .map(|(action, denied, traffic)| RuleMatch {
                         id: id(),
                         action,
+                        denied,
                         peers: vec![AddressMatch::default()],
                         traffic,
                     })
                     .collect(),
                 default,
                 default_id: id(),
+                denied,
             });
             DirectionRules { tiers: tiers.collect() }
         })

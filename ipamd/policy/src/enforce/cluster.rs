@@ -19,7 +19,7 @@ use crate::compile::{
 };
 use ipamd_model::{
     objects::{Change, Kind, ObjectId},
-    policy::Policy,
+    policy::{Denied, Policy},
 };
 use ipamd_runtime::supervisor;
 
@@ -45,6 +45,8 @@ pub(super) struct Cluster {
     pub classes: Classes,
     /// The numbers of rules.
     pub names: RuleNames,
+    /// What becomes of packets that are denied, where neither the policy nor the namespace says it.
+    pub denied: Denied,
     /// The rank of each policy that is enforced.
     pub ranks: BTreeMap<ObjectId, Rank>,
     pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
@@ -214,7 +216,17 @@ impl Cluster {
 
     /// The endpoint's own side, for which its rules are resolved.
     pub fn own(&self, endpoint: &Endpoint) -> Own {
-        Own { addresses: endpoint.addresses.clone(), ports: self.classes.ports_of(&endpoint.item) }
+        Own {
+            addresses: endpoint.addresses.clone(),
+            ports: self.classes.ports_of(&endpoint.item),
+            denied: self.denied_at(endpoint),
+        }
+    }
+
+    /// What becomes of packets that are denied at an endpoint by a policy which does not say it.
+    pub fn denied_at(&self, endpoint: &Endpoint) -> Denied {
+        let namespace = endpoint.item.namespace.as_deref();
+        namespace.and_then(|name| self.inputs.denied_in(name)).unwrap_or(self.denied)
     }
 
     /// The endpoint that has an address.

@@ -24,7 +24,7 @@ use crate::{
     compile::policy_inputs::LocalEndpoint,
     tables::{TableError, Tables},
 };
-use ipamd_model::{endpoint::Slot, objects::Batch};
+use ipamd_model::{endpoint::Slot, objects::Batch, policy::Denied};
 use ipamd_runtime::queued_lock::QueuedLock;
 
 /// Enforces the policies of the cluster on the endpoints of this node.
@@ -66,6 +66,13 @@ impl Enforcer {
             most,
             last_report: Mutex::default(),
         }
+    }
+
+    /// What becomes of packets that are denied, where neither the policy nor the endpoint's namespace says it.
+    #[must_use]
+    pub fn with_denied(self, denied: Denied) -> Self {
+        self.state.change().cluster.denied = denied;
+        self
     }
 
     /// Puts the first state of the cluster in force, in place of what the tables have. Endpoints keep their slots where

@@ -25,7 +25,7 @@ use crate::{
 use ipamd_model::{
     objects::{Kind, ObjectId},
     policy::{
-        Direction,
+        Denied, Direction,
         protocol::{self, has_ports, question_of},
     },
     services::ServiceTarget,
@@ -119,6 +119,9 @@ impl State {
             Judgement::Unpoliced => Some(format!("no policy selects it for {direction}")),
             Judgement::Decided(Decision { rule: RuleId(0), .. }) => {
                 Some("the policies that select it leave it open".to_owned())
+            }
+            Judgement::Decided(Decision { denied: Some(Denied::Reject), .. }) => {
+                Some("rejected: the sender is told".to_owned())
             }
             Judgement::Decided(_) => None,
         };

@@ -24,7 +24,7 @@ pub(super) enum Judgement {
 impl Judgement {
     pub fn verdict(self) -> Verdict {
         match self {
-            Self::Decided(Decision { allow: false, .. }) => Verdict::Deny,
+            Self::Decided(Decision { denied: Some(_), .. }) => Verdict::Deny,
             Self::Decided(_) | Self::Unpoliced | Self::Node => Verdict::Allow,
         }
     }
@@ -90,7 +90,7 @@ pub(super) fn by_tables(
     }
     if let Some(branch) = entry.and_then(|entry| match entry.outcome {
         Outcome::BySource(branch) => Some(branch),
-        Outcome::Allow | Outcome::Deny => None,
+        Outcome::Allow | Outcome::Deny | Outcome::Reject => None,
     }) {
         entry = find(EntryOf::Branch(branch), flow.source_port)?;
     }

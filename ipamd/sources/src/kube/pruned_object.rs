@@ -12,6 +12,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{resources::Resource, types::Type};
 use crate::v1::SOURCE_RANGES;
+use ipamd_model::policy::Denied;
 
 /// Which parts of a value are kept.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ const METADATA: Keep = Only(&[
     ("uid", All),
     ("resourceVersion", All),
     ("labels", All),
-    ("annotations", Only(&[(SOURCE_RANGES, All)])),
+    ("annotations", Only(&[(SOURCE_RANGES, All), (Denied::ANNOTATION, All)])),
 ]);
 
 /// A pod's spec is large, so most of it is dropped. A policy's spec is kept whole, because an unknown field changes the

@@ -5,6 +5,7 @@ use ipamd_model::{
     field::FieldError,
     labels::Labels,
     objects::{Kind, ObjectId},
+    policy::Denied,
 };
 
 /// Longest name, and longest label value; the API server's own bounds are not above these.
@@ -55,6 +56,15 @@ pub fn labels(root: &Field<'_>) -> Result<Option<Labels>, FieldError> {
         read.push((key, text));
     }
     Ok(Some(read.into_iter().collect()))
+}
+
+/// What becomes of packets that are denied, by an annotation of a policy or a namespace ([`Denied::ANNOTATION`]).
+pub fn denied(root: &Field<'_>) -> Result<Option<Denied>, FieldError> {
+    let metadata = root.need("metadata")?;
+    let Some(annotations) = metadata.get("annotations")? else { return Ok(None) };
+    let Some(denied) = annotations.get(Denied::ANNOTATION)? else { return Ok(None) };
+    let text = denied.text()?;
+    text.parse().map(Some).map_err(|wrong: String| denied.refuse(format!("{} is {wrong}", shown(text))))
 }
 
 /// A name, as loosely as it may be told from other things.
@@ -122,6 +132,19 @@ mod tests {
         assert_eq!(
             said(json!({"name": "a".repeat(254)})),
             "metadata.name: a name has at most 253 characters"
+        );
+    }
+
+    #[test]
+    fn an_annotation_says_what_becomes_of_denied_packets() {
+        let of = |it: Value| denied(&Field::root(&json!({"metadata": {"name": "a", "annotations": it}})));
+        assert_eq!(of(Value::Null), Ok(None));
+        assert_eq!(of(json!({"other": 5})), Ok(None));
+        assert_eq!(of(json!({"cambric.io/denied": "reject"})), Ok(Some(Denied::Reject)));
+        assert_eq!(of(json!({"cambric.io/denied": "drop"})), Ok(Some(Denied::Drop)));
+        assert_eq!(
+            of(json!({"cambric.io/denied": "Reject"})).unwrap_err().to_string(),
+            "metadata.annotations.cambric.io/denied: \"Reject\" is neither \"drop\" nor \"reject\""
         );
     }
 

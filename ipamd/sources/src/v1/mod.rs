@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use self::ip_address::ip_address;
 pub use self::{
-    metadata::{id, labels},
+    metadata::{denied, id, labels},
     service::SOURCE_RANGES,
 };
 use crate::field::{Field, shown};
@@ -38,7 +38,11 @@ pub fn read(kind: Kind, document: &Value) -> Result<Object, FieldError> {
 
 fn namespace(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = id(Kind::Namespace, root)?;
-    Ok(Object::Namespace(Namespace { name: id.name, labels: labels(root)?.unwrap_or_default() }))
+    Ok(Object::Namespace(Namespace {
+        name: id.name,
+        labels: labels(root)?.unwrap_or_default(),
+        denied: denied(root)?,
+    }))
 }
 
 fn service_account(root: &Field<'_>) -> Result<Object, FieldError> {
@@ -148,7 +152,7 @@ mod tests {
         let labels = || [("k", "v")].into_iter().collect();
         assert_eq!(
             read(Kind::Namespace, &document).unwrap(),
-            Object::Namespace(Namespace { name: "a".into(), labels: labels() })
+            Object::Namespace(Namespace { name: "a".into(), labels: labels(), denied: None })
         );
         assert_eq!(
             read(Kind::ServiceAccount, &document).unwrap(),

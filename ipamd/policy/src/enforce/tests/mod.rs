@@ -1,4 +1,5 @@
 mod changes;
+mod denied;
 mod explaining;
 mod failing;
 mod hostile;

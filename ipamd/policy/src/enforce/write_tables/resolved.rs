@@ -16,7 +16,7 @@ use crate::{
         written::Written,
     },
 };
-use ipamd_model::policy::Policy;
+use ipamd_model::policy::{Denied, Policy};
 use ipamd_runtime::supervisor;
 
 /// The most rounds of resolving. Resolving an endpoint's rules can add predicates that hold for addresses of other
@@ -33,7 +33,7 @@ impl Resolved {
     pub fn of(concerned: &BTreeSet<AttachmentKey>, cluster: &mut Cluster, written: &mut Written) -> Self {
         let mut resolved = BTreeMap::new();
         // Pods of a workload have the same policies, which mostly have the same meaning for all of them.
-        let mut shared: HashMap<Vec<*const Policy>, SharedRules> = HashMap::new();
+        let mut shared: HashMap<(Vec<*const Policy>, Denied), SharedRules> = HashMap::new();
         let mut round = concerned.clone();
         touch(cluster, written);
         round.extend(owners_of(cluster, &written.touched));
@@ -41,7 +41,9 @@ impl Resolved {
             for key in std::mem::take(&mut round) {
                 supervisor::beat();
                 let Some(endpoint) = cluster.endpoints.get(&key) else { continue };
-                let key_of_all = same_for_all(&endpoint.selecting).filter(|_| !endpoint.addresses.is_empty());
+                let key_of_all = same_for_all(&endpoint.selecting)
+                    .filter(|_| !endpoint.addresses.is_empty())
+                    .map(|policies| (policies, cluster.denied_at(endpoint)));
                 if let Some(policies) = &key_of_all
                     && let Some(rules) = shared
                         .get(policies)
@@ -81,6 +83,7 @@ fn rules_of_like(
     let is_like = |other: &Endpoint| {
         let pairs = || other.selecting.values().zip(endpoint.selecting.values());
         other.selecting.len() == endpoint.selecting.len()
+            && cluster.denied_at(other) == cluster.denied_at(endpoint)
             && !other.addresses.is_empty()
             && pairs().all(|(theirs, own)| Arc::ptr_eq(theirs, own))
     };

@@ -49,6 +49,7 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
         subject,
         ingress,
         egress,
+        denied: v1::denied(root)?,
         closed: Vec::new(),
     })))
 }

@@ -44,6 +44,7 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         subject: peers::pods(Scope::Namespace(namespace), spec.pods),
         ingress: spec.ingress,
         egress: spec.egress,
+        denied: v1::denied(&root)?,
         closed: Vec::new(),
     })))
 }
