@@ -7,7 +7,7 @@ use bpf::{
     sizes::PolicySizes,
 };
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketHeaders, TransportHeader, icmpv4, icmpv6};
-use integration::programs::{DROP, FAR4, FAR6, Local, REDIRECT, Ran};
+use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, REDIRECT, Ran};
 use ipamd_datapath::PolicyTables;
 use ipamd_model::{endpoint::Slot, policy::Direction};
 use ipamd_policy::tables::{ClassId, EntryKey, EntryOf, EntryValue, Outcome, Posture, RuleId, Tables};
@@ -143,6 +143,23 @@ fn what_the_host_sends_is_answered_through_its_stack() {
         let refused = bench.run("from_endpoint", a.ifindex, &ran.packet).unwrap();
         assert_ne!(refused.action, integration::programs::PASS);
     }
+}
+
+#[test]
+fn a_forged_source_is_not_answered() {
+    let (stage, _tables) = stage(Outcome::Reject);
+    let (bench, a, b) = (&stage.bench, stage.bench.a, stage.bench.b);
+    // A pod as another pod, and the network as a pod and as the node.
+    let forged = Local { mac: a.mac, host_mac: a.host_mac, ..b };
+    for packet in packets_of(&forged, FAR4, FAR6) {
+        assert_eq!(bench.run("from_endpoint", a.ifindex, &packet).unwrap().action, DROP);
+    }
+    for source in [b.ipv4, NODE4] {
+        let packet = network4(bench, source, a.ipv4, (40_000, 80), TCP_SYN);
+        assert_eq!(bench.run("from_network", bench.uplink, &packet).unwrap().action, DROP, "{source}");
+    }
+    let drops = bench.drops().unwrap();
+    assert!(!drops.contains_key("policy_egress") && !drops.contains_key("policy_ingress"), "{drops:?}");
 }
 
 #[test]
