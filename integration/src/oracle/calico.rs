@@ -98,7 +98,7 @@ impl CalicoPolicy {
             self.namespaces.as_ref().is_none_or(|it| inventory.takes_in(it, pod.namespace.as_deref()))
         };
         in_scope
-            && self.selector.as_ref().is_none_or(|it| it.matches(&pod.labels))
+            && self.selector.as_ref().is_none_or(|it| inventory.calico_matches(it, pod))
             && self.accounts.as_ref().is_none_or(|it| inventory.account_matches(it, pod))
             && self.rules(direction).is_some()
     }
@@ -192,7 +192,10 @@ impl Entity {
             && (self.nets.is_empty() || self.nets.iter().any(|it| it.has(side.address)))
             && !self.not_nets.iter().any(|it| it.has(side.address))
             && (!self.selects(own) || side.items.iter().any(|it| self.is(packet.inventory, it, own)))
-            && !self.not_selector.as_ref().is_some_and(|it| side.items.iter().any(|item| known(item, it)))
+            && !self
+                .not_selector
+                .as_ref()
+                .is_some_and(|it| side.items.iter().any(|item| known(packet.inventory, item, it)))
     }
 
     /// Whether it is about what is known of the cluster. A policy of a namespace that says anything of that sort, be it
@@ -214,13 +217,13 @@ impl Entity {
         in_scope
             && account_fits
             && self.accounts.as_ref().is_none_or(|it| inventory.account_matches(it, item))
-            && known(item, self.selector.as_ref().unwrap_or(&Selector::All))
+            && known(inventory, item, self.selector.as_ref().unwrap_or(&Selector::All))
     }
 }
 
 /// Whether an item is of the sort that Calico's selectors find, and found.
-fn known(item: &Item, selector: &Selector) -> bool {
-    item.kind != ItemKind::Node && selector.matches(&item.labels)
+fn known(inventory: &Inventory, item: &Item, selector: &Selector) -> bool {
+    item.kind != ItemKind::Node && inventory.calico_matches(selector, item)
 }
 
 impl Port {

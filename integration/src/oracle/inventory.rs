@@ -175,6 +175,26 @@ impl Inventory {
         selector.matches(&labels)
     }
 
+    /// Whether a selector of Calico matches an item: by its labels, and by those that it inherits from its namespace (`pcns.`) and its
+    /// service account (`pcsa.`).
+    pub fn calico_matches(&self, selector: &Selector, item: &Item) -> bool {
+        let mut labels = Labels::new();
+        if let Some(namespace) = &item.namespace {
+            let inherited = self.namespaces.get(namespace).into_iter().flatten();
+            labels.extend(inherited.map(|(key, value)| (format!("pcns.{key}"), value.clone())));
+            for key in ["kubernetes.io/metadata.name", "projectcalico.org/name"] {
+                labels.insert(format!("pcns.{key}"), namespace.clone());
+            }
+        }
+        if let (Some(namespace), Some(account)) = (&item.namespace, &item.account) {
+            let inherited = self.accounts.get(&(namespace.clone(), account.clone())).into_iter().flatten();
+            labels.extend(inherited.map(|(key, value)| (format!("pcsa.{key}"), value.clone())));
+            labels.insert("pcsa.projectcalico.org/name".to_owned(), account.clone());
+        }
+        labels.extend(item.labels.clone());
+        selector.matches(&labels)
+    }
+
     /// Whether an item is a pod that two Kubernetes selectors select.
     pub fn pod_matches(&self, namespaces: &Selector, pods: &Selector, item: &Item) -> bool {
         item.kind == ItemKind::Pod

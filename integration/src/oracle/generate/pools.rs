@@ -167,6 +167,10 @@ pub fn item_selector() -> BoxedStrategy<Value> {
         ("projectcalico.org/namespace", &NAMESPACES),
         ("projectcalico.org/serviceaccount", &ACCOUNTS),
         ("projectcalico.org/orchestrator", &["k8s"]),
+        ("pcns.a", &VALUES),
+        ("pcns.projectcalico.org/name", &NAMESPACES),
+        ("pcsa.a", &VALUES),
+        ("pcsa.projectcalico.org/name", &ACCOUNTS),
     ]))
 }
 

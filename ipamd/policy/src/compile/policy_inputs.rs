@@ -373,7 +373,7 @@ impl PolicyInputs {
             ItemKinds::PodsAndNetworkSets => facts.kind != Kind::Node,
             ItemKinds::Nodes => facts.kind == Kind::Node,
         };
-        if !kind || !selector.labels.matches(&OwnLabels(facts)) {
+        if !kind || !selector.labels.matches(&OwnLabels { facts, inputs: self }) {
             return false;
         }
         facts.kind == Kind::Node
@@ -413,17 +413,51 @@ fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
 }
 
 /// The labels of an item: those that it has, and those that follow from what it is.
-struct OwnLabels<'a>(&'a Facts);
+struct OwnLabels<'a> {
+    facts: &'a Facts,
+    inputs: &'a PolicyInputs,
+}
+
+impl OwnLabels<'_> {
+    /// A label that an item inherits, as Calico names it: `pcns.KEY` is the label KEY of the namespace, `pcsa.KEY` that of a pod's
+    /// service account.
+    fn inherited(&self, key: &str) -> Option<&str> {
+        let namespace = self.facts.namespace.as_ref()?;
+        if let Some(key) = key.strip_prefix("pcns.") {
+            let labels = self.inputs.namespaces.get(namespace).map(|(labels, _)| labels);
+            return namespace_label(Some(namespace), labels, key);
+        }
+        let key = key.strip_prefix("pcsa.")?;
+        let account = self.facts.service_account.as_ref()?;
+        let labels = self.inputs.accounts.get(&(Arc::clone(namespace), Arc::clone(account)));
+        account_label(account, labels, key)
+    }
+}
 
 impl Subject for OwnLabels<'_> {
     fn label(&self, key: &str) -> Option<&str> {
-        let Self(facts) = self;
+        let facts = self.facts;
         match key {
             "projectcalico.org/namespace" => facts.namespace.as_deref(),
             "projectcalico.org/serviceaccount" => facts.service_account.as_deref(),
             "projectcalico.org/orchestrator" if facts.kind == Kind::Pod => Some("k8s"),
-            _ => facts.labels.get(key),
+            // A label of its own counts before one that it inherits.
+            _ => facts.labels.get(key).or_else(|| self.inherited(key)),
         }
+    }
+}
+
+fn namespace_label<'a>(name: Option<&'a str>, labels: Option<&'a Labels>, key: &str) -> Option<&'a str> {
+    match key {
+        "kubernetes.io/metadata.name" | "projectcalico.org/name" => name,
+        _ => labels?.get(key),
+    }
+}
+
+fn account_label<'a>(name: &'a str, labels: Option<&'a Labels>, key: &str) -> Option<&'a str> {
+    match key {
+        "projectcalico.org/name" => Some(name),
+        _ => labels?.get(key),
     }
 }
 
@@ -434,10 +468,7 @@ struct NamespaceLabels<'a> {
 
 impl Subject for NamespaceLabels<'_> {
     fn label(&self, key: &str) -> Option<&str> {
-        match key {
-            "kubernetes.io/metadata.name" | "projectcalico.org/name" => self.name,
-            _ => self.labels?.get(key),
-        }
+        namespace_label(self.name, self.labels, key)
     }
 
     fn in_namespace(&self) -> bool {
@@ -452,10 +483,7 @@ struct AccountLabels<'a> {
 
 impl Subject for AccountLabels<'_> {
     fn label(&self, key: &str) -> Option<&str> {
-        match key {
-            "projectcalico.org/name" => Some(self.name),
-            _ => self.labels?.get(key),
-        }
+        account_label(self.name, self.labels, key)
     }
 }
 

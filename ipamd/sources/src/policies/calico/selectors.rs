@@ -28,27 +28,9 @@ fn parsed<'a>(field: &'a Field<'a>, key: &'a str) -> Result<Option<(Field<'a>, S
         return Ok(None);
     }
     match text.parse::<Selector>() {
-        Ok(selector) => {
-            let refused = selector.keys().find_map(derived);
-            match refused {
-                Some(reason) => Err(field.refuse(reason)),
-                None => Ok(Some((field, selector))),
-            }
-        }
+        Ok(selector) => Ok(Some((field, selector))),
         Err(error) => Err(field.refuse(error.to_string())),
     }
-}
-
-/// Labels that Calico itself gives to endpoints, and Cambric does not: what to say instead.
-fn derived(key: &str) -> Option<String> {
-    let (from, instead) = if key.starts_with("pcns.") {
-        ("the namespace", "namespaceSelector")
-    } else if key.starts_with("pcsa.") {
-        ("the service account", "serviceAccountSelector or serviceAccounts")
-    } else {
-        return None;
-    };
-    Some(format!("{key} is a label that Calico derives from {from}: say it with {instead}"))
 }
 
 /// Whether `global()` is anywhere in it. The parser bounds how deep it is.

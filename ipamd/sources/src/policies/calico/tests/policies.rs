@@ -125,15 +125,6 @@ fn a_spec_that_cannot_be_understood_is_refused_by_field() {
             json!({"tier": "a.b"}),
             "spec.tier: \"a.b\" cannot be the name of a tier: small letters, digits and '-' between them, 63 at most",
         ),
-        (
-            json!({"selector": "has(a) && pcns.team == 'b'"}),
-            "spec.selector: pcns.team is a label that Calico derives from the namespace: say it with namespaceSelector",
-        ),
-        (
-            json!({"egress": [{"action": "Deny", "destination": {"notSelector": "!has(pcsa.a)"}}]}),
-            "spec.egress[0].destination.notSelector: pcsa.a is a label that Calico derives from the service account: \
-             say it with serviceAccountSelector or serviceAccounts",
-        ),
         (json!({"order": "5"}), "spec.order: \"5\" is not a number"),
         (json!({"order": true}), "spec.order: true is not a number"),
         (json!({"types": ["ingress"]}), "spec.types[0]: \"ingress\" is neither Ingress nor Egress"),
