@@ -44,7 +44,7 @@ static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &error, sizeof(error), 0);
 }
 
-/* An error quotes at most so many bytes: the headers, and the beginning of what follows them. */
+/* An error quotes at most QUOTED_MOST bytes: the headers, and the beginning of what follows them. */
 #define QUOTED_MOST 124
 
 #define send_icmp_error OF_FAMILY(send_icmp_error)

@@ -316,7 +316,7 @@ static __always_inline __u16 moment(void)
 	return (clock_by_hand ? (__u64)ticks() << TICK_SHIFT : coarse_ns()) >> MOMENT_SHIFT;
 }
 
-/* The first round of a port search tries so many ports. */
+/* The first round of a port search tries CLAIM_TRIES ports. */
 #define CLAIM_TRIES 64
 /* A hash that spreads small differences over all bits. No two inputs have the same result. */
 static __always_inline __u32 mix_bits(__u32 bits)

@@ -39,8 +39,8 @@ static __always_inline __overloadable void take_fragment_ports(PACKET *packet, c
 	packet->asker = fragments->asker;
 }
 
-/* Returns what is known about a datagram. An id is used again, so what is older than FRAGMENTS_APART belongs to
- * another datagram. */
+/* Returns what is known about a datagram. Senders reuse ids, so what is older than FRAGMENTS_APART belongs to another
+ * datagram. */
 static __always_inline __overloadable struct fragments *find_fragments(const FRAGMENT *key)
 {
 	struct fragments *fragments = bpf_map_lookup_elem(&MAP(fragments), key);

@@ -69,7 +69,8 @@ lb_socket_translate(struct bpf_sock_addr *ctx, ADDRESS *address, __be16 *port, b
 
 				SOCKET_PEER *back = bpf_map_lookup_elem(&MAP(sockets), &key);
 
-				/* The socket may have reached this backend by another address of the service since. */
+				/* The socket may have reached this backend by another address of the service in the
+				 * meantime. */
 				if (known->seen != now || !back || back->port != service_port ||
 				    !equal(&back->address, &service)) {
 					known->seen = now;

@@ -2,25 +2,25 @@
 /* Chooses the source port of a translated flow, so that no other flow has the same addresses and ports after
  * translation. This is where the masquerade port comes from. */
 
-/* The search goes on at most so many times: enough for all ports that there can be, and for some that are free here
- * but belong to a socket. Each time it tries so many ports. */
+/* The search takes at most CLAIM_ROUNDS rounds; each tries at most CLAIM_STRIDE ports. That is enough for all ports
+ * that there can be, and for some that are free here but belong to a socket. */
 #define CLAIM_ROUNDS 300
 #define CLAIM_STRIDE 256
 
-/* To find who has the most ports, at most so many times a stride of ports is looked at. If only a part was looked
- * at, a holder may seem to have so many more by chance. */
+/* To find who has the most ports, at most CLAIM_WEIGHED strides of ports are looked at. If these are not all ports, a
+ * holder may seem to have some more by chance: CLAIM_CHANCE, or twice as many after all strides. */
 #define CLAIM_WEIGHED 4
 #define CLAIM_CHANCE 4
 
-/* A flow that waits for its first answer keeps its port for so many moments (1 s): a handshake takes no longer,
+/* A flow that waits for its first answer keeps its port for CLAIM_GRACE moments (1 s): a handshake takes no longer,
  * however many others try the same. Only its own endpoint may take the port before, or one that has far fewer. */
 #define CLAIM_GRACE 60
 
-/* A holder of ports is noted in one of so many places. */
+/* A holder of ports is noted in one of CLAIM_PLACES places. */
 #define CLAIM_PLACES 4
 
-/* A flow that goes on looks for its old reverse entry at so many ports: it had taken the first of them that was
- * free. */
+/* A flow that goes on looks for its old reverse entry at CLAIM_RECALLED ports: it had taken the first of them that
+ * was free. */
 #define CLAIM_RECALLED 4
 
 /* Not a drop reason: a port has to be searched for. */

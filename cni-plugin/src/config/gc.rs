@@ -48,7 +48,7 @@ fn attachment(entry: &Field) -> ValidAttachment {
         if text.is_none() {
             tracing::warn!(
                 field = field.path(),
-                "it is no string that is not empty; whatever it may mean stays"
+                "the field is empty or not a string; attachments that it could name are kept"
             );
         }
         text

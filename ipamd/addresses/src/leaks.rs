@@ -9,9 +9,10 @@ pub const GRACE: u64 = 60;
 /// Whether a container that has just lost its interface and its namespace is given time for its DEL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grace {
-    /// It is.
+    /// The container is given time.
     Kept,
-    /// It is not: somebody else waits for what it has. An ADD that may be under way keeps its time all the same.
+    /// The container is given none: somebody else waits for what it has. An ADD that may be under way keeps its time all the
+    /// same.
     Waived,
 }
 

@@ -67,7 +67,7 @@ impl FootprintFile {
                 let path = state_dir.join(FILE);
                 let aside = state_dir.join(SET_ASIDE);
                 fs::rename(&path, &aside)?;
-                tracing::error!(%error, to = %aside.display(), "what was changed on this machine cannot be read; the file is set aside");
+                tracing::error!(%error, to = %aside.display(), "the record of changes to this machine cannot be read; the file is set aside");
                 Ok(Self { path, footprint: Footprint::default(), set_aside: Some(aside) })
             }
             opened => opened,

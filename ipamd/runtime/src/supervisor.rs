@@ -236,7 +236,7 @@ fn end_on_panic() {
     let shown = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let thread = thread::current();
-        // The store calls its database where a panic is caught, and judges itself of what its threads leave behind.
+        // The store catches panics of its database itself, and judges what the database's threads leave behind.
         if thread.name().is_some_and(|name| name.starts_with("sled")) {
             return shown(info);
         }

@@ -21,7 +21,7 @@ use super::{
 use ipamd_model::{objects::Change, services::HostPort};
 use ipamd_runtime::queued_lock::{QueuedLock, locked};
 
-/// The most unsatisfied owners that are tried again at a time, because others wait for the lock meanwhile.
+/// At most this many unsatisfied owners are retried at once, because others wait for the lock meanwhile.
 const RETRIED: usize = 200;
 
 /// The effect of a change.

@@ -133,7 +133,10 @@ impl Node {
                 return outcome.map_err(internal);
             }
             if patience.is_over(self) {
-                tracing::info!(%key, "policy is at something large: the endpoint is cut off until its own is in force");
+                tracing::info!(
+                    %key,
+                    "a large policy change is under way; the endpoint has no traffic until its policy is in force"
+                );
                 return admission.go_on().map_err(internal);
             }
         }

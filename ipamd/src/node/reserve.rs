@@ -33,7 +33,11 @@ impl Node {
             Err(error) if matches!(error.kind, ErrorKind::PortInUse | ErrorKind::PoolExhausted) => {
                 let leaks = self.repair_leaks(Grace::Waived);
                 for Leak { key, reason } in &leaks {
-                    tracing::warn!(%key, "freed for {}: its interface is gone and {reason}", request.key);
+                    tracing::warn!(
+                        %key,
+                        "freed a leaked attachment, because the ADD of {} needs a port or an address: its interface is gone and {reason}",
+                        request.key
+                    );
                 }
                 if leaks.is_empty() { Err(error) } else { self.reserve_checked(request) }
             }

@@ -61,7 +61,7 @@ impl EndpointFiles {
             match self.read(&path) {
                 Ok(found) => saved.push(found),
                 Err(reason) => {
-                    tracing::info!(file = %path.display(), reason, "removed an endpoint's file that says nothing any more");
+                    tracing::info!(file = %path.display(), reason, "removed an endpoint's file that is no longer valid");
                     remove(&path);
                 }
             }
@@ -80,7 +80,7 @@ impl EndpointFiles {
         let failure = written.err().map(|error| format!("cannot write {}: {error}", path.display()));
         let mut last = self.failure();
         if let Some(failure) = failure.as_ref().filter(|_| last.is_none()) {
-            tracing::warn!("{failure}; who an endpoint is would be lost with the store");
+            tracing::warn!("{failure}; if the store is lost too, the endpoint cannot be identified");
         }
         *last = failure;
     }
@@ -104,7 +104,8 @@ impl EndpointFiles {
     /// Why not every endpoint has its file, in a sentence.
     pub fn problem(&self) -> Option<String> {
         let failure = self.failure().clone();
-        failure.map(|failure| format!("{failure}; who an endpoint is would be lost with the store"))
+        failure
+            .map(|failure| format!("{failure}; if the store is lost too, the endpoint cannot be identified"))
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<String>> {

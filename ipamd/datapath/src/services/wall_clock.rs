@@ -8,7 +8,8 @@ use nix::time::{ClockId, clock_gettime};
 use crate::{datapath::Datapath, error::DatapathError};
 
 impl Datapath {
-    /// Tells the programs how far the wall clock is from theirs. It may be set, so it is told again and again.
+    /// Tells the programs how far the wall clock is from theirs. The wall clock may be set, so they are told
+    /// again and again.
     pub fn set_wall_clock(&self) -> Result<(), DatapathError> {
         let ahead = wall_clock_ahead();
         if self.wall_clock.get(&0)? == Some(ahead) { Ok(()) } else { self.wall_clock.put(&0, &ahead) }

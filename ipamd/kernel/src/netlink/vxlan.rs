@@ -42,8 +42,8 @@ impl Vxlan {
 
 /// The UDP port of a VXLAN interface, and what of the interface decides who else may have the port.
 ///
-/// Interfaces of one port share a socket only if it treats packets alike; the second of others cannot be set up. And of
-/// two with one number, the second cannot be made.
+/// Interfaces with the same port share a socket, so they must treat packets alike: a second one that does not cannot be set
+/// up. Two interfaces cannot have one port and one VNI.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VxlanPort {
     /// The port.

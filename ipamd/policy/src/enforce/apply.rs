@@ -165,8 +165,8 @@ impl State {
         }
     }
 
-    /// The same after a try that did not fit, of which nothing was written. So the endpoints that have rules have the right
-    /// ones in force, and only the others are resolved again.
+    /// Rolls back a try that did not fit, of which nothing was written. So the endpoints that have rules have the right ones in
+    /// force, and only the others are resolved again.
     fn roll_back_try(&mut self, mut concerned: BTreeSet<AttachmentKey>) -> Result<(), TableError> {
         concerned.retain(|key| {
             self.cluster.endpoints.contains_key(key) && !self.written.endpoints.contains_key(key)

@@ -223,7 +223,7 @@ impl State {
         let mut steps = paths.iter().flat_map(|path| &path.steps);
         let agree = steps.all(|step| step.kernel == KernelSays::Same);
         if !agree {
-            tracing::error!(from = query.from, to = query.to, "the tables say something else than the rules");
+            tracing::error!(from = query.from, to = query.to, "the kernel's tables and the rules disagree");
         }
         Ok(Trace { verdict, paths, left_out: 0, agree })
     }

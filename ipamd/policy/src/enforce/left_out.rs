@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::trial_budget::{self, TrialBudget};
 use ipamd_model::objects::{Change, Object, ObjectId, Refusal};
 
-/// A change that does not fit: a new object, or a removal. Without the removed object, the others may need more space.
+/// A change that does not fit: a new object, or a removal. A removal may not fit because the removed object hid others: behind a
+/// policy that denies everything, rules need no entries, and once it is gone they do.
 #[derive(Debug)]
 pub(super) struct Unfit {
     pub change: Change,

@@ -68,8 +68,8 @@ impl Default for Files {
 }
 
 impl Files {
-    /// Takes what a file says now. What it said of an object that it still has, but cannot be understood, stays; and all
-    /// that it said, if it is not known which objects it has.
+    /// Takes what a file says now. If an object is still in the file but no longer valid, its old version stays. If it is not
+    /// known which objects the file has, the old versions of all its objects stay.
     pub fn put(&mut self, path: &Path, manifest: Manifest) {
         let mut objects = BTreeMap::new();
         for mut located in manifest.objects {
@@ -199,7 +199,7 @@ impl Files {
         claims.map(refusal).collect()
     }
 
-    /// An object that left one file and appears in another where it cannot be understood stays as it was.
+    /// If an object has left one file and is in another but not valid there, its old version stays.
     fn keep_what_moved_and_is_refused(&mut self) {
         let gone =
             self.before.iter().filter(|(id, before)| before.is_some() && self.claims_of(id).next().is_none());

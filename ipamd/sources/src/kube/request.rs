@@ -129,14 +129,15 @@ impl Answer {
 pub(super) struct Lines {
     answer: Answer,
     text: Vec<u8>,
-    /// So much of the text has been given out.
+    /// The text up to here has been given out.
     taken: usize,
-    /// Up to here is no end of a line.
+    /// The text up to here has been searched for the end of a line.
     searched: usize,
 }
 
 impl Lines {
-    /// The next line that is not empty; `None` at the end. A line that is cut off is none. Waits so long for each piece of it.
+    /// The next line that is not empty; `None` at the end. A line that is cut off does not count. Waits at most `patience` for
+    /// each piece of the line.
     pub async fn next(&mut self, patience: Duration) -> Result<Option<&[u8]>, Failure> {
         let end = loop {
             if let Some(length) = self.text[self.searched..].iter().position(|it| *it == b'\n') {
