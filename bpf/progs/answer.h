@@ -44,6 +44,50 @@ static __always_inline __overloadable int write_icmp_error(struct __sk_buff *skb
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &error, sizeof(error), 0);
 }
 
+/* Sends an answer to `answered` by the host's routing table. `came_by` is the interface that the route must lead to;
+ * 0: any. */
+static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, struct scratch *room,
+							const PACKET *answered, __u32 came_by)
+{
+	struct bpf_fib_lookup *fib = &room->fib;
+
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->ifindex = skb->ifindex;
+#if FAMILY == 4
+	fib->family = AF_INET;
+	fib->ipv4_dst = answered->source.word[0];
+#else
+	fib->family = AF_INET6;
+	__builtin_memcpy(fib->ipv6_dst, &answered->source, sizeof(answered->source));
+#endif
+	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
+
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_SHOT;
+	if (came_by && fib->ifindex != came_by)
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
+}
+
+/* Sends an answer to where the packet that it answers came from. The sender of a packet that came through the host's
+ * stack may be forged: nobody has checked that it is behind its interface. So it is answered only if the route to it
+ * leads there. A process of the node has no interface, and is not answered. */
+static __always_inline __overloadable int send_answer(struct __sk_buff *skb, struct scratch *room,
+						      const PACKET *answered, enum answer_to to)
+{
+	/* Volatile for the reason that check_origin() gives. */
+	const volatile struct __sk_buff *fields = skb;
+	__u32 came_by = fields->ingress_ifindex;
+
+	if (to != ANSWER_BY_ROUTE)
+		return send_back(skb, to);
+	if (!came_by)
+		return TC_ACT_SHOT;
+	if (bpf_map_lookup_elem(&uplinks, &came_by))
+		skb->mark = MARK_FORWARDED;
+	return send_by_route(skb, room, answered, came_by);
+}
+
 /* An error quotes at most QUOTED_MOST bytes: the headers, and the beginning of what follows them. */
 #define QUOTED_MOST 124
 
@@ -65,7 +109,9 @@ __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u3
 
 	if (quoted > QUOTED_MOST)
 		quoted = QUOTED_MOST;
-	if (ETH_HLEN + quoted > skb->len || bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) ||
+	if (ETH_HLEN + quoted > skb->len)
+		quoted = (skb->len - ETH_HLEN) & QUOTED_MOST;
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) ||
 	    bpf_skb_adjust_room(skb, sizeof(IP_HEADER) + sizeof(struct icmp_header), BPF_ADJ_ROOM_MAC, 0))
 		return TC_ACT_SHOT;
 
@@ -80,7 +126,7 @@ __noinline int send_icmp_error(struct __sk_buff *skb, const PACKET *packet, __u3
 
 	if (write_icmp_error(skb, packet, about, sum, quoted))
 		return TC_ACT_SHOT;
-	return send_back(skb, to);
+	return send_answer(skb, room, packet, to);
 }
 
 /* The number of data bytes in a segment. */
@@ -95,28 +141,6 @@ static __always_inline __overloadable __u32 tcp_data_length(struct __sk_buff *sk
 	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)) == 0)
 		total = bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0);
 	return total + ETH_HLEN - packet->transport - (tcp->data_offset >> 4) * 4;
-}
-
-/* Sends a packet to its destination by the host's routing table. */
-static __always_inline __overloadable int send_by_route(struct __sk_buff *skb, struct scratch *room,
-							const PACKET *answered)
-{
-	struct bpf_fib_lookup *fib = &room->fib;
-
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->ifindex = skb->ifindex;
-#if FAMILY == 4
-	fib->family = AF_INET;
-	fib->ipv4_dst = answered->source.word[0];
-#else
-	fib->family = AF_INET6;
-	__builtin_memcpy(fib->ipv6_dst, &answered->source, sizeof(answered->source));
-#endif
-	long found = bpf_fib_lookup(skb, fib, sizeof(*fib), fib_lookup_flags);
-
-	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return TC_ACT_SHOT;
-	return bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
 }
 
 #define send_tcp_reset OF_FAMILY(send_tcp_reset)
@@ -184,7 +208,18 @@ __noinline int send_tcp_reset(struct __sk_buff *skb, const PACKET *packet, enum 
 #endif
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &answer, sizeof(answer), 0))
 		return TC_ACT_SHOT;
-	return room->has_dsr_option ? send_by_route(skb, room, packet) : send_back(skb, to);
+	return room->has_dsr_option ? send_by_route(skb, room, packet, 0) : send_answer(skb, room, packet, to);
+}
+
+/* Whether an ICMP message is a question. Everything else may be an error, which nobody answers (RFC 1122, RFC 4443): echo,
+ * timestamp, information and address mask of IPv4; in IPv6 all errors are below 128. */
+static __always_inline __overloadable bool is_icmp_question(struct __sk_buff *skb, const PACKET *packet)
+{
+	__u8 type;
+
+	if (bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+		return false;
+	return FAMILY == 4 ? type == 8 || type == 13 || type == 15 || type == 17 : type >= 128;
 }
 
 #define answer_drop OF_FAMILY(answer_drop)
@@ -198,8 +233,13 @@ __noinline int answer_drop(struct __sk_buff *skb, const PACKET *packet, enum dro
 
 	bool rejected = (reason == DROP_POLICY_EGRESS || reason == DROP_POLICY_INGRESS) && room->answer.reject;
 
-	if (!rejected && (to == ANSWER_TO_STACK || (reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND &&
+	if (!rejected && (to == ANSWER_BY_ROUTE || (reason != DROP_NO_BACKEND && reason != DROP_NO_LOCAL_BACKEND &&
 						    reason != DROP_PORT_TAKEN)))
+		return TC_ACT_SHOT;
+	/* An answer in the name of a broadcast address would be from nobody. */
+	if (rejected && is_broadcast(room, &packet->destination))
+		return TC_ACT_SHOT;
+	if (is_icmp(packet->protocol) && !is_icmp_question(skb, packet))
 		return TC_ACT_SHOT;
 	if (packet->protocol != IPPROTO_TCP) {
 		if (!rejected && reason != DROP_NO_BACKEND)

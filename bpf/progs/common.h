@@ -416,7 +416,7 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 enum answer_to {
 	ANSWER_TO_NETWORK, /* out of the interface by which the packet came */
 	ANSWER_TO_ENDPOINT, /* into the namespace of the endpoint that sent it */
-	ANSWER_TO_STACK, /* to the host's stack, which sent it, as if from the endpoint that it was for */
+	ANSWER_BY_ROUTE, /* where the route to its sender leads, if it came from there through the host's stack */
 };
 
 /* Sends a packet, whose addresses are already swapped, back to where it came from. */
@@ -434,11 +434,14 @@ static __always_inline int send_back(struct __sk_buff *skb, enum answer_to to)
 	copy_mac(sender, ethernet->h_source);
 	copy_mac(ethernet->h_source, ethernet->h_dest);
 	copy_mac(ethernet->h_dest, sender);
+	/* Nobody answers a frame for several machines, or one from nobody (RFC 1122, section 3.2.2). */
+	if ((sender[0] | ethernet->h_source[0]) & 1)
+		return TC_ACT_SHOT;
 	if (to == ANSWER_TO_ENDPOINT)
 		return bpf_redirect_peer(skb->ifindex, 0);
-	/* The programs that see the answer next would check it as a packet of the endpoint. */
-	skb->mark = to == ANSWER_TO_STACK ? MARK_ANSWER : MARK_FORWARDED;
-	return bpf_redirect(skb->ifindex, to == ANSWER_TO_STACK ? BPF_F_INGRESS : 0);
+	/* The uplink's egress program would check the answer as a packet of the endpoint. */
+	skb->mark = MARK_FORWARDED;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 /* Flags for bpf_skb_adjust_room: the datagrams of a UDP aggregate keep their sizes. */

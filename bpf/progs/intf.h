@@ -51,10 +51,6 @@ struct node {
  * the node that may set marks gains nothing: its packets pass without a check anyway. */
 #define MARK_FORWARDED 0x43616d62
 
-/* skb->mark of a reset or an ICMP error that `to_endpoint` sends to the stack in the name of the endpoint. It comes in
- * by the endpoint's host end, where `from_endpoint` lets it pass and removes the mark. */
-#define MARK_ANSWER 0x43616d63
-
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* some backends are in the node's own namespace */
 

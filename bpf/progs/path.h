@@ -42,7 +42,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	if (unlikely(packet.kind == PACKET_ERROR && !equal(&packet.outer_source, &packet.source)))
 		return drop_and_report(&packet, DROP_FOREIGN_SOURCE, skb->ifindex);
 
-	if (unlikely(!has_checksum_in_place(skb, &packet) && skb->mark != MARK_ANSWER))
+	if (unlikely(!has_checksum_in_place(skb, &packet)))
 		return drop_and_report(&packet, DROP_CHECKSUM_PLACE, skb->ifindex);
 
 	__u32 now = ticks(), side = ct_key_of_packet(&packet, &key) & 1;
@@ -58,10 +58,6 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
 				     ct_commit(skb, &packet, &key, side);
 
-		if (reason == ANSWER_OF_PROGRAM) {
-			skb->mark = 0;
-			return PASS;
-		}
 		if (reason)
 			return drop_and_answer(skb, &packet, reason, ANSWER_TO_ENDPOINT);
 		entry = slow_path_entry(&packet);
@@ -147,7 +143,7 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 			return PASS;
 		reason = reason ?: ct_commit(skb, &packet, &key, side);
 		if (reason)
-			return drop_and_answer(skb, &packet, reason, ANSWER_TO_STACK);
+			return drop_and_answer(skb, &packet, reason, ANSWER_BY_ROUTE);
 		entry = slow_path_entry(&packet);
 		if (!entry)
 			return drop_and_count(DROP_INTERNAL);

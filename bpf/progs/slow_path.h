@@ -256,9 +256,6 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 		       PARSED;
 }
 
-/* Not a drop reason: the packet is an answer that a program gives in the name of the endpoint. */
-#define ANSWER_OF_PROGRAM (-2)
-
 #define slow_path_from_endpoint OF_FAMILY(slow_path_from_endpoint)
 /* The slow path of a packet that a local endpoint sends, at its host end; with SLOW_PATH_AT_UPLINK at the uplink
  * where the stack sends it out. */
@@ -284,9 +281,6 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	room->has_dsr_option = false;
 	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
 		return DROP_FOREIGN_SOURCE;
-	/* The endpoint cannot set the mark, because the kernel clears marks between namespaces. */
-	if (!at_uplink && unlikely(skb->mark == MARK_ANSWER))
-		return ANSWER_OF_PROGRAM;
 	if (!at_uplink) {
 		void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 		struct ethhdr *ethernet = data;

@@ -146,8 +146,6 @@ pub const FIB_LOOKUP_MARK: u32 = 1 << 5;
 
 /// `skb->mark` of what was judged and is on its way out of an uplink.
 pub const MARK_FORWARDED: u32 = 0x4361_6d62;
-/// `skb->mark` of an answer that `to_endpoint` gives the host in the name of an endpoint.
-pub const MARK_ANSWER: u32 = 0x4361_6d63;
 /// For so many ticks a way out of an uplink is kept without asking the routing table.
 pub const ROUTED_MOST: u32 = 256;
 
@@ -416,7 +414,6 @@ mod tests {
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),
             (MARK_FORWARDED, "MARK_FORWARDED"),
-            (MARK_ANSWER, "MARK_ANSWER"),
             (ROUTED_MOST, "ROUTED_MOST"),
             (PLAIN_ROUTES4, "PLAIN_ROUTES4"),
             (PLAIN_ROUTES6, "PLAIN_ROUTES6"),

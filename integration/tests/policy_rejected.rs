@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use etherparse::PacketBuilder;
 use integration::{
     needs_root,
     testbed::{
-        FAR4, FAR6, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Settings, eventually,
+        FAR4, FAR6, Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Settings,
+        eventually,
     },
 };
 
@@ -36,6 +38,10 @@ spec:
   policyTypes: [Egress]
   egress: []
 ";
+
+/// Counts the resets that come.
+const RESETS: &str = "table inet seen { counter resets { } ; chain all { type filter hook prerouting priority -300; \
+    tcp flags & rst == rst counter name resets; }; }";
 
 /// What a client learns of a connection that it tries: the error, or `None` where it waits in vain.
 fn connects(netns: &Netns, to: IpAddr) -> Result<Option<io::Error>> {
@@ -108,6 +114,7 @@ fn every_sender_is_told_at_once() -> Result<()> {
     let node = Node::in_cluster()?;
     let [guarded, locked, free] = pods(&node)?;
     let stranger = beside(&node)?;
+    let to_node = node.netns().mac_of("mgmt")?;
     node.neighbour.netns().ip(&format!("route add 10.88.0.0/16 via {NODE4}"))?;
     node.neighbour.netns().ip(&format!("-6 route add fd00:88::/64 via {NODE6}"))?;
     node.apply("policies.yaml", POLICIES)?;
@@ -127,6 +134,28 @@ fn every_sender_is_told_at_once() -> Result<()> {
     for to in free.addresses() {
         is_told(locked.netns(), *to, "a pod that may not send")?;
     }
+    // Somebody on the other network sends as the neighbour, who is not told of it.
+    node.neighbour.netns().run("nft", &[RESETS])?;
+    let told = || -> Result<String> {
+        let counter = node.neighbour.netns().run("nft", &["list counter inet seen resets"])?;
+        Ok(counter.lines().filter(|line| line.contains("packets")).collect())
+    };
+    let frames = Frames::open(&stranger, "eth0")?;
+    let (before, refused) = (told()?, node.drops("policy_ingress")?);
+    for port in 1..=5 {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(stranger.mac_of("eth0")?, to_node)
+            .ipv4(NEIGHBOUR4.octets(), guarded.ipv4().octets(), 64)
+            .tcp(40_000 + port, PORT, 7, 1000)
+            .syn()
+            .write(&mut frame, &[])?;
+        frames.send(&frame)?;
+    }
+    let all_refused = || node.drops("policy_ingress").is_ok_and(|now| now >= refused + 5);
+    ensure!(eventually(PATIENCE, all_refused), "{}", node.status()?["drops"]);
+    ensure!(before.contains("packets 0") && told()? == before, "{before}: {}", told()?);
+    is_told(node.neighbour.netns(), guarded.ipv4().into(), "the network")?;
+    ensure!(told()?.contains("packets 1 "), "{}", told()?);
     monitor.tells("that it was rejected", |event| event["rejected"] == true)?;
     Ok(())
 }
@@ -150,10 +179,16 @@ fn the_node_says_it_for_all_and_a_namespace_for_its_own() -> Result<()> {
     waits(locked.netns(), FAR4.into(), "by the namespace")?;
     node.apply("namespace.yaml", &space("reject"))?;
     is_told(free.netns(), to, "by the namespace again")?;
-    // One that cannot be understood changes nothing, and it is said.
-    std::fs::write(node.cluster().join("namespace.yaml"), space("refuse"))?;
-    let said = eventually(PATIENCE, || node.log().contains("\"refuse\" is neither \"drop\" nor \"reject\""));
-    ensure!(said, "{}", node.log());
-    is_told(free.netns(), to, "by the namespace as it was")?;
+    // A word that is not known says nothing. The object counts all the same: nobody gets past a policy by it.
+    node.apply("namespace.yaml", &space("refuse"))?;
+    let wrong = "\\\"refuse\\\" is neither \\\"drop\\\" nor \\\"reject\\\"";
+    let said = || node.status().is_ok_and(|status| status["problems"].to_string().contains(wrong));
+    ensure!(eventually(PATIENCE, said), "{}", node.status()?["problems"]);
+    is_told(free.netns(), to, "by the node again")?;
+    node.apply("policies.yaml", &POLICIES.replace("denied: reject", "denied: [refuse]"))?;
+    node.stop_daemon()?;
+    node.start_daemon()?;
+    is_told(free.netns(), to, "by the node that is started anew")?;
+    is_told(locked.netns(), FAR4.into(), "by the node that is started anew")?;
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! What policy rejects is answered at once: TCP by a reset, all else by the ICMP error "administratively prohibited".
 
-use std::{net::IpAddr, sync::Arc};
-
-use bpf::{
-    layout::{MARK_ANSWER, MARK_FORWARDED},
-    sizes::PolicySizes,
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
+
+use bpf::{layout::MARK_FORWARDED, sizes::PolicySizes};
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketHeaders, TransportHeader, icmpv4, icmpv6};
 use integration::programs::{DROP, FAR4, FAR6, Local, NODE4, REDIRECT, Ran};
 use ipamd_datapath::PolicyTables;
@@ -66,7 +66,7 @@ fn is_answer(ran: &Ran, packet: &[u8]) {
 }
 
 /// Packets of all sorts that open a flow from an endpoint to the addresses.
-fn packets_of(from: &Local, to4: std::net::Ipv4Addr, to6: std::net::Ipv6Addr) -> Vec<Vec<u8>> {
+fn packets_of(from: &Local, to4: Ipv4Addr, to6: Ipv6Addr) -> Vec<Vec<u8>> {
     vec![
         tcp4(from, to4, (40_000, 80), TCP_SYN),
         tcp6(from, to6, (40_000, 80), TCP_SYN),
@@ -113,36 +113,48 @@ fn the_network_is_told_by_the_interface_that_it_came_by() {
 }
 
 #[test]
-fn what_the_host_sends_is_answered_through_its_stack() {
+fn what_came_by_no_interface_is_not_answered() {
     let (stage, _tables) = stage(Outcome::Reject);
     let (bench, a) = (&stage.bench, stage.bench.a);
-    let mut host = a;
-    (host.mac, host.host_mac) = (a.host_mac, a.mac);
-    for (source, to) in [(IpAddr::from(FAR4), IpAddr::from(a.ipv4)), (FAR6.into(), a.ipv6.into())] {
-        let packet = match (source, to) {
-            (IpAddr::V4(source), IpAddr::V4(to)) => {
-                host.ipv4 = source;
-                tcp4(&host, to, (40_000, 80), TCP_SYN)
-            }
-            (IpAddr::V6(source), IpAddr::V6(to)) => {
-                host.ipv6 = source;
-                tcp6(&host, to, (40_000, 80), TCP_SYN)
-            }
-            _ => unreachable!("both are of one family"),
-        };
-        let (ran, mark) = bench.run_marked("to_endpoint", a.ifindex, &packet, 0).unwrap();
-        is_answer(&ran, &packet);
-        assert_eq!(mark, MARK_ANSWER);
-        // It comes in by the endpoint's host end, where nobody checks it, and has no mark from there on.
-        let drops = bench.drops().unwrap();
-        let (passed, mark) = bench.run_marked("from_endpoint", a.ifindex, &ran.packet, MARK_ANSWER).unwrap();
-        assert_eq!((passed.action, mark), (integration::programs::PASS, 0));
-        assert_eq!(passed.packet, ran.packet);
-        assert_eq!(bench.drops().unwrap(), drops);
-        // Without the mark it is a packet of the endpoint, which may not send it.
-        let refused = bench.run("from_endpoint", a.ifindex, &ran.packet).unwrap();
-        assert_ne!(refused.action, integration::programs::PASS);
+    let host = Local { mac: a.host_mac, host_mac: a.mac, ipv4: FAR4, ipv6: FAR6, ..a };
+    for packet in packets_of(&host, a.ipv4, a.ipv6) {
+        assert_eq!(bench.run("to_endpoint", a.ifindex, &packet).unwrap().action, DROP);
     }
+    assert_eq!(bench.drops().unwrap()["policy_ingress"], 4);
+}
+
+#[test]
+fn only_questions_of_icmp_are_answered() {
+    let (stage, _tables) = stage(Outcome::Reject);
+    let a = stage.bench.a;
+    for (kind4, kind6, answered) in [(8, 128, true), (13, 140, true), (30, 5, false), (41, 127, false)] {
+        let mut packet = udp4(&a, FAR4, (0, 0));
+        packet[23] = 1;
+        packet[34..42].copy_from_slice(&[kind4, 0, 0, 0, 0, 7, 0, 1]);
+        // The checksum of the header follows the protocol.
+        let sum = u16::from_be_bytes([packet[24], packet[25]]) + 17 - 1;
+        packet[24..26].copy_from_slice(&sum.to_be_bytes());
+        let action = stage.bench.run("from_endpoint", a.ifindex, &packet).unwrap().action;
+        assert_eq!(action == REDIRECT, answered, "ICMP type {kind4}");
+        let mut packet = udp6(&a, FAR6, (0, 0));
+        packet[20] = 58;
+        packet[54..62].copy_from_slice(&[kind6, 0, 0, 0, 0, 7, 0, 1]);
+        let action = stage.bench.run("from_endpoint", a.ifindex, &packet).unwrap().action;
+        assert_eq!(action == REDIRECT, answered, "ICMPv6 type {kind6}");
+    }
+}
+
+#[test]
+fn frames_for_several_machines_and_broadcast_addresses_are_not_answered() {
+    let (stage, _tables) = stage(Outcome::Reject);
+    let (bench, a) = (&stage.bench, stage.bench.a);
+    let broadcast = Ipv4Addr::new(192, 0, 2, 255);
+    bench.mean_all(broadcast).unwrap();
+    let to_all = Local { host_mac: [0xff; 6], ..a };
+    for packet in [tcp4(&to_all, FAR4, (40_000, 80), TCP_SYN), udp4(&a, broadcast, (40_000, 53))] {
+        assert_eq!(bench.run("from_endpoint", a.ifindex, &packet).unwrap().action, DROP);
+    }
+    assert_eq!(bench.drops().unwrap()["policy_egress"], 2);
 }
 
 #[test]

@@ -53,8 +53,12 @@ fn connections_to_backends_that_stay_go_on_and_the_others_end() -> Result<()> {
         }
         // The second is no endpoint any more.
         shop.serve_each(&node, &json!({}), &[json!({})])?;
-        std::thread::sleep(Duration::from_millis(1500));
         let (stays, gone) = (shop.backends[0].name(), shop.backends[1].name());
+        // Sockets of backends that go one soon after the other are looked for together.
+        for talk in talks.iter_mut().filter(|talk| talk.answer.name == gone) {
+            let ended = eventually(PATIENCE, || talk.goes_on().is_err());
+            ensure!(ended, "--socket-lb={mode}: a connection to {gone} goes on");
+        }
         for talk in &mut talks {
             let name = talk.answer.name.clone();
             let goes_on = talk.goes_on();

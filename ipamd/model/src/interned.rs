@@ -111,7 +111,7 @@ mod tests {
         };
         let mut interned = Interned::default();
         let mut objects = [
-            Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default(), denied: None }),
+            Object::Namespace(Namespace { name: "ns".into(), labels: Labels::default(), denied: Ok(None) }),
             Object::Pod(pod("a")),
             Object::Pod(pod("b")),
         ];

@@ -9,6 +9,7 @@ use serde::Serialize;
 pub use crate::id::{Kind, ObjectId, Origin};
 
 use crate::{
+    field::FieldError,
     labels::Labels,
     policy::{Denied, Policy, Tier},
     services::{EndpointSlice, Service},
@@ -21,8 +22,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`, without those that follow from the name.
     pub labels: Labels,
-    /// What becomes of packets that policy denies at its pods; `None`: what the node says.
-    pub denied: Option<Denied>,
+    /// What becomes of packets that policy denies at its pods; `None`: what the node says. An error: why its annotation says nothing.
+    pub denied: Result<Option<Denied>, FieldError>,
 }
 
 /// `v1` Pod. Pods of the host's network have no address of their own and are left out by the source.

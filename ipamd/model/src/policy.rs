@@ -136,7 +136,7 @@ pub struct Policy {
     pub egress: Option<Vec<Rule>>,
     /// What becomes of the packets that it denies; `None`: what the endpoint's namespace or the node says.
     pub denied: Option<Denied>,
-    /// What in its rules is of a kind that this version does not know, so that they are closed: which field, and what
+    /// What of it is not understood. In its rules that is something of a kind that this version does not know, so that they are closed: which field, and what
     /// becomes of the rule.
     pub closed: Vec<FieldError>,
 }

@@ -152,7 +152,8 @@ fn sides(path: &TracePath, protocol: u8) -> String {
 /// What an endpoint's policy says, on a few lines.
 fn step(step: &TraceStep) -> String {
     let why = match (&step.rule, &step.note) {
-        (Some(rule), _) => flow::by(Some(rule)),
+        (Some(rule), Some(note)) => format!("{} ({})", flow::by(Some(rule)), clean(note)),
+        (Some(rule), None) => flow::by(Some(rule)),
         (None, Some(note)) => format!(", {}", clean(note)),
         (None, None) => ", for no policy decides".to_owned(),
     };

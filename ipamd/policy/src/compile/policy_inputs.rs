@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use super::{nets::Nets, rank::Rank};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
+    field::FieldError,
     interned::shared,
     labels::Labels,
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
@@ -129,7 +130,7 @@ impl KnownPod {
 /// Everything that was told of the cluster, as far as policy needs it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyInputs {
-    namespaces: BTreeMap<Arc<str>, (Labels, Option<Denied>)>,
+    namespaces: BTreeMap<Arc<str>, (Labels, Result<Option<Denied>, FieldError>)>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
     pods: BTreeMap<PodKey, KnownPod>,
     workloads: HashSet<Arc<Workload>>,
@@ -274,7 +275,12 @@ impl PolicyInputs {
 
     /// What a namespace says of packets that are denied at its pods.
     pub fn denied_in(&self, namespace: &str) -> Option<Denied> {
-        self.namespaces.get(namespace).and_then(|(_, denied)| *denied)
+        self.namespaces.get(namespace).and_then(|(_, denied)| denied.as_ref().ok().copied().flatten())
+    }
+
+    /// The namespaces whose annotation about denied packets says nothing, and why.
+    pub fn not_understood(&self) -> impl Iterator<Item = (&str, &FieldError)> {
+        self.namespaces.iter().filter_map(|(name, (_, denied))| Some((&**name, denied.as_ref().err()?)))
     }
 
     /// A tier, which is declared or built in.
@@ -507,7 +513,7 @@ mod tests {
         let space = Change::Put(Object::Namespace(Namespace {
             name: "ns".into(),
             labels: Labels::default(),
-            denied: None,
+            denied: Ok(None),
         }));
         let changes =
             vec![pod("b", "x"), pod("a", "x"), gone("a"), space, pod("c", "x"), pod("b", "y"), gone("d")];

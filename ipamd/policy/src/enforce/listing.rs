@@ -181,6 +181,8 @@ impl State {
         let enforced = state.cluster.ranks.keys().filter_map(|id| state.cluster.inputs.policies.get(id));
         let closed =
             enforced.flat_map(|policy| policy.closed.iter().map(|it| format!("{}: {it}", policy.id)));
+        let namespaces =
+            state.cluster.inputs.not_understood().map(|(name, it)| format!("Namespace {name}: {it}"));
         let cut_off = state.closed.iter().map(|(key, it)| format!("{key} is cut off: {}", it.reason));
         failed
             .into_iter()
@@ -188,6 +190,7 @@ impl State {
             .chain(refused)
             .chain(left_out)
             .chain(closed)
+            .chain(namespaces)
             .chain(contested)
             .take(100)
             .collect()

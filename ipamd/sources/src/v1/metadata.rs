@@ -59,12 +59,25 @@ pub fn labels(root: &Field<'_>) -> Result<Option<Labels>, FieldError> {
 }
 
 /// What becomes of packets that are denied, by an annotation of a policy or a namespace ([`Denied::ANNOTATION`]).
+///
+/// # Errors
+/// Why the annotation says nothing. The object counts all the same: the API server checks no annotation, and an object that were
+/// refused for one would deny nothing.
 pub fn denied(root: &Field<'_>) -> Result<Option<Denied>, FieldError> {
     let metadata = root.need("metadata")?;
     let Some(annotations) = metadata.get("annotations")? else { return Ok(None) };
     let Some(denied) = annotations.get(Denied::ANNOTATION)? else { return Ok(None) };
     let text = denied.text()?;
-    text.parse().map(Some).map_err(|wrong: String| denied.refuse(format!("{} is {wrong}", shown(text))))
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|wrong: String| denied.refuse(format!("{} is {wrong}, so it says nothing", shown(text))))
+}
+
+/// The same of a policy. What is wrong with the annotation is added to what else of the policy is not understood.
+pub fn denied_by_policy(root: &Field<'_>, not_understood: &mut Vec<FieldError>) -> Option<Denied> {
+    denied(root).unwrap_or_else(|wrong| {
+        not_understood.push(wrong);
+        None
+    })
 }
 
 /// A name, as loosely as it may be told from other things.
@@ -144,7 +157,7 @@ mod tests {
         assert_eq!(of(json!({"cambric.io/denied": "drop"})), Ok(Some(Denied::Drop)));
         assert_eq!(
             of(json!({"cambric.io/denied": "Reject"})).unwrap_err().to_string(),
-            "metadata.annotations.cambric.io/denied: \"Reject\" is neither \"drop\" nor \"reject\""
+            "metadata.annotations.cambric.io/denied: \"Reject\" is neither \"drop\" nor \"reject\", so it says nothing"
         );
     }
 

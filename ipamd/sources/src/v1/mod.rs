@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use self::ip_address::ip_address;
 pub use self::{
-    metadata::{denied, id, labels},
+    metadata::{denied_by_policy, id, labels},
     service::SOURCE_RANGES,
 };
 use crate::field::{Field, shown};
@@ -41,7 +41,7 @@ fn namespace(root: &Field<'_>) -> Result<Object, FieldError> {
     Ok(Object::Namespace(Namespace {
         name: id.name,
         labels: labels(root)?.unwrap_or_default(),
-        denied: denied(root)?,
+        denied: metadata::denied(root),
     }))
 }
 
@@ -152,7 +152,7 @@ mod tests {
         let labels = || [("k", "v")].into_iter().collect();
         assert_eq!(
             read(Kind::Namespace, &document).unwrap(),
-            Object::Namespace(Namespace { name: "a".into(), labels: labels(), denied: None })
+            Object::Namespace(Namespace { name: "a".into(), labels: labels(), denied: Ok(None) })
         );
         assert_eq!(
             read(Kind::ServiceAccount, &document).unwrap(),

@@ -41,17 +41,9 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
     let egress = rules::read(&spec, Direction::Egress, id.namespace.as_ref())?;
     let (of_ingress, of_egress) = directions(&spec, &ingress, &egress)?;
     let (ingress, egress) = (of_ingress.then_some(ingress), of_egress.then_some(egress));
-    Ok(Object::Policy(Arc::new(Policy {
-        id,
-        origin,
-        tier,
-        order,
-        subject,
-        ingress,
-        egress,
-        denied: v1::denied(root)?,
-        closed: Vec::new(),
-    })))
+    let mut closed = Vec::new();
+    let denied = v1::denied_by_policy(root, &mut closed);
+    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })))
 }
 
 /// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the

@@ -47,17 +47,8 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
     let mut closed = Vec::new();
     let ingress = rules(&spec, Direction::Ingress, &mut closed)?;
     let egress = rules(&spec, Direction::Egress, &mut closed)?;
-    Ok(Object::Policy(Arc::new(Policy {
-        id,
-        origin,
-        tier,
-        order,
-        subject,
-        ingress,
-        egress,
-        denied: v1::denied(&root)?,
-        closed,
-    })))
+    let denied = v1::denied_by_policy(&root, &mut closed);
+    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })))
 }
 
 fn tier(field: &Field<'_>) -> Result<&'static str, FieldError> {

@@ -36,6 +36,8 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         Some(spec) => Spec::read(&spec, &namespace)?,
         None => Spec { pods: Selector::All, ingress: Some(Vec::new()), egress: None },
     };
+    let mut closed = Vec::new();
+    let denied = v1::denied_by_policy(&root, &mut closed);
     Ok(Object::Policy(Arc::new(Policy {
         id,
         origin,
@@ -44,8 +46,8 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         subject: peers::pods(Scope::Namespace(namespace), spec.pods),
         ingress: spec.ingress,
         egress: spec.egress,
-        denied: v1::denied(&root)?,
-        closed: Vec::new(),
+        denied,
+        closed,
     })))
 }
 
