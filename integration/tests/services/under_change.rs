@@ -56,7 +56,7 @@ fn connections_to_backends_that_stay_go_on_and_the_others_end() -> Result<()> {
         let (stays, gone) = (shop.backends[0].name(), shop.backends[1].name());
         // Sockets of backends that go one soon after the other are looked for together.
         for talk in talks.iter_mut().filter(|talk| talk.answer.name == gone) {
-            let ended = eventually(PATIENCE, || talk.goes_on().is_err());
+            let ended = eventually(Duration::from_secs(10), || talk.goes_on().is_err());
             ensure!(ended, "--socket-lb={mode}: a connection to {gone} goes on");
         }
         for talk in &mut talks {
