@@ -40,7 +40,7 @@ spec:
 ";
 
 /// Counts the resets that come.
-const RESETS: &str = "table inet seen { counter resets { } ; chain all { type filter hook prerouting priority -300; \
+const RESETS: &str = "table inet seen { counter resets { } ; chain came { type filter hook prerouting priority -300; \
     tcp flags & rst == rst counter name resets; }; }";
 
 /// What a client learns of a connection that it tries: the error, or `None` where it waits in vain.

@@ -149,7 +149,7 @@ mod tests {
         let space = Change::Put(Object::Namespace(Namespace {
             name: "c".into(),
             labels: Labels::default(),
-            denied: None,
+            denied: Ok(None),
         }));
         let many = (0..2_500).map(|at| put("b", at)).chain([put("c", 1), put("a", 1), space]);
         backlog.push(many.collect());
