@@ -130,7 +130,7 @@ impl KnownPod {
 /// Everything that was told of the cluster, as far as policy needs it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyInputs {
-    namespaces: BTreeMap<Arc<str>, (Labels, Result<Option<Denied>, FieldError>)>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
     accounts: BTreeMap<(Arc<str>, Arc<str>), Labels>,
     pods: BTreeMap<PodKey, KnownPod>,
     workloads: HashSet<Arc<Workload>>,
@@ -177,11 +177,7 @@ impl PolicyInputs {
     pub fn put(&mut self, object: Object) -> Option<Object> {
         let id = object.id();
         match object {
-            Object::Namespace(it) => {
-                let name = Arc::clone(&it.name);
-                let old = self.namespaces.insert(it.name, (it.labels, it.denied));
-                old.map(|(labels, denied)| Object::Namespace(Namespace { name, labels, denied }))
-            }
+            Object::Namespace(it) => self.namespaces.insert(Arc::clone(&it.name), it).map(Object::Namespace),
             Object::ServiceAccount(it) => {
                 let key = (it.namespace, it.name);
                 let old = self.accounts.insert(key.clone(), it.labels);
@@ -204,10 +200,7 @@ impl PolicyInputs {
     /// Forgets an object, and returns it.
     pub fn remove(&mut self, id: &ObjectId) -> Option<Object> {
         match id.kind {
-            Kind::Namespace => {
-                let (name, (labels, denied)) = self.namespaces.remove_entry(&id.name)?;
-                Some(Object::Namespace(Namespace { name, labels, denied }))
-            }
+            Kind::Namespace => self.namespaces.remove(&id.name).map(Object::Namespace),
             Kind::ServiceAccount => {
                 let key = (Arc::clone(id.namespace.as_ref()?), Arc::clone(&id.name));
                 let labels = self.accounts.remove(&key)?;
@@ -275,12 +268,12 @@ impl PolicyInputs {
 
     /// What a namespace says of packets that are denied at its pods.
     pub fn denied_in(&self, namespace: &str) -> Option<Denied> {
-        self.namespaces.get(namespace).and_then(|(_, denied)| denied.as_ref().ok().copied().flatten())
+        self.namespaces.get(namespace)?.denied.as_ref().ok().copied().flatten()
     }
 
     /// The namespaces whose annotation about denied packets says nothing, and why.
     pub fn not_understood(&self) -> impl Iterator<Item = (&str, &FieldError)> {
-        self.namespaces.iter().filter_map(|(name, (_, denied))| Some((&**name, denied.as_ref().err()?)))
+        self.namespaces.iter().filter_map(|(name, it)| Some((&**name, it.denied.as_ref().err()?)))
     }
 
     /// A tier, which is declared or built in.
@@ -393,7 +386,7 @@ impl PolicyInputs {
             Scope::Namespace(name) => namespace.is_some_and(|namespace| **namespace == **name),
             Scope::Matching(namespaces) => namespaces.matches_namespace(&NamespaceLabels {
                 name: namespace.map(|namespace| &**namespace),
-                labels: namespace.and_then(|name| self.namespaces.get(name)).map(|(labels, _)| labels),
+                labels: namespace.and_then(|name| self.namespaces.get(name)).map(|it| &it.labels),
             }),
         }
     }
@@ -430,7 +423,7 @@ impl OwnLabels<'_> {
     fn inherited(&self, key: &str) -> Option<&str> {
         let namespace = self.facts.namespace.as_ref()?;
         if let Some(key) = key.strip_prefix("pcns.") {
-            let labels = self.inputs.namespaces.get(namespace).map(|(labels, _)| labels);
+            let labels = self.inputs.namespaces.get(namespace).map(|it| &it.labels);
             return namespace_label(Some(namespace), labels, key);
         }
         let key = key.strip_prefix("pcsa.")?;
