@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::Ordering},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +21,10 @@ use super::{
     shared::{Requests, Shared, locked},
     tls::{Credentials, TOKEN},
 };
-use crate::testbed::Netns;
+use crate::testbed::{Netns, eventually};
+
+/// How long the address may belong to somebody else.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running API server. It ends when it is dropped.
 #[derive(Debug)]
@@ -65,7 +69,13 @@ impl ApiServer {
     pub fn resume(&self, netns: &Netns) -> Result<()> {
         ensure!(netns.path() == self.netns, "the server stays where it is");
         let address = self.address;
-        let listener = netns.inside(|| std::net::TcpListener::bind(address)).context("listen")?;
+        // A process that another test has just forked has the old listener until it becomes another program.
+        let mut listener = Err(std::io::Error::from(std::io::ErrorKind::AddrInUse));
+        eventually(PATIENCE, || {
+            listener = netns.inside(|| std::net::TcpListener::bind(address));
+            listener.is_ok()
+        });
+        let listener = listener.context("listen")?;
         let (stop, stopped) = watch::channel(false);
         let (shared, credentials) = (Arc::clone(&self.shared), self.credentials.clone());
         let thread = std::thread::Builder::new()

@@ -255,10 +255,13 @@ impl AtomIndex {
     }
 }
 
+/// The beginnings of labels that Calico derives from what a pod or a network set is, and from its namespace and its service account.
+/// Nobody writes them.
+const DERIVED: [&str; 3] = ["projectcalico.org/", "pcns.", "pcsa."];
+
 /// A label that an item must have of its own to be selected.
 fn needs(selector: &ItemSelector) -> Option<(&str, &str)> {
     let (key, value) = selector.labels.needs()?;
-    // Calico's labels follow from what a pod or a network set is; nobody writes them.
-    let own = !key.starts_with("projectcalico.org/") || selector.kinds == ItemKinds::Nodes;
+    let own = selector.kinds == ItemKinds::Nodes || !DERIVED.iter().any(|it| key.starts_with(it));
     own.then_some((key, value))
 }

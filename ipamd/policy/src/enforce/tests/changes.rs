@@ -21,6 +21,32 @@ fn a_pod_of_a_known_class_costs_one_write() {
 }
 
 #[test]
+fn a_pod_that_comes_later_inherits_the_labels_of_its_namespace_and_its_account() {
+    let space = |team: &str| {
+        format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{ name: n, labels: {{ team: {team} }} }}\n")
+    };
+    let guard = |selector: &str| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{ name: g }}\n\
+             spec: {{ selector: app == 'guarded', types: [Ingress], ingress: [ {{ action: Allow, source: {{ selector: \"{selector}\" }} }} ] }}\n"
+        )
+    };
+    let cluster = guard("pcns.team == 'a'") + &space("a");
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &cluster);
+    bench.apply(&remote(1, "any"));
+    assert!(bench.passes("10.0.1.1", "n/p1", 80));
+    bench.apply(&space("b"));
+    assert!(!bench.passes("10.0.1.1", "n/p1", 80));
+    bench.apply(&guard("pcsa.projectcalico.org/name == 'default'"));
+    bench.apply(&remote(2, "any"));
+    assert!(bench.passes("10.0.1.2", "n/p1", 80));
+    // What a pod says itself counts before what it inherits.
+    bench.apply(&guard("pcns.team == 'b'"));
+    bench.apply(&remote(3, "any, pcns.team: c"));
+    assert!(bench.passes("10.0.1.2", "n/p1", 80) && !bench.passes("10.0.1.3", "n/p1", 80));
+}
+
+#[test]
 fn endpoints_with_equal_rules_share_a_map() {
     let bench = Bench::started(ROOM, &[local(1, "guarded"), local(2, "guarded"), local(3, "free")], "");
     assert!(bench.tables.maps().is_empty());
