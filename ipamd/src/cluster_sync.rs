@@ -22,7 +22,7 @@ use crate::{
 };
 use ipamd_config::{Cluster, Config};
 use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
-use ipamd_policy::enforce::Enforcer;
+use ipamd_policy::enforce::{Enforcer, Writes};
 use ipamd_runtime::memory;
 use ipamd_runtime::supervisor;
 use ipamd_services::{Balancer, NodeAddresses, RemovedBackend};
@@ -305,7 +305,7 @@ impl SyncTargets {
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
-        let slots = self.policy.start(self.node.local_endpoints(), own, without_services(first))?;
+        let slots = self.policy.start(self.node.local_endpoints(), own, for_policy(first))?;
         self.node.set_slots(slots);
         Ok(())
     }
@@ -316,10 +316,15 @@ impl SyncTargets {
         if applied.services > 0 {
             self.metrics.service_change(applied.took);
         }
-        let batch = without_services(batch);
+        let batch = for_policy(batch);
         if !batch.changes.is_empty() || batch.refusals.is_some() {
+            // Endpoints come and go all the time, and few rules name their Service.
+            let of_slices = batch.refusals.is_none()
+                && batch.changes.iter().all(|it| it.kind() == objects::Kind::EndpointSlice);
             let applied = self.policy.apply(batch);
-            self.metrics.policy_change(applied.took, self.policy.longest_change());
+            if !of_slices || applied.writes != Writes::default() {
+                self.metrics.policy_change(applied.took, self.policy.longest_change());
+            }
         }
     }
 
@@ -332,9 +337,9 @@ impl SyncTargets {
     }
 }
 
-/// The changes that concern policy.
-fn without_services(mut batch: Batch) -> Batch {
-    batch.changes.retain(|change| !change.id().kind.is_of_services());
+/// The changes that concern policy. Its rules may mean the endpoints of a Service, but never the Service itself.
+fn for_policy(mut batch: Batch) -> Batch {
+    batch.changes.retain(|change| change.kind() != objects::Kind::Service);
     batch
 }
 

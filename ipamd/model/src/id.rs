@@ -67,11 +67,6 @@ impl Kind {
                 | Self::ClusterNetworkPolicy
         )
     }
-
-    /// Whether objects of this kind say where services lead.
-    pub fn is_of_services(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice)
-    }
 }
 
 /// What tells one object from another.

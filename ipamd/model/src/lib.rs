@@ -11,6 +11,7 @@ pub mod objects;
 pub mod origins;
 pub mod policy;
 pub mod selector;
+pub mod service_name;
 pub mod services;
 pub mod special;
 pub mod uplink;

@@ -175,7 +175,7 @@ impl Policy {
     }
 
     /// Whether its rules are the same for every endpoint with an address that it selects: what they say of the endpoint's own side
-    /// is everything, of either family, and they name no port that each pod may have another number for.
+    /// is everything, of either family, and they name none of its own ports, for which each pod may have another number.
     pub fn says_the_same_to_all(&self) -> bool {
         Direction::BOTH.into_iter().all(|direction| {
             self.rules(direction).unwrap_or_default().iter().all(|rule| {
@@ -183,7 +183,13 @@ impl Policy {
                     Direction::Ingress => &rule.destinations,
                     Direction::Egress => &rule.sources,
                 };
-                let names_ports = |it: &Traffic| it.ports().any(|ports| !ports.names.is_empty());
+                let names_ports = |it: &Traffic| {
+                    let own = match direction {
+                        Direction::Ingress => [&it.destination_ports, &it.not_destination_ports],
+                        Direction::Egress => [&it.source_ports, &it.not_source_ports],
+                    };
+                    own.into_iter().flatten().any(|ports| !ports.names.is_empty())
+                };
                 rule.family.is_none()
                     && own_side.contains(&Entity::ANY)
                     && !rule.traffic.iter().any(names_ports)
@@ -274,6 +280,8 @@ pub enum ItemKinds {
     PodsAndNetworkSets,
     /// Nodes; `scope` and `service_accounts` do not concern them.
     Nodes,
+    /// The endpoints of a Service: see [`service_name`](crate::service_name).
+    ServiceEndpoints,
 }
 
 /// Selects pods, network sets or nodes: all that is set must hold.

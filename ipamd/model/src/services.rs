@@ -72,9 +72,11 @@ pub struct EndpointSlice {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// Its Service's name: the label `kubernetes.io/service-name`. `None` where it has none, or the label
-    /// `service.kubernetes.io/headless` or `service.kubernetes.io/service-proxy-name`: then it concerns nobody here.
+    /// Its Service's name: the label `kubernetes.io/service-name`.
     pub service: Option<Arc<str>>,
+    /// Whether connections to that Service are balanced here: the slice has neither the label `service.kubernetes.io/headless` nor
+    /// `service.kubernetes.io/service-proxy-name`. Policies mean the endpoints of every Service.
+    pub balanced: bool,
     /// `ports`, those that have a number.
     pub ports: Box<[SlicePort]>,
     /// `endpoints`; empty where `addressType` is FQDN.

@@ -3,7 +3,7 @@
 use ipamd_model::policy::{
     Action, Direction, Entity, Family, Icmp, ItemKinds, ItemSelector, Ports, Rule, Scope, Traffic, protocol,
 };
-use ipamd_model::selector::Selector;
+use ipamd_model::{selector::Selector, service_name::ServiceName};
 
 /// An action.
 pub fn action(action: Action) -> &'static str {
@@ -38,12 +38,16 @@ fn alternatives<T>(list: &[T], one: impl Fn(&T) -> String, none: &str) -> String
     if list.is_empty() { none.to_owned() } else { list.iter().map(one).collect::<Vec<_>>().join(", or ") }
 }
 
-/// What a selector of pods, network sets or nodes selects.
+/// What a selector of pods, network sets, nodes or endpoints selects.
 pub fn items(items: &ItemSelector) -> String {
+    if let Some(service) = ServiceName::of(items) {
+        return format!("endpoints of service {service}");
+    }
     let kinds = match items.kinds {
         ItemKinds::Pods => "pods",
         ItemKinds::PodsAndNetworkSets => "pods and network sets",
         ItemKinds::Nodes => "nodes",
+        ItemKinds::ServiceEndpoints => "endpoints of services",
     };
     let labels = match &items.labels {
         Selector::All => format!("all {kinds}"),
@@ -108,5 +112,8 @@ fn ports(ports: &Ports) -> String {
             format!("{}-{}", range.start(), range.end())
         }
     });
-    ranges.chain(ports.names.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+    let names = ports.names.iter().map(|name| {
+        if ServiceName::is_port_name(name) { format!("of service {name}") } else { name.to_string() }
+    });
+    ranges.chain(names).collect::<Vec<_>>().join(", ")
 }

@@ -77,6 +77,7 @@ fn slice(namespace: &str, of: u32, name: u32, ports: u16, endpoints: impl Iterat
         namespace: namespace.into(),
         name: format!("s{of:05}-{name}").into(),
         service: Some(format!("s{of:05}").into()),
+        balanced: true,
         ports: (0..ports).map(port).collect(),
         endpoints: endpoints.map(endpoint).collect(),
         refused: Box::default(),

@@ -187,6 +187,7 @@ fn changes(cluster: &Cluster) -> Vec<Change> {
             namespace: "ns".into(),
             name: format!("s{name}").into(),
             service: Some(format!("s{name}").into()),
+            balanced: true,
             ports: [SlicePort { name: "".into(), protocol: 6, port: 8080 }].into(),
             endpoints: backends(*name, *told).into_iter().map(endpoint).collect(),
             refused: Box::default(),

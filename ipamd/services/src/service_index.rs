@@ -59,8 +59,10 @@ impl ServiceIndex {
         slice: Option<Arc<EndpointSlice>>,
         concerned: &mut BTreeSet<ServiceId>,
     ) {
-        let service_of =
-            |slice: &EndpointSlice| slice.service.as_ref().map(|service| id_of(&slice.namespace, service));
+        let service_of = |slice: &EndpointSlice| {
+            let service = slice.service.as_ref().filter(|_| slice.balanced);
+            service.map(|service| id_of(&slice.namespace, service))
+        };
         if let Some(owner) = self.slices.remove(&id).and_then(|old| service_of(&old)) {
             if let Some(names) = self.of_service.get_mut(&owner) {
                 names.remove(&id.name);
@@ -100,6 +102,7 @@ mod tests {
             namespace: "ns".into(),
             name: name.into(),
             service: service.map(Arc::from),
+            balanced: true,
             ports: Box::default(),
             endpoints: Box::default(),
             refused: Box::default(),

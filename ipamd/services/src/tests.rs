@@ -70,6 +70,7 @@ fn slice(number: u8, addresses: impl IntoIterator<Item = IpAddr>) -> Change {
         namespace: "ns".into(),
         name: format!("s{number}").into(),
         service: Some(format!("s{number}").into()),
+        balanced: true,
         ports: [SlicePort { name: "".into(), protocol: 6, port: 8080 }].into(),
         endpoints: addresses.into_iter().map(endpoint).collect(),
         refused: Box::default(),

@@ -7,10 +7,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use super::{
-    policy_inputs::{Facts, PolicyInputs},
-    rules::AtomId,
-};
+use super::{item::Facts, policy_inputs::PolicyInputs, rules::AtomId};
 use ipamd_model::{
     objects::ObjectId,
     policy::{ItemKinds, ItemSelector, Scope},

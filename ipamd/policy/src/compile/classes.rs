@@ -12,9 +12,10 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use super::{
     atoms::{AtomIndex, GroupId},
+    item::Item,
     net_map::NetMap,
     nets::{Nets, is_host},
-    policy_inputs::{Item, PolicyInputs},
+    policy_inputs::PolicyInputs,
     rules::AtomId,
 };
 use crate::tables::ClassId;

@@ -1,6 +1,8 @@
 //! Compiles policies into tables. Pure: nothing here touches the kernel.
 //!
 //! - [`policy_inputs`] holds the objects of the cluster.
+//! - [`item`] is what addresses belong to.
+//! - [`service_endpoints`] holds the EndpointSlices, of which only those count whose Service a rule names.
 //! - [`rank`] is the order of the policies.
 //! - [`resolve`] turns the policies that select an endpoint into its [`rules`].
 //! - [`atoms`] numbers the predicates about addresses. [`classes`] finds which of them hold for an address.
@@ -9,6 +11,7 @@
 pub mod atoms;
 pub mod classes;
 pub mod function;
+pub mod item;
 pub mod names;
 pub mod net_map;
 pub mod nets;
@@ -16,4 +19,5 @@ pub mod policy_inputs;
 pub mod rank;
 pub mod resolve;
 pub mod rules;
+pub mod service_endpoints;
 mod sweep;

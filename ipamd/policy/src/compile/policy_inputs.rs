@@ -9,7 +9,12 @@ use std::{
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
 
-use super::{nets::Nets, rank::Rank};
+use super::{
+    item::{Facts, Item},
+    nets::Nets,
+    rank::Rank,
+    service_endpoints::ServiceEndpoints,
+};
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
     field::FieldError,
@@ -46,30 +51,6 @@ impl LocalEndpoint {
             None => ObjectId::namespaced(Kind::Pod, BARE_NAMESPACE, &self.key.container_id),
         }
     }
-}
-
-/// What selectors can ask of an item. For items of equal facts the same predicates hold, except for those about prefixes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Facts {
-    /// Pod, network set or node.
-    pub kind: Kind,
-    /// Its namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Its labels.
-    pub labels: Labels,
-    /// A pod's service account.
-    pub service_account: Option<Arc<str>>,
-    /// A pod's named ports, ordered.
-    pub ports: Arc<[NamedPort]>,
-}
-
-/// Something that addresses belong to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// What selectors can ask of it.
-    pub facts: Facts,
-    /// Its addresses and prefixes, ordered, each once.
-    pub nets: Vec<IpNetwork>,
 }
 
 /// A pod's namespace and name.
@@ -139,6 +120,8 @@ pub struct PolicyInputs {
     tiers: BTreeMap<Arc<str>, Tier>,
     /// All policies, including those whose tier is not known.
     pub policies: BTreeMap<ObjectId, Arc<Policy>>,
+    /// The EndpointSlices, and which of them count.
+    pub service_endpoints: ServiceEndpoints,
     /// The endpoints of this node.
     pub locals: BTreeMap<AttachmentKey, LocalEndpoint>,
     /// The attachments of each pod that has some here.
@@ -191,9 +174,14 @@ impl PolicyInputs {
             Object::Node(it) => self.nodes.insert(id, it).map(Object::Node),
             Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
-            Object::Policy(it) => self.policies.insert(id, it).map(Object::Policy),
+            Object::Policy(it) => {
+                let old = self.policies.insert(id, Arc::clone(&it));
+                self.service_endpoints.policy_changed(old.as_deref(), Some(&it));
+                old.map(Object::Policy)
+            }
+            Object::EndpointSlice(it) => self.service_endpoints.put(id, it).map(Object::EndpointSlice),
             // Policy is about the endpoints behind a service, not about the service.
-            Object::Service(_) | Object::EndpointSlice(_) => None,
+            Object::Service(_) => None,
         }
     }
 
@@ -216,12 +204,17 @@ impl PolicyInputs {
             Kind::NetworkPolicy
             | Kind::CalicoNetworkPolicy
             | Kind::GlobalNetworkPolicy
-            | Kind::ClusterNetworkPolicy => self.policies.remove(id).map(Object::Policy),
-            Kind::Service | Kind::EndpointSlice => None,
+            | Kind::ClusterNetworkPolicy => {
+                let old = self.policies.remove(id)?;
+                self.service_endpoints.policy_changed(Some(&old), None);
+                Some(Object::Policy(old))
+            }
+            Kind::EndpointSlice => self.service_endpoints.remove(id).map(Object::EndpointSlice),
+            Kind::Service => None,
         }
     }
 
-    /// Whether there is an object of that id. Services and EndpointSlices are not kept here.
+    /// Whether there is an object of that id. Services are not kept here.
     pub fn has(&self, id: &ObjectId) -> bool {
         match id.kind {
             Kind::Namespace => self.namespaces.contains_key(&id.name),
@@ -236,7 +229,8 @@ impl PolicyInputs {
             | Kind::CalicoNetworkPolicy
             | Kind::GlobalNetworkPolicy
             | Kind::ClusterNetworkPolicy => self.policies.contains_key(id),
-            Kind::Service | Kind::EndpointSlice => false,
+            Kind::EndpointSlice => self.service_endpoints.has(id),
+            Kind::Service => false,
         }
     }
 
@@ -296,6 +290,7 @@ impl PolicyInputs {
     /// The ids of all items, in order.
     pub fn item_ids(&self) -> Vec<ObjectId> {
         let others = self.by_item.keys().chain(self.nodes.keys()).chain(self.sets.keys());
+        let others = others.chain(self.service_endpoints.item_ids());
         let mut ids: Vec<_> = self.pods.keys().map(PodKey::id).chain(others.cloned()).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -322,6 +317,7 @@ impl PolicyInputs {
                 let nets = hosts(&node.addresses).into_iter().chain(gateways).collect();
                 Item { facts: plain(&node.labels), nets }
             }
+            Kind::EndpointSlice => self.service_endpoints.item(id)?,
             _ => {
                 let set = self.sets.get(id)?;
                 Item { facts: plain(&set.labels), nets: set.nets.clone() }
@@ -369,8 +365,9 @@ impl PolicyInputs {
     pub fn selects(&self, selector: &ItemSelector, facts: &Facts) -> bool {
         let kind = match selector.kinds {
             ItemKinds::Pods => facts.kind == Kind::Pod,
-            ItemKinds::PodsAndNetworkSets => facts.kind != Kind::Node,
+            ItemKinds::PodsAndNetworkSets => !matches!(facts.kind, Kind::Node | Kind::EndpointSlice),
             ItemKinds::Nodes => facts.kind == Kind::Node,
+            ItemKinds::ServiceEndpoints => facts.kind == Kind::EndpointSlice,
         };
         if !kind || !selector.labels.matches(&OwnLabels { facts, inputs: self }) {
             return false;

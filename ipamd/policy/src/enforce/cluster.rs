@@ -12,8 +12,9 @@ use ipamd_api::AttachmentKey;
 use super::slots::EndpointSlot;
 use crate::compile::{
     classes::Classes,
+    item::Facts,
     names::RuleNames,
-    policy_inputs::{Facts, LocalEndpoint, PolicyInputs},
+    policy_inputs::{LocalEndpoint, PolicyInputs},
     rank::{Rank, Selecting},
     resolve::Own,
 };
@@ -74,8 +75,11 @@ impl Cluster {
             Some(old) => Some(Change::Put(old)),
             None => is_new.then(|| Change::Remove(id.clone())),
         };
+        for slice in self.inputs.service_endpoints.take_turned() {
+            self.refresh_item(&slice, concerned);
+        }
         match id.kind {
-            Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+            Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet | Kind::EndpointSlice => {
                 self.refresh_item(&id, concerned);
             }
             Kind::Namespace => self.refresh_namespace(&id.name, concerned),
@@ -149,6 +153,8 @@ impl Cluster {
 
     /// Derives everything from the inputs again, with new classes, and returns the endpoints.
     pub fn derive(&mut self) -> BTreeSet<AttachmentKey> {
+        // All items are put in.
+        self.inputs.service_endpoints.take_turned();
         self.classes = Classes::default();
         self.classes.fill(&self.inputs, self.inputs.item_ids());
         self.reselect_all();

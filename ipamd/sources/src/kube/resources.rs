@@ -39,11 +39,8 @@ pub(super) static RESOURCES: [Resource; 13] = [
     Resource { fields: Some("status.phase!=Succeeded,status.phase!=Failed"), ..core(Kind::Pod, "pods") },
     // Those of other proxies are not Cambric's; as kube-proxy asks for them.
     Resource { labels: Some("!service.kubernetes.io/service-proxy-name"), ..core(Kind::Service, "services") },
-    Resource {
-        group: "discovery.k8s.io",
-        labels: Some("!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"),
-        ..core(Kind::EndpointSlice, "endpointslices")
-    },
+    // Those of headless Services and of other proxies, too: policies may mean their endpoints.
+    Resource { group: "discovery.k8s.io", ..core(Kind::EndpointSlice, "endpointslices") },
     Resource { group: "networking.k8s.io", ..core(Kind::NetworkPolicy, "networkpolicies") },
     Resource {
         group: "policy.networking.k8s.io",

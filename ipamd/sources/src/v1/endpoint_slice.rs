@@ -25,12 +25,12 @@ const MOST: usize = 16_384;
 pub(super) fn read(root: &Field<'_>) -> Result<Object, FieldError> {
     let id = metadata::id(Kind::EndpointSlice, root)?;
     let labels = metadata::labels(root)?.unwrap_or_default();
-    let is_ours = labels.get(HEADLESS).is_none() && labels.get(OTHER_PROXY).is_none();
-    let service = labels.get(SERVICE).filter(|name| is_ours && !name.is_empty());
+    let service = labels.get(SERVICE).filter(|name| !name.is_empty());
     let mut slice = EndpointSlice {
         namespace: id.namespace.unwrap_or_default(),
         name: id.name,
         service: service.map(Arc::from),
+        balanced: labels.get(HEADLESS).is_none() && labels.get(OTHER_PROXY).is_none(),
         ports: Box::default(),
         endpoints: Box::default(),
         refused: Box::default(),
@@ -199,9 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn slices_of_others_concern_no_service() {
+    fn slices_of_others_are_not_balanced() {
+        let of_web = |labels: Value| {
+            let slice = slice(&labels, &json!({})).unwrap();
+            assert_eq!(slice.service.as_deref(), Some("web"));
+            slice.balanced
+        };
+        assert!(of_web(json!({SERVICE: "web"})));
         for label in [HEADLESS, OTHER_PROXY] {
-            assert_eq!(slice(&json!({SERVICE: "web", label: ""}), &json!({})).unwrap().service, None);
+            assert!(!of_web(json!({SERVICE: "web", label: ""})));
         }
         assert_eq!(slice(&json!({}), &json!({})).unwrap().service, None);
         let names = json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]});

@@ -3,6 +3,7 @@ mod denied;
 mod explaining;
 mod failing;
 mod hostile;
+mod services;
 mod watched;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};

@@ -25,7 +25,7 @@ const FIELDS: [&str; 10] = [
 ];
 
 /// Reads a side of a rule of a policy in a namespace, or of one that is in none; the ports are left to
-/// [`traffic`](super::traffic).
+/// [`traffic`](super::traffic), and `services` to [`services`](super::services).
 ///
 /// A selector finds pods and network sets, in the namespaces that `namespaceSelector` selects. Without that, a policy
 /// in a namespace is about its own namespace, and another one about everything. `notSelector` takes something away
@@ -33,13 +33,8 @@ const FIELDS: [&str; 10] = [
 /// addresses, as Calico has it.
 pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
     field.only(&FIELDS)?;
-    for (key, reason) in [
-        ("domains", "Cambric does not match names of the DNS"),
-        ("services", "Cambric does not match the endpoints of Services"),
-    ] {
-        if let Some(field) = field.get(key)? {
-            return Err(field.refuse(reason));
-        }
+    if let Some(domains) = field.get("domains")? {
+        return Err(domains.refuse("Cambric does not match names of the DNS"));
     }
     let labels = selectors::labels(field, "selector")?;
     let not_labels = selectors::labels(field, "notSelector")?;

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{entity, nets, traffic};
+use super::{
+    entity, nets,
+    services::{self, Side},
+    traffic,
+};
 use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
     policy::{Action, Direction, Entity, Family, Rule, Traffic, protocol},
+    service_name::ServiceName,
 };
 
 /// The fields of a rule.
@@ -34,19 +39,27 @@ pub(super) fn read(
         Direction::Egress => spec.get("egress")?,
     };
     let Some(list) = list else { return Ok(Vec::new()) };
-    list.items()?.enumerate().map(|(index, it)| rule(&it, index, namespace)).collect()
+    list.items()?.enumerate().map(|(index, it)| rule(&it, index, direction, namespace)).collect()
 }
 
-fn rule(field: &Field<'_>, index: usize, namespace: Option<&Arc<str>>) -> Result<Rule, FieldError> {
+fn rule(
+    field: &Field<'_>,
+    index: usize,
+    direction: Direction,
+    namespace: Option<&Arc<str>>,
+) -> Result<Rule, FieldError> {
     field.only(&FIELDS)?;
     if let Some(http) = field.get("http")? {
         return Err(http.refuse("Cambric does not look into HTTP"));
     }
     let action = action(&field.need("action")?)?;
     let version = ip_version(field)?;
-    let traffic = traffic::read(field)?;
-    let source = side(field, "source", namespace)?;
-    let destination = side(field, "destination", namespace)?;
+    let mut traffic = traffic::read(field)?;
+    let (source, _) = side(field, Side::Source, direction, namespace)?;
+    let (destination, service) = side(field, Side::Destination, direction, namespace)?;
+    if let Some(service) = service {
+        traffic.destination_ports = Some(service.ports());
+    }
     check_icmp(field, version, &traffic)?;
     let of_nets = check_nets(field, version, [("source", &source), ("destination", &destination)])?;
     // What is not in a network of one family is not all of the other: of that the rule says nothing, as with Calico.
@@ -82,11 +95,17 @@ fn ip_version(rule: &Field<'_>) -> Result<Option<Family>, FieldError> {
     }
 }
 
-fn side(rule: &Field<'_>, key: &str, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
-    match rule.get(key)? {
-        Some(side) => entity::read(&side, namespace),
-        None => Ok(Entity::ANY),
-    }
+/// A side of a rule, and the Service that it means if it means one.
+fn side(
+    rule: &Field<'_>,
+    side: Side,
+    direction: Direction,
+    namespace: Option<&Arc<str>>,
+) -> Result<(Entity, Option<ServiceName>), FieldError> {
+    let Some(field) = rule.get(side.key())? else { return Ok((Entity::ANY, None)) };
+    let entity = entity::read(&field, namespace)?;
+    let service = services::read(&field, side, direction, namespace)?;
+    Ok((service.as_ref().map_or(entity, ServiceName::endpoints), service))
 }
 
 /// ICMP is of IPv4 and ICMPv6 of IPv6.

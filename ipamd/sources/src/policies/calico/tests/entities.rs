@@ -121,11 +121,57 @@ fn both_sides_are_read_in_both_directions() {
 }
 
 #[test]
+fn services_are_their_endpoints_and_in_a_destination_the_ports_of_these() {
+    let db = |namespace: &str| ServiceName { namespace: namespace.into(), name: "db".into() };
+    let egress =
+        json!({"action": "Allow", "destination": {"services": {"name": "db"}}, "source": {"ports": [7]}});
+    let ingress = json!({"action": "Allow", "source": {"services": {"name": "db", "namespace": "shop"}, "ports": [5432], "nets": []}});
+    let policy = namespaced(&json!({"ingress": [ingress], "egress": [egress]})).unwrap();
+    let (ingress, egress) = (&policy.ingress.as_ref().unwrap()[0], &policy.egress.as_ref().unwrap()[0]);
+    assert_eq!(ingress.sources, [db("shop").endpoints()]);
+    assert_eq!(ingress.traffic[0].destination_ports, None);
+    assert_eq!(egress.destinations, [db("ns").endpoints()]);
+    assert_eq!(egress.traffic[0].destination_ports, Some(db("ns").ports()));
+    assert!(egress.traffic[0].source_ports.is_some());
+    assert_eq!(ServiceName::named_by(&policy).collect::<Vec<_>>(), [db("shop"), db("ns")]);
+}
+
+#[test]
+fn services_stand_alone_and_on_the_side_of_the_peer() {
+    let services = json!({"name": "a", "namespace": "b"});
+    for (key, value) in [
+        ("selector", json!("all()")),
+        ("notSelector", json!("has(a)")),
+        ("namespaceSelector", json!("global()")),
+        ("serviceAccounts", json!({})),
+        ("nets", json!(["10.0.0.0/8"])),
+        ("notNets", json!(["10.0.0.0/8"])),
+        ("ports", json!([80])),
+        ("notPorts", json!([80])),
+    ] {
+        let spec = json!({"egress": [{"action": "Deny", "destination": {"services": services, key: value}}]});
+        let wrong = format!("spec.egress[0].destination.{key}: is not possible together with services");
+        assert_eq!(said(Kind::GlobalNetworkPolicy, &spec), wrong);
+    }
+    let side = "can be in the source of an ingress rule and in the destination of an egress rule";
+    for (direction, side_of, services, wrong) in [
+        ("ingress", "destination", services.clone(), side),
+        ("egress", "source", services, side),
+        ("ingress", "source", json!({}), "names no Service"),
+        ("egress", "destination", json!({"namespace": "a"}), "names no Service"),
+        ("egress", "destination", json!({"name": "a"}), "needs a namespace, because the policy is in none"),
+    ] {
+        let spec = json!({direction: [{"action": "Deny", side_of: {"services": services}}]});
+        let wrong = format!("spec.{direction}[0].{side_of}.services: {wrong}");
+        assert_eq!(said(Kind::GlobalNetworkPolicy, &spec), wrong);
+    }
+}
+
+#[test]
 fn a_side_that_cannot_be_understood_is_refused_by_field() {
     for (it, wrong) in [
         (json!({"selectors": "all()"}), "selectors: is not known"),
         (json!({"domains": ["*.internal.cluster"]}), "domains: Cambric does not match names of the DNS"),
-        (json!({"services": {"name": "a"}}), "services: Cambric does not match the endpoints of Services"),
         (json!({"selector": 5}), "selector: 5 is not a string; quotes make it one"),
         (
             json!({"selector": "global()"}),
@@ -137,6 +183,8 @@ fn a_side_that_cannot_be_understood_is_refused_by_field() {
         ),
         (json!({"namespaceSelector": "!global()"}), "namespaceSelector: global() must stand alone"),
         (json!({"namespaceSelector": "global() || has(a)"}), "namespaceSelector: global() must stand alone"),
+        (json!({"services": {"name": "a", "port": 80}}), "services.port: is not known"),
+        (json!({"services": "a"}), "services: \"a\" is not a mapping"),
         (json!({"serviceAccounts": {"name": "a"}}), "serviceAccounts.name: is not known"),
         (json!({"serviceAccounts": {"names": [""]}}), "serviceAccounts.names[0]: a name must not be empty"),
         (json!({"serviceAccounts": {"names": "a"}}), "serviceAccounts.names: \"a\" is not a list"),

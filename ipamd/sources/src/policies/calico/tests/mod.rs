@@ -13,6 +13,7 @@ use super::*;
 use ipamd_model::{
     policy::{Entity, ItemKinds, ItemSelector, Policy, Rule, Scope},
     selector::Selector,
+    service_name::ServiceName,
 };
 
 /// A document with the name `p`, in the namespace `ns` if its kind has one.
