@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     decision::Decision,
     document::{calico_selector, field, list, namespace, port, protocol, text, texts},
+    endpoint_slice::EndpointSlice,
     inventory::{Inventory, Item, ItemKind},
     net::Net,
     packet::{Direction, Packet, Side, protocol::has_ports},
@@ -54,6 +55,14 @@ struct Entity {
     not_nets: Vec<Net>,
     ports: Vec<Port>,
     not_ports: Vec<Port>,
+    service: Option<Service>,
+}
+
+#[derive(Clone, Debug)]
+struct Service {
+    /// `None`: that of the policy.
+    namespace: Option<String>,
+    name: String,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +158,8 @@ impl Rule {
             && (self.not_icmp.kind.is_none() || !self.not_icmp.is_of(packet))
             && self.source.matches(packet, &packet.source, own)
             && self.destination.matches(packet, &packet.destination, own)
+            && self.source.service.as_ref().is_none_or(|it| it.has(packet, &packet.source, own))
+            && self.destination.service.as_ref().is_none_or(|it| it.takes(packet, own))
     }
 }
 
@@ -179,6 +190,10 @@ impl Entity {
             not_nets: nets("notNets"),
             ports: ports("ports"),
             not_ports: ports("notPorts"),
+            service: field(document, "services").map(|services| Service {
+                namespace: field(services, "namespace").and_then(Value::as_str).map(str::to_owned),
+                name: text(services, "name").to_owned(),
+            }),
         }
     }
 
@@ -218,6 +233,29 @@ impl Entity {
             && account_fits
             && self.accounts.as_ref().is_none_or(|it| inventory.account_matches(it, item))
             && known(inventory, item, self.selector.as_ref().unwrap_or(&Selector::All))
+    }
+}
+
+impl Service {
+    fn slices<'a>(
+        &'a self,
+        packet: &'a Packet<'_>,
+        own: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a EndpointSlice> {
+        let namespace = self.namespace.as_deref().or(own).unwrap_or_default();
+        packet.inventory.slices.iter().filter(move |it| it.is_of(namespace, &self.name))
+    }
+
+    /// Whether a side of a packet is one of its endpoints.
+    fn has(&self, packet: &Packet<'_>, side: &Side<'_>, own: Option<&str>) -> bool {
+        self.slices(packet, own).any(|slice| slice.has(side.address))
+    }
+
+    /// Whether a packet is for a port of one of its endpoints.
+    fn takes(&self, packet: &Packet<'_>, own: Option<&str>) -> bool {
+        let to = &packet.destination;
+        self.slices(packet, own)
+            .any(|slice| slice.has(to.address) && slice.has_port(packet.protocol, to.port))
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     document::{field, labels, list, metadata, namespace, text, texts},
+    endpoint_slice::EndpointSlice,
     net::Net,
     selector::{Labels, Selector},
 };
@@ -80,6 +81,8 @@ pub struct Inventory {
     accounts: BTreeMap<(String, String), Labels>,
     /// Everything that addresses belong to.
     pub items: Vec<Item>,
+    /// Where Services lead.
+    pub slices: Vec<EndpointSlice>,
 }
 
 impl Inventory {
@@ -97,6 +100,7 @@ impl Inventory {
             "Pod" => self.items.push(pod(document)),
             "Node" => self.items.push(node(document)),
             "NetworkSet" | "GlobalNetworkSet" => self.items.push(network_set(document)),
+            "EndpointSlice" => self.slices.push(EndpointSlice::read(document)),
             _ => return false,
         }
         true

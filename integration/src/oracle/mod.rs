@@ -1,7 +1,7 @@
 //! What the specifications say of a cluster, without a line of the product's: documents as people write them go in,
 //! verdicts come out, one at a time and slowly. Where the specifications leave something open, it is as Calico has it.
 //!
-//! - `inventory`: namespaces, pods, sets and nodes, and whom an address belongs to. `cluster`: the same with tiers and policies.
+//! - `inventory`: namespaces, pods, sets, nodes and EndpointSlices, and whom an address belongs to. `cluster`: the same with tiers and policies.
 //! - `kubernetes`, `calico`, `cluster_policy`: what a policy of each kind says of a packet.
 //! - `verdict`: the order of tiers and policies.
 //! - `services`: where connections to services may go, and random ones.
@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod cluster_policy;
 pub mod decision;
 pub mod document;
+pub mod endpoint_slice;
 pub mod generate;
 pub mod inventory;
 pub mod kubernetes;

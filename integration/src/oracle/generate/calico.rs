@@ -8,8 +8,8 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::pools::{
-    ACCOUNTS, NAMESPACES, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, account_selector, at_times, item_selector,
-    list, namespace_selector, object, policy_name,
+    ACCOUNTS, NAMESPACES, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, SERVICES, account_selector, at_times,
+    item_selector, list, namespace_selector, object, policy_name,
 };
 
 /// A NetworkPolicy or a GlobalNetworkPolicy.
@@ -29,7 +29,7 @@ pub fn calico_policy() -> BoxedStrategy<Value> {
     let place = (prop::option::of(select(&NAMESPACES[..2])), policy_name(), tier, order);
     let subject =
         (at_times(45, item_selector()), at_times(20, namespace_selector()), at_times(12, account_selector()));
-    (place, subject, types, list(30, 3, rule()), list(35, 3, rule()))
+    (place, subject, types, list(30, 3, rule("source")), list(35, 3, rule("destination")))
         .prop_map(|((namespace, name, tier, order), (pods, namespaces, accounts), types, ingress, egress)| {
             let global = namespace.is_none();
             json!({
@@ -66,7 +66,8 @@ enum Family {
     V6,
 }
 
-fn rule() -> BoxedStrategy<Value> {
+/// A rule, whose other side than the endpoint's is in that field.
+fn rule(peer: &'static str) -> BoxedStrategy<Value> {
     let by_name = Says::Ports { named: true };
     let protocols = vec![
         (5, Just((None, by_name))),
@@ -82,7 +83,7 @@ fn rule() -> BoxedStrategy<Value> {
     let family = select(&[Family::V4, Family::V6][..]);
     let protocol = proptest::strategy::Union::new_weighted(protocols);
     (select(&ACTIONS[..]), protocol, family)
-        .prop_flat_map(|(action, (protocol, says), family)| {
+        .prop_flat_map(move |(action, (protocol, says), family)| {
             let family = match protocol.as_ref().and_then(Value::as_str) {
                 Some("ICMP") => Family::V4,
                 Some("ICMPv6") => Family::V6,
@@ -93,9 +94,16 @@ fn rule() -> BoxedStrategy<Value> {
             let not_protocol =
                 at_times(12, select(vec![json!("TCP"), json!("UDP"), json!(47), json!(132), unlike]));
             let icmp = |percent| at_times(if says == Says::Icmp { percent } else { 0 }, icmp());
-            let side = || at_times(65, entity(family, says));
-            (at_times(15, Just(json!(version))), not_protocol, icmp(60), icmp(30), side(), side()).prop_map(
-                move |(version, not_protocol, icmp, not_icmp, source, destination)| {
+            let side = |key| {
+                let services = if key == peer { 15 } else { 0 };
+                let ports = key == "source" && matches!(says, Says::Ports { .. });
+                let entity = entity(family, says);
+                let any = at_times(65, entity);
+                (at_times(services, of_service(ports)), any).prop_map(|(service, any)| service.or(any))
+            };
+            let (source, destination) = (side("source"), side("destination"));
+            (at_times(15, Just(json!(version))), not_protocol, icmp(60), icmp(30), source, destination)
+                .prop_map(move |(version, not_protocol, icmp, not_icmp, source, destination)| {
                     object([
                         ("action", Some(json!(action))),
                         ("protocol", protocol.clone()),
@@ -106,8 +114,7 @@ fn rule() -> BoxedStrategy<Value> {
                         ("source", source),
                         ("destination", destination),
                     ])
-                },
-            )
+                })
         })
         .boxed()
 }
@@ -122,6 +129,16 @@ fn icmp() -> BoxedStrategy<Value> {
         .prop_map(|(kind, code)| {
             let code = code.filter(|_| kind.is_some());
             object([("type", kind), ("code", code)])
+        })
+        .boxed()
+}
+
+/// The endpoints of a Service.
+fn of_service(ports: bool) -> BoxedStrategy<Value> {
+    let ports = at_times(if ports { 30 } else { 0 }, vec(port(false), 1..=2).prop_map(Value::from));
+    (select(&NAMESPACES[..2]), select(&SERVICES[..]), ports)
+        .prop_map(|(namespace, name, ports)| {
+            object([("services", Some(json!({"namespace": namespace, "name": name}))), ("ports", ports)])
         })
         .boxed()
 }

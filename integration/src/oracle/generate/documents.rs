@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     calico, cluster_policy, kubernetes, pods,
-    pools::{self, ACCOUNTS, NAMESPACES, NETS4, NETS6, at_times, labels, object},
+    pools::{self, ACCOUNTS, NAMESPACES, NETS4, NETS6, PORTS, SERVICES, at_times, labels, object},
     scene::Scene,
 };
 use crate::oracle::inventory::Local;
@@ -16,11 +16,12 @@ pub fn scene(policies: usize) -> BoxedStrategy<Scene> {
         vec(namespace(), 2..=4),
         vec(account(), 0..=4),
         vec(network_set(), 0..=2),
+        vec(endpoint_slice(), 0..=4),
         vec(tier(), 0..=2),
         vec(policy(), 1..=policies),
     )
-        .prop_map(|(namespaces, accounts, sets, tiers, policies)| {
-            [namespaces, accounts, sets, tiers, policies].concat()
+        .prop_map(|(namespaces, accounts, sets, slices, tiers, policies)| {
+            [namespaces, accounts, sets, slices, tiers, policies].concat()
         });
     (documents, pods::pods(), pods::nodes())
         .prop_map(|(documents, (pods, locals), (nodes, own))| {
@@ -41,7 +42,15 @@ pub fn policy() -> BoxedStrategy<Value> {
 
 /// Anything of which a cluster has several and which may come and go, but for pods.
 pub fn document() -> BoxedStrategy<Value> {
-    prop_oneof![2 => namespace(), 1 => account(), 2 => network_set(), 1 => tier(), 6 => policy()].boxed()
+    prop_oneof![
+        2 => namespace(),
+        1 => account(),
+        2 => network_set(),
+        3 => endpoint_slice(),
+        1 => tier(),
+        6 => policy(),
+    ]
+    .boxed()
 }
 
 /// A pod of this node or of another, as the cluster tells it, and the endpoint that it has here.
@@ -84,6 +93,40 @@ fn network_set() -> BoxedStrategy<Value> {
                     ("labels", Some(labels)),
                 ]),
                 "spec": {"nets": nets},
+            })
+        })
+        .boxed()
+}
+
+/// A slice of a Service, some of whose endpoints are pods; it may go over to another Service.
+fn endpoint_slice() -> BoxedStrategy<Value> {
+    let address = |v4: bool| {
+        let of_pod = (0..NAMESPACES.len(), 1..=pools::PODS.len()).prop_map(move |(subnet, host)| {
+            if v4 { format!("10.0.{subnet}.{host}") } else { format!("fd00::{subnet}:{host}") }
+        });
+        let other = Just(if v4 { "192.0.2.7" } else { "2001:db8::7" }.to_owned());
+        prop_oneof![4 => of_pod, 1 => other]
+    };
+    let port = (select(&["TCP", "UDP", "SCTP"][..]), select(&PORTS[..]))
+        .prop_map(|(protocol, port)| json!({"name": format!("p{port}"), "protocol": protocol, "port": port}));
+    let place = (select(&NAMESPACES[..2]), select(&["s1", "s2"][..]), select(&SERVICES[..]));
+    (place, vec(port, 0..=2), any::<bool>(), any::<bool>())
+        .prop_flat_map(move |((namespace, name, service), ports, v4, ready)| {
+            vec(address(v4), 0..=3).prop_map(move |addresses| {
+                let endpoints =
+                    addresses.iter().map(|it| json!({"addresses": [it], "conditions": {"ready": ready}}));
+                json!({
+                    "apiVersion": "discovery.k8s.io/v1",
+                    "kind": "EndpointSlice",
+                    "metadata": {
+                        "namespace": namespace,
+                        "name": name,
+                        "labels": {"kubernetes.io/service-name": service},
+                    },
+                    "addressType": if v4 { "IPv4" } else { "IPv6" },
+                    "ports": ports,
+                    "endpoints": endpoints.collect::<Vec<_>>(),
+                })
             })
         })
         .boxed()

@@ -11,6 +11,8 @@ pub const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 pub const PODS: [&str; 3] = ["a", "b", "c"];
 /// Service accounts.
 pub const ACCOUNTS: [&str; 2] = ["default", "robot"];
+/// Services.
+pub const SERVICES: [&str; 2] = ["db", "web"];
 /// Names of ports.
 pub const PORT_NAMES: [&str; 3] = ["http", "dns", "metrics"];
 /// Keys of labels.
