@@ -79,7 +79,9 @@ pub(super) async fn answer(
         let list = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": []});
         return Ok(whole(200, &list));
     }
-    if !shared.objects().is_served(&target.resource) {
+    let is_other_version = target.resource == "clusternetworkpolicies.policy.networking.k8s.io"
+        && !target.api_version.ends_with(behaviour.cluster_policies);
+    if is_other_version || !shared.objects().is_served(&target.resource) {
         return Ok(status(404, "NotFound", "the server could not find the requested resource"));
     }
     let query = parameters(uri.query().unwrap_or_default());

@@ -30,6 +30,8 @@ pub struct Behaviour {
     pub refuses: BTreeMap<&'static str, u16>,
     /// Lists of this plural are answered by an empty one that says that it is of another version and kind.
     pub lists_others: BTreeMap<&'static str, (&'static str, &'static str)>,
+    /// The only version in which it serves ClusterNetworkPolicies.
+    pub cluster_policies: &'static str,
     /// What clients may do; everything, if nothing is said.
     pub rights: Option<BTreeSet<Right>>,
     /// Next so many requests are refused: they are too many, and may come again after a second.
@@ -69,6 +71,7 @@ impl Default for Behaviour {
             silent: false,
             refuses: BTreeMap::new(),
             lists_others: BTreeMap::new(),
+            cluster_policies: "v1alpha2",
             rights: None,
             busy: 0,
             streams_not: None,

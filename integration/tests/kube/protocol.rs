@@ -241,3 +241,31 @@ fn a_server_that_hangs_or_forbids_is_told_of() -> Result<()> {
     ensure!(eventually(PATIENCE, || scene.wait_for_policies(&["second"]).is_ok()));
     Ok(())
 }
+
+/// Their definition is upgraded while the daemon runs: what was served in the former version is served in the next.
+#[test]
+fn cluster_policies_are_followed_from_one_version_of_their_definition_to_the_next() -> Result<()> {
+    needs_root!();
+    let scene = Scene::new()?;
+    let policies = "clusternetworkpolicies.policy.networking.k8s.io";
+    let policy = |version: &str, name: &str| {
+        json!({
+            "apiVersion": format!("policy.networking.k8s.io/{version}"), "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": name},
+            "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}},
+        })
+    };
+    scene.server.put(json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": policies},
+    }));
+    scene.server.serve(policies, true);
+    scene.server.put(policy("v1alpha2", "old"));
+    scene.node.start_daemon()?;
+    scene.wait_for_policies(&["old"])?;
+    scene.server.behave(|server| server.cluster_policies = "v1beta1");
+    scene.server.put(policy("v1beta1", "old"));
+    scene.server.end_watches();
+    scene.server.put(policy("v1beta1", "new"));
+    scene.wait_for_policies(&["new", "old"])?;
+    scene.wait_until_live(true)
+}

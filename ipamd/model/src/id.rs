@@ -28,7 +28,7 @@ pub enum Kind {
     CalicoNetworkPolicy,
     /// `projectcalico.org/v3` GlobalNetworkPolicy.
     GlobalNetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    /// `policy.networking.k8s.io/v1beta1` or `v1alpha2` ClusterNetworkPolicy.
     ClusterNetworkPolicy,
     /// `v1` Service.
     Service,

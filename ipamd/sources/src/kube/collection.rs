@@ -2,14 +2,10 @@
 
 use http::Request;
 use ipamd_runtime::backoff::random_below;
-use kube::{
-    Resource as _,
-    api::{ListParams, WatchParams},
-};
+use kube::api::{ListParams, WatchParams};
 
 use super::{
     failure::{Failure, message_chain},
-    pruned_object::PrunedObject,
     resources::Resource,
     types::Type,
     watch_list::Server,
@@ -28,6 +24,10 @@ pub(super) struct Collection {
     fields: Option<&'static str>,
     /// Nothing but names is wanted.
     metadata: bool,
+    /// Whose objects these are; `None` for definitions.
+    resource: Option<&'static Resource>,
+    /// How many versions have not been found since one was.
+    not_found: usize,
 }
 
 impl Collection {
@@ -37,10 +37,12 @@ impl Collection {
             name: resource.to_string(),
             server: if resource.optional { Server::Of(resource.group) } else { Server::Own },
             object: resource.object(),
-            path: PrunedObject::url_path(&resource, None),
+            path: resource.path_in(resource.version),
             labels: resource.labels,
             fields: resource.fields,
             metadata: false,
+            resource: Some(resource),
+            not_found: 0,
         }
     }
 
@@ -54,7 +56,25 @@ impl Collection {
             labels: None,
             fields: None,
             metadata: true,
+            resource: None,
+            not_found: 0,
         }
+    }
+
+    /// Takes note that the server serves it in the version that it was asked for.
+    pub fn is_served(&mut self) {
+        self.not_found = 0;
+    }
+
+    /// The server does not serve it in that version: it is asked for in the next one. Returns false once the server serves none.
+    pub fn try_another_version(&mut self) -> bool {
+        let Some(resource) = self.resource else { return false };
+        let versions = [&[resource.version], resource.other_versions].concat();
+        let now = versions.iter().position(|version| resource.object_in(version) == self.object).unwrap_or(0);
+        let next = versions[(now + 1) % versions.len()];
+        (self.object, self.path) = (resource.object_in(next), resource.path_in(next));
+        self.not_found = (self.not_found + 1) % versions.len();
+        self.not_found > 0
     }
 
     /// A request for a page of the list, of at most so many objects. Without a version: what is there now.
@@ -117,6 +137,29 @@ mod tests {
         );
         let definitions = Collection::of_crds().list(Some(1), None).unwrap();
         assert!(definitions.headers()["accept"].to_str().unwrap().contains("PartialObjectMetadataList"));
+    }
+
+    #[test]
+    fn each_version_is_asked_for_until_one_is_served() {
+        let mut policies = Collection::of(Resource::of(Kind::ClusterNetworkPolicy));
+        let path = |it: &Collection| it.list(None, None).unwrap().uri().path().to_owned();
+        let [new, old] = ["v1beta1", "v1alpha2"]
+            .map(|version| format!("/apis/policy.networking.k8s.io/{version}/clusternetworkpolicies"));
+        assert_eq!(path(&policies), new);
+        assert!(policies.try_another_version());
+        assert_eq!(
+            (path(&policies), &*policies.object.api_version),
+            (old.clone(), "policy.networking.k8s.io/v1alpha2")
+        );
+        assert!(!policies.try_another_version(), "both were tried");
+        assert_eq!(path(&policies), new);
+        // As when the definition is replaced by one of another version.
+        assert!(policies.try_another_version());
+        policies.is_served();
+        assert!(policies.try_another_version());
+        assert_eq!(path(&policies), new);
+        assert!(!Collection::of(Resource::of(Kind::Tier)).try_another_version());
+        assert!(!Collection::of_crds().try_another_version());
     }
 
     #[test]

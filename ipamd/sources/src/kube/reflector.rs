@@ -150,6 +150,7 @@ impl<A: EventSink + Send> Reflector<A> {
             Err(End::Failed(failure)) => return self.report_and_back_off(&failure).await,
         };
         self.backoff.reset();
+        self.collection.is_served();
         self.failed = 0;
         self.not_found = None;
         loop {
@@ -362,6 +363,9 @@ impl<A: EventSink + Send> Reflector<A> {
     /// Reports a failure and waits before the next try.
     async fn report_and_back_off(&mut self, failure: &Failure) -> Result<(), SinkClosed> {
         let why = failure.message();
+        if failure.code() == Some(404) && self.collection.try_another_version() {
+            return Ok(());
+        }
         if failure.code() == Some(404) && self.crd.is_some() {
             let absence = self.classify_not_found().await;
             self.emit(WatchEvent::NotFound(absence, why)).await?;

@@ -12,6 +12,8 @@ pub(super) struct Resource {
     pub kind: Kind,
     pub group: &'static str,
     pub version: &'static str,
+    /// Versions with the same fields, for servers that do not serve that one.
+    pub other_versions: &'static [&'static str],
     /// The name in requests.
     pub plural: &'static str,
     /// Which objects concern Cambric, by their labels.
@@ -23,7 +25,16 @@ pub(super) struct Resource {
 }
 
 const fn core(kind: Kind, plural: &'static str) -> Resource {
-    Resource { kind, group: "", version: "v1", plural, labels: None, fields: None, optional: false }
+    Resource {
+        kind,
+        group: "",
+        version: "v1",
+        other_versions: &[],
+        plural,
+        labels: None,
+        fields: None,
+        optional: false,
+    }
 }
 
 const fn calico(kind: Kind, plural: &'static str) -> Resource {
@@ -44,7 +55,8 @@ pub(super) static RESOURCES: [Resource; 13] = [
     Resource { group: "networking.k8s.io", ..core(Kind::NetworkPolicy, "networkpolicies") },
     Resource {
         group: "policy.networking.k8s.io",
-        version: "v1alpha2",
+        version: "v1beta1",
+        other_versions: &["v1alpha2"],
         optional: true,
         ..core(Kind::ClusterNetworkPolicy, "clusternetworkpolicies")
     },
@@ -64,11 +76,24 @@ impl Resource {
 
     /// The type of its objects.
     pub fn object(&self) -> Type {
+        self.object_in(self.version)
+    }
+
+    /// The type of its objects in a version.
+    pub fn object_in(&self, version: &str) -> Type {
         // People are told the group of one of two kinds of the same name.
         let kind = self.kind.name().split('.').next().unwrap_or_default();
         match self.group {
-            "" => Type::new(kind, self.version),
-            group => Type::new(kind, &format!("{group}/{}", self.version)),
+            "" => Type::new(kind, version),
+            group => Type::new(kind, &format!("{group}/{version}")),
+        }
+    }
+
+    /// The path of its objects in a version.
+    pub fn path_in(&self, version: &str) -> String {
+        match self.group {
+            "" => format!("/api/{version}/{}", self.plural),
+            group => format!("/apis/{group}/{version}/{}", self.plural),
         }
     }
 

@@ -9,8 +9,8 @@ pub(super) enum Concern {
     Read(Kind),
     /// It is of a kind that is read, in a version that is not. Holds the version that is.
     Version(Kind, &'static str),
-    /// It decides about traffic in a way that Cambric does not know.
-    Foreign,
+    /// It decides about traffic in a way that Cambric does not know. Holds what can be done instead, if there is a word for it.
+    Foreign(Option<&'static str>),
     /// Its kind is none that its group is known to have: perhaps one that is misspelt.
     Unknown,
     /// It is about something else.
@@ -49,17 +49,36 @@ pub(super) fn concern(api_version: &str, kind: &str) -> Concern {
                     .iter()
                     .any(|it| kind.contains(it)) =>
             {
-                Concern::Foreign
+                Concern::Foreign(instead(kind))
             }
             (None, _) => Concern::None,
         },
-        (CLUSTER_POLICY, "ClusterNetworkPolicy") => read(Kind::ClusterNetworkPolicy, "v1alpha2"),
-        (CLUSTER_POLICY, "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy") => Concern::Foreign,
+        (CLUSTER_POLICY, "ClusterNetworkPolicy") if version == "v1alpha2" => {
+            Concern::Read(Kind::ClusterNetworkPolicy)
+        }
+        (CLUSTER_POLICY, "ClusterNetworkPolicy") => read(Kind::ClusterNetworkPolicy, "v1beta1"),
+        (CLUSTER_POLICY, "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy") => {
+            Concern::Foreign(Some("a ClusterNetworkPolicy has taken its place"))
+        }
         (KUBERNETES | CLUSTER_POLICY, _) => Concern::Unknown,
-        _ if kind.ends_with("NetworkPolicy") => Concern::Foreign,
-        ("cilium.io", "CiliumCIDRGroup") => Concern::Foreign,
+        _ if kind.ends_with("NetworkPolicy") => Concern::Foreign(None),
+        ("cilium.io", "CiliumCIDRGroup") => Concern::Foreign(None),
         _ => Concern::None,
     }
+}
+
+/// What to write in place of a kind of Calico's that is not read.
+fn instead(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "Profile" => {
+            "what its rules say, a GlobalNetworkPolicy says; the labels of namespaces and service accounts are inherited without it"
+        }
+        _ if kind.starts_with("Staged") => {
+            "a trial of a policy is not possible yet; \"cambricctl policy diff\" says what it would change"
+        }
+        "HostEndpoint" => "policies apply to pods, not to the node's own interfaces",
+        _ => return None,
+    })
 }
 
 fn calico(kind: &str) -> Option<Kind> {
@@ -94,25 +113,37 @@ mod tests {
             ("extensions/v1beta1", "NetworkPolicy", Version(Kind::NetworkPolicy, "networking.k8s.io/v1")),
             ("networking.k8s.io/v1", "Ingress", None),
             ("networking.k8s.io/v1", "NetworkPolcy", Unknown),
-            ("v1", "NetworkPolicy", Foreign),
+            ("v1", "NetworkPolicy", Foreign(Option::None)),
             ("projectcalico.org/v3", "NetworkPolicy", Read(Kind::CalicoNetworkPolicy)),
             ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", Read(Kind::GlobalNetworkPolicy)),
             ("crd.projectcalico.org/v3", "GlobalNetworkPolicy", Version(Kind::GlobalNetworkPolicy, "v1")),
             ("projectcalico.org/v3", "NetworkSet", Read(Kind::NetworkSet)),
             ("projectcalico.org/v3", "GlobalNetworkSet", Read(Kind::GlobalNetworkSet)),
             ("projectcalico.org/v3", "Tier", Read(Kind::Tier)),
-            ("projectcalico.org/v3", "HostEndpoint", Foreign),
-            ("projectcalico.org/v3", "StagedKubernetesNetworkPolicy", Foreign),
+            ("projectcalico.org/v3", "HostEndpoint", Foreign(instead("HostEndpoint"))),
+            ("projectcalico.org/v3", "Profile", Foreign(instead("Profile"))),
+            ("projectcalico.org/v3", "StagedNetworkPolicy", Foreign(instead("StagedNetworkPolicy"))),
+            ("projectcalico.org/v3", "StagedGlobalNetworkPolicy", Foreign(instead("StagedNetworkPolicy"))),
+            (
+                "projectcalico.org/v3",
+                "StagedKubernetesNetworkPolicy",
+                Foreign(instead("StagedNetworkPolicy")),
+            ),
             ("projectcalico.org/v3", "IPPool", None),
             ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", Read(Kind::ClusterNetworkPolicy)),
+            ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy", Read(Kind::ClusterNetworkPolicy)),
             (
                 "policy.networking.k8s.io/v1alpha1",
                 "ClusterNetworkPolicy",
-                Version(Kind::ClusterNetworkPolicy, "v1alpha2"),
+                Version(Kind::ClusterNetworkPolicy, "v1beta1"),
             ),
-            ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", Foreign),
-            ("cilium.io/v2", "CiliumNetworkPolicy", Foreign),
-            ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", Foreign),
+            (
+                "policy.networking.k8s.io/v1alpha1",
+                "AdminNetworkPolicy",
+                Foreign(Some("a ClusterNetworkPolicy has taken its place")),
+            ),
+            ("cilium.io/v2", "CiliumNetworkPolicy", Foreign(Option::None)),
+            ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", Foreign(Option::None)),
             ("cilium.io/v2", "CiliumEndpoint", None),
         ] {
             assert_eq!(super::concern(api_version, kind), concern, "{api_version} {kind}");

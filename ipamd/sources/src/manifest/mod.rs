@@ -128,8 +128,11 @@ impl Reading {
                 let reason = format!("{} is not understood, {supported} is", shown(api_version));
                 self.refuse(node, id, error("apiVersion", reason), complete);
             }
-            Concern::Foreign => {
-                let reason = format!("{} of {} is not understood", shown(kind), shown(api_version));
+            Concern::Foreign(instead) => {
+                let mut reason = format!("{} of {} is not understood", shown(kind), shown(api_version));
+                if let Some(instead) = instead {
+                    reason = format!("{reason}: {instead}");
+                }
                 self.refuse(node, None, error("kind", reason), true);
             }
             Concern::Unknown => {

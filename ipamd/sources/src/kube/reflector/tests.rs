@@ -230,6 +230,30 @@ async fn only_what_is_not_found_and_not_defined_is_certainly_not_there() {
     }
 }
 
+/// The definition that serves one version is replaced by another one, which serves the other.
+#[tokio::test]
+async fn a_resource_is_followed_in_the_version_that_is_served() {
+    let of = |text: String, version: &str| {
+        let api_version = format!("policy.networking.k8s.io/{version}");
+        text.replace("Pod", "ClusterNetworkPolicy").replace(r#""v1""#, &format!("{api_version:?}"))
+    };
+    let old = |text: String| of(text, "v1alpha2");
+    let new = |text: String| of(text, "v1beta1");
+    let script = [
+        ("v1beta1/clusternetworkpolicies?", 404, "no".to_owned()),
+        ("v1beta1/clusternetworkpolicies?", 404, "no".to_owned()),
+        ("v1alpha2/", 200, old(event("ADDED", "a", 1)) + &old(END.to_owned()) + "\n"),
+        ("v1alpha2/", 404, "gone".to_owned()),
+        ("v1beta1/", 200, new(event("ADDED", "a", 1)) + &new(END.to_owned()) + "\n"),
+    ];
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ear = Ear { heard: Arc::clone(&heard), most: 7 };
+    let collection = Collection::of(Resource::of(Kind::ClusterNetworkPolicy));
+    Reflector::new(collection, answering(&script), Arc::default(), ear).run().await;
+    let all = ["begin", "begin", "listed a", "done 9", "begin", "listed a", "done 9"];
+    assert_eq!(*heard.lock().unwrap(), all);
+}
+
 /// A list of something else, or one whose end is that of something else, is not taken for all objects.
 #[tokio::test]
 async fn a_list_of_something_else_is_trouble_and_never_done() {

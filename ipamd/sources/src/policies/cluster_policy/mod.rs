@@ -1,5 +1,5 @@
-//! ClusterNetworkPolicies of sig-network, `policy.networking.k8s.io/v1alpha2`: rules of the cluster's administrator
-//! before and after all NetworkPolicies, with the API server's checks. An unknown field is refused.
+//! ClusterNetworkPolicies of sig-network, `policy.networking.k8s.io/v1beta1` and `v1alpha2`, which have the same fields: rules of
+//! the cluster's administrator before and after all NetworkPolicies, with the API server's checks. An unknown field is refused.
 //!
 //! A peer or a protocol of an unknown kind, perhaps of a later version, closes its rule, as the API demands: a rule
 //! that accepts matches nothing; one that denies or passes denies everything. The same holds for domain names, which
