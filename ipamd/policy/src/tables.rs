@@ -11,7 +11,12 @@ use std::{fmt::Debug, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 
-use ipamd_model::{concerned::Concerned, endpoint::Slot, policy::Direction};
+use ipamd_model::{
+    concerned::Concerned,
+    domain::{DomainId, DomainPattern},
+    endpoint::Slot,
+    policy::Direction,
+};
 
 /// A class of addresses: those that the policies in force say the same about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +64,18 @@ pub enum EntryOf {
     Class(Direction, ClassId),
     /// Of a branch by source port, see [`Outcome::BySource`]. Branches are numbered within a map.
     Branch(u32),
+    /// Of a domain, for flows that were denied by an entry with that list. The key has no protocol, and its port is 0.
+    Domain(DomainList, DomainId),
+}
+
+/// A list of the rules that would have allowed a flow, had its destination one of their DNS names: those that come before the rule that
+/// denies it. Lists are numbered within a map, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomainList(pub u16);
+
+impl DomainList {
+    /// The list of all domains that the map speaks of: for these names an endpoint may ask the resolvers.
+    pub const ALL: Self = Self(0xffff);
 }
 
 /// The key of an entry: a prefix, of which the longest that matches counts.
@@ -96,6 +113,9 @@ pub struct EntryValue {
     pub rule: RuleId,
     /// A rule of the action Log that matched before.
     pub log: Option<RuleId>,
+    /// Of an entry that denies what the endpoint sends: a flow is allowed nevertheless if its destination has a DNS name of this list, as
+    /// the endpoint was told. An empty list has no entries, and says that the map has entries of [`DomainList::ALL`].
+    pub domains: Option<DomainList>,
 }
 
 /// How much fits.
@@ -113,6 +133,10 @@ pub struct Limits {
     pub prefixes: u32,
     /// Rules that can be told apart: ids are 1 to this minus 1.
     pub rules: u32,
+    /// Patterns of DNS names.
+    pub domains: u32,
+    /// Patterns that one DNS name may belong to.
+    pub domains_of_name: u32,
 }
 
 /// Why a table could not be written.
@@ -160,6 +184,11 @@ pub trait Tables: Debug + Send {
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError>;
     /// Gives a map up that no posture names any more. The programs that are looking at it may finish.
     fn retire_map(&mut self, map: PolicyMap);
+    /// Sets all patterns of DNS names that policies have, with their numbers. The names that endpoints were told belong to these from now
+    /// on. A pattern is in the maps before it is here.
+    fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError>;
+    /// The patterns that are set, in any order.
+    fn domains(&self) -> Result<Vec<(DomainPattern, DomainId)>, TableError>;
     /// Has the flows that are concerned be judged again on their next packets.
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError>;
     /// How often a rule has decided or noted, since [`clear_hits`](Self::clear_hits).
