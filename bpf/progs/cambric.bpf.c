@@ -12,6 +12,7 @@
 #include "common.h"
 #include "accounts.h"
 #include "policy_lookup.h"
+#include "domain_rules.h"
 #include "family.h"
 #include "states.h"
 
@@ -23,6 +24,7 @@
 #undef FAMILY
 
 #include "arp.h"
+#include "dns_sweep.h"
 #include "socket_hooks.h"
 
 /* The part of a VLAN tag that is the VLAN's number. */
@@ -168,6 +170,22 @@ static long settle_account(void *map, const __u32 *ifindex, struct account *acco
 		account->kept[i] = account->counted[i];
 		account->counted[i] = 0;
 	}
+	return 0;
+}
+
+/* The daemon runs this now and then: dns_sweep.h. */
+SEC("syscall")
+int sweep_names(struct dns_sweep *result)
+{
+	struct dns_sweep sweep = { .now = result->now };
+
+	bpf_for_each_map_elem(&dns_records, sweep_record, &sweep, 0);
+	bpf_for_each_map_elem(&dns_questions, sweep_question, &sweep, 0);
+	bpf_for_each_map_elem(&dns_record_ring, sweep_record_ring, &sweep, 0);
+	bpf_for_each_map_elem(&dns_question_ring, sweep_question_ring, &sweep, 0);
+	bpf_for_each_map_elem(&dns_shares, sweep_share, &sweep, 0);
+	result->records = sweep.records;
+	result->questions = sweep.questions;
 	return 0;
 }
 

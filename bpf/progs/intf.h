@@ -130,11 +130,12 @@ struct peer {
 };
 
 /* What a policy entry is for: the upper two bits of policy_key.of. The other bits are the class, or the number of
- * the branch. */
+ * the branch or of the list. */
 enum policy_of {
 	POLICY_INGRESS,
 	POLICY_EGRESS,
 	POLICY_BRANCH, /* a branch by the opener's port, for an entry with POLICY_BY_SOURCE */
+	POLICY_DOMAIN, /* a pattern of DNS names, whose number is in place of the port, in a list of such patterns */
 };
 #define POLICY_OF_SHIFT 30
 #define CLASS_ANY 0x3fffffff /* stands for every class that the policy map has no entries of */
@@ -160,8 +161,10 @@ struct policy_entry {
 	__u32 log; /* the rule that logs; 0: none */
 	__u8 outcome; /* enum policy_outcome */
 	__u8 reject; /* POLICY_DENY: not zero, if the sender is told that its packet was denied */
-	__u8 pad[2];
+	__u16 domains; /* POLICY_DENY of POLICY_EGRESS: a list of DNS names that are allowed nevertheless; 0: there is none */
 };
+
+#define DOMAINS_ALL 0xffff /* the list of all DNS names that a policy map allows */
 
 /* Key of `conntrack4` and `conntrack6`: both sides of a flow. The side with the smaller address and port is first,
  * compared byte by byte as in memory. A side of ICMP has a number in place of a port: the side that asks has the

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "intf.h"
+#include "maps_dns.h"
 #include "maps_service.h"
 
 /* Entries of each family. The daemon sets the size of conntrack before it loads the programs. An entry takes about

@@ -338,6 +338,9 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
+	if (may_be_resolver(translated, is_reply))
+		dns_watch(skb, translated, is_reply,
+			  !is_reply ? source->ifindex : destination ? destination->ifindex : 0);
 
 	set_sender(way, source);
 	set_delivery_to(back, source);
@@ -487,6 +490,9 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
+	if (may_be_resolver(translated, is_reply))
+		dns_watch(skb, translated, is_reply,
+			  !is_reply ? (source ? source->ifindex : 0) : destination ? destination->ifindex : 0);
 	if (destination) {
 		set_delivery_to(way, destination);
 		set_sender(back, destination);

@@ -15,6 +15,7 @@
 #include "fragments.h"
 #include "ct_owner.h"
 #include "ct_age.h"
+#include "dns.h"
 #include "policy.h"
 #include "service.h"
 #include "lb_socket.h"

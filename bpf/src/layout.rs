@@ -2,6 +2,7 @@
 //! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
 
 mod changes;
+mod dns;
 mod plain;
 mod service;
 mod ticks;
@@ -9,7 +10,7 @@ mod ticks;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::plain::plain;
-pub use self::{changes::*, plain::Plain, service::*, ticks::*};
+pub use self::{changes::*, dns::*, plain::Plain, service::*, ticks::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
@@ -54,6 +55,8 @@ pub const POLICY_INGRESS: u32 = 0;
 pub const POLICY_EGRESS: u32 = 1;
 /// For a branch by the opener's port.
 pub const POLICY_BRANCH: u32 = 2;
+/// For a pattern of DNS names in a list.
+pub const POLICY_DOMAIN: u32 = 3;
 /// Stands for the classes that a policy map has no entries of.
 pub const CLASS_ANY: u32 = 0x3fff_ffff;
 
@@ -413,6 +416,7 @@ mod tests {
             (PEER_NODE, "PEER_NODE"),
             (POLICY_OF_SHIFT, "POLICY_OF_SHIFT"),
             (CLASS_ANY, "CLASS_ANY"),
+            (DOMAINS_ALL.into(), "DOMAINS_ALL"),
             (MARK_FORWARDED, "MARK_FORWARDED"),
             (ROUTED_MOST, "ROUTED_MOST"),
             (PLAIN_ROUTES4, "PLAIN_ROUTES4"),
@@ -432,6 +436,7 @@ mod tests {
             (POLICY_INGRESS as usize, "policy_of", "POLICY_INGRESS"),
             (POLICY_EGRESS as usize, "policy_of", "POLICY_EGRESS"),
             (POLICY_BRANCH as usize, "policy_of", "POLICY_BRANCH"),
+            (POLICY_DOMAIN as usize, "policy_of", "POLICY_DOMAIN"),
             (POLICY_DENY.into(), "policy_outcome", "POLICY_DENY"),
             (POLICY_ALLOW.into(), "policy_outcome", "POLICY_ALLOW"),
             (POLICY_BY_SOURCE.into(), "policy_outcome", "POLICY_BY_SOURCE"),

@@ -18,6 +18,7 @@ use crate::{
     node::Node,
     pending_changes::{Pending, PendingChanges},
     remote_nodes::RemoteNodes,
+    resolvers::Resolvers,
     startup_reason::StartupReason,
 };
 use ipamd_config::{Cluster, Config};
@@ -44,6 +45,8 @@ pub struct SyncTargets {
     pub policy: Arc<Enforcer>,
     /// Services.
     pub services: Arc<Balancer>,
+    /// The DNS resolvers.
+    pub resolvers: Arc<Resolvers>,
     /// The routes to other nodes follow from these.
     pub remote_nodes: Arc<RemoteNodes>,
     /// The socket-termination thread gets the backends that services no longer have.
@@ -302,6 +305,7 @@ impl SyncTargets {
     fn apply_first(&self, first: Batch, node_addresses: NodeAddresses) -> anyhow::Result<()> {
         let own = node_addresses.all.clone();
         self.remote_nodes.apply(&first.changes);
+        self.resolvers.apply(&first.changes, true);
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
@@ -312,6 +316,7 @@ impl SyncTargets {
 
     fn apply(&self, batch: Batch) {
         self.remote_nodes.apply(&batch.changes);
+        self.resolvers.apply(&batch.changes, false);
         let applied = self.services.apply(&batch.changes);
         if applied.services > 0 {
             self.metrics.service_change(applied.took);

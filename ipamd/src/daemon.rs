@@ -30,6 +30,7 @@ use crate::{
     reconcile::{Reconciler, Reconciliation},
     remote_nodes::RemoteNodes,
     requests::NodeService,
+    resolvers::Resolvers,
     server::{self, Limits},
     single_instance::SingleInstance,
     startup_gate::StartupGate,
@@ -121,6 +122,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
+        resolvers: Arc::new(Resolvers::new(Arc::clone(&datapath), &config.dns_resolvers)),
         remote_nodes: Arc::clone(&remote_nodes),
         removed_backends,
         metrics: Arc::clone(&metrics),
@@ -455,6 +457,8 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
         masquerade_ports: config.masquerade_ports.clone(),
         lifetimes: config.conntrack_timeouts,
         policy_rules: config.policy.rules,
+        dns_search: config.dns_search.clone(),
+        dns_least_lifetime: config.dns_least_ttl,
         overlay: (config.cluster != Cluster::None && config.routing.may_need_overlay())
             .then_some((config.vxlan_port, config.vxlan_id)),
     })?;

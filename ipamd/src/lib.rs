@@ -16,6 +16,7 @@ pub mod probe_server;
 pub mod reconcile;
 pub mod remote_nodes;
 pub mod requests;
+mod resolvers;
 pub mod server;
 pub mod single_instance;
 pub mod startup_gate;

@@ -59,6 +59,8 @@ impl Stage {
             masquerade_ports: 10_000..=29_999,
             lifetimes: bpf::layout::LIFETIMES,
             policy_rules: PolicySizes::default().rules,
+            dns_search: Vec::new(),
+            dns_least_lifetime: 60,
             overlay: None,
         };
         bench.pin_maps(&config.pins).unwrap();

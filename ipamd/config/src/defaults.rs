@@ -13,6 +13,10 @@ pub const DEFAULT_BPFFS: &str = "sys/fs/bpf/cambric";
 pub(super) const DEFAULT_VXLAN_PORT: u16 = 4789;
 /// Other nodes, name servers and clients may know a deleted pod's address for as long.
 pub(super) const ADDRESS_REST: Duration = Duration::from_mins(1);
+/// The names of a Kubernetes cluster's own services and pods, unless it was made with another domain.
+pub(super) const CLUSTER_DOMAIN: &str = "*.cluster.local";
+/// Seconds: clients connect a while after they have asked, and some keep an address longer than its lifetime.
+pub(super) const DNS_LEAST_TTL: u32 = 60;
 /// 0xca3a: no number that another network plugin uses by default.
 pub(super) const DEFAULT_VXLAN_ID: u32 = 51_770;
 pub(super) const DEFAULT_MASQUERADE_PORTS: RangeInclusive<u16> = 10_000..=29_999;

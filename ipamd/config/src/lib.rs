@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod locations;
 mod options;
+mod resolvers;
 mod source;
 mod timeouts;
 mod uplinks;
@@ -21,7 +22,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     cni_files::CniFiles,
-    defaults::{ADDRESS_REST, DEFAULT_MASQUERADE_PORTS, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT},
+    defaults::{ADDRESS_REST, CLUSTER_DOMAIN, DNS_LEAST_TTL, DEFAULT_MASQUERADE_PORTS, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT},
     file::read_or_default,
     options::Options,
 };
@@ -29,9 +30,10 @@ use bpf::sizes::{PolicySizes, RequestedSizes};
 pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use error::ConfigError;
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
-use ipamd_model::{objects, policy::Denied};
+use ipamd_model::{domain::DomainPattern, objects, policy::Denied};
 use ipamd_runtime::supervisor;
 pub use locations::Locations;
+pub use resolvers::ResolverName;
 pub use source::Cluster;
 pub use uplinks::{IfnamePattern, UplinkRule};
 pub use values::{ExternalServiceMode, InterfaceOwner, LogFormat, LogLevel, RoutingMode};
@@ -91,6 +93,12 @@ pub struct Config {
     pub policy: PolicySizes,
     /// What becomes of packets that policy denies, where neither the policy nor the endpoint's namespace says it.
     pub denied: Denied,
+    /// The resolvers by whose answers policies know the addresses of DNS names.
+    pub dns_resolvers: Vec<ResolverName>,
+    /// Names that every endpoint with domain rules may ask the resolvers about.
+    pub dns_search: Vec<DomainPattern>,
+    /// For how many seconds at least an address counts as a name after an endpoint was told it.
+    pub dns_least_ttl: u32,
     /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
     pub socket_lb: bool,
     /// How connections from outside reach a service's backend on another node.
@@ -192,6 +200,12 @@ impl Config {
                 rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
             },
             denied: options.denied.unwrap_or_default(),
+            dns_resolvers: options.dns_resolvers.unwrap_or_else(|| vec![ResolverName::of_cluster()]),
+            dns_search: match options.dns_search {
+                Some(names) => names.into_iter().map(|name| name.0).collect(),
+                None => CLUSTER_DOMAIN.parse().into_iter().collect(),
+            },
+            dns_least_ttl: options.dns_least_ttl.unwrap_or(DNS_LEAST_TTL),
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
             cluster_ip_external: options.cluster_ip_external.unwrap_or(false),

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
+    resolvers::{Below, ResolverName},
     source::Cluster,
     timeouts::ConntrackTimeout,
     uplinks::IfnamePattern,
@@ -125,6 +126,16 @@ pub(super) struct Options {
     #[arg(long, value_name = "WHAT")]
     #[serde(deserialize_with = "text")]
     pub denied: Option<Denied>,
+    /// Resolver whose answers tell policies the addresses of DNS names: a Service as NAMESPACE/NAME, or ADDRESS[:PORT]; repeatable
+    /// [default: kube-system/kube-dns]
+    #[arg(long, value_name = "RESOLVER")]
+    pub dns_resolvers: Option<Vec<ResolverName>>,
+    /// Name below which every pod with rules by DNS names may ask these resolvers; repeatable [default: cluster.local]
+    #[arg(long, value_name = "NAME")]
+    pub dns_search: Option<Vec<Below>>,
+    /// Seconds that an address counts as a DNS name at least, after a pod was told it [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub dns_least_ttl: Option<u32>,
     /// Whether pods' sockets are led to a service's backend when they connect, or their packets translated: on or off [default: on]
     #[arg(long, value_name = "SWITCH")]
     #[serde(deserialize_with = "text")]
@@ -211,6 +222,9 @@ impl Options {
             policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),
             policy_rules: self.policy_rules.or(other.policy_rules),
             denied: self.denied.or(other.denied),
+            dns_resolvers: self.dns_resolvers.or(other.dns_resolvers),
+            dns_search: self.dns_search.or(other.dns_search),
+            dns_least_ttl: self.dns_least_ttl.or(other.dns_least_ttl),
             socket_lb: self.socket_lb.or(other.socket_lb),
             external_service_mode: self.external_service_mode.or(other.external_service_mode),
             cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),

@@ -74,6 +74,9 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--policy-prefixes=3000",
         "--policy-rules=4000",
         "--denied=reject",
+        "--dns-resolvers=10.0.0.53",
+        "--dns-search=example.com",
+        "--dns-least-ttl=5",
         "--socket-lb=off",
         "--external-service-mode=dsr",
         "--nodeport-addresses=192.0.2.0/24",
@@ -114,6 +117,9 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         policy-prefixes = 3000
         policy-rules = 4000
         denied = "reject"
+        dns-resolvers = ["10.0.0.53"]
+        dns-search = ["example.com"]
+        dns-least-ttl = 5
         socket-lb = "off"
         external-service-mode = "dsr"
         nodeport-addresses = ["192.0.2.0/24", "2001:db8::1"]

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use bpf::{attach::Pins, layout::Lifetimes, sizes::MapSizes};
 use ipamd_api::wire::AttachMode;
+use ipamd_model::domain::DomainPattern;
 
 /// What the datapath is to be.
 #[derive(Clone, Debug)]
@@ -22,6 +23,10 @@ pub struct DatapathConfig {
     pub lifetimes: Lifetimes,
     /// Rules that are counted apart.
     pub policy_rules: u32,
+    /// Names that every endpoint with domain rules may ask the resolvers about.
+    pub dns_search: Vec<DomainPattern>,
+    /// An address counts as a name for at least so many seconds after an endpoint was told it.
+    pub dns_least_lifetime: u32,
     /// The overlay's UDP port and the number of its network, where there may be one.
     pub overlay: Option<(u16, u32)>,
 }

@@ -13,8 +13,8 @@ use std::{
 use bpf::{
     attach::{Direction, Pins},
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, Node,
-        PlainRoutes, Prefix4, Prefix6, Uplink,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainKey, Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, Node,
+        PlainRoutes, Prefix4, Prefix6, ResolverKey, Uplink,
     },
 };
 use ipamd_api::wire::AttachMode;
@@ -26,7 +26,7 @@ use super::{
     load::{Programs, Renewed},
     maps::TypedMap,
 };
-use ipamd_model::origins::Origins;
+use ipamd_model::{domain::DomainPattern, origins::Origins};
 
 /// What was put back, a sentence each.
 pub type Repairs = Vec<String>;
@@ -58,6 +58,12 @@ pub struct Datapath {
     pub(super) node_macs4: TypedMap<Ip4, EthernetAddress>,
     pub(super) node_macs6: TypedMap<Ip6, EthernetAddress>,
     pub(super) host_ends: TypedMap<u32, EthernetAddress>,
+    pub(super) domains: TypedMap<DomainKey, Domain>,
+    pub(super) resolvers: TypedMap<ResolverKey, u8>,
+    pub(super) dns_records: TypedMap<DnsRecordKey, DnsRecord>,
+    pub(super) dns_settings: TypedMap<u32, DnsSettings>,
+    /// Names that every endpoint with domain rules may ask about.
+    pub(super) asked_by_all: Vec<DomainPattern>,
     pub(super) plain_routes: TypedMap<u32, PlainRoutes>,
     /// The content of `no_masquerade4` and `no_masquerade6`. It is known once this daemon has written them, since nobody else writes there.
     pub(super) not_masqueraded: Mutex<Option<Box<[IpNetwork]>>>,

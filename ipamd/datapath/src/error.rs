@@ -53,6 +53,12 @@ pub enum DatapathError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The program that goes through DNS names failed.
+    #[error("cannot run the program that goes through DNS names: {source}")]
+    SweepNames {
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// The program that tells of routes failed.
     #[error("cannot run the program that tells how often routes have changed: {source}")]
     Routes {

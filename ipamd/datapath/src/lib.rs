@@ -8,6 +8,8 @@ mod config;
 mod conntrack;
 mod counters;
 mod datapath;
+mod dns;
+mod domains;
 mod endpoints;
 mod error;
 mod events;
@@ -32,6 +34,7 @@ pub use self::{
     config::DatapathConfig,
     conntrack::Swept,
     datapath::{Datapath, Repairs},
+    dns::{DnsName, DnsUse, Resolver},
     error::DatapathError,
     load::{fib_lookup_flags, probe_attach_mode},
     map_error::MapError,

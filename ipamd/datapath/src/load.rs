@@ -58,6 +58,9 @@ pub struct Loaded {
 /// since 6.1.
 pub const AGE: &str = "age";
 
+/// The program that forgets what endpoints were told that are gone, and finds the patterns of each name again.
+pub const SWEEP_NAMES: &str = "sweep_names";
+
 /// The program that belongs to a hook of an interface.
 pub fn program_for(ifname: &str, direction: Direction) -> &'static str {
     match (is_host_ifname(ifname), direction) {
@@ -105,6 +108,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     configure(&mut open, config)?;
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
+    open.progs.sweep_names.set_autoload(ages);
     let mut old = adopt_maps(&mut open, pins)?;
     // The kernel may verify for several seconds on a busy machine. The supervisor must not end the daemon meanwhile, because the next one
     // would begin again. If this never ends, the startup probe notices it.
@@ -136,7 +140,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     mark_served(pins)?;
     for program in skeleton.object().progs() {
         let name = program.name().to_string_lossy().into_owned();
-        if name == AGE && !ages {
+        if [AGE, SWEEP_NAMES].contains(&&*name) && !ages {
             continue;
         }
         let owned = program.as_fd().try_clone_to_owned().map_err(DatapathError::pin(&pins.program(&name)))?;
@@ -179,6 +183,8 @@ fn configure(open: &mut OpenCambricSkel<'_>, config: &DatapathConfig) -> Result<
             config.masquerade_ports.end().saturating_sub(*config.masquerade_ports.start()).saturating_add(1);
         rodata.waiting_entries = config.sizes.waiting();
         rodata.fragment_entries = config.sizes.fragments;
+        // A tick is 2^30 ns: a little more than a second.
+        rodata.dns_least_lifetime = config.dns_least_lifetime - config.dns_least_lifetime / 16;
         rodata.fib_lookup_flags = fib_lookup_flags();
         (rodata.overlay_port, rodata.overlay_id) =
             config.overlay.map_or((0, 0), |(port, id)| (port.to_be(), id));

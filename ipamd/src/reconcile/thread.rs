@@ -249,5 +249,8 @@ impl Reconciler {
         if let (Some(monitor), Some(ends)) = (monitor, ends) {
             monitor.expire(&ends);
         }
+        if let Err(error) = self.datapath.sweep_names() {
+            tracing::warn!(%error, "cannot forget the DNS names of endpoints that are gone");
+        }
     }
 }

@@ -41,6 +41,8 @@ pub fn datapath_config(pins: &PinFolder) -> DatapathConfig {
         masquerade_ports: 20_000..=39_999,
         lifetimes: bpf::layout::LIFETIMES,
         policy_rules: PolicySizes::default().rules,
+        dns_search: Vec::new(),
+        dns_least_lifetime: 60,
         overlay: None,
     }
 }

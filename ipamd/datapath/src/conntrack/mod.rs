@@ -6,3 +6,4 @@ mod listing;
 mod sweep;
 
 pub use self::sweep::Swept;
+pub(super) use entry::now;

@@ -1,14 +1,14 @@
 //! Conversion of policy tables to and from the maps' layout.
 
 use bpf::layout::{
-    CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_EGRESS,
+    CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_DOMAIN, POLICY_EGRESS,
     POLICY_INGRESS, POLICY_OF_SHIFT, POSTURE_EGRESS, POSTURE_FILLING_SHIFT, POSTURE_INGRESS, POSTURE_KNOWN,
     Peer as PeerValue, PolicyEntry, PolicyKey, Posture as PostureValue,
 };
 
 use ipamd_model::policy::Direction;
 use ipamd_policy::tables::{
-    ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId,
+    ClassId, DomainList, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId,
 };
 
 /// Bits of a key before the port: whose entry it is, a zero and the protocol.
@@ -21,8 +21,12 @@ pub(super) fn key(key: EntryKey) -> PolicyKey {
         EntryOf::Class(Direction::Ingress, class) => (POLICY_INGRESS, class.0),
         EntryOf::Class(Direction::Egress, class) => (POLICY_EGRESS, class.0),
         EntryOf::Branch(branch) => (POLICY_BRANCH, branch),
+        EntryOf::Domain(list, _) => (POLICY_DOMAIN, list.0.into()),
     };
     let of = (kind << POLICY_OF_SHIFT | number & CLASS_ANY).to_be();
+    if let EntryOf::Domain(_, domain) = key.of {
+        return PolicyKey { length: UP_TO_PORT + 16, of, zero: 0, protocol: 0, port: domain.0.to_be() };
+    }
     match key.protocol {
         None => PolicyKey { length: WHOLE, of, ..PolicyKey::default() },
         Some(protocol) => PolicyKey {
@@ -42,7 +46,7 @@ pub(super) fn entry(value: &EntryValue) -> PolicyEntry {
         Outcome::BySource(branch) => (POLICY_BY_SOURCE, branch),
     };
     let reject = u8::from(value.outcome == Outcome::Reject);
-    PolicyEntry { rule, log: value.log.map_or(0, |log| log.0), outcome, reject, pad: [0; 2] }
+    PolicyEntry { rule, log: value.log.map_or(0, |log| log.0), outcome, reject, domains: value.domains.map_or(0, |list| list.0) }
 }
 
 pub(super) fn decoded_entry(value: PolicyEntry) -> EntryValue {
@@ -52,7 +56,12 @@ pub(super) fn decoded_entry(value: PolicyEntry) -> EntryValue {
         _ if value.reject != 0 => (Outcome::Reject, RuleId(value.rule)),
         _ => (Outcome::Deny, RuleId(value.rule)),
     };
-    EntryValue { outcome, rule, log: (value.log != 0).then_some(RuleId(value.log)) }
+    EntryValue {
+        outcome,
+        rule,
+        log: (value.log != 0).then_some(RuleId(value.log)),
+        domains: (value.domains != 0).then_some(DomainList(value.domains)),
+    }
 }
 
 pub(super) fn peer(peer: Peer) -> PeerValue {
@@ -109,10 +118,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         for value in [
-            EntryValue { outcome: Outcome::Allow, rule: RuleId(7), log: Some(RuleId(3)) },
-            EntryValue { outcome: Outcome::Reject, rule: RuleId(8), log: None },
-            EntryValue { outcome: Outcome::Deny, rule: RuleId(1), log: None },
-            EntryValue { outcome: Outcome::BySource(4), rule: RuleId(0), log: None },
+            EntryValue { outcome: Outcome::Allow, rule: RuleId(7), log: Some(RuleId(3)), domains: None },
+            EntryValue { outcome: Outcome::Reject, rule: RuleId(8), log: None, domains: None },
+            EntryValue { outcome: Outcome::Deny, rule: RuleId(1), log: None, domains: Some(DomainList(3)) },
+            EntryValue { outcome: Outcome::BySource(4), rule: RuleId(0), log: None, domains: None },
         ] {
             assert_eq!(decoded_entry(entry(&value)), value);
         }

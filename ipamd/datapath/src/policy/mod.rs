@@ -14,7 +14,7 @@ use std::{
 use bpf::{
     attach::Pins,
     layout::{
-        Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
+        DOMAIN_ENTRIES, DOMAINS_OF_NAME, Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
     },
 };
 use ipnetwork::IpNetwork;
@@ -33,7 +33,11 @@ use super::{
     writes::{put, remove},
 };
 use bpf::sizes::PolicySizes;
-use ipamd_model::{concerned::Concerned, endpoint::Slot};
+use ipamd_model::{
+    concerned::Concerned,
+    domain::{DomainId, DomainPattern},
+    endpoint::Slot,
+};
 use ipamd_policy::tables::{
     EntryKey, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Switch, TableError, Tables,
 };
@@ -180,6 +184,8 @@ impl Tables for PolicyTables {
             addresses: self.sizes.addresses,
             prefixes: self.sizes.prefixes,
             rules: self.sizes.rules,
+            domains: DOMAIN_ENTRIES / 2,
+            domains_of_name: DOMAINS_OF_NAME as u32,
         }
     }
 
@@ -233,6 +239,14 @@ impl Tables for PolicyTables {
     fn retire_map(&mut self, map: PolicyMap) {
         self.fillings.remove(&map);
         self.pool.retire(map.0);
+    }
+
+    fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError> {
+        Ok(self.datapath.put_domains(domains)?)
+    }
+
+    fn domains(&self) -> Result<Vec<(DomainPattern, DomainId)>, TableError> {
+        Ok(self.datapath.domains())
     }
 
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Reads DNS messages (RFC 1035, section 4): the question that an endpoint asks, and the addresses that it is told. The
+ * same for both families.
+ *
+ * The name of an address is the one that was asked about, also where the answer leads to it by other names (CNAME).
+ * So the names of the answers are passed over. Only an answer to a question that the endpoint has asked is read: same
+ * ports, same id, same name and type (RFC 5452, section 9). */
+#pragma once
+
+#include "common.h"
+
+struct dns_header {
+	__be16 id;
+	__be16 flags;
+	__be16 questions;
+	__be16 answers;
+	__be16 authorities;
+	__be16 additionals;
+};
+
+#define DNS_IS_ANSWER 0x8000
+#define DNS_OPCODE 0x7800
+#define DNS_NAME_AT sizeof(struct dns_header)
+/* A header, and a question about a name of one letter. */
+#define DNS_SHORTEST (DNS_NAME_AT + 3 + 4)
+#define DNS_LONGEST_LABEL 63
+#define DNS_LONGEST_TEXT 253
+#define DNS_LABELS 128
+#define DNS_POINTER 0xc0 /* the upper bits of a pointer to the rest of a name */
+#define DNS_CLASS_INTERNET 1
+#define DNS_TYPE_A 1
+#define DNS_TYPE_AAAA 28
+/* Type, class, lifetime and length of a record. */
+#define DNS_RECORD_HEADER 10
+/* Labels and records of an answer that are passed over or read. */
+#define DNS_STEPS 512
+/* An answer comes within so many ticks, or it is not read. */
+#define DNS_PATIENCE 10
+/* Lifetimes in seconds. */
+#define DNS_LONGEST_LIFETIME 86400
+
+/* FNV-1a, 64 bits. */
+#define HASH_BEGIN 0xcbf29ce484222325
+#define HASH_PRIME 0x100000001b3
+
+/* An address is kept for at least so many ticks, even if the answer says less: clients connect a while after they
+ * have asked. */
+const volatile __u32 dns_least_lifetime = 56;
+
+/* What a packet between an endpoint and a resolver has. */
+enum dns_content {
+	DNS_UNREADABLE,
+	DNS_NOTHING, /* TCP: no data */
+	DNS_MESSAGE, /* dns_read_question() has read it */
+};
+
+static __always_inline struct dns_room *dns_room(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&dns_rooms, &zero);
+}
+
+static __always_inline __u8 dns_byte(const struct dns_room *room, __u32 at)
+{
+	return room->message[at & (DNS_LONGEST - 1)];
+}
+
+static __always_inline __u16 dns_short(const struct dns_room *room, __u32 at)
+{
+	return dns_byte(room, at) << 8 | dns_byte(room, at + 1);
+}
+
+/* Bytes that a name in policies may have. An answer about another name opens nothing. */
+static __always_inline bool is_of_name(__u8 letter)
+{
+	return (__u8)(letter - 'a') < 26 || (__u8)(letter - '0') < 10 || letter == '-' || letter == '_';
+}
+
+/* Where the name at DNS_NAME_AT ends: at its zero byte. 0: it is none, or it is compressed, which a question is not. */
+static __always_inline __u32 dns_end_of_name(const struct dns_room *room)
+{
+	__u32 end = DNS_NAME_AT;
+
+	for (int i = 0; i < DNS_LABELS; i++) {
+		__u8 label = dns_byte(room, end);
+
+		if (!label)
+			return end;
+		end += label + 1;
+		if (label > DNS_LONGEST_LABEL || end > DNS_NAME_AT + DNS_LONGEST_TEXT + 1)
+			return 0;
+	}
+	return 0;
+}
+
+/* Reads a message of `length` bytes at `at`: its id, and the name and type of its question. Returns whether it has one
+ * question, about a name that policies may have. */
+__noinline int dns_read_question(struct __sk_buff *skb, __u32 at, __u32 length)
+{
+	struct dns_room *room = dns_room();
+
+	if (!room || length > DNS_LONGEST)
+		return false;
+	barrier_var(length);
+	if (length < DNS_SHORTEST || bpf_skb_load_bytes(skb, at, room->message, length))
+		return false;
+
+	const struct dns_header *header = (const void *)room->message;
+	__u32 end = dns_end_of_name(room), text = end - DNS_NAME_AT - 1;
+
+	if (header->questions != bpf_htons(1) || header->flags & bpf_htons(DNS_OPCODE) || end <= DNS_NAME_AT ||
+	    end + 5 > length)
+		return false;
+
+	__u32 left = dns_byte(room, DNS_NAME_AT);
+	__u64 hash = HASH_BEGIN;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < DNS_LONGEST_TEXT; i++) {
+		if (i >= text)
+			break;
+
+		__u8 letter = dns_byte(room, DNS_NAME_AT + 1 + i);
+
+		if (left) {
+			left--;
+			if ((__u8)(letter - 'A') < 26)
+				letter += 'a' - 'A';
+			if (!is_of_name(letter))
+				return false;
+		} else {
+			left = letter;
+			letter = '.';
+		}
+		room->key.text[(text - 1 - i) % DOMAIN_TEXT] = letter;
+		hash = (hash ^ letter) * HASH_PRIME;
+	}
+	room->key.text[text % DOMAIN_TEXT] = 0;
+	room->key.length = (text + 1) * 8;
+	room->hash = hash;
+	room->type = bpf_htons(dns_short(room, end + 1));
+	room->length = length;
+	room->answers_at = end + 5;
+	return dns_short(room, end + 3) == DNS_CLASS_INTERNET;
+}
+
+static __always_inline struct dns_share *dns_share_of(__u32 ifindex)
+{
+	static const struct dns_share fresh;
+	struct dns_share *share = bpf_map_lookup_elem(&dns_shares, &ifindex);
+
+	if (share)
+		return share;
+	bpf_map_update_elem(&dns_shares, &ifindex, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&dns_shares, &ifindex);
+}
+
+/* Notes the question that was read last: `ports` is the endpoint's port << 16 | the protocol. The endpoint's oldest
+ * question makes room. */
+__noinline int dns_note_question(__u32 ifindex, __u32 ports)
+{
+	struct dns_room *room = dns_room();
+	struct dns_share *share = dns_share_of(ifindex);
+
+	if (!room || !share)
+		return 0;
+
+	const struct dns_header *header = (const void *)room->message;
+	struct dns_question_key *key = &room->question_key;
+	struct dns_question *question = &room->question;
+	bool asked;
+
+	__builtin_memset(key, 0, sizeof(*key));
+	key->ifindex = ifindex;
+	key->port = ports >> 16;
+	key->protocol = ports;
+	key->id = header->id;
+	asked = bpf_map_lookup_elem(&dns_questions, key);
+	question->hash = room->hash;
+	question->asked = ticks();
+	question->type = room->type;
+	if (!asked) {
+		struct dns_place *place = &room->place;
+		struct dns_question_key *oldest;
+
+		place->ifindex = ifindex;
+		place->place = __sync_fetch_and_add(&share->questions, 1) % DNS_QUESTIONS;
+		oldest = bpf_map_lookup_elem(&dns_question_ring, place);
+		if (oldest)
+			bpf_map_delete_elem(&dns_questions, oldest);
+		bpf_map_update_elem(&dns_question_ring, place, key, BPF_ANY);
+	}
+	bpf_map_update_elem(&dns_questions, key, question, BPF_ANY);
+	return 0;
+}
+
+/* Whether the message that was read last answers a question of the endpoint. One question has one answer. */
+static __always_inline bool dns_is_asked_for(struct dns_room *room, __u32 ifindex, __u32 ports)
+{
+	const struct dns_header *header = (const void *)room->message;
+	struct dns_question_key *key = &room->question_key;
+	struct dns_question *question;
+	bool asked_for;
+
+	if (!(header->flags & bpf_htons(DNS_IS_ANSWER)))
+		return false;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->ifindex = ifindex;
+	key->port = ports >> 16;
+	key->protocol = ports;
+	key->id = header->id;
+	question = bpf_map_lookup_elem(&dns_questions, key);
+	asked_for = question && question->hash == room->hash && question->type == room->type &&
+		    ticks() - question->asked <= DNS_PATIENCE;
+	if (asked_for)
+		bpf_map_delete_elem(&dns_questions, key);
+	return asked_for;
+}
+
+/* Gives the endpoint's next place to a record. Its oldest record goes; one that has allowed a flow since somebody last
+ * looked gets a second chance. */
+static __always_inline void dns_make_room(struct dns_room *room, struct dns_share *share)
+{
+	struct dns_place *place = &room->place;
+
+	place->ifindex = room->record_key.ifindex;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 4; i++) {
+		struct dns_record_key *oldest;
+		struct dns_record *record;
+
+		place->place = __sync_fetch_and_add(&share->records, 1) % DNS_RECORDS;
+		oldest = bpf_map_lookup_elem(&dns_record_ring, place);
+		if (!oldest)
+			break;
+		room->old_record = *oldest;
+		record = bpf_map_lookup_elem(&dns_records, &room->old_record);
+		if (!record)
+			break;
+		if (i < 3 && record->used) {
+			record->used = 0;
+			continue;
+		}
+		bpf_map_delete_elem(&dns_records, &room->old_record);
+		break;
+	}
+	bpf_map_update_elem(&dns_record_ring, place, &room->record_key, BPF_ANY);
+}
+
+/* Another number after each change of the patterns. */
+static __always_inline __u32 dns_generation(void)
+{
+	__u32 zero = 0;
+	const volatile struct dns_settings *settings = bpf_map_lookup_elem(&dns_settings, &zero);
+
+	return settings ? settings->generation : 0;
+}
+
+/* Puts the patterns that mean the name into the record. */
+static __always_inline void dns_find_domains(struct dns_room *room)
+{
+	room->generation = dns_generation();
+
+	struct domain *domain = bpf_map_lookup_elem(&domains, &room->key);
+
+	if (domain)
+		room->record.domains = domain->ids;
+	else
+		__builtin_memset(&room->record.domains, 0, sizeof(room->record.domains));
+}
+
+/* Keeps for an endpoint that the name of the question has the address in room->record_key. `lifetime` is in seconds. */
+__noinline int dns_learn(__u32 ifindex, __u32 lifetime)
+{
+	struct dns_room *room = dns_room();
+	struct dns_share *share = dns_share_of(ifindex);
+	__u32 now = ticks(), place = 0, soonest = 0;
+	bool has_place = false, is_free = false;
+
+	if (!room || !share)
+		return 0;
+	if (lifetime > DNS_LONGEST_LIFETIME)
+		lifetime = DNS_LONGEST_LIFETIME;
+	/* A tick is 1.07 s. */
+	lifetime -= lifetime / 16;
+	if (lifetime < dns_least_lifetime)
+		lifetime = dns_least_lifetime;
+
+	struct dns_record_key *key = &room->record_key;
+	struct dns_record *record = &room->record;
+
+	key->ifindex = ifindex;
+	record->hash = room->hash;
+	record->expires = now + lifetime;
+	record->used = 0;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < DNS_NAMES; i++) {
+		struct dns_record *known;
+
+		key->place = i;
+		known = bpf_map_lookup_elem(&dns_records, key);
+		if (known && known->hash == room->hash) {
+			record->used = known->used;
+			place = i;
+			has_place = true;
+			is_free = false;
+			break;
+		}
+		/* A free place, else the one whose name expires first. */
+		if (is_free)
+			continue;
+		if (!known || !i || (__s32)(known->expires - soonest) < 0) {
+			place = i;
+			is_free = !known;
+			soonest = known ? known->expires : 0;
+		}
+	}
+	key->place = place;
+	if (!has_place && is_free)
+		dns_make_room(room, share);
+	bpf_map_update_elem(&dns_records, key, record, BPF_ANY);
+	/* The sweep after a change of the patterns may have been here already. */
+	if (unlikely(dns_generation() != room->generation)) {
+		dns_find_domains(room);
+		bpf_map_update_elem(&dns_records, key, record, BPF_ANY);
+	}
+	return 0;
+}
+
+/* Reads the addresses of the message that was read last, an answer for an endpoint. `ports` is as in
+ * dns_note_question(). */
+__noinline int dns_read_answers(__u32 ifindex, __u32 ports)
+{
+	struct dns_room *room = dns_room();
+
+	if (!room || !dns_is_asked_for(room, ifindex, ports))
+		return 0;
+
+	const struct dns_header *header = (const void *)room->message;
+	__u32 at = room->answers_at, length = room->length, left = bpf_ntohs(header->answers);
+
+	__builtin_memcpy(&room->record.name, &room->key, sizeof(room->record.name));
+	dns_find_domains(room);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < DNS_STEPS; i++) {
+		if (!left || at >= length || at >= DNS_LONGEST)
+			break;
+
+		__u8 label = dns_byte(room, at);
+
+		if (label && label <= DNS_LONGEST_LABEL) {
+			at += label + 1;
+			continue;
+		}
+		if (label && (label & DNS_POINTER) != DNS_POINTER)
+			break;
+		at += label ? 2 : 1;
+		if (at + DNS_RECORD_HEADER > length)
+			break;
+
+		__u32 type = dns_short(room, at), class = dns_short(room, at + 2);
+		__u32 lifetime = dns_short(room, at + 4) << 16 | dns_short(room, at + 6);
+		__u32 size = dns_short(room, at + 8);
+
+		at += DNS_RECORD_HEADER;
+		if (at + size > length)
+			break;
+		if (class == DNS_CLASS_INTERNET &&
+		    ((type == DNS_TYPE_A && size == 4) || (type == DNS_TYPE_AAAA && size == 16))) {
+			struct ip6 *address = &room->record_key.address;
+
+			__builtin_memset(address, 0, sizeof(*address));
+			if (size == 4) {
+				address->word[2] = bpf_htonl(0xffff);
+				address->word[3] = bpf_htonl(dns_short(room, at) << 16 | dns_short(room, at + 2));
+			} else {
+				for (int word = 0; word < 4; word++)
+					address->word[word] = bpf_htonl(dns_short(room, at + word * 4) << 16 |
+									dns_short(room, at + word * 4 + 2));
+			}
+			dns_learn(ifindex, lifetime);
+		}
+		at += size;
+		left--;
+	}
+	return 0;
+}

@@ -1,0 +1,143 @@
+//! The DNS resolvers by whose answers policies know the addresses of names.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ipamd_config::ResolverName;
+use ipamd_datapath::{Datapath, Resolver};
+use ipamd_model::{
+    objects::{Change, Kind, Object, ObjectId},
+    policy::protocol::{TCP, UDP},
+    services::{EndpointSlice, Service},
+};
+
+/// Keeps the programs' list of resolvers in step with the Services that are named in the configuration.
+#[derive(Debug)]
+pub struct Resolvers {
+    datapath: Arc<Datapath>,
+    fixed: BTreeSet<Resolver>,
+    services: BTreeSet<(Arc<str>, Arc<str>)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: BTreeMap<ObjectId, BTreeSet<Resolver>>,
+    /// The list that the programs have; `None`: not known.
+    written: Option<BTreeSet<Resolver>>,
+}
+
+/// Both protocols of DNS.
+fn both(at: SocketAddr) -> [Resolver; 2] {
+    [UDP, TCP].map(|protocol| Resolver { at, protocol })
+}
+
+impl Resolvers {
+    /// Nothing is written yet.
+    pub fn new(datapath: Arc<Datapath>, names: &[ResolverName]) -> Self {
+        let (mut fixed, mut services) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            match name {
+                ResolverName::Address(at) => fixed.extend(both(*at)),
+                ResolverName::Service { namespace, name } => {
+                    services.insert((Arc::clone(namespace), Arc::clone(name)));
+                }
+            }
+        }
+        Self { datapath, fixed, services, state: Mutex::default() }
+    }
+
+    /// Takes in what changes say of the named Services. `first`: these are all objects of the cluster.
+    pub fn apply(&self, changes: &[Change], first: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = first;
+        for change in changes {
+            let (id, now) = match change {
+                Change::Put(Object::Service(service)) => (change.id(), self.of_service(service)),
+                Change::Put(Object::EndpointSlice(slice)) => (change.id(), self.of_slice(slice)),
+                Change::Remove(id) if [Kind::Service, Kind::EndpointSlice].contains(&id.kind) => {
+                    (id.clone(), BTreeSet::new())
+                }
+                _ => continue,
+            };
+            if now.is_empty() {
+                changed |= state.known.remove(&id).is_some();
+            } else if state.known.get(&id) != Some(&now) {
+                state.known.insert(id, now);
+                changed = true;
+            }
+        }
+        if changed || state.written.is_none() {
+            self.write(&mut state);
+        }
+    }
+
+    fn write(&self, state: &mut State) {
+        let wanted: BTreeSet<Resolver> =
+            self.fixed.iter().chain(state.known.values().flatten()).copied().collect();
+        if state.written.as_ref() == Some(&wanted) {
+            return;
+        }
+        state.written = match self.datapath.set_resolvers(&wanted) {
+            Ok(left_out) => {
+                if let Some(resolver) = left_out.first() {
+                    tracing::warn!(
+                        left_out = left_out.len(),
+                        "the resolver {} is left out, and its answers open nothing: there is room for 1024 resolvers at 4 different ports",
+                        resolver.at
+                    );
+                }
+                Some(wanted)
+            }
+            // The next change of any Service tries again.
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell the programs which DNS resolvers there are");
+                None
+            }
+        };
+    }
+
+    fn is_meant(&self, namespace: &Arc<str>, name: &Arc<str>) -> bool {
+        self.services.contains(&(Arc::clone(namespace), Arc::clone(name)))
+    }
+
+    /// Where a Service is asked by packets that no socket translates.
+    fn of_service(&self, service: &Service) -> BTreeSet<Resolver> {
+        if !self.is_meant(&service.namespace, &service.name) {
+            return BTreeSet::new();
+        }
+        let addresses = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+        let ports = service.ports.iter().filter(|port| [UDP, TCP].contains(&port.protocol));
+        let at = |ip| {
+            ports.clone().map(move |port| Resolver { at: SocketAddr::new(ip, port.port), protocol: port.protocol })
+        };
+        // Some other port of the Service, such as that of metrics, is no resolver's.
+        let is_dns = |resolver: &Resolver| {
+            ports.clone().any(|port| {
+                port.port == resolver.at.port() && (port.port == 53 || port.name.starts_with("dns"))
+            })
+        };
+        addresses.flat_map(|ip| at(*ip)).filter(is_dns).collect()
+    }
+
+    /// The endpoints of a Service.
+    fn of_slice(&self, slice: &EndpointSlice) -> BTreeSet<Resolver> {
+        if !slice.service.as_ref().is_some_and(|service| self.is_meant(&slice.namespace, service)) {
+            return BTreeSet::new();
+        }
+        let ports = slice.ports.iter().filter(|port| {
+            [UDP, TCP].contains(&port.protocol) && (port.port == 53 || port.name.starts_with("dns"))
+        });
+        // Those that are not ready count too: they may still answer what they were asked.
+        let endpoints = slice.endpoints.iter().flat_map(|endpoint| {
+            ports.clone().map(|port| Resolver {
+                at: SocketAddr::new(endpoint.address, port.port),
+                protocol: port.protocol,
+            })
+        });
+        endpoints.collect()
+    }
+}
