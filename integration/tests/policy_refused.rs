@@ -172,7 +172,7 @@ fn a_calico_policy_with_a_fault_changes_nothing() -> Result<()> {
 }
 
 #[test]
-fn the_policy_of_the_issue_with_domains_is_refused_by_that_name() -> Result<()> {
+fn a_policy_that_denies_by_dns_names_is_refused_by_that_name() -> Result<()> {
     needs_root!();
     let node = Node::in_cluster()?;
     let scene = Scene::new(&node)?;
@@ -181,7 +181,7 @@ fn the_policy_of_the_issue_with_domains_is_refused_by_that_name() -> Result<()> 
         "dns.yaml",
         "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: { name: allow-dns-only }\nspec:\n  \
          selector: app == 'friend'\n  egress:\n    \
-         - { action: Allow, protocol: UDP, destination: { domains: ['*.internal.cluster'] } }\n    \
+         - { action: Deny, protocol: UDP, destination: { domains: ['*.internal.cluster'] } }\n    \
          - { action: Deny, destination: {} }\n",
     )?;
     let said = refusal(&node, "dns.yaml", "spec.egress[0].destination.domains")?;

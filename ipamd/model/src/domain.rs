@@ -42,12 +42,32 @@ impl DomainPattern {
         if !self.below {
             return name == &*self.name;
         }
-        name.strip_suffix(&*self.name).and_then(|rest| rest.strip_suffix('.')).is_some_and(|rest| !rest.is_empty())
+        name.strip_suffix(&*self.name)
+            .and_then(|rest| rest.strip_suffix('.'))
+            .is_some_and(|rest| !rest.is_empty())
     }
 
     /// Whether every name that the other one means is meant by this one, too.
     pub fn includes(&self, other: &Self) -> bool {
         self == other || self.below && (self.matches(&other.name) || other.below && self.name == other.name)
+    }
+
+    /// The patterns that include this one, from the narrowest, without itself: `*.b.c` and `*.c` of `a.b.c`.
+    pub fn wider(&self) -> impl Iterator<Item = Self> {
+        let mut name = &*self.name;
+        std::iter::from_fn(move || {
+            let (_, below) = name.split_once('.')?;
+            name = below;
+            Some(Self { name: below.into(), below: true })
+        })
+    }
+
+    /// The patterns that mean a name, from the narrowest: itself, then those with a star. The name is in small letters, without a dot at
+    /// the end.
+    pub fn of_name(name: &str) -> impl Iterator<Item = Self> {
+        let exact = Self { name: name.into(), below: false };
+        let wider: Vec<_> = exact.wider().collect();
+        std::iter::once(exact).chain(wider)
     }
 
     /// The beginning of the reversed text of all names that are meant. A whole name is reversed and ends with a zero byte. So the longest
@@ -111,9 +131,12 @@ mod tests {
     fn a_star_stands_for_one_label_or_more() {
         let below = pattern("*.Example.com.");
         assert_eq!(below.to_string(), "*.example.com");
-        for (name, meant) in
-            [("a.example.com", true), ("a.b.example.com", true), ("example.com", false), ("anexample.com", false)]
-        {
+        for (name, meant) in [
+            ("a.example.com", true),
+            ("a.b.example.com", true),
+            ("example.com", false),
+            ("anexample.com", false),
+        ] {
             assert_eq!(below.matches(name), meant, "{name}");
         }
         assert!(pattern("example.com").matches("example.com"));
@@ -126,6 +149,18 @@ mod tests {
         assert!(pattern("*.com").includes(&pattern("a.com")));
         assert!(!pattern("*.com").includes(&pattern("com")));
         assert!(!pattern("a.com").includes(&pattern("*.a.com")));
+    }
+
+    #[test]
+    fn the_patterns_that_mean_a_name_follow_from_it() {
+        let shown = |all: Vec<DomainPattern>| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(DomainPattern::of_name("a.b.c").collect()), ["a.b.c", "*.b.c", "*.c"]);
+        assert_eq!(shown(pattern("*.b.c").wider().collect()), ["*.c"]);
+        assert_eq!(shown(pattern("c").wider().collect()), [""; 0]);
+        for it in DomainPattern::of_name("a.b.c") {
+            assert!(it.matches("a.b.c") && it.includes(&pattern("a.b.c")), "{it}");
+        }
+        assert!(pattern("*.b.c").wider().all(|it| it.includes(&pattern("*.b.c"))));
     }
 
     #[test]
@@ -142,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
-        for text in ["", ".", "*", "*.", "a..b", "update.*.com", "a b", "ä.de", &"a".repeat(64), &"a.".repeat(128)] {
+        for text in
+            ["", ".", "*", "*.", "a..b", "update.*.com", "a b", "ä.de", &"a".repeat(64), &"a.".repeat(128)]
+        {
             let refused = text.parse::<DomainPattern>().unwrap_err();
             assert!(refused.contains("DNS name"), "{refused}");
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 pub use crate::id::{Kind, ObjectId, Origin};
 
 use crate::{
+    domain::DomainPattern,
     field::FieldError,
     labels::Labels,
     policy::{Denied, Policy, Tier},
@@ -91,6 +92,8 @@ pub struct NetworkSet {
     pub labels: Labels,
     /// `spec.nets`.
     pub nets: Vec<IpNetwork>,
+    /// `spec.allowedEgressDomains`.
+    pub domains: Vec<DomainPattern>,
 }
 
 /// One object of the cluster.

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 pub use crate::id::ObjectId as PolicyId;
-use crate::{field::FieldError, id::Origin, selector::Selector};
+use crate::{domain::DomainPattern, field::FieldError, id::Origin, selector::Selector};
 
 /// The tier of NetworkPolicies and of Calico policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -264,11 +264,21 @@ pub struct Entity {
     pub nets: Option<Vec<IpNetwork>>,
     /// The address lies in none of these.
     pub not_nets: Vec<IpNetwork>,
+    /// If there are some: the endpoint was told the address as one of a DNS name that one of these means. By itself no address is meant
+    /// then. Only what is sent can be allowed so.
+    pub domains: Vec<DomainPattern>,
 }
 
 impl Entity {
     /// Matches every address.
-    pub const ANY: Self = Self { items: None, not_items: None, nets: None, not_nets: Vec::new() };
+    pub const ANY: Self =
+        Self { items: None, not_items: None, nets: None, not_nets: Vec::new(), domains: Vec::new() };
+
+    /// Whether it may mean an address by its DNS name in rules that allow what is sent: by itself, or because it may select network sets,
+    /// which may have names.
+    pub fn may_mean_names(&self) -> bool {
+        !self.domains.is_empty() || self.items.as_ref().is_some_and(ItemSelector::may_select_sets)
+    }
 }
 
 /// Which sorts of things a selector may select.
@@ -284,6 +294,15 @@ pub enum ItemKinds {
     ServiceEndpoints,
 }
 
+/// Whose language a selector is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Dialect {
+    /// Kubernetes: it asks for labels as they are written.
+    Kubernetes,
+    /// Calico: something also has the labels of its namespace, as `pcns.KEY`, and a pod those of its service account, as `pcsa.KEY`.
+    Calico,
+}
+
 /// Selects pods, network sets or nodes: all that is set must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ItemSelector {
@@ -293,10 +312,21 @@ pub struct ItemSelector {
     pub scope: Scope,
     /// By their own labels.
     pub labels: Selector,
+    /// What `labels` may ask for.
+    pub dialect: Dialect,
     /// By a pod's service account: one of these names; `None`: any.
     pub service_account_names: Option<Vec<Arc<str>>>,
     /// By the labels of a pod's service account; `None`: any.
     pub service_accounts: Option<Selector>,
+}
+
+impl ItemSelector {
+    /// Whether it may select network sets. These have no service account.
+    pub fn may_select_sets(&self) -> bool {
+        self.kinds == ItemKinds::PodsAndNetworkSets
+            && self.service_account_names.is_none()
+            && self.service_accounts.is_none()
+    }
 }
 
 /// Which namespaces are meant.

@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    policy::{Direction, Entity, ItemKinds, ItemSelector, Policy, Ports, Scope},
+    policy::{Dialect, Direction, Entity, ItemKinds, ItemSelector, Policy, Ports, Scope},
     selector::Selector,
 };
 
@@ -36,6 +36,7 @@ impl ServiceName {
             kinds: ItemKinds::ServiceEndpoints,
             scope: Scope::Namespace(Arc::clone(&self.namespace)),
             labels: Selector::Equals(SERVICE_NAME_LABEL.into(), Arc::clone(&self.name)),
+            dialect: Dialect::Kubernetes,
             service_account_names: None,
             service_accounts: None,
         };

@@ -80,6 +80,10 @@ fn entity(entity: &Entity) -> String {
     if !entity.not_nets.is_empty() {
         words.push(format!("outside {}", list(&entity.not_nets)));
     }
+    if !entity.domains.is_empty() {
+        let domains = entity.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        words.push(format!("the DNS names {domains}"));
+    }
     if words.is_empty() { "anybody".to_owned() } else { words.join(" and ") }
 }
 

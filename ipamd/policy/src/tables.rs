@@ -76,6 +76,8 @@ pub struct DomainList(pub u16);
 impl DomainList {
     /// The list of all domains that the map speaks of: for these names an endpoint may ask the resolvers.
     pub const ALL: Self = Self(0xffff);
+    /// The last that has a number of its own.
+    pub const LAST: Self = Self(0xfffe);
 }
 
 /// The key of an entry: a prefix, of which the longest that matches counts.

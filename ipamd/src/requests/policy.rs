@@ -63,7 +63,7 @@ impl NodeService {
             let to = (flow.destination, flow.destination_port).into();
             services.resolve(flow.protocol, flow.source, to, inside)
         };
-        let traced = aside(move || node.policy().trace(&query, led)).await?;
+        let traced = aside(move || node.policy().trace(&query, led, |_| Vec::new())).await?;
         let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;
         Ok(Reply::Trace(Box::new(trace.fitting())))
     }
@@ -81,7 +81,7 @@ impl NodeService {
         let compared = aside(move || {
             let flows = flows(&node, &monitor)?;
             let page = match objects_of(files) {
-                Ok(objects) => node.policy().diff(objects, &flows),
+                Ok(objects) => node.policy().diff(objects, &flows, |_| Vec::new()),
                 Err(refused) => DiffPage { refused, examined: flows.len() as u64, ..DiffPage::default() },
             };
             drop(memory);

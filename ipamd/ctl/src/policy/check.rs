@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use ipamd_model::{
         objects::{ObjectId, Origin},
-        policy::{ItemKinds, ItemSelector, Order, Scope},
+        policy::{Dialect, ItemKinds, ItemSelector, Order, Scope},
     };
 
     const GOOD: &str = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
@@ -207,6 +207,7 @@ mod tests {
                     kinds: ItemKinds::Pods,
                     scope: Scope::Any,
                     labels: "all()".parse().unwrap(),
+                    dialect: Dialect::Calico,
                     service_account_names: None,
                     service_accounts: None,
                 },

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::{item::Facts, policy_inputs::PolicyInputs, rules::AtomId};
 use ipamd_model::{
     objects::ObjectId,
-    policy::{ItemKinds, ItemSelector, Scope},
+    policy::{Dialect, ItemKinds, ItemSelector, Scope},
 };
 use ipamd_runtime::work;
 
@@ -252,13 +252,15 @@ impl AtomIndex {
     }
 }
 
-/// The beginnings of labels that Calico derives from what a pod or a network set is, and from its namespace and its service account.
-/// Nobody writes them.
-const DERIVED: [&str; 3] = ["projectcalico.org/", "pcns.", "pcsa."];
+/// The beginning of labels that Calico derives from what a pod or a network set is. Nobody writes them.
+const DERIVED: &str = "projectcalico.org/";
+/// The beginnings of labels that Calico's selectors know by the namespace and the service account.
+const INHERITED: [&str; 2] = ["pcns.", "pcsa."];
 
 /// A label that an item must have of its own to be selected.
 fn needs(selector: &ItemSelector) -> Option<(&str, &str)> {
     let (key, value) = selector.labels.needs()?;
-    let own = selector.kinds == ItemKinds::Nodes || !DERIVED.iter().any(|it| key.starts_with(it));
+    let inherited = selector.dialect == Dialect::Calico && INHERITED.iter().any(|it| key.starts_with(it));
+    let own = selector.kinds == ItemKinds::Nodes || !key.starts_with(DERIVED) && !inherited;
     own.then_some((key, value))
 }

@@ -524,6 +524,7 @@ mod tests {
             kinds: ipamd_model::policy::ItemKinds::Pods,
             scope: ipamd_model::policy::Scope::Any,
             labels: "app == 'x'".parse().unwrap(),
+            dialect: ipamd_model::policy::Dialect::Kubernetes,
             service_account_names: None,
             service_accounts: None,
         };

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::{
-    rules::{Decision, PeerRules},
+    decide::{Allowing, ByName, Decider, Decision},
+    rules::PeerRules,
     sweep::{Answer, pieces},
 };
-use crate::tables::{EntryKey, EntryOf, EntryValue, Outcome, RuleId};
-use ipamd_model::policy::Denied;
+use crate::tables::{DomainList, EntryKey, EntryOf, EntryValue, Outcome, RuleId};
+use ipamd_model::{domain::DomainId, policy::Denied};
 use ipamd_runtime::supervisor;
 
 /// One entry, without the class that it is for.
@@ -25,32 +26,29 @@ pub struct Function {
     lines: Vec<Line>,
 }
 
-/// The numbers of the branches of a policy map.
+/// The numbers of the branches of a policy map, and of its lists of DNS names.
 #[derive(Clone, Debug, Default)]
-pub struct Branches {
-    known: HashMap<(u8, Vec<(u16, Decision)>), u32>,
-}
-
-fn value(decision: Decision) -> EntryValue {
-    let outcome = match decision.denied {
-        None => Outcome::Allow,
-        Some(Denied::Drop) => Outcome::Deny,
-        Some(Denied::Reject) => Outcome::Reject,
-    };
-    EntryValue { outcome, rule: decision.rule, log: decision.log }
+pub struct Numbers {
+    branches: HashMap<(u8, Vec<(u16, Decision)>), u32>,
+    lists: HashMap<ByName, DomainList>,
 }
 
 impl Function {
     /// Evaluates the rules once for each interval of ports in which they decide the same.
-    pub fn of(rules: &PeerRules<'_>) -> Self {
+    ///
+    /// # Errors
+    /// The lists of DNS names alone need more than `most` entries, at least so many. The rest is not worked out.
+    pub fn of(rules: &PeerRules<'_>, most: usize) -> Result<Self, usize> {
+        let mut decider = Decider::new(rules, most);
         let other = Answer::Decided(rules.decide(None, 0, 0));
         let mut lines = vec![Line { protocol: None, port: 0, bits: 0, answer: other.clone() }];
         for protocol in rules.protocols() {
             supervisor::beat();
-            let pieces = pieces(rules, protocol);
+            let pieces = pieces(rules, protocol, &mut decider);
             lines.extend(prefixes(protocol, &pieces, &other));
+            decider.check()?;
         }
-        Self { lines }
+        Ok(Self { lines })
     }
 
     /// How many entries it takes, without those of its branches.
@@ -63,16 +61,17 @@ impl Function {
         self.lines.is_empty()
     }
 
-    /// Its entries, and the entries of branches that the map does not have yet.
-    pub fn entries(&self, of: EntryOf, branches: &mut Branches) -> Vec<(EntryKey, EntryValue)> {
+    /// Its entries, and the entries of branches and lists that the map does not have yet.
+    pub fn entries(&self, of: EntryOf, numbers: &mut Numbers) -> Vec<(EntryKey, EntryValue)> {
         let mut entries = Vec::with_capacity(self.lines.len());
         for line in &self.lines {
             let value = match &line.answer {
-                Answer::Decided(decision) => value(*decision),
+                Answer::Decided(decision) => numbers.value(decision, &mut entries),
                 Answer::BySource(pieces) => {
                     let protocol = line.protocol.unwrap_or_default();
-                    let branch = branches.number(protocol, pieces, &mut entries);
-                    EntryValue { outcome: Outcome::BySource(branch), rule: RuleId(0), log: None }
+                    let branch = numbers.branch(protocol, pieces, &mut entries);
+                    let outcome = Outcome::BySource(branch);
+                    EntryValue { outcome, rule: RuleId(0), log: None, domains: None }
                 }
             };
             entries.push((
@@ -84,26 +83,64 @@ impl Function {
     }
 }
 
-impl Branches {
-    fn number(
+/// The entry of a list for a pattern of DNS names.
+pub fn domain_entry(list: DomainList, domain: DomainId, allowing: Allowing) -> (EntryKey, EntryValue) {
+    let of = EntryOf::Domain(list, domain);
+    let Allowing { rule, log } = allowing;
+    (
+        EntryKey { of, protocol: None, port: 0, port_bits: 0 },
+        EntryValue { outcome: Outcome::Allow, rule, log, domains: None },
+    )
+}
+
+impl Numbers {
+    /// How many lists of DNS names there are. Their numbers are from 1 to this.
+    pub fn lists(&self) -> usize {
+        self.lists.len()
+    }
+
+    fn value(&mut self, decision: &Decision, entries: &mut Vec<(EntryKey, EntryValue)>) -> EntryValue {
+        let outcome = match decision.denied {
+            None => Outcome::Allow,
+            Some(Denied::Drop) => Outcome::Deny,
+            Some(Denied::Reject) => Outcome::Reject,
+        };
+        let domains = decision.by_name.as_ref().map(|by_name| self.list(by_name, entries));
+        EntryValue { outcome, rule: decision.rule, log: decision.log, domains }
+    }
+
+    fn list(&mut self, by_name: &ByName, entries: &mut Vec<(EntryKey, EntryValue)>) -> DomainList {
+        if let Some(list) = self.lists.get(by_name) {
+            return *list;
+        }
+        // Whether there are more than fit is checked before anything of the map is written.
+        let list = DomainList(u16::try_from(self.lists.len() + 1).unwrap_or(u16::MAX));
+        self.lists.insert(by_name.clone(), list);
+        let patterns = by_name.patterns().iter();
+        entries.extend(patterns.map(|(domain, allowing)| domain_entry(list, *domain, *allowing)));
+        list
+    }
+
+    fn branch(
         &mut self,
         protocol: u8,
         pieces: &[(u16, Decision)],
         entries: &mut Vec<(EntryKey, EntryValue)>,
     ) -> u32 {
-        let next = self.known.len();
+        let next = self.branches.len();
         let mut is_new = false;
-        let branch = *self.known.entry((protocol, pieces.to_vec())).or_insert_with(|| {
+        let branch = *self.branches.entry((protocol, pieces.to_vec())).or_insert_with(|| {
             is_new = true;
             // A map has fewer than 2^32 entries, and far fewer branches.
             u32::try_from(next).unwrap_or(u32::MAX)
         });
         if is_new {
             for (first, last, decision) in intervals(pieces) {
+                let value = self.value(decision, entries);
                 for (port, bits) in cover(first, last) {
                     let of = EntryOf::Branch(branch);
                     let key = EntryKey { of, protocol: Some(protocol), port, port_bits: bits };
-                    entries.push((key, value(*decision)));
+                    entries.push((key, value));
                 }
             }
         }

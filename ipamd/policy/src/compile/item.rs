@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use ipamd_model::{
     labels::Labels,
-    objects::{Kind, NamedPort},
+    objects::{Kind, NamedPort, ObjectId},
 };
 
 /// What selectors can ask of an item. For items of equal facts the same predicates hold, except for those about prefixes.
@@ -22,6 +22,19 @@ pub struct Facts {
     pub service_account: Option<Arc<str>>,
     /// A pod's named ports, ordered; those of an EndpointSlice have the name of its Service.
     pub ports: Arc<[NamedPort]>,
+}
+
+impl Facts {
+    /// Those of what has nothing but labels.
+    pub fn plain(id: &ObjectId, labels: &Labels) -> Self {
+        Self {
+            kind: id.kind,
+            namespace: id.namespace.clone(),
+            labels: labels.clone(),
+            service_account: None,
+            ports: Arc::new([]),
+        }
+    }
 }
 
 /// Something that addresses belong to.

@@ -17,13 +17,15 @@ use super::{
 };
 use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
+    domain::DomainPattern,
     field::FieldError,
     interned::shared,
     labels::Labels,
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
-    policy::{Denied, ItemKinds, ItemSelector, Policy, Scope, Tier},
+    policy::{Denied, Dialect, ItemKinds, ItemSelector, Policy, Scope, Tier},
     selector::Subject,
 };
+use ipamd_runtime::work;
 
 /// The namespace of containers that no pod is named for.
 pub const BARE_NAMESPACE: &str = "default";
@@ -117,6 +119,8 @@ pub struct PolicyInputs {
     workloads: HashSet<Arc<Workload>>,
     nodes: BTreeMap<ObjectId, Node>,
     sets: BTreeMap<ObjectId, NetworkSet>,
+    /// Those of them that have DNS names.
+    sets_with_names: BTreeSet<ObjectId>,
     tiers: BTreeMap<Arc<str>, Tier>,
     /// All policies, including those whose tier is not known.
     pub policies: BTreeMap<ObjectId, Arc<Policy>>,
@@ -172,7 +176,14 @@ impl PolicyInputs {
                 old.map(|old| old.object(key))
             }
             Object::Node(it) => self.nodes.insert(id, it).map(Object::Node),
-            Object::NetworkSet(it) => self.sets.insert(id, it).map(Object::NetworkSet),
+            Object::NetworkSet(it) => {
+                if it.domains.is_empty() {
+                    self.sets_with_names.remove(&id);
+                } else {
+                    self.sets_with_names.insert(id.clone());
+                }
+                self.sets.insert(id, it).map(Object::NetworkSet)
+            }
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
             Object::Policy(it) => {
                 let old = self.policies.insert(id, Arc::clone(&it));
@@ -199,7 +210,10 @@ impl PolicyInputs {
                 Some(pod.object(key))
             }
             Kind::Node => self.nodes.remove(id).map(Object::Node),
-            Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.remove(id).map(Object::NetworkSet),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.sets_with_names.remove(id);
+                self.sets.remove(id).map(Object::NetworkSet)
+            }
             Kind::Tier => self.tiers.remove(&id.name).map(Object::Tier),
             Kind::NetworkPolicy
             | Kind::CalicoNetworkPolicy
@@ -300,13 +314,6 @@ impl PolicyInputs {
     /// The item of that id, as it is now.
     pub fn item(&self, id: &ObjectId) -> Option<Item> {
         let hosts = |addresses: &[IpAddr]| addresses.iter().copied().map(IpNetwork::from).collect::<Vec<_>>();
-        let plain = |labels: &Labels| Facts {
-            kind: id.kind,
-            namespace: id.namespace.clone(),
-            labels: labels.clone(),
-            service_account: None,
-            ports: Arc::new([]),
-        };
         let mut item = match id.kind {
             Kind::Pod => self.pod(id)?,
             Kind::Node => {
@@ -315,17 +322,36 @@ impl PolicyInputs {
                 // A node sends through the overlay from its gateway addresses.
                 let gateways = gateways.map(|pool| IpNetwork::from(pool.gateway()));
                 let nets = hosts(&node.addresses).into_iter().chain(gateways).collect();
-                Item { facts: plain(&node.labels), nets }
+                Item { facts: Facts::plain(id, &node.labels), nets }
             }
             Kind::EndpointSlice => self.service_endpoints.item(id)?,
             _ => {
                 let set = self.sets.get(id)?;
-                Item { facts: plain(&set.labels), nets: set.nets.clone() }
+                Item { facts: Facts::plain(id, &set.labels), nets: set.nets.clone() }
             }
         };
         item.nets.sort_unstable();
         item.nets.dedup();
         Some(item)
+    }
+
+    /// The DNS names of the network sets that a selector selects.
+    pub fn domains_of<'a>(&'a self, selector: &'a ItemSelector) -> impl Iterator<Item = &'a DomainPattern> {
+        let sets = self.sets_with_names.iter().filter_map(|id| Some((id, self.sets.get(id)?)));
+        let selected = sets.inspect(|_| work::step(1));
+        let selected = selected.filter(|(id, set)| self.selects(selector, &Facts::plain(id, &set.labels)));
+        selected.flat_map(|(_, set)| &set.domains)
+    }
+
+    /// The labels and the DNS names of a network set that has names.
+    pub fn names_of(&self, id: &ObjectId) -> Option<(&Labels, &[DomainPattern])> {
+        let set = self.sets.get(id).filter(|set| !set.domains.is_empty())?;
+        Some((&set.labels, &set.domains))
+    }
+
+    /// Whether a network set of a namespace has DNS names.
+    pub fn has_names_in(&self, namespace: &str) -> bool {
+        self.sets_with_names.iter().any(|id| id.namespace.as_deref() == Some(namespace))
     }
 
     fn pod(&self, id: &ObjectId) -> Option<Item> {
@@ -369,7 +395,7 @@ impl PolicyInputs {
             ItemKinds::Nodes => facts.kind == Kind::Node,
             ItemKinds::ServiceEndpoints => facts.kind == Kind::EndpointSlice,
         };
-        if !kind || !selector.labels.matches(&OwnLabels { facts, inputs: self }) {
+        if !kind || !selector.labels.matches(&OwnLabels { facts, inputs: self, dialect: selector.dialect }) {
             return false;
         }
         facts.kind == Kind::Node
@@ -412,12 +438,17 @@ fn account((namespace, name): (Arc<str>, Arc<str>), labels: Labels) -> Object {
 struct OwnLabels<'a> {
     facts: &'a Facts,
     inputs: &'a PolicyInputs,
+    /// Whose selector asks.
+    dialect: Dialect,
 }
 
 impl OwnLabels<'_> {
     /// A label that an item inherits, as Calico names it: `pcns.KEY` is the label KEY of the namespace, `pcsa.KEY` that of a pod's
     /// service account.
     fn inherited(&self, key: &str) -> Option<&str> {
+        if self.dialect != Dialect::Calico {
+            return None;
+        }
         let namespace = self.facts.namespace.as_ref()?;
         if let Some(key) = key.strip_prefix("pcns.") {
             let labels = self.inputs.namespaces.get(namespace).map(|it| &it.labels);

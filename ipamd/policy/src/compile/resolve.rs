@@ -1,24 +1,31 @@
 //! Resolves the policies that select an endpoint into its rules. The endpoint's own side of a rule is evaluated. The other side becomes
 //! predicates about addresses.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 
 use super::{
     classes::Classes,
+    domains::Domains,
     names::{RuleName, RuleNames},
     policy_inputs::PolicyInputs,
     rank::Selecting,
     rules::{
-        AddressMatch, DirectionRules, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules, TrafficMatch,
+        AddressMatch, DirectionRules, DomainMatch, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules,
+        TrafficMatch,
     },
 };
 use crate::tables::RuleId;
 use ipamd_model::{
+    domain::DomainPattern,
     objects::NamedPort,
     policy::{
-        Denied, Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
+        Action, Denied, Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
         protocol::{SCTP, TCP, UDP, UDPLITE, has_ports},
     },
 };
@@ -53,6 +60,8 @@ pub struct Resolver<'a> {
     pub classes: &'a mut Classes,
     /// The rules.
     pub names: &'a mut RuleNames,
+    /// The patterns of DNS names.
+    pub domains: &'a mut Domains,
 }
 
 impl Resolver<'_> {
@@ -116,17 +125,25 @@ impl Resolver<'_> {
         work::step(1 + peer_side.len());
         let mut known = HashSet::with_capacity(peer_side.len());
         let mut peers = Vec::with_capacity(peer_side.len());
+        let mut by_name: Vec<(AddressMatch, BTreeSet<DomainPattern>)> = Vec::new();
+        // A name says only what may be allowed: that an address does not have it is not known.
+        let means_names = direction == Direction::Egress && rule.action == Action::Allow;
         for entity in peer_side {
             let peer = AddressMatch { family, ..self.address(entity) };
-            if known.insert(peer.clone()) {
+            if means_names && entity.may_mean_names() {
+                self.names(entity, &peer, &mut by_name);
+            }
+            if entity.domains.is_empty() && known.insert(peer.clone()) {
                 peers.push(peer);
             }
         }
+        let domains = by_name.into_iter().map(|(address, patterns)| self.domains(address, &patterns));
+        let domains = domains.filter(|it| !it.domains.is_empty()).collect::<Vec<_>>();
         let mut traffic = Vec::new();
         for it in &rule.traffic {
             self.traffic(it, own, direction, &mut traffic);
         }
-        if peers.is_empty() || traffic.is_empty() {
+        if peers.is_empty() && domains.is_empty() || traffic.is_empty() {
             return None;
         }
         let id = self.names.number(RuleName::Rule {
@@ -136,7 +153,33 @@ impl Resolver<'_> {
             name: rule.name.as_deref().map(Into::into),
         });
         let denied = policy.denied.unwrap_or(own.denied);
-        Some(RuleMatch { id, action: rule.action, denied, peers, traffic })
+        Some(RuleMatch { id, action: rule.action, denied, peers, domains, traffic })
+    }
+
+    /// Adds the DNS names that an alternative means: its own, or those of the network sets that it selects. What else it says of the
+    /// address must hold, too.
+    fn names(
+        &self,
+        entity: &Entity,
+        address: &AddressMatch,
+        by_name: &mut Vec<(AddressMatch, BTreeSet<DomainPattern>)>,
+    ) {
+        let address = AddressMatch { items: None, ..address.clone() };
+        let of_sets = entity.items.iter().filter(|items| items.may_select_sets());
+        let of_sets = of_sets.flat_map(|items| self.inputs.domains_of(items));
+        let patterns = entity.domains.iter().chain(of_sets).cloned().collect::<BTreeSet<_>>();
+        work::step(patterns.len());
+        match by_name.iter_mut().find(|(known, _)| *known == address) {
+            _ if patterns.is_empty() => {}
+            Some((_, known)) => known.extend(patterns),
+            None => by_name.push((address, patterns)),
+        }
+    }
+
+    fn domains(&mut self, address: AddressMatch, patterns: &BTreeSet<DomainPattern>) -> DomainMatch {
+        let mut domains: Vec<_> = patterns.iter().filter_map(|it| self.domains.number(it)).collect();
+        domains.sort_unstable();
+        DomainMatch { address, domains }
     }
 
     /// Which addresses of the endpoint the rule's own side means.
@@ -144,10 +187,11 @@ impl Resolver<'_> {
         let family = |address: &IpAddr| if address.is_ipv4() { Family::V4 } else { Family::V6 };
         let meant = |this: &mut Self, address: IpAddr| {
             own_side.iter().any(|entity| {
-                *entity == Entity::ANY || {
-                    let wanted = this.address(entity);
-                    wanted.matches(&this.classes.atoms_of(address.into()))
-                }
+                *entity == Entity::ANY
+                    || entity.domains.is_empty() && {
+                        let wanted = this.address(entity);
+                        wanted.matches(&this.classes.atoms_of(address.into()))
+                    }
             })
         };
         let mut all = true;

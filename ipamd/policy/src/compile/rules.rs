@@ -1,7 +1,7 @@
 //! The resolved rules of an endpoint, in order. What they say of addresses is by the numbers of predicates.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
     slice,
@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::tables::RuleId;
-use ipamd_model::policy::{Action, Denied, Direction, TierDefault, protocol};
+use ipamd_model::{
+    domain::DomainId,
+    policy::{Action, Denied, Direction, TierDefault, protocol},
+};
 use ipamd_runtime::work;
 
 /// The number of a predicate about addresses.
@@ -64,6 +67,15 @@ impl AddressMatch {
         let single = [self.items, self.not_items, self.family].into_iter().flatten();
         single.chain(self.nets.iter().flatten().copied()).chain(self.not_nets.iter().copied())
     }
+}
+
+/// An alternative of a rule that means addresses by their DNS names: both must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DomainMatch {
+    /// What must hold for the address itself.
+    pub address: AddressMatch,
+    /// The address has a name that one of these patterns means. They are in order, each once.
+    pub domains: Vec<DomainId>,
 }
 
 /// A set of ports.
@@ -136,6 +148,13 @@ impl TrafficMatch {
             || protocol.is_some_and(|p| protocol::has_ports(p) || protocol::is_icmp(p));
         named && (self.not_protocol.is_none() || self.not_protocol != protocol) && ports
     }
+
+    /// Whether a flow with a peer for which these predicates hold matches. The protocol is as for [`Self::concerns`].
+    pub fn is_of(&self, protocol: Option<u8>, source: u16, destination: u16, atoms: Atoms<'_>) -> bool {
+        self.concerns(protocol)
+            && self.source.matches(source, atoms)
+            && self.destination.matches(destination, atoms)
+    }
 }
 
 /// One rule.
@@ -149,8 +168,41 @@ pub struct RuleMatch {
     pub denied: Denied,
     /// The alternatives for the address of the other side.
     pub peers: Vec<AddressMatch>,
+    /// More alternatives for it, by DNS names. Only rules that allow what an endpoint sends have some.
+    pub domains: Vec<DomainMatch>,
     /// The alternatives for protocols and ports.
     pub traffic: Vec<TrafficMatch>,
+}
+
+impl RuleMatch {
+    /// The alternative of a number: those by address come first.
+    fn alternative(&self, number: usize) -> Option<Alternative<'_>> {
+        match number.checked_sub(self.peers.len()) {
+            None => self.peers.get(number).map(Alternative::Address),
+            Some(number) => self.domains.get(number).map(|it| Alternative::Names(&it.address)),
+        }
+    }
+
+    /// The patterns of DNS names by which it means an address for which these predicates hold.
+    pub fn domains_of<'a>(&'a self, atoms: Atoms<'a>) -> impl Iterator<Item = DomainId> + 'a {
+        let meant = self.domains.iter().filter(move |it| it.address.matches(atoms));
+        meant.flat_map(|it| it.domains.iter().copied())
+    }
+}
+
+/// One of the alternatives for the address of the other side.
+enum Alternative<'a> {
+    Address(&'a AddressMatch),
+    /// What must hold for the address if its names are meant.
+    Names(&'a AddressMatch),
+}
+
+impl Alternative<'_> {
+    fn address(&self) -> &AddressMatch {
+        match self {
+            Self::Address(address) | Self::Names(address) => address,
+        }
+    }
 }
 
 /// The rules of one tier.
@@ -244,21 +296,21 @@ impl EndpointRules {
     }
 }
 
-/// What is decided for a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Decision {
-    /// What becomes of its packets if it is denied. `None` if it passes.
-    pub denied: Option<Denied>,
-    /// The rule that decided. 0 if all tiers left it open.
-    pub rule: RuleId,
-    /// The first rule of the action Log that matched on the way.
-    pub log: Option<RuleId>,
+/// A rule that is left once the peer is known.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    /// The rule.
+    pub rule: &'a RuleMatch,
+    /// It means the peer only if this has a certain DNS name.
+    pub by_name: bool,
 }
 
 /// The rules that are left once the peer is known.
 pub struct PeerRules<'a> {
-    tiers: Vec<(&'a TierRules, Vec<&'a RuleMatch>)>,
+    tiers: Vec<(&'a TierRules, Vec<Left<'a>>)>,
     atoms: Atoms<'a>,
+    /// Whether any rule of the direction means DNS names.
+    names: bool,
 }
 
 /// The place of an alternative of a rule: its tier, its rule, and its number.
@@ -271,15 +323,18 @@ pub struct RuleIndex {
     /// The alternatives that need no predicate.
     always: Vec<At>,
     needing: HashMap<AtomId, Vec<At>>,
+    /// Whether any rule means DNS names.
+    names: bool,
 }
 
 impl RuleIndex {
     /// The index of these rules.
     pub fn new(rules: &DirectionRules) -> Self {
-        let mut index = Self::default();
+        let mut index = Self { names: rules.names(), ..Self::default() };
         for (tier, of_tier) in (0..).zip(&rules.tiers) {
             for (at, rule) in (0..).zip(&of_tier.rules) {
-                for (number, peer) in (0..).zip(&rule.peers) {
+                let by_name = rule.domains.iter().map(|it| &it.address);
+                for (number, peer) in (0..).zip(rule.peers.iter().chain(by_name)) {
                     match peer.needs() {
                         None => index.always.push((tier, at, number)),
                         Some(needs) => {
@@ -310,13 +365,31 @@ impl DirectionRules {
         !self.tiers.is_empty()
     }
 
+    /// Whether any rule means DNS names.
+    pub fn names(&self) -> bool {
+        self.tiers.iter().flat_map(|tier| &tier.rules).any(|rule| !rule.domains.is_empty())
+    }
+
+    /// The patterns of DNS names that rules mean, each with the first rule that does.
+    pub fn domains(&self) -> BTreeMap<DomainId, RuleId> {
+        let mut first = BTreeMap::new();
+        for rule in self.tiers.iter().flat_map(|tier| &tier.rules) {
+            for domain in rule.domains.iter().flat_map(|it| &it.domains) {
+                first.entry(*domain).or_insert(rule.id);
+            }
+        }
+        first
+    }
+
     /// The rules that concern a peer.
     pub fn about<'a>(&'a self, atoms: Atoms<'a>) -> PeerRules<'a> {
-        let concerning = |tier: &'a TierRules| {
-            let rules = tier.rules.iter();
-            (tier, rules.filter(|rule| rule.peers.iter().any(|peer| peer.matches(atoms))).collect())
+        let left = |rule: &'a RuleMatch| {
+            let by_address = rule.peers.iter().any(|peer| peer.matches(atoms));
+            let meant = by_address || rule.domains.iter().any(|it| it.address.matches(atoms));
+            meant.then_some(Left { rule, by_name: !by_address })
         };
-        PeerRules { tiers: self.tiers.iter().map(concerning).collect(), atoms }
+        let tiers = self.tiers.iter().map(|tier| (tier, tier.rules.iter().filter_map(left).collect()));
+        PeerRules { tiers: tiers.collect(), atoms, names: self.names() }
     }
 
     /// The same, by an index of these rules.
@@ -330,19 +403,22 @@ impl DirectionRules {
             let Some(rule) = of_tier.rules.get(at as usize).filter(|_| meant != Some((tier, at))) else {
                 continue;
             };
-            if rule.peers.get(number as usize).is_some_and(|peer| peer.matches(atoms)) {
-                left.push(rule);
+            // Of the alternatives, those by address come first.
+            let alternative = rule.alternative(number as usize);
+            if let Some(it) = alternative.filter(|it| it.address().matches(atoms)) {
+                left.push(Left { rule, by_name: matches!(it, Alternative::Names(_)) });
                 meant = Some((tier, at));
             }
         }
-        PeerRules { tiers, atoms }
+        PeerRules { tiers, atoms, names: index.names }
     }
 
     /// The predicates that decisions depend on.
     pub fn mentions(&self) -> impl Iterator<Item = AtomId> {
         let rules = self.tiers.iter().flat_map(|tier| &tier.rules);
         rules.flat_map(|rule| {
-            let peers = rule.peers.iter().flat_map(AddressMatch::mentions);
+            let by_name = rule.domains.iter().map(|it| &it.address);
+            let peers = rule.peers.iter().chain(by_name).flat_map(AddressMatch::mentions);
             let ports =
                 rule.traffic.iter().flat_map(|it| it.source.mentions().chain(it.destination.mentions()));
             peers.chain(ports)
@@ -352,7 +428,7 @@ impl DirectionRules {
 
 impl PeerRules<'_> {
     /// Each tier with those of its rules that are left.
-    pub fn tiers(&self) -> impl Iterator<Item = (&TierRules, &[&RuleMatch])> {
+    pub fn tiers(&self) -> impl Iterator<Item = (&TierRules, &[Left<'_>])> {
         self.tiers.iter().map(|(tier, rules)| (*tier, rules.as_slice()))
     }
 
@@ -361,42 +437,18 @@ impl PeerRules<'_> {
         self.atoms
     }
 
+    /// Whether any rule of the direction means DNS names.
+    pub fn names(&self) -> bool {
+        self.names
+    }
+
     /// The protocols that rules name, in order.
     pub fn protocols(&self) -> Vec<u8> {
-        let traffic = self.tiers.iter().flat_map(|(_, rules)| rules).flat_map(|rule| &rule.traffic);
+        let traffic = self.tiers.iter().flat_map(|(_, rules)| rules).flat_map(|left| &left.rule.traffic);
         let mut protocols =
             traffic.flat_map(|it| [it.protocol, it.not_protocol]).flatten().collect::<Vec<_>>();
         protocols.sort_unstable();
         protocols.dedup();
         protocols
-    }
-
-    /// Decides a flow. The protocol `None` stands for all protocols that no rule names.
-    pub fn decide(&self, protocol: Option<u8>, source: u16, destination: u16) -> Decision {
-        let mut log = None;
-        for (tier, rules) in &self.tiers {
-            let mut passed = false;
-            for rule in rules {
-                let matches = rule.traffic.iter().any(|it| {
-                    it.concerns(protocol)
-                        && it.source.matches(source, self.atoms)
-                        && it.destination.matches(destination, self.atoms)
-                });
-                match rule.action {
-                    _ if !matches => {}
-                    Action::Log => log = log.or(Some(rule.id)),
-                    Action::Allow => return Decision { denied: None, rule: rule.id, log },
-                    Action::Deny => return Decision { denied: Some(rule.denied), rule: rule.id, log },
-                    Action::Pass => {
-                        passed = true;
-                        break;
-                    }
-                }
-            }
-            if !passed && tier.default == TierDefault::Deny {
-                return Decision { denied: Some(tier.denied), rule: tier.default_id, log };
-            }
-        }
-        Decision { denied: None, rule: RuleId(0), log }
     }
 }

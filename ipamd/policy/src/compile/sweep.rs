@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rules::{Atoms, Decision, PeerRules, PortMatch, PortSet, TrafficMatch};
-use crate::tables::RuleId;
-use ipamd_model::policy::{Action, TierDefault};
+use super::{
+    decide::{Decider, Decision},
+    rules::{Atoms, PeerRules, PortMatch, PortSet, TrafficMatch},
+};
 use ipamd_runtime::work;
 
 /// What is decided for a destination port.
@@ -42,36 +43,15 @@ impl Matching {
     }
 
     /// Decides a flow that these rules match.
-    fn decide(&self, rules: &PeerRules<'_>) -> Decision {
-        let (mut log, mut first) = (None, 0);
-        for (tier, of_tier) in rules.tiers() {
-            let behind = first + of_tier.len();
-            let mut passed = false;
-            for at in self.0.range(first..behind).map(|(rule, _)| rule - first) {
-                let Some(rule) = of_tier.get(at) else { continue };
-                match rule.action {
-                    Action::Log => log = log.or(Some(rule.id)),
-                    Action::Allow => return Decision { denied: None, rule: rule.id, log },
-                    Action::Deny => return Decision { denied: Some(rule.denied), rule: rule.id, log },
-                    Action::Pass => {
-                        passed = true;
-                        break;
-                    }
-                }
-            }
-            if !passed && tier.default == TierDefault::Deny {
-                return Decision { denied: Some(tier.denied), rule: tier.default_id, log };
-            }
-            first = behind;
-        }
-        Decision { denied: None, rule: RuleId(0), log }
+    fn decide(&self, decider: &mut Decider<'_>) -> Decision {
+        decider.decide(|range| self.0.range(range).map(|(rule, _)| *rule))
     }
 }
 
 /// What rules decide for a protocol: the first port of each interval, and the answer in it. Neighbouring answers differ.
-pub fn pieces(rules: &PeerRules<'_>, protocol: u8) -> Vec<(u16, Answer)> {
+pub fn pieces(rules: &PeerRules<'_>, protocol: u8, decider: &mut Decider<'_>) -> Vec<(u16, Answer)> {
     let all = rules.tiers().flat_map(|(_, of_tier)| of_tier.iter()).enumerate();
-    let each = all.flat_map(|(rule, it)| it.traffic.iter().map(move |traffic| Clause { rule, traffic }));
+    let each = all.flat_map(|(rule, it)| it.rule.traffic.iter().map(move |traffic| Clause { rule, traffic }));
     let clauses = each.filter(|clause| clause.traffic.concerns(Some(protocol))).collect::<Vec<_>>();
     let edges = edges(clauses.iter().copied().enumerate(), rules.atoms(), |traffic| &traffic.destination);
     let mut matching = Matching::default();
@@ -91,9 +71,9 @@ pub fn pieces(rules: &PeerRules<'_>, protocol: u8) -> Vec<(u16, Answer)> {
         }
         let Some(port) = port else { continue };
         let answer = if by_source.is_empty() {
-            Answer::Decided(matching.decide(rules))
+            Answer::Decided(matching.decide(decider))
         } else {
-            along_sources(rules, &clauses, &by_source, &mut matching)
+            along_sources(rules.atoms(), &clauses, &by_source, &mut matching, decider)
         };
         if pieces.last().is_none_or(|(_, last)| *last != answer) {
             pieces.push((port, answer));
@@ -105,13 +85,14 @@ pub fn pieces(rules: &PeerRules<'_>, protocol: u8) -> Vec<(u16, Answer)> {
 /// Decides by source port. `by_source` are the clauses that match this destination port and depend on the source port. `matching` is the
 /// same at the end as at the beginning.
 fn along_sources(
-    rules: &PeerRules<'_>,
+    atoms: Atoms<'_>,
     clauses: &[Clause<'_>],
     by_source: &BTreeSet<usize>,
     matching: &mut Matching,
+    decider: &mut Decider<'_>,
 ) -> Answer {
     let meant = by_source.iter().filter_map(|at| Some((*at, *clauses.get(*at)?)));
-    let edges = edges(meant, rules.atoms(), |traffic| &traffic.source);
+    let edges = edges(meant, atoms, |traffic| &traffic.source);
     let mut pieces: Vec<(u16, Decision)> = Vec::new();
     for (port, changes) in steps(&edges) {
         for (_, begins, at) in changes {
@@ -120,13 +101,13 @@ fn along_sources(
             }
         }
         let Some(port) = port else { continue };
-        let decision = matching.decide(rules);
+        let decision = matching.decide(decider);
         if pieces.last().is_none_or(|(_, last)| *last != decision) {
             pieces.push((port, decision));
         }
     }
     match pieces.as_slice() {
-        [(_, decision)] => Answer::Decided(*decision),
+        [(_, decision)] => Answer::Decided(decision.clone()),
         _ => Answer::BySource(pieces),
     }
 }
@@ -208,11 +189,22 @@ fn joined(set: &PortSet, atoms: Atoms<'_>) -> Vec<(u16, u16)> {
 mod tests {
     use proptest::{collection::vec, option, prelude::*, sample::select};
 
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::compile::rules::{AddressMatch, DirectionRules, RuleMatch, TierRules};
-    use ipamd_model::policy::{
-        Denied,
-        protocol::{ICMP, TCP, UDP},
+    use crate::{
+        compile::{
+            decide::Allowing,
+            rules::{AddressMatch, DirectionRules, DomainMatch, RuleIndex, RuleMatch, TierRules},
+        },
+        tables::RuleId,
+    };
+    use ipamd_model::{
+        domain::DomainId,
+        policy::{
+            Action, Denied, TierDefault,
+            protocol::{ICMP, TCP, UDP},
+        },
     };
 
     const ATOMS: [u32; 2] = [3, 7];
@@ -244,10 +236,28 @@ mod tests {
         )
     }
 
+    /// An address for which the first predicate holds, one for which another does not, or any.
+    fn address() -> impl Strategy<Value = AddressMatch> {
+        let items = prop_oneof![3 => Just(None), 2 => Just(Some(ATOMS[0])), 1 => Just(Some(5))];
+        (items, select(&[false, false, true][..])).prop_map(|(items, not)| AddressMatch {
+            items,
+            not_items: not.then_some(ATOMS[1]),
+            ..AddressMatch::default()
+        })
+    }
+
+    fn by_name() -> impl Strategy<Value = DomainMatch> {
+        (address(), vec(1_u16..8, 1..4)).prop_map(|(address, domains)| DomainMatch {
+            address,
+            domains: domains.into_iter().map(DomainId).collect(),
+        })
+    }
+
     fn direction() -> impl Strategy<Value = DirectionRules> {
-        let action = select(&[Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
+        let action = select(&[Action::Allow, Action::Allow, Action::Deny, Action::Pass, Action::Log][..]);
         let denied = || select(&[Denied::Drop, Denied::Reject][..]);
-        let rule = (action, denied(), vec(traffic(), 1..4));
+        let domains = prop_oneof![1 => Just(Vec::new()), 1 => vec(by_name(), 1..3)];
+        let rule = (action, denied(), vec(traffic(), 1..4), vec(address(), 0..2), domains);
         let default = select(&[TierDefault::Deny, TierDefault::Pass][..]);
         vec((vec(rule, 0..5), default, denied()), 0..4).prop_map(|tiers| {
             let mut ids = (1..).map(RuleId);
@@ -255,11 +265,12 @@ mod tests {
             let tiers = tiers.into_iter().map(|(rules, default, denied)| TierRules {
                 rules: rules
                     .into_iter()
-                    .map(|(action, denied, traffic)| RuleMatch {
+                    .map(|(action, denied, traffic, peers, domains)| RuleMatch {
                         id: id(),
                         action,
                         denied,
-                        peers: vec![AddressMatch::default()],
+                        peers,
+                        domains: if action == Action::Allow { domains } else { Vec::new() },
                         traffic,
                     })
                     .collect(),
@@ -271,12 +282,58 @@ mod tests {
         })
     }
 
+    /// What a flow is told by all rules, one after the other: whether it is denied, by which rule, which one logs, and by which names it
+    /// would be allowed.
+    #[allow(clippy::type_complexity, reason = "only here")]
+    fn walk(
+        rules: &DirectionRules,
+        (protocol, source, destination): (u8, u16, u16),
+    ) -> (Option<Denied>, RuleId, Option<RuleId>, Option<BTreeMap<DomainId, Allowing>>) {
+        let (mut log, mut names) = (None, BTreeMap::new());
+        let some = rules.tiers.iter().flat_map(|tier| &tier.rules).any(|rule| !rule.domains.is_empty());
+        'tiers: for tier in &rules.tiers {
+            for rule in &tier.rules {
+                if !rule.traffic.iter().any(|it| it.is_of(Some(protocol), source, destination, &ATOMS)) {
+                    continue;
+                }
+                if !rule.peers.iter().any(|it| it.matches(&ATOMS)) {
+                    for it in rule.domains.iter().filter(|it| it.address.matches(&ATOMS)) {
+                        for domain in &it.domains {
+                            names.entry(*domain).or_insert(Allowing { rule: rule.id, log });
+                        }
+                    }
+                    continue;
+                }
+                match rule.action {
+                    Action::Allow => return (None, rule.id, log, None),
+                    Action::Deny => return (Some(rule.denied), rule.id, log, some.then_some(names)),
+                    Action::Pass => continue 'tiers,
+                    Action::Log => log = log.or(Some(rule.id)),
+                }
+            }
+            if tier.default == TierDefault::Deny {
+                return (Some(tier.denied), tier.default_id, log, some.then_some(names));
+            }
+        }
+        (None, RuleId(0), log, None)
+    }
+
+    fn told(
+        decision: &Decision,
+    ) -> (Option<Denied>, RuleId, Option<RuleId>, Option<BTreeMap<DomainId, Allowing>>) {
+        let names = decision.by_name.as_ref().map(|names| names.patterns().iter().copied().collect());
+        (decision.denied, decision.rule, decision.log, names)
+    }
+
     proptest! {
         #[test]
-        fn what_a_walk_finds_is_what_each_flow_is_told(rules in direction()) {
-            let rules = rules.about(&ATOMS);
+        fn what_a_walk_finds_is_what_each_flow_is_told(all in direction()) {
+            let about = all.about(&ATOMS);
+            let index = RuleIndex::new(&all);
+            let rules = all.about_by(&index, &ATOMS);
             for protocol in [ICMP, TCP, UDP, 47] {
-                let pieces = pieces(&rules, protocol);
+                let mut decider = Decider::new(&rules, usize::MAX);
+                let pieces = pieces(&rules, protocol, &mut decider);
                 prop_assert_eq!(pieces.first().map(|(port, _)| *port), Some(0));
                 prop_assert!(pieces.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 != pair[1].1));
                 let at = |port: u16| &pieces.iter().rev().find(|(first, _)| *first <= port).unwrap().1;
@@ -284,13 +341,15 @@ mod tests {
                 for destination in ports {
                     for source in ports {
                         let found = match at(destination) {
-                            Answer::Decided(decision) => *decision,
+                            Answer::Decided(decision) => decision,
                             Answer::BySource(pieces) => {
-                                pieces.iter().rev().find(|(first, _)| *first <= source).unwrap().1
+                                &pieces.iter().rev().find(|(first, _)| *first <= source).unwrap().1
                             }
                         };
-                        let told = rules.decide(Some(protocol), source, destination);
-                        prop_assert_eq!(found, told, "{} {} {}", protocol, source, destination);
+                        let walked = walk(&all, (protocol, source, destination));
+                        prop_assert_eq!(&told(found), &walked, "{} {} {}", protocol, source, destination);
+                        let asked = about.decide(Some(protocol), source, destination);
+                        prop_assert_eq!(told(&asked), walked, "{} {} {}", protocol, source, destination);
                     }
                 }
             }

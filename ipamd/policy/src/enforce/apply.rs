@@ -54,6 +54,7 @@ impl State {
         if self.cluster.names.highest() > self.tables.limits().rules as usize / 2 {
             self.forget_rules();
         }
+        self.forget_domains();
         let written = self.write_tables(concerned);
         if let Err(WriteError::Table(error)) = &written {
             self.failed(error);

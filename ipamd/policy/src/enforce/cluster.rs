@@ -2,7 +2,7 @@
 //! tables.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -12,6 +12,7 @@ use ipamd_api::AttachmentKey;
 use super::slots::EndpointSlot;
 use crate::compile::{
     classes::Classes,
+    domains::Domains,
     item::Facts,
     names::RuleNames,
     policy_inputs::{LocalEndpoint, PolicyInputs},
@@ -19,8 +20,8 @@ use crate::compile::{
     resolve::Own,
 };
 use ipamd_model::{
-    objects::{Change, Kind, ObjectId},
-    policy::{Denied, Policy},
+    objects::{Change, Kind, Object, ObjectId},
+    policy::{Action, Denied, Direction, ItemSelector, Policy},
 };
 use ipamd_runtime::supervisor;
 
@@ -46,6 +47,8 @@ pub(super) struct Cluster {
     pub classes: Classes,
     /// The numbers of rules.
     pub names: RuleNames,
+    /// The numbers of patterns of DNS names.
+    pub domains: Domains,
     /// What becomes of packets that are denied, where neither the policy nor the namespace says it.
     pub denied: Denied,
     /// The rank of each policy that is enforced.
@@ -79,8 +82,18 @@ impl Cluster {
             self.refresh_item(&slice, concerned);
         }
         match id.kind {
-            Kind::Pod | Kind::Node | Kind::NetworkSet | Kind::GlobalNetworkSet | Kind::EndpointSlice => {
+            Kind::Pod | Kind::Node | Kind::EndpointSlice => self.refresh_item(&id, concerned),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.refresh_item(&id, concerned);
+                let before = match &undo {
+                    Some(Change::Put(Object::NetworkSet(set))) if !set.domains.is_empty() => {
+                        Some((&set.labels, &*set.domains))
+                    }
+                    _ => None,
+                };
+                if before != self.inputs.names_of(&id) {
+                    self.concern_names_of_sets(concerned);
+                }
             }
             Kind::Namespace => self.refresh_namespace(&id.name, concerned),
             Kind::ServiceAccount => {
@@ -108,8 +121,29 @@ impl Cluster {
         }
     }
 
+    /// Adds the endpoints that policies allow to send to what has a DNS name of network sets.
+    fn concern_names_of_sets(&self, concerned: &mut BTreeSet<AttachmentKey>) {
+        let allows = |policy: &Policy| {
+            let rules = policy.rules(Direction::Egress).unwrap_or_default().iter();
+            rules.filter(|rule| rule.action == Action::Allow).any(|rule| {
+                let mut items = rule.destinations.iter().filter_map(|it| it.items.as_ref());
+                items.any(ItemSelector::may_select_sets)
+            })
+        };
+        let mut asked: HashMap<*const Policy, bool> = HashMap::new();
+        for (key, endpoint) in &self.endpoints {
+            let mut policies = endpoint.selecting.values();
+            if policies.any(|it| *asked.entry(Arc::as_ptr(it)).or_insert_with(|| allows(it))) {
+                concerned.insert(key.clone());
+            }
+        }
+    }
+
     fn refresh_namespace(&mut self, namespace: &str, concerned: &mut BTreeSet<AttachmentKey>) {
         self.classes.refresh_namespace(&self.inputs, namespace);
+        if self.inputs.has_names_in(namespace) {
+            self.concern_names_of_sets(concerned);
+        }
         let inside = |endpoint: &Endpoint| endpoint.item.namespace.as_deref() == Some(namespace);
         let keys = self.endpoints.iter().filter(|(_, endpoint)| inside(endpoint));
         for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {

@@ -1,4 +1,6 @@
 //! A compiled policy map: its rules, its entries, and its extension to classes that are added later.
+//!
+//! A map whose egress rules mean DNS names also has lists of these, see [`DomainList`].
 
 use std::{
     cell::OnceCell,
@@ -6,13 +8,15 @@ use std::{
     sync::Arc,
 };
 
+use super::write_error::{Overflow, fits};
 use crate::compile::{
     classes::Classes,
-    function::{Branches, Function},
+    decide::Allowing,
+    function::{Function, Numbers, domain_entry},
     rules::{AtomId, EndpointRules, RuleIndex, SharedRules},
 };
-use crate::tables::{ClassId, EntryKey, EntryOf, EntryValue, PolicyMap};
-use ipamd_model::policy::Direction;
+use crate::tables::{ClassId, DomainList, EntryKey, EntryOf, EntryValue, PolicyMap};
+use ipamd_model::{domain::DomainId, policy::Direction};
 use ipamd_runtime::supervisor;
 
 /// Entries of a policy map.
@@ -43,8 +47,10 @@ pub struct Compiled {
     pub users: usize,
     /// How many entries it has.
     pub entries: usize,
+    /// The patterns of DNS names that it has entries of.
+    pub domains: Box<[DomainId]>,
     halves: [Half; 2],
-    branches: Branches,
+    numbers: Numbers,
     /// Classes below this number have been considered.
     considered: usize,
 }
@@ -54,7 +60,7 @@ pub struct Compiled {
 pub struct Extension {
     /// The entries.
     pub entries: Entries,
-    branches: Branches,
+    numbers: Numbers,
     considered: usize,
 }
 
@@ -65,22 +71,24 @@ impl Half {
         rules: &EndpointRules,
         index: &OnceCell<RuleIndex>,
         atoms: &[AtomId],
-    ) -> Arc<Function> {
+        most: u32,
+    ) -> Result<Arc<Function>, Overflow> {
         let mentioned = atoms.iter().copied().filter(|atom| self.mentions.binary_search(atom).is_ok());
         let mentioned = mentioned.collect::<Box<[AtomId]>>();
         if let Some(known) = self.memo.get(&mentioned) {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
         supervisor::beat();
         let rules = rules.of(self.direction);
         let index = index.get_or_init(|| RuleIndex::new(rules));
-        let function = Function::of(&rules.about_by(index, &mentioned));
+        let function = Function::of(&rules.about_by(index, &mentioned), most as usize)
+            .map_err(|needed| Overflow::of_entries(needed, most))?;
         // Many classes are told the same.
         let same = self.said.get(&function).cloned();
         let function = same.unwrap_or_else(|| Arc::new(function));
         self.said.insert(Arc::clone(&function));
         self.memo.insert(mentioned, Arc::clone(&function));
-        function
+        Ok(function)
     }
 
     fn of_class(&self, class: ClassId) -> EntryOf {
@@ -92,13 +100,18 @@ impl Compiled {
     /// Makes the map of an endpoint's rules, and its entries.
     ///
     /// # Errors
-    /// It needs more than `most` entries, at least so many. What is beyond them is not worked out.
-    pub fn new(rules: SharedRules, classes: &Classes, most: usize) -> Result<(Self, Entries), usize> {
-        let mut branches = Branches::default();
-        let mut entries = Vec::new();
-        let mut half = |direction| -> Result<Half, usize> {
+    /// It needs more than `most` entries. What is beyond them is not worked out.
+    pub fn new(rules: SharedRules, classes: &Classes, most: u32) -> Result<(Self, Entries), Overflow> {
+        let mut numbers = Numbers::default();
+        let domains = rules.egress.domains();
+        let mut entries: Entries = domains
+            .iter()
+            .map(|(domain, rule)| domain_entry(DomainList::ALL, *domain, Allowing { rule: *rule, log: None }))
+            .collect();
+        let mut half = |direction| -> Result<Half, Overflow> {
             let mentions = rules.of(direction).mentions().collect::<BTreeSet<_>>();
-            let any = Arc::new(Function::of(&rules.of(direction).about(&[])));
+            let any = Function::of(&rules.of(direction).about(&[]), most as usize);
+            let any = Arc::new(any.map_err(|needed| Overflow::of_entries(needed, most))?);
             let mut half = Half {
                 direction,
                 mentions: mentions.into_iter().collect(),
@@ -106,52 +119,58 @@ impl Compiled {
                 said: HashSet::from([Arc::clone(&any)]),
                 any,
             };
-            half.fill(&rules, classes, &mut branches, &mut entries, most)?;
+            half.fill(&rules, classes, &mut numbers, &mut entries, most)?;
             Ok(half)
         };
         let [ingress, egress] = Direction::BOTH;
         let halves = [half(ingress)?, half(egress)?];
         let considered = classes.count();
         let count = entries.len();
-        Ok((Self { rules, map: None, users: 0, entries: count, halves, branches, considered }, entries))
+        within(count, &numbers, most)?;
+        let domains = domains.into_keys().collect();
+        Ok((
+            Self { rules, map: None, users: 0, entries: count, domains, halves, numbers, considered },
+            entries,
+        ))
     }
 
     /// The entries for classes that have come since.
     ///
     /// # Errors
-    /// With them it needs more than `most`, at least so many.
-    pub fn extension(&mut self, classes: &Classes, most: usize) -> Result<Option<Extension>, usize> {
+    /// With them it needs more than `most`.
+    pub fn extension(&mut self, classes: &Classes, most: u32) -> Result<Option<Extension>, Overflow> {
         let considered = classes.count();
         if considered == self.considered {
             return Ok(None);
         }
         let indices = Direction::BOTH.map(|_| OnceCell::new());
-        let mut branches = self.branches.clone();
+        let mut numbers = self.numbers.clone();
         let mut entries = Vec::new();
         for number in self.considered..considered {
             let class = ClassId(u32::try_from(number).unwrap_or(u32::MAX));
             for (half, index) in self.halves.iter_mut().zip(&indices) {
-                let function = half.function(&self.rules, index, &classes.set(class));
+                let function = half.function(&self.rules, index, &classes.set(class), most)?;
                 if function != half.any {
-                    entries.extend(function.entries(half.of_class(class), &mut branches));
+                    entries.extend(function.entries(half.of_class(class), &mut numbers));
                 }
             }
-            within(self.entries + entries.len(), most)?;
+            within(self.entries + entries.len(), &numbers, most)?;
         }
-        Ok(Some(Extension { entries, branches, considered }))
+        Ok(Some(Extension { entries, numbers, considered }))
     }
 
     /// Takes note that an extension was written.
     pub fn extended(&mut self, extension: Extension) {
         self.entries += extension.entries.len();
-        self.branches = extension.branches;
+        self.numbers = extension.numbers;
         self.considered = extension.considered;
     }
 }
 
 /// So many are no more than there may be.
-fn within(entries: usize, most: usize) -> Result<(), usize> {
-    if entries <= most { Ok(()) } else { Err(entries) }
+fn within(entries: usize, numbers: &Numbers, most: u32) -> Result<(), Overflow> {
+    fits("lists of DNS names in one policy map", numbers.lists(), DomainList::LAST.0.into())?;
+    if entries <= most as usize { Ok(()) } else { Err(Overflow::of_entries(entries, most)) }
 }
 
 impl Half {
@@ -159,10 +178,10 @@ impl Half {
         &mut self,
         rules: &EndpointRules,
         classes: &Classes,
-        branches: &mut Branches,
+        numbers: &mut Numbers,
         entries: &mut Entries,
-        most: usize,
-    ) -> Result<(), usize> {
+        most: u32,
+    ) -> Result<(), Overflow> {
         let index = OnceCell::new();
         let concerned = self.mentions.iter().flat_map(|atom| classes.having(*atom)).copied();
         let concerned = concerned.collect::<BTreeSet<_>>();
@@ -170,13 +189,13 @@ impl Half {
         // How many entries all of them take, and those that are told the same: of these, one set at most need not be there.
         let (mut all, mut alike, mut largest) = (0, HashMap::new(), 0);
         for class in &concerned {
-            let function = self.function(rules, &index, &classes.set(*class));
+            let function = self.function(rules, &index, &classes.set(*class), most)?;
             all += function.len();
             let of_it: &mut usize = alike.entry(Arc::as_ptr(&function)).or_default();
             *of_it += function.len();
             largest = largest.max(*of_it);
             said.push((*class, function));
-            within(entries.len() + all - largest, most)?;
+            within(entries.len() + all - largest, numbers, most)?;
         }
         let unconcerned = Arc::clone(&self.any);
 
@@ -195,20 +214,20 @@ impl Half {
             self.any = Arc::clone(commonest);
         }
 
-        entries.extend(self.any.entries(self.of_class(ClassId::ANY), branches));
+        entries.extend(self.any.entries(self.of_class(ClassId::ANY), numbers));
         for (class, function) in &said {
             if *function != self.any {
-                entries.extend(function.entries(self.of_class(*class), branches));
-                within(entries.len(), most)?;
+                entries.extend(function.entries(self.of_class(*class), numbers));
+                within(entries.len(), numbers, most)?;
             }
         }
         if unconcerned != self.any {
             let all = (0..classes.count()).map(|number| ClassId(u32::try_from(number).unwrap_or(u32::MAX)));
             for class in all.filter(|class| !concerned.contains(class)) {
-                entries.extend(unconcerned.entries(self.of_class(class), branches));
-                within(entries.len(), most)?;
+                entries.extend(unconcerned.entries(self.of_class(class), numbers));
+                within(entries.len(), numbers, most)?;
             }
         }
-        within(entries.len(), most)
+        within(entries.len(), numbers, most)
     }
 }

@@ -88,6 +88,8 @@ impl Enforcer {
     ) -> Result<Vec<(AttachmentKey, Slot)>, EnforceError> {
         let mut state = self.state.change();
         state.cluster.node_addresses = node_addresses;
+        let known = state.tables.domains()?;
+        state.cluster.domains.take_over(known);
         state.left_out.refusals = first.refusals.unwrap_or_default();
         state.cluster.inputs.fill(first.changes);
         for (endpoint, slot) in endpoints {

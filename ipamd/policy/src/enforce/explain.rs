@@ -15,11 +15,14 @@ use super::{
     enforcer::Enforcer,
     judge::{self, Judgement},
     parties::pod_name,
-    seen_flow::{Numbers, SeenFlow},
+    seen_flow::{NamedFlow, Numbers, SeenFlow},
     state::State,
 };
 use crate::{
-    compile::{policy_inputs::BARE_NAMESPACE, rules::Decision},
+    compile::{
+        decide::{Allowing, Decision},
+        policy_inputs::BARE_NAMESPACE,
+    },
     tables::RuleId,
 };
 use ipamd_model::{
@@ -97,7 +100,7 @@ impl Cluster {
 }
 
 impl State {
-    fn step(&self, key: &AttachmentKey, direction: Direction, flow: &SeenFlow) -> TraceStep {
+    fn step(&self, key: &AttachmentKey, direction: Direction, flow: &NamedFlow) -> TraceStep {
         let judgement = judge::by_rules(key, direction, flow, &self.cluster, &self.written);
         let kernel = match judge::by_tables(key, direction, flow, &self.cluster, &*self.tables) {
             Ok((allow, rule)) if verdict(allow) == judgement.verdict() && rule == judgement.rule() => {
@@ -110,20 +113,24 @@ impl State {
             }
             Err(error) => KernelSays::Other(error.to_string()),
         };
-        let logged = match judgement {
-            Judgement::Decided(decision) => decision.log.and_then(|rule| self.cluster.deciding(rule)),
+        let logged = match &judgement {
+            Judgement::Decided(Decision { log, .. }) | Judgement::ByName(_, Allowing { log, .. }) => *log,
             Judgement::Unpoliced | Judgement::Node => None,
         };
-        let note = match judgement {
+        let note = match &judgement {
             Judgement::Node => Some("the node always reaches its endpoints".to_owned()),
             Judgement::Unpoliced => Some(format!("no policy selects it for {direction}")),
+            Judgement::ByName(name, _) => Some(format!("by the DNS name {name}")),
             Judgement::Decided(Decision { rule: RuleId(0), .. }) => {
                 Some("the policies that select it leave it open".to_owned())
             }
-            Judgement::Decided(Decision { denied: Some(Denied::Reject), .. }) => {
-                Some("rejected: the sender is told".to_owned())
+            Judgement::Decided(Decision { denied, by_name, .. }) => {
+                let told = denied.filter(|it| *it == Denied::Reject);
+                let told = told.map(|_| "rejected: the sender is told".to_owned());
+                let by_name = by_name.as_ref().and_then(|by_name| self.cluster.allowed_by_name(by_name));
+                let said: Vec<_> = told.into_iter().chain(by_name).collect();
+                Some(said.join("; ")).filter(|said| !said.is_empty())
             }
-            Judgement::Decided(_) => None,
         };
         TraceStep {
             endpoint: self
@@ -135,13 +142,14 @@ impl State {
             direction: direction.to_string(),
             verdict: judgement.verdict(),
             rule: self.cluster.deciding(judgement.rule()),
-            logged,
+            logged: logged.and_then(|rule| self.cluster.deciding(rule)),
             note,
             kernel,
         }
     }
 
-    fn path(&self, flow: &SeenFlow, way: Route) -> TracePath {
+    fn path(&self, named: &NamedFlow, way: Route) -> TracePath {
+        let flow = &named.flow;
         let Numbers { source, destination, icmp } = flow.numbers();
         let mut path = TracePath {
             source: self.cluster.party(flow.source, source),
@@ -186,7 +194,7 @@ impl State {
             if path.verdict == Verdict::Allow
                 && let Some(key) = self.cluster.endpoint_at(address)
             {
-                let step = self.step(key, direction, flow);
+                let step = self.step(key, direction, named);
                 path.verdict = step.verdict;
                 path.steps.push(step);
             }
@@ -197,9 +205,9 @@ impl State {
         path
     }
 
-    fn trace(&self, query: &TraceQuery, asked: Vec<(SeenFlow, Route)>) -> Result<Trace, String> {
+    fn trace(&self, query: &TraceQuery, asked: Vec<(NamedFlow, Route)>) -> Result<Trace, String> {
         let is_local = |address| self.cluster.endpoint_at(address).is_some();
-        let concerns = |(flow, way): &(SeenFlow, Route)| {
+        let concerns = |(NamedFlow { flow, .. }, way): &(NamedFlow, Route)| {
             is_local(flow.source) || is_local(flow.destination) || matches!(way, Route::NoBackend(..))
         };
         if !asked.iter().any(concerns) {
@@ -231,7 +239,8 @@ impl State {
 
 impl Enforcer {
     /// Judges a flow, and explains the judgement. `resolve` returns the target of a connection to a service's address,
-    /// from inside or outside; `None` if the address and port belong to no service.
+    /// from inside or outside; `None` if the address and port belong to no service. `names` returns the DNS names that the opener of a
+    /// flow was told for its destination.
     ///
     /// # Errors
     /// The part of the query that makes no sense, in a sentence.
@@ -239,6 +248,7 @@ impl Enforcer {
         &self,
         query: &TraceQuery,
         resolve: impl Fn(&SeenFlow, bool) -> Option<ServiceTarget>,
+        names: impl Fn(&SeenFlow) -> Vec<String>,
     ) -> Result<Trace, String> {
         let flows = self.lock().cluster.flows(query)?;
         let mut asked = Vec::new();
@@ -258,6 +268,8 @@ impl Enforcer {
                 }
             }
         }
+        let named = |(flow, way)| (NamedFlow { names: names(&flow), flow }, way);
+        let asked = asked.into_iter().map(named).collect();
         self.lock().trace(query, asked)
     }
 

@@ -1,20 +1,30 @@
 //! Judges flows: by the rules in force, and by the tables as the programs do.
 
+use std::convert::Infallible;
+
 use ipamd_api::{AttachmentKey, policy::Verdict};
 use ipnetwork::IpNetwork;
 
-use super::{cluster::Cluster, seen_flow::SeenFlow, written::Written};
+use super::{cluster::Cluster, seen_flow::NamedFlow, written::Written};
 use crate::{
-    compile::rules::Decision,
+    compile::{
+        decide::{Allowing, Decision},
+        domains::Domains,
+    },
     tables::{ClassId, EntryKey, EntryOf, Outcome, RuleId, TableError, Tables},
 };
-use ipamd_model::policy::{Direction, protocol::has_ports};
+use ipamd_model::{
+    domain::{DomainId, DomainPattern},
+    policy::{Direction, protocol::has_ports},
+};
 
 /// The judgement of an endpoint's rules on a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
     /// A rule, or a tier's default, or that all tiers leave it open.
     Decided(Decision),
+    /// A rule allows it by a DNS name of its destination.
+    ByName(String, Allowing),
     /// No policy speaks of the direction.
     Unpoliced,
     /// The node reaches its endpoints.
@@ -22,26 +32,44 @@ pub(super) enum Judgement {
 }
 
 impl Judgement {
-    pub fn verdict(self) -> Verdict {
+    pub fn verdict(&self) -> Verdict {
         match self {
             Self::Decided(Decision { denied: Some(_), .. }) => Verdict::Deny,
-            Self::Decided(_) | Self::Unpoliced | Self::Node => Verdict::Allow,
+            Self::Decided(_) | Self::ByName(..) | Self::Unpoliced | Self::Node => Verdict::Allow,
         }
     }
 
-    pub fn rule(self) -> RuleId {
+    pub fn rule(&self) -> RuleId {
         match self {
             Self::Decided(decision) => decision.rule,
+            Self::ByName(_, allowing) => allowing.rule,
             Self::Unpoliced | Self::Node => RuleId(0),
         }
     }
+}
+
+/// The first of these names by which a flow that was denied is allowed, and by what. `find` has what allows by a pattern. Of the
+/// patterns that mean a name, the narrowest is asked first.
+fn by_name<T, E>(
+    names: &[String],
+    domains: &Domains,
+    find: impl Fn(DomainId) -> Result<Option<T>, E>,
+) -> Result<Option<(String, T)>, E> {
+    for name in names {
+        for id in DomainPattern::of_name(name).filter_map(|pattern| domains.find(&pattern)) {
+            if let Some(found) = find(id)? {
+                return Ok(Some((name.clone(), found)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Judges a flow by the endpoint's rules in force.
 pub(super) fn by_rules(
     key: &AttachmentKey,
     direction: Direction,
-    flow: &SeenFlow,
+    NamedFlow { flow, names }: &NamedFlow,
     cluster: &Cluster,
     written: &Written,
 ) -> Judgement {
@@ -55,14 +83,22 @@ pub(super) fn by_rules(
     };
     let atoms = cluster.classes.atoms_of(IpNetwork::from(peer));
     let source_port = if has_ports(flow.protocol) { flow.source_port } else { 0 };
-    Judgement::Decided(rules.about(&atoms).decide(Some(flow.protocol), source_port, flow.destination_port))
+    let decision = rules.about(&atoms).decide(Some(flow.protocol), source_port, flow.destination_port);
+    let allowed = decision
+        .by_name
+        .as_ref()
+        .map(|reached| by_name(names, &cluster.domains, |id| Ok::<_, Infallible>(reached.of(id))));
+    match allowed {
+        Some(Ok(Some((name, allowing)))) => Judgement::ByName(name, allowing),
+        _ => Judgement::Decided(decision),
+    }
 }
 
 /// Judges a flow by the tables, as the programs do: whether it passes, and by which rule.
 pub(super) fn by_tables(
     key: &AttachmentKey,
     direction: Direction,
-    flow: &SeenFlow,
+    NamedFlow { flow, names }: &NamedFlow,
     cluster: &Cluster,
     tables: &dyn Tables,
 ) -> Result<(bool, RuleId), TableError> {
@@ -93,6 +129,13 @@ pub(super) fn by_tables(
         Outcome::Allow | Outcome::Deny | Outcome::Reject => None,
     }) {
         entry = find(EntryOf::Branch(branch), flow.source_port)?;
+    }
+    if let Some(list) = entry.and_then(|entry| entry.domains) {
+        let allowed = by_name(names, &cluster.domains, |id| {
+            let of = EntryOf::Domain(list, id);
+            tables.find(map, EntryKey { of, protocol: None, port: 0, port_bits: 0 })
+        })?;
+        entry = allowed.map(|(_, entry)| entry).or(entry);
     }
     Ok(entry.map_or((false, RuleId(0)), |entry| (entry.outcome == Outcome::Allow, entry.rule)))
 }

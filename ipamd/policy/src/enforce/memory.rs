@@ -1,5 +1,7 @@
 //! Tables in memory: what is tried out needs no kernel. In tests they hold whoever writes them to what the trait says.
 
+mod contract;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -11,8 +13,11 @@ use ipnetwork::IpNetwork;
 use crate::tables::{
     EntryKey, EntryOf, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Switch, TableError, Tables,
 };
-use ipamd_model::concerned::Concerned;
-use ipamd_model::endpoint::Slot;
+use ipamd_model::{
+    concerned::Concerned,
+    domain::{DomainId, DomainPattern},
+    endpoint::Slot,
+};
 
 /// Tables in memory; clones share them.
 #[derive(Clone, Debug)]
@@ -27,6 +32,10 @@ struct Contents {
     begun: Option<Set>,
     maps: BTreeMap<PolicyMap, BTreeMap<EntryKey, EntryValue>>,
     last_map: u32,
+    /// The patterns of DNS names.
+    domains: Vec<(DomainPattern, DomainId)>,
+    /// The names that endpoints were told, by address.
+    told: BTreeMap<(Slot, IpAddr), BTreeSet<String>>,
     epoch: u32,
     concerned: Concerned,
 }
@@ -73,6 +82,8 @@ impl Default for Memory {
             addresses: 131_072,
             prefixes: 65_536,
             rules: 16_384,
+            domains: 4096,
+            domains_of_name: 8,
         })
     }
 }
@@ -110,6 +121,16 @@ impl Memory {
     /// The postures in force.
     pub fn postures(&self) -> BTreeMap<Slot, Posture> {
         self.contents().current.postures.clone()
+    }
+
+    /// Has an endpoint be told that a name has an address.
+    pub fn tell(&self, slot: Slot, name: &str, address: IpAddr) {
+        self.contents().told.entry((slot, address)).or_default().insert(name.to_owned());
+    }
+
+    /// The names that an endpoint was told an address of.
+    pub fn told(&self, slot: Slot, address: IpAddr) -> Vec<String> {
+        self.contents().told.get(&(slot, address)).into_iter().flatten().cloned().collect()
     }
 
     /// The entries of a policy map.
@@ -175,7 +196,11 @@ impl Tables for Memory {
         let mut contents = self.contents();
         contents.last_map += 1;
         let map = PolicyMap(contents.last_map);
-        contents.maps.insert(map, entries.iter().copied().collect());
+        let entries = entries.iter().copied().collect();
+        if cfg!(test) {
+            contract::check_map(&entries);
+        }
+        contents.maps.insert(map, entries);
         Ok(map)
     }
 
@@ -186,6 +211,9 @@ impl Tables for Memory {
         }
         let known = contents.maps.get_mut(&map).ok_or_else(|| TableError(Box::new(NoMap(map))))?;
         known.extend(entries.iter().copied());
+        if cfg!(test) {
+            contract::check_map(known);
+        }
         Ok(())
     }
 
@@ -195,6 +223,19 @@ impl Tables for Memory {
             contents.check_retirement(map);
         }
         contents.maps.remove(&map);
+    }
+
+    fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError> {
+        let mut contents = self.contents();
+        if cfg!(test) {
+            contents.check_domains(domains, self.limits);
+        }
+        contents.domains = domains.to_vec();
+        Ok(())
+    }
+
+    fn domains(&self) -> Result<Vec<(DomainPattern, DomainId)>, TableError> {
+        Ok(self.contents().domains.clone())
     }
 
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {

@@ -17,6 +17,7 @@ pub mod memory;
 mod parties;
 mod parts;
 mod policy_diff;
+mod put_domains;
 mod queue;
 mod rebuild;
 mod seen_flow;

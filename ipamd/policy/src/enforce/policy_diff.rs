@@ -14,7 +14,7 @@ use super::{
     enforcer::Enforcer,
     judge,
     memory::Memory,
-    seen_flow::{Numbers, SeenFlow},
+    seen_flow::{NamedFlow, Numbers, SeenFlow},
     state::State,
 };
 use crate::tables::RuleId;
@@ -58,12 +58,12 @@ impl State {
     }
 
     /// Judges a flow; `None` if neither side is an endpoint of this node.
-    fn judge(&self, flow: &SeenFlow, endpoints: &HashMap<IpAddr, AttachmentKey>) -> Option<Judged> {
-        let mut judged = None;
+    fn judge(&self, named: &NamedFlow, endpoints: &HashMap<IpAddr, AttachmentKey>) -> Option<Judged> {
+        let (flow, mut judged) = (&named.flow, None);
         for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
         {
             let Some(key) = endpoints.get(&address) else { continue };
-            let judgement = judge::by_rules(key, direction, flow, &self.cluster, &self.written);
+            let judgement = judge::by_rules(key, direction, named, &self.cluster, &self.written);
             judged = Some((judgement.verdict(), judgement.rule()));
             if judgement.verdict() == Verdict::Deny {
                 break;
@@ -74,14 +74,21 @@ impl State {
 }
 
 impl Enforcer {
-    /// Which of the flows would be judged otherwise if these objects were applied.
-    pub fn diff(&self, objects: Vec<Object>, flows: &[SeenFlow]) -> DiffPage {
+    /// Which of the flows would be judged otherwise if these objects were applied. `names` returns the DNS names that the opener of a
+    /// flow was told for its destination.
+    pub fn diff(
+        &self,
+        objects: Vec<Object>,
+        flows: &[SeenFlow],
+        names: impl Fn(&SeenFlow) -> Vec<String>,
+    ) -> DiffPage {
         let flows = flows.iter().copied().collect::<BTreeSet<_>>();
+        let flows = flows.into_iter().map(|flow| NamedFlow { names: names(&flow), flow }).collect::<Vec<_>>();
         let mut page = DiffPage { examined: flows.len() as u64, last: true, ..DiffPage::default() };
         let (before, left_out, mut trial) = {
             let state = self.lock();
             let endpoints = state.by_address();
-            let judged = flows.iter().filter_map(|flow| Some((*flow, state.judge(flow, &endpoints)?)));
+            let judged = flows.iter().filter_map(|flow| Some((flow, state.judge(flow, &endpoints)?)));
             (judged.collect::<Vec<_>>(), state.not_in_force(), state.copy())
         };
         for object in objects {
@@ -109,8 +116,9 @@ impl Enforcer {
         page.refused.extend(trial.not_in_force().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
         let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
-        for (flow, was) in before {
-            let Some(is) = trial.judge(&flow, &endpoints).filter(|is| is.0 != was.0) else { continue };
+        for (named, was) in before {
+            let Some(is) = trial.judge(named, &endpoints).filter(|is| is.0 != was.0) else { continue };
+            let flow = named.flow;
             page.changed += 1;
             let (source, destination) = (trial.who(flow.source), trial.who(flow.destination));
             let group = (flow.protocol, source, destination, flow.destination_port, was, is);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{state::State, write_error::WriteError, written::Written};
+use super::{put_domains::put_domains, state::State, write_error::WriteError, written::Written};
 use crate::{
     compile::classes::Classes,
     tables::{Switch, TableError},
@@ -56,7 +56,9 @@ impl State {
     fn leave(&mut self, former: &SetAside, unfinished: Option<TableError>) {
         self.written.peers.pack();
         self.slots.renewed();
-        if let Some(error) = unfinished {
+        self.written.in_force = true;
+        let named = put_domains(&mut self.cluster, &self.written, &mut *self.tables);
+        if let Some(error) = unfinished.or(named.err()) {
             // The new set is in force, but something that belongs to it failed.
             self.failed(&error);
         }

@@ -23,6 +23,15 @@ pub struct SeenFlow {
     pub destination_port: u16,
 }
 
+/// A flow, and what its opener calls the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NamedFlow {
+    /// The flow.
+    pub flow: SeenFlow,
+    /// The DNS names that the opener was told for the destination.
+    pub names: Vec<String>,
+}
+
 /// The numbers of a flow as people name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {

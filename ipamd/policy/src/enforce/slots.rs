@@ -98,7 +98,16 @@ mod tests {
     use super::{super::memory::Memory, *};
     use crate::tables::Limits;
 
-    const ROOM: Limits = Limits { slots: 3, maps: 9, entries: 9, addresses: 9, prefixes: 9, rules: 9 };
+    const ROOM: Limits = Limits {
+        slots: 3,
+        maps: 9,
+        entries: 9,
+        addresses: 9,
+        prefixes: 9,
+        rules: 9,
+        domains: 9,
+        domains_of_name: 9,
+    };
     const OPEN: Posture = Posture { map: None, ingress: false, egress: false };
 
     fn slot(slot: Option<&Arc<EndpointSlot>>) -> Option<u32> {

@@ -22,6 +22,9 @@ use crate::{
     tables::{TableError, Tables},
 };
 
+/// How many patterns of DNS names may have a number that no map has.
+const TRIED_DOMAINS: usize = 1024;
+
 /// An endpoint whose policy did not get into the tables after its ADD had to go on.
 #[derive(Debug)]
 pub(super) struct Closed {
@@ -71,6 +74,14 @@ impl State {
     pub fn forget_rules(&mut self) {
         let used = self.written.endpoints.values().flat_map(|it| it.rules.ids()).collect();
         self.cluster.names.retain(&used);
+    }
+
+    /// Frees the numbers of patterns of DNS names that no map has, if many have been tried in vain.
+    pub fn forget_domains(&mut self) {
+        let (domains, used) = (&mut self.cluster.domains, &self.written.domains);
+        if domains.count() > domains.in_tables().len() + used.len() + TRIED_DOMAINS {
+            domains.forget(|id| used.contains_key(&id));
+        }
     }
 
     /// Remembers that a write failed, so that the tables are rebuilt.

@@ -19,12 +19,20 @@ impl Overflow {
     pub fn of_entries(needed: usize, limit: u32) -> Self {
         Self { what: ENTRIES, needed, at_least: true, limit }
     }
+
+    /// Of so many patterns of DNS names at least.
+    pub fn of_domains(needed: usize, limit: u32) -> Self {
+        Self { what: DOMAINS, needed, at_least: true, limit }
+    }
 }
 
 /// Checks that this many fit.
 pub(super) fn fits(what: &'static str, needed: usize, limit: u32) -> Result<(), Overflow> {
     if needed > limit as usize { Err(Overflow { what, needed, at_least: false, limit }) } else { Ok(()) }
 }
+
+/// What the node has too many of.
+pub(super) const DOMAINS: &str = "patterns of DNS names";
 
 /// What a policy map has too many of.
 pub(super) const ENTRIES: &str = "entries in one policy map (--policy-entries)";

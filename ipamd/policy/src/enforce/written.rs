@@ -1,6 +1,9 @@
 //! What is in the set of the tables in force, as it was written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
@@ -10,6 +13,7 @@ use crate::{
     compile::rules::SharedRules,
     tables::{Posture, Tables},
 };
+use ipamd_model::domain::DomainId;
 
 /// The policy of an endpoint as the tables have it.
 #[derive(Debug)]
@@ -24,16 +28,28 @@ pub(super) struct Written {
     pub peers: Peers,
     /// The policy maps by their rules.
     pub maps: HashMap<SharedRules, Compiled>,
+    /// The patterns of DNS names that they have entries of, each with the number of maps that do.
+    pub domains: BTreeMap<DomainId, usize>,
     /// The endpoints that have a posture.
     pub endpoints: BTreeMap<AttachmentKey, InForce>,
     /// Addresses and prefixes whose class may differ from the class in the tables.
     pub touched: BTreeSet<IpNetwork>,
+    /// This set is in force.
+    pub in_force: bool,
 }
 
 impl Written {
     /// The rules of an endpoint.
     pub fn rules(&self, key: &AttachmentKey) -> Option<&SharedRules> {
         self.endpoints.get(key).map(|it| &it.rules)
+    }
+
+    /// Adds a policy map that is in the tables.
+    pub fn add_map(&mut self, compiled: Compiled) {
+        for domain in &compiled.domains {
+            *self.domains.entry(*domain).or_default() += 1;
+        }
+        self.maps.insert(Arc::clone(&compiled.rules), compiled);
     }
 
     /// Releases an endpoint's use of these rules. The map of rules that nobody uses any more is retired.
@@ -46,7 +62,15 @@ impl Written {
         if let Some(map) = compiled.map {
             tables.retire_map(map);
         }
-        self.maps.remove(rules);
+        let compiled = self.maps.remove(rules);
+        for domain in compiled.iter().flat_map(|compiled| &compiled.domains) {
+            if let Entry::Occupied(mut uses) = self.domains.entry(*domain) {
+                *uses.get_mut() -= 1;
+                if *uses.get() == 0 {
+                    uses.remove();
+                }
+            }
+        }
     }
 
     /// Retires all policy maps, because this set is not in force, or no longer.

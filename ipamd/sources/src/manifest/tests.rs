@@ -215,7 +215,7 @@ spec:
   selector: app == 'restricted'
   egress:
     - { action: Allow, protocol: TCP }
-    - { action: Allow, protocol: UDP, destination: { domains: ['*.internal.cluster'] } }
+    - { action: Deny, protocol: UDP, destination: { domains: ['*.internal.cluster'] } }
     - { action: Deny, destination: {} }
 ---
 apiVersion: policy.networking.k8s.io/v1alpha2
@@ -232,8 +232,8 @@ spec:
     assert_eq!(
         told(text).1,
         [
-            "a.yaml:8: GlobalNetworkPolicy allow-dns-only: spec.egress[1].destination.domains: Cambric does not \
-             match names of the DNS",
+            "a.yaml:8: GlobalNetworkPolicy allow-dns-only: spec.egress[1].destination.domains: DNS names are for the \
+             destinations of egress rules with the action Allow only",
             "a.yaml:20: ClusterNetworkPolicy p: spec.ingress[0].from: there is none",
         ]
     );

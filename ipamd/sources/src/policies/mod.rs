@@ -2,4 +2,5 @@
 
 pub mod calico;
 pub mod cluster_policy;
+mod domains;
 pub mod kubernetes;

@@ -1,7 +1,6 @@
 use ipamd_api::policy::{IcmpMessage, PolicyQuery};
 
 use super::*;
-use crate::enforce::SeenFlow;
 use ipamd_model::objects::Refusal;
 use ipamd_model::services::ServiceTarget;
 
@@ -71,7 +70,7 @@ fn a_trace_names_the_rule_or_why_there_is_none() {
     assert_eq!(trace.paths[0].source.pod.as_deref(), Some("n/p2"));
     let ask = |from: &str, to: &str| {
         let query = TraceQuery { from: from.into(), to: to.into(), protocol: 6, port: 1, source_port: None };
-        bench.enforcer.trace(&query, |_, _| None)
+        bench.enforcer.trace(&query, |_, _| None, |_| Vec::new())
     };
     assert_eq!(
         ask("n/nobody", "n/p1").unwrap_err(),
@@ -109,7 +108,8 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
         port,
         source_port: None,
     };
-    let trace = |backends| bench.enforcer.trace(&query("10.96.0.1", 6, 81), led(backends)).unwrap();
+    let trace =
+        |backends| bench.enforcer.trace(&query("10.96.0.1", 6, 81), led(backends), |_| Vec::new()).unwrap();
     let both = trace(&["10.0.0.1:8080", "10.0.0.2:8080"]);
     assert_eq!(both.verdict, TraceVerdict::Mixed);
     let each = both.paths.iter().map(|it| (it.destination.pod.as_deref(), it.destination.port, it.verdict));
@@ -128,22 +128,28 @@ fn a_trace_to_a_service_has_an_answer_for_each_backend() {
     assert!(itself.paths[0].note.as_ref().unwrap().contains("whatever its policies say"), "{itself:?}");
     // An answer is no flow, whoever would be let through.
     for (protocol, kind, question) in [(1, 0, "icmp/8"), (1, 14, "icmp/13")] {
-        let answer = bench.enforcer.trace(&query("n/p2", protocol, kind << 8), |_, _| None).unwrap();
+        let answer =
+            bench.enforcer.trace(&query("n/p2", protocol, kind << 8), |_, _| None, |_| Vec::new()).unwrap();
         assert_eq!((answer.verdict, answer.paths[0].steps.len()), (TraceVerdict::Deny, 0));
         assert!(answer.paths[0].note.as_ref().unwrap().ends_with(question), "{answer:?}");
     }
     // A ping of the address is no connection to the service.
-    let ping = bench.enforcer.trace(&query("10.96.0.1", 1, 0x0800), led(&["10.0.0.1:80"])).unwrap();
+    let ping =
+        bench.enforcer.trace(&query("10.96.0.1", 1, 0x0800), led(&["10.0.0.1:80"]), |_| Vec::new()).unwrap();
     assert_eq!(ping.paths[0].service, None);
     let elsewhere = TraceQuery { from: "192.0.2.1".into(), ..query("10.96.0.1", 6, 81) };
-    let outside = bench.enforcer.trace(&elsewhere, |_, inside| {
-        assert!(!inside);
-        Some(ServiceTarget {
-            service: "n/web".into(),
-            backends: vec!["192.0.2.9:80".parse().unwrap()],
-            refusal: None,
-        })
-    });
+    let outside = bench.enforcer.trace(
+        &elsewhere,
+        |_, inside| {
+            assert!(!inside);
+            Some(ServiceTarget {
+                service: "n/web".into(),
+                backends: vec!["192.0.2.9:80".parse().unwrap()],
+                refusal: None,
+            })
+        },
+        |_| Vec::new(),
+    );
     assert_eq!(
         outside.unwrap_err(),
         "neither 192.0.2.1 nor a backend of the service n/web is an endpoint of this node"
@@ -163,7 +169,7 @@ fn a_flow_to_itself_and_one_of_icmp_are_told_as_what_they_are() {
         port: 0x0304,
         source_port: None,
     };
-    let ping = bench.enforcer.trace(&ping, |_, _| None).unwrap();
+    let ping = bench.enforcer.trace(&ping, |_, _| None, |_| Vec::new()).unwrap();
     let path = &ping.paths[0];
     assert_eq!((path.source.port, path.destination.port), (0, 0));
     assert_eq!(path.icmp, Some(IcmpMessage { kind: 3, code: 4 }));
@@ -220,7 +226,9 @@ fn a_trial_names_the_flows_that_would_be_judged_otherwise_and_changes_nothing() 
         let manifest = manifest::read(Path::new("new.yaml"), &text);
         manifest.objects.into_iter().map(|located| located.object).collect::<Vec<_>>()
     };
-    let page = bench.enforcer.diff(files(guard("g", "80")), &[flow(1, 80), flow(1, 81), flow(2, 80)]);
+    let page = bench
+        .enforcer
+        .diff(files(guard("g", "80")), &[flow(1, 80), flow(1, 81), flow(2, 80)], |_| Vec::new());
     let changed = page.changes.iter().map(|it| (it.source.address, it.destination.port, it.before, it.after));
     assert_eq!(
         changed.collect::<Vec<_>>(),
@@ -233,7 +241,8 @@ fn a_trial_names_the_flows_that_would_be_judged_otherwise_and_changes_nothing() 
     // Flows that differ in the port they are opened from are told once.
     let again = SeenFlow { source_port: 40_001, ..flow(1, 81) };
     let ping = SeenFlow { protocol: protocol::ICMP, destination_port: 0x0800, ..flow(2, 0) };
-    let grouped = bench.enforcer.diff(files(guard("g", "80")), &[flow(1, 81), again, again, ping]);
+    let grouped =
+        bench.enforcer.diff(files(guard("g", "80")), &[flow(1, 81), again, again, ping], |_| Vec::new());
     let told = grouped.changes.iter().map(|it| (&*it.protocol, it.flows, it.destination.port, it.icmp));
     let echo = IcmpMessage { kind: 8, code: 0 };
     assert_eq!(told.collect::<Vec<_>>(), [("icmp", 1, 0, Some(echo)), ("tcp", 2, 81, None)]);

@@ -14,6 +14,8 @@ const PROGRAMS: Limits = Limits {
     addresses: 131_072,
     prefixes: 65_536,
     rules: 16_384,
+    domains: 4_096,
+    domains_of_name: 8,
 };
 
 /// A pod of this node in a namespace.

@@ -1,5 +1,6 @@
 mod changes;
 mod denied;
+mod domains;
 mod explaining;
 mod failing;
 mod hostile;
@@ -14,7 +15,7 @@ use ipamd_api::{
     wire,
 };
 
-use super::{Applied, Enforcer, LocalEndpoint, Writes, memory::Memory};
+use super::{Applied, Enforcer, LocalEndpoint, SeenFlow, Writes, memory::Memory};
 use crate::tables::{Limits, Tables};
 use ipamd_model::{
     endpoint::Slot,
@@ -23,8 +24,16 @@ use ipamd_model::{
 };
 use ipamd_sources::manifest;
 
-const ROOM: Limits =
-    Limits { slots: 100, maps: 100, entries: 200, addresses: 100, prefixes: 100, rules: 1000 };
+const ROOM: Limits = Limits {
+    slots: 100,
+    maps: 100,
+    entries: 200,
+    addresses: 100,
+    prefixes: 100,
+    rules: 1000,
+    domains: 20,
+    domains_of_name: 3,
+};
 
 /// A node without a kernel.
 struct Bench {
@@ -110,13 +119,24 @@ impl Bench {
         self.enforcer.apply(Batch { changes: vec![Change::Remove(id)], refusals: None })
     }
 
+    /// The names of addresses are those that [`Memory::tell`] was told.
     fn trace(&self, from: &str, to: &str, port: u16) -> Trace {
+        let names = |flow: &SeenFlow| {
+            let asking = self.enforcer.lock().cluster.endpoint_at(flow.source).cloned();
+            let slot = asking.map(|key| self.slot(&key));
+            slot.map(|slot| self.tables.told(slot, flow.destination)).unwrap_or_default()
+        };
         let query =
             TraceQuery { from: from.into(), to: to.into(), protocol: protocol::TCP, port, source_port: None };
-        let trace = self.enforcer.trace(&query, |_, _| None).unwrap();
+        let trace = self.enforcer.trace(&query, |_, _| None, names).unwrap();
         let steps = trace.paths.iter().flat_map(|path| &path.steps);
         assert!(steps.into_iter().all(|step| step.kernel == KernelSays::Same), "{trace:#?}");
         trace
+    }
+
+    /// The slot of an endpoint.
+    fn slot(&self, key: &AttachmentKey) -> Slot {
+        self.enforcer.lock().cluster.endpoints[key].slot.number()
     }
 
     /// Whether a TCP flow passes, by the rules and the tables.

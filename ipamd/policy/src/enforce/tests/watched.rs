@@ -11,7 +11,11 @@ use super::*;
 use crate::tables::{
     ClassId, EntryKey, EntryOf, EntryValue, Outcome, Peer, PolicyMap, Posture, RuleId, Switch, TableError,
 };
-use ipamd_model::{concerned::Concerned, policy::Direction};
+use ipamd_model::{
+    concerned::Concerned,
+    domain::{DomainId, DomainPattern},
+    policy::Direction,
+};
 
 pub(super) type Look = Box<dyn Fn(&Memory) + Send>;
 
@@ -128,6 +132,12 @@ impl Tables for Watched {
     }
     fn retire_map(&mut self, map: PolicyMap) {
         self.inner.retire_map(map);
+    }
+    fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError> {
+        self.write(|inner| inner.put_domains(domains))
+    }
+    fn domains(&self) -> Result<Vec<(DomainPattern, DomainId)>, TableError> {
+        self.inner.domains()
     }
     fn raise_epoch(&mut self, concerned: &Concerned) -> Result<(), TableError> {
         self.write(|inner| inner.raise_epoch(concerned))

@@ -1,14 +1,17 @@
 //! The last phases: whether the planned writes fit, and the writes themselves.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use ipnetwork::IpNetwork;
 
 use super::plan::Plan;
 use crate::{
+    compile::domains::Domains,
     enforce::{
         cluster::Cluster,
-        write_error::{ENTRIES, Overflow, fits},
+        compiled::{Compiled, Entries},
+        put_domains::put_domains,
+        write_error::{DOMAINS, ENTRIES, Overflow, fits},
         writes::Writes,
         written::{InForce, Written},
     },
@@ -27,7 +30,7 @@ impl CheckedPlan {
     ///
     /// # Errors
     /// What does not fit.
-    pub fn of(plan: Plan, written: &Written, limits: Limits) -> Result<Self, Overflow> {
+    pub fn of(plan: Plan, cluster: &Cluster, written: &Written, limits: Limits) -> Result<Self, Overflow> {
         for (compiled, entries) in &plan.maps {
             fits(ENTRIES, entries.len(), limits.entries)?;
             debug_assert!(compiled.map.is_none(), "it is not made yet");
@@ -39,6 +42,7 @@ impl CheckedPlan {
         }
         fits("policy maps", written.maps.len() + plan.maps.len(), limits.maps)?;
         check_peers(&plan.peers, written, limits)?;
+        check_domains(&plan.maps, &cluster.domains, written, limits)?;
         Ok(Self(plan))
     }
 
@@ -88,7 +92,7 @@ impl CheckedPlan {
             supervisor::beat();
             compiled.map = Some(tables.add_map(&entries)?);
             writes.entries += entries.len();
-            written.maps.insert(Arc::clone(&compiled.rules), compiled);
+            written.add_map(compiled);
         }
         let (mut release_rules, mut concerned) = (Vec::new(), Concerned::nothing());
         for (key, rules) in endpoints {
@@ -119,12 +123,31 @@ impl CheckedPlan {
         if policed {
             concerned.add(reclassified);
         }
-        tables.raise_epoch(&concerned)?;
         for rules in release_rules {
             written.release_rules(&rules, tables);
         }
+        // Live flows are judged again with all names.
+        put_domains(cluster, written, tables)?;
+        tables.raise_epoch(&concerned)?;
         Ok(writes)
     }
+}
+
+/// Checks the patterns of DNS names that new maps have, with those of the maps that are there.
+fn check_domains(
+    maps: &[(Compiled, Entries)],
+    domains: &Domains,
+    written: &Written,
+    limits: Limits,
+) -> Result<(), Overflow> {
+    let new = maps.iter().flat_map(|(compiled, _)| &compiled.domains).copied().collect::<BTreeSet<_>>();
+    if new.iter().all(|id| written.domains.contains_key(id)) {
+        return Ok(());
+    }
+    let all = written.domains.keys().copied().chain(new).collect::<BTreeSet<_>>();
+    fits(DOMAINS, all.len(), limits.domains)?;
+    let deepest = domains.deepest(&all);
+    fits("patterns of DNS names that mean the same name", deepest, limits.domains_of_name)
 }
 
 fn check_peers(

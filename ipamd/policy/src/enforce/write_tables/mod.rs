@@ -31,6 +31,6 @@ pub(super) fn write_tables(
     let limits = tables.limits();
     let resolved = Resolved::of(concerned, cluster, written);
     let plan = Plan::of(resolved, cluster, written, limits)?;
-    let checked = CheckedPlan::of(plan, written, limits)?;
+    let checked = CheckedPlan::of(plan, cluster, written, limits)?;
     Ok(checked.write(cluster, written, tables)?)
 }

@@ -49,9 +49,13 @@ impl Plan {
         written: &mut Written,
         limits: Limits,
     ) -> Result<Self, Overflow> {
-        let most = limits.entries as usize;
+        let most = limits.entries;
         // This is known before anything is compiled. Number 0 is no rule.
         fits("rules (--policy-rules)", cluster.names.highest() + 1, limits.rules)?;
+        let missed = cluster.domains.take_missed();
+        if missed > 0 {
+            return Err(Overflow::of_domains(cluster.domains.count() + missed, limits.domains));
+        }
         let mut plan = Self::default();
         let node = cluster.node_addresses.iter().map(|address| IpNetwork::from(*address));
         let nets = written.touched.iter().copied().chain(node).collect::<BTreeSet<_>>();
@@ -62,10 +66,7 @@ impl Plan {
             }
         }
         for (rules, compiled) in &mut written.maps {
-            let extension = compiled.extension(&cluster.classes, most);
-            if let Some(extension) =
-                extension.map_err(|needed| Overflow::of_entries(needed, limits.entries))?
-            {
+            if let Some(extension) = compiled.extension(&cluster.classes, most)? {
                 plan.extensions.push((Arc::clone(rules), extension));
             }
         }
@@ -82,8 +83,7 @@ impl Plan {
                 && !written.maps.contains_key(&rules)
                 && made.insert(Arc::clone(&rules));
             if is_new {
-                let compiled = Compiled::new(Arc::clone(&rules), &cluster.classes, most);
-                plan.maps.push(compiled.map_err(|needed| Overflow::of_entries(needed, limits.entries))?);
+                plan.maps.push(Compiled::new(Arc::clone(&rules), &cluster.classes, most)?);
             }
             plan.endpoints.push((key, rules));
         }

@@ -56,8 +56,8 @@ impl Resolved {
                 }
                 let own = cluster.own(endpoint);
                 let (inputs, classes) = (&cluster.inputs, &mut cluster.classes);
-                let rules = Resolver { inputs, classes, names: &mut cluster.names }
-                    .resolve(&endpoint.selecting, &own);
+                let (names, domains) = (&mut cluster.names, &mut cluster.domains);
+                let rules = Resolver { inputs, classes, names, domains }.resolve(&endpoint.selecting, &own);
                 let rules = SharedRules::new(rules.into());
                 shared.extend(key_of_all.map(|policies| (policies, Arc::clone(&rules))));
                 resolved.insert(key, rules);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{nets, selectors};
-use crate::field::Field;
+use crate::{field::Field, policies::domains};
 use ipamd_model::{
     field::FieldError,
-    policy::{Entity, ItemKinds, ItemSelector, Scope},
+    policy::{Dialect, Entity, ItemKinds, ItemSelector, Scope},
     selector::Selector,
 };
 
@@ -24,6 +24,15 @@ const FIELDS: [&str; 10] = [
     "services",
 ];
 
+/// What a side of a rule is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// What an endpoint is allowed to send to: DNS names may stand here.
+    AllowedDestination,
+    /// Anything else. That an address does not have a name is not known, so names can only allow.
+    Other,
+}
+
 /// Reads a side of a rule of a policy in a namespace, or of one that is in none; the ports are left to
 /// [`traffic`](super::traffic), and `services` to [`services`](super::services).
 ///
@@ -31,11 +40,15 @@ const FIELDS: [&str; 10] = [
 /// in a namespace is about its own namespace, and another one about everything. `notSelector` takes something away
 /// wherever it is; but as soon as a policy in a namespace has one, what it is taken from is the namespace, not all
 /// addresses, as Calico has it.
-pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<Entity, FieldError> {
+///
+/// DNS names stand alone: nothing else is said of the address then.
+pub(super) fn read(
+    field: &Field<'_>,
+    place: Place,
+    namespace: Option<&Arc<str>>,
+) -> Result<Entity, FieldError> {
     field.only(&FIELDS)?;
-    if let Some(domains) = field.get("domains")? {
-        return Err(domains.refuse("Cambric does not match names of the DNS"));
-    }
+    let domains = domains::read(field, "domains")?;
     let labels = selectors::labels(field, "selector")?;
     let not_labels = selectors::labels(field, "notSelector")?;
     let namespaces = selectors::namespaces(field)?;
@@ -45,6 +58,26 @@ pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<En
     };
     let nets = nets::read(field, "nets")?;
     let not_nets = nets::read(field, "notNets")?;
+    if !domains.is_empty() {
+        let refused = |reason: &str| {
+            Err(FieldError { field: format!("{}.domains", field.path()), reason: reason.into() })
+        };
+        if place == Place::Other {
+            return refused("DNS names are for the destinations of egress rules with the action Allow only");
+        }
+        let others = [
+            ("selector", labels.is_some()),
+            ("notSelector", not_labels.is_some()),
+            ("namespaceSelector", namespaces.is_some()),
+            ("serviceAccounts", accounts.selects()),
+            ("nets", !nets.is_empty()),
+            ("notNets", !not_nets.is_empty()),
+        ];
+        if let Some((other, _)) = others.iter().find(|(_, is_there)| *is_there) {
+            return refused(&format!("is not possible together with {other}"));
+        }
+        return Ok(Entity { domains, ..Entity::ANY });
+    }
 
     let limited = namespaces.is_some() || (namespace.is_some() && not_labels.is_some());
     let selects = limited || labels.is_some() || accounts.selects();
@@ -56,6 +89,7 @@ pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<En
             (None, None) => Scope::Any,
         },
         labels: labels.unwrap_or(Selector::All),
+        dialect: Dialect::Calico,
         service_account_names: accounts.names,
         service_accounts: accounts.labels,
     });
@@ -63,12 +97,13 @@ pub(super) fn read(field: &Field<'_>, namespace: Option<&Arc<str>>) -> Result<En
         kinds: ItemKinds::PodsAndNetworkSets,
         scope: Scope::Any,
         labels,
+        dialect: Dialect::Calico,
         service_account_names: None,
         service_accounts: None,
     });
     // An empty list constrains nothing.
     let nets = (!nets.is_empty()).then_some(nets);
-    Ok(Entity { items, not_items, nets, not_nets })
+    Ok(Entity { items, not_items, nets, not_nets, domains })
 }
 
 /// `serviceAccounts`: both must hold.

@@ -1,6 +1,6 @@
 //! Calico's policies in Calico's own YAML, `projectcalico.org/v3`: NetworkPolicy, GlobalNetworkPolicy, NetworkSet,
-//! GlobalNetworkSet and Tier, with Calico's defaults and checks. What Calico can do and Cambric cannot (names of the
-//! DNS, HTTP, policy before the translation of addresses or without connection tracking) is refused by the
+//! GlobalNetworkSet and Tier, with Calico's defaults and checks. What Calico can do and Cambric cannot (HTTP,
+//! policy before the translation of addresses or without connection tracking) is refused by the
 //! name of its field, and so is a field that Calico does not have: a policy is never half applied.
 //!
 //! One thing is accepted that Calico refuses: ports in a rule without `protocol`. Such a rule is for all protocols that

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    entity, nets,
+    entity::{self, Place},
+    nets,
     services::{self, Side},
     traffic,
 };
@@ -55,8 +56,12 @@ fn rule(
     let action = action(&field.need("action")?)?;
     let version = ip_version(field)?;
     let mut traffic = traffic::read(field)?;
-    let (source, _) = side(field, Side::Source, direction, namespace)?;
-    let (destination, service) = side(field, Side::Destination, direction, namespace)?;
+    let (source, _) = side(field, Side::Source, direction, Place::Other, namespace)?;
+    let place = match (direction, action) {
+        (Direction::Egress, Action::Allow) => Place::AllowedDestination,
+        _ => Place::Other,
+    };
+    let (destination, service) = side(field, Side::Destination, direction, place, namespace)?;
     if let Some(service) = service {
         traffic.destination_ports = Some(service.ports());
     }
@@ -100,10 +105,11 @@ fn side(
     rule: &Field<'_>,
     side: Side,
     direction: Direction,
+    place: Place,
     namespace: Option<&Arc<str>>,
 ) -> Result<(Entity, Option<ServiceName>), FieldError> {
     let Some(field) = rule.get(side.key())? else { return Ok((Entity::ANY, None)) };
-    let entity = entity::read(&field, namespace)?;
+    let entity = entity::read(&field, place, namespace)?;
     let service = services::read(&field, side, direction, namespace)?;
     Ok((service.as_ref().map_or(entity, ServiceName::endpoints), service))
 }

@@ -1,7 +1,7 @@
-//! NetworkSet and GlobalNetworkSet: networks with labels that selectors match.
+//! NetworkSet and GlobalNetworkSet: networks and DNS names with labels that selectors match.
 
 use super::nets;
-use crate::{field::Field, v1};
+use crate::{field::Field, policies::domains, v1};
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, NetworkSet, Object},
@@ -20,13 +20,17 @@ pub(super) fn read(kind: Kind, root: &Field<'_>) -> Result<Object, FieldError> {
             reason: "is set by the namespace, not by hand".into(),
         });
     }
-    let mut networks = Vec::new();
+    let (mut networks, mut names) = (Vec::new(), Vec::new());
     if let Some(spec) = root.get("spec")? {
         spec.only(&["nets", "allowedEgressDomains"])?;
-        if let Some(domains) = spec.get("allowedEgressDomains")? {
-            return Err(domains.refuse("Cambric does not match names of the DNS"));
-        }
         networks = nets::read(&spec, "nets")?;
+        names = domains::read(&spec, "allowedEgressDomains")?;
     }
-    Ok(Object::NetworkSet(NetworkSet { namespace: id.namespace, name: id.name, labels, nets: networks }))
+    Ok(Object::NetworkSet(NetworkSet {
+        namespace: id.namespace,
+        name: id.name,
+        labels,
+        nets: networks,
+        domains: names,
+    }))
 }

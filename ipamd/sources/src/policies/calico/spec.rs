@@ -10,7 +10,7 @@ use crate::{
 use ipamd_model::{
     field::FieldError,
     objects::{Kind, Object, ObjectId, Origin},
-    policy::{DEFAULT_TIER, Direction, ItemKinds, ItemSelector, Order, Policy, Rule, Scope},
+    policy::{DEFAULT_TIER, Dialect, Direction, ItemKinds, ItemSelector, Order, Policy, Rule, Scope},
     selector::Selector,
 };
 
@@ -85,6 +85,7 @@ fn subject(spec: &Field<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> 
         kinds: ItemKinds::Pods,
         scope,
         labels: selectors::labels(spec, "selector")?.unwrap_or(Selector::All),
+        dialect: Dialect::Calico,
         service_account_names: None,
         service_accounts: selectors::labels(spec, "serviceAccountSelector")?,
     })

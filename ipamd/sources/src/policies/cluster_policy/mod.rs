@@ -2,8 +2,8 @@
 //! the cluster's administrator before and after all NetworkPolicies, with the API server's checks. An unknown field is refused.
 //!
 //! A peer or a protocol of an unknown kind, perhaps of a later version, closes its rule, as the API demands: a rule
-//! that accepts matches nothing; one that denies or passes denies everything. The same holds for domain names, which
-//! Cambric does not match.
+//! that accepts matches nothing; one that denies or passes denies everything. The same holds for domain names where
+//! NPEP-133 does not want them: in rules that do not accept, and in the tier Baseline.
 
 mod parts;
 mod peers;
@@ -16,7 +16,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use self::parts::{at_most, known, some};
+use self::{
+    parts::{at_most, known, some},
+    peers::Place,
+};
 use crate::{
     field::{Field, shown},
     v1,
@@ -41,12 +44,13 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
     let id = v1::id(Kind::ClusterNetworkPolicy, &root)?;
     let spec = root.need("spec")?;
     spec.only(&["tier", "priority", "subject", "ingress", "egress"])?;
-    let tier = tier(&spec.need("tier")?)?.into();
+    let tier = tier(&spec.need("tier")?)?;
     let order = Order(Some(priority(&spec.need("priority")?)?));
     let subject = subject::read(&spec.need("subject")?)?;
     let mut closed = Vec::new();
-    let ingress = rules(&spec, Direction::Ingress, &mut closed)?;
-    let egress = rules(&spec, Direction::Egress, &mut closed)?;
+    let ingress = rules(&spec, Direction::Ingress, tier, &mut closed)?;
+    let egress = rules(&spec, Direction::Egress, tier, &mut closed)?;
+    let tier = tier.into();
     let denied = v1::denied_by_policy(&root, &mut closed);
     Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })))
 }
@@ -68,6 +72,7 @@ fn priority(field: &Field<'_>) -> Result<f64, FieldError> {
 fn rules(
     spec: &Field<'_>,
     direction: Direction,
+    tier: &str,
     closed: &mut Vec<FieldError>,
 ) -> Result<Option<Vec<Rule>>, FieldError> {
     let list = match direction {
@@ -75,15 +80,17 @@ fn rules(
         Direction::Egress => spec.get("egress")?,
     };
     let Some(list) = list else { return Ok(None) };
-    let rules =
-        at_most(&list, list.items()?.enumerate().map(|(index, it)| rule(&it, index, direction, closed)))?;
+    let rules = at_most(
+        &list,
+        list.items()?.enumerate().map(|(index, it)| rule(&it, index, (direction, tier), closed)),
+    )?;
     Ok(Some(rules).filter(|it| !it.is_empty()))
 }
 
 fn rule(
     field: &Field<'_>,
     index: usize,
-    direction: Direction,
+    (direction, tier): (Direction, &str),
     closed: &mut Vec<FieldError>,
 ) -> Result<Rule, FieldError> {
     let peers_field = match direction {
@@ -94,7 +101,8 @@ fn rule(
     let name = field.get("name")?.map(|it| name(&it)).transpose()?.filter(|it| !it.is_empty());
     let action = action(&field.need("action")?)?;
     let list = field.need(peers_field)?;
-    let peers = known(some(&list, list.items()?.map(|it| peers::read(&it, direction)))?);
+    let place = Place { direction, action, tier };
+    let peers = known(some(&list, list.items()?.map(|it| peers::read(&it, place)))?);
     let traffic = match field.get("protocols")? {
         Some(list) => {
             let traffic = known(some(&list, list.items()?.map(|it| protocols::read(&it)))?);
@@ -147,7 +155,7 @@ fn check_named_ports(list: &Field<'_>, traffic: &[Traffic], peers: &[Entity]) ->
     match named {
         Some(at) if peers.iter().any(|peer| !peers::is_of_pods(peer)) => Err(FieldError {
             field: format!("{}[{at}].destinationNamedPort", list.path()),
-            reason: "is not possible for nodes and networks, whose ports have no names".into(),
+            reason: "is not possible for nodes, networks and DNS names, whose ports have no names".into(),
         }),
         _ => Ok(()),
     }

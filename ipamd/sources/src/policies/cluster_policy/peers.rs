@@ -5,12 +5,16 @@ use super::{
     subject,
 };
 use crate::{
-    field::Field,
-    policies::kubernetes::{labels, peers},
+    field::{Field, shown},
+    policies::{
+        domains,
+        kubernetes::{labels, peers},
+    },
 };
 use ipamd_model::{
+    domain::DomainPattern,
     field::FieldError,
-    policy::{Direction, Entity, ItemKinds, ItemSelector, Scope},
+    policy::{ADMIN_TIER, Action, Dialect, Direction, Entity, ItemKinds, ItemSelector, Scope},
 };
 
 /// The kinds of peers, of which an entry has exactly one; those of `from` come first.
@@ -18,9 +22,34 @@ const KINDS: [&str; 5] = ["namespaces", "pods", "nodes", "networks", "domainName
 /// How many of these `from` knows.
 const OF_INGRESS: usize = 2;
 
+/// The rule that has a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// Its direction.
+    pub direction: Direction,
+    /// What it does.
+    pub action: Action,
+    /// The tier of its policy.
+    pub tier: &'a str,
+}
+
+impl Place<'_> {
+    /// Why DNS names may not stand there (NPEP-133): that an address does not have a name is not known, and NetworkPolicies, which come
+    /// before the tier Baseline, could not say the same.
+    fn no_names(&self) -> Option<&'static str> {
+        if self.action != Action::Allow {
+            Some("DNS names are for rules that accept only")
+        } else if self.tier != ADMIN_TIER {
+            Some("DNS names are for policies of the tier Admin only")
+        } else {
+            None
+        }
+    }
+}
+
 /// Reads a peer.
-pub(super) fn read(field: &Field<'_>, direction: Direction) -> Result<Part<Entity>, FieldError> {
-    let kinds = match direction {
+pub(super) fn read(field: &Field<'_>, place: Place<'_>) -> Result<Part<Entity>, FieldError> {
+    let kinds = match place.direction {
         Direction::Ingress => &KINDS[..OF_INGRESS],
         Direction::Egress => &KINDS[..],
     };
@@ -44,7 +73,10 @@ pub(super) fn read(field: &Field<'_>, direction: Direction) -> Result<Part<Entit
         "pods" => subject::in_namespaces_by_labels(&peer).map(items),
         "nodes" => nodes(&peer).map(items),
         "networks" => networks(&peer),
-        _ => return Ok(Part::Unknown(peer.refuse("Cambric does not match names of the DNS"))),
+        _ => match place.no_names() {
+            Some(reason) => return Ok(Part::Unknown(peer.refuse(reason))),
+            None => domain_names(&peer),
+        },
     };
     peer.map(Part::Known)
 }
@@ -59,6 +91,7 @@ fn nodes(field: &Field<'_>) -> Result<ItemSelector, FieldError> {
         kinds: ItemKinds::Nodes,
         scope: Scope::Any,
         labels: labels::selector(field)?,
+        dialect: Dialect::Kubernetes,
         service_account_names: None,
         service_accounts: None,
     })
@@ -67,4 +100,23 @@ fn nodes(field: &Field<'_>) -> Result<ItemSelector, FieldError> {
 fn networks(list: &Field<'_>) -> Result<Entity, FieldError> {
     let nets = some(list, list.items()?.map(|it| peers::cidr(&it)))?;
     Ok(Entity { nets: Some(nets), ..Entity::ANY })
+}
+
+fn domain_names(list: &Field<'_>) -> Result<Entity, FieldError> {
+    let names = some(list, list.items()?.map(|it| domain_name(&it)))?;
+    Ok(Entity { domains: names, ..Entity::ANY })
+}
+
+/// A name as the API server wants it: of two labels at least, each of which begins and ends with a letter or a digit.
+fn domain_name(field: &Field<'_>) -> Result<DomainPattern, FieldError> {
+    let pattern = domains::name(field)?;
+    let edge = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let is_label = |label: &str| edge(label.bytes().next()) && edge(label.bytes().next_back());
+    if pattern.name().contains('.') && pattern.name().split('.').all(is_label) {
+        return Ok(pattern);
+    }
+    Err(field.refuse(format!(
+        "{} is not a domain name such as example.com or *.example.com",
+        shown(field.text()?)
+    )))
 }

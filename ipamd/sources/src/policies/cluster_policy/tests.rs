@@ -216,11 +216,6 @@ fn a_part_of_a_kind_that_is_not_known_closes_its_rule() {
             json!({"planets": {"a": 1}}),
             "spec.egress[0].to[1].planets: is a peer of a kind that this version",
         ),
-        (
-            "to",
-            json!({"domainNames": ["a.b"]}),
-            "spec.egress[0].to[1].domainNames: Cambric does not match names",
-        ),
         ("protocols", json!({}), "spec.egress[0].protocols[0]: is a protocol of a kind that this version"),
         (
             "protocols",
@@ -253,6 +248,64 @@ fn a_part_of_a_kind_that_is_not_known_closes_its_rule() {
             .closed
             .is_empty()
     );
+}
+
+#[test]
+fn domain_names_are_for_rules_that_accept_before_all_network_policies() {
+    let names = json!({"domainNames": ["API.Example.com", "*.example.org."]});
+    let of = |tier: &str, action: &str, names: &Value| {
+        policy(&json!({"tier": tier, "egress": [{"action": action, "to": [{"nodes": {}}, names]}]}))
+    };
+    let accepting = of("Admin", "Accept", &names).unwrap();
+    assert!(accepting.closed.is_empty(), "{:?}", accepting.closed);
+    let domains = ["api.example.com", "*.example.org"].map(|it| it.parse().unwrap()).into();
+    assert_eq!(accepting.egress.unwrap()[0].destinations[1], Entity { domains, ..Entity::ANY });
+    let field = "spec.egress[0].to[1].domainNames";
+    for (tier, action, becomes, to, why) in [
+        (
+            "Admin",
+            "Deny",
+            Action::Deny,
+            vec![Entity::ANY],
+            "rules that accept only, so the rule denies everything",
+        ),
+        (
+            "Admin",
+            "Pass",
+            Action::Deny,
+            vec![Entity::ANY],
+            "rules that accept only, so the rule denies everything",
+        ),
+        (
+            "Baseline",
+            "Accept",
+            Action::Allow,
+            vec![],
+            "policies of the tier Admin only, so the rule accepts nothing",
+        ),
+    ] {
+        let closed = of(tier, action, &names).unwrap();
+        assert_eq!(closed.closed[0].to_string(), format!("{field}: DNS names are for {why}"));
+        let rule = closed.egress.unwrap().remove(0);
+        assert_eq!((rule.action, rule.destinations), (becomes, to), "{tier} {action}");
+    }
+    for (names, wrong) in [
+        (json!([]), ": there is none"),
+        (json!(vec!["a.b"; 26]), ": there are more than 25"),
+        (
+            json!(["localhost"]),
+            "[0]: \"localhost\" is not a domain name such as example.com or *.example.com",
+        ),
+        (json!(["a.b", "*.com"]), "[1]: \"*.com\" is not a domain name such as example.com or *.example.com"),
+        (json!(["a.-b.c"]), "[0]: \"a.-b.c\" is not a domain name such as example.com or *.example.com"),
+        (json!([1]), "[0]: 1 is not a string; quotes make it one"),
+    ] {
+        let refused = of("Admin", "Accept", &json!({"domainNames": names})).unwrap_err();
+        assert_eq!(refused.to_string(), format!("{field}{wrong}"));
+    }
+    // They are none of those who may come in.
+    let ingress = json!({"ingress": [{"action": "Accept", "from": [names]}]});
+    assert_eq!(policy(&ingress).unwrap().closed[0].field, "spec.ingress[0].from[0].domainNames");
 }
 
 #[test]
@@ -322,14 +375,14 @@ fn a_rule_that_cannot_be_understood_is_refused_by_field() {
 }
 
 #[test]
-fn ports_of_nodes_and_networks_have_no_names() {
-    for peer in [json!({"nodes": {}}), json!({"networks": ["10.0.0.0/8"]})] {
+fn ports_of_nodes_networks_and_dns_names_have_no_names() {
+    for peer in [json!({"nodes": {}}), json!({"networks": ["10.0.0.0/8"]}), json!({"domainNames": ["a.b"]})] {
         let protocols = json!([{"tcp": {"destinationPort": {"number": 1}}}, {"destinationNamedPort": "web"}]);
-        let rule = json!({"action": "Deny", "to": [{"namespaces": {}}, peer], "protocols": protocols});
+        let rule = json!({"action": "Accept", "to": [{"namespaces": {}}, peer], "protocols": protocols});
         assert_eq!(
             egress(&rule).unwrap_err().to_string(),
-            "spec.egress[0].protocols[1].destinationNamedPort: is not possible for nodes and networks, whose ports \
-             have no names"
+            "spec.egress[0].protocols[1].destinationNamedPort: is not possible for nodes, networks and DNS \
+             names, whose ports have no names"
         );
     }
 }

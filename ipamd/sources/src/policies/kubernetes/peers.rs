@@ -8,7 +8,7 @@ use super::labels;
 use crate::field::{Field, shown};
 use ipamd_model::{
     field::FieldError,
-    policy::{Entity, ItemKinds, ItemSelector, Scope},
+    policy::{Dialect, Entity, ItemKinds, ItemSelector, Scope},
     selector::Selector,
 };
 
@@ -36,6 +36,7 @@ pub(in crate::policies) fn pods(scope: Scope, labels: Selector) -> ItemSelector 
         kinds: ItemKinds::Pods,
         scope,
         labels,
+        dialect: Dialect::Kubernetes,
         service_account_names: None,
         service_accounts: None,
     }

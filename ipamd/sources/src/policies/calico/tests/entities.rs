@@ -168,10 +168,65 @@ fn services_stand_alone_and_on_the_side_of_the_peer() {
 }
 
 #[test]
+fn dns_names_stand_alone_in_the_destination_of_what_is_allowed_to_be_sent() {
+    let rule = |direction: &str, action: &str, side: &str, entity: &Value| {
+        let policy = global(&json!({direction: [{"action": action, side: entity}]}))?;
+        let rules = if direction == "egress" { policy.egress } else { policy.ingress };
+        Ok::<_, FieldError>(rules.unwrap().remove(0))
+    };
+    let entity = json!({"domains": ["API.Example.com.", "*.internal.cluster"], "ports": [443], "nets": []});
+    assert_eq!(
+        rule("egress", "Allow", "destination", &entity).unwrap().destinations,
+        [names(&["api.example.com", "*.internal.cluster"])]
+    );
+    for (direction, action, side) in [
+        ("egress", "Allow", "source"),
+        ("egress", "Deny", "destination"),
+        ("egress", "Pass", "destination"),
+        ("egress", "Log", "destination"),
+        ("ingress", "Allow", "destination"),
+        ("ingress", "Allow", "source"),
+    ] {
+        assert_eq!(
+            rule(direction, action, side, &entity).unwrap_err().to_string(),
+            format!(
+                "spec.{direction}[0].{side}.domains: DNS names are for the destinations of egress rules with the action Allow only"
+            )
+        );
+        // No names are none.
+        let none = json!({"domains": [], "selector": "has(a)"});
+        assert!(rule(direction, action, side, &none).is_ok());
+    }
+    for (other, value) in [
+        ("selector", json!("has(a)")),
+        ("notSelector", json!("has(a)")),
+        ("namespaceSelector", json!("has(a)")),
+        ("serviceAccounts", json!({"names": ["a"]})),
+        ("nets", json!(["10.0.0.0/8"])),
+        ("notNets", json!(["10.0.0.0/8"])),
+    ] {
+        let entity = json!({"domains": ["a.b"], other: value});
+        assert_eq!(
+            rule("egress", "Allow", "destination", &entity).unwrap_err().to_string(),
+            format!("spec.egress[0].destination.domains: is not possible together with {other}")
+        );
+    }
+    for (wrong, path) in
+        [(json!("a.b"), "domains"), (json!([5]), "domains[0]"), (json!(["a.b", "*"]), "domains[1]")]
+    {
+        let refused = rule("egress", "Allow", "destination", &json!({"domains": wrong})).unwrap_err();
+        assert_eq!(refused.field, format!("spec.egress[0].destination.{path}"));
+    }
+}
+
+#[test]
 fn a_side_that_cannot_be_understood_is_refused_by_field() {
     for (it, wrong) in [
         (json!({"selectors": "all()"}), "selectors: is not known"),
-        (json!({"domains": ["*.internal.cluster"]}), "domains: Cambric does not match names of the DNS"),
+        (
+            json!({"domains": ["*.internal.cluster"]}),
+            "domains: DNS names are for the destinations of egress rules with the action Allow only",
+        ),
         (json!({"selector": 5}), "selector: 5 is not a string; quotes make it one"),
         (
             json!({"selector": "global()"}),

@@ -48,17 +48,29 @@ fn mining_pools_are_blocked_with_ports_of_any_protocol() {
 }
 
 #[test]
-fn a_policy_with_names_of_the_dns_is_refused_as_a_whole() {
-    let spec = json!({
-        "selector": "app == 'restricted'",
-        "egress": [
-            {"action": "Allow", "protocol": "UDP", "destination": {"domains": ["*.internal.cluster"]}},
-            {"action": "Deny", "destination": {}},
-        ],
-    });
+fn what_has_a_name_of_the_dns_is_allowed() {
+    let spec = |denied: Value| {
+        json!({
+            "selector": "app == 'restricted'",
+            "egress": [
+                {"action": "Allow", "protocol": "UDP", "destination": {"domains": ["*.internal.cluster"]}},
+                {"action": "Deny", "destination": denied},
+            ],
+        })
+    };
+    let policy = global(&spec(json!({}))).unwrap();
+    let udp = Traffic { protocol: Some(protocol::UDP), ..Traffic::ANY };
     assert_eq!(
-        said(Kind::GlobalNetworkPolicy, &spec),
-        "spec.egress[0].destination.domains: Cambric does not match names of the DNS"
+        rules(&policy, Direction::Egress),
+        [
+            (Action::Allow, udp, Entity::ANY, names(&["*.internal.cluster"])),
+            (Action::Deny, Traffic::ANY, Entity::ANY, Entity::ANY),
+        ]
+    );
+    // What cannot be denied is refused as a whole.
+    assert_eq!(
+        said(Kind::GlobalNetworkPolicy, &spec(json!({"domains": ["example.com"]}))),
+        "spec.egress[1].destination.domains: DNS names are for the destinations of egress rules with the action Allow only"
     );
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::*;
 use ipamd_model::{
-    policy::{Entity, ItemKinds, ItemSelector, Policy, Rule, Scope},
+    policy::{Dialect, Entity, ItemKinds, ItemSelector, Policy, Rule, Scope},
     selector::Selector,
     service_name::ServiceName,
 };
@@ -52,6 +52,11 @@ fn rule(rule: &Value) -> Result<Rule, FieldError> {
     Ok(global(&json!({"ingress": [rule]}))?.ingress.unwrap().remove(0))
 }
 
+/// DNS names.
+fn names(names: &[&str]) -> Entity {
+    Entity { domains: names.iter().map(|it| it.parse().unwrap()).collect(), ..Entity::ANY }
+}
+
 fn selector(text: &str) -> Selector {
     text.parse().unwrap()
 }
@@ -62,6 +67,7 @@ fn found(scope: Scope, labels: &str) -> ItemSelector {
         kinds: ItemKinds::PodsAndNetworkSets,
         scope,
         labels: selector(labels),
+        dialect: Dialect::Calico,
         service_account_names: None,
         service_accounts: None,
     }

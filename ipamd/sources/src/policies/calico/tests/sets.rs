@@ -13,22 +13,27 @@ fn tier(name: &str, spec: &Value) -> Result<Object, FieldError> {
 }
 
 #[test]
-fn a_network_set_has_labels_and_networks_of_any_family() {
-    let set = |namespace: Option<&str>, nets: &[&str]| {
+fn a_network_set_has_labels_and_networks_of_any_family_and_dns_names() {
+    let set = |namespace: Option<&str>, nets: &[&str], names: &[&str]| {
         Ok(Object::NetworkSet(NetworkSet {
             namespace: namespace.map(Into::into),
             name: "p".into(),
             labels: [("l", "m")].into_iter().collect(),
             nets: nets.iter().map(|it| it.parse().unwrap()).collect(),
+            domains: names.iter().map(|it| it.parse().unwrap()).collect(),
         }))
     };
     let of = |kind, spec| read(kind, &document(kind, &spec), None);
     let nets = json!({"nets": ["198.51.100.0/28", "2001:db8::/32", "203.0.113.9", "10.9.9.9/8"]});
     let read = ["198.51.100.0/28", "2001:db8::/32", "203.0.113.9/32", "10.0.0.0/8"];
-    assert_eq!(of(Kind::NetworkSet, nets.clone()), set(Some("ns"), &read));
-    assert_eq!(of(Kind::GlobalNetworkSet, nets), set(None, &read));
-    for empty in [json!(null), json!({}), json!({"nets": []}), json!({"nets": null})] {
-        assert_eq!(of(Kind::GlobalNetworkSet, empty), set(None, &[]));
+    assert_eq!(of(Kind::NetworkSet, nets.clone()), set(Some("ns"), &read, &[]));
+    assert_eq!(of(Kind::GlobalNetworkSet, nets), set(None, &read, &[]));
+    let names = json!({"nets": ["10.0.0.1"], "allowedEgressDomains": ["DB.com", "*.db.com."]});
+    assert_eq!(of(Kind::GlobalNetworkSet, names), set(None, &["10.0.0.1/32"], &["db.com", "*.db.com"]));
+    for empty in
+        [json!(null), json!({}), json!({"nets": []}), json!({"nets": null, "allowedEgressDomains": []})]
+    {
+        assert_eq!(of(Kind::GlobalNetworkSet, empty), set(None, &[], &[]));
     }
 }
 
@@ -38,8 +43,9 @@ fn a_network_set_that_cannot_be_understood_is_refused_by_field() {
         (json!({"net": []}), "spec.net: is not known"),
         (json!({"nets": ["x"]}), "spec.nets[0]: \"x\" is neither a CIDR such as 10.0.0.0/8 nor an address"),
         (
-            json!({"allowedEgressDomains": ["a.b"]}),
-            "spec.allowedEgressDomains: Cambric does not match names of the DNS",
+            json!({"allowedEgressDomains": ["a.b", "update.*.b"]}),
+            "spec.allowedEgressDomains[1]: \"update.*.b\" is not a DNS name that policies can have: a star stands only for the labels in \
+             front, as in \"*.example.com\"",
         ),
     ] {
         assert_eq!(said(Kind::NetworkSet, &spec), wrong);

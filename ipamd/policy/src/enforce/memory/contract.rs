@@ -1,0 +1,80 @@
+//! What is asked of whoever writes the tables, as far as DNS names are concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Contents, Set};
+use crate::tables::{DomainList, EntryKey, EntryOf, EntryValue, Limits, Outcome, PolicyMap};
+use ipamd_model::{
+    domain::{DomainId, DomainPattern},
+    policy::Direction,
+};
+
+type Map = BTreeMap<EntryKey, EntryValue>;
+
+/// The patterns that a map has entries of.
+fn patterns(map: &Map) -> BTreeSet<DomainId> {
+    let of_all = map.keys().filter_map(|key| match key.of {
+        EntryOf::Domain(DomainList::ALL, domain) => Some(domain),
+        _ => None,
+    });
+    of_all.collect()
+}
+
+/// Only what denies what an endpoint sends has a list, and then all of it does.
+pub(super) fn check_map(map: &Map) {
+    let all = patterns(map);
+    let branches = map.iter().filter_map(|(key, value)| match (key.of, value.outcome) {
+        (EntryOf::Class(direction, _), Outcome::BySource(branch)) => Some((branch, direction)),
+        _ => None,
+    });
+    let branches = branches.collect::<BTreeMap<_, _>>();
+    for (key, value) in map {
+        let direction = match key.of {
+            EntryOf::Class(direction, _) => direction,
+            EntryOf::Branch(branch) => match branches.get(&branch) {
+                Some(direction) => *direction,
+                // The entry that leads to it comes after it.
+                None => continue,
+            },
+            EntryOf::Domain(list, domain) => {
+                let plain = (key.protocol, key.port, key.port_bits) == (None, 0, 0);
+                assert!(plain && list.0 > 0 && all.contains(&domain), "{key:?}");
+                assert!(value.outcome == Outcome::Allow && value.domains.is_none(), "{key:?} {value:?}");
+                continue;
+            }
+        };
+        let denies = matches!(value.outcome, Outcome::Deny | Outcome::Reject);
+        let wanted = direction == Direction::Egress && denies && !all.is_empty();
+        assert_eq!(value.domains.is_some(), wanted, "{key:?} {value:?}");
+        let numbered = |list: DomainList| (1..=DomainList::LAST.0).contains(&list.0);
+        assert!(value.domains.is_none_or(numbered), "{key:?} {value:?}");
+    }
+}
+
+impl Contents {
+    /// The patterns that the maps in force have entries of.
+    fn in_force(&self) -> BTreeSet<DomainId> {
+        let Set { postures, .. } = &self.current;
+        let maps: BTreeSet<PolicyMap> = postures.values().filter_map(|posture| posture.map).collect();
+        maps.iter().filter_map(|map| self.maps.get(map)).flat_map(patterns).collect()
+    }
+
+    /// The list is that of the maps in force, and no number of it has stood for another pattern just before.
+    pub(super) fn check_domains(&self, domains: &[(DomainPattern, DomainId)], limits: Limits) {
+        assert!(self.begun.is_none(), "the list is of the set in force");
+        let numbers: BTreeSet<_> = domains.iter().map(|(_, id)| *id).collect();
+        let patterns: BTreeSet<_> = domains.iter().map(|(pattern, _)| pattern).collect();
+        assert!(numbers.len() == domains.len() && patterns.len() == domains.len(), "{domains:?}");
+        assert_eq!(numbers, self.in_force(), "what is listed, and what the maps name");
+        assert!(domains.len() <= limits.domains as usize && !numbers.contains(&DomainId(0)), "{domains:?}");
+        for (pattern, id) in domains {
+            let before = self.domains.iter().find(|(_, known)| known == id);
+            assert!(
+                before.is_none_or(|(known, _)| known == pattern),
+                "{pattern} has the number of {before:?}"
+            );
+            let including = patterns.iter().filter(|it| it.includes(pattern)).count();
+            assert!(including <= limits.domains_of_name as usize, "{including} patterns include {pattern}");
+        }
+    }
+}
