@@ -173,20 +173,19 @@ static long settle_account(void *map, const __u32 *ifindex, struct account *acco
 	return 0;
 }
 
-/* The daemon runs this now and then: dns_sweep.h. */
-SEC("syscall")
-int sweep_names(struct dns_sweep *result)
+/* The daemon runs this now and then: dns_sweep.h. It returns in cb how many names and questions remain. A program that
+ * may sleep, such as `age`, cannot look prefixes up. */
+SEC("tc")
+int sweep_names(struct __sk_buff *skb)
 {
-	struct dns_sweep sweep = { .now = result->now };
+	struct dns_sweep sweep = { .now = ticks() };
 
 	bpf_for_each_map_elem(&dns_records, sweep_record, &sweep, 0);
 	bpf_for_each_map_elem(&dns_questions, sweep_question, &sweep, 0);
-	bpf_for_each_map_elem(&dns_record_ring, sweep_record_ring, &sweep, 0);
-	bpf_for_each_map_elem(&dns_question_ring, sweep_question_ring, &sweep, 0);
-	bpf_for_each_map_elem(&dns_shares, sweep_share, &sweep, 0);
-	result->records = sweep.records;
-	result->questions = sweep.questions;
-	return 0;
+	bpf_for_each_map_elem(&dns_rings, sweep_ring, &sweep, 0);
+	skb->cb[0] = sweep.records;
+	skb->cb[1] = sweep.questions;
+	return PASS;
 }
 
 /* The daemon runs this now and then: ct_age.h. */

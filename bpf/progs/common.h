@@ -131,6 +131,7 @@ enum slow_path_flags {
 	SLOW_PATH_AT_UPLINK = 2, /* of an endpoint's packet: seen at the uplink, not at the host end */
 	SLOW_PATH_OF_NODE = 4, /* a process of this node has sent it: it came by no interface */
 	SLOW_PATH_BY_STACK = 8, /* of a packet for an endpoint: seen at the host end, not at the uplink */
+	SLOW_PATH_ALLOWED_BY_NAME = 16, /* a rule allows the flow by a DNS name: scratch->by_name */
 };
 
 /* How a source port is claimed. */

@@ -71,58 +71,78 @@ __noinline int dns_read(struct __sk_buff *skb, const PACKET *packet)
 }
 
 #define dns_watch OF_FAMILY(dns_watch)
-/* Reads a packet between an endpoint and a resolver, after policy has let it pass. `ifindex` is the index of the
- * endpoint's host end. */
-__noinline int dns_watch(struct __sk_buff *skb, const PACKET *packet, __u32 is_reply, __u32 ifindex)
+/* Reads the packet in scratch, if it is one between an endpoint and a resolver, after policy has let it pass. `side` is
+ * the index of its source in the flow's key. */
+__noinline int dns_watch(struct __sk_buff *skb, __u32 side)
 {
 	struct scratch *room = scratch_room();
 	struct dns_room *dns = dns_room();
 
-	if (!room || !dns || !packet || !is_resolver(dns, packet, is_reply))
+	if (!room || !dns)
 		return 0;
-	room->FIELD(entry).epoch = outdated();
-	if (!ifindex || dns_read(skb, packet) != DNS_MESSAGE)
+
+	const PACKET *packet = (const PACKET *)&room->packet;
+	CT_ENTRY *entry = &room->FIELD(entry);
+	bool is_reply = !ct_is_from_opener(entry, side);
+
+	if (likely(!may_be_resolver(packet, is_reply)) || !is_resolver(dns, packet, is_reply))
+		return 0;
+	entry->epoch = outdated();
+
+	struct endpoint *endpoint = find_endpoint(room, is_reply ? &packet->destination : &packet->source);
+
+	if (!endpoint || dns_read(skb, packet) != DNS_MESSAGE)
 		return 0;
 
 	__u32 ports = (__u32)(is_reply ? packet->destination_port : packet->source_port) << 16 | packet->protocol;
 
-	return is_reply ? dns_read_answers(ifindex, ports) : dns_note_question(ifindex, ports);
+	return is_reply ? dns_read_answers(endpoint->ifindex, ports) : dns_note_question(endpoint->ifindex, ports);
 }
 
 #define check_domains OF_FAMILY(check_domains)
-/* Asks the domain rules about a flow that the other rules of its opener's policy deny. They allow it if its
- * destination has one of their names. They also allow questions about these names to a resolver. */
-__noinline int check_domains(struct __sk_buff *skb, const PACKET *packet, __u32 is_reply)
+/* Asks the domain rules about the packet in scratch, which the other rules of its opener's policy deny. They allow it
+ * if its destination has one of their names. They also allow questions about these names to a resolver. Returns
+ * whether the packet may pass. Then scratch->by_name is the entry that allows it. */
+__noinline int check_domains(struct __sk_buff *skb)
 {
+	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct dns_room *dns = dns_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
-	if (!room || !dns || !packet)
-		return DROP_INTERNAL;
+	if (!room || !dns || !state || !room->answer.domains)
+		return false;
 
+	const PACKET *packet = (const PACKET *)&room->packet;
 	__u32 map = room->wanted.posture, list = room->answer.domains;
 	void *policy = bpf_map_lookup_elem(&policies, &map);
-	const ADDRESS *opener = is_reply ? &packet->destination : &packet->source;
-	struct endpoint *endpoint = find_endpoint(room, opener);
-	int reason = DROP_POLICY_EGRESS;
+	bool is_reply = room->is_reply, allowed = false;
+	struct endpoint *endpoint = find_endpoint(room, is_reply ? &packet->destination : &packet->source);
 
 	if (!policy || !endpoint)
-		return DROP_POLICY_EGRESS;
+		return false;
+	room->by_name = room->answer;
 	dns->old_record.ifindex = endpoint->ifindex;
 	map_address(&dns->old_record.address, is_reply ? &packet->source : &packet->destination);
 	if (is_allowed_by_name(policy, room, dns, list, room->known && !room->begins)) {
-		reason = PARSED;
+		allowed = true;
 	} else if (may_be_resolver(packet, is_reply) && is_resolver(dns, packet, is_reply)) {
 		int content = dns_read(skb, packet);
-		struct domain *domain =
-			content == DNS_MESSAGE ? bpf_map_lookup_elem(&domains, &dns->key) : NULL;
+		struct domain *domain = content == DNS_MESSAGE ? bpf_map_lookup_elem(&domains, &dns->key) : NULL;
 
-		if (content == DNS_NOTHING || (domain && (domain->flags & DOMAIN_ASKED_BY_ALL ||
-							   is_any_listed(policy, room, dns, DOMAINS_ALL, &domain->ids))))
-			reason = PARSED;
+		allowed = content == DNS_NOTHING ||
+			  (domain && (domain->flags & DOMAIN_ASKED_BY_ALL ||
+				      is_any_listed(policy, room, dns, DOMAINS_ALL, &domain->ids)));
 	}
+	room->answer = room->by_name;
 	count_rule_hit(room->answer.rule);
-	if (unlikely(room->answer.log))
+	if (unlikely(room->answer.log)) {
 		count_rule_hit(room->answer.log);
-	return reason;
+		if (spend_event_budget(state))
+			emit_event(packet,
+				   EVENT_CODE(EVENT_LOG, allowed ? DROP_NONE : DROP_POLICY_EGRESS, EVENT_EGRESS) |
+					   (is_reply ? EVENT_OF_REPLY : 0),
+				   skb->ifindex);
+	}
+	return allowed;
 }

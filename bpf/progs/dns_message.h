@@ -56,9 +56,9 @@ enum dns_content {
 
 static __always_inline struct dns_room *dns_room(void)
 {
-	__u32 zero = 0;
+	struct scratch *room = scratch_room();
 
-	return bpf_map_lookup_elem(&dns_rooms, &zero);
+	return room ? &room->dns : NULL;
 }
 
 static __always_inline __u8 dns_byte(const struct dns_room *room, __u32 at)
@@ -77,21 +77,58 @@ static __always_inline bool is_of_name(__u8 letter)
 	return (__u8)(letter - 'a') < 26 || (__u8)(letter - '0') < 10 || letter == '-' || letter == '_';
 }
 
-/* Where the name at DNS_NAME_AT ends: at its zero byte. 0: it is none, or it is compressed, which a question is not. */
-static __always_inline __u32 dns_end_of_name(const struct dns_room *room)
+/* A reader's place in a message. The loops below are bpf_loop(), because a verifier that follows each path through
+ * 253 letters finds no end. */
+struct dns_reader {
+	struct dns_room *room;
+	__u32 at; /* the next byte; of a name: where it ends */
+	__u32 left; /* letters of the label, or records, that are still to come */
+	__u32 text; /* length of the name as text */
+	__u32 ifindex; /* of the endpoint's host end */
+	__u64 hash; /* of the name so far */
+};
+
+enum dns_step {
+	DNS_GO_ON,
+	DNS_STOP,
+};
+
+/* Goes over one label of the name at DNS_NAME_AT. It ends at its zero byte. */
+static long dns_pass_label(__u32 index, struct dns_reader *reader)
 {
-	__u32 end = DNS_NAME_AT;
+	__u8 label = dns_byte(reader->room, reader->at);
 
-	for (int i = 0; i < DNS_LABELS; i++) {
-		__u8 label = dns_byte(room, end);
+	if (!label)
+		return DNS_STOP;
+	reader->at += label + 1;
+	if (label <= DNS_LONGEST_LABEL && reader->at <= DNS_NAME_AT + DNS_LONGEST_TEXT + 1)
+		return DNS_GO_ON;
+	/* It is no name, or it is compressed, which a question is not. */
+	reader->at = 0;
+	return DNS_STOP;
+}
 
-		if (!label)
-			return end;
-		end += label + 1;
-		if (label > DNS_LONGEST_LABEL || end > DNS_NAME_AT + DNS_LONGEST_TEXT + 1)
-			return 0;
+/* Takes over one letter of the name. */
+static long dns_read_letter(__u32 index, struct dns_reader *reader)
+{
+	struct dns_room *room = reader->room;
+	__u8 letter = dns_byte(room, DNS_NAME_AT + 1 + index);
+
+	if (reader->left) {
+		reader->left--;
+		if ((__u8)(letter - 'A') < 26)
+			letter += 'a' - 'A';
+		if (!is_of_name(letter)) {
+			reader->at = 0;
+			return DNS_STOP;
+		}
+	} else {
+		reader->left = letter;
+		letter = '.';
 	}
-	return 0;
+	room->key.text[(reader->text - 1 - index) % DOMAIN_TEXT] = letter;
+	reader->hash = (reader->hash ^ letter) * HASH_PRIME;
+	return DNS_GO_ON;
 }
 
 /* Reads a message of `length` bytes at `at`: its id, and the name and type of its question. Returns whether it has one
@@ -107,53 +144,46 @@ __noinline int dns_read_question(struct __sk_buff *skb, __u32 at, __u32 length)
 		return false;
 
 	const struct dns_header *header = (const void *)room->message;
-	__u32 end = dns_end_of_name(room), text = end - DNS_NAME_AT - 1;
+	struct dns_reader reader = { .room = room, .at = DNS_NAME_AT, .hash = HASH_BEGIN };
 
-	if (header->questions != bpf_htons(1) || header->flags & bpf_htons(DNS_OPCODE) || end <= DNS_NAME_AT ||
-	    end + 5 > length)
+	if (header->questions != bpf_htons(1) || header->flags & bpf_htons(DNS_OPCODE))
 		return false;
+	bpf_loop(DNS_LABELS, dns_pass_label, &reader, 0);
 
-	__u32 left = dns_byte(room, DNS_NAME_AT);
-	__u64 hash = HASH_BEGIN;
+	__u32 end = reader.at, text = end - DNS_NAME_AT - 1;
 
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < DNS_LONGEST_TEXT; i++) {
-		if (i >= text)
-			break;
-
-		__u8 letter = dns_byte(room, DNS_NAME_AT + 1 + i);
-
-		if (left) {
-			left--;
-			if ((__u8)(letter - 'A') < 26)
-				letter += 'a' - 'A';
-			if (!is_of_name(letter))
-				return false;
-		} else {
-			left = letter;
-			letter = '.';
-		}
-		room->key.text[(text - 1 - i) % DOMAIN_TEXT] = letter;
-		hash = (hash ^ letter) * HASH_PRIME;
-	}
+	/* The root has no label. */
+	if (end <= DNS_NAME_AT || text > DNS_LONGEST_TEXT || end + 5 > length)
+		return false;
+	reader.text = text;
+	reader.left = dns_byte(room, DNS_NAME_AT);
+	bpf_loop(text, dns_read_letter, &reader, 0);
+	if (!reader.at)
+		return false;
 	room->key.text[text % DOMAIN_TEXT] = 0;
 	room->key.length = (text + 1) * 8;
-	room->hash = hash;
+	room->hash = reader.hash;
 	room->type = bpf_htons(dns_short(room, end + 1));
 	room->length = length;
 	room->answers_at = end + 5;
 	return dns_short(room, end + 3) == DNS_CLASS_INTERNET;
 }
 
-static __always_inline struct dns_share *dns_share_of(__u32 ifindex)
+/* How much an endpoint has used so far. */
+static __always_inline union dns_placed *dns_share_of(struct dns_room *room, __u32 ifindex)
 {
-	static const struct dns_share fresh;
-	struct dns_share *share = bpf_map_lookup_elem(&dns_shares, &ifindex);
+	static const union dns_placed fresh;
+	struct dns_place *place = &room->place;
+	union dns_placed *share;
 
+	place->ifindex = ifindex;
+	place->ring = DNS_SHARE;
+	place->place = 0;
+	share = bpf_map_lookup_elem(&dns_rings, place);
 	if (share)
 		return share;
-	bpf_map_update_elem(&dns_shares, &ifindex, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&dns_shares, &ifindex);
+	bpf_map_update_elem(&dns_rings, place, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&dns_rings, place);
 }
 
 /* Notes the question that was read last: `ports` is the endpoint's port << 16 | the protocol. The endpoint's oldest
@@ -161,9 +191,9 @@ static __always_inline struct dns_share *dns_share_of(__u32 ifindex)
 __noinline int dns_note_question(__u32 ifindex, __u32 ports)
 {
 	struct dns_room *room = dns_room();
-	struct dns_share *share = dns_share_of(ifindex);
+	union dns_placed *used = room ? dns_share_of(room, ifindex) : NULL;
 
-	if (!room || !share)
+	if (!room || !used)
 		return 0;
 
 	const struct dns_header *header = (const void *)room->message;
@@ -182,14 +212,15 @@ __noinline int dns_note_question(__u32 ifindex, __u32 ports)
 	question->type = room->type;
 	if (!asked) {
 		struct dns_place *place = &room->place;
-		struct dns_question_key *oldest;
+		union dns_placed *oldest;
 
-		place->ifindex = ifindex;
-		place->place = __sync_fetch_and_add(&share->questions, 1) % DNS_QUESTIONS;
-		oldest = bpf_map_lookup_elem(&dns_question_ring, place);
+		place->ring = DNS_QUESTIONS_RING;
+		place->place = __sync_fetch_and_add(&used->share.questions, 1) % DNS_QUESTIONS;
+		oldest = bpf_map_lookup_elem(&dns_rings, place);
 		if (oldest)
-			bpf_map_delete_elem(&dns_questions, oldest);
-		bpf_map_update_elem(&dns_question_ring, place, key, BPF_ANY);
+			bpf_map_delete_elem(&dns_questions, &oldest->question);
+		room->placed.question = *key;
+		bpf_map_update_elem(&dns_rings, place, &room->placed, BPF_ANY);
 	}
 	bpf_map_update_elem(&dns_questions, key, question, BPF_ANY);
 	return 0;
@@ -220,21 +251,21 @@ static __always_inline bool dns_is_asked_for(struct dns_room *room, __u32 ifinde
 
 /* Gives the endpoint's next place to a record. Its oldest record goes; one that has allowed a flow since somebody last
  * looked gets a second chance. */
-static __always_inline void dns_make_room(struct dns_room *room, struct dns_share *share)
+static __always_inline void dns_make_room(struct dns_room *room, union dns_placed *used)
 {
 	struct dns_place *place = &room->place;
 
-	place->ifindex = room->record_key.ifindex;
+	place->ring = DNS_RECORDS_RING;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 4; i++) {
-		struct dns_record_key *oldest;
+		union dns_placed *oldest;
 		struct dns_record *record;
 
-		place->place = __sync_fetch_and_add(&share->records, 1) % DNS_RECORDS;
-		oldest = bpf_map_lookup_elem(&dns_record_ring, place);
+		place->place = __sync_fetch_and_add(&used->share.records, 1) % DNS_RECORDS;
+		oldest = bpf_map_lookup_elem(&dns_rings, place);
 		if (!oldest)
 			break;
-		room->old_record = *oldest;
+		room->old_record = oldest->record;
 		record = bpf_map_lookup_elem(&dns_records, &room->old_record);
 		if (!record)
 			break;
@@ -245,7 +276,8 @@ static __always_inline void dns_make_room(struct dns_room *room, struct dns_shar
 		bpf_map_delete_elem(&dns_records, &room->old_record);
 		break;
 	}
-	bpf_map_update_elem(&dns_record_ring, place, &room->record_key, BPF_ANY);
+	room->placed.record = room->record_key;
+	bpf_map_update_elem(&dns_rings, place, &room->placed, BPF_ANY);
 }
 
 /* Another number after each change of the patterns. */
@@ -274,11 +306,11 @@ static __always_inline void dns_find_domains(struct dns_room *room)
 __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 {
 	struct dns_room *room = dns_room();
-	struct dns_share *share = dns_share_of(ifindex);
+	union dns_placed *used = room ? dns_share_of(room, ifindex) : NULL;
 	__u32 now = ticks(), place = 0, soonest = 0;
 	bool has_place = false, is_free = false;
 
-	if (!room || !share)
+	if (!room || !used)
 		return 0;
 	if (lifetime > DNS_LONGEST_LIFETIME)
 		lifetime = DNS_LONGEST_LIFETIME;
@@ -318,7 +350,7 @@ __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 	}
 	key->place = place;
 	if (!has_place && is_free)
-		dns_make_room(room, share);
+		dns_make_room(room, used);
 	bpf_map_update_elem(&dns_records, key, record, BPF_ANY);
 	/* The sweep after a change of the patterns may have been here already. */
 	if (unlikely(dns_generation() != room->generation)) {
@@ -326,6 +358,56 @@ __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 		bpf_map_update_elem(&dns_records, key, record, BPF_ANY);
 	}
 	return 0;
+}
+
+/* Reads the next record, or goes over the next label of its name. */
+static long dns_read_record(__u32 index, struct dns_reader *reader)
+{
+	struct dns_room *room = reader->room;
+	__u32 at = reader->at, length = room->length;
+
+	if (!reader->left || at >= length)
+		return DNS_STOP;
+
+	__u8 label = dns_byte(room, at);
+
+	if (label && label <= DNS_LONGEST_LABEL) {
+		reader->at = at + label + 1;
+		return DNS_GO_ON;
+	}
+	if (label && (label & DNS_POINTER) != DNS_POINTER)
+		return DNS_STOP;
+	at += label ? 2 : 1;
+	if (at + DNS_RECORD_HEADER > length)
+		return DNS_STOP;
+
+	__u32 type = dns_short(room, at), class = dns_short(room, at + 2);
+	__u32 lifetime = dns_short(room, at + 4) << 16 | dns_short(room, at + 6);
+	__u32 size = dns_short(room, at + 8);
+
+	at += DNS_RECORD_HEADER;
+	if (at + size > length)
+		return DNS_STOP;
+	reader->at = at + size;
+	reader->left--;
+	if (class != DNS_CLASS_INTERNET)
+		return DNS_GO_ON;
+
+	struct ip6 *address = &room->record_key.address;
+
+	if (type == DNS_TYPE_A && size == 4) {
+		address->word[0] = address->word[1] = 0;
+		address->word[2] = bpf_htonl(0xffff);
+		address->word[3] = bpf_htonl(dns_short(room, at) << 16 | dns_short(room, at + 2));
+	} else if (type == DNS_TYPE_AAAA && size == 16) {
+		for (int word = 0; word < 4; word++)
+			address->word[word] = bpf_htonl(dns_short(room, at + word * 4) << 16 |
+							dns_short(room, at + word * 4 + 2));
+	} else {
+		return DNS_GO_ON;
+	}
+	dns_learn(reader->ifindex, lifetime);
+	return DNS_GO_ON;
 }
 
 /* Reads the addresses of the message that was read last, an answer for an endpoint. `ports` is as in
@@ -338,51 +420,12 @@ __noinline int dns_read_answers(__u32 ifindex, __u32 ports)
 		return 0;
 
 	const struct dns_header *header = (const void *)room->message;
-	__u32 at = room->answers_at, length = room->length, left = bpf_ntohs(header->answers);
+	struct dns_reader reader = {
+		.room = room, .at = room->answers_at, .left = bpf_ntohs(header->answers), .ifindex = ifindex
+	};
 
 	__builtin_memcpy(&room->record.name, &room->key, sizeof(room->record.name));
 	dns_find_domains(room);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < DNS_STEPS; i++) {
-		if (!left || at >= length || at >= DNS_LONGEST)
-			break;
-
-		__u8 label = dns_byte(room, at);
-
-		if (label && label <= DNS_LONGEST_LABEL) {
-			at += label + 1;
-			continue;
-		}
-		if (label && (label & DNS_POINTER) != DNS_POINTER)
-			break;
-		at += label ? 2 : 1;
-		if (at + DNS_RECORD_HEADER > length)
-			break;
-
-		__u32 type = dns_short(room, at), class = dns_short(room, at + 2);
-		__u32 lifetime = dns_short(room, at + 4) << 16 | dns_short(room, at + 6);
-		__u32 size = dns_short(room, at + 8);
-
-		at += DNS_RECORD_HEADER;
-		if (at + size > length)
-			break;
-		if (class == DNS_CLASS_INTERNET &&
-		    ((type == DNS_TYPE_A && size == 4) || (type == DNS_TYPE_AAAA && size == 16))) {
-			struct ip6 *address = &room->record_key.address;
-
-			__builtin_memset(address, 0, sizeof(*address));
-			if (size == 4) {
-				address->word[2] = bpf_htonl(0xffff);
-				address->word[3] = bpf_htonl(dns_short(room, at) << 16 | dns_short(room, at + 2));
-			} else {
-				for (int word = 0; word < 4; word++)
-					address->word[word] = bpf_htonl(dns_short(room, at + word * 4) << 16 |
-									dns_short(room, at + word * 4 + 2));
-			}
-			dns_learn(ifindex, lifetime);
-		}
-		at += size;
-		left--;
-	}
+	bpf_loop(DNS_STEPS, dns_read_record, &reader, 0);
 	return 0;
 }

@@ -5,6 +5,12 @@
 
 #include "dns_message.h"
 
+struct dns_sweep {
+	__u32 now; /* tick */
+	__u32 records; /* that remain */
+	__u32 questions;
+};
+
 static __always_inline bool is_of_endpoint(__u32 ifindex)
 {
 	return bpf_map_lookup_elem(&host_ends, &ifindex);
@@ -36,26 +42,9 @@ static long sweep_question(void *map, struct dns_question_key *key, struct dns_q
 	return 0;
 }
 
-static long sweep_record_ring(void *map, struct dns_place *place, struct dns_record_key *key, struct dns_sweep *sweep)
+static long sweep_ring(void *map, struct dns_place *place, union dns_placed *placed, struct dns_sweep *sweep)
 {
 	if (!is_of_endpoint(place->ifindex))
-		bpf_map_delete_elem(&dns_record_ring, place);
-	return 0;
-}
-
-static long sweep_question_ring(void *map, struct dns_place *place, struct dns_question_key *key,
-				struct dns_sweep *sweep)
-{
-	if (!is_of_endpoint(place->ifindex))
-		bpf_map_delete_elem(&dns_question_ring, place);
-	return 0;
-}
-
-static long sweep_share(void *map, __u32 *ifindex, struct dns_share *share, struct dns_sweep *sweep)
-{
-	__u32 key = *ifindex;
-
-	if (!is_of_endpoint(key))
-		bpf_map_delete_elem(&dns_shares, &key);
+		bpf_map_delete_elem(&dns_rings, place);
 	return 0;
 }

@@ -4,7 +4,7 @@
 
 #include "dns_message.h"
 
-/* Whether a list of a policy map has a pattern. If so, its rule is the answer. */
+/* Whether a list of a policy map has a pattern. If so, scratch->by_name is its entry. */
 static __always_inline bool is_listed(void *policy, struct scratch *room, struct dns_room *dns, __u32 list, __u16 id)
 {
 	struct policy_key *key = &dns->policy_key;
@@ -17,7 +17,7 @@ static __always_inline bool is_listed(void *policy, struct scratch *room, struct
 	entry = bpf_map_lookup_elem(policy, key);
 	if (!entry || entry->outcome != POLICY_ALLOW)
 		return false;
-	room->answer = *entry;
+	room->by_name = *entry;
 	return true;
 }
 

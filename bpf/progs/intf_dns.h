@@ -84,24 +84,26 @@ struct dns_question {
 	__u8 pad[2];
 };
 
-/* Key of `dns_record_ring` and `dns_question_ring`: an endpoint's records and questions in the order in which they
- * came. */
+/* What an entry of `dns_rings` is. */
+enum dns_ring {
+	DNS_RECORDS_RING, /* the key of a record of the endpoint; they are in the order in which they came */
+	DNS_QUESTIONS_RING, /* the same of its questions */
+	DNS_SHARE, /* how much the endpoint has used so far; its place is 0 */
+};
+
+/* Key of `dns_rings`. One map for three uses, because a program may use 64 maps at most. */
 struct dns_place {
-	__u32 ifindex;
-	__u32 place;
+	__u32 ifindex; /* of the endpoint's host end */
+	__u16 ring; /* enum dns_ring */
+	__u16 place;
 };
 
-/* Value of `dns_shares`, by the index of an endpoint's host end: how many places of its rings were given away so
- * far. */
-struct dns_share {
-	__u32 records;
-	__u32 questions;
-};
-
-/* Context of the program `sweep_names`. */
-struct dns_sweep {
-	__u32 now; /* the tick; the caller sets it, because such programs cannot read the coarse clock */
-	/* The results: entries that remain. */
-	__u32 records;
-	__u32 questions;
+/* Value of `dns_rings`. */
+union dns_placed {
+	struct dns_record_key record;
+	struct dns_question_key question;
+	struct {
+		__u32 records; /* so many places were given away */
+		__u32 questions;
+	} share;
 };

@@ -487,8 +487,11 @@ struct scratch {
 	bool has_dsr_option;
 	bool known; /* conntrack had an entry of the flow */
 	bool looks_like_answer; /* it had none, and the packet looks like an answer */
-	__u8 pad_of_answer[3];
+	bool is_allowed_by_name; /* check_domains() has found a rule that allows the flow: by_name */
+	__u8 pad_of_answer[2];
+	struct policy_entry by_name;
 	struct event event;
+	struct dns_room dns;
 };
 
 /* Room for what the slow path builds: two IPv6 entries do not fit on a stack of 512 bytes. One element per CPU is

@@ -29,9 +29,7 @@ DNS_MAP(domains, BPF_MAP_TYPE_LPM_TRIE, DOMAIN_ENTRIES, struct domain_key, struc
 DNS_MAP(resolvers, BPF_MAP_TYPE_HASH, RESOLVER_ENTRIES, struct resolver_key, __u8);
 DNS_MAP(dns_records, BPF_MAP_TYPE_HASH, DNS_RECORD_ENTRIES, struct dns_record_key, struct dns_record);
 DNS_MAP(dns_questions, BPF_MAP_TYPE_HASH, DNS_QUESTION_ENTRIES, struct dns_question_key, struct dns_question);
-DNS_MAP(dns_record_ring, BPF_MAP_TYPE_HASH, DNS_RECORD_ENTRIES, struct dns_place, struct dns_record_key);
-DNS_MAP(dns_question_ring, BPF_MAP_TYPE_HASH, DNS_QUESTION_ENTRIES, struct dns_place, struct dns_question_key);
-DNS_MAP(dns_shares, BPF_MAP_TYPE_HASH, 8192, __u32, struct dns_share);
+DNS_MAP(dns_rings, BPF_MAP_TYPE_HASH, 2 * DNS_RECORD_ENTRIES, struct dns_place, union dns_placed);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -43,7 +41,7 @@ struct {
 /* Messages are read up to this length. A power of two, so that a mask keeps a reader inside. */
 #define DNS_LONGEST 4096
 
-/* Room for one message. As with `scratch`, one for each processor is enough. */
+/* Room for one message, in scratch. */
 struct dns_room {
 	struct domain_key key; /* the name that is asked about */
 	struct dns_record record; /* what is learnt */
@@ -52,6 +50,7 @@ struct dns_room {
 	struct dns_question_key question_key;
 	struct dns_question question;
 	struct dns_place place;
+	union dns_placed placed;
 	struct resolver_key resolver;
 	struct policy_key policy_key;
 	__u64 hash; /* of the name that is asked about */
@@ -62,10 +61,3 @@ struct dns_room {
 	__u8 pad[6];
 	__u8 message[DNS_LONGEST];
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct dns_room);
-} dns_rooms SEC(".maps");

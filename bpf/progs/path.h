@@ -25,6 +25,34 @@ static __always_inline __overloadable int pass_first_fragment(const PACKET *pack
 	return reason ? drop_and_report(packet, reason, ifindex) : PASS;
 }
 
+/* The slow path of a packet that a local endpoint sends, and what follows it. */
+static __always_inline __overloadable int judge_from_endpoint(struct __sk_buff *skb, const PACKET *packet,
+							      const CT_KEY *key, __u32 side, __u32 flags)
+{
+	int reason = slow_path_from_endpoint(skb, packet, key, side, flags);
+
+	if (reason == DROP_POLICY_EGRESS && check_domains(skb))
+		reason = slow_path_from_endpoint(skb, packet, key, side, flags | SLOW_PATH_ALLOWED_BY_NAME);
+	if (reason)
+		return reason;
+	dns_watch(skb, side);
+	return ct_commit(skb, packet, key, side);
+}
+
+/* The slow path of a packet for a local endpoint, and what follows it. May return NOT_FOR_ENDPOINT. */
+static __always_inline __overloadable int judge_to_endpoint(struct __sk_buff *skb, const PACKET *packet,
+							    const CT_KEY *key, __u32 side, __u32 flags)
+{
+	int reason = slow_path_to_endpoint(skb, packet, key, side, flags);
+
+	if (reason == DROP_POLICY_EGRESS && check_domains(skb))
+		reason = slow_path_to_endpoint(skb, packet, key, side, flags | SLOW_PATH_ALLOWED_BY_NAME);
+	if (reason)
+		return reason;
+	dns_watch(skb, side);
+	return ct_commit(skb, packet, key, side);
+}
+
 #define path_from_endpoint OF_FAMILY(path_from_endpoint)
 /* A packet from an endpoint, where it enters the host. */
 static __always_inline int path_from_endpoint(struct __sk_buff *skb)
@@ -55,8 +83,7 @@ static __always_inline int path_from_endpoint(struct __sk_buff *skb)
 	if (unlikely(!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now) ||
 		     entry->way[side].via == VIA_UNKNOWN || entry->way[side].ingress != skb->ifindex ||
 		     !same_mac(entry->way[side].sender_mac, ethernet->h_source))) {
-		int reason = slow_path_from_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
-				     ct_commit(skb, &packet, &key, side);
+		int reason = judge_from_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0);
 
 		if (reason)
 			return drop_and_answer(skb, &packet, reason, ANSWER_TO_ENDPOINT);
@@ -136,12 +163,11 @@ static __always_inline int path_to_endpoint(struct __sk_buff *skb)
 	if (unlikely(!current || entry->way[side].egress != skb->ifindex ||
 		     (ct_is_from_opener(entry, side) &&
 		      (entry->flags & CT_NAT_REVERSE || (entry->flags & CT_OF_NODE && !made_here))))) {
-		int reason = slow_path_to_endpoint(skb, &packet, &key, side,
-						   SLOW_PATH_BY_STACK | made_here | (entry ? SLOW_PATH_HAS_ENTRY : 0));
+		int reason = judge_to_endpoint(skb, &packet, &key, side,
+					       SLOW_PATH_BY_STACK | made_here | (entry ? SLOW_PATH_HAS_ENTRY : 0));
 
 		if (reason == NOT_FOR_ENDPOINT)
 			return PASS;
-		reason = reason ?: ct_commit(skb, &packet, &key, side);
 		if (reason)
 			return drop_and_answer(skb, &packet, reason, ANSWER_BY_ROUTE);
 		entry = slow_path_entry(&packet);
@@ -263,8 +289,7 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 		if (!entry && !room->has_dsr_option && packet.kind != PACKET_ERROR && is_for_nobody(&packet))
 			return pass_to_host(skb, &packet, room, state);
 
-		int reason = slow_path_to_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0) ?:
-				     ct_commit(skb, &packet, &key, side);
+		int reason = judge_to_endpoint(skb, &packet, &key, side, entry ? SLOW_PATH_HAS_ENTRY : 0);
 
 		if (reason)
 			return reason == NOT_FOR_ENDPOINT ? pass_to_host(skb, &packet, room, state) :
@@ -350,9 +375,8 @@ static __always_inline int path_to_network(struct __sk_buff *skb)
 			       PASS;
 	if (!entry || !ct_is_current(&key, entry, &packet, side, state->epoch, now)) {
 		if (bpf_map_lookup_elem(&MAP(endpoints), &packet.source)) {
-			int reason =
-				slow_path_from_endpoint(skb, &packet, &key, side, SLOW_PATH_AT_UPLINK | (entry ? SLOW_PATH_HAS_ENTRY : 0)) ?:
-					ct_commit(skb, &packet, &key, side);
+			int reason = judge_from_endpoint(skb, &packet, &key, side,
+							 SLOW_PATH_AT_UPLINK | (entry ? SLOW_PATH_HAS_ENTRY : 0));
 
 			if (reason)
 				return drop_and_report(&packet, reason, skb->ifindex);

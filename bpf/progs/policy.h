@@ -95,9 +95,13 @@ __noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __
 	if (opener_slot)
 		reason = policy_check_endpoint(room, state, opener_slot, POLICY_EGRESS, peer_address, packet->protocol,
 					       ports, false);
-	if (unlikely(reason == DROP_POLICY_EGRESS && room->answer.domains))
-		reason = check_domains(skb, packet, is_reply);
-	if (unlikely(room->answer.log) && spend_event_budget(state))
+	/* check_domains() has the last word, and tells rules that log. */
+	if (unlikely(room->answer.domains)) {
+		if (!room->is_allowed_by_name)
+			return reason;
+		room->answer = room->by_name;
+		reason = PARSED;
+	} else if (unlikely(room->answer.log) && spend_event_budget(state))
 		emit_event(packet, EVENT_CODE(EVENT_LOG, reason, EVENT_EGRESS) | (is_reply ? EVENT_OF_REPLY : 0),
 			   skb->ifindex);
 	if (reason || !peer_slot)

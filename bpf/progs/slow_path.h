@@ -49,7 +49,8 @@ static __always_inline __overloadable bool slow_path_inherit(struct scratch *roo
 	*(PACKET *)&room->packet = *packet;
 	entry->opener = side;
 	room->known = old;
-	room->looks_like_answer = !old && looks_like_answer(packet);
+	/* What a name allows is what the sender opens. */
+	room->looks_like_answer = !old && !room->is_allowed_by_name && looks_like_answer(packet);
 	room->begins = true;
 	if (!old) {
 		if (packet->protocol == IPPROTO_TCP && !opens)
@@ -278,6 +279,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 	struct endpoint *source = find_endpoint(room, &packet->source);
 
 	*key = *flow;
+	room->is_allowed_by_name = flags & SLOW_PATH_ALLOWED_BY_NAME;
 	room->has_dsr_option = false;
 	if (!source || (!at_uplink && source->ifindex != skb->ifindex))
 		return DROP_FOREIGN_SOURCE;
@@ -338,9 +340,6 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
-	if (may_be_resolver(translated, is_reply))
-		dns_watch(skb, translated, is_reply,
-			  !is_reply ? source->ifindex : destination ? destination->ifindex : 0);
 
 	set_sender(way, source);
 	set_delivery_to(back, source);
@@ -397,6 +396,7 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	PACKET *translated = (PACKET *)&room->packet;
 
 	*key = *flow;
+	room->is_allowed_by_name = flags & SLOW_PATH_ALLOWED_BY_NAME;
 
 	CT_ENTRY *old = flags & SLOW_PATH_HAS_ENTRY ? ct_find_live(room, key) : NULL;
 
@@ -490,9 +490,6 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
-	if (may_be_resolver(translated, is_reply))
-		dns_watch(skb, translated, is_reply,
-			  !is_reply ? (source ? source->ifindex : 0) : destination ? destination->ifindex : 0);
 	if (destination) {
 		set_delivery_to(way, destination);
 		set_sender(back, destination);

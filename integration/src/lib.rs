@@ -4,6 +4,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod dns_message;
 pub mod fleet;
 pub mod manifests;
 mod needs_root;

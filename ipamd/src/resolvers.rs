@@ -109,10 +109,13 @@ impl Resolvers {
         if !self.is_meant(&service.namespace, &service.name) {
             return BTreeSet::new();
         }
-        let addresses = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+        let addresses =
+            service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
         let ports = service.ports.iter().filter(|port| [UDP, TCP].contains(&port.protocol));
         let at = |ip| {
-            ports.clone().map(move |port| Resolver { at: SocketAddr::new(ip, port.port), protocol: port.protocol })
+            ports
+                .clone()
+                .map(move |port| Resolver { at: SocketAddr::new(ip, port.port), protocol: port.protocol })
         };
         // Some other port of the Service, such as that of metrics, is no resolver's.
         let is_dns = |resolver: &Resolver| {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Ip6, plain::plain};
 pub use crate::skeleton::types::{
-    dns_record as DnsRecord, dns_record_key as DnsRecordKey, dns_settings as DnsSettings,
-    dns_sweep as DnsSweep, domain as Domain, domain_ids as DomainIds, domain_key as DomainKey, resolver_key as ResolverKey,
+    dns_record as DnsRecord, dns_record_key as DnsRecordKey, dns_settings as DnsSettings, domain as Domain,
+    domain_ids as DomainIds, domain_key as DomainKey, resolver_key as ResolverKey,
 };
 
 /// [`PolicyEntry::domains`](super::PolicyEntry::domains): the list of all DNS names that a policy map allows.
@@ -23,7 +23,7 @@ pub const DOMAIN_ENTRIES: u32 = 65_536;
 /// Resolvers that fit into `resolvers`.
 pub const RESOLVER_ENTRIES: usize = 1024;
 
-plain!(DnsRecord, DnsRecordKey, DnsSettings, DnsSweep, Domain, DomainIds, DomainKey, ResolverKey);
+plain!(DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainIds, DomainKey, ResolverKey);
 
 /// An address as the maps about DNS names have it: IPv4 as `::ffff:a.b.c.d`.
 pub fn mapped(address: IpAddr) -> Ip6 {
@@ -59,7 +59,6 @@ mod tests {
         assert_eq!(size_of::<DomainKey>(), 4 + 256);
         assert_eq!(size_of::<DomainIds>(), 8 * 2);
         assert_eq!(size_of::<Domain>(), 2 + 2 + 8 * 2);
-        assert_eq!(size_of::<DnsSweep>(), 3 * 4);
         assert_eq!(size_of::<ResolverKey>(), 16 + 2 + 1 + 1);
         assert_eq!(size_of::<DnsRecordKey>(), 4 + 4 + 16);
         assert_eq!(size_of::<DnsRecord>(), 8 + 4 + 4 + 8 * 2 + 260 + 4);

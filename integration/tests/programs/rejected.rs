@@ -19,7 +19,7 @@ fn police(tables: &mut PolicyTables, local: &Local, outcome: Outcome) {
     let entries = [Direction::Ingress, Direction::Egress].map(|direction| {
         let of = EntryOf::Class(direction, ClassId::ANY);
         let key = EntryKey { of, protocol: None, port: 0, port_bits: 0 };
-        (key, EntryValue { outcome, rule: RuleId(1), log: None })
+        (key, EntryValue { outcome, rule: RuleId(1), log: None, domains: None })
     });
     let map = tables.add_map(&entries).unwrap();
     let posture = Posture { map: Some(map), ingress: true, egress: true };

@@ -45,7 +45,11 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
-        let mut bench = Bench::new(&Knobs::default()).unwrap();
+        Self::with(&Knobs::default())
+    }
+
+    pub fn with(knobs: &Knobs) -> Self {
+        let mut bench = Bench::new(knobs).unwrap();
         let pinned = Pinned::new();
         let config = DatapathConfig {
             pins: bpf::attach::Pins::new(&pinned.0),

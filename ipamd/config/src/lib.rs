@@ -22,7 +22,10 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     cni_files::CniFiles,
-    defaults::{ADDRESS_REST, CLUSTER_DOMAIN, DNS_LEAST_TTL, DEFAULT_MASQUERADE_PORTS, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT},
+    defaults::{
+        ADDRESS_REST, CLUSTER_DOMAIN, DEFAULT_MASQUERADE_PORTS, DEFAULT_VXLAN_ID, DEFAULT_VXLAN_PORT,
+        DNS_LEAST_TTL,
+    },
     file::read_or_default,
     options::Options,
 };

@@ -13,8 +13,9 @@ use std::{
 use bpf::{
     attach::{Direction, Pins},
     layout::{
-        CtEntry4, CtEntry6, CtKey4, CtKey6, DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainKey, Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, Node,
-        PlainRoutes, Prefix4, Prefix6, ResolverKey, Uplink,
+        CtEntry4, CtEntry6, CtKey4, CtKey6, DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainKey,
+        Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, Node, PlainRoutes, Prefix4, Prefix6, ResolverKey,
+        Uplink,
     },
 };
 use ipamd_api::wire::AttachMode;

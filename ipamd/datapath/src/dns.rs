@@ -2,19 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::AsFd,
 };
 
 use bpf::layout::{
-    DNS_NAMES, DNS_PORTS, DnsRecordKey, DnsSettings, DnsSweep, Domain, DomainKey, RESOLVER_ENTRIES, ResolverKey, mapped,
-    unmapped,
+    DNS_NAMES, DNS_PORTS, DnsRecordKey, DnsSettings, Domain, DomainKey, RESOLVER_ENTRIES, ResolverKey,
+    mapped, unmapped,
 };
 use ipamd_model::domain::{DomainId, DomainPattern};
-use libbpf_rs::libbpf_sys;
 
-use super::{conntrack, datapath::Datapath, domains, error::DatapathError, load::SWEEP_NAMES};
+use super::{conntrack, datapath::Datapath, domains, error::DatapathError, load::SWEEP_NAMES, run::words};
+
+/// The loopback interface, which is number 1 in every namespace.
+const LOOPBACK: u32 = 1;
 
 /// A resolver that endpoints may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,22 +144,10 @@ impl Datapath {
 
     /// Forgets what endpoints were told that are gone, and finds the patterns of each name again.
     pub fn sweep_names(&self) -> Result<DnsUse, DatapathError> {
-        let mut sweep = DnsSweep { now: conntrack::now(), ..DnsSweep::default() };
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
-            ctx_in: std::ptr::from_mut(&mut sweep).cast(),
-            #[allow(clippy::cast_possible_truncation, reason = "some bytes")]
-            ctx_size_in: size_of::<DnsSweep>() as u32,
-            ..Default::default()
-        };
         let program = self.program(SWEEP_NAMES)?;
-        // SAFETY: the context is as large as it says, and the kernel writes it back into the same place before the call
-        // returns; `options` outlives the call.
-        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) };
-        if result != 0 {
-            return Err(DatapathError::SweepNames { source: io::Error::from_raw_os_error(-result) });
-        }
-        Ok(DnsUse { records: sweep.records, questions: sweep.questions })
+        let told = words(program.as_fd(), LOOPBACK).map_err(|source| DatapathError::SweepNames { source })?;
+        let [records, questions, ..] = told;
+        Ok(DnsUse { records, questions })
     }
 
     /// Calls `visit` with each name that an endpoint was told, until it returns false.

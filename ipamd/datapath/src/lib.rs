@@ -23,6 +23,7 @@ mod open;
 mod origins;
 mod policy;
 mod routes;
+mod run;
 mod services;
 pub mod socket_termination;
 mod sync;

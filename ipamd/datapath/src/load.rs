@@ -108,7 +108,6 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     configure(&mut open, config)?;
     let ages = kernel_at_least(6, 1);
     open.progs.age.set_autoload(ages);
-    open.progs.sweep_names.set_autoload(ages);
     let mut old = adopt_maps(&mut open, pins)?;
     // The kernel may verify for several seconds on a busy machine. The supervisor must not end the daemon meanwhile, because the next one
     // would begin again. If this never ends, the startup probe notices it.
@@ -140,7 +139,7 @@ pub fn load(config: &DatapathConfig) -> Result<Loaded, DatapathError> {
     mark_served(pins)?;
     for program in skeleton.object().progs() {
         let name = program.name().to_string_lossy().into_owned();
-        if [AGE, SWEEP_NAMES].contains(&&*name) && !ages {
+        if name == AGE && !ages {
             continue;
         }
         let owned = program.as_fd().try_clone_to_owned().map_err(DatapathError::pin(&pins.program(&name)))?;

@@ -1,20 +1,17 @@
 //! Plain routes: whether the destination alone decides a packet's route. Then the programs need not look the route up
 //! for each flow; `bpf/progs/way_out.h` is the other half.
 
-use std::{io, mem::offset_of, os::fd::AsRawFd};
+use std::os::fd::AsFd;
 
-use bpf::layout::{PLAIN_ROUTES4, PLAIN_ROUTES6, PlainRoutes, SkBuff};
-use libbpf_rs::libbpf_sys;
+use bpf::layout::{PLAIN_ROUTES4, PLAIN_ROUTES6, PlainRoutes};
 
-use super::{datapath::Datapath, error::DatapathError};
+use super::{datapath::Datapath, error::DatapathError, run::words};
 
 /// The program that tells how often the kernel's routes have changed.
 pub const ROUTES: &str = "routes";
 
 /// The loopback interface, which is number 1 in every namespace.
 const LOOPBACK: u32 = 1;
-/// As much of a frame as the kernel wants of a packet that a program is run on.
-const FRAME: [u8; 64] = [0; 64];
 
 /// How often the kernel has changed its routes, as it counts itself, by family. `None`: it does not tell, or there are rules, which
 /// may ask for anything of a packet.
@@ -56,38 +53,10 @@ impl From<RouteCounts> for PlainRoutes {
 impl Datapath {
     /// What the kernel has counted in the namespace of the calling thread.
     pub fn route_counts(&self) -> Result<RouteCounts, DatapathError> {
-        let (mut context, mut after) = ([0_u8; size_of::<SkBuff>()], [0_u8; size_of::<SkBuff>()]);
-        context[offset_of!(SkBuff, ifindex)..][..size_of::<u32>()].copy_from_slice(&LOOPBACK.to_ne_bytes());
-        #[allow(clippy::cast_possible_truncation, reason = "some bytes")]
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
-            data_in: FRAME.as_ptr().cast(),
-            data_size_in: FRAME.len() as u32,
-            ctx_in: context.as_mut_ptr().cast(),
-            ctx_size_in: size_of::<SkBuff>() as u32,
-            ctx_out: after.as_mut_ptr().cast(),
-            ctx_size_out: size_of::<SkBuff>() as u32,
-            ..Default::default()
-        };
         let program = self.program(ROUTES)?;
-        // SAFETY: frame and contexts are as large as is said, and outlive the call, as `options` does; the kernel writes into `after`
-        // alone.
-        let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) };
-        if result != 0 {
-            return Err(DatapathError::Routes { source: io::Error::from_raw_os_error(-result) });
-        }
-        let told = |at: usize| {
-            let place = after.get(offset_of!(SkBuff, cb) + at * size_of::<u32>()..)?;
-            Some(u32::from_ne_bytes(*place.first_chunk()?))
-        };
-        let (families, count4, count6) = (told(0), told(1), told(2));
-        Ok(PlainRoutes {
-            families: families.unwrap_or_default(),
-            count4: count4.unwrap_or_default(),
-            count6: count6.unwrap_or_default(),
-            pad: 0,
-        }
-        .into())
+        let told = words(program.as_fd(), LOOPBACK).map_err(|source| DatapathError::Routes { source })?;
+        let [families, count4, count6, ..] = told;
+        Ok(PlainRoutes { families, count4, count6, pad: 0 }.into())
     }
 
     /// Tells the programs when nothing but a packet's destination decided: at these counts.

@@ -20,6 +20,8 @@ use crate::figures::{millis, percentile};
 
 /// As the programs' tables are by default.
 const LIMITS: Limits = Limits {
+    domains: 65_535,
+    domains_of_name: 8,
     slots: 4_095,
     maps: 4_096,
     entries: 16_384,

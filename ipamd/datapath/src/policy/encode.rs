@@ -1,9 +1,9 @@
 //! Conversion of policy tables to and from the maps' layout.
 
 use bpf::layout::{
-    CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_DOMAIN, POLICY_EGRESS,
-    POLICY_INGRESS, POLICY_OF_SHIFT, POSTURE_EGRESS, POSTURE_FILLING_SHIFT, POSTURE_INGRESS, POSTURE_KNOWN,
-    Peer as PeerValue, PolicyEntry, PolicyKey, Posture as PostureValue,
+    CLASS_ANY, PEER_NODE, POLICY_ALLOW, POLICY_BRANCH, POLICY_BY_SOURCE, POLICY_DENY, POLICY_DOMAIN,
+    POLICY_EGRESS, POLICY_INGRESS, POLICY_OF_SHIFT, POSTURE_EGRESS, POSTURE_FILLING_SHIFT, POSTURE_INGRESS,
+    POSTURE_KNOWN, Peer as PeerValue, PolicyEntry, PolicyKey, Posture as PostureValue,
 };
 
 use ipamd_model::policy::Direction;
@@ -46,7 +46,13 @@ pub(super) fn entry(value: &EntryValue) -> PolicyEntry {
         Outcome::BySource(branch) => (POLICY_BY_SOURCE, branch),
     };
     let reject = u8::from(value.outcome == Outcome::Reject);
-    PolicyEntry { rule, log: value.log.map_or(0, |log| log.0), outcome, reject, domains: value.domains.map_or(0, |list| list.0) }
+    PolicyEntry {
+        rule,
+        log: value.log.map_or(0, |log| log.0),
+        outcome,
+        reject,
+        domains: value.domains.map_or(0, |list| list.0),
+    }
 }
 
 pub(super) fn decoded_entry(value: PolicyEntry) -> EntryValue {

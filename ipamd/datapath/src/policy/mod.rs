@@ -14,7 +14,8 @@ use std::{
 use bpf::{
     attach::Pins,
     layout::{
-        DOMAIN_ENTRIES, DOMAINS_OF_NAME, Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry, PolicyKey, Posture as PostureValue,
+        DOMAIN_ENTRIES, DOMAINS_OF_NAME, Ip4, Ip6, POSTURE_SLOTS, Peer as PeerValue, Plain, PolicyEntry,
+        PolicyKey, Posture as PostureValue,
     },
 };
 use ipnetwork::IpNetwork;
