@@ -10,6 +10,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
+use self::contract::Map;
 use crate::tables::{
     EntryKey, EntryOf, EntryValue, Limits, Peer, PolicyMap, Posture, RuleId, Switch, TableError, Tables,
 };
@@ -30,7 +31,7 @@ pub struct Memory {
 struct Contents {
     current: Set,
     begun: Option<Set>,
-    maps: BTreeMap<PolicyMap, BTreeMap<EntryKey, EntryValue>>,
+    maps: BTreeMap<PolicyMap, Map>,
     last_map: u32,
     /// The patterns of DNS names.
     domains: Vec<(DomainPattern, DomainId)>,
@@ -49,6 +50,12 @@ struct Set {
 impl Contents {
     fn written(&mut self) -> &mut Set {
         self.begun.as_mut().unwrap_or(&mut self.current)
+    }
+
+    /// The patterns of DNS names that the maps in force have entries of.
+    fn domains_in_force(&self) -> BTreeSet<DomainId> {
+        let maps = self.current.postures.values().filter_map(|posture| posture.map).collect::<BTreeSet<_>>();
+        maps.iter().filter_map(|map| self.maps.get(map)).flat_map(contract::patterns).collect()
     }
 
     /// What is given up must not be in force any more, nor about to be.
@@ -228,7 +235,8 @@ impl Tables for Memory {
     fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError> {
         let mut contents = self.contents();
         if cfg!(test) {
-            contents.check_domains(domains, self.limits);
+            assert!(contents.begun.is_none(), "the list is of the set in force");
+            contract::check_domains(domains, &contents.domains_in_force(), &contents.domains, self.limits);
         }
         contents.domains = domains.to_vec();
         Ok(())

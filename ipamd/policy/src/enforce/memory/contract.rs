@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Contents, Set};
-use crate::tables::{DomainList, EntryKey, EntryOf, EntryValue, Limits, Outcome, PolicyMap};
+use crate::tables::{DomainList, EntryKey, EntryOf, EntryValue, Limits, Outcome};
 use ipamd_model::{
     domain::{DomainId, DomainPattern},
     policy::Direction,
 };
 
-type Map = BTreeMap<EntryKey, EntryValue>;
+/// The entries of a policy map.
+pub(super) type Map = BTreeMap<EntryKey, EntryValue>;
 
 /// The patterns that a map has entries of.
-fn patterns(map: &Map) -> BTreeSet<DomainId> {
+pub(super) fn patterns(map: &Map) -> BTreeSet<DomainId> {
     let of_all = map.keys().filter_map(|key| match key.of {
         EntryOf::Domain(DomainList::ALL, domain) => Some(domain),
         _ => None,
@@ -51,30 +51,22 @@ pub(super) fn check_map(map: &Map) {
     }
 }
 
-impl Contents {
-    /// The patterns that the maps in force have entries of.
-    fn in_force(&self) -> BTreeSet<DomainId> {
-        let Set { postures, .. } = &self.current;
-        let maps: BTreeSet<PolicyMap> = postures.values().filter_map(|posture| posture.map).collect();
-        maps.iter().filter_map(|map| self.maps.get(map)).flat_map(patterns).collect()
-    }
-
-    /// The list is that of the maps in force, and no number of it has stood for another pattern just before.
-    pub(super) fn check_domains(&self, domains: &[(DomainPattern, DomainId)], limits: Limits) {
-        assert!(self.begun.is_none(), "the list is of the set in force");
-        let numbers: BTreeSet<_> = domains.iter().map(|(_, id)| *id).collect();
-        let patterns: BTreeSet<_> = domains.iter().map(|(pattern, _)| pattern).collect();
-        assert!(numbers.len() == domains.len() && patterns.len() == domains.len(), "{domains:?}");
-        assert_eq!(numbers, self.in_force(), "what is listed, and what the maps name");
-        assert!(domains.len() <= limits.domains as usize && !numbers.contains(&DomainId(0)), "{domains:?}");
-        for (pattern, id) in domains {
-            let before = self.domains.iter().find(|(_, known)| known == id);
-            assert!(
-                before.is_none_or(|(known, _)| known == pattern),
-                "{pattern} has the number of {before:?}"
-            );
-            let including = patterns.iter().filter(|it| it.includes(pattern)).count();
-            assert!(including <= limits.domains_of_name as usize, "{including} patterns include {pattern}");
-        }
+/// The list is that of the maps in force, and no number of it has stood for another pattern just before.
+pub(super) fn check_domains(
+    domains: &[(DomainPattern, DomainId)],
+    in_force: &BTreeSet<DomainId>,
+    before: &[(DomainPattern, DomainId)],
+    limits: Limits,
+) {
+    let numbers: BTreeSet<_> = domains.iter().map(|(_, id)| *id).collect();
+    let patterns: BTreeSet<_> = domains.iter().map(|(pattern, _)| pattern).collect();
+    assert!(numbers.len() == domains.len() && patterns.len() == domains.len(), "{domains:?}");
+    assert_eq!(numbers, *in_force, "what is listed, and what the maps name");
+    assert!(domains.len() <= limits.domains as usize && !numbers.contains(&DomainId(0)), "{domains:?}");
+    for (pattern, id) in domains {
+        let known = before.iter().find(|(_, known)| known == id);
+        assert!(known.is_none_or(|(known, _)| known == pattern), "{pattern} has the number of {known:?}");
+        let including = patterns.iter().filter(|it| it.includes(pattern)).count();
+        assert!(including <= limits.domains_of_name as usize, "{including} patterns include {pattern}");
     }
 }
