@@ -5,7 +5,7 @@ use std::{cell::RefCell, net::IpAddr};
 
 use integration::oracle::{
     Cluster, Direction, Flow, Local,
-    generate::{Questions, Scene, Step, scene, story},
+    generate::{Questions, Scene, Step, Told, scene, story},
     product::Product,
 };
 use proptest::{
@@ -19,6 +19,8 @@ use serde_json::Value;
 struct Answers {
     passed: u64,
     dropped: u64,
+    /// Of what passed, what was dropped without its names.
+    by_name: u64,
 }
 
 /// Compares everything that can be asked of the endpoints.
@@ -27,17 +29,22 @@ fn agree(
     documents: &[&Value],
     locals: &[&Local],
     questions: &Questions,
+    told: Told,
     answers: &mut Answers,
 ) -> TestCaseResult {
     let cluster = Cluster::new(documents.iter().copied(), locals.iter().copied());
     for local in locals {
         for direction in Direction::BOTH {
             for (own, peer) in questions.pairs(local) {
-                let expected = cluster.verdicts(&local.identity(), direction, own, peer);
+                let names = told.names(local, peer);
+                let nameless = cluster.verdicts(&local.identity(), direction, own, peer);
+                let expected = cluster.verdicts_by_names(&local.identity(), direction, own, peer, &names);
                 for &flow in &questions.flows {
-                    let expected = expected(flow);
+                    let (expected, nameless) = (expected(flow), nameless(flow));
                     *(if expected { &mut answers.passed } else { &mut answers.dropped }) += 1;
-                    same(product, local, direction, peer, flow, expected)?;
+                    answers.by_name += u64::from(expected && !nameless);
+                    same(product, local, direction, (peer, &names), flow, expected)?;
+                    same(product, local, direction, (peer, &[]), flow, nameless)?;
                 }
             }
         }
@@ -49,19 +56,20 @@ fn same(
     product: &Product,
     local: &Local,
     direction: Direction,
-    peer: IpAddr,
+    (peer, names): (IpAddr, &[String]),
     flow: Flow,
     expected: bool,
 ) -> TestCaseResult {
-    let verdict = product.verdict(local, direction, peer, flow);
+    let verdict = product.verdict(local, direction, peer, names, flow);
     let (passes, rule) = verdict.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
     prop_assert_eq!(
         passes,
         expected,
-        "{:?} of {} with {}: {}; decided by {:?}",
+        "{:?} of {} with {} {:?}: {}; decided by {:?}",
         direction,
         local.container,
         peer,
+        names,
         flow,
         rule
     );
@@ -74,7 +82,7 @@ fn of_scene(scene: &Scene, answers: &mut Answers) -> TestCaseResult {
     let documents = scene.documents.iter().collect::<Vec<_>>();
     let locals = scene.locals.iter().collect::<Vec<_>>();
     let questions = Questions::of(documents.iter().copied(), locals.iter().copied());
-    agree(&product, &documents, &locals, &questions, answers)
+    agree(&product, &documents, &locals, &questions, scene.told, answers)
 }
 
 /// A cluster that changes, as it is told step by step.
@@ -95,7 +103,7 @@ fn of_story(scene: &Scene, steps: &[Step], answers: &mut Answers) -> TestCaseRes
                 scene.documents.iter().chain(&before.documents).chain(documents.iter().copied()),
                 scene.locals.iter().chain(locals.iter().copied()),
             );
-            agree(&product, &documents, &locals, &questions, answers)?;
+            agree(&product, &documents, &locals, &questions, scene.told, answers)?;
         }
     }
     Ok(())
@@ -120,6 +128,7 @@ fn check<S: Strategy>(most: u32, strategy: &S, test: impl Fn(S::Value, &mut Answ
     let answers = answers.into_inner();
     println!("{answers:?}");
     assert!(answers.passed > answers.dropped / 5 && answers.dropped > answers.passed / 5, "{answers:?}");
+    assert!(answers.by_name > answers.passed / 1000, "{answers:?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     decision::Decision,
     document::{calico_selector, field, list, namespace, port, protocol, text, texts},
+    domain::any_is_meant,
     endpoint_slice::EndpointSlice,
     inventory::{Inventory, Item, ItemKind},
     net::Net,
@@ -53,6 +54,7 @@ struct Entity {
     accounts: Option<Selector>,
     nets: Vec<Net>,
     not_nets: Vec<Net>,
+    domains: Vec<String>,
     ports: Vec<Port>,
     not_ports: Vec<Port>,
     service: Option<Service>,
@@ -149,6 +151,9 @@ impl Rule {
                 of(side).is_empty() || of(side).iter().any(|net| net.is_of(packet.source.address))
             })
         };
+        // Nothing is denied, and nothing left to others, by name.
+        let allows = matches!(self.decision, Some(Decision::Allow));
+        let names = if allows { packet.destination.names } else { &[] };
         named(|side| &side.nets)
             && named(|side| &side.not_nets)
             && self.version.is_none_or(|it| it == version)
@@ -156,8 +161,8 @@ impl Rule {
             && self.not_protocol.is_none_or(|it| it != packet.protocol)
             && (self.icmp.kind.is_none() || self.icmp.is_of(packet))
             && (self.not_icmp.kind.is_none() || !self.not_icmp.is_of(packet))
-            && self.source.matches(packet, &packet.source, own)
-            && self.destination.matches(packet, &packet.destination, own)
+            && self.source.matches(packet, &packet.source, &[], own)
+            && self.destination.matches(packet, &packet.destination, names, own)
             && self.source.service.as_ref().is_none_or(|it| it.has(packet, &packet.source, own))
             && self.destination.service.as_ref().is_none_or(|it| it.takes(packet, own))
     }
@@ -188,6 +193,7 @@ impl Entity {
             accounts: calico_selector(accounts, "selector"),
             nets: nets("nets"),
             not_nets: nets("notNets"),
+            domains: texts(document, "domains").into_iter().map(str::to_owned).collect(),
             ports: ports("ports"),
             not_ports: ports("notPorts"),
             service: field(document, "services").map(|services| Service {
@@ -197,7 +203,8 @@ impl Entity {
         }
     }
 
-    fn matches(&self, packet: &Packet<'_>, side: &Side<'_>, own: Option<&str>) -> bool {
+    /// `names` are those of the address, if it matters what they are.
+    fn matches(&self, packet: &Packet<'_>, side: &Side<'_>, names: &[String], own: Option<&str>) -> bool {
         let is_port = |port: &Port| port.is_of(packet, side);
         let ports_match = self.ports.is_empty() && self.not_ports.is_empty()
             || has_ports(packet.protocol)
@@ -206,7 +213,10 @@ impl Entity {
         ports_match
             && (self.nets.is_empty() || self.nets.iter().any(|it| it.has(side.address)))
             && !self.not_nets.iter().any(|it| it.has(side.address))
-            && (!self.selects(own) || side.items.iter().any(|it| self.is(packet.inventory, it, own)))
+            && (self.domains.is_empty() || any_is_meant(&self.domains, names))
+            && (!self.selects(own)
+                || side.items.iter().any(|it| self.is(packet.inventory, it, own))
+                || self.is_set_with(packet.inventory, names, own))
             && !self
                 .not_selector
                 .as_ref()
@@ -219,6 +229,12 @@ impl Entity {
         let by_account = !self.account_names.is_empty() || self.accounts.is_some();
         let said = self.selector.is_some() || by_account || self.namespaces.is_some();
         said || own.is_some() && self.not_selector.is_some()
+    }
+
+    /// Whether it selects a network set that has one of these names.
+    fn is_set_with(&self, inventory: &Inventory, names: &[String], own: Option<&str>) -> bool {
+        let named = inventory.items.iter().filter(|item| any_is_meant(&item.domains, names));
+        named.into_iter().any(|item| self.is(inventory, item, own))
     }
 
     fn is(&self, inventory: &Inventory, item: &Item, own: Option<&str>) -> bool {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     decision::Decision,
     document::{field, label_selector, list, port, text, texts},
+    domain::any_is_meant,
     inventory::{Inventory, Item, ItemKind},
     net::Net,
     packet::{Direction, Packet, protocol},
@@ -40,6 +41,7 @@ enum Peer {
     Pods(Pods),
     Nodes(Selector),
     Networks(Vec<Net>),
+    Domains(Vec<String>),
     /// Of a kind that nobody knows.
     Unknown,
 }
@@ -57,7 +59,12 @@ impl ClusterNetworkPolicy {
     /// If it has no subject.
     pub fn read(document: &Value) -> Self {
         let spec = &document["spec"];
-        let rules = |name, peers| list(spec, name).iter().map(|rule| Rule::read(rule, peers)).collect();
+        let admin = text(spec, "tier") == "Admin";
+        let rules = |name, peers| {
+            // Names may stand in what is sent and accepted before all NetworkPolicies.
+            let names = admin && peers == "to";
+            list(spec, name).iter().map(|rule| Rule::read(rule, peers, names)).collect()
+        };
         Self {
             subject: Pods::read(&spec["subject"]).expect("a subject"),
             ingress: rules("ingress", "from"),
@@ -91,6 +98,7 @@ impl ClusterNetworkPolicy {
                     peer.items.iter().any(is_meant)
                 }
                 Peer::Networks(nets) => nets.iter().any(|net| net.has(peer.address)),
+                Peer::Domains(domains) => any_is_meant(domains, peer.names),
                 Peer::Unknown => true,
             };
             rule.peers.iter().any(is_peer)
@@ -118,7 +126,8 @@ impl Pods {
 }
 
 impl Rule {
-    fn read(document: &Value, peers: &str) -> Self {
+    fn read(document: &Value, peers: &str, names: bool) -> Self {
+        let names = names && text(document, "action") == "Accept";
         Self {
             decision: match text(document, "action") {
                 "Accept" => Decision::Allow,
@@ -126,7 +135,11 @@ impl Rule {
                 "Pass" => Decision::Pass,
                 other => panic!("{other} is no action"),
             },
-            peers: list(document, peers).iter().map(Peer::read).collect(),
+            peers: list(document, peers)
+                .iter()
+                .map(Peer::read)
+                .map(|peer| if matches!(peer, Peer::Domains(_)) && !names { Peer::Unknown } else { peer })
+                .collect(),
             traffic: list(document, "protocols").iter().map(Traffic::read).collect(),
         }
         .closed()
@@ -153,6 +166,9 @@ impl Peer {
             Some(nodes) => Self::Nodes(label_selector(nodes)),
             None if field(document, "networks").is_some() => {
                 Self::Networks(texts(document, "networks").into_iter().filter_map(Net::read).collect())
+            }
+            None if field(document, "domainNames").is_some() => {
+                Self::Domains(texts(document, "domainNames").into_iter().map(str::to_owned).collect())
             }
             None => Self::Unknown,
         }

@@ -52,6 +52,8 @@ pub struct Item {
     pub nets: Vec<Net>,
     /// Its named ports.
     pub ports: Vec<Port>,
+    /// A network set's DNS names.
+    pub domains: Vec<String>,
 }
 
 /// An endpoint of this node: what the container runtime told.
@@ -143,6 +145,7 @@ impl Inventory {
             account: Some("default".to_owned()),
             nets,
             ports: Vec::new(),
+            domains: Vec::new(),
         });
     }
 
@@ -237,6 +240,7 @@ fn pod(document: &Value) -> Item {
         account: Some(account.to_owned()),
         nets,
         ports: ports.filter_map(named_port).collect(),
+        domains: Vec::new(),
     }
 }
 
@@ -258,6 +262,7 @@ fn node(document: &Value) -> Item {
         account: None,
         nets: reachable.filter_map(|it| Net::read(text(it, "address"))).collect(),
         ports: Vec::new(),
+        domains: Vec::new(),
     }
 }
 
@@ -276,5 +281,6 @@ fn network_set(document: &Value) -> Item {
         account: None,
         nets: texts(&document["spec"], "nets").into_iter().filter_map(Net::read).collect(),
         ports: Vec::new(),
+        domains: texts(&document["spec"], "allowedEgressDomains").into_iter().map(str::to_owned).collect(),
     }
 }

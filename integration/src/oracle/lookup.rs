@@ -17,7 +17,7 @@ impl From<Direction> for model::Direction {
 }
 
 /// Whether a flow between the endpoint of a slot and a peer passes, and which rule says so. The peer is not the node's
-/// own stack, which is asked for no policy.
+/// own stack, which is asked for no policy. The endpoint was told the peer's address as one of these DNS names.
 ///
 /// # Errors
 /// Why the tables cannot be read.
@@ -26,6 +26,7 @@ pub fn look_up(
     slot: Slot,
     direction: Direction,
     peer: IpAddr,
+    names: &[String],
     flow: Flow,
 ) -> Result<(bool, RuleId), TableError> {
     let dropped = (false, RuleId::default());
@@ -51,5 +52,16 @@ pub fn look_up(
         Some(Outcome::BySource(branch)) => find(EntryOf::Branch(branch), flow.source_port)?,
         _ => entry,
     };
+    if let Some(list) = entry.and_then(|entry| entry.domains) {
+        for (pattern, id) in tables.domains()? {
+            let of = EntryOf::Domain(list, id);
+            let key = EntryKey { of, protocol: None, port: 0, port_bits: 0 };
+            if names.iter().any(|name| pattern.matches(name))
+                && let Some(allowing) = tables.find(map, key)?
+            {
+                return Ok((true, allowing.rule));
+            }
+        }
+    }
     Ok(entry.map_or(dropped, |entry| (entry.outcome == Outcome::Allow, entry.rule)))
 }

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod cluster_policy;
 pub mod decision;
 pub mod document;
+mod domain;
 pub mod endpoint_slice;
 pub mod generate;
 pub mod inventory;

@@ -64,6 +64,7 @@ impl fmt::Display for Flow {
 pub struct End<'a> {
     address: IpAddr,
     items: Vec<&'a Item>,
+    names: Vec<String>,
 }
 
 /// One side of the packet.
@@ -75,6 +76,8 @@ pub struct Side<'a> {
     pub port: u16,
     /// Everything that the address belongs to.
     pub items: &'a [&'a Item],
+    /// The DNS names that the other side was told to have the address; of the destination of what an endpoint sends only.
+    pub names: &'a [String],
 }
 
 /// The packet.
@@ -93,7 +96,15 @@ pub struct Packet<'a> {
 impl Inventory {
     /// An address of a packet.
     pub fn end(&self, address: IpAddr) -> End<'_> {
-        End { address, items: self.owners(address) }
+        End { address, items: self.owners(address), names: Vec::new() }
+    }
+}
+
+impl End<'_> {
+    /// The same, with the DNS names that the other side was told to have the address.
+    #[must_use]
+    pub fn told(self, names: &[String]) -> Self {
+        Self { names: names.to_vec(), ..self }
     }
 }
 
@@ -105,7 +116,12 @@ impl<'a> Packet<'a> {
         destination: &'a End<'_>,
         flow: Flow,
     ) -> Self {
-        let side = |end: &'a End<'_>, port| Side { address: end.address, port, items: &end.items };
+        let side = |end: &'a End<'_>, port| Side {
+            address: end.address,
+            port,
+            items: &end.items,
+            names: &end.names,
+        };
         Self {
             inventory,
             source: side(source, flow.source_port),

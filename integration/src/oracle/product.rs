@@ -167,13 +167,14 @@ impl Product {
         let slot = self.slots.remove(&local.container).context("the endpoint was not there")?;
         let flow = Flow { protocol: 6, source_port: 40_000, destination_port: 80 };
         for direction in Direction::BOTH {
-            let (passes, _) = look_up(&self.tables, slot, direction, Ipv4Addr::LOCALHOST.into(), flow)?;
+            let (passes, _) = look_up(&self.tables, slot, direction, Ipv4Addr::LOCALHOST.into(), &[], flow)?;
             ensure!(!passes, "{direction:?} of the endpoint that is gone passes");
         }
         Ok(())
     }
 
-    /// Whether a flow between an endpoint and a peer passes, and which rule says so.
+    /// Whether a flow between an endpoint and a peer passes, and which rule says so. The endpoint was told the peer's address as one of
+    /// these DNS names.
     ///
     /// # Errors
     /// The endpoint is not there.
@@ -182,9 +183,10 @@ impl Product {
         local: &Local,
         direction: Direction,
         peer: IpAddr,
+        names: &[String],
         flow: Flow,
     ) -> Result<(bool, RuleId)> {
         let slot = *self.slots.get(&local.container).context("the endpoint is not there")?;
-        Ok(look_up(&self.tables, slot, direction, peer, flow)?)
+        Ok(look_up(&self.tables, slot, direction, peer, names, flow)?)
     }
 }

@@ -41,12 +41,26 @@ impl Cluster {
         own: IpAddr,
         peer: IpAddr,
     ) -> impl Fn(Flow) -> bool + 'a {
+        self.verdicts_by_names(pod, direction, own, peer, &[])
+    }
+
+    /// The same for a pod that was told the peer's address as one of these DNS names.
+    pub fn verdicts_by_names<'a>(
+        &'a self,
+        pod: &(String, String),
+        direction: Direction,
+        own: IpAddr,
+        peer: IpAddr,
+        names: &[String],
+    ) -> impl Fn(Flow) -> bool + 'a + use<'a> {
         let applying = self.applying(pod, direction);
         let (source, destination) = match direction {
             Direction::Ingress => (peer, own),
             Direction::Egress => (own, peer),
         };
-        let (source, destination) = (self.inventory.end(source), self.inventory.end(destination));
+        // What reaches a pod has no name, whoever asked for one.
+        let names = if direction == Direction::Egress { names } else { &[] };
+        let (source, destination) = (self.inventory.end(source), self.inventory.end(destination).told(names));
         move |flow| {
             let packet = Packet::between(&self.inventory, &source, &destination, flow);
             for (tier, policies) in &applying {

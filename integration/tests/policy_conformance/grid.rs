@@ -185,7 +185,7 @@ impl Grid {
         let local =
             self.locals.iter().find(|it| it.container == pod.replace('/', "-")).context("no such pod")?;
         let own = address(pod, peer.is_ipv4());
-        let (product, _) = self.product.verdict(local, direction, peer, flow(service))?;
+        let (product, _) = self.product.verdict(local, direction, peer, &[], flow(service))?;
         Ok((product, cluster.verdict(&local.identity(), direction, own, peer, flow(service))))
     }
 }

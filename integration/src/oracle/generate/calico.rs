@@ -8,8 +8,8 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::pools::{
-    ACCOUNTS, NAMESPACES, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, SERVICES, account_selector, at_times,
-    item_selector, list, namespace_selector, object, policy_name,
+    ACCOUNTS, DOMAINS, NAMESPACES, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, SERVICES, account_selector,
+    at_times, item_selector, list, namespace_selector, object, policy_name,
 };
 
 /// A NetworkPolicy or a GlobalNetworkPolicy.
@@ -99,7 +99,10 @@ fn rule(peer: &'static str) -> BoxedStrategy<Value> {
                 let ports = key == "source" && matches!(says, Says::Ports { .. });
                 let entity = entity(family, says);
                 let any = at_times(65, entity);
-                (at_times(services, of_service(ports)), any).prop_map(|(service, any)| service.or(any))
+                // DNS names are for what may be sent.
+                let names = if action == "Allow" && key == peer && key == "destination" { 25 } else { 0 };
+                (at_times(services, of_service(ports)), at_times(names, of_names(says)), any)
+                    .prop_map(|(service, names, any)| service.or(names).or(any))
             };
             let (source, destination) = (side("source"), side("destination"));
             (at_times(15, Just(json!(version))), not_protocol, icmp(60), icmp(30), source, destination)
@@ -130,6 +133,17 @@ fn icmp() -> BoxedStrategy<Value> {
             let code = code.filter(|_| kind.is_some());
             object([("type", kind), ("code", code)])
         })
+        .boxed()
+}
+
+/// What has one of some DNS names.
+fn of_names(says: Says) -> BoxedStrategy<Value> {
+    let ports = match says {
+        Says::Ports { named } => at_times(40, vec(port(named), 1..=2).prop_map(Value::from)),
+        Says::Icmp | Says::Nothing => Just(None).boxed(),
+    };
+    (subsequence(DOMAINS.to_vec(), 1..=3), ports)
+        .prop_map(|(domains, ports)| object([("domains", Some(json!(domains))), ("ports", ports)]))
         .boxed()
 }
 

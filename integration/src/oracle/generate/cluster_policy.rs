@@ -8,7 +8,8 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::pools::{
-    KEYS, NAMESPACE_KEYS, NETS4, NETS6, PORT_NAMES, PORTS, RANGES, label_selector, list, object, policy_name,
+    DOMAINS, KEYS, NAMESPACE_KEYS, NETS4, NETS6, POD_KEYS, PORT_NAMES, PORTS, RANGES, label_selector, list,
+    object, policy_name,
 };
 
 /// A ClusterNetworkPolicy.
@@ -42,7 +43,7 @@ pub fn cluster_network_policy() -> BoxedStrategy<Value> {
 fn pods() -> BoxedStrategy<Value> {
     prop_oneof![
         label_selector(&NAMESPACE_KEYS).prop_map(|it| json!({"namespaces": it})),
-        (label_selector(&NAMESPACE_KEYS), label_selector(&KEYS)).prop_map(|(namespaces, pods)| {
+        (label_selector(&NAMESPACE_KEYS), label_selector(&POD_KEYS)).prop_map(|(namespaces, pods)| {
             json!({"pods": {"namespaceSelector": namespaces, "podSelector": pods}})
         }),
     ]
@@ -54,10 +55,12 @@ fn rule(peers: &'static str) -> BoxedStrategy<Value> {
     let beyond = prop_oneof![
         label_selector(&KEYS).prop_map(|it| json!({"nodes": it})),
         networks.prop_map(|it| json!({"networks": it})),
+        subsequence(DOMAINS.to_vec(), 1..=3).prop_map(|it| json!({"domainNames": it})),
     ];
     // What the API server leaves of a kind that it does not know, and what a file may say.
-    let unknown =
-        select(vec![json!({}), json!({"planets": {"earth": "first"}}), json!({"domainNames": ["a.test"]})]);
+    let kinds = [json!({}), json!({"planets": {"earth": "first"}}), json!({"domainNames": ["a.test"]})];
+    // Who comes in has no name. Names of ports cannot stand with DNS names.
+    let unknown = select(kinds[..if peers == "to" { 2 } else { 3 }].to_vec());
     let pods_or_unknown = prop_oneof![19 => pods(), 1 => unknown];
     // Ports have no names where peers may be something else than pods.
     let by_pods = (vec(pods_or_unknown, 1..=2), prop::option::of(vec(protocol(true), 1..=2)));

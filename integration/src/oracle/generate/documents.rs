@@ -1,12 +1,17 @@
 //! Random documents, and clusters of them.
 
-use proptest::{collection::vec, prelude::*, sample::select, strategy::Union};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{select, subsequence},
+    strategy::Union,
+};
 use serde_json::{Value, json};
 
 use super::{
     calico, cluster_policy, kubernetes, pods,
-    pools::{self, ACCOUNTS, NAMESPACES, NETS4, NETS6, PORTS, SERVICES, at_times, labels, object},
-    scene::Scene,
+    pools::{self, ACCOUNTS, DOMAINS, NAMESPACES, NETS4, NETS6, PORTS, SERVICES, at_times, labels, object},
+    scene::{Scene, Told},
 };
 use crate::oracle::inventory::Local;
 
@@ -23,9 +28,9 @@ pub fn scene(policies: usize) -> BoxedStrategy<Scene> {
         .prop_map(|(namespaces, accounts, sets, slices, tiers, policies)| {
             [namespaces, accounts, sets, slices, tiers, policies].concat()
         });
-    (documents, pods::pods(), pods::nodes())
-        .prop_map(|(documents, (pods, locals), (nodes, own))| {
-            Scene::new([documents, pods, nodes].concat(), locals, own)
+    (documents, pods::pods(), pods::nodes(), any::<u64>())
+        .prop_map(|(documents, (pods, locals), (nodes, own), told)| {
+            Scene::new([documents, pods, nodes].concat(), locals, own, Told(told))
         })
         .boxed()
 }
@@ -82,8 +87,10 @@ fn account() -> BoxedStrategy<Value> {
 
 fn network_set() -> BoxedStrategy<Value> {
     let nets = select([&NETS4[..], &NETS6[..]].concat());
-    (prop::option::of(select(&NAMESPACES[..])), select(&["near", "far"][..]), labels(), vec(nets, 0..=3))
-        .prop_map(|(namespace, name, labels, nets)| {
+    let domains = at_times(50, subsequence(DOMAINS.to_vec(), 0..=3).prop_map(|it| json!(it)));
+    let id = (prop::option::of(select(&NAMESPACES[..])), select(&["near", "far"][..]));
+    (id, labels(), vec(nets, 0..=3), domains)
+        .prop_map(|((namespace, name), labels, nets, domains)| {
             json!({
                 "apiVersion": "projectcalico.org/v3",
                 "kind": if namespace.is_some() { "NetworkSet" } else { "GlobalNetworkSet" },
@@ -92,7 +99,7 @@ fn network_set() -> BoxedStrategy<Value> {
                     ("name", Some(json!(name))),
                     ("labels", Some(labels)),
                 ]),
-                "spec": {"nets": nets},
+                "spec": object([("nets", Some(json!(nets))), ("allowedEgressDomains", domains)]),
             })
         })
         .boxed()

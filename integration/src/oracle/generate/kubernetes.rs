@@ -10,7 +10,7 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::pools::{
-    BLOCKS, KEYS, NAMESPACE_KEYS, NAMESPACES, PORT_NAMES, PORTS, RANGES, at_times, label_selector, list,
+    BLOCKS, NAMESPACE_KEYS, NAMESPACES, POD_KEYS, PORT_NAMES, PORTS, RANGES, at_times, label_selector, list,
     object, policy_name,
 };
 
@@ -23,7 +23,7 @@ pub fn network_policy() -> BoxedStrategy<Value> {
     (
         select(&NAMESPACES[..2]),
         policy_name(),
-        label_selector(&KEYS),
+        label_selector(&POD_KEYS),
         types,
         list(25, 2, rule("from")),
         list(40, 2, rule("to")),
@@ -52,7 +52,7 @@ fn rule(peers: &'static str) -> BoxedStrategy<Value> {
 
 fn peer() -> BoxedStrategy<Value> {
     let namespaces = || label_selector(&NAMESPACE_KEYS);
-    let pods = || label_selector(&KEYS);
+    let pods = || label_selector(&POD_KEYS);
     let block = select(&BLOCKS[..]).prop_flat_map(|(cidr, inner)| {
         let except = prop_oneof![
             2 => Just(None),

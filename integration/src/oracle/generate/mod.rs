@@ -13,6 +13,6 @@ mod story;
 pub use self::{
     documents::{document, pod, policy, scene},
     questions::Questions,
-    scene::{Scene, id},
+    scene::{Scene, Told, id},
     story::{Step, story},
 };

@@ -15,8 +15,15 @@ pub const ACCOUNTS: [&str; 2] = ["default", "robot"];
 pub const SERVICES: [&str; 2] = ["db", "web"];
 /// Names of ports.
 pub const PORT_NAMES: [&str; 3] = ["http", "dns", "metrics"];
+/// Names that addresses have.
+pub const NAMES: [&str; 6] = ["a.test", "www.a.test", "x.www.a.test", "b.test", "test", "a.b.test"];
+/// Names in policies, of two labels at least; some are written as people do.
+pub const DOMAINS: [&str; 8] =
+    ["a.test", "*.a.test", "WWW.a.test.", "*.www.a.test", "x.www.a.test", "b.test", "*.b.test", "c.test"];
 /// Keys of labels.
 pub const KEYS: [&str; 3] = ["a", "b", "c"];
+/// Keys that selectors of Kubernetes ask pods for. What begins as an inherited label of Calico is none to them, and no pod has it.
+pub const POD_KEYS: [&str; 4] = ["a", "b", "c", "pcns.a"];
 /// Values of labels.
 pub const VALUES: [&str; 3] = ["x", "y", "xy"];
 /// Ports that policies name.
