@@ -282,13 +282,11 @@ mod tests {
         })
     }
 
-    /// What a flow is told by all rules, one after the other: whether it is denied, by which rule, which one logs, and by which names it
-    /// would be allowed.
-    #[allow(clippy::type_complexity, reason = "only here")]
-    fn walk(
-        rules: &DirectionRules,
-        (protocol, source, destination): (u8, u16, u16),
-    ) -> (Option<Denied>, RuleId, Option<RuleId>, Option<BTreeMap<DomainId, Allowing>>) {
+    /// Whether a flow is denied, by which rule, which one logs, and by which names it would be allowed.
+    type Told = (Option<Denied>, RuleId, Option<RuleId>, Option<BTreeMap<DomainId, Allowing>>);
+
+    /// What a flow is told by all rules, one after the other.
+    fn walk(rules: &DirectionRules, (protocol, source, destination): (u8, u16, u16)) -> Told {
         let (mut log, mut names) = (None, BTreeMap::new());
         let some = rules.tiers.iter().flat_map(|tier| &tier.rules).any(|rule| !rule.domains.is_empty());
         'tiers: for tier in &rules.tiers {
@@ -318,9 +316,7 @@ mod tests {
         (None, RuleId(0), log, None)
     }
 
-    fn told(
-        decision: &Decision,
-    ) -> (Option<Denied>, RuleId, Option<RuleId>, Option<BTreeMap<DomainId, Allowing>>) {
+    fn told(decision: &Decision) -> Told {
         let names = decision.by_name.as_ref().map(|names| names.patterns().iter().copied().collect());
         (decision.denied, decision.rule, decision.log, names)
     }

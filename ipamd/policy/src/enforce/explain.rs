@@ -268,8 +268,8 @@ impl Enforcer {
                 }
             }
         }
-        let named = |(flow, way)| (NamedFlow { names: names(&flow), flow }, way);
-        let asked = asked.into_iter().map(named).collect();
+        let asked = asked.into_iter().map(|(flow, way)| (NamedFlow { names: names(&flow), flow }, way));
+        let asked = asked.collect();
         self.lock().trace(query, asked)
     }
 
