@@ -153,7 +153,7 @@ impl Rule {
         };
         // Nothing is denied, and nothing left to others, by name.
         let allows = matches!(self.decision, Some(Decision::Allow));
-        let names = if allows { packet.destination.names } else { &[] };
+        let told = if allows { packet.destination.names } else { &[] };
         named(|side| &side.nets)
             && named(|side| &side.not_nets)
             && self.version.is_none_or(|it| it == version)
@@ -162,7 +162,7 @@ impl Rule {
             && (self.icmp.kind.is_none() || self.icmp.is_of(packet))
             && (self.not_icmp.kind.is_none() || !self.not_icmp.is_of(packet))
             && self.source.matches(packet, &packet.source, &[], own)
-            && self.destination.matches(packet, &packet.destination, names, own)
+            && self.destination.matches(packet, &packet.destination, told, own)
             && self.source.service.as_ref().is_none_or(|it| it.has(packet, &packet.source, own))
             && self.destination.service.as_ref().is_none_or(|it| it.takes(packet, own))
     }
@@ -233,8 +233,8 @@ impl Entity {
 
     /// Whether it selects a network set that has one of these names.
     fn is_set_with(&self, inventory: &Inventory, names: &[String], own: Option<&str>) -> bool {
-        let named = inventory.items.iter().filter(|item| any_is_meant(&item.domains, names));
-        named.into_iter().any(|item| self.is(inventory, item, own))
+        let mut sets = inventory.items.iter().filter(|item| any_is_meant(&item.domains, names));
+        sets.any(|item| self.is(inventory, item, own))
     }
 
     fn is(&self, inventory: &Inventory, item: &Item, own: Option<&str>) -> bool {

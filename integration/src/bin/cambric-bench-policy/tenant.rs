@@ -28,8 +28,6 @@ const LIMITS: Limits = Limits {
     addresses: 131_072,
     prefixes: 65_536,
     rules: 16_384,
-    domains: 4_096,
-    domains_of_name: 8,
 };
 const ROUNDS: usize = 5;
 

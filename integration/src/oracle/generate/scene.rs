@@ -34,9 +34,10 @@ impl Told {
     pub fn names(self, local: &Local, address: IpAddr) -> Vec<String> {
         let mut hasher = DefaultHasher::new();
         (self.0, &local.container, address).hash(&mut hasher);
-        let dice = hasher.finish();
-        let picked = NAMES.iter().enumerate().filter(|(at, _)| dice >> (2 * at) & 3 == 0);
-        picked.map(|(_, name)| (*name).to_owned()).collect()
+        // A die for each name.
+        let dice = hasher.finish().to_be_bytes();
+        let picked = NAMES.iter().zip(dice).filter(|(_, die)| die % 4 == 0);
+        picked.map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
