@@ -15,7 +15,7 @@ use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use crate::node::Kernel;
 use ipamd_config::cni_chain::Configurations;
-use ipamd_datapath::{Datapath, DatapathError};
+use ipamd_datapath::{Datapath, DatapathError, DnsName};
 use ipamd_kernel::{
     kernel_files,
     link_reaper::Reaper,
@@ -120,6 +120,14 @@ impl Kernel for Host {
         page: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError> {
         self.datapath.conntrack(filter, page)
+    }
+
+    fn dns_names_of(&self, endpoint: IpAddr, address: IpAddr) -> Result<Vec<String>, DatapathError> {
+        self.datapath.dns_names_of(endpoint, address)
+    }
+
+    fn dns_names(&self) -> Result<Vec<DnsName>, DatapathError> {
+        self.datapath.dns_names()
     }
 
     fn link_index(&self, ifname: &str) -> Option<u32> {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, bail};
 
 use super::{
+    dns_server::{DnsClient, DnsServer, look_up_by_tcp},
     listeners::Listeners,
     netns::Netns,
     service::Service,
@@ -63,6 +64,24 @@ pub trait Machine {
     fn serve_udp(&self, address: impl Into<SocketAddr>) -> Result<UdpEcho> {
         let address = address.into();
         self.netns().inside(|| UdpEcho::listen(address))
+    }
+
+    /// Answers DNS questions at `address`.
+    fn serve_dns(&self, address: impl Into<SocketAddr>) -> Result<DnsServer> {
+        let address = address.into();
+        self.netns().inside(|| DnsServer::listen(address))
+    }
+
+    /// A client of the DNS server at `server`.
+    fn dns_client(&self, server: impl Into<SocketAddr>) -> Result<DnsClient> {
+        let server = server.into();
+        self.netns().inside(|| DnsClient::of(server))
+    }
+
+    /// Asks the DNS server at `server` for a name's addresses of one type, by TCP.
+    fn look_up_by_tcp(&self, server: impl Into<SocketAddr>, name: &str, kind: u16) -> Result<()> {
+        let server = server.into();
+        self.netns().inside(|| look_up_by_tcp(server, name, kind))
     }
 
     /// Whether a datagram of `size` bytes to an echo server comes back.

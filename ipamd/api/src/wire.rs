@@ -83,6 +83,8 @@ pub enum Request {
         /// Also while the interface exists.
         force: bool,
     },
+    /// The DNS names that endpoints were told. Reply: any number of [`Reply::DnsNames`], the last with `last` set.
+    DnsNames(DnsFilter),
     /// The conntrack entries that match. Reply: any number of [`Reply::Conntrack`], the last with `last` set.
     Conntrack(ConntrackFilter),
     /// The policies in force, and what is refused. Reply: any number of [`Reply::Policies`], the last with `last` set.
@@ -484,6 +486,42 @@ pub struct ConntrackPage {
     pub last: bool,
 }
 
+/// Which DNS names are wanted; each field that is set must match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsFilter {
+    /// The name, in small letters.
+    pub name: Option<String>,
+    /// The address.
+    pub address: Option<IpAddr>,
+    /// The pod that was told, as NAMESPACE/NAME.
+    pub pod: Option<String>,
+}
+
+/// What an endpoint was told: a name of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsEntry {
+    /// The pod as NAMESPACE/NAME, else the attachment; empty: the endpoint is just gone.
+    pub endpoint: String,
+    /// The name that it asked about.
+    pub name: String,
+    /// The address that it was told.
+    pub address: IpAddr,
+    /// For so many seconds new flows may be allowed by the name; 0: only those that live.
+    pub expires_in: u64,
+    /// Whether a policy of this node speaks of the name.
+    pub in_policy: bool,
+}
+
+/// A page of names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DnsPage {
+    /// The names.
+    pub names: Vec<DnsEntry>,
+    /// No page follows.
+    pub last: bool,
+}
+
 /// What the daemon answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -506,6 +544,8 @@ pub enum Reply {
     Endpoints(Vec<Endpoint>),
     /// See [`Request::Pools`].
     Pools(Vec<Pool>),
+    /// See [`Request::DnsNames`].
+    DnsNames(DnsPage),
     /// See [`Request::Conntrack`].
     Conntrack(ConntrackPage),
     /// See [`Request::Policies`].

@@ -3,6 +3,7 @@
 mod connections;
 mod connectivity;
 mod daemon;
+mod dns;
 mod ending;
 mod endpoints;
 mod flow;
@@ -51,6 +52,9 @@ enum Command {
     /// Connections that the programs remember
     #[command(subcommand)]
     Ct(CtCommand),
+    /// DNS names that pods were told, by which policies may allow them to connect
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Policies: what is in force and why, what would be
     #[command(subcommand)]
     Policy(policy::Command),
@@ -104,6 +108,12 @@ enum CtCommand {
     List(connections::Filter),
 }
 
+#[derive(Debug, Subcommand)]
+enum DnsCommand {
+    /// Lists the names, with their addresses
+    List(dns::Filter),
+}
+
 impl CommandLine {
     /// The exit status of a command that cannot be carried out: where 1 is an answer, it is another.
     pub fn failure(&self) -> u8 {
@@ -141,6 +151,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
                     pools::release(&mut daemon, address, force, &output)?;
                 }
                 Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
+                Command::Dns(DnsCommand::List(filter)) => dns::list(&mut daemon, filter, &output)?,
                 Command::Service(command) => service::run(&mut daemon, command, &output)?,
                 Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,
                 Command::Preflight(_)

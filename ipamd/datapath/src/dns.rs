@@ -7,8 +7,8 @@ use std::{
 };
 
 use bpf::layout::{
-    DNS_NAMES, DNS_PORTS, DnsRecordKey, DnsSettings, Domain, DomainKey, RESOLVER_ENTRIES, ResolverKey,
-    mapped, unmapped,
+    DNS_NAMES, DNS_PORTS, DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainKey, RESOLVER_ENTRIES,
+    ResolverKey, mapped, unmapped,
 };
 use ipamd_model::domain::{DomainId, DomainPattern};
 
@@ -150,33 +150,38 @@ impl Datapath {
         Ok(DnsUse { records, questions })
     }
 
-    /// Calls `visit` with each name that an endpoint was told, until it returns false.
-    pub fn each_dns_name(&self, mut visit: impl FnMut(DnsName) -> bool) -> Result<(), DatapathError> {
-        let now = conntrack::now();
+    /// All names that endpoints were told.
+    pub fn dns_names(&self) -> Result<Vec<DnsName>, DatapathError> {
+        let (now, mut names) = (conntrack::now(), Vec::new());
         self.dns_records.each(|key, record| {
-            let prefix = record.name.text.get(..record.name.length as usize / 8).unwrap_or_default();
-            let Some(pattern) = domains::pattern(prefix) else { return true };
-            visit(DnsName {
+            names.extend(name_of(&record).map(|name| DnsName {
                 ifindex: key.ifindex,
-                name: pattern.name().to_owned(),
+                name,
                 address: unmapped(key.address),
                 left: seconds(i64::from(record.expires.wrapping_sub(now).cast_signed())),
                 domains: record.domains.id.into_iter().take_while(|id| *id != 0).map(DomainId).collect(),
-            })
-        })
+            }));
+            true
+        })?;
+        Ok(names)
     }
 
-    /// The names that an endpoint was told for an address; those that have expired, too.
-    pub fn dns_names_of(&self, ifindex: u32, address: IpAddr) -> Result<Vec<String>, DatapathError> {
+    /// The names that an endpoint was told for an address; those that have expired, too. The endpoint is given by an address of its own.
+    pub fn dns_names_of(&self, endpoint: IpAddr, address: IpAddr) -> Result<Vec<String>, DatapathError> {
         let mut names = Vec::new();
+        let Some(ifindex) = self.host_end_of(endpoint)? else { return Ok(names) };
         for place in 0..DNS_NAMES {
             let key = DnsRecordKey { ifindex, place, address: mapped(address) };
-            let Some(record) = self.dns_records.get(&key)? else { continue };
-            let prefix = record.name.text.get(..record.name.length as usize / 8).unwrap_or_default();
-            names.extend(domains::pattern(prefix).map(|pattern| pattern.name().to_owned()));
+            names.extend(self.dns_records.get(&key)?.as_ref().and_then(name_of));
         }
         Ok(names)
     }
+}
+
+/// The name of a record.
+fn name_of(record: &DnsRecord) -> Option<String> {
+    let prefix = record.name.text.get(..record.name.length as usize / 8)?;
+    Some(domains::pattern(prefix)?.name().to_owned())
 }
 
 /// A tick is 2^30 ns.

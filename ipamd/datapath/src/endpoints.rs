@@ -48,13 +48,18 @@ impl Datapath {
         Ok(endpoints)
     }
 
-    /// Whether the endpoint of an address is no longer the one that has this host end.
-    pub(super) fn is_gone(&self, address: IpAddr, index: u32) -> bool {
+    /// Index of the host end of the endpoint that has an address.
+    pub(super) fn host_end_of(&self, address: IpAddr) -> Result<Option<u32>, DatapathError> {
         let endpoint = match address {
             IpAddr::V4(address) => self.endpoints4.get(&address.into()),
             IpAddr::V6(address) => self.endpoints6.get(&address.into()),
         };
-        endpoint.is_ok_and(|endpoint| endpoint.is_none_or(|endpoint| endpoint.ifindex != index))
+        Ok(endpoint?.map(|endpoint| endpoint.ifindex))
+    }
+
+    /// Whether the endpoint of an address is no longer the one that has this host end.
+    pub(super) fn is_gone(&self, address: IpAddr, index: u32) -> bool {
+        self.host_end_of(address).is_ok_and(|host_end| host_end != Some(index))
     }
 
     /// Tells the programs which Ethernet address the endpoint behind a host end sends from.

@@ -9,7 +9,7 @@ use std::{
 
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
-use ipamd_datapath::DatapathError;
+use ipamd_datapath::{DatapathError, DnsName};
 use ipamd_kernel::netlink::{Listener, SocketDiagError};
 use ipamd_model::{concerned::Concerned, endpoint::EndpointEntry};
 
@@ -56,6 +56,10 @@ pub trait Kernel: Debug + Send + Sync {
         filter: &ConntrackFilter,
         page: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError>;
+    /// The DNS names that an endpoint was told for an address. The endpoint is given by an address of its own.
+    fn dns_names_of(&self, endpoint: IpAddr, address: IpAddr) -> Result<Vec<String>, DatapathError>;
+    /// All DNS names that endpoints were told.
+    fn dns_names(&self) -> Result<Vec<DnsName>, DatapathError>;
     /// Index of the interface with this name or alternative name.
     fn link_index(&self, ifname: &str) -> Option<u32>;
     /// Index of the interface with this name as its own: one of Cambric's, not of another plugin.

@@ -39,6 +39,7 @@ impl NodeService {
     ) -> io::Result<Answered> {
         match request {
             Request::Conntrack(filter) => self.conntrack(filter, replies).await,
+            Request::DnsNames(filter) => self.dns_names(filter, replies).await,
             Request::Policies => self.policies(replies).await,
             Request::Services => self.services(replies).await,
             Request::Service(query) => self.service(query, replies).await,
@@ -197,6 +198,7 @@ fn name(request: &Request) -> &'static str {
         Request::Address { .. } => "address",
         Request::ReleaseAddress { .. } => "release_address",
         Request::Conntrack(_) => "conntrack",
+        Request::DnsNames(_) => "dns_names",
         Request::Policies => "policies",
         Request::Policy(_) => "policy",
         Request::PolicyTrace(_) => "policy_trace",

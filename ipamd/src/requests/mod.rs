@@ -3,6 +3,7 @@
 mod add_locks;
 mod conntrack;
 mod dispatch;
+mod dns;
 mod monitor;
 mod node_service;
 mod pages;

@@ -7,6 +7,7 @@ use ipamd_api::{
     policy::{
         DecidingRule, Event, FlowChange, ObjectName, Party, PolicyDetail, PolicySummary, RefusedObject, Trace,
     },
+    wire::DnsEntry,
 };
 use serde::Serialize;
 
@@ -134,6 +135,13 @@ impl Shorten for Event {
         party(&mut self.source);
         party(&mut self.destination);
         self.rule.iter_mut().for_each(rule);
+    }
+}
+
+impl Shorten for DnsEntry {
+    fn shorten(&mut self) {
+        text(&mut self.endpoint);
+        text(&mut self.name);
     }
 }
 

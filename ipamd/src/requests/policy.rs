@@ -63,7 +63,7 @@ impl NodeService {
             let to = (flow.destination, flow.destination_port).into();
             services.resolve(flow.protocol, flow.source, to, inside)
         };
-        let traced = aside(move || node.policy().trace(&query, led, |_| Vec::new())).await?;
+        let traced = aside(move || node.policy().trace(&query, led, |flow| names(&node, flow))).await?;
         let trace = traced.map_err(|reason| ApiError::new(ErrorKind::InvalidRequest, reason))?;
         Ok(Reply::Trace(Box::new(trace.fitting())))
     }
@@ -81,7 +81,7 @@ impl NodeService {
         let compared = aside(move || {
             let flows = flows(&node, &monitor)?;
             let page = match objects_of(files) {
-                Ok(objects) => node.policy().diff(objects, &flows, |_| Vec::new()),
+                Ok(objects) => node.policy().diff(objects, &flows, |flow| names(&node, flow)),
                 Err(refused) => DiffPage { refused, examined: flows.len() as u64, ..DiffPage::default() },
             };
             drop(memory);
@@ -99,6 +99,14 @@ impl NodeService {
         }
         Ok(Ok(Some(Reply::PolicyDiff(DiffPage { changed, examined, last: true, ..DiffPage::default() }))))
     }
+}
+
+/// The DNS names that the opener of a flow was told for its destination. What cannot be read is none: then a flow counts as denied.
+fn names(node: &Node, flow: &SeenFlow) -> Vec<String> {
+    node.kernel().dns_names_of(flow.source, flow.destination).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the DNS names of {}", flow.destination);
+        Vec::new()
+    })
 }
 
 /// The objects of the files, or what of them is refused.

@@ -6,7 +6,7 @@ use bpf::attach::Pins;
 use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
 
 use super::*;
-use ipamd_datapath::DatapathError;
+use ipamd_datapath::{DatapathError, DnsName};
 use ipamd_kernel::netlink::{Listener, SocketDiagError};
 use ipamd_model::endpoint::EndpointEntry;
 use ipamd_runtime::queued_lock::locked;
@@ -125,6 +125,12 @@ impl Kernel for FakeKernel {
         _: &mut dyn FnMut(Vec<Connection>) -> bool,
     ) -> Result<(), DatapathError> {
         Ok(())
+    }
+    fn dns_names_of(&self, _: IpAddr, _: IpAddr) -> Result<Vec<String>, DatapathError> {
+        Ok(Vec::new())
+    }
+    fn dns_names(&self) -> Result<Vec<DnsName>, DatapathError> {
+        Ok(Vec::new())
     }
     fn link_index(&self, ifname: &str) -> Option<u32> {
         self.lock().links.get(ifname).copied()
