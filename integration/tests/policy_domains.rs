@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A connection that is allowed comes about sooner.
 const WHILE: Duration = Duration::from_millis(400);
 const PORT: u16 = 8080;
+/// By each resolver.
+const LOOK_UPS: u16 = 2000;
 const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// The policy as the article has it that Cambric was made from.
@@ -154,7 +156,6 @@ fn the_articles_policy_works_as_it_stands() -> Result<()> {
 #[test]
 fn each_look_up_opens_its_address_before_the_client_connects() -> Result<()> {
     needs_root!();
-    const LOOK_UPS: u16 = 2000;
     let flags = [format!("--dns-resolvers={NEIGHBOUR4}"), "--dns-resolvers=kube-system/kube-dns".to_owned()];
     let settings = flags.into_iter().fold(Settings::default().cluster(), Settings::flag);
     let node = Node::start_with(settings)?;

@@ -131,9 +131,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         cluster_sync = cluster.start(&config, targets) => cluster_sync?,
         () = signals.wait() => return Ok(ExitReason::Stopped),
     };
-    node.find_namespaces();
-    let namespaces = if config.socket_lb { node.namespaces() } else { Vec::new() };
-    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)?;
+    translate_sockets(&config, &node, &datapath)?;
     let reconciler = Reconciler::new(
         &config,
         node.clone(),
@@ -466,6 +464,13 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
     datapath.set_external(external)?;
     datapath.set_wall_clock()?;
     Ok(datapath)
+}
+
+/// Tells the programs in which namespaces they translate sockets to services' backends.
+fn translate_sockets(config: &Config, node: &Node, datapath: &Datapath) -> Result<(), DatapathError> {
+    node.find_namespaces();
+    let namespaces = if config.socket_lb { node.namespaces() } else { Vec::new() };
+    datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)
 }
 
 /// The balancer of services, with its health check ports.

@@ -53,7 +53,7 @@ impl Resolvers {
     /// Takes in what changes say of the named Services. `first`: these are all objects of the cluster.
     pub fn apply(&self, changes: &[Change], first: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = first;
+        let mut is_new = first;
         for change in changes {
             let (id, now) = match change {
                 Change::Put(Object::Service(service)) => (change.id(), self.of_service(service)),
@@ -64,13 +64,13 @@ impl Resolvers {
                 _ => continue,
             };
             if now.is_empty() {
-                changed |= state.known.remove(&id).is_some();
+                is_new |= state.known.remove(&id).is_some();
             } else if state.known.get(&id) != Some(&now) {
                 state.known.insert(id, now);
-                changed = true;
+                is_new = true;
             }
         }
-        if changed || state.written.is_none() {
+        if is_new || state.written.is_none() {
             self.write(&mut state);
         }
     }

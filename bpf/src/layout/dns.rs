@@ -13,7 +13,7 @@ pub const DOMAINS_ALL: u16 = 0xffff;
 /// [`Domain::flags`]: every endpoint with domain rules may ask about these names.
 pub const DOMAIN_ASKED_BY_ALL: u16 = 1;
 /// So many patterns may mean one name.
-pub const DOMAINS_OF_NAME: usize = 8;
+pub const DOMAINS_OF_NAME: u32 = 8;
 /// An address has so many names for one endpoint.
 pub const DNS_NAMES: u32 = 4;
 /// So many different ports the resolvers have at most.

@@ -80,7 +80,6 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--socket-lb=off",
         "--external-service-mode=dsr",
         "--nodeport-addresses=192.0.2.0/24",
-        "--nodeport-addresses=2001:db8::1",
         "--kube-api-server=https://192.0.2.1:6443",
         "--host-root=/h",
         "--cni-conf-dir=/n",
@@ -122,7 +121,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         dns-least-ttl = 5
         socket-lb = "off"
         external-service-mode = "dsr"
-        nodeport-addresses = ["192.0.2.0/24", "2001:db8::1"]
+        nodeport-addresses = ["192.0.2.0/24"]
         kube-api-server = "https://192.0.2.1:6443"
         host-root = "/h"
         cni-conf-dir = "/n"

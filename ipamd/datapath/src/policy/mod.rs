@@ -186,7 +186,7 @@ impl Tables for PolicyTables {
             prefixes: self.sizes.prefixes,
             rules: self.sizes.rules,
             domains: DOMAIN_ENTRIES / 2,
-            domains_of_name: DOMAINS_OF_NAME as u32,
+            domains_of_name: DOMAINS_OF_NAME,
         }
     }
 
