@@ -192,10 +192,11 @@ fn other_versions_and_kinds_of_policy_are_refused() {
 
 #[test]
 fn the_examples_of_policies_are_understood() {
-    const EXAMPLES: [(&str, usize); 5] = [
+    const EXAMPLES: [(&str, usize); 6] = [
         (include_str!("../../../../conf/policies/block-crypto-mining.yaml"), 1),
         (include_str!("../../../../conf/policies/cluster-baseline.yaml"), 2),
         (include_str!("../../../../conf/policies/default-deny.yaml"), 1),
+        (include_str!("../../../../conf/policies/dns-names.yaml"), 2),
         (include_str!("../../../../conf/policies/tiers.yaml"), 3),
         (include_str!("../../../../conf/policies/web-from-frontend.yaml"), 1),
     ];

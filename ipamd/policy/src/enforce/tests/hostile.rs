@@ -101,6 +101,49 @@ fn what_policies_cost_grows_as_they_do() {
     });
 }
 
+/// A policy of the namespace `n` for its pods `app: guarded` that allows these to send to DNS names: rules, each by its port or ports and
+/// its names.
+fn names(rules: impl Iterator<Item = (String, String)>) -> String {
+    let rules = rules.map(|(ports, names)| {
+        format!(
+            "{{ action: Allow, protocol: TCP, destination: {{ ports: [ '{ports}' ], domains: [ {names} ] }} }}"
+        )
+    });
+    let rules: Vec<_> = rules.collect();
+    format!(
+        "---\napiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {{ namespace: n, name: names }}\n\
+         spec: {{ selector: app == 'guarded', egress: [ {} ] }}\n",
+        rules.join(", ")
+    )
+}
+
+#[test]
+fn what_names_cost_grows_as_they_do() {
+    grows_in_proportion("DNS names of one rule", |by| {
+        let many: Vec<_> = (0..1_000 * by).map(|at| format!("n{at}.example.com")).collect();
+        names(std::iter::once(("443".to_owned(), many.join(", "))))
+    });
+    grows_in_proportion("rules with a DNS name", |by| {
+        names((0..1_000 * by).map(|at| ((1_000 + 2 * at).to_string(), format!("n{at}.example.com"))))
+    });
+    grows_in_proportion("rules with the same DNS names", |by| {
+        names((0..1_000 * by).map(|at| ((1_000 + 2 * at).to_string(), "a.example.com".to_owned())))
+    });
+}
+
+#[test]
+fn lists_of_names_that_cannot_fit_are_not_worked_out() {
+    // The names of each of 300 rules may be reached on another number of ports: 45,000 times 20 names.
+    let rules = (0..300).map(|rule| {
+        let of_it: Vec<_> = (0..20).map(|at| format!("n{at}.r{rule}.example.com")).collect();
+        (format!("1:{}", 1_000 + rule), of_it.join(", "))
+    });
+    let (steps, bench) = steps(PROGRAMS, &names(rules));
+    let problems = bench.enforcer.problems();
+    assert!(problems[0].ends_with("(--policy-entries), and there is room for 16384"), "{problems:?}");
+    assert!(steps < 100_000, "{steps} steps: 900,000 would be all of it");
+}
+
 #[test]
 fn selectors_of_a_namespace_do_not_look_at_the_pods_of_others() {
     // 200 selectors, none of which any pod but one has; and 1,000 pods elsewhere, each with labels of its own.
