@@ -4,6 +4,7 @@
 mod bench;
 mod knobs;
 mod maps;
+mod names;
 mod pool;
 mod services;
 

@@ -24,6 +24,8 @@ use crate::stage::Stage;
 
 /// Flows that are sent of each cluster, of those that could be.
 const SENT: usize = 400;
+/// Flows beside these that pass by a DNS name only: few do.
+const BY_NAME: usize = 100;
 
 /// The policy tables of the stage, as a daemon opens them.
 fn tables(stage: &Stage) -> PolicyTables {
@@ -71,13 +73,17 @@ fn passes(stage: &Stage, question: &Question) -> Option<bool> {
 }
 
 /// A flow between an endpoint and a peer, and whether it should pass.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Question {
     direction: Direction,
     own: IpAddr,
     peer: IpAddr,
     flow: Flow,
+    /// The DNS names that the endpoint was told for the peer.
+    names: Vec<String>,
     expected: bool,
+    /// It would not, if it had no names.
+    by_name: bool,
 }
 
 fn packet(macs: ([u8; 6], [u8; 6]), source: IpAddr, destination: IpAddr, flow: Flow) -> Vec<u8> {
@@ -134,12 +140,26 @@ fn questions(scene: &Scene) -> Vec<Question> {
                 if direction == Direction::Ingress && neighbour.is_some() {
                     continue;
                 }
-                let verdict = cluster.verdicts(&local.identity(), direction, own, peer);
+                let names = match direction {
+                    Direction::Egress => scene.told.names(local, peer),
+                    Direction::Ingress => Vec::new(),
+                };
+                let nameless = cluster.verdicts(&local.identity(), direction, own, peer);
+                let verdict = cluster.verdicts_by_names(&local.identity(), direction, own, peer, &names);
                 // What one endpoint sends to another is asked of both.
                 let second = neighbour.as_ref().map(|it| cluster.verdicts(it, Direction::Ingress, peer, own));
                 for flow in all.flows.iter().copied().filter(|flow| opens_a_flow(own, *flow)) {
                     let expected = verdict(flow) && second.as_ref().is_none_or(|second| second(flow));
-                    questions.push(Question { direction, own, peer, flow, expected });
+                    let by_name = expected && !nameless(flow);
+                    questions.push(Question {
+                        direction,
+                        own,
+                        peer,
+                        flow,
+                        names: names.clone(),
+                        expected,
+                        by_name,
+                    });
                 }
             }
         }
@@ -147,7 +167,7 @@ fn questions(scene: &Scene) -> Vec<Question> {
     questions
 }
 
-fn check(stage: &Stage, scene: &Scene, chosen: &[Question], answers: &mut [u32; 3]) -> TestCaseResult {
+fn check(stage: &Stage, scene: &Scene, chosen: &[Question], answers: &mut [u32; 4]) -> TestCaseResult {
     let product =
         Product::start_on(Box::new(tables(stage)), &scene.documents, &scene.locals, &scene.node_addresses);
     let product = product.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
@@ -158,8 +178,12 @@ fn check(stage: &Stage, scene: &Scene, chosen: &[Question], answers: &mut [u32; 
     }
     let mut outcome = Ok(());
     for question in chosen {
+        // All endpoints are behind that interface, so none may know what another one was told.
+        stage.bench.tell(&stage.bench.a, question.peer, &question.names).unwrap();
         let passes = passes(stage, question);
+        stage.bench.forget_names(&stage.bench.a, question.peer).unwrap();
         answers[passes.map_or(2, usize::from)] += 1;
+        answers[3] += u32::from(question.by_name && passes.is_some());
         if passes.is_some_and(|passes| passes != question.expected) {
             outcome = Err(TestCaseError::fail(format!("{question:?}: passes: {passes:?}")));
             break;
@@ -182,16 +206,18 @@ fn the_programs_do_what_the_specifications_say_of_random_clusters() {
         ..ProptestConfig::default()
     };
     let asked = scene(8).prop_flat_map(|scene| {
-        let questions = questions(&scene);
-        let sent = SENT.min(questions.len());
-        (Just(scene), subsequence(questions, sent))
+        let (by_name, others) = questions(&scene).into_iter().partition::<Vec<_>, _>(|it| it.by_name);
+        let sent = (BY_NAME.min(by_name.len()), SENT.min(others.len()));
+        (Just(scene), subsequence(by_name, sent.0), subsequence(others, sent.1))
     });
-    // Dropped, passed, and what policy had no say in.
-    let answers = RefCell::new([0; 3]);
-    let ran = TestRunner::new(config)
-        .run(&asked, |(scene, chosen)| check(&stage, &scene, &chosen, &mut answers.borrow_mut()));
+    // Dropped, passed, what policy had no say in, and what passed by a DNS name.
+    let answers = RefCell::new([0; 4]);
+    let ran = TestRunner::new(config).run(&asked, |(scene, by_name, others)| {
+        check(&stage, &scene, &[by_name, others].concat(), &mut answers.borrow_mut())
+    });
     ran.unwrap_or_else(|error| panic!("{error}"));
-    let [dropped, passed, other] = answers.into_inner();
-    println!("{dropped} dropped, {passed} passed, {other} for another reason");
+    let [dropped, passed, other, by_name] = answers.into_inner();
+    println!("{dropped} dropped, {passed} passed ({by_name} by a name), {other} for another reason");
     assert!(dropped > passed / 5 && passed > dropped / 5 && other < dropped + passed);
+    assert!(by_name > 0);
 }
