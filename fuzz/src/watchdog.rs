@@ -5,7 +5,7 @@ use std::{
     process,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        mpsc::{RecvTimeoutError, Sender, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -16,21 +16,24 @@ use crate::corpus_files::keep;
 /// What is being read, and since when.
 type Current = Arc<Mutex<Option<(Instant, Vec<u8>)>>>;
 
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Watches one thread.
 pub struct Watchdog {
     current: Current,
     longest: Duration,
-    ended: Arc<AtomicBool>,
+    /// The watching ends when this is dropped.
+    _end: Sender<()>,
 }
 
 impl Watchdog {
     /// Begins to watch.
     pub fn start(name: &'static str, directory: PathBuf, longest: Duration) -> Self {
-        let (current, ended) = (Current::default(), Arc::new(AtomicBool::new(false)));
-        let watchdog = Self { current: Arc::clone(&current), longest, ended: Arc::clone(&ended) };
+        let (current, (end, ended)) = (Current::default(), channel());
+        let watchdog = Self { current: Arc::clone(&current), longest, _end: end };
         thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(200));
+            while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
                 let current = current.lock().unwrap_or_else(PoisonError::into_inner);
                 // A little more, so that what ends late is told by the thread itself.
                 if let Some((since, input)) = &*current
@@ -65,11 +68,5 @@ impl Watchdog {
 
     fn tell(&self, what: Option<(Instant, Vec<u8>)>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = what;
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, Node, Sandbox, eventually},
+    testbed::{Machine, Node, Sandbox, eventually, time_passes},
 };
 use serde_json::Value;
 
@@ -83,9 +83,12 @@ fn no_address_is_lost_or_given_twice_however_the_daemon_dies() -> Result<()> {
         let workers: Vec<_> =
             (0..WORKERS).map(|worker| scope.spawn(move || work(node, worker, stop, done))).collect();
         let killed = (0..kills).try_for_each(|_| {
-            thread::sleep(Duration::from_millis(100 + dice.below(700)));
+            time_passes(Duration::from_millis(100 + dice.below(700)), "each is killed at another step");
             node.kill_daemon();
-            thread::sleep(Duration::from_millis(dice.below(100)));
+            time_passes(
+                Duration::from_millis(dice.below(100)),
+                "the daemon is away for another time in each round",
+            );
             node.start_daemon()
         });
         stop.store(true, Ordering::Relaxed);

@@ -1,24 +1,31 @@
 //! The daemon goes and comes back while pods speak.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{FAR4, FAR6, Flowing, Machine, Node, Settings},
+    testbed::{FAR4, FAR6, Flow, Flowing, Machine, Node, Settings},
 };
 
 /// Between two datagrams of a flow.
 const PACE: Duration = Duration::from_millis(2);
 
-fn restarts(node: &Node) -> Result<()> {
-    thread::sleep(Duration::from_millis(200));
+/// Flows go on in between.
+fn restarts(node: &Node, flows: &[(&str, Flow)]) -> Result<()> {
+    let go_on = || {
+        flows.iter().try_for_each(|(way, flow)| {
+            ensure!(flow.goes_on(), "{way}");
+            Ok(())
+        })
+    };
+    go_on()?;
     node.stop_daemon()?;
-    thread::sleep(Duration::from_millis(200));
+    go_on()?;
     node.start_daemon()?;
-    thread::sleep(Duration::from_millis(200));
+    go_on()?;
     node.kill_daemon();
-    thread::sleep(Duration::from_millis(200));
+    go_on()?;
     node.start_daemon()
 }
 
@@ -33,7 +40,7 @@ fn flood_through_restarts(settings: Settings) -> Result<()> {
         ("pod to neighbour", b.udp_flow(neighbour, (FAR4, 0), PACE)?),
         ("pod to neighbour, IPv6", a.udp_flow(neighbour, (FAR6, 0), PACE)?),
     ];
-    restarts(&node)?;
+    restarts(&node, &flows)?;
     for (way, flow) in flows {
         flow.end()
             .whole(way)

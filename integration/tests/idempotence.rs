@@ -5,7 +5,7 @@ use std::{collections::HashMap, process::Command, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Invocation, Machine, Node, Pod, Refusal, Sandbox},
+    testbed::{Invocation, Machine, Node, Pod, Refusal, Sandbox, eventually, time_passes},
 };
 use serde_json::json;
 
@@ -159,7 +159,9 @@ fn del_and_add_while_the_daemon_is_away_then_add_again() -> Result<()> {
     let again = pod.cni("ADD").run()?;
     assert_eq!(again["ips"].as_array().map(Vec::len), Some(2));
     // The note that DEL left must not strike the new attachment.
-    thread::sleep(Duration::from_secs(2));
+    let notes = ipamd_api::files::released(&node.socket());
+    let are_gone = || std::fs::read_dir(&notes).map_or(true, |mut notes| notes.next().is_none());
+    ensure!(eventually(Duration::from_secs(10), are_gone), "the daemon leaves the note");
     pod.cni("CHECK").set("prevResult", again).run()?;
     pod.del()?;
     node.is_left_clean()
@@ -278,7 +280,7 @@ fn an_add_killed_at_any_time_is_undone_by_its_next() -> Result<()> {
     for round in 0..40_u64 {
         let sandbox = node.sandbox("a")?;
         let mut child = sandbox.cni("ADD").spawn(&[])?;
-        thread::sleep(Duration::from_micros(round * 300));
+        time_passes(Duration::from_micros(round * 300), "each is killed at another step");
         let _ = child.kill();
         child.wait()?;
         if round % 2 == 0 {

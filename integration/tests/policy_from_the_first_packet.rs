@@ -2,14 +2,13 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Marked, Node, Pod, Sandbox, Settings, eventually},
+    testbed::{Marked, Node, Pod, Sandbox, Settings, Spray, eventually},
 };
 use serde_json::json;
 
@@ -121,13 +120,15 @@ fn without_a_daemon_nothing_begins() -> Result<()> {
         node.kill_daemon();
         let sandbox = node.sandbox_of("shop/guarded", &[("app", "guarded")])?;
         let (into, out) = (sandbox.tap(WELCOME)?, friend.tap(ANSWER)?);
-        let _sprays = (
+        let sprays = [
             friend.spray(sockets(&addresses(0)), WELCOME, Duration::from_micros(100))?,
             sandbox.spray(sockets(friend.addresses()), ANSWER, Duration::from_micros(100))?,
-        );
+        ];
         let refused = sandbox.cni("ADD").refusal()?;
         ensure!(refused.code == 11, "{refused}");
-        thread::sleep(Duration::from_millis(200));
+        let sent = sprays.each_ref().map(Spray::sent);
+        let more = || sprays.iter().zip(sent).all(|(spray, sent)| spray.sent() > sent + 100);
+        ensure!(eventually(Duration::from_secs(10), more), "nothing is sent");
         ensure!(into.count() == 0 && out.count() == 0, "{} in, {} out", into.count(), out.count());
         node.start_daemon()?;
         add_at(sandbox, addresses(0))?;

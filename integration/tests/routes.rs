@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bpf::layout::{PLAIN_ROUTES4, Plain, PlainRoutes};
 use integration::{
     needs_root,
-    testbed::{FAR4, Machine, Node, eventually},
+    testbed::{FAR4, Machine, Node, eventually, time_passes},
 };
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
@@ -18,9 +18,9 @@ fn an_established_flow_notices_that_its_route_is_withdrawn_and_that_it_is_back()
     let pings = thread::scope(|scope| {
         // One identifier, so one flow, for three seconds.
         let pings = scope.spawn(|| pod.ping(FAR4, &["-c60", "-i0.05", "-W1"]));
-        thread::sleep(Duration::from_secs(1));
+        time_passes(Duration::from_secs(1), "ping tells of its answers when it ends");
         node.netns().ip(&format!("route add unreachable {FAR4}/32"))?;
-        thread::sleep(Duration::from_secs(1));
+        time_passes(Duration::from_secs(1), "ping tells of its answers when it ends");
         node.netns().ip(&format!("route delete unreachable {FAR4}/32"))?;
         pings.join().expect("ping does not panic")
     })?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, Node, Settings, eventually},
+    testbed::{Machine, Node, Settings, eventually, throughout, time_passes},
 };
 use nix::libc;
 
@@ -132,10 +132,9 @@ fn a_thread_that_waits_is_not_taken_for_one_that_hangs() -> Result<()> {
     let signal =
         |signal: &str| std::process::Command::new("kill").args([signal, &before.to_string()]).status();
     signal("-STOP")?;
-    thread::sleep(Duration::from_secs(DEADLINE + 3));
+    time_passes(Duration::from_secs(DEADLINE + 3), "the deadline passes while the process is stopped");
     signal("-CONT")?;
-    thread::sleep(Duration::from_secs(DEADLINE + 3));
-    ensure!(!has_ended(&node), "{}", node.log());
+    ensure!(throughout(Duration::from_secs(DEADLINE + 3), || !has_ended(&node)), "{}", node.log());
     assert_eq!((probe(&node, "healthz")?, probe(&node, "readyz")?), ("ok\n200".into(), "ok\n200".into()));
     let on_time = || node.status().is_ok_and(|status| status["busy"] == serde_json::json!([]));
     ensure!(eventually(Duration::from_secs(10), on_time), "{:?}", node.status());

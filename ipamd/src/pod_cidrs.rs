@@ -60,8 +60,10 @@ pub async fn wait_for_change(
 mod tests {
     use super::*;
     use ipamd_model::objects::{Change, Kind, Object, ObjectId};
+    use ipamd_waiting::time_passes_async;
 
     const MOMENT: Duration = Duration::from_millis(30);
+    const STAYS: &str = "what a node says must stay for a while to count";
 
     fn node(cidr: &str) -> Change {
         Change::Put(Object::Node(objects::Node {
@@ -92,7 +94,7 @@ mod tests {
         let acts = async {
             for cidr in [now, bad, now, bad, good] {
                 remote_nodes.apply(&[node(cidr)]);
-                tokio::time::sleep(4 * MOMENT).await;
+                time_passes_async(4 * MOMENT, STAYS).await;
             }
         };
         let both = async { tokio::join!(followed, acts) };
@@ -137,7 +139,7 @@ mod tests {
         let fight = async {
             for round in 0..20 {
                 remote_nodes.apply(&[node(if round % 2 == 0 { "10.2.0.0/24" } else { "10.3.0.0/24" })]);
-                tokio::time::sleep(MOMENT).await;
+                time_passes_async(MOMENT, STAYS).await;
             }
         };
         tokio::select! {

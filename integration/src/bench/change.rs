@@ -144,9 +144,8 @@ fn listen(
     let listener = TcpListener::bind((address, PORT))?;
     listener.set_nonblocking(true)?;
     ready.send(())?;
-    while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+    while stopped.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
         while listener.accept().is_ok() {}
-        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::machine::Machine;
+use super::{machine::Machine, readable::await_readable};
 
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -86,7 +86,7 @@ fn serve_tcp(listener: &TcpListener, name: &str, stop: &Arc<AtomicBool>, accepte
                 let (name, stop) = (name.to_owned(), Arc::clone(stop));
                 clients.push(thread::spawn(move || drop(serve_client(stream, client, &name, &stop))));
             }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            Err(_) => await_readable(listener),
         }
         clients.retain(|client| !client.is_finished());
     }

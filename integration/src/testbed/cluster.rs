@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{eventually::eventually, node::Node};
+use super::node::Node;
+use ipamd_waiting::eventually;
 
 /// How long a manifest may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(30);

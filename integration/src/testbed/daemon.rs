@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::eventually::eventually;
+use ipamd_waiting::eventually;
 
 /// How long a daemon may take to be ready, and to stop: the kernel verifies its programs, on a busy machine beside those of others.
 const PATIENCE: Duration = Duration::from_mins(1);

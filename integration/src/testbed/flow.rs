@@ -15,7 +15,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
-use super::{eventually::eventually, machine::Machine};
+use super::machine::Machine;
+use ipamd_waiting::{eventually, pause_until};
 
 /// Room for what comes while a thread does not run.
 const BUFFER: usize = 4 << 20;
@@ -80,7 +81,7 @@ impl Shared {
             next += 1;
             self.tally().sent = next;
             let due = began + pace.saturating_mul(u32::try_from(next).unwrap_or(u32::MAX));
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            pause_until(due);
         }
     }
 }
@@ -128,6 +129,11 @@ impl Flow {
     /// How many numbers have arrived.
     pub fn arrived(&self) -> u64 {
         self.shared.tally().arrived.len() as u64
+    }
+
+    /// How many numbers were sent.
+    pub fn sent(&self) -> u64 {
+        self.shared.tally().sent
     }
 
     /// When the last one arrived.

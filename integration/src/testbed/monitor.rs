@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{eventually::eventually, machine::Machine, node::Node};
+use super::{machine::Machine, node::Node};
+use ipamd_waiting::eventually;
 
 /// How long an event may take to be told.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -12,9 +12,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use ipamd_waiting::eventually;
+
 use super::{
-    binaries::Binaries, daemon::Daemon, eventually::eventually, machine::Machine, names::unique,
-    neighbour::Neighbour, netns::Netns, sweep,
+    binaries::Binaries, daemon::Daemon, machine::Machine, names::unique, neighbour::Neighbour, netns::Netns,
+    sweep,
 };
 
 /// How many full frames wait for a neighbour that does not answer. The kernel sends the ICMP answers of all namespaces through one socket

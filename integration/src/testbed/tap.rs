@@ -21,6 +21,7 @@ use nix::{
 };
 
 use super::{machine::Machine, netns::Netns};
+use ipamd_waiting::time_passes;
 
 /// Packets on their way out, in `sockaddr_ll`.
 const PACKET_OUTGOING: u8 = 4;
@@ -133,7 +134,7 @@ impl Spray {
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                thread::sleep(pause);
+                time_passes(pause, "a sender keeps its pace");
             }
         });
         Ok(Self { sent, stop, thread: Some(thread) })

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use super::readable::await_readable;
 use anyhow::{Context, Result, ensure};
 
 /// How long a connection may stand still.
@@ -40,9 +41,7 @@ impl TcpEcho {
                         seen.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
                         thread::spawn(move || echo(stream));
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        thread::sleep(Duration::from_millis(5));
-                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => await_readable(&listener),
                     Err(_) => break,
                 }
             }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use integration::{
     apiserver::ApiServer,
     fleet::Place,
-    testbed::{Machine, Netns, Node, Pod},
+    testbed::{Machine, Netns, Node, Pod, time_passes},
 };
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ impl<'n> Kubelets<'n> {
         let mut started = BTreeMap::new();
         while !stop.load(Ordering::Relaxed) {
             self.look(&mut started)?;
-            thread::sleep(Duration::from_millis(30));
+            time_passes(Duration::from_millis(30), "a kubelet looks now and then");
         }
         started.into_values().try_for_each(end)
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use bpf::attach::Direction;
-use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually};
+use integration::testbed::{Machine, NEIGHBOUR4, NEIGHBOUR6, NODE6, Node, eventually, time_passes};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::scene::{METRICS, Scene};
@@ -79,7 +79,10 @@ pub const FAULTS: &[Fault] = &[
             scene.node.kill_daemon();
             for attempt in 0..8 {
                 scene.node.launch_daemon()?;
-                thread::sleep(Duration::from_millis(3 + 17 * attempt + 5 * turn as u64));
+                time_passes(
+                    Duration::from_millis(3 + 17 * attempt + 5 * turn as u64),
+                    "each is killed at another step of its start",
+                );
                 scene.node.kill_daemon();
             }
             Ok(())

@@ -16,6 +16,7 @@ use integration::{
     fleet::node_object,
     testbed::{
         Flow, Flowing, Machine, NEIGHBOUR4, NODE4, NODE6, Node, Pod, Refusal, Sandbox, Settings, eventually,
+        time_passes,
     },
 };
 use serde_json::json;
@@ -171,7 +172,7 @@ impl<'n> Scene<'n> {
         let (node, server) = (self.node, self.server);
         let mut operate = || -> Result<()> {
             match operation {
-                Operation::Rest => thread::sleep(Duration::from_millis(500)),
+                Operation::Rest => time_passes(Duration::from_millis(500), "nothing is done"),
                 Operation::Add => {
                     let sandbox = comes.as_ref().context("a sandbox")?;
                     if let Err(error) = sandbox.cni("ADD").run() {

@@ -14,7 +14,7 @@ use bpf::layout::{CT_NAT_REVERSE, CtEntry4, CtKey, CtKey4, Plain};
 use etherparse::PacketBuilder;
 use integration::{
     needs_root,
-    testbed::{Machine, NEIGHBOUR4, NODE4, Node, Settings, eventually},
+    testbed::{Machine, NEIGHBOUR4, NODE4, Node, Settings, eventually, time_passes},
 };
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use serde_json::Value;
@@ -93,8 +93,7 @@ fn forged_connections_are_remembered_for_a_minute_at_most() -> Result<()> {
         Ok(found.iter().filter(|it| it["state"] == "answered").count())
     };
     ensure!(eventually(PATIENCE, || answered().is_ok_and(|count| count == 100)), "{:?}", answered());
-    // Second and third answers do not make them more.
-    thread::sleep(Duration::from_secs(3));
+    time_passes(Duration::from_secs(3), "the kernel sends a second and a third answer");
     ensure!(answered()? == 100);
 
     let honest = node.neighbour.connect((pod.ipv4(), 80))?;
@@ -112,15 +111,14 @@ fn a_blind_reset_ends_no_connection() -> Result<()> {
     let server = node.neighbour.serve_tcp((NEIGHBOUR4, 443))?;
     let stream = pod.connect(server.address())?;
     stream.exchange(100)?;
-    thread::sleep(Duration::from_millis(1_200));
+    time_passes(Duration::from_millis(1_200), "a stamp is written down once a second");
     let SocketAddr::V4(seen) = server.peers()[0] else { anyhow::bail!("IPv4") };
     let (frames, ends) = of_wire(&node)?;
     frames.send(&segment(ends, (NEIGHBOUR4, 443), (NODE4, seen.port()), true)?)?;
     let is =
         |wanted: &str| eventually(PATIENCE, || state(&node, pod.ipv4().into()).is_ok_and(|it| it == wanted));
     ensure!(is("reset"), "{:?}", state(&node, pod.ipv4().into()));
-    // Longer than a closed connection is remembered, and a sweep.
-    thread::sleep(Duration::from_secs(12));
+    time_passes(Duration::from_secs(12), "a closed connection is remembered for 10 s, and swept then");
     stream.exchange(100)?;
     ensure!(is("established"), "{:?}", state(&node, pod.ipv4().into()));
     Ok(())
@@ -144,7 +142,7 @@ fn one_question_is_no_stream() -> Result<()> {
     let found = connections(&node, pod.ipv4().into())?;
     ensure!(found.len() == 1 && found[0]["state"] == "answered", "{found:?}");
     ensure!(found[0]["expires_in"].as_u64().is_some_and(|left| left <= 33), "{found:?}");
-    thread::sleep(Duration::from_millis(3_300));
+    time_passes(Duration::from_millis(3_300), "what goes on for less than 3 s is no stream");
     ask()?;
     ensure!(state(&node, pod.ipv4().into())? == "established");
     Ok(())
@@ -159,7 +157,7 @@ fn a_connection_goes_on_though_one_of_its_views_was_evicted() -> Result<()> {
     let stream = pod.connect(server.address())?;
     stream.exchange(100)?;
     for far in [true, false, true, false] {
-        thread::sleep(Duration::from_millis(2_300));
+        time_passes(Duration::from_millis(2_300), "stamps are written down once a second");
         ensure!(evict(&node, 443, |entry| (entry.flags & CT_NAT_REVERSE != 0) == far)? == 1);
         stream.exchange(100).with_context(|| format!("after the eviction, far view: {far}"))?;
         let (_, views) = flows(&node)?;
@@ -189,7 +187,7 @@ fn who_has_the_port_of_a_flow_that_is_over_gets_no_answers_of_another() -> Resul
     let (_, from) = server.recv_from(&mut buffer)?;
     // Nobody sweeps.
     node.kill_daemon();
-    thread::sleep(Duration::from_secs(5));
+    time_passes(Duration::from_secs(5), "the flow ends by the clock of the programs");
     of_b.send_to(b"b", (NEIGHBOUR4, 53))?;
     let (_, again) = server.recv_from(&mut buffer)?;
     ensure!(from == again && from.port() == 20_000, "{from} {again}");
@@ -274,7 +272,8 @@ fn a_server_goes_on_with_a_connection_that_was_forgotten() -> Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     let (mut accepted, from) = listener.accept()?;
     ensure!(from.ip() == NEIGHBOUR4, "{from}");
-    thread::sleep(Duration::from_millis(300));
+    let is_open = || state(&node, server.ipv4().into()).is_ok_and(|it| it == "established");
+    ensure!(eventually(PATIENCE, is_open), "{:?}", state(&node, server.ipv4().into()));
     ensure!(evict(&node, 80, |_| true)? >= 1);
     accepted.write_all(b"from the server")?;
     let mut buffer = [0; 15];

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
 use integration::{
     needs_root,
-    testbed::{Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Tap, eventually},
+    testbed::{
+        Frames, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, Pod, Tap, eventually, time_passes,
+    },
 };
 
 use crate::scene::{Ends, MARK, message, node, of_pod, of_wire, open, tagged, tap};
@@ -319,7 +321,7 @@ impl<'n> Scene<'n> {
                 ensure!(!arrived(), "from {from} arrives");
             }
             Outcome::Lost => {
-                std::thread::sleep(Duration::from_millis(30));
+                time_passes(Duration::from_millis(30), "what is lost is counted nowhere");
                 ensure!(!arrived(), "from {from} arrives");
             }
         }
@@ -408,8 +410,7 @@ fn every_way_in_lets_each_be_who_it_is_and_nobody_else() -> Result<()> {
     let ready = || {
         number += 1;
         let _ = scene.send(control, NEIGHBOUR6.into(), number);
-        std::thread::sleep(Duration::from_millis(50));
-        scene.tap.count() > served
+        eventually(Duration::from_millis(50), || scene.tap.count() > served)
     };
     ensure!(eventually(Duration::from_secs(10), ready), "the node port is not served: {}", node.log());
     let (mut tried, mut failed, mut number) = (0, Vec::new(), 50_000);

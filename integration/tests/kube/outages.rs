@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, allowed, denied, eventually, hold, tcp},
+    testbed::{Machine, allowed, denied, eventually, hold, tcp, time_passes},
 };
 use serde_json::json;
 
@@ -52,8 +52,7 @@ fn a_daemon_that_starts_without_the_server_goes_on_with_what_was_known() -> Resu
     scene.wait_for_policies(&["guard"])?;
     let pods = Pods::start(&scene)?;
     scene.wait_until_live(true)?;
-    // What is on disk may be some seconds old.
-    std::thread::sleep(Duration::from_secs(3));
+    time_passes(Duration::from_secs(3), "what is on disk may be some seconds old");
     scene.server.stop();
     scene.node.kill_daemon();
     pods.are_guarded()?;

@@ -1,11 +1,11 @@
 //! What the API says of pods decides what they may do, from their first packet on.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, allowed, denied, eventually, hold, tcp},
+    testbed::{Machine, allowed, denied, eventually, hold, tcp, throughout},
 };
 use serde_json::json;
 
@@ -53,10 +53,7 @@ fn a_pods_labels_count_from_the_start_however_late_the_watch_is() -> Result<()> 
     hold(allowed(&again, &guarded, tcp(80)))?;
     // When the watch catches up, it tells of older states first, and that the old one is gone.
     scene.server.behave(|server| server.silent = false);
-    for _ in 0..20 {
-        hold(allowed(&again, &guarded, tcp(80)))?;
-        thread::sleep(Duration::from_millis(50));
-    }
+    ensure!(throughout(Duration::from_secs(1), || hold(allowed(&again, &guarded, tcp(80))).is_ok()));
     drop(listeners);
     Ok(())
 }

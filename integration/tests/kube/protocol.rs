@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use integration::{
     apiserver::{Behaviour, Streaming},
     needs_root,
-    testbed::{Machine, eventually},
+    testbed::{Machine, eventually, throughout, time_passes},
 };
 use serde_json::json;
 
@@ -104,8 +104,10 @@ fn streams_that_end_break_or_lie_are_taken_up_again() -> Result<()> {
     scene.wait_for_policies(&["second", "third"])?;
 
     scene.server.behave(|server| server.cuts = true);
+    let asked = scene.server.requests().len();
     scene.server.put(guard("fourth"));
-    std::thread::sleep(Duration::from_secs(1));
+    let asks_again = || scene.server.requests().len() > asked + 1;
+    ensure!(eventually(PATIENCE, asks_again), "nothing was cut: {:?}", scene.server.requests());
     scene.server.behave(|server| server.cuts = false);
     scene.wait_for_policies(&["fourth", "second", "third"])?;
 
@@ -149,9 +151,11 @@ fn kinds_that_are_not_installed_are_noticed_when_they_appear() -> Result<()> {
         "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "calico"},
         "spec": {"selector": "all()", "types": ["Ingress"], "ingress": [{"action": "Allow"}]},
     });
+    let asked = || scene.server.requests().iter().filter(|it| it.contains("/globalnetworkpolicies?")).count();
+    let before = asked();
     scene.server.put(definition.clone());
-    // As with a real server, a moment passes between the two.
-    std::thread::sleep(Duration::from_millis(300));
+    // As with a real server, the definition is there before its resource is.
+    ensure!(eventually(PATIENCE, || asked() > before), "{:?}", scene.server.requests());
     scene.server.serve(policies, true);
     scene.server.put(policy.clone());
     scene.wait_for_policies(&["calico", "second"])?;
@@ -182,10 +186,8 @@ fn policies_that_may_not_be_seen_for_a_while_stay_in_force() -> Result<()> {
     scene.node.start_daemon()?;
     scene.wait_for_policies(&["calico"])?;
     let stays = || -> Result<()> {
-        for _ in 0..20 {
-            scene.wait_for_policies(&["calico"])?;
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let is_there = || scene.wait_for_policies(&["calico"]).is_ok();
+        ensure!(throughout(Duration::from_secs(2), is_there), "it does not stay");
         Ok(())
     };
     // The role is replaced, or a server starts that does not know of roles yet.
@@ -199,7 +201,7 @@ fn policies_that_may_not_be_seen_for_a_while_stay_in_force() -> Result<()> {
         stays()?;
     }
     // A daemon that starts meanwhile knows of them by the copy.
-    std::thread::sleep(Duration::from_secs(3));
+    time_passes(Duration::from_secs(3), "what is on disk may be some seconds old");
     scene.server.behave(|server| server.refuses = [("globalnetworkpolicies", 403)].into());
     scene.node.kill_daemon();
     scene.node.start_daemon()?;
@@ -216,7 +218,7 @@ fn policies_that_may_not_be_seen_for_a_while_stay_in_force() -> Result<()> {
     scene.wait_for_policies(&[])?;
     scene.wait_until_live(true)?;
     // Nobody has told of any since, and the copy on disk knows. Whether there are some now nobody says.
-    std::thread::sleep(Duration::from_secs(4));
+    time_passes(Duration::from_secs(4), "what is on disk may be some seconds old");
     scene.server.behave(|server| server.refuses = [("globalnetworkpolicies", 403)].into());
     scene.node.kill_daemon();
     scene.node.start_daemon()?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use integration::testbed::time_passes;
 use integration::{apiserver::Streaming, needs_root, testbed::eventually};
 use serde_json::json;
 
@@ -94,10 +95,9 @@ fn a_server_that_refuses_streams_is_no_trouble() -> Result<()> {
         scene.server.behave(|it| it.streaming = streaming);
         scene.node.start_daemon()?;
         scene.wait_until_live(true)?;
-        // Long enough for several rounds, if there were any.
-        std::thread::sleep(Duration::from_secs(5));
+        time_passes(Duration::from_secs(5), "if it asked again and again, there would be several rounds");
         let requests = scene.server.requests().len();
-        std::thread::sleep(Duration::from_secs(3));
+        time_passes(Duration::from_secs(3), "there would be more rounds");
         let log = scene.node.log();
         for words in ["list or watch failed", "list and watch work again"] {
             ensure!(!log.contains(words), "{streaming:?}: {log}");

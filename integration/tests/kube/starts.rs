@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Machine, Settings, eventually},
+    testbed::{Machine, Settings, eventually, time_passes},
 };
 use serde_json::json;
 
@@ -62,7 +62,7 @@ fn a_first_start_waits_for_the_server() -> Result<()> {
     scene.waits_for("has not listed everything yet")?;
     scene.server.behave(|server| server.hangs = false);
     scene.server.stop();
-    std::thread::sleep(Duration::from_millis(200));
+    time_passes(Duration::from_millis(200), "the daemon tries again and meets no server");
     scene.server.resume(scene.node.neighbour.netns())?;
     scene.becomes_ready()
 }

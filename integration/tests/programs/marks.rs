@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv4Options};
 use integration::programs::{Bench, FAR4, FAR6, NODE4, NODE6, REDIRECT, Ran, Served};
+use integration::testbed::time_passes;
 
 use crate::packets::*;
 
@@ -141,7 +142,7 @@ fn a_connection_reminds_the_backends_node_once_a_second() {
     let syn = network4(&bench, CLIENT4, NODE4, (50_000, NODE_PORT), TCP_SYN);
     let ack = network4(&bench, CLIENT4, NODE4, (50_000, NODE_PORT), TCP_ACK);
     assert_eq!(arrive(&bench, &syn).packet.len(), syn.len() + 8);
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    time_passes(std::time::Duration::from_millis(1200), "a mark is repeated once a second");
     let sizes: Vec<_> = (0..5).map(|_| arrive(&bench, &ack).packet.len() - ack.len()).collect();
     assert_eq!(sizes[0], 8);
     assert!(sizes.iter().filter(|size| **size == 8).count() <= 2, "{sizes:?}");

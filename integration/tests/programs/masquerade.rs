@@ -7,6 +7,7 @@ use bpf::layout::{
 };
 use etherparse::PacketBuilder;
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, NODE4, NODE6, PASS, REDIRECT, Ran, Tally, ip};
+use integration::testbed::eventually;
 
 use crate::packets::*;
 
@@ -165,12 +166,8 @@ fn a_port_of_the_hosts_own_sockets_is_left_to_it() {
     changes(&bench, &before, &[("no_masquerade_port", 1)], (0, 0));
     drop(listener);
     // A process that another test begins at this moment holds the socket, too, until it executes its program.
-    for _ in 0..100 {
-        if bench.run("from_endpoint", bench.a.ifindex, &packet).unwrap().action != DROP {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let passes = || bench.run("from_endpoint", bench.a.ifindex, &packet).unwrap().action != DROP;
+    assert!(eventually(std::time::Duration::from_secs(2), passes));
     assert_eq!(send_out(&bench, &packet).1, 10_000);
 }
 

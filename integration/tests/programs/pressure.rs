@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bpf::layout::{CtKey, LIFETIMES};
 use integration::programs::{Bench, DROP, FAR4, FAR6, Knobs, Local, NODE4, REDIRECT, Served};
+use integration::testbed::time_passes;
 
 use crate::packets::*;
 
@@ -240,8 +241,7 @@ fn a_place_in_the_line_is_of_one_flow_not_of_its_addresses() {
     };
     opens(1);
     bench.set_tick(1_000 + LIFETIMES.tcp_opening + 1).unwrap();
-    // Their beginnings are told apart.
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    time_passes(std::time::Duration::from_millis(100), "the beginnings of flows are told apart by the clock");
     for number in 1..=4 {
         opens(number);
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bpf::layout::{CHANGED_EVERYTHING, CHANGES, CtEntry4, address_place, network_place};
 use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, REDIRECT};
+use integration::testbed::time_passes;
 
 use crate::packets::*;
 
@@ -128,8 +129,7 @@ fn an_evicted_view_comes_back_with_the_next_packet() {
         .expect("the view of the other side");
     bench.forget_flow4(&far).unwrap();
     assert_eq!(bench.flows4().unwrap().len(), 1);
-    // What tells that it is gone is written down once a second.
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    time_passes(std::time::Duration::from_millis(1200), "a stamp is written down once a second");
     for _ in 0..2 {
         bench.run("from_endpoint", a.ifindex, &packet).unwrap();
     }

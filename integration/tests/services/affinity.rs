@@ -1,11 +1,11 @@
 //! `sessionAffinity: ClientIP` as a client outside meets it.
 
-use std::{thread::sleep, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Asking, NODE4, NODE6, Node},
+    testbed::{Asking, NODE4, NODE6, Node, time_passes},
 };
 use serde_json::json;
 
@@ -27,14 +27,17 @@ fn a_client_outside_keeps_its_backend_for_the_time_and_meets_another_after_it() 
         // As long as it goes on, over more than a turn of the choice.
         let first = node.neighbour.ask_tcp(to)?.name;
         for _ in 0..20 {
-            sleep(Duration::from_millis(LASTS * 250));
+            time_passes(
+                Duration::from_millis(LASTS * 250),
+                "a client comes again within the time of the affinity",
+            );
             let now = node.neighbour.ask_tcp(to)?.name;
             ensure!(now == first, "{to}: {now} in place of {first}");
         }
         // Then, with pauses that are longer than the affinity, it meets another within ten tries.
         let mut tries = 0..10;
         let moves = tries.any(|_| {
-            sleep(Duration::from_secs(LASTS * 2));
+            time_passes(Duration::from_secs(LASTS * 2), "the affinity ends by the clock of the programs");
             node.neighbour.ask_tcp(to).is_ok_and(|answer| answer.name != first)
         });
         ensure!(moves, "{to}: the client is sent to {first} for ever");

@@ -124,9 +124,10 @@ fn affinity_keeps_a_client_at_its_backend() -> Result<()> {
         // After its time the next is met.
         shop.serve(node, &affinity(1), &json!({}))?;
         let mut later = BTreeSet::new();
-        let found = integration::testbed::eventually(Duration::from_secs(30), || {
+        // Each look is a connection, with which the affinity begins anew.
+        let pause = Duration::from_millis(2300);
+        let found = integration::testbed::eventually_every(pause, Duration::from_secs(30), || {
             later.extend(met(&shop.client, to, 1).unwrap_or_default());
-            std::thread::sleep(Duration::from_millis(2300));
             later.len() == 2
         });
         ensure!(found, "a client whose time is over only met {later:?}");

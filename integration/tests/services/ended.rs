@@ -1,12 +1,8 @@
 //! Connections whose backend is gone, and flows whose endpoint is.
 
-use std::{
-    io::ErrorKind,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{io::ErrorKind, net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
     testbed::{Asking, Conversation, FAR4, Machine, NODE4, NODE6, Node, eventually},
@@ -21,17 +17,14 @@ use crate::{
 /// Speaks until the connection ends, which must be by a reset.
 fn is_reset(talk: &mut Conversation) -> Result<()> {
     talk.socket().set_read_timeout(Some(Duration::from_secs(3)))?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        match talk.goes_on() {
-            Ok(()) => std::thread::sleep(Duration::from_millis(50)),
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                return Ok(());
-            }
-            Err(error) => return Err(error).context("silence"),
-        }
-    }
-    bail!("it goes on")
+    let mut end = None;
+    eventually(Duration::from_secs(10), || {
+        end = talk.goes_on().err();
+        end.is_some()
+    });
+    let error = end.context("it goes on")?;
+    ensure!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "silence: {error}");
+    Ok(())
 }
 
 #[test]

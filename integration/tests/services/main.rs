@@ -10,6 +10,7 @@ mod ended;
 mod health;
 mod host_ports;
 mod manifests;
+mod named_by_policy;
 mod outside;
 mod own_connections;
 mod shop;

@@ -11,7 +11,7 @@ use integration::{
     needs_root,
     testbed::{
         Answering, Asking, Conversation, Machine, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Netns, Node, OTHER4,
-        OTHER6, Pod, Settings, eventually,
+        OTHER6, Pod, Settings, eventually, time_passes,
     },
 };
 use libbpf_rs::{MapCore, MapHandle};
@@ -171,7 +171,7 @@ fn with_direct_server_return_the_backend_sees_the_client_and_answers_it() -> Res
         talks.iter_mut().try_for_each(Conversation::goes_on)?;
     }
     // The front saw none of the answers.
-    std::thread::sleep(Duration::from_millis(1500));
+    time_passes(Duration::from_millis(1500), "a front repeats the mark of a connection once a second");
     talks.iter_mut().try_for_each(Conversation::goes_on)?;
     Ok(())
 }

@@ -10,15 +10,20 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Asking, Conversation, NODE4, NODE6, Node, Settings, ask_on, eventually},
+    testbed::{
+        Answering, Asking, Conversation, NODE4, NODE6, Node, Pod, Settings, ask_from, ask_on, eventually,
+    },
 };
 use nix::libc;
 use serde_json::json;
 
 use crate::{
     manifests::{endpoint, file, service, slice},
-    shop::{CLUSTER4, CLUSTER6, NODE_PORT, at, shop},
+    shop::{CLUSTER4, CLUSTER6, NODE_PORT, Shop, at, shop},
 };
+
+/// The address of the service that is a [`Fence`].
+const FENCE: &str = "10.96.0.99";
 
 fn unready() -> serde_json::Value {
     json!({"conditions": {"ready": false}})
@@ -27,6 +32,38 @@ fn unready() -> serde_json::Value {
 /// Conversations with each of two backends.
 fn conversations(from: &impl Asking, to: SocketAddr, count: usize) -> Result<Vec<Conversation>> {
     Ok((0..count).map(|_| from.converse(to)).collect::<io::Result<_>>()?)
+}
+
+/// A service of its own, whose backend can go. Sockets end in the order in which their backends go, so when its connection has ended,
+/// those of what went before it have ended, too, or never will.
+struct Fence<'n> {
+    node: &'n Node,
+    shop: &'n Shop<'n>,
+    pod: Pod<'n>,
+    _server: Answering,
+}
+
+impl<'n> Fence<'n> {
+    fn new(node: &'n Node, shop: &'n Shop<'n>) -> Result<Self> {
+        let pod = node.add_pod_of("shop/fence", &[])?;
+        let server = Answering::start(&pod, pod.name(), 8080)?;
+        Ok(Self { node, shop, pod, _server: server })
+    }
+
+    fn serve(&self, endpoints: &[serde_json::Value]) -> Result<()> {
+        let fence = service("fence", &json!({"clusterIP": FENCE, "clusterIPs": [FENCE]}));
+        self.node.apply("fence.yaml", &file(&[fence, slice("fence", "IPv4", endpoints)]))?;
+        Ok(())
+    }
+
+    /// Its backend goes now, and its connection ends.
+    fn comes_behind(&self) -> Result<()> {
+        self.serve(&[endpoint(self.pod.ipv4(), &json!({}))])?;
+        let mut talk = self.shop.client.converse(at(FENCE, 80))?;
+        self.serve(&[])?;
+        ensure!(eventually(Duration::from_secs(10), || talk.goes_on().is_err()), "its sockets end");
+        Ok(())
+    }
 }
 
 #[test]
@@ -38,16 +75,17 @@ fn connections_to_backends_that_stay_go_on_and_the_others_end() -> Result<()> {
         let mut talks = conversations(&shop.client, at(CLUSTER4, 80), 20)?;
         talks.extend(conversations(&shop.client, at(CLUSTER6, 80), 20)?);
         talks.extend(conversations(&node.neighbour, at(NODE4, NODE_PORT), 20)?);
+        let fence = Fence::new(&node, &shop)?;
         // What is not ready takes nothing new and keeps what it has.
         shop.serve_each(&node, &json!({}), &[json!({}), unready()])?;
-        std::thread::sleep(Duration::from_millis(1500));
+        fence.comes_behind()?;
         for talk in &mut talks {
             talk.goes_on()?;
         }
         // An endpoint that is gone for a moment only, as when it moves between slices.
         shop.serve_each(&node, &json!({}), &[json!({})])?;
         shop.serve(&node, &json!({}), &json!({}))?;
-        std::thread::sleep(Duration::from_millis(1500));
+        fence.comes_behind()?;
         for talk in &mut talks {
             talk.goes_on()?;
         }
@@ -87,14 +125,20 @@ fn datagrams_do_not_go_to_a_backend_that_is_gone() -> Result<()> {
             })
             .collect::<Result<_>>()?;
         let unconnected = shop.client.udp_socket(to)?;
-        integration::testbed::ask_from(&unconnected, to)?;
+        ask_from(&unconnected, to)?;
         shop.serve_each(&node, &json!({}), &[json!({})])?;
-        std::thread::sleep(Duration::from_millis(1500));
         let stays = shop.backends[0].name();
         for socket in &sockets {
             // It is moved, or it is ended and the application connects anew.
-            match ask_on(socket, to) {
-                Ok(answer) => ensure!(answer.name == stays, "--socket-lb={mode}: {answer:?}"),
+            let mut last = None;
+            let moves = eventually(Duration::from_secs(10), || {
+                let answer = ask_on(socket, to);
+                let is_over = answer.as_ref().map_or(true, |answer| answer.name == stays);
+                last = Some(answer);
+                is_over
+            });
+            match last.context("it is asked")? {
+                Ok(answer) => ensure!(moves, "--socket-lb={mode}: {answer:?}"),
                 Err(error) => {
                     let ended =
                         [libc::ECONNABORTED, libc::EDESTADDRREQ].map(Some).contains(&error.raw_os_error());
@@ -105,7 +149,8 @@ fn datagrams_do_not_go_to_a_backend_that_is_gone() -> Result<()> {
                 }
             }
         }
-        ensure!(integration::testbed::ask_from(&unconnected, to)?.name == stays);
+        let moves = || ask_from(&unconnected, to).is_ok_and(|answer| answer.name == stays);
+        ensure!(eventually(Duration::from_secs(10), moves), "--socket-lb={mode}");
     }
     Ok(())
 }
@@ -165,7 +210,7 @@ fn services_go_on_without_the_daemon_and_through_its_restart() -> Result<()> {
     let text = std::fs::read_to_string(node.cluster().join("web.yaml"))?;
     node.start_daemon()?;
     works(&mut talks)?;
-    std::thread::sleep(Duration::from_millis(1500));
+    Fence::new(&node, &shop)?.comes_behind()?;
     works(&mut talks)?;
     node.kill_daemon();
     node.remove_manifest("web.yaml")?;
@@ -182,7 +227,7 @@ fn a_restart_leads_nobody_to_another_services_backends() -> Result<()> {
     let node = Node::in_cluster()?;
     let shop = shop(&node)?;
     // By their names one comes before the other, and what it gets meanwhile lies where the other's backends are.
-    let told = |name: &str, address: &str, backends: &[&integration::testbed::Pod<'_>]| {
+    let told = |name: &str, address: &str, backends: &[&Pod<'_>]| {
         let endpoints: Vec<_> = backends.iter().map(|it| endpoint(it.ipv4(), &json!({}))).collect();
         let spec = json!({"clusterIP": address, "clusterIPs": [address]});
         let text = file(&[service(name, &spec), slice(name, "IPv4", &endpoints)]);

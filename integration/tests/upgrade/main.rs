@@ -9,14 +9,15 @@ mod stream;
 use std::{
     env, fmt,
     net::SocketAddr,
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use integration::{
     needs_root,
-    testbed::{Binaries, FAR4, FAR6, Flow, Flowing, Machine, NODE4, Node, Pod, Settings, eventually},
+    testbed::{
+        Binaries, FAR4, FAR6, Flow, Flowing, Machine, NODE4, Node, Pod, Settings, eventually, time_passes,
+    },
 };
 
 use crate::stream::{Report, Stream};
@@ -146,7 +147,7 @@ impl<'n> Scene<'n> {
             ("outside to c", outside.tcp_flow(c, (c.ipv4(), 7002), PACE)?),
             ("the node to a", node.tcp_flow(a, (a.ipv4(), 7002), PACE)?),
         ];
-        thread::sleep(BEFORE);
+        time_passes(BEFORE, "losses are counted over this time");
         let began = Instant::now();
         match how {
             How::Killed => node.kill_daemon(),
@@ -161,7 +162,7 @@ impl<'n> Scene<'n> {
         node.start_daemon()?;
         let away = began.elapsed();
         let faults = self.faults();
-        thread::sleep(AFTER);
+        time_passes(AFTER, "losses are counted over this time");
 
         let mut report = Report::default();
         for stream in streams {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use integration::testbed::{Machine, eventually};
+use integration::testbed::{Machine, eventually, pause_until};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 /// Room for what comes while a thread does not run.
@@ -111,7 +111,7 @@ impl Stream {
                     let ahead = due.saturating_duration_since(Instant::now());
                     // Some at a time: sleeping is what costs.
                     if ahead > Duration::from_millis(1) {
-                        thread::sleep(ahead);
+                        pause_until(due);
                     }
                 }
             }),

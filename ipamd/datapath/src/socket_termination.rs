@@ -177,6 +177,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use ipamd_services::tables::{Backend, ServiceNumber};
+    use ipamd_waiting::time_passes;
 
     use super::*;
 
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(now, [removed(1), removed(2)].concat(), "what is queued is taken without a rest");
         let until = began + Duration::from_millis(100);
         let later = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20));
+            time_passes(Duration::from_millis(20), "it comes while the others rest");
             sender.send(removed(4)).unwrap();
             sender
         });

@@ -194,7 +194,12 @@ impl<S: TakeIn> QueuedLock<S> {
 mod tests {
     use std::{sync::Arc, thread};
 
+    use ipamd_waiting::time_passes;
+
     use super::*;
+
+    const A_WHILE: Duration = Duration::from_millis(2);
+    const TIME: &str = "time is what is counted";
 
     #[derive(Debug, Default)]
     struct Numbers(Vec<u32>);
@@ -250,19 +255,19 @@ mod tests {
     fn the_time_of_all_changes_is_counted_and_of_nothing_else() {
         let lock = QueuedLock::new(Numbers::default());
         let state = lock.lock();
-        thread::sleep(Duration::from_millis(2));
+        time_passes(A_WHILE, TIME);
         drop(state);
         assert_eq!(lock.time_of_changes(), Duration::ZERO);
         for turn in 1..=2 {
             let change = lock.change();
-            thread::sleep(Duration::from_millis(2));
-            assert!(lock.time_of_changes() >= Duration::from_millis(2) * turn, "it is under way");
+            time_passes(A_WHILE, TIME);
+            assert!(lock.time_of_changes() >= A_WHILE * turn, "it is under way");
             drop(change);
         }
         let all = lock.time_of_changes();
         let longest = lock.longest_change();
-        assert!(longest >= Duration::from_millis(2) && longest < all);
-        thread::sleep(Duration::from_millis(2));
+        assert!(longest >= A_WHILE && longest < all);
+        time_passes(A_WHILE, TIME);
         assert_eq!(lock.time_of_changes(), all);
     }
 }

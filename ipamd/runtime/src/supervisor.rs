@@ -268,6 +268,8 @@ fn end(why: &str) -> ! {
 mod tests {
     use std::process::{Command, Output};
 
+    use ipamd_waiting::time_passes;
+
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(3);
@@ -358,9 +360,8 @@ mod tests {
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 
-    /// Longer than anything above takes.
     fn linger() {
-        thread::sleep(Duration::from_secs(20));
+        time_passes(Duration::from_secs(20), "the supervisor ends this process before");
     }
 
     #[test]

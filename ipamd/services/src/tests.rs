@@ -5,11 +5,10 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use ipamd_api::{AttachmentKey, PortMapping};
+use ipamd_waiting::pause_until;
 
 use super::{
     Balancer, NodeAddresses, Site,
@@ -206,7 +205,7 @@ fn a_parting_does_not_hide_that_a_change_has_failed() {
     tables.fail(true);
     balancer.apply(&[slice(1, [backend(1), backend(3)])]);
     tables.fail(false);
-    thread::sleep(Duration::from_millis(1_100));
+    pause_until(balancer.next_drain_end().unwrap());
     assert_eq!(balancer.expire_drained().len(), 1);
     balancer.retry();
     assert_eq!(from_inside(&tables, 1), [backend(1), backend(3)].into());
@@ -222,7 +221,7 @@ fn an_endpoint_that_is_gone_parts_unless_it_comes_back() {
     assert_eq!(members(&tables), [backend(1), backend(2)], "they keep what they have for a moment");
     balancer.apply(&[slice(1, [backend(1)])]);
     assert_eq!(balancer.expire_drained(), []);
-    thread::sleep(Duration::from_millis(1_100));
+    pause_until(balancer.next_drain_end().unwrap());
     let gone: Vec<_> = balancer.expire_drained().into_iter().map(|it| it.backend).collect();
     assert_eq!(gone, [Backend { address: backend(2), port: 8080 }]);
     assert_eq!(members(&tables), [backend(1)]);

@@ -2,7 +2,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -11,13 +14,17 @@ use ipamd_api::{
     Client, ClientError, ErrorKind, Reply, Request, frame,
     wire::{ConntrackFilter, ConntrackPage},
 };
-
+use ipamd_waiting::{eventually, time_passes_async};
 use tokio::sync::watch;
 
 use super::{serve::CONNECTIONS, *};
 
 /// Answers `Pools` after a while, `Endpoints` at once, `Conntrack` by three frames.
-struct Echo;
+#[derive(Default)]
+struct Echo {
+    /// `Pools` was asked for.
+    is_asked: Arc<AtomicBool>,
+}
 
 impl Service for Echo {
     type Session = ();
@@ -25,7 +32,8 @@ impl Service for Echo {
     async fn answer(&self, request: Request, (): &mut (), replies: &mut Replies<'_>) -> io::Result<()> {
         match request {
             Request::Pools => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                self.is_asked.store(true, Ordering::Relaxed);
+                time_passes_async(Duration::from_millis(200), "the test goes on meanwhile").await;
                 replies.send(&Reply::Pools(vec![])).await
             }
             Request::Conntrack(_) => {
@@ -42,6 +50,7 @@ impl Service for Echo {
 
 struct Running {
     socket: PathBuf,
+    is_asked: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -54,16 +63,18 @@ impl Running {
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = std::sync::mpsc::channel();
         let at = socket.clone();
+        let is_asked = Arc::<AtomicBool>::default();
+        let echo = Echo { is_asked: Arc::clone(&is_asked) };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (listener, _file) = listen(&at).unwrap();
                 ready.send(()).unwrap();
-                serve(listener, Arc::new(Echo), limits, stopped).await;
+                serve(listener, Arc::new(echo), limits, stopped).await;
             });
         });
         is_ready.recv().unwrap();
-        Self { socket, stop, thread: Some(thread), _dir: dir }
+        Self { socket, is_asked, stop, thread: Some(thread), _dir: dir }
     }
 
     fn connect(&self) -> UnixStream {
@@ -208,7 +219,7 @@ fn a_request_that_is_being_answered_is_answered_before_the_end() {
     let server = Running::start(limits());
     let stream = server.connect();
     frame::write(&stream, br#"{"version":1,"request":"pools"}"#).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    assert!(eventually(Duration::from_secs(5), || server.is_asked.load(Ordering::Relaxed)));
     server.stop.send(true).unwrap();
     assert_eq!(reply(&stream), Reply::Pools(vec![]));
     assert!(closed(&stream));

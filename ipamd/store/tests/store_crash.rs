@@ -23,6 +23,7 @@ use ipamd_addresses::{
 };
 use ipamd_api::{AttachmentKey, wire::NetnsId};
 use ipamd_store::{Batch, Loaded, Store, Ticket};
+use ipamd_waiting::time_passes;
 
 /// Set for the process that is to be killed: the store's directory.
 const DIR: &str = "STORE_CRASH_DIR";
@@ -184,7 +185,7 @@ fn a_killed_daemon_has_kept_all_that_it_answered_for() {
             .unwrap();
         let said = thread::spawn(move || read_to_string(&mut reader).unwrap());
         // Some are killed while they open the store, most while they write.
-        thread::sleep(Duration::from_micros(dice.below(250_000)));
+        time_passes(Duration::from_micros(dice.below(250_000)), "each is killed at another step");
         child.kill().unwrap();
         child.wait().unwrap();
 

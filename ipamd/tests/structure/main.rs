@@ -1,8 +1,9 @@
-//! The picture that ARCHITECTURE.md draws of the crates, held against what they are; and that no two files of a crate need each
-//! other.
+//! The picture that ARCHITECTURE.md draws of the crates, held against what they are; that no two files of a crate need each other; and
+//! that tests wait for what they want instead of sleeping.
 
 mod files;
 mod names;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,4 +82,13 @@ fn no_two_files_of_a_crate_need_each_other() {
         found.extend(circles.iter().map(|circle| format!("{name}: {circle}\n")));
     }
     assert!(found.is_empty(), "files that need themselves by way of others:\n{found}");
+}
+
+#[test]
+fn no_test_sleeps_where_it_can_wait() {
+    assert_eq!(
+        waiting::sleeping(&root()),
+        waiting::may_sleep(),
+        "tests wait by ipamd/waiting: for a condition (eventually), or with a reason why only time serves (time_passes)"
+    );
 }

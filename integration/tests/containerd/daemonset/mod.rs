@@ -10,7 +10,9 @@ use std::{fs, os::unix::fs::chown, process::Command, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use integration::{
     needs_root,
-    testbed::{Addressed, FAR4, FAR6, Flowing, Machine, Snapshot, allowed, denied, eventually, hold, tcp},
+    testbed::{
+        Addressed, FAR4, FAR6, Flowing, Machine, Snapshot, allowed, denied, eventually, hold, tcp, throughout,
+    },
 };
 use k8s_openapi::api::apps::v1::DaemonSet;
 
@@ -159,8 +161,10 @@ fn uninstalling_by_the_manifest_leaves_the_node_as_it_was() -> Result<()> {
     daemon.stop()?;
     let uninstalled = kubelet.run(&uninstall)?;
     uninstalled.wait_until_ready()?;
-    std::thread::sleep(Duration::from_millis(200));
-    uninstalled.wait_until_ready()?;
+    ensure!(
+        throughout(Duration::from_millis(200), || uninstalled.wait_until_ready().is_ok()),
+        "it stays ready"
+    );
     uninstalled.stop()?;
     ensure!(!pods.stranger.reaches(FAR4).unwrap_or(false), "somebody still carries its packets");
     before.equals(&snapshot()?)?;

@@ -1,9 +1,10 @@
 use std::net::Ipv4Addr;
 
+use ipamd_waiting::eventually_async;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::*;
@@ -29,16 +30,13 @@ fn everywhere() -> HealthPorts {
 /// All that comes back, once the port answers.
 async fn ask(place: impl Into<SocketAddr>, request: &str) -> String {
     let place = place.into();
-    let mut stream = timeout(PATIENCE, async {
-        loop {
-            match TcpStream::connect(place).await {
-                Ok(stream) => break stream,
-                Err(_) => sleep(Duration::from_millis(5)).await,
-            }
-        }
-    })
-    .await
-    .unwrap();
+    let mut connected = None;
+    let answers = eventually_async(PATIENCE, async || {
+        connected = TcpStream::connect(place).await.ok();
+        connected.is_some()
+    });
+    assert!(answers.await);
+    let mut stream = connected.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -51,12 +49,7 @@ async fn get(port: u16) -> String {
 
 async fn is_refused(place: impl Into<SocketAddr>) {
     let place = place.into();
-    let closes = async {
-        while TcpStream::connect(place).await.is_ok() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, closes).await.unwrap();
+    assert!(eventually_async(PATIENCE, async || TcpStream::connect(place).await.is_err()).await);
 }
 
 #[tokio::test]
@@ -149,15 +142,8 @@ async fn a_port_of_another_program_is_taken_once_it_is_free_and_holds_up_no_othe
     let ports = everywhere();
     ports.set([(taken, check("web", 1)), (free, check("db", 1))].into());
     assert!(get(free).await.contains(r#""name":"db""#));
-    let said = timeout(PATIENCE, async {
-        loop {
-            match ports.problem(taken) {
-                Some(problem) => break problem,
-                None => sleep(Duration::from_millis(5)).await,
-            }
-        }
-    });
-    let said = said.await.unwrap();
+    assert!(eventually_async(PATIENCE, async || ports.problem(taken).is_some()).await);
+    let said = ports.problem(taken).unwrap();
     assert!(said.starts_with(&format!("health checks are not answered at port {taken}: Address ")), "{said}");
     assert_eq!(ports.problem(free), None);
     drop(other);
@@ -171,17 +157,9 @@ async fn a_port_that_is_given_up_while_another_program_has_it_is_no_problem_any_
     let taken = other.local_addr().unwrap().port();
     let ports = everywhere();
     ports.set([(taken, check("web", 1))].into());
-    let turns = |has: bool| {
-        let ports = &ports;
-        timeout(PATIENCE, async move {
-            while ports.problem(taken).is_some() != has {
-                sleep(Duration::from_millis(5)).await;
-            }
-        })
-    };
-    turns(true).await.unwrap();
+    assert!(eventually_async(PATIENCE, async || ports.problem(taken).is_some()).await);
     ports.set(BTreeMap::new());
-    turns(false).await.unwrap();
+    assert!(eventually_async(PATIENCE, async || ports.problem(taken).is_none()).await);
 }
 
 #[tokio::test]

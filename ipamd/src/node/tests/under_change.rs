@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{sleep, timeout};
+use ipamd_waiting::{eventually_async, time_passes};
+use tokio::time::timeout;
 
 use ipamd_model::endpoint::Slot;
 
@@ -43,12 +44,7 @@ impl Change {
         drop(self.end.take());
         self.thread.take().unwrap().join().unwrap();
         // Who waits for the state to take in what came has it soon.
-        let taken = async {
-            while bench.node().policy().waits() {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(AT_ONCE, taken).await.unwrap();
+        assert!(eventually_async(AT_ONCE, async || !bench.node().policy().waits()).await);
     }
 }
 
@@ -116,7 +112,7 @@ async fn patience_is_short_with_changes_of_the_cluster_and_is_had_once_for_polic
     let of_others = begun_before(Duration::from_millis(500));
     assert!(!of_others.is_over(node), "nothing changes: it waits for other pods");
     let waiting = begun_before(Duration::from_millis(60));
-    node.services.stall(|| thread::sleep(long));
+    node.services.stall(|| time_passes(long, "time is what is counted"));
     assert!(waiting.is_over(node), "whichever of them it was, and though it is between two turns now");
     assert!(begun_before(Duration::from_secs(2)).is_over(node));
 }

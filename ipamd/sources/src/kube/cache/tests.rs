@@ -1,5 +1,6 @@
 use std::{fs, io, os::unix::fs::symlink};
 
+use ipamd_waiting::eventually;
 use redb::{Builder, Database as Redb, StorageBackend, TableDefinition, backends::FileBackend};
 use serde_json::json;
 
@@ -68,10 +69,7 @@ fn a_policy_is_on_the_disk_although_the_daemon_is_killed() {
         fs::copy(path.join("copy.redb"), copied.join("copy.redb")).unwrap();
         kept(&Cache::open(&copied, "https://a"), Kind::NetworkPolicy).bodies.len() == 1
     };
-    assert!((0..100).any(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        is_there()
-    }));
+    assert!(eventually(Duration::from_secs(20), is_there));
 }
 
 /// What puts something at a path.
@@ -183,11 +181,8 @@ fn what_cannot_be_written_waits_and_keeps_nobody() {
     cache.set_complete(pods);
     assert!(began.elapsed() < Duration::from_mins(1), "nothing waits for the disk: {:?}", began.elapsed());
     fs::remove_file(dir.path().join("state")).unwrap();
-    let is_well = || {
-        std::thread::sleep(Duration::from_millis(100));
-        state.problem().is_none()
-    };
-    assert!((0..600).any(|_| is_well()), "{:?}", state.problem());
+    let is_well = || state.problem().is_none();
+    assert!(eventually(Duration::from_mins(1), is_well), "{:?}", state.problem());
     drop(cache);
     let loaded = Cache::open(&path, "https://a").load(pods);
     assert_eq!((loaded.bodies.len(), loaded.complete), (1000, true));
@@ -263,11 +258,7 @@ fn a_disk_that_hangs_is_told_of_while_it_does() {
     let state = cache.state();
     let hold = hangs.lock().unwrap();
     cache.put(policies, "ns/a", &json!({"x": 1}));
-    let is_writing = || {
-        std::thread::sleep(Duration::from_millis(1));
-        state.0.lock().writing.is_some()
-    };
-    assert!((0..60_000).any(|_| is_writing()));
+    assert!(eventually(Duration::from_mins(1), || state.0.lock().writing.is_some()));
     // Slow is not hung, and there is room for more.
     assert_eq!(state.problem(), None);
     let later = Instant::now() + SLOW;
@@ -286,11 +277,7 @@ fn a_disk_that_hangs_is_told_of_while_it_does() {
 
     // That the write ends well makes nothing well: what came behind it is lost.
     drop(hold);
-    let has_ended = || {
-        std::thread::sleep(Duration::from_millis(1));
-        state.0.lock().ended
-    };
-    assert!((0..60_000).any(|_| has_ended()));
+    assert!(eventually(Duration::from_mins(1), || state.0.lock().ended));
     let problem = state.problem().expect("nothing is kept");
     assert!(problem.contains(overflowed), "{problem}");
     drop(cache);

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Mutex};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
+use ipamd_waiting::time_passes_async;
 use kube::client::Body;
 use tower::service_fn;
 
@@ -162,7 +163,8 @@ async fn a_watch_that_is_no_list_is_noticed_however_much_it_tells() {
             let ticks = futures_util::stream::unfold(0, move |at: usize| {
                 let event = events[at.min(events.len() - 1)].clone();
                 async move {
-                    sleep(Duration::from_millis(50)).await;
+                    time_passes_async(Duration::from_millis(50), "the server tells something all the time")
+                        .await;
                     Some((Ok::<_, Infallible>(Frame::data(Bytes::from(event))), at + 1))
                 }
             });
