@@ -59,8 +59,15 @@ __noinline int dns_read(struct __sk_buff *skb, const PACKET *packet)
 		at += sizeof(struct udp_header);
 		bytes = bpf_ntohs(length) - sizeof(struct udp_header);
 	} else {
+		/* A short frame may have bytes behind the packet. */
+		__u32 end = skb->len;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)))
+			return DNS_UNREADABLE;
+		if (length)
+			end = ETH_HLEN + bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0);
 		at += packet->segment_header;
-		if (at >= skb->len)
+		if (at >= end)
 			return DNS_NOTHING;
 		if (bpf_skb_load_bytes(skb, at, &length, sizeof(length)))
 			return DNS_UNREADABLE;

@@ -13,8 +13,8 @@
 /* An endpoint has so many records, and so many questions without an answer. Then the oldest one goes. */
 #define DNS_RECORDS 1024
 #define DNS_QUESTIONS 512
-#define DNS_RECORD_ENTRIES 131072
-#define DNS_QUESTION_ENTRIES 131072
+#define DNS_RECORD_ENTRIES 65536
+#define DNS_QUESTION_ENTRIES 65536
 
 #define DNS_MAP(name, kind, entries, key_type, value_type) \
 	struct {                                           \

@@ -12,11 +12,15 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use bpf::layout::MARK_FORWARDED;
 use etherparse::PacketBuilder;
-use integration::programs::{Bench, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT};
+use integration::{
+    dns_message::{A, Message, Record},
+    programs::{Bench, FAR4, FAR6, Knobs, Local, NODE4, PASS, REDIRECT},
+};
 
 const ROUNDS: usize = 7;
 const RUNS: u32 = 200_000;
 const FLOWS: u16 = 4_000;
+const DNS_PORT: u16 = 53;
 
 /// A packet, the hook that it comes to, and what the program should do with it.
 struct Case {
@@ -74,6 +78,48 @@ fn main() -> Result<()> {
             slow.median / slow_floor
         );
     }
+    if wanted.is_empty() || wanted.iter().any(|word| "DNS".contains(word.as_str())) {
+        dns(&bench)?;
+    }
+    Ok(())
+}
+
+/// Prints what a question to a resolver and its answer take, which are read on their way. Each is run once: of an answer only the first
+/// run counts.
+fn dns(bench: &Bench) -> Result<()> {
+    let resolver = bench.add_another(9)?;
+    bench.resolve_by(&resolver, DNS_PORT)?;
+    let datagram = |from: &Local, to: &Local, ports: (u16, u16), data: &[u8]| -> Result<Vec<u8>> {
+        let mut packet = Vec::new();
+        PacketBuilder::ethernet2(from.mac, from.host_mac)
+            .ipv4(from.ipv4.octets(), to.ipv4.octets(), 64)
+            .udp(ports.0, ports.1)
+            .write(&mut packet, data)?;
+        Ok(packet)
+    };
+    let (mut questions, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut question_ns, mut answer_ns) = (0.0, 0.0);
+        for at in 0..FLOWS {
+            let question = Message::question(at, "www.some.example.com", A);
+            let told = (1..=4).map(|last| Record::address([198, 51, last, at.to_be_bytes()[1]].into(), 300));
+            let answer = question.answered(told.collect());
+            let asks = datagram(&bench.a, &resolver, (40_000, DNS_PORT), &question.bytes())?;
+            let tells = datagram(&resolver, &bench.a, (DNS_PORT, 40_000), &answer.bytes())?;
+            for (packet, ifindex, total) in
+                [(asks, bench.a.ifindex, &mut question_ns), (tells, resolver.ifindex, &mut answer_ns)]
+            {
+                let ran = bench.run("from_endpoint", ifindex, &packet)?;
+                ensure!(ran.action == REDIRECT, "a DNS message: {}", ran.action);
+                *total += nanoseconds(ran.duration);
+            }
+        }
+        questions.push(question_ns / f64::from(FLOWS));
+        answers.push(answer_ns / f64::from(FLOWS));
+    }
+    println!("\n| DNS messages, ns per run, median (min-max) of {ROUNDS} rounds | |\n| --- | ---: |");
+    println!("| a question | {} |", Spread::of(questions));
+    println!("| its answer, with four addresses | {} |", Spread::of(answers));
     Ok(())
 }
 

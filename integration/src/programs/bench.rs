@@ -13,10 +13,11 @@ use bpf::{
     attach::Pins,
     layout::{
         Ageing, CHANGED_EVERYTHING, CHANGES, CT_CONFIRMED, CtEntry4, CtEntry6, CtKey4, CtKey6, DROP_REASONS,
-        Endpoint, EthernetAddress, Ip4, Ip6, Node, PLAIN_ROUTES4, PLAIN_ROUTES6, POSTURE_KNOWN, Plain,
-        PlainRoutes, Posture, SkBuff, Uplink, WayOut4, WayOut6,
+        DnsSettings, Endpoint, EthernetAddress, Ip4, Ip6, Node, PLAIN_ROUTES4, PLAIN_ROUTES6, POSTURE_KNOWN,
+        Plain, PlainRoutes, Posture, ResolverKey, SkBuff, Uplink, WayOut4, WayOut6, mapped,
     },
 };
+use ipamd_model::policy::protocol::UDP;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, skel::Skel};
 use nix::sched::{CloneFlags, unshare};
 
@@ -157,6 +158,18 @@ impl Bench {
             if !name.contains('.') {
                 map.pin(pins.map(&name)).with_context(|| format!("pin {name}"))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Has an endpoint be the resolver of all others.
+    pub fn resolve_by(&self, local: &Local, port: u16) -> Result<()> {
+        let mut settings = DnsSettings::default();
+        settings.ports[0] = port.to_be();
+        put(&self.skeleton.maps.dns_settings, &0u32, &settings)?;
+        for address in [local.ipv4.into(), local.ipv6.into()] {
+            let key = ResolverKey { address: mapped(address), port: port.to_be(), protocol: UDP, pad: 0 };
+            put(&self.skeleton.maps.resolvers, &key, &1u8)?;
         }
         Ok(())
     }
