@@ -114,9 +114,13 @@ fn the_articles_policy_works_as_it_stands() -> Result<()> {
     let (pod, other) = (pod?, other?);
 
     ensure!(!pod.echoes_udp((NEIGHBOUR4, PORT), 100)?, "it has no name yet");
+    let monitor = node.monitor(&["--verdict", "allow"])?;
     let mut client = pod.dns_client((CLUSTER_DNS, 53))?;
     client.look_up("DB.internal.cluster", A)?;
     ensure!(pod.echoes_udp((NEIGHBOUR4, PORT), 100)?, "a name of the policy");
+    monitor.tells("the name of a new flow", |event| {
+        event["destination"]["others"].to_string().contains("DNS name db.internal.cluster")
+    })?;
     ensure!(!connects(&pod, NEIGHBOUR4)?, "the policy allows UDP");
     ensure!(!pod.echoes_udp((FAR4, PORT), 100)?, "an address without a name");
     ensure!(!other.echoes_udp((NEIGHBOUR4, PORT), 100)?, "another pod has not asked");

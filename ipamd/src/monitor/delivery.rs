@@ -102,7 +102,11 @@ impl Monitor {
         if interested.is_empty() && !is_written {
             return;
         }
-        let event = Arc::new(named_event::named(raw, self.names.as_ref()));
+        let mut event = named_event::named(raw, self.names.as_ref());
+        // Who reads the event sees the name that the opener meant. An event without it is better than none.
+        let names = self.programs.dns_names_of(raw.flow.source, raw.flow.destination).unwrap_or_default();
+        event.destination.others.extend(names.iter().map(|name| format!("DNS name {name}")));
+        let event = Arc::new(event);
         if is_written {
             log_lines::write(&event);
         }

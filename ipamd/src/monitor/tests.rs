@@ -67,6 +67,10 @@ impl Programs for Asked {
         Ok(())
     }
 
+    fn dns_names_of(&self, _: IpAddr, _: IpAddr) -> Result<Vec<String>, DatapathError> {
+        Ok(vec!["www.example.com".to_owned()])
+    }
+
     fn events_missed(&self) -> Result<(u64, u64), DatapathError> {
         Ok((self.missed.load(Ordering::Relaxed), 1))
     }
