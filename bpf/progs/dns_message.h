@@ -63,6 +63,8 @@ static __always_inline struct dns_room *dns_room(void)
 
 static __always_inline __u8 dns_byte(const struct dns_room *room, __u32 at)
 {
+	/* The compiler knows from elsewhere that the byte is inside, and would leave the mask out. Linux 6.1 does not. */
+	barrier_var(at);
 	return room->message[at & (DNS_LONGEST - 1)];
 }
 
@@ -77,16 +79,9 @@ static __always_inline bool is_of_name(__u8 letter)
 	return (__u8)(letter - 'a') < 26 || (__u8)(letter - '0') < 10 || letter == '-' || letter == '_';
 }
 
-/* A reader's place in a message. The loops below are bpf_loop(), because a verifier that follows each path through
- * 253 letters finds no end. */
-struct dns_reader {
-	struct dns_room *room;
-	__u32 at; /* the next byte; of a name: where it ends */
-	__u32 left; /* letters of the label, or records, that are still to come */
-	__u32 text; /* length of the name as text */
-	__u32 ifindex; /* of the endpoint's host end */
-	__u64 hash; /* of the name so far */
-};
+/* The loops below are bpf_loop(), because a verifier that follows each path through 253 letters finds no end. What they
+ * change is in scratch and not on the stack: before Linux 6.7 the verifier takes what a loop leaves on the stack for
+ * what its first round leaves there. */
 
 enum dns_step {
 	DNS_GO_ON,
@@ -94,9 +89,11 @@ enum dns_step {
 };
 
 /* Goes over one label of the name at DNS_NAME_AT. It ends at its zero byte. */
-static long dns_pass_label(__u32 index, struct dns_reader *reader)
+static long dns_pass_label(__u32 index, struct dns_room **context)
 {
-	__u8 label = dns_byte(reader->room, reader->at);
+	struct dns_room *room = *context;
+	struct dns_reader *reader = &room->reader;
+	__u8 label = dns_byte(room, reader->at);
 
 	if (!label)
 		return DNS_STOP;
@@ -109,9 +106,10 @@ static long dns_pass_label(__u32 index, struct dns_reader *reader)
 }
 
 /* Takes over one letter of the name. */
-static long dns_read_letter(__u32 index, struct dns_reader *reader)
+static long dns_read_letter(__u32 index, struct dns_room **context)
 {
-	struct dns_room *room = reader->room;
+	struct dns_room *room = *context;
+	struct dns_reader *reader = &room->reader;
 	__u8 letter = dns_byte(room, DNS_NAME_AT + 1 + index);
 
 	if (reader->left) {
@@ -126,7 +124,10 @@ static long dns_read_letter(__u32 index, struct dns_reader *reader)
 		reader->left = letter;
 		letter = '.';
 	}
-	room->key.text[(reader->text - 1 - index) % DOMAIN_TEXT] = letter;
+	__u32 at = reader->text - 1 - index;
+
+	barrier_var(at);
+	room->key.text[at % DOMAIN_TEXT] = letter;
 	reader->hash = (reader->hash ^ letter) * HASH_PRIME;
 	return DNS_GO_ON;
 }
@@ -144,25 +145,28 @@ __noinline int dns_read_question(struct __sk_buff *skb, __u32 at, __u32 length)
 		return false;
 
 	const struct dns_header *header = (const void *)room->message;
-	struct dns_reader reader = { .room = room, .at = DNS_NAME_AT, .hash = HASH_BEGIN };
+	struct dns_reader *reader = &room->reader;
 
 	if (header->questions != bpf_htons(1) || header->flags & bpf_htons(DNS_OPCODE))
 		return false;
-	bpf_loop(DNS_LABELS, dns_pass_label, &reader, 0);
+	reader->at = DNS_NAME_AT;
+	bpf_loop(DNS_LABELS, dns_pass_label, &room, 0);
 
-	__u32 end = reader.at, text = end - DNS_NAME_AT - 1;
+	__u32 end = reader->at, text = end - DNS_NAME_AT - 1;
 
 	/* The root has no label. */
 	if (end <= DNS_NAME_AT || text > DNS_LONGEST_TEXT || end + 5 > length)
 		return false;
-	reader.text = text;
-	reader.left = dns_byte(room, DNS_NAME_AT);
-	bpf_loop(text, dns_read_letter, &reader, 0);
-	if (!reader.at)
+	reader->text = text;
+	reader->left = dns_byte(room, DNS_NAME_AT);
+	reader->hash = HASH_BEGIN;
+	bpf_loop(text, dns_read_letter, &room, 0);
+	if (!reader->at)
 		return false;
-	room->key.text[text % DOMAIN_TEXT] = 0;
 	room->key.length = (text + 1) * 8;
-	room->hash = reader.hash;
+	barrier_var(text);
+	room->key.text[text % DOMAIN_TEXT] = 0;
+	room->hash = reader->hash;
 	room->type = bpf_htons(dns_short(room, end + 1));
 	room->length = length;
 	room->answers_at = end + 5;
@@ -361,9 +365,10 @@ __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 }
 
 /* Reads the next record, or goes over the next label of its name. */
-static long dns_read_record(__u32 index, struct dns_reader *reader)
+static long dns_read_record(__u32 index, struct dns_room **context)
 {
-	struct dns_room *room = reader->room;
+	struct dns_room *room = *context;
+	struct dns_reader *reader = &room->reader;
 	__u32 at = reader->at, length = room->length;
 
 	if (!reader->left || at >= length)
@@ -420,12 +425,13 @@ __noinline int dns_read_answers(__u32 ifindex, __u32 ports)
 		return 0;
 
 	const struct dns_header *header = (const void *)room->message;
-	struct dns_reader reader = {
-		.room = room, .at = room->answers_at, .left = bpf_ntohs(header->answers), .ifindex = ifindex
-	};
+	struct dns_reader *reader = &room->reader;
 
+	reader->at = room->answers_at;
+	reader->left = bpf_ntohs(header->answers);
+	reader->ifindex = ifindex;
 	__builtin_memcpy(&room->record.name, &room->key, sizeof(room->record.name));
 	dns_find_domains(room);
-	bpf_loop(DNS_STEPS, dns_read_record, &reader, 0);
+	bpf_loop(DNS_STEPS, dns_read_record, &room, 0);
 	return 0;
 }

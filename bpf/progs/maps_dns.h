@@ -41,6 +41,15 @@ struct {
 /* Messages are read up to this length. A power of two, so that a mask keeps a reader inside. */
 #define DNS_LONGEST 4096
 
+/* A reader's place in a message. */
+struct dns_reader {
+	__u32 at; /* the next byte; of a name: where it ends, or zero if it is none */
+	__u32 left; /* letters of the label, or records, that are still to come */
+	__u32 text; /* length of the name as text */
+	__u32 ifindex; /* of the endpoint's host end */
+	__u64 hash; /* of the name so far */
+};
+
 /* Room for one message, in scratch. */
 struct dns_room {
 	struct domain_key key; /* the name that is asked about */
@@ -53,6 +62,7 @@ struct dns_room {
 	union dns_placed placed;
 	struct resolver_key resolver;
 	struct policy_key policy_key;
+	struct dns_reader reader;
 	__u64 hash; /* of the name that is asked about */
 	__u32 length; /* of the message, bytes */
 	__u32 answers_at; /* where the answers begin */
