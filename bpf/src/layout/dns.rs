@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Ip6, plain::plain};
+use super::plain::plain;
+use crate::skeleton::types::ip6 as Ip6;
 pub use crate::skeleton::types::{
     dns_record as DnsRecord, dns_record_key as DnsRecordKey, dns_settings as DnsSettings, domain as Domain,
     domain_ids as DomainIds, domain_key as DomainKey, resolver_key as ResolverKey,
