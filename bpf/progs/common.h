@@ -335,13 +335,14 @@ static __always_inline bool has_changed(__u32 place, __u32 since)
 	return !changed || (__s32)(*changed - since) > 0;
 }
 
-/* An epoch in which no verdict holds. */
+/* An epoch in which no verdict holds. It is long before the last change of everything: user space writes that change
+ * before it raises the node's epoch, and the epoch just before it would be the node's for a moment. */
 static __always_inline __u32 outdated(void)
 {
 	__u32 place = CHANGED_EVERYTHING;
 	__u32 *changed = bpf_map_lookup_elem(&changes, &place);
 
-	return changed ? *changed - 1 : 0;
+	return (changed ? *changed : 0) - (1u << 30);
 }
 
 /* The sum of two partial checksums. RFC 1071. */

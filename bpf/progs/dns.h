@@ -43,38 +43,29 @@ static __always_inline __overloadable bool is_resolver(struct dns_room *room, co
 	return bpf_map_lookup_elem(&resolvers, key);
 }
 
-#define dns_read OF_FAMILY(dns_read)
-/* Reads the message of a packet; enum dns_content. Of TCP that is one whole message in one segment. */
-__noinline int dns_read(struct __sk_buff *skb, const PACKET *packet)
+#define dns_find_data OF_FAMILY(dns_find_data)
+/* Finds where the data of a packet begins and ends, for dns_next_message(). Returns whether all of it is here. */
+__noinline int dns_find_data(struct __sk_buff *skb, const PACKET *packet)
 {
+	struct dns_room *dns = dns_room();
 	__be16 length = 0;
-	__u32 at, bytes;
 
-	if (!packet || packet->kind != PACKET_WHOLE)
-		return DNS_UNREADABLE;
-	at = packet->transport;
+	if (!dns || !packet || packet->kind != PACKET_WHOLE)
+		return false;
 	if (packet->protocol == IPPROTO_UDP) {
-		if (bpf_skb_load_bytes(skb, at + offsetof(struct udp_header, length), &length, sizeof(length)))
-			return DNS_UNREADABLE;
-		at += sizeof(struct udp_header);
-		bytes = bpf_ntohs(length) - sizeof(struct udp_header);
-	} else {
-		/* A short frame may have bytes behind the packet. */
-		__u32 end = skb->len;
-
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)))
-			return DNS_UNREADABLE;
-		if (length)
-			end = ETH_HLEN + bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0);
-		at += packet->segment_header;
-		if (at >= end)
-			return DNS_NOTHING;
-		if (bpf_skb_load_bytes(skb, at, &length, sizeof(length)))
-			return DNS_UNREADABLE;
-		at += sizeof(length);
-		bytes = bpf_ntohs(length);
+		if (bpf_skb_load_bytes(skb, packet->transport + offsetof(struct udp_header, length), &length,
+				       sizeof(length)))
+			return false;
+		dns->at = packet->transport + sizeof(struct udp_header);
+		dns->end = packet->transport + bpf_ntohs(length);
+		return dns->end <= skb->len;
 	}
-	return dns_read_question(skb, at, bytes) ? DNS_MESSAGE : DNS_UNREADABLE;
+	/* A short frame may have bytes behind the packet. */
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(IP_HEADER, length), &length, sizeof(length)))
+		return false;
+	dns->at = packet->transport + packet->segment_header;
+	dns->end = length ? ETH_HLEN + bpf_ntohs(length) + (FAMILY == 6 ? sizeof(IP_HEADER) : 0) : skb->len;
+	return true;
 }
 
 #define dns_watch OF_FAMILY(dns_watch)
@@ -98,58 +89,115 @@ __noinline int dns_watch(struct __sk_buff *skb, __u32 side)
 
 	struct endpoint *endpoint = find_endpoint(room, is_reply ? &packet->destination : &packet->source);
 
-	if (!endpoint || dns_read(skb, packet) != DNS_MESSAGE)
+	if (!endpoint || !dns_find_data(skb, packet))
 		return 0;
 
-	__u32 ports = (__u32)(is_reply ? packet->destination_port : packet->source_port) << 16 | packet->protocol;
+	__u32 ifindex = endpoint->ifindex;
+	__be16 port = is_reply ? packet->destination_port : packet->source_port;
 
-	return is_reply ? dns_read_answers(endpoint->ifindex, ports) : dns_note_question(endpoint->ifindex, ports);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < DNS_MESSAGES; i++) {
+		int content = dns_next_message(skb, packet->protocol);
+
+		if (content == DNS_NOTHING)
+			break;
+		if (content != DNS_MESSAGE)
+			continue;
+		if (is_reply)
+			dns_read_answers(ifindex, port);
+		else
+			dns_note_question(ifindex, port);
+	}
+	return 0;
 }
 
-#define check_domains OF_FAMILY(check_domains)
-/* Asks the domain rules about the packet in scratch, which the other rules of its opener's policy deny. They allow it
- * if its destination has one of their names. They also allow questions about these names to a resolver. Returns
- * whether the packet may pass. Then scratch->by_name is the entry that allows it. */
-__noinline int check_domains(struct __sk_buff *skb)
+#define may_ask OF_FAMILY(may_ask)
+/* Whether the packet in scratch, from an endpoint to a resolver, has nothing but questions about names that the
+ * endpoint's domain rules mean. Then scratch->by_name is the entry of the last one. A segment without data may pass. */
+__noinline int may_ask(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
 	struct scratch *room = scratch_room();
 	struct dns_room *dns = dns_room();
-	struct node *state = bpf_map_lookup_elem(&node, &zero);
 
-	if (!room || !dns || !state || !room->answer.domains)
+	if (!room || !dns)
 		return false;
 
 	const PACKET *packet = (const PACKET *)&room->packet;
-	__u32 map = room->wanted.posture, list = room->answer.domains;
+	__u32 map = room->wanted.posture;
 	void *policy = bpf_map_lookup_elem(&policies, &map);
-	bool is_reply = room->is_reply, allowed = false;
+
+	if (!policy || !dns_find_data(skb, packet))
+		return false;
+	/* No rule decides about names that everybody may ask about. */
+	__builtin_memset(&room->by_name, 0, sizeof(room->by_name));
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < DNS_MESSAGES; i++) {
+		int content = dns_next_message(skb, packet->protocol);
+
+		if (content == DNS_NOTHING)
+			return true;
+		if (content != DNS_MESSAGE || !dns_is_plain_question(dns))
+			return false;
+
+		struct domain *domain = bpf_map_lookup_elem(&domains, &dns->key);
+
+		if (!domain || !(domain->flags & DOMAIN_ASKED_BY_ALL ||
+				 is_any_listed(policy, room, dns, DOMAINS_ALL, &domain->ids)))
+			return false;
+	}
+	return dns->at >= dns->end;
+}
+
+#define ask_domains OF_FAMILY(ask_domains)
+/* Asks the domain rules about the packet in scratch: enum domain_answer. They allow it if its destination has one of
+ * their names. Then scratch->by_name is the entry that allows it. */
+__noinline int ask_domains(void)
+{
+	struct scratch *room = scratch_room();
+	struct dns_room *dns = dns_room();
+
+	if (!room || !dns || !room->answer.domains)
+		return DOMAIN_DENIES;
+
+	const PACKET *packet = (const PACKET *)&room->packet;
+	__u32 map = room->wanted.posture;
+	void *policy = bpf_map_lookup_elem(&policies, &map);
+	bool is_reply = room->is_reply;
 	struct endpoint *endpoint = find_endpoint(room, is_reply ? &packet->destination : &packet->source);
 
-	if (!policy || !endpoint)
-		return false;
 	room->by_name = room->answer;
+	if (!policy || !endpoint)
+		return DOMAIN_DENIES;
 	dns->old_record.ifindex = endpoint->ifindex;
 	map_address(&dns->old_record.address, is_reply ? &packet->source : &packet->destination);
-	if (is_allowed_by_name(policy, room, dns, list, room->known && !room->begins)) {
-		allowed = true;
-	} else if (may_be_resolver(packet, is_reply) && is_resolver(dns, packet, is_reply)) {
-		int content = dns_read(skb, packet);
-		struct domain *domain = content == DNS_MESSAGE ? bpf_map_lookup_elem(&domains, &dns->key) : NULL;
+	if (is_allowed_by_name(policy, room, dns, room->answer.domains, room->known && !room->begins))
+		return DOMAIN_ALLOWS;
+	if (!may_be_resolver(packet, is_reply) || !is_resolver(dns, packet, is_reply))
+		return DOMAIN_DENIES;
+	/* An answer belongs to a question that was allowed. */
+	return is_reply ? DOMAIN_ALLOWS : DOMAIN_IS_ASKED;
+}
 
-		allowed = content == DNS_NOTHING ||
-			  (domain && (domain->flags & DOMAIN_ASKED_BY_ALL ||
-				      is_any_listed(policy, room, dns, DOMAINS_ALL, &domain->ids)));
-	}
-	room->answer = room->by_name;
+#define note_domain_answer OF_FAMILY(note_domain_answer)
+/* Counts the rule that has decided about the packet in scratch, and tells if it logs. */
+__noinline int note_domain_answer(__u32 ifindex, __u32 allowed)
+{
+	__u32 zero = 0;
+	struct scratch *room = scratch_room();
+	struct node *state = bpf_map_lookup_elem(&node, &zero);
+
+	if (!room || !state || !room->answer.domains)
+		return 0;
+	if (allowed)
+		room->answer = room->by_name;
 	count_rule_hit(room->answer.rule);
-	if (unlikely(room->answer.log)) {
-		count_rule_hit(room->answer.log);
-		if (spend_event_budget(state))
-			emit_event(packet,
-				   EVENT_CODE(EVENT_LOG, allowed ? DROP_NONE : DROP_POLICY_EGRESS, EVENT_EGRESS) |
-					   (is_reply ? EVENT_OF_REPLY : 0),
-				   skb->ifindex);
-	}
-	return allowed;
+	if (likely(!room->answer.log))
+		return 0;
+	count_rule_hit(room->answer.log);
+	if (spend_event_budget(state))
+		emit_event((const PACKET *)&room->packet,
+			   EVENT_CODE(EVENT_LOG, allowed ? DROP_NONE : DROP_POLICY_EGRESS, EVENT_EGRESS) |
+				   (room->is_reply ? EVENT_OF_REPLY : 0),
+			   ifindex);
+	return 0;
 }

@@ -20,6 +20,7 @@ struct dns_header {
 
 #define DNS_IS_ANSWER 0x8000
 #define DNS_OPCODE 0x7800
+#define DNS_ERROR 0x000f
 #define DNS_NAME_AT sizeof(struct dns_header)
 /* A header, and a question about a name of one letter. */
 #define DNS_SHORTEST (DNS_NAME_AT + 3 + 4)
@@ -30,6 +31,7 @@ struct dns_header {
 #define DNS_CLASS_INTERNET 1
 #define DNS_TYPE_A 1
 #define DNS_TYPE_AAAA 28
+#define DNS_TYPE_OPT 41
 /* Type, class, lifetime and length of a record. */
 #define DNS_RECORD_HEADER 10
 /* Labels and records of an answer that are passed over or read. */
@@ -47,10 +49,13 @@ struct dns_header {
  * have asked. */
 const volatile __u32 dns_least_lifetime = 56;
 
-/* What a packet between an endpoint and a resolver has. */
+/* So many messages of one segment are read. */
+#define DNS_MESSAGES 4
+
+/* What follows in a packet between an endpoint and a resolver. */
 enum dns_content {
 	DNS_UNREADABLE,
-	DNS_NOTHING, /* TCP: no data */
+	DNS_NOTHING,
 	DNS_MESSAGE, /* dns_read_question() has read it */
 };
 
@@ -173,6 +178,49 @@ __noinline int dns_read_question(struct __sk_buff *skb, __u32 at, __u32 length)
 	return dns_short(room, end + 3) == DNS_CLASS_INTERNET;
 }
 
+/* Reads the next message of a packet: enum dns_content. Of TCP it must be whole in the segment. */
+__noinline int dns_next_message(struct __sk_buff *skb, __u32 protocol)
+{
+	struct dns_room *room = dns_room();
+	__be16 length = 0;
+
+	if (!room || room->at >= room->end)
+		return DNS_NOTHING;
+
+	__u32 at = room->at, bytes = room->end - at;
+
+	if (protocol == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, at, &length, sizeof(length))) {
+			room->at = room->end;
+			return DNS_UNREADABLE;
+		}
+		at += sizeof(length);
+		bytes = bpf_ntohs(length);
+	}
+	if (at + bytes > room->end) {
+		room->at = room->end;
+		return DNS_UNREADABLE;
+	}
+	room->at = at + bytes;
+	return dns_read_question(skb, at, bytes) ? DNS_MESSAGE : DNS_UNREADABLE;
+}
+
+/* Whether the message that was read last is a question and nothing else: no byte could tell a resolver more. What the
+ * asker is able to do may follow it (EDNS, RFC 6891). */
+static __always_inline bool dns_is_plain_question(const struct dns_room *room)
+{
+	const struct dns_header *header = (const void *)room->message;
+	__u32 at = room->answers_at;
+
+	if (header->flags & bpf_htons(DNS_IS_ANSWER) || header->answers || header->authorities)
+		return false;
+	if (!header->additionals)
+		return at == room->length;
+	return header->additionals == bpf_htons(1) && at + 1 + DNS_RECORD_HEADER <= room->length &&
+	       !dns_byte(room, at) && dns_short(room, at + 1) == DNS_TYPE_OPT &&
+	       at + 1 + DNS_RECORD_HEADER + dns_short(room, at + 9) == room->length;
+}
+
 /* How much an endpoint has used so far. */
 static __always_inline union dns_placed *dns_share_of(struct dns_room *room, __u32 ifindex)
 {
@@ -190,9 +238,24 @@ static __always_inline union dns_placed *dns_share_of(struct dns_room *room, __u
 	return bpf_map_lookup_elem(&dns_rings, place);
 }
 
-/* Notes the question that was read last: `ports` is the endpoint's port << 16 | the protocol. The endpoint's oldest
- * question makes room. */
-__noinline int dns_note_question(__u32 ifindex, __u32 ports)
+/* The key of the question that was read last, to or from the resolver in room->resolver. */
+static __always_inline struct dns_question_key *dns_key_of_question(struct dns_room *room, __u32 ifindex, __be16 port)
+{
+	const struct dns_header *header = (const void *)room->message;
+	struct dns_question_key *key = &room->question_key;
+
+	key->ifindex = ifindex;
+	key->port = port;
+	key->id = header->id;
+	key->resolver = room->resolver;
+	key->type = room->type;
+	key->pad[0] = key->pad[1] = 0;
+	key->hash = room->hash;
+	return key;
+}
+
+/* Notes the question that was read last, from an endpoint's port. The endpoint's oldest question makes room. */
+__noinline int dns_note_question(__u32 ifindex, __u32 port)
 {
 	struct dns_room *room = dns_room();
 	union dns_placed *used = room ? dns_share_of(room, ifindex) : NULL;
@@ -200,20 +263,10 @@ __noinline int dns_note_question(__u32 ifindex, __u32 ports)
 	if (!room || !used)
 		return 0;
 
-	const struct dns_header *header = (const void *)room->message;
-	struct dns_question_key *key = &room->question_key;
-	struct dns_question *question = &room->question;
-	bool asked;
+	struct dns_question_key *key = dns_key_of_question(room, ifindex, port);
+	bool asked = bpf_map_lookup_elem(&dns_questions, key);
 
-	__builtin_memset(key, 0, sizeof(*key));
-	key->ifindex = ifindex;
-	key->port = ports >> 16;
-	key->protocol = ports;
-	key->id = header->id;
-	asked = bpf_map_lookup_elem(&dns_questions, key);
-	question->hash = room->hash;
-	question->asked = ticks();
-	question->type = room->type;
+	room->question.asked = ticks();
 	if (!asked) {
 		struct dns_place *place = &room->place;
 		union dns_placed *oldest;
@@ -221,33 +274,31 @@ __noinline int dns_note_question(__u32 ifindex, __u32 ports)
 		place->ring = DNS_QUESTIONS_RING;
 		place->place = __sync_fetch_and_add(&used->share.questions, 1) % DNS_QUESTIONS;
 		oldest = bpf_map_lookup_elem(&dns_rings, place);
-		if (oldest)
-			bpf_map_delete_elem(&dns_questions, &oldest->question);
+		if (oldest) {
+			room->placed = *oldest;
+			bpf_map_delete_elem(&dns_questions, &room->placed.question);
+		}
 		room->placed.question = *key;
 		bpf_map_update_elem(&dns_rings, place, &room->placed, BPF_ANY);
 	}
-	bpf_map_update_elem(&dns_questions, key, question, BPF_ANY);
+	bpf_map_update_elem(&dns_questions, key, &room->question, BPF_ANY);
 	return 0;
 }
 
 /* Whether the message that was read last answers a question of the endpoint. One question has one answer. */
-static __always_inline bool dns_is_asked_for(struct dns_room *room, __u32 ifindex, __u32 ports)
+static __always_inline bool dns_is_asked_for(struct dns_room *room, __u32 ifindex, __be16 port)
 {
 	const struct dns_header *header = (const void *)room->message;
-	struct dns_question_key *key = &room->question_key;
 	struct dns_question *question;
 	bool asked_for;
 
-	if (!(header->flags & bpf_htons(DNS_IS_ANSWER)))
+	if (!(header->flags & bpf_htons(DNS_IS_ANSWER)) || header->flags & bpf_htons(DNS_ERROR))
 		return false;
-	__builtin_memset(key, 0, sizeof(*key));
-	key->ifindex = ifindex;
-	key->port = ports >> 16;
-	key->protocol = ports;
-	key->id = header->id;
+
+	struct dns_question_key *key = dns_key_of_question(room, ifindex, port);
+
 	question = bpf_map_lookup_elem(&dns_questions, key);
-	asked_for = question && question->hash == room->hash && question->type == room->type &&
-		    ticks() - question->asked <= DNS_PATIENCE;
+	asked_for = question && ticks() - question->asked <= DNS_PATIENCE;
 	if (asked_for)
 		bpf_map_delete_elem(&dns_questions, key);
 	return asked_for;
@@ -311,8 +362,9 @@ __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 {
 	struct dns_room *room = dns_room();
 	union dns_placed *used = room ? dns_share_of(room, ifindex) : NULL;
-	__u32 now = ticks(), place = 0, soonest = 0;
-	bool has_place = false, is_free = false;
+	__u32 now = ticks(), place = DNS_NAMES;
+	__u64 least = ~0ull;
+	bool is_known = false;
 
 	if (!room || !used)
 		return 0;
@@ -333,27 +385,31 @@ __noinline int dns_learn(__u32 ifindex, __u32 lifetime)
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < DNS_NAMES; i++) {
 		struct dns_record *known;
+		__u64 worth;
 
 		key->place = i;
 		known = bpf_map_lookup_elem(&dns_records, key);
 		if (known && known->hash == room->hash) {
 			record->used = known->used;
 			place = i;
-			has_place = true;
-			is_free = false;
+			is_known = true;
 			break;
 		}
-		/* A free place, else the one whose name expires first. */
-		if (is_free)
-			continue;
-		if (!known || !i || (__s32)(known->expires - soonest) < 0) {
+		/* What a free place is worth, or the name that is there: a name of no policy makes room first, then one
+		 * that nobody uses, then the one that expires first. */
+		worth = !known ? 0 :
+				 1 + ((__u64)(known->domains.id[0] != 0) << 34 | (__u64)(known->used != 0) << 33 |
+				      (__u32)(known->expires - now + (1u << 31)));
+		if (worth < least) {
 			place = i;
-			is_free = !known;
-			soonest = known ? known->expires : 0;
+			least = worth;
 		}
 	}
+	/* A name of no policy takes no place of a name that policies speak of. */
+	if (place >= DNS_NAMES || (!is_known && least >> 34 && !record->domains.id[0]))
+		return 0;
 	key->place = place;
-	if (!has_place && is_free)
+	if (!is_known && !least)
 		dns_make_room(room, used);
 	bpf_map_update_elem(&dns_records, key, record, BPF_ANY);
 	/* The sweep after a change of the patterns may have been here already. */
@@ -395,7 +451,7 @@ static long dns_read_record(__u32 index, struct dns_room **context)
 		return DNS_STOP;
 	reader->at = at + size;
 	reader->left--;
-	if (class != DNS_CLASS_INTERNET)
+	if (class != DNS_CLASS_INTERNET || room->type != bpf_htons(type))
 		return DNS_GO_ON;
 
 	struct ip6 *address = &room->record_key.address;
@@ -415,13 +471,12 @@ static long dns_read_record(__u32 index, struct dns_room **context)
 	return DNS_GO_ON;
 }
 
-/* Reads the addresses of the message that was read last, an answer for an endpoint. `ports` is as in
- * dns_note_question(). */
-__noinline int dns_read_answers(__u32 ifindex, __u32 ports)
+/* Reads the addresses of the message that was read last, an answer for an endpoint's port. */
+__noinline int dns_read_answers(__u32 ifindex, __u32 port)
 {
 	struct dns_room *room = dns_room();
 
-	if (!room || !dns_is_asked_for(room, ifindex, ports))
+	if (!room || !dns_is_asked_for(room, ifindex, port))
 		return 0;
 
 	const struct dns_header *header = (const void *)room->message;

@@ -4,6 +4,13 @@
 
 #include "dns_message.h"
 
+/* What the domain rules say about a packet that the other rules of its opener's policy deny. */
+enum domain_answer {
+	DOMAIN_DENIES,
+	DOMAIN_ALLOWS,
+	DOMAIN_IS_ASKED, /* it goes to a resolver: may_ask() */
+};
+
 /* Whether a list of a policy map has a pattern. If so, scratch->by_name is its entry. */
 static __always_inline bool is_listed(void *policy, struct scratch *room, struct dns_room *dns, __u32 list, __u16 id)
 {

@@ -67,21 +67,21 @@ struct dns_record {
 	__u8 pad[4];
 };
 
-/* Key of `dns_questions`: a question that an endpoint has asked. */
+/* Key of `dns_questions`: a question that an endpoint has asked. All of it is in the key, because two questions may have
+ * the same id, and one may go to two resolvers. */
 struct dns_question_key {
 	__u32 ifindex; /* of the endpoint's host end */
 	__be16 port; /* of the endpoint */
 	__be16 id;
-	__u8 protocol; /* UDP or TCP */
-	__u8 pad[3];
+	struct resolver_key resolver; /* as the packet that leaves the endpoint's node has it */
+	__be16 type;
+	__u8 pad[2];
+	__u64 hash; /* of the name */
 };
 
 /* Value of `dns_questions`. */
 struct dns_question {
-	__u64 hash; /* of the name */
 	__u32 asked; /* tick */
-	__be16 type;
-	__u8 pad[2];
 };
 
 /* What an entry of `dns_rings` is. */

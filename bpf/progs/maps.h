@@ -487,7 +487,7 @@ struct scratch {
 	bool has_dsr_option;
 	bool known; /* conntrack had an entry of the flow */
 	bool looks_like_answer; /* it had none, and the packet looks like an answer */
-	bool is_allowed_by_name; /* check_domains() has found a rule that allows the flow: by_name */
+	bool is_allowed_by_name; /* a domain rule allows the flow: by_name */
 	__u8 pad_of_answer[2];
 	struct policy_entry by_name;
 	struct event event;

@@ -64,6 +64,8 @@ struct dns_room {
 	struct policy_key policy_key;
 	struct dns_reader reader;
 	__u64 hash; /* of the name that is asked about */
+	__u32 at; /* where the next message of the packet begins */
+	__u32 end; /* of the packet's data */
 	__u32 length; /* of the message, bytes */
 	__u32 answers_at; /* where the answers begin */
 	__u32 generation; /* of `domains`, before the name was looked up */

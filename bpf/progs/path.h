@@ -25,13 +25,25 @@ static __always_inline __overloadable int pass_first_fragment(const PACKET *pack
 	return reason ? drop_and_report(packet, reason, ifindex) : PASS;
 }
 
+#define is_allowed_by_domain OF_FAMILY(is_allowed_by_domain)
+/* Whether a domain rule allows the packet in scratch, which the other rules of its opener's policy deny. The parts are
+ * functions of their own and called from here, because all callers share 512 bytes of stack. */
+static __always_inline bool is_allowed_by_domain(struct __sk_buff *skb)
+{
+	int answer = ask_domains();
+	bool allowed = answer == DOMAIN_ALLOWS || (answer == DOMAIN_IS_ASKED && may_ask(skb));
+
+	note_domain_answer(skb->ifindex, allowed);
+	return allowed;
+}
+
 /* The slow path of a packet that a local endpoint sends, and what follows it. */
 static __always_inline __overloadable int judge_from_endpoint(struct __sk_buff *skb, const PACKET *packet,
 							      const CT_KEY *key, __u32 side, __u32 flags)
 {
 	int reason = slow_path_from_endpoint(skb, packet, key, side, flags);
 
-	if (reason == DROP_POLICY_EGRESS && check_domains(skb))
+	if (reason == DROP_POLICY_EGRESS && is_allowed_by_domain(skb))
 		reason = slow_path_from_endpoint(skb, packet, key, side, flags | SLOW_PATH_ALLOWED_BY_NAME);
 	if (reason)
 		return reason;
@@ -45,7 +57,7 @@ static __always_inline __overloadable int judge_to_endpoint(struct __sk_buff *sk
 {
 	int reason = slow_path_to_endpoint(skb, packet, key, side, flags);
 
-	if (reason == DROP_POLICY_EGRESS && check_domains(skb))
+	if (reason == DROP_POLICY_EGRESS && is_allowed_by_domain(skb))
 		reason = slow_path_to_endpoint(skb, packet, key, side, flags | SLOW_PATH_ALLOWED_BY_NAME);
 	if (reason)
 		return reason;

@@ -95,7 +95,7 @@ __noinline int policy_check_flow(struct __sk_buff *skb, const PACKET *packet, __
 	if (opener_slot)
 		reason = policy_check_endpoint(room, state, opener_slot, POLICY_EGRESS, peer_address, packet->protocol,
 					       ports, false);
-	/* check_domains() has the last word, and tells rules that log. */
+	/* The domain rules have the last word: path.h. */
 	if (unlikely(room->answer.domains)) {
 		if (!room->is_allowed_by_name)
 			return reason;

@@ -84,7 +84,7 @@ __noinline int policy_lookup(__u64 posture, __u32 of, __u32 protocol, __u32 port
 	} else {
 		room->answer = known->entry;
 	}
-	/* Another rule may allow the flow by a DNS name of its destination: check_domains() counts. */
+	/* Another rule may allow the flow by a DNS name of its destination: note_domain_answer() counts. */
 	if (unlikely(room->answer.domains))
 		return DROP_POLICY_EGRESS;
 	count_rule_hit(room->answer.rule);

@@ -11,7 +11,7 @@ use ipamd_datapath::{Datapath, Resolver};
 use ipamd_model::{
     objects::{Change, Kind, Object, ObjectId},
     policy::protocol::{TCP, UDP},
-    services::{EndpointSlice, Service},
+    services::EndpointSlice,
 };
 
 /// Keeps the programs' list of resolvers in step with the Services that are named in the configuration.
@@ -56,11 +56,8 @@ impl Resolvers {
         let mut is_new = first;
         for change in changes {
             let (id, now) = match change {
-                Change::Put(Object::Service(service)) => (change.id(), self.of_service(service)),
                 Change::Put(Object::EndpointSlice(slice)) => (change.id(), self.of_slice(slice)),
-                Change::Remove(id) if [Kind::Service, Kind::EndpointSlice].contains(&id.kind) => {
-                    (id.clone(), BTreeSet::new())
-                }
+                Change::Remove(id) if id.kind == Kind::EndpointSlice => (id.clone(), BTreeSet::new()),
                 _ => continue,
             };
             if now.is_empty() {
@@ -104,29 +101,8 @@ impl Resolvers {
         self.services.contains(&(Arc::clone(namespace), Arc::clone(name)))
     }
 
-    /// Where a Service is asked by packets that no socket translates.
-    fn of_service(&self, service: &Service) -> BTreeSet<Resolver> {
-        if !self.is_meant(&service.namespace, &service.name) {
-            return BTreeSet::new();
-        }
-        let addresses =
-            service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
-        let ports = service.ports.iter().filter(|port| [UDP, TCP].contains(&port.protocol));
-        let at = |ip| {
-            ports
-                .clone()
-                .map(move |port| Resolver { at: SocketAddr::new(ip, port.port), protocol: port.protocol })
-        };
-        // Some other port of the Service, such as that of metrics, is no resolver's.
-        let is_dns = |resolver: &Resolver| {
-            ports.clone().any(|port| {
-                port.port == resolver.at.port() && (port.port == 53 || port.name.starts_with("dns"))
-            })
-        };
-        addresses.flat_map(|ip| at(*ip)).filter(is_dns).collect()
-    }
-
-    /// The endpoints of a Service.
+    /// The endpoints of a Service. Its own addresses are none: packets to them are judged by the endpoint that they are for, and somebody
+    /// on the wire may send as such an address.
     fn of_slice(&self, slice: &EndpointSlice) -> BTreeSet<Resolver> {
         if !slice.service.as_ref().is_some_and(|service| self.is_meant(&slice.namespace, service)) {
             return BTreeSet::new();

@@ -295,6 +295,103 @@ fn a_message_in_a_segment_counts_too() {
     assert!(scene.connects(&a, FAR4.into(), 41_000));
 }
 
+/// glibc sends both of its questions in one segment.
+#[test]
+fn each_message_of_a_segment_counts_and_all_must_be_allowed() {
+    let scene = Scene::new(false);
+    let (a, resolver) = (scene.stage.bench.a, scene.resolver);
+    let segment = |from: &Local, to: &Local, ports: (u16, u16), data: &[u8]| {
+        let mut packet = Vec::new();
+        PacketBuilder::ethernet2(from.mac, from.host_mac)
+            .ipv4(from.ipv4.octets(), to.ipv4.octets(), 64)
+            .tcp(ports.0, ports.1, 1000, 65_000)
+            .ack(7)
+            .write(&mut packet, data)
+            .unwrap();
+        // A short frame is longer than the packet in it.
+        packet.resize(packet.len().max(60), 0);
+        scene.stage.bench.run("from_endpoint", from.ifindex, &packet).unwrap().action == REDIRECT
+    };
+    let asks = |data: &[u8]| segment(&a, &resolver, (40_000, RESOLVER_PORT), data);
+    assert!(asks(&[]), "a segment without data");
+    let [four, six] = [A, AAAA].map(|kind| Message::question(5, "www.example.com", kind));
+    let secret = Message::question(6, "secret.evil.net", A);
+    assert!(!asks(&[four.framed(), secret.framed()].concat()));
+    assert!(!asks(&[four.framed(), b"secret".to_vec()].concat()));
+    assert!(!asks(&(0..5).flat_map(|_| four.framed()).collect::<Vec<_>>()), "more than are read");
+    assert!(asks(&[four.framed(), six.framed()].concat()));
+    let answers = [
+        four.answered(vec![Record::address(FAR4.into(), 300)]),
+        six.answered(vec![Record::address(FAR6.into(), 300)]),
+    ];
+    let both: Vec<u8> = answers.iter().flat_map(Message::framed).collect();
+    assert!(segment(&resolver, &a, (RESOLVER_PORT, 40_000), &both));
+    assert!(scene.connects(&a, FAR4.into(), 41_000) && scene.connects(&a, FAR6.into(), 41_001));
+}
+
+#[test]
+fn a_datagram_to_a_resolver_has_nothing_but_one_question() {
+    let scene = Scene::new(false);
+    let a = scene.stage.bench.a;
+    let question = Message::question(5, "www.example.com", A);
+    let asks = |bytes: &[u8]| scene.message((&a, &scene.resolver), (40_000, RESOLVER_PORT), bytes);
+    assert!(asks(&question.bytes()));
+    assert!(asks(&Message { edns: true, ..question.clone() }.bytes()));
+    assert!(!asks(&[question.bytes(), b"secret".to_vec()].concat()));
+    assert!(!asks(&[Message { edns: true, ..question.clone() }.bytes(), b"secret".to_vec()].concat()));
+    assert!(!asks(&question.answered(Vec::new()).bytes()), "an answer");
+    let told = question.answered(vec![Record::address(FAR4.into(), 300)]);
+    assert!(!asks(&Message { flags: question.flags, ..told }.bytes()), "a question that tells");
+}
+
+#[test]
+fn a_question_waits_for_an_answer_that_says_something() {
+    let scene = Scene::new(true);
+    let a = scene.stage.bench.a;
+    let question = Message::question(5, "www.example.com", A);
+    let other = Message::question(5, "w3.example.com", A);
+    for question in [&question, &other] {
+        assert!(scene.ask(&a, 40_000, question));
+    }
+    let nothing = question.answered(Vec::new());
+    for error in [2, 3, 5] {
+        let told = question.answered(vec![Record::address(FAR4.into(), 300)]);
+        assert!(scene.answer(&a, 40_000, &Message { flags: nothing.flags | error, ..told }));
+        assert!(!scene.connects(&a, FAR4.into(), 41_000), "an error, {error}");
+    }
+    // Two questions with one id wait at the same time.
+    assert!(scene.answer(
+        &a,
+        40_000,
+        &other.answered(vec![Record::address(Ipv4Addr::new(198, 51, 100, 3).into(), 9)])
+    ));
+    assert!(scene.answer(&a, 40_000, &question.answered(vec![Record::address(FAR4.into(), 300)])));
+    assert!(scene.connects(&a, FAR4.into(), 41_000));
+    assert!(scene.connects(&a, Ipv4Addr::new(198, 51, 100, 3).into(), 41_001));
+    // An answer to a question about another type tells no address.
+    let text = Message::question(6, "www.example.com", 16);
+    assert!(scene.ask(&a, 40_000, &text));
+    let to = IpAddr::from([198, 51, 100, 4]);
+    assert!(scene.answer(&a, 40_000, &text.answered(vec![Record::address(to, 300)])));
+    assert!(!scene.connects(&a, to, 41_002));
+}
+
+#[test]
+fn names_of_no_policy_do_not_push_out_those_that_policies_speak_of() {
+    let scene = Scene::new(true);
+    let a = scene.stage.bench.a;
+    let names = |count: usize| (0..count).map(|at| format!("o{at}.nowhere.net")).collect::<Vec<_>>();
+    for name in names(6) {
+        scene.told(&a, &name, FAR4.into());
+    }
+    scene.told(&a, "www.example.com", FAR4.into());
+    assert!(scene.connects(&a, FAR4.into(), 41_000));
+    for name in names(9) {
+        scene.told(&a, &name, FAR4.into());
+    }
+    assert!(scene.connects(&a, FAR4.into(), 41_001));
+}
+
 #[test]
 fn the_oldest_record_that_nobody_uses_makes_room() {
     let scene = Scene::new(true);

@@ -104,6 +104,8 @@ impl FromStr for DomainPattern {
             "a star stands only for the labels in front, as in \"*.example.com\""
         } else if name.split('.').any(|label| label.is_empty() || label.len() > LONGEST_LABEL) {
             "a label has 1 to 63 characters"
+        } else if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|it| it.is_ascii_digit())) {
+            "it is an address or a part of one; write addresses as nets"
         } else if !name.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.')) {
             "a label has letters, digits, '-' and '_'; write other letters in their \"xn--\" form"
         } else {
@@ -177,9 +179,19 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
-        for text in
-            ["", ".", "*", "*.", "a..b", "update.*.com", "a b", "ä.de", &"a".repeat(64), &"a.".repeat(128)]
-        {
+        for text in [
+            "",
+            ".",
+            "*",
+            "*.",
+            "a..b",
+            "update.*.com",
+            "a b",
+            "ä.de",
+            "192.0.2.1",
+            &"a".repeat(64),
+            &"a.".repeat(128),
+        ] {
             let refused = text.parse::<DomainPattern>().unwrap_err();
             assert!(refused.contains("DNS name"), "{refused}");
         }

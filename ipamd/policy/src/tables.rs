@@ -186,8 +186,8 @@ pub trait Tables: Debug + Send {
     fn extend_map(&mut self, map: PolicyMap, entries: &[(EntryKey, EntryValue)]) -> Result<(), TableError>;
     /// Gives a map up that no posture names any more. The programs that are looking at it may finish.
     fn retire_map(&mut self, map: PolicyMap);
-    /// Sets all patterns of DNS names that policies have, with their numbers. The names that endpoints were told belong to these from now
-    /// on. A pattern is in the maps before it is here.
+    /// Sets all patterns of DNS names, with their numbers. The names that endpoints were told belong to these from now on. A pattern is
+    /// here before a posture names a map that has it, and goes when no map in force has it any more.
     fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError>;
     /// The patterns that are set, in any order.
     fn domains(&self) -> Result<Vec<(DomainPattern, DomainId)>, TableError>;

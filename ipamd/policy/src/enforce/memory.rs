@@ -189,6 +189,14 @@ impl Tables for Memory {
         if cfg!(test) {
             let names_one = posture.map.is_none_or(|map| contents.maps.contains_key(&map));
             assert!(names_one, "{posture:?} names a map that there is not");
+            let map = posture.map.and_then(|map| contents.maps.get(&map));
+            let wanted = map.map(contract::patterns).unwrap_or_default();
+            let listed: BTreeSet<_> = contents.domains.iter().map(|(_, id)| *id).collect();
+            let fit = listed.union(&wanted).count() <= self.limits.domains as usize;
+            assert!(
+                !fit || wanted.is_subset(&listed),
+                "{posture:?} has {wanted:?}, and listed is {listed:?}"
+            );
         }
         contents.written().postures.insert(slot, posture);
         Ok(())
@@ -235,7 +243,6 @@ impl Tables for Memory {
     fn put_domains(&mut self, domains: &[(DomainPattern, DomainId)]) -> Result<(), TableError> {
         let mut contents = self.contents();
         if cfg!(test) {
-            assert!(contents.begun.is_none(), "the list is of the set in force");
             contract::check_domains(domains, &contents.domains_in_force(), &contents.domains, self.limits);
         }
         contents.domains = domains.to_vec();

@@ -51,7 +51,7 @@ pub(super) fn check_map(map: &Map) {
     }
 }
 
-/// The list is that of the maps in force, and no number of it has stood for another pattern just before.
+/// The list has what the maps in force have, and no number of it has stood for another pattern just before.
 pub(super) fn check_domains(
     domains: &[(DomainPattern, DomainId)],
     in_force: &BTreeSet<DomainId>,
@@ -61,7 +61,7 @@ pub(super) fn check_domains(
     let numbers: BTreeSet<_> = domains.iter().map(|(_, id)| *id).collect();
     let patterns: BTreeSet<_> = domains.iter().map(|(pattern, _)| pattern).collect();
     assert!(numbers.len() == domains.len() && patterns.len() == domains.len(), "{domains:?}");
-    assert_eq!(numbers, *in_force, "what is listed, and what the maps name");
+    assert!(numbers.is_superset(in_force), "{numbers:?} is listed, and the maps in force have {in_force:?}");
     assert!(domains.len() <= limits.domains as usize && !numbers.contains(&DomainId(0)), "{domains:?}");
     for (pattern, id) in domains {
         let known = before.iter().find(|(_, known)| known == id);

@@ -10,7 +10,7 @@ use crate::{
     enforce::{
         cluster::Cluster,
         compiled::{Compiled, Entries},
-        put_domains::put_domains,
+        put_domains::{announce_domains, put_domains},
         write_error::{DOMAINS, ENTRIES, Overflow, fits},
         writes::Writes,
         written::{InForce, Written},
@@ -94,6 +94,7 @@ impl CheckedPlan {
             writes.entries += entries.len();
             written.add_map(compiled);
         }
+        announce_domains(cluster, written, tables)?;
         let (mut release_rules, mut concerned) = (Vec::new(), Concerned::nothing());
         for (key, rules) in endpoints {
             let map = rules
@@ -126,7 +127,7 @@ impl CheckedPlan {
         for rules in release_rules {
             written.release_rules(&rules, tables);
         }
-        // Live flows are judged again with all names.
+        // Patterns that no map asks for any more go.
         put_domains(cluster, written, tables)?;
         tables.raise_epoch(&concerned)?;
         Ok(writes)
