@@ -72,7 +72,7 @@ const SPEC: Keep = But(&[
     ("serviceAccount", Nothing),
     ("enableServiceLinks", Nothing),
     ("preemptionPolicy", Nothing),
-    ("priority", Nothing),
+    // A pod's `priority` is kept: a ClusterNetworkPolicy has one, too.
 ]);
 
 const CONTAINERS: Keep = Only(&[("restartPolicy", All), ("ports", All)]);
