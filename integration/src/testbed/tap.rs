@@ -114,6 +114,7 @@ impl Seen {
 /// Datagrams with a mark, sent as fast as `pause` allows whether there is a way or not, until this is dropped.
 #[derive(Debug)]
 pub struct Spray {
+    tried: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -127,9 +128,12 @@ impl Spray {
         })?;
         let (sent, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (counted, stopped, mark) = (Arc::clone(&sent), Arc::clone(&stop), mark.as_bytes().to_vec());
+        let tried = Arc::<AtomicU64>::default();
+        let all = Arc::clone(&tried);
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 for (socket, to) in sockets.iter().zip(&to) {
+                    all.fetch_add(1, Ordering::Relaxed);
                     if socket.send_to(&mark, to).is_ok() {
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
@@ -137,7 +141,12 @@ impl Spray {
                 time_passes(pause, "a sender keeps its pace");
             }
         });
-        Ok(Self { sent, stop, thread: Some(thread) })
+        Ok(Self { tried, sent, stop, thread: Some(thread) })
+    }
+
+    /// How many it has tried to send.
+    pub fn tried(&self) -> u64 {
+        self.tried.load(Ordering::Relaxed)
     }
 
     /// How many the sender's kernel took.
