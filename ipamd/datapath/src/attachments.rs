@@ -258,7 +258,7 @@ impl Datapath {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
         load::put_layout(&self.pins)?;
-        let typed: [(&str, &MapHandle); 21] = [
+        let typed: [(&str, &MapHandle); 25] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
