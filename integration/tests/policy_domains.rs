@@ -122,7 +122,9 @@ fn the_articles_policy_works_as_it_stands() -> Result<()> {
     let told = || {
         let _ = pod.echoes_udp((NEIGHBOUR4, PORT), 100);
         let events = monitor.events();
-        events.iter().any(|it| it["destination"]["others"].to_string().contains("DNS name db.internal.cluster"))
+        events
+            .iter()
+            .any(|it| it["destination"]["others"].to_string().contains("DNS name db.internal.cluster"))
     };
     ensure!(eventually(PATIENCE, told), "{:#?}", monitor.events());
     ensure!(!connects(&pod, NEIGHBOUR4)?, "the policy allows UDP");
