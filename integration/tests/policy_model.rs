@@ -128,7 +128,7 @@ fn check<S: Strategy>(most: u32, strategy: &S, test: impl Fn(S::Value, &mut Answ
     let answers = answers.into_inner();
     println!("{answers:?}");
     assert!(answers.passed > answers.dropped / 5 && answers.dropped > answers.passed / 5, "{answers:?}");
-    assert!(answers.by_name > answers.passed / 10_000, "{answers:?}");
+    assert!(answers.by_name > 0, "{answers:?}");
 }
 
 #[test]
