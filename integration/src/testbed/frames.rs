@@ -37,8 +37,9 @@ pub struct PartialChecksum {
 }
 
 impl Frames {
-    /// Opens the socket.
+    /// Opens the socket, when the interface sends.
     pub fn open(netns: &Netns, ifname: &str) -> Result<Self> {
+        netns.wait_until_sends(ifname)?;
         netns.inside(|| {
             let socket =
                 socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None::<SockProtocol>)?;

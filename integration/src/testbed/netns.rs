@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use ipamd_waiting::eventually;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
@@ -18,6 +20,9 @@ use super::{
     names::{NAMED, remove_netns, unique},
     sweep,
 };
+
+/// How long a new interface may take until it works. The kernel has a queue for that, and may be late.
+const LINK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace with a name and its loopback up. It goes when this is dropped, if it was made by this.
 #[derive(Debug)]
@@ -109,6 +114,30 @@ impl Netns {
         let links: serde_json::Value = serde_json::from_str(&self.ip("-json link show")?)?;
         let links = links.as_array().context("a list of links")?;
         Ok(links.iter().filter_map(|link| link["ifname"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Waits until an interface sends what it is given: the kernel switches on the queue of a new one some time after its peer is up.
+    pub fn wait_until_sends(&self, ifname: &str) -> Result<()> {
+        let sends = |link: &serde_json::Value| {
+            let flags = link["flags"].as_array();
+            let is_connected = flags.is_some_and(|flags| flags.iter().any(|flag| flag == "LOWER_UP"));
+            is_connected && link["qdisc"] != "noop" && link["operstate"] != "DOWN"
+        };
+        self.wait_for_link(ifname, sends)
+    }
+
+    /// Waits until a port of a bridge forwards, which begins some time after its peer is up.
+    pub fn wait_until_forwards(&self, port: &str) -> Result<()> {
+        self.wait_for_link(port, |link| link["linkinfo"]["info_slave_data"]["state"] == "forwarding")
+    }
+
+    fn wait_for_link(&self, ifname: &str, is_ready: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+        let seen = || -> Result<serde_json::Value> {
+            Ok(serde_json::from_str(&self.ip(&format!("-details -json link show dev {ifname}"))?)?)
+        };
+        let ready = || seen().is_ok_and(|links| is_ready(&links[0]));
+        ensure!(eventually(LINK_PATIENCE, ready), "{ifname} is not ready: {}", seen()?);
+        Ok(())
     }
 
     /// Writes a sysctl inside; `name` with slashes, below `/proc/sys`.

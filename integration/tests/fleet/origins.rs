@@ -37,6 +37,7 @@ impl Stranger {
         netns.ip(&format!("link add eth0 type veth peer name stranger netns {}", router.path().display()))?;
         router.ip("link set dev stranger up master lan1")?;
         netns.ip("link set dev eth0 up")?;
+        router.wait_until_forwards("stranger")?;
         Self::on(netns)
     }
 

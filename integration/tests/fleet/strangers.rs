@@ -120,6 +120,7 @@ fn outsider(fleet: &Fleet, one: &Node, address: IpAddr) -> Result<Netns> {
     router.ip("link set dev outsider up master lan1")?;
     netns.ip("address add 192.0.2.200/24 dev eth0")?;
     netns.ip("link set dev eth0 up")?;
+    router.wait_until_forwards("outsider")?;
     netns.ip("link add vx type vxlan id 51770 dstport 4789 local 192.0.2.200 nolearning")?;
     netns.ip(&format!("address add {address}/32 dev vx"))?;
     netns.ip("link set dev vx up")?;

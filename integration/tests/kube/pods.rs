@@ -48,6 +48,7 @@ fn a_pods_labels_count_from_the_start_however_late_the_watch_is() -> Result<()> 
     let uid = "another-uid";
     scene.server.delete("pods", "shop/stranger");
     scene.server.put(pod_object("stranger", uid, &json!({"app": "friend"}), &[]));
+    stranger.del()?;
     drop(stranger);
     let again = scene.node.kubelet_sandbox("shop/stranger", uid)?.add()?;
     hold(allowed(&again, &guarded, tcp(80)))?;

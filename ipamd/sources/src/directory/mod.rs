@@ -18,7 +18,7 @@ mod tests;
 mod walk;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -165,6 +165,9 @@ pub struct Directory {
     mounts: Mounts,
     /// What could not be read, and links that lead nowhere.
     retry: BTreeSet<PathBuf>,
+    /// The other links, and what they led to when they were looked at. inotify tells nothing when another link or directory on the way is
+    /// replaced.
+    links: BTreeMap<PathBuf, Identity>,
     next_look: Instant,
 }
 
@@ -194,6 +197,7 @@ impl Directory {
             files: Files::default(),
             mounts: Mounts::default(),
             retry: BTreeSet::new(),
+            links: BTreeMap::new(),
             next_look: Instant::now() + LOOK,
         })
     }
@@ -259,7 +263,9 @@ impl Directory {
             for path in self.mounts.others() {
                 self.scan(&path, false);
             }
-            for path in self.retry.clone() {
+            let turned = self.links.iter().filter(|(link, led_to)| walk::target(link) != Some(**led_to));
+            let turned: BTreeSet<_> = turned.map(|(link, _)| link).chain(&self.retry).cloned().collect();
+            for path in turned {
                 self.examine(&path);
             }
         }
@@ -337,6 +343,10 @@ impl Directory {
             Err(error) if leads_nowhere(&error) => return self.remove_below(path),
             Err(_) => false,
         };
+        self.links.remove(path);
+        if is_link && let Some(target) = walk::target(path) {
+            self.links.insert(path.into(), target);
+        }
         if walk::identity(path).is_some() {
             if !self.keeps_what_became_a_directory(path) {
                 self.files.remove(path);
@@ -378,6 +388,8 @@ impl Directory {
             self.retry.insert(path.clone());
         }
         self.retry.extend(walk.dangling);
+        self.links.retain(|path, _| path == directory || !path.starts_with(directory));
+        self.links.extend(walk.links);
         self.unread.retain(|path| !path.starts_with(directory));
         self.unread.extend(walk.unread);
         let found: BTreeSet<_> = walk.files.iter().map(|it| it.path.as_path()).collect();
@@ -442,6 +454,7 @@ impl Directory {
         }
         self.files.clear_troubles(path);
         self.retry.retain(|it| !it.starts_with(path));
+        self.links.retain(|it, _| !it.starts_with(path));
         self.unread.retain(|it| !it.starts_with(path));
         self.mounts.forget_below(path, &BTreeSet::new());
         if let Some(watches) = &mut self.watches {

@@ -554,6 +554,36 @@ async fn a_list_without_items_takes_nothing_away() {
     it.until("", 0).await;
 }
 
+#[tokio::test]
+async fn a_link_is_followed_when_what_lies_on_its_way_is_replaced() {
+    let mut it = Followed::with(&[]).await;
+    for (folder, label) in [("old", "1"), ("new", "2")] {
+        fs::create_dir(it.beside(folder)).unwrap();
+        fs::write(it.beside(folder).join("x.yaml"), namespace("x", label)).unwrap();
+        fs::write(it.beside(folder).join("y.yaml"), namespace("y", label)).unwrap();
+    }
+    // Of the link in the midst inotify tells nothing: it lies beside the directory.
+    symlink(it.beside("old"), it.beside("way")).unwrap();
+    symlink(it.beside("way/x.yaml"), it.path("file.yaml")).unwrap();
+    it.until("x=1", 0).await;
+    symlink(it.beside("way"), it.path("folder")).unwrap();
+    it.until("x=1 y=1", 1).await;
+    symlink(it.beside("new"), it.beside("other")).unwrap();
+    fs::rename(it.beside("other"), it.beside("way")).unwrap();
+    it.until("x=2 y=2", 1).await;
+}
+
+#[tokio::test]
+async fn a_link_leads_to_what_is_made_anew_where_it_led() {
+    let mut it = Followed::with(&[("one/deep/0.yaml", &namespace("a", "1"))]).await;
+    symlink(it.path("one"), it.path("one/deep/er")).unwrap();
+    symlink(it.path("one/deep/er"), it.path("two")).unwrap();
+    it.until("a=1", 1).await;
+    fs::remove_dir_all(it.path("one/deep")).unwrap();
+    it.write("one/deep/er/0.yaml", &namespace("b", "1"));
+    it.until("b=1", 1).await;
+}
+
 /// One change of the directory; the numbers choose among few names.
 #[derive(Clone, Copy, Debug)]
 enum Step {

@@ -19,6 +19,8 @@ pub(super) struct Walk {
     pub files: Vec<Found>,
     /// Links that lead nowhere now: perhaps to a directory, later.
     pub dangling: Vec<PathBuf>,
+    /// The other links, and what they lead to.
+    pub links: Vec<(PathBuf, Identity)>,
     /// Directories that cannot be read, and why.
     pub troubles: Vec<(PathBuf, String)>,
     /// Those of them of which it is not known what is in them.
@@ -46,12 +48,18 @@ pub(super) struct Found {
     pub linked: bool,
 }
 
-/// What a directory is, whatever its path.
+/// What a directory or a file is, whatever its path: its device and its inode.
 pub(super) type Identity = (u64, u64);
 
 /// What the directory at a path is; `None` if there is none.
 pub(super) fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// What a link leads to, be it a directory or a file; `None` if it leads nowhere.
+pub(super) fn target(link: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(link).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
@@ -114,6 +122,11 @@ impl Walk {
             }
             let kind = entry.file_type()?;
             let linked = linked || kind.is_symlink();
+            if kind.is_symlink()
+                && let Some(target) = target(&path)
+            {
+                self.links.push((path.clone(), target));
+            }
             let is_directory = kind.is_dir() || (kind.is_symlink() && identity(&path).is_some());
             if is_directory {
                 self.directory(&path, linked, above, enter);
