@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use ipamd_api::wire::{Chained, Reservation};
+use ipamd_netlink::{Family, Socket};
 
 use crate::{
     error::CniError,
-    netlink::Netlink,
     netns::Netns,
     observe::{self, End},
     prev_result::PrevResult,
@@ -23,9 +23,9 @@ pub struct Found {
 
 /// Looks for both ends of the interface that `prevResult` says a container has. The programs belong on the host's end, so
 /// there must be one.
-pub fn find(host: &mut Netlink, netns: &Netns, ifname: &str, prev: &PrevResult) -> Result<Found, CniError> {
+pub fn find(host: &mut Socket, netns: &Netns, ifname: &str, prev: &PrevResult) -> Result<Found, CniError> {
     let addresses = addresses_of(prev, ifname)?;
-    let container = netns.inside(|| observe::end(&mut Netlink::open()?, ifname))?;
+    let container = netns.inside(|| observe::end(&mut Socket::open(Family::Route)?, ifname))?;
     let missing = |wanted: String, value: &str| CniError::InvalidConfig {
         field: "prevResult.interfaces".to_owned(),
         wanted,

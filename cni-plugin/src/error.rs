@@ -3,9 +3,10 @@
 use std::{io, path::PathBuf};
 
 use ipamd_api::{ApiError, ClientError, ErrorKind};
+use ipamd_netlink::NetlinkError;
 use serde::Serialize;
 
-use crate::{netlink::NetlinkError, text::message, version::CniVersion};
+use crate::{text::message, version::CniVersion};
 
 /// Why the plugin failed. Codes up to 99 are the specification's, those above 100 are Cambric's own.
 #[derive(Debug, thiserror::Error)]

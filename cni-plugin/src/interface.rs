@@ -1,34 +1,34 @@
 //! The attachment's pair of interfaces: making it, setting up its two ends, removing it.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use ipamd_api::{
     AttachmentKey, MacAddr,
     wire::{Assigned, Reservation},
 };
+use ipamd_netlink::{Batch, NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage, Prop,
-    },
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkMessage, Prop},
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAttribute, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::{
     errno::Errno,
     net::if_::{if_indextoname, if_nametoindex},
 };
-use std::os::fd::{AsFd, AsRawFd};
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::{
     error::CniError,
-    netlink::{Batch, Netlink, NetlinkError},
     netns::Netns,
-    observe::End,
+    observe::{End, list},
     text::cut,
 };
 
@@ -56,7 +56,7 @@ pub fn is_own(name: &str) -> bool {
 /// Gives the interface of that index, which another plugin made, Cambric's name for a second one, and unless it has an alias
 /// one that tells whose it is.
 pub fn name_host_end(
-    host: &mut Netlink,
+    host: &mut Socket,
     key: &AttachmentKey,
     reservation: &Reservation,
     end: &End,
@@ -66,28 +66,26 @@ pub fn name_host_end(
         return Ok(());
     }
     let mut batch = Batch::default();
-    let mut link = LinkMessage::default();
-    link.header.index = end.index;
     if end.alias.is_empty() {
-        link.attributes.push(LinkAttribute::IfAlias(alias_of(key)));
-        batch.ask(format!("set the alias of {first}"), 0, RouteNetlinkMessage::SetLink(link.clone()));
-        link.attributes.clear();
+        let link = LinkUnspec::new_with_index(end.index).alias(alias_of(key)).build();
+        batch.ask(format!("set the alias of {first}"), 0, &RouteNetlinkMessage::SetLink(link));
     }
-    link.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.clone())]));
     let create = NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;
-    batch.ask(format!("give {first} the name {name} too"), create, RouteNetlinkMessage::NewLinkProp(link));
+    let named = RouteNetlinkMessage::NewLinkProp(second_name(end.index, name));
+    batch.ask(format!("give {first} the name {name} too"), create, &named);
     host.run(&mut batch)
 }
 
 /// Takes Cambric's name from an interface that another plugin made; none is fine.
-pub fn unname_host_end(host: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
+pub fn unname_host_end(host: &mut Socket, name: &str) -> Result<(), NetlinkError> {
     let Some(index) = index_of(name) else { return Ok(()) };
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
-    let mut batch = Batch::default();
-    batch.ask(format!("take the name {name} away"), 0, RouteNetlinkMessage::DelLinkProp(link));
-    host.run(&mut batch)
+    let named = RouteNetlinkMessage::DelLinkProp(second_name(index, name));
+    host.run(&mut Batch::of(format!("take the name {name} away"), 0, &named))
+}
+
+fn second_name(index: u32, name: &str) -> LinkMessage {
+    let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]);
+    LinkUnspec::new_with_index(index).append_extra_attribute(names).build()
 }
 
 fn alias_of(key: &AttachmentKey) -> String {
@@ -97,9 +95,9 @@ fn alias_of(key: &AttachmentKey) -> String {
 }
 
 /// The attachments whose ends on the host are there, by the aliases of these.
-pub fn keys(host: &mut Netlink) -> Result<Vec<AttachmentKey>, NetlinkError> {
-    let links = host.dump("list the interfaces", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    let key = |link: RouteNetlinkMessage| {
+pub fn keys(host: &mut Socket) -> Result<Vec<AttachmentKey>, NetlinkError> {
+    let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    list(host, "list the interfaces", &all, |link| {
         let RouteNetlinkMessage::NewLink(link) = link else { return None };
         let alias = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::IfAlias(alias) => Some(alias.as_str()),
@@ -107,8 +105,7 @@ pub fn keys(host: &mut Netlink) -> Result<Vec<AttachmentKey>, NetlinkError> {
         });
         // Somebody else may have given the alias, or the kernel's limit have cut it: the name tells.
         key_of(alias?).filter(|key| index_of(&key.host_ifname()) == Some(link.header.index))
-    };
-    Ok(links.into_iter().filter_map(key).collect())
+    })
 }
 
 /// The attachment whose alias that is.
@@ -121,17 +118,16 @@ fn key_of(alias: &str) -> Option<AttachmentKey> {
 /// Makes the pair, the container's end right in its namespace, and returns the host end's index. What an ADD that was
 /// broken off left under the same name is removed first.
 pub fn create(
-    host: &mut Netlink,
+    host: &mut Socket,
     reservation: &Reservation,
     ifname: &str,
     netns: &Netns,
 ) -> Result<u32, CniError> {
     let name = &reservation.host_ifname;
-    let mut batch = Batch::default();
-    batch.ask(
+    let mut batch = Batch::of(
         format!("create the interface {name} with its other end {ifname} in {}", netns.path().display()),
         NLM_F_CREATE | NLM_F_EXCL,
-        RouteNetlinkMessage::NewLink(pair(reservation, ifname, netns)),
+        &RouteNetlinkMessage::NewLink(pair(reservation, ifname, netns)),
     );
     let created = match host.run(&mut batch) {
         Err(error) if error.errno() == Errno::EEXIST && index_of(name).is_some() => {
@@ -153,32 +149,22 @@ pub fn create(
 }
 
 fn pair(reservation: &Reservation, ifname: &str, netns: &Netns) -> LinkMessage {
-    let end = |name: &str, mac: MacAddr| {
-        let mut link = LinkMessage::default();
-        link.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.0.to_vec()),
-            LinkAttribute::Mtu(reservation.mtu),
-        ];
-        link
-    };
-    let mut container = end(ifname, reservation.container_mac);
-    container.attributes.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
-    let mut host = end(&reservation.host_ifname, reservation.host_mac);
-    host.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(container))),
-    ]));
-    host
+    let container = LinkUnspec::new_with_name(ifname)
+        .address(reservation.container_mac.0.to_vec())
+        .mtu(reservation.mtu)
+        .setns_by_fd(netns.as_fd().as_raw_fd())
+        .build();
+    LinkVeth::new(&reservation.host_ifname, ifname)
+        .address(reservation.host_mac.0.to_vec())
+        .mtu(reservation.mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(container)))
+        .build()
 }
 
 /// Removes the interface of that name and its other end with it; none is fine.
-pub fn remove(host: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    let mut batch = Batch::default();
-    batch.ask(format!("remove the interface {name}"), 0, RouteNetlinkMessage::DelLink(link));
-    match host.run(&mut batch) {
+pub fn remove(host: &mut Socket, name: &str) -> Result<(), NetlinkError> {
+    let link = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_name(name).build());
+    match host.run(&mut Batch::of(format!("remove the interface {name}"), 0, &link)) {
         Err(error) if error.errno() != Errno::ENODEV => Err(error),
         _ => Ok(()),
     }
@@ -186,27 +172,25 @@ pub fn remove(host: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
 
 /// Sets up the host's end: alias, no link-local address, up; routes and neighbours for the container's addresses.
 pub fn configure_host_end(
-    host: &mut Netlink,
+    host: &mut Socket,
     key: &AttachmentKey,
     reservation: &Reservation,
     index: u32,
 ) -> Result<(), CniError> {
     let name = &reservation.host_ifname;
-    let mut link = up(index);
-    link.attributes = vec![
-        LinkAttribute::IfAlias(alias_of(key)),
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]),
-    ];
-    let mut batch = Batch::default();
-    batch.ask(format!("set {name} up"), 0, RouteNetlinkMessage::SetLink(link));
+    let no_link_local = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let link = LinkUnspec::new_with_index(index)
+        .up()
+        .alias(alias_of(key))
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_link_local]))
+        .build();
+    let mut batch = Batch::of(format!("set {name} up"), 0, &RouteNetlinkMessage::SetLink(link));
     for Assigned { address, gateway } in &reservation.addresses {
-        batch.ask(format!("route {address} to {name}"), PUT, host_route(*address, *gateway, index));
+        batch.ask(format!("route {address} to {name}"), PUT, &host_route(*address, *gateway, index));
         batch.ask(
             format!("set {} as the neighbour {address} on {name}", reservation.container_mac),
             PUT,
-            neighbour(*address, reservation.container_mac, index),
+            &neighbour(*address, reservation.container_mac, index),
         );
     }
     run_with_ipv6(host, &mut batch, name)
@@ -215,7 +199,7 @@ pub fn configure_host_end(
 /// Sets up the container's end, in whose namespace the calling thread stands: up, addresses, neighbours for the
 /// gateways, default routes.
 pub fn configure_container_end(
-    container: &mut Netlink,
+    container: &mut Socket,
     key: &AttachmentKey,
     reservation: &Reservation,
     ifname: &str,
@@ -223,16 +207,16 @@ pub fn configure_container_end(
     let index = index_of(ifname).ok_or_else(|| {
         CniError::Kernel(format!("the interface {ifname} vanished from the container's namespace"))
     })?;
-    let mut batch = Batch::default();
-    batch.ask(format!("set {ifname} up in the container"), 0, RouteNetlinkMessage::SetLink(up(index)));
+    let up = RouteNetlinkMessage::SetLink(LinkUnspec::new_with_index(index).up().build());
+    let mut batch = Batch::of(format!("set {ifname} up in the container"), 0, &up);
     for Assigned { address, gateway } in &reservation.addresses {
-        batch.ask(format!("add {address} to {ifname} in the container"), PUT, host_address(*address, index));
+        batch.ask(format!("add {address} to {ifname} in the container"), PUT, &host_address(*address, index));
         batch.ask(
             format!("set {} as the neighbour {gateway} on {ifname} in the container", reservation.host_mac),
             PUT,
-            neighbour(*gateway, reservation.host_mac, index),
+            &neighbour(*gateway, reservation.host_mac, index),
         );
-        batch.ask(format!("route by {gateway} in the container"), PUT, default_route(*gateway, index));
+        batch.ask(format!("route by {gateway} in the container"), PUT, &default_route(*gateway, index));
     }
     run_with_ipv6(container, &mut batch, ifname)?;
     if index > FIRST_INDEX {
@@ -243,7 +227,7 @@ pub fn configure_container_end(
 
 /// Has what the container sends from the interface's addresses leave by it, although its default route is another's: who is
 /// asked at an address answers from there. A kernel without policy routing does without.
-fn answer_by(container: &mut Netlink, key: &AttachmentKey, reservation: &Reservation, index: u32) {
+fn answer_by(container: &mut Socket, key: &AttachmentKey, reservation: &Reservation, index: u32) {
     let table = key.route_table();
     for Assigned { address, gateway } in &reservation.addresses {
         let mut rule = RuleMessage::default();
@@ -255,14 +239,7 @@ fn answer_by(container: &mut Netlink, key: &AttachmentKey, reservation: &Reserva
             RuleAttribute::Table(table),
             RuleAttribute::Priority(RULE_PRIORITY),
         ];
-        let mut route = route(family(*gateway));
-        route.header.table = RouteHeader::RT_TABLE_UNSPEC;
-        route.header.flags = RouteFlags::Onlink;
-        route.attributes = vec![
-            RouteAttribute::Table(table),
-            RouteAttribute::Gateway((*gateway).into()),
-            RouteAttribute::Oif(index),
-        ];
+        let route = route_by(*gateway, index).table_id(table).build();
         let (to_route, to_rule) = (RouteNetlinkMessage::NewRoute(route), RouteNetlinkMessage::NewRule(rule));
         for (what, flags, message) in [
             (format!("route what comes from {address} by {gateway} in the container"), PUT, to_route),
@@ -272,9 +249,7 @@ fn answer_by(container: &mut Netlink, key: &AttachmentKey, reservation: &Reserva
                 to_rule,
             ),
         ] {
-            let mut batch = Batch::default();
-            batch.ask(what, flags, message);
-            match container.run(&mut batch) {
+            match container.run(&mut Batch::of(what, flags, &message)) {
                 // An ADD before this one has made it.
                 Err(error) if error.errno() != Errno::EEXIST => {
                     tracing::warn!(%key, %error, "answers may leave by another interface");
@@ -287,7 +262,7 @@ fn answer_by(container: &mut Netlink, key: &AttachmentKey, reservation: &Reserva
 
 /// Runs the batch; where IPv6 turns out to be switched off on the interface, switches it on and runs it again. The
 /// calling thread stands in the interface's namespace.
-fn run_with_ipv6(netlink: &mut Netlink, batch: &mut Batch, name: &str) -> Result<(), CniError> {
+fn run_with_ipv6(netlink: &mut Socket, batch: &mut Batch, name: &str) -> Result<(), CniError> {
     match netlink.run(batch) {
         Err(error) if error.errno() == Errno::EACCES => {
             let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
@@ -299,14 +274,6 @@ fn run_with_ipv6(netlink: &mut Netlink, batch: &mut Batch, name: &str) -> Result
         }
         ran => Ok(ran?),
     }
-}
-
-fn up(index: u32) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link
 }
 
 /// The address family of `address`.
@@ -348,24 +315,24 @@ fn neighbour(address: IpAddr, mac: MacAddr, index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewNeighbour(message)
 }
 
-fn route(family: AddressFamily) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message
+fn route(family: AddressFamily, index: u32) -> RouteMessageBuilder<IpAddr> {
+    let mut builder = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
+    builder.get_mut().header.address_family = family;
+    builder
+}
+
+/// A route to everywhere. The gateway lies in no prefix of the interface: its addresses stand alone.
+fn route_by(gateway: IpAddr, index: u32) -> RouteMessageBuilder<IpAddr> {
+    let mut builder = route(family(gateway), index).onlink();
+    builder.get_mut().attributes.push(RouteAttribute::Gateway(gateway.into()));
+    builder
 }
 
 fn host_route(address: IpAddr, gateway: IpAddr, index: u32) -> RouteNetlinkMessage {
-    let mut message = route(family(address));
+    let mut message = route(family(address), index).scope(RouteScope::Link).build();
     message.header.destination_prefix_length = host_prefix(address);
-    message.header.scope = RouteScope::Link;
-    message.attributes = vec![
-        RouteAttribute::Destination(address.into()),
-        RouteAttribute::PrefSource(gateway.into()),
-        RouteAttribute::Oif(index),
-    ];
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    message.attributes.push(RouteAttribute::PrefSource(gateway.into()));
     RouteNetlinkMessage::NewRoute(message)
 }
 
@@ -377,13 +344,6 @@ fn default_metric(gateway: IpAddr, index: u32) -> u32 {
 }
 
 fn default_route(gateway: IpAddr, index: u32) -> RouteNetlinkMessage {
-    let mut message = route(family(gateway));
-    // The gateway lies in no prefix of the interface: its addresses stand alone.
-    message.header.flags = RouteFlags::Onlink;
-    message.attributes = vec![
-        RouteAttribute::Gateway(gateway.into()),
-        RouteAttribute::Oif(index),
-        RouteAttribute::Priority(default_metric(gateway, index)),
-    ];
-    RouteNetlinkMessage::NewRoute(message)
+    let metric = default_metric(gateway, index);
+    RouteNetlinkMessage::NewRoute(route_by(gateway, index).priority(metric).build())
 }

@@ -18,7 +18,6 @@ mod interface;
 mod invocation;
 mod json;
 mod logging;
-mod netlink;
 mod netns;
 mod observe;
 mod output;

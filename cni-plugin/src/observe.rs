@@ -1,8 +1,9 @@
 //! What the kernel has of an attachment, end by end.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
 
 use ipamd_api::MacAddr;
+use ipamd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -11,8 +12,9 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use nix::errno::Errno;
+use rtnetlink::LinkUnspec;
 
-use crate::{error::CniError, netlink::Netlink};
+use crate::error::CniError;
 
 /// One end of the pair, and what hangs on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,9 +74,8 @@ pub struct Neighbour {
 
 /// Looks at the interface that has that name, for its first or a second one, in the socket's namespace; none if there is
 /// none.
-pub fn end(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
-    let mut request = LinkMessage::default();
-    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+pub fn end(netlink: &mut Socket, name: &str) -> Result<Option<End>, CniError> {
+    let request = LinkUnspec::new_with_name(name).build();
     let Some(mut end) = link(netlink, &format!("look at the interface {name}"), request)? else {
         return Ok(None);
     };
@@ -85,14 +86,13 @@ pub fn end(netlink: &mut Netlink, name: &str) -> Result<Option<End>, CniError> {
 }
 
 /// Looks at the interface of that index alone, not at what hangs on it.
-pub fn link_at(netlink: &mut Netlink, index: u32) -> Result<Option<End>, CniError> {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
+pub fn link_at(netlink: &mut Socket, index: u32) -> Result<Option<End>, CniError> {
+    let request = LinkUnspec::new_with_index(index).build();
     link(netlink, &format!("look at the interface of index {index}"), request)
 }
 
-fn link(netlink: &mut Netlink, what: &str, request: LinkMessage) -> Result<Option<End>, CniError> {
-    let link = match netlink.get(what, RouteNetlinkMessage::GetLink(request)) {
+fn link(netlink: &mut Socket, what: &str, request: LinkMessage) -> Result<Option<End>, CniError> {
+    let link = match netlink.get(what, &RouteNetlinkMessage::GetLink(request)) {
         Ok(Some(RouteNetlinkMessage::NewLink(link))) => link,
         Ok(_) => return Ok(None),
         Err(error) if error.errno() == Errno::ENODEV => return Ok(None),
@@ -118,44 +118,53 @@ fn mac(bytes: &[u8]) -> Option<MacAddr> {
     bytes.try_into().ok().map(MacAddr)
 }
 
-fn addresses(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<(IpAddr, u8)>, CniError> {
-    let mut request = AddressMessage::default();
-    request.header.index = index;
-    let found =
-        netlink.dump(&format!("list the addresses of {name}"), &RouteNetlinkMessage::GetAddress(request))?;
-    Ok(found
-        .into_iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message),
-            _ => None,
-        })
-        .filter_map(|message| {
-            // IPv4 tells its own address apart from the other end's, IPv6 has the one only.
-            let mut address = None;
-            for attribute in message.attributes {
-                match attribute {
-                    AddressAttribute::Local(local) => address = Some(local),
-                    AddressAttribute::Address(other) => address = address.or(Some(other)),
-                    _ => {}
-                }
-            }
-            address.map(|address| (address, message.header.prefix_len))
-        })
-        .collect())
+/// What `entry` makes of the objects that match. Those that keep changing are none to judge by.
+pub fn list<T>(
+    netlink: &mut Socket,
+    what: &str,
+    query: &RouteNetlinkMessage,
+    entry: impl Fn(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
+    let dump = netlink.dump(what, query, |message| message.parse().map(&entry))?;
+    if dump.settled {
+        Ok(dump.entries)
+    } else {
+        Err(NetlinkError::new(what, io::Error::other("they keep changing")))
+    }
 }
 
-fn routes(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<Route>, CniError> {
+fn addresses(netlink: &mut Socket, name: &str, index: u32) -> Result<Vec<(IpAddr, u8)>, CniError> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    let what = format!("list the addresses of {name}");
+    let found = list(netlink, &what, &RouteNetlinkMessage::GetAddress(request), |message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+        if message.header.index != index {
+            return None;
+        }
+        // IPv4 tells its own address apart from the other end's, IPv6 has the one only.
+        let mut address = None;
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(local) => address = Some(local),
+                AddressAttribute::Address(other) => address = address.or(Some(other)),
+                _ => {}
+            }
+        }
+        Some((address?, message.header.prefix_len))
+    });
+    Ok(found?)
+}
+
+fn routes(netlink: &mut Socket, name: &str, index: u32) -> Result<Vec<Route>, CniError> {
     let mut request = RouteMessage::default();
     request.attributes.push(RouteAttribute::Oif(index));
-    let found =
-        netlink.dump(&format!("list the routes by {name}"), &RouteNetlinkMessage::GetRoute(request))?;
-    Ok(found
-        .into_iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(message) => route_by(&message, index),
-            _ => None,
-        })
-        .collect())
+    let what = format!("list the routes by {name}");
+    let found = list(netlink, &what, &RouteNetlinkMessage::GetRoute(request), |message| match message {
+        RouteNetlinkMessage::NewRoute(message) => route_by(&message, index),
+        _ => None,
+    });
+    Ok(found?)
 }
 
 fn route_by(message: &RouteMessage, index: u32) -> Option<Route> {
@@ -188,29 +197,26 @@ fn route_address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbours(netlink: &mut Netlink, name: &str, index: u32) -> Result<Vec<Neighbour>, CniError> {
+fn neighbours(netlink: &mut Socket, name: &str, index: u32) -> Result<Vec<Neighbour>, CniError> {
     let mut request = NeighbourMessage::default();
     request.attributes.push(NeighbourAttribute::IfIndex(index));
-    let found = netlink
-        .dump(&format!("list the neighbours on {name}"), &RouteNetlinkMessage::GetNeighbour(request))?;
-    Ok(found
-        .into_iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewNeighbour(message) if message.header.ifindex == index => Some(message),
-            _ => None,
-        })
-        .filter_map(|message| {
-            let (mut address, mut lladdr) = (None, None);
-            for attribute in message.attributes {
-                match attribute {
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(ip.into()),
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(ip.into()),
-                    NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(&bytes),
-                    _ => {}
-                }
+    let what = format!("list the neighbours on {name}");
+    let found = list(netlink, &what, &RouteNetlinkMessage::GetNeighbour(request), |message| {
+        let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+        if message.header.ifindex != index {
+            return None;
+        }
+        let (mut address, mut lladdr) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(ip.into()),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(ip.into()),
+                NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(&bytes),
+                _ => {}
             }
-            let permanent = message.header.state == NeighbourState::Permanent;
-            address.map(|address| Neighbour { address, mac: lladdr, permanent })
-        })
-        .collect())
+        }
+        let permanent = message.header.state == NeighbourState::Permanent;
+        Some(Neighbour { address: address?, mac: lladdr, permanent })
+    });
+    Ok(found?)
 }

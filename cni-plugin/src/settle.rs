@@ -7,16 +7,15 @@ use std::{
 };
 
 use ipamd_api::{AttachmentKey, wire::Reservation};
+use ipamd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, State},
+    link::{LinkAttribute, State},
     route::{RouteAttribute, RouteMessage, RouteType},
 };
+use rtnetlink::LinkUnspec;
 
-use crate::{
-    interface::{family, host_prefix},
-    netlink::{Netlink, NetlinkError},
-};
+use crate::interface::{family, host_prefix};
 
 /// How long it may take in all. Then the attachment is whole, but its first packets may be lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,9 +29,9 @@ const LAST_PAUSE: Duration = Duration::from_millis(10);
 /// What is waited for in vain is a warning: the attachment is whole.
 pub fn settle(
     key: &AttachmentKey,
-    host: &mut Netlink,
+    host: &mut Socket,
     host_ifindex: u32,
-    container: &mut Netlink,
+    container: &mut Socket,
     reservation: &Reservation,
 ) {
     if let Err(waited) = wait(host, host_ifindex, container, reservation) {
@@ -42,9 +41,9 @@ pub fn settle(
 
 /// Returns what it waited for in vain.
 fn wait(
-    host: &mut Netlink,
+    host: &mut Socket,
     host_ifindex: u32,
-    container: &mut Netlink,
+    container: &mut Socket,
     reservation: &Reservation,
 ) -> Result<(), String> {
     let began = Instant::now();
@@ -78,22 +77,21 @@ fn until(
 }
 
 /// Whether packets for the address are delivered in the socket's namespace.
-fn is_local(netlink: &mut Netlink, address: IpAddr) -> Result<bool, NetlinkError> {
+fn is_local(netlink: &mut Socket, address: IpAddr) -> Result<bool, NetlinkError> {
     let mut request = RouteMessage::default();
     request.header.address_family = family(address);
     request.header.destination_prefix_length = host_prefix(address);
     request.attributes.push(RouteAttribute::Destination(address.into()));
     let what = format!("ask for the way to {address}");
-    let way = netlink.get(&what, RouteNetlinkMessage::GetRoute(request))?;
+    let way = netlink.get(&what, &RouteNetlinkMessage::GetRoute(request))?;
     Ok(matches!(way, Some(RouteNetlinkMessage::NewRoute(way)) if way.header.kind == RouteType::Local))
 }
 
 /// Whether the interface of that index sends what it is given.
-fn sends(netlink: &mut Netlink, index: u32) -> Result<bool, NetlinkError> {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
-    let link = netlink
-        .get(&format!("look at the interface of index {index}"), RouteNetlinkMessage::GetLink(request))?;
+fn sends(netlink: &mut Socket, index: u32) -> Result<bool, NetlinkError> {
+    let what = format!("look at the interface of index {index}");
+    let request = LinkUnspec::new_with_index(index).build();
+    let link = netlink.get(&what, &RouteNetlinkMessage::GetLink(request))?;
     let Some(RouteNetlinkMessage::NewLink(link)) = link else { return Ok(false) };
     Ok(link.attributes.contains(&LinkAttribute::OperState(State::Up)))
 }

@@ -201,7 +201,7 @@ fn only_what_is_connected_to_the_peers_ends() -> Result<()> {
     let mut here = Machine::start("here")?;
     let mut elsewhere = Machine::start("elsewhere")?;
     let peers = gone()?;
-    let diag = here.diag()?;
+    let mut diag = here.diag()?;
     let found = diag.connected_to(&peers)?;
     let mut expected = BTreeSet::new();
     for (_, _, client) in here.clients.iter().filter(|(peer, ..)| peers.contains(peer)) {
@@ -222,7 +222,7 @@ fn one_family_and_protocol_does_not_stand_for_another() -> Result<()> {
     needs_root!();
     let mut machine = Machine::start("one")?;
     let peers = BTreeSet::from([peer("127.0.0.1", Protocol::Udp)?]);
-    let diag = machine.diag()?;
+    let mut diag = machine.diag()?;
     let found = diag.connected_to(&peers)?;
     ensure!(found.len() == 2, "one of IPv4, and one of IPv6 with an IPv4 peer: {found:?}");
     for socket in &found {
@@ -237,7 +237,7 @@ fn a_socket_that_has_closed_is_gone_and_its_successor_is_spared() -> Result<()> 
     let netns = Netns::new("gone")?;
     netns.inside(|| {
         let server = Server::listen("127.0.0.1", GONE)?;
-        let diag = SocketDiag::open(None)?;
+        let mut diag = SocketDiag::open(None)?;
         let peers = BTreeSet::from([peer("127.0.0.1", Protocol::Udp)?]);
         let first = UdpSocket::bind("127.0.0.1:7003")?;
         first.connect(server.at)?;
@@ -266,7 +266,7 @@ fn a_connection_that_nobody_answers_is_ended_while_it_is_made() -> Result<()> {
     netns.ip("neighbour add 192.0.2.9 lladdr 02:00:00:00:00:09 dev near nud permanent")?;
     let peers = BTreeSet::from([peer("192.0.2.9", Protocol::Tcp)?]);
     netns.inside(|| {
-        let diag = SocketDiag::open(None)?;
+        let mut diag = SocketDiag::open(None)?;
         thread::scope(|scope| {
             let void = SocketAddr::new(IpAddr::from([192, 0, 2, 9]), GONE);
             let netns = &netns;

@@ -6,6 +6,7 @@ use ipamd_api::{
     AttachmentKey, Client, ClientError, Reply, Request,
     wire::{Commit, Reservation},
 };
+use ipamd_netlink::{Family, Socket};
 
 use super::{
     add_chained::add_chained,
@@ -17,7 +18,6 @@ use crate::{
     environment::Sandbox,
     error::{CniError, Failure},
     interface, invocation,
-    netlink::Netlink,
     netns::Netns,
     programs, result,
     settle::settle,
@@ -32,7 +32,7 @@ pub fn add(sandbox: &Sandbox, config: &AddConfig) -> Result<Vec<u8>, Failure> {
     let key = invocation::key(&network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
     // It stays in the host's namespace when this thread leaves that.
-    let host = Netlink::open().map_err(CniError::from)?;
+    let host = Socket::open(Family::Route).map_err(CniError::from)?;
     let request = reserve(&key, &netns, sandbox, config, None);
     let (client, reservation) = book(&network.socket, &key, &request)?;
     let mut attempt =
@@ -61,7 +61,7 @@ struct Attempt<'a> {
     socket: &'a Path,
     /// What was reserved by.
     request: &'a Request,
-    host: Netlink,
+    host: Socket,
     reservation: Reservation,
 }
 
@@ -84,7 +84,7 @@ impl Attempt<'_> {
         programs::attach(&self.reservation, host_ifindex)?;
         interface::configure_host_end(&mut self.host, self.key, &self.reservation, host_ifindex)?;
         netns.enter()?;
-        let mut container = Netlink::open()?;
+        let mut container = Socket::open(Family::Route)?;
         interface::configure_container_end(&mut container, self.key, &self.reservation, ifname)?;
         // Linux before 5.14 tells none; then the container's packets are led to services one by one.
         let netns_cookie = ipamd_api::netns::cookie().ok();

@@ -4,6 +4,7 @@ use ipamd_api::{
     AttachmentKey, Client, Reply, Request,
     wire::{Commit, Reservation},
 };
+use ipamd_netlink::{Family, Socket};
 use serde_json::json;
 
 use super::reservation::{book, holds_ports, reserve, undo_reservation};
@@ -14,7 +15,6 @@ use crate::{
     environment::Sandbox,
     error::{CniError, Failure},
     interface, invocation,
-    netlink::Netlink,
     netns::Netns,
     observe, programs,
     settle::settle,
@@ -29,7 +29,7 @@ pub(super) fn add_chained(
     let network = &config.network;
     let key = invocation::key(&network.name, &sandbox.target);
     let netns = Netns::open(sandbox)?;
-    let mut host = Netlink::open().map_err(CniError::from)?;
+    let mut host = Socket::open(Family::Route).map_err(CniError::from)?;
     let found = chained::find(&mut host, &netns, &key.ifname, &previous.result)?;
     let request = reserve(&key, &netns, sandbox, config, Some(found.made.clone()));
     let (client, reservation) = book(&network.socket, &key, &request)?;
@@ -58,7 +58,7 @@ pub(super) fn add_chained(
 struct Attempt<'a> {
     key: &'a AttachmentKey,
     client: Client,
-    host: Netlink,
+    host: Socket,
     reservation: Reservation,
 }
 
@@ -83,7 +83,7 @@ impl Attempt<'_> {
         programs::attach(&self.reservation, host_ifindex)?;
         interface::name_host_end(&mut self.host, self.key, &self.reservation, &found.host)?;
         let (netns_cookie, mut container) =
-            netns.inside(|| Ok((ipamd_api::netns::cookie().ok(), Netlink::open()?)))?;
+            netns.inside(|| Ok((ipamd_api::netns::cookie().ok(), Socket::open(Family::Route)?)))?;
         let commit = Commit { key: self.key.clone(), host_ifindex, netns_cookie };
         match self.client.call(Request::Commit(commit))? {
             Reply::Done => {}
@@ -98,7 +98,7 @@ impl Attempt<'_> {
     /// Whether the attachment is all there, by what CHECK looks at.
     fn stands(&mut self, netns: &Netns) -> Result<bool, CniError> {
         let host = observe::end(&mut self.host, &self.reservation.host_ifname)?;
-        let container = netns.inside(|| observe::end(&mut Netlink::open()?, &self.key.ifname))?;
+        let container = netns.inside(|| observe::end(&mut Socket::open(Family::Route)?, &self.key.ifname))?;
         let mut faults =
             chained::faults(&self.reservation, &self.key.ifname, host.as_ref(), container.as_ref());
         faults.extend(host.iter().flat_map(|host| programs::faults(&self.reservation, host.index)));

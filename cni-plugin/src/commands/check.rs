@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ipamd_api::{AttachmentKey, Client, ClientError, Reply, Request, wire::Checked};
+use ipamd_netlink::{Family, Socket};
 
 use crate::{
     chained,
@@ -12,7 +13,6 @@ use crate::{
     error::{CniError, Failure},
     expectation::Expectation,
     invocation,
-    netlink::Netlink,
     netns::Netns,
     observe, programs, record,
 };
@@ -40,8 +40,8 @@ fn compare(sandbox: &Sandbox, config: &CheckConfig) -> Result<(), CniError> {
     let reservation = checked.reservation.as_ref();
     let expected = Expectation::after_chain(&key, reservation, &config.prev_result, config.network.version);
 
-    let host = observe::end(&mut Netlink::open()?, &expected.host_ifname)?;
-    let container = netns.inside(|| observe::end(&mut Netlink::open()?, &key.ifname))?;
+    let host = observe::end(&mut Socket::open(Family::Route)?, &expected.host_ifname)?;
+    let container = netns.inside(|| observe::end(&mut Socket::open(Family::Route)?, &key.ifname))?;
     if reservation.is_none() && host.is_none() && container.is_none() {
         return Err(CniError::ContainerUnknown { attachment: key.to_string() });
     }

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, path::Path};
 
 use ipamd_api::{AttachmentKey, Client, ClientError, Reply, Request};
+use ipamd_netlink::{Family, Socket};
 
 use crate::{
     config::del::DelConfig,
     daemon::{self, unexpected},
     environment::Target,
     interface, invocation,
-    netlink::Netlink,
 };
 
 /// Removes the attachment. Nothing makes it fail: what cannot be done now is left to the daemon and logged.
@@ -39,7 +39,8 @@ fn remove(key: &AttachmentKey, socket: &Path) {
     // The daemon removes the interface of what it knows; this is for what it does not, or when it is away.
     let name = key.host_ifname();
     if interface::is_own(&name)
-        && let Err(error) = Netlink::open().and_then(|mut host| interface::remove(&mut host, &name))
+        && let Err(error) =
+            Socket::open(Family::Route).and_then(|mut host| interface::remove(&mut host, &name))
     {
         tracing::error!(%key, %error, "the interface stays until the daemon removes it");
     }
@@ -61,7 +62,7 @@ fn whatever_their_network(target: &Target, socket: &Path) -> BTreeSet<Attachment
         Ok(endpoints) => keys.extend(endpoints.into_iter().map(|endpoint| endpoint.key)),
         Err(error) => tracing::warn!(%error, "the daemon does not tell which attachments the container has"),
     }
-    match Netlink::open().and_then(|mut host| interface::keys(&mut host)) {
+    match Socket::open(Family::Route).and_then(|mut host| interface::keys(&mut host)) {
         Ok(named) => keys.extend(named),
         Err(error) => tracing::error!(%error, "cannot see which interfaces the container has"),
     }

@@ -147,7 +147,7 @@ impl Worker {
     }
 
     fn end_in(&self, netns: u64, sockets: &[TranslatedSocket]) -> Result<usize, SocketDiagError> {
-        let diag = if Some(netns) == self.node_netns {
+        let mut diag = if Some(netns) == self.node_netns {
             SocketDiag::open(None)?
         } else {
             // If the namespace is gone, its sockets are too.

@@ -145,7 +145,7 @@ impl Reconciler {
     /// Finds processes that listen on a port of a service or a container.
     fn check_shadowed_ports(&mut self) {
         let Some(services) = &self.services else { return };
-        let listeners = SocketDiag::open(None).and_then(|diag| diag.listeners());
+        let listeners = SocketDiag::open(None).and_then(|mut diag| diag.listeners());
         // If the listeners cannot be read, no problem is reported.
         let problems = listeners.map(|listeners| services.shadowed(&listeners)).unwrap_or_default();
         for problem in problems.iter().filter(|problem| !self.port_problems.contains(problem)) {

@@ -1,14 +1,16 @@
 //! Addresses of interfaces.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipamd_netlink::NetlinkError;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
 };
+use rtnetlink::AddressMessageBuilder;
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::Socket;
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +61,10 @@ impl Address {
 }
 
 fn host_address(ifindex: u32, address: IpAddr) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.index = ifindex;
-    (message.header.family, message.header.prefix_len) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
-    message
+    match address {
+        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(ip, 32).build(),
+        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(ip, 128).build(),
+    }
 }
 
 impl Socket {
@@ -86,15 +84,19 @@ impl Socket {
         if address.is_ipv6() {
             message.header.flags = AddressHeaderFlags::Nodad;
         }
-        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE, || {
-            format!("give interface {ifindex} the address {address}")
-        })
+        self.request(
+            &RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            format!("give interface {ifindex} the address {address}"),
+        )
     }
 
     /// Takes a host address from an interface.
     pub fn remove_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
-        self.request(RouteNetlinkMessage::DelAddress(host_address(ifindex, address)), 0, || {
-            format!("take the address {address} from interface {ifindex}")
-        })
+        self.request(
+            &RouteNetlinkMessage::DelAddress(host_address(ifindex, address)),
+            0,
+            format!("take the address {address} from interface {ifindex}"),
+        )
     }
 }

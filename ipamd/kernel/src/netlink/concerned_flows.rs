@@ -10,9 +10,9 @@ use std::{
 };
 
 use ipamd_api::key::is_host_ifname;
-use ipnetwork::IpNetwork;
-
 use ipamd_model::concerned::Concerned;
+use ipamd_netlink::Attributes;
+use ipnetwork::IpNetwork;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -220,23 +220,6 @@ fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
 /// A text that ends with a zero.
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default().trim_end_matches('\0')
-}
-
-/// Kind and value of each attribute (`struct rtattr`).
-pub(super) struct Attributes<'a>(pub &'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let head = self.0.first_chunk::<4>()?;
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        // The upper two bits are flags.
-        let kind = u16::from_ne_bytes([head[2], head[3]]) & 0x3fff;
-        let value = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use ipamd_netlink::NetlinkError;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::Socket;
 
 /// A clsact discipline's two places for filters. Shown as `tc` calls them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

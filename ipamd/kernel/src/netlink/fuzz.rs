@@ -2,14 +2,13 @@
 //! parser.
 
 use ::fuzz::{Form, Target, one_sentence};
-use netlink_packet_core::NetlinkDeserializable;
+use ipamd_netlink::{Message, Messages};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{
-    Address, Filter, Hook, Link, Neighbour, Route,
+    Address, Filter, Found, Hook, Link, Neighbour, Protocol, Route,
     concerned_flows::{self, Links},
-    filtered_dump::Messages,
-    netfilter, sockets,
+    netfilter,
     vxlan::Forwarding,
 };
 use ipamd_model::concerned::Concerned;
@@ -17,13 +16,14 @@ use ipamd_model::concerned::Concerned;
 fn holds(bytes: &[u8]) -> Result<(), String> {
     let mut links = Links::default();
     for message in Messages(bytes) {
-        let Ok((header, body)) = message else { break };
+        let Ok(message) = message else { break };
+        let Message { header, payload: body } = message;
         links.learn(body);
         let concerned = concerned_flows::concerned(header.message_type, header.flags, body, &mut links);
         if body.is_empty() && header.message_type == 24 && concerned != Concerned::everything() {
             return Err("a route that cannot be read concerns nobody".into());
         }
-        match RouteNetlinkMessage::deserialize(&header, body) {
+        match message.parse() {
             Err(error) => one_sentence(&error.to_string())?,
             Ok(RouteNetlinkMessage::NewLink(message)) => drop(Link::from_message(message)),
             Ok(RouteNetlinkMessage::NewAddress(message)) => {
@@ -39,12 +39,10 @@ fn holds(bytes: &[u8]) -> Result<(), String> {
             }
             Ok(_) => {}
         }
-    }
-    if let Err(error) = sockets::fuzzed(bytes) {
-        one_sentence(&error.to_string())?;
-    }
-    if let Err(error) = netfilter::fuzzed(bytes) {
-        one_sentence(&error.to_string())?;
+        if let Err(error) = Found::read(message, Protocol::Tcp) {
+            one_sentence(&error.to_string())?;
+        }
+        let _ = netfilter::text(body, 1);
     }
     Ok(())
 }

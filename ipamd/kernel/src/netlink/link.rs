@@ -1,14 +1,16 @@
 //! Interfaces.
 
+use ipamd_netlink::NetlinkError;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop},
 };
 
 use ipamd_api::MacAddr;
+use rtnetlink::LinkUnspec;
 
 use super::{
-    socket::{NetlinkError, Socket},
+    socket::Socket,
     vxlan::{Vxlan, VxlanPort},
 };
 
@@ -100,13 +102,6 @@ impl Link {
     }
 }
 
-/// A message about the interface of that index.
-fn about(index: u32) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message
-}
-
 impl Socket {
     /// All interfaces.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
@@ -122,50 +117,42 @@ impl Socket {
 
     /// Sets an interface up.
     pub fn set_link_up(&mut self, index: u32) -> Result<(), NetlinkError> {
-        let mut message = about(index);
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        self.request(RouteNetlinkMessage::SetLink(message), 0, || format!("set interface {index} up"))
+        let link = LinkUnspec::new_with_index(index).up().build();
+        self.request(&RouteNetlinkMessage::SetLink(link), 0, format!("set interface {index} up"))
     }
 
     /// Sets the MTU of an interface.
     pub fn set_link_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-        let mut message = about(index);
-        message.attributes.push(LinkAttribute::Mtu(mtu));
-        self.request(RouteNetlinkMessage::SetLink(message), 0, || {
-            format!("set the MTU of interface {index} to {mtu}")
-        })
+        let link = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        let action = format!("set the MTU of interface {index} to {mtu}");
+        self.request(&RouteNetlinkMessage::SetLink(link), 0, action)
     }
 
     /// Takes a second name from an interface.
     pub fn remove_second_name(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
-        let mut message = about(index);
-        message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
-        self.request(RouteNetlinkMessage::DelLinkProp(message), 0, || {
-            format!("take the name {name} from interface {index}")
-        })
+        let names = LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]);
+        let link = LinkUnspec::new_with_index(index).append_extra_attribute(names).build();
+        let action = format!("take the name {name} from interface {index}");
+        self.request(&RouteNetlinkMessage::DelLinkProp(link), 0, action)
     }
 
     /// Puts an interface into a link group.
     pub fn set_link_group(&mut self, index: u32, group: u32) -> Result<(), NetlinkError> {
-        let mut message = about(index);
-        message.attributes.push(LinkAttribute::Group(group));
-        self.request(RouteNetlinkMessage::SetLink(message), 0, || {
-            format!("put interface {index} into group {group}")
-        })
+        let link = LinkUnspec::new_with_index(index).link_group(group).build();
+        let action = format!("put interface {index} into group {group}");
+        self.request(&RouteNetlinkMessage::SetLink(link), 0, action)
     }
 
     /// Removes an interface, and the other end of its pair.
     pub fn remove_link(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.request(RouteNetlinkMessage::DelLink(about(index)), 0, || format!("remove interface {index}"))
+        let link = LinkUnspec::new_with_index(index).build();
+        self.request(&RouteNetlinkMessage::DelLink(link), 0, format!("remove interface {index}"))
     }
 
     /// Removes all interfaces of a link group; the kernel waits once for all of them.
     pub fn remove_link_group(&mut self, group: u32) -> Result<(), NetlinkError> {
-        let mut message = about(0);
-        message.attributes.push(LinkAttribute::Group(group));
-        self.request(RouteNetlinkMessage::DelLink(message), 0, || {
-            format!("remove the interfaces of group {group}")
-        })
+        let links = LinkUnspec::new_with_index(0).link_group(group).build();
+        let action = format!("remove the interfaces of group {group}");
+        self.request(&RouteNetlinkMessage::DelLink(links), 0, action)
     }
 }

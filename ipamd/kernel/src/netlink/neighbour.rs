@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
+use ipamd_netlink::NetlinkError;
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -10,7 +11,7 @@ use netlink_packet_route::{
     route::RouteType,
 };
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::Socket;
 
 /// `NTF_USE`: the kernel asks for the neighbour as if a packet waited for it.
 const USE: u8 = 1;
@@ -66,17 +67,8 @@ fn message(neighbour: &Neighbour) -> NeighbourMessage {
 /// Says which neighbour is meant.
 fn name(message: &mut NeighbourMessage, ifindex: u32, address: IpAddr) {
     message.header.ifindex = ifindex;
-    let destination = match address {
-        IpAddr::V4(ip) => {
-            message.header.family = AddressFamily::Inet;
-            NeighbourAddress::Inet(ip)
-        }
-        IpAddr::V6(ip) => {
-            message.header.family = AddressFamily::Inet6;
-            NeighbourAddress::Inet6(ip)
-        }
-    };
-    message.attributes.push(NeighbourAttribute::Destination(destination));
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
 }
 
 impl Socket {
@@ -98,9 +90,9 @@ impl Socket {
     pub fn put_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), NetlinkError> {
         let Neighbour { ifindex, address, mac } = *neighbour;
         self.request(
-            RouteNetlinkMessage::NewNeighbour(message(neighbour)),
+            &RouteNetlinkMessage::NewNeighbour(message(neighbour)),
             NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("set the neighbour {address} of interface {ifindex} to {mac}"),
+            format!("set the neighbour {address} of interface {ifindex} to {mac}"),
         )
     }
 
@@ -114,9 +106,11 @@ impl Socket {
         name(&mut message, ifindex, address);
         let flags = DefaultNla::new(FLAGS_EXT, EXT_MANAGED.to_ne_bytes().to_vec());
         message.attributes.push(NeighbourAttribute::Other(flags));
-        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE, || {
-            format!("watch the neighbour {address} of interface {ifindex}")
-        })
+        self.request(
+            &RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE,
+            format!("watch the neighbour {address} of interface {ifindex}"),
+        )
     }
 
     /// The neighbours that somebody has the kernel watch, by their interfaces.
@@ -137,16 +131,20 @@ impl Socket {
     pub fn forget_neighbour(&mut self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
         let mut message = NeighbourMessage::default();
         name(&mut message, ifindex, address);
-        self.request(RouteNetlinkMessage::DelNeighbour(message), 0, || {
-            format!("forget the neighbour {address} of interface {ifindex}")
-        })
+        self.request(
+            &RouteNetlinkMessage::DelNeighbour(message),
+            0,
+            format!("forget the neighbour {address} of interface {ifindex}"),
+        )
     }
 
     /// Removes a neighbour.
     pub fn remove_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), NetlinkError> {
         let Neighbour { ifindex, address, .. } = *neighbour;
-        self.request(RouteNetlinkMessage::DelNeighbour(message(neighbour)), 0, || {
-            format!("remove the neighbour {address} of interface {ifindex}")
-        })
+        self.request(
+            &RouteNetlinkMessage::DelNeighbour(message(neighbour)),
+            0,
+            format!("remove the neighbour {address} of interface {ifindex}"),
+        )
     }
 }

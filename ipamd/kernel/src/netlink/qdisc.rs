@@ -1,11 +1,12 @@
 //! Queueing disciplines.
 
+use ipamd_netlink::NetlinkError;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::Socket;
 
 /// A queueing discipline at the root of an interface, or at its ingress hook.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,8 @@
 //! Routes of the main table, and those of the table `local` that mean several machines.
 
-use std::{
-    cell::Cell,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipamd_netlink::{Attributes, NetlinkError};
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
@@ -14,11 +12,9 @@ use netlink_packet_route::{
         RouteType,
     },
 };
+use rtnetlink::RouteMessageBuilder;
 
-use super::{
-    concerned_flows::{Attributes, RTA_OIF},
-    socket::{NetlinkError, Socket},
-};
+use super::{concerned_flows::RTA_OIF, socket::Socket};
 
 /// The routing protocol number by which Cambric's own routes are known (not given to anybody in `rtnetlink.h`).
 pub const PROTOCOL: u8 = 0xca;
@@ -192,44 +188,29 @@ impl Route {
     }
 
     fn message(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
-        let header = &mut message.header;
-        header.address_family = family(self.destination.ip());
-        header.destination_prefix_length = self.destination.prefix();
-        header.table = RouteHeader::RT_TABLE_MAIN;
-        header.protocol = RouteProtocol::Other(PROTOCOL);
-        header.scope = RouteScope::Universe;
-        message.attributes.push(RouteAttribute::Destination(attribute(self.destination.ip())));
-        message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(attribute(source))));
-        match &self.kind {
-            RouteKind::Unreachable | RouteKind::Blackhole | RouteKind::Other => {
-                header.kind = RouteType::Unreachable;
-            }
-            RouteKind::Unicast { ifindexes, gateway, on_link } => {
-                header.kind = RouteType::Unicast;
-                match gateway {
-                    None => header.scope = RouteScope::Link,
-                    Some(gateway) => message.attributes.push(RouteAttribute::Gateway(attribute(*gateway))),
-                }
-                if *on_link {
-                    header.flags |= RouteFlags::Onlink;
-                }
-                message.attributes.extend(ifindexes.iter().map(|index| RouteAttribute::Oif(*index)));
-            }
+        let destination = self.destination.ip();
+        let mut builder = RouteMessageBuilder::<IpAddr>::new().protocol(RouteProtocol::Other(PROTOCOL));
+        let message = builder.get_mut();
+        message.header.address_family = family(destination);
+        message.header.destination_prefix_length = self.destination.prefix();
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        message.attributes.extend(self.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        let RouteKind::Unicast { ifindexes, gateway, on_link } = &self.kind else {
+            return builder.kind(RouteType::Unreachable).build();
+        };
+        match gateway {
+            None => message.header.scope = RouteScope::Link,
+            Some(gateway) => message.attributes.push(RouteAttribute::Gateway((*gateway).into())),
         }
-        message
+        if *on_link {
+            builder = builder.onlink();
+        }
+        ifindexes.iter().fold(builder, |builder, index| builder.output_interface(*index)).build()
     }
 }
 
 fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-}
-
-fn attribute(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(ip) => RouteAddress::Inet(ip),
-        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
-    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -318,18 +299,18 @@ impl Socket {
     /// Whether nothing but the destination decides which way a packet leaves, of IPv4 and of IPv6, as far as routes go: in all tables.
     pub fn plain_routes(&mut self) -> Result<(bool, bool), NetlinkError> {
         let mut of = |family| {
-            let plain = Cell::new(true);
+            let mut plain = true;
             let mut query = RouteMessage::default();
             query.header.address_family = family;
             let look = |route: &[u8]| {
-                plain.set(plain.get() && is_plain(route));
+                plain &= is_plain(route);
                 false
             };
             let query = RouteNetlinkMessage::GetRoute(query);
             match self.dump_some(&query, "routes", look, |_| None::<()>) {
                 // A namespace in which no route of the family was ever made.
                 Err(error) if !error.is_not_found() => Err(error),
-                _ => Ok(plain.get()),
+                _ => Ok(plain),
             }
         };
         Ok((of(AddressFamily::Inet)?, of(AddressFamily::Inet6)?))
@@ -337,16 +318,20 @@ impl Socket {
 
     /// Adds a route, in the place of one to the same destination.
     pub fn put_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_REPLACE, || {
-            format!("add the route to {}", route.destination)
-        })
+        self.request(
+            &RouteNetlinkMessage::NewRoute(route.message()),
+            NLM_F_CREATE | NLM_F_REPLACE,
+            format!("add the route to {}", route.destination),
+        )
     }
 
     /// Removes a route that [`Self::put_route`] made.
     pub fn remove_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        self.request(RouteNetlinkMessage::DelRoute(route.message()), 0, || {
-            format!("remove the route to {}", route.destination)
-        })
+        self.request(
+            &RouteNetlinkMessage::DelRoute(route.message()),
+            0,
+            format!("remove the route to {}", route.destination),
+        )
     }
 }
 

@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use ipamd_api::MacAddr;
+use ipamd_netlink::NetlinkError;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVxlan, LinkInfo},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
+use rtnetlink::{LinkMessageBuilder, LinkVxlan};
 
-use super::socket::{NetlinkError, Socket};
+use super::socket::Socket;
 
 /// What makes a VXLAN interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +129,8 @@ impl Forwarding {
         message.header.ifindex = self.ifindex;
         message.header.state = NeighbourState::Permanent;
         message.header.flags = NeighbourFlags::Own;
-        let machine = match self.machine {
-            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
-            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
-        };
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(self.mac.0.to_vec()));
-        message.attributes.push(NeighbourAttribute::Destination(machine));
+        message.attributes.push(NeighbourAttribute::Destination(self.machine.into()));
         message
     }
 }
@@ -151,52 +149,34 @@ impl Socket {
         mtu: u32,
         vxlan: &Vxlan,
     ) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        let (local, v6_sums) = match vxlan.local {
-            IpAddr::V4(ip) => (InfoVxlan::Local(ip), false),
-            IpAddr::V6(ip) => (InfoVxlan::Local6(ip), true),
-        };
-        let mut data =
-            vec![InfoVxlan::Id(vxlan.id), local, InfoVxlan::Port(vxlan.port), InfoVxlan::Learning(false)];
-        if v6_sums {
+        let link = LinkVxlan::new(name, vxlan.id)
+            .address(mac.0.to_vec())
+            .mtu(mtu)
+            .port(vxlan.port)
+            .learning(false)
+            .up();
+        let link = match vxlan.local {
+            IpAddr::V4(ip) => link.local(ip),
             // As over IPv4, the frame inside has its own checksums.
-            data.extend([InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)]);
-        }
-        message.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.0.to_vec()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Vxlan),
-                LinkInfo::Data(InfoData::Vxlan(data)),
-            ]),
-        ];
-        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || {
-            format!("make the interface {name}")
-        })
+            IpAddr::V6(ip) => link.local6(ip).udp_zero_csum6_tx(true).udp_zero_csum6_rx(true),
+        };
+        let action = format!("make the interface {name}");
+        self.request(&RouteNetlinkMessage::NewLink(link.build()), NLM_F_CREATE | NLM_F_EXCL, action)
     }
 
     /// Has a VXLAN interface send from another address of the same family, and have another Ethernet address. What else it
     /// is stays.
     pub fn move_vxlan(&mut self, ifindex: u32, mac: MacAddr, vxlan: &Vxlan) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = ifindex;
-        let local = match vxlan.local {
-            IpAddr::V4(ip) => InfoVxlan::Local(ip),
-            IpAddr::V6(ip) => InfoVxlan::Local6(ip),
+        let link = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan)
+            .index(ifindex)
+            .address(mac.0.to_vec())
+            .id(vxlan.id);
+        let link = match vxlan.local {
+            IpAddr::V4(ip) => link.local(ip),
+            IpAddr::V6(ip) => link.local6(ip),
         };
-        message.attributes = vec![
-            LinkAttribute::Address(mac.0.to_vec()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Vxlan),
-                LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Id(vxlan.id), local])),
-            ]),
-        ];
-        self.request(RouteNetlinkMessage::NewLink(message), 0, || {
-            format!("have interface {ifindex} send from {}", vxlan.local)
-        })
+        let action = format!("have interface {ifindex} send from {}", vxlan.local);
+        self.request(&RouteNetlinkMessage::NewLink(link.build()), 0, action)
     }
 
     /// Where the frames of VXLAN interfaces go.
@@ -212,17 +192,19 @@ impl Socket {
     /// Sends the frames of an Ethernet address to a machine.
     pub fn put_forwarding(&mut self, forwarding: &Forwarding) -> Result<(), NetlinkError> {
         self.request(
-            RouteNetlinkMessage::NewNeighbour(forwarding.message()),
+            &RouteNetlinkMessage::NewNeighbour(forwarding.message()),
             NLM_F_CREATE | NLM_F_REPLACE,
-            || format!("send frames of {} to {}", forwarding.mac, forwarding.machine),
+            format!("send frames of {} to {}", forwarding.mac, forwarding.machine),
         )
     }
 
     /// Sends them nowhere.
     pub fn remove_forwarding(&mut self, forwarding: &Forwarding) -> Result<(), NetlinkError> {
-        self.request(RouteNetlinkMessage::DelNeighbour(forwarding.message()), 0, || {
-            format!("send no more frames of {} to {}", forwarding.mac, forwarding.machine)
-        })
+        self.request(
+            &RouteNetlinkMessage::DelNeighbour(forwarding.message()),
+            0,
+            format!("send no more frames of {} to {}", forwarding.mac, forwarding.machine),
+        )
     }
 }
 

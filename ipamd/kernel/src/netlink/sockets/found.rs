@@ -1,8 +1,13 @@
 //! The sockets that the kernel lists.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
-use netlink_packet_sock_diag::inet::{InetResponseHeader, SocketId};
+use ipamd_netlink::Message;
+use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Parseable};
+use netlink_packet_sock_diag::{
+    SOCK_DIAG_BY_FAMILY,
+    inet::{InetResponseHeader, SocketId},
+};
 
 use super::peer::{Peer, Protocol};
 
@@ -30,21 +35,36 @@ pub struct Found {
     pub(super) id: SocketId,
 }
 
+/// A socket, without the attributes that follow: none is asked for, and they cost more to read than all else.
+struct Entry(InetResponseHeader);
+
+impl NetlinkDeserializable for Entry {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        if header.message_type != SOCK_DIAG_BY_FAMILY {
+            return Err(format!("it is of type {}", header.message_type).into());
+        }
+        InetResponseHeader::parse(payload).map(Self)
+    }
+}
+
 impl Found {
-    /// What the kernel said of a socket of `protocol`.
-    pub(super) fn new(header: InetResponseHeader, protocol: Protocol) -> Self {
+    /// What a message of the kernel says of a socket of `protocol`.
+    pub(in super::super) fn read(message: Message<'_>, protocol: Protocol) -> io::Result<Self> {
+        let Entry(header) = message.parse()?;
         let id = header.socket_id;
         let peer =
             Peer { address: id.destination_address.to_canonical(), port: id.destination_port, protocol };
         // Two numbers of 32 bits each, the low one first on every machine.
         let cookie = u64::from_ne_bytes(id.cookie);
         let cookie = if cfg!(target_endian = "big") { cookie.rotate_left(32) } else { cookie };
-        Self {
+        Ok(Self {
             peer,
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             cookie,
             family: header.family,
             id,
-        }
+        })
     }
 }

@@ -5,7 +5,6 @@
 //! of an hour. So the sockets are listed by `NETLINK_SOCK_DIAG` and ended by `SOCK_DESTROY`: their next call returns
 //! `ECONNABORTED`, and the client connects again.
 
-mod answer;
 mod diag;
 mod error;
 mod found;
@@ -15,15 +14,6 @@ pub use diag::{Outcome, SocketDiag};
 pub use error::SocketDiagError;
 pub use found::{Found, Listener};
 pub use peer::{Peer, Protocol};
-
-/// Reads an answer to the request of number 0.
-#[cfg(test)]
-pub(super) fn fuzzed(bytes: &[u8]) -> std::io::Result<()> {
-    answer::read(bytes, 0, &mut |header| {
-        let _ = Found::new(header, Protocol::Tcp);
-    })
-    .map(drop)
-}
 
 #[cfg(test)]
 mod tests;
