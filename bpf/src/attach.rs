@@ -88,7 +88,7 @@ fn failed(step: String) -> impl FnOnce(io::Error) -> AttachError {
     move |source| AttachError { step, source }
 }
 
-/// What the kernel says of a tcx link.
+/// What the kernel says of the link of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// The interface it is attached to; 0 once the interface is gone or somebody has detached the link.
@@ -213,21 +213,78 @@ pub fn unlinked_tcx_programs(
 
 /// What a tcx link is attached to.
 pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
+    let info = info_of(link, libbpf_sys::BPF_LINK_TYPE_TCX, "a tcx link")?;
+    // SAFETY: the kernel fills this arm of the union for a tcx link.
+    let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
+    Ok(LinkInfo { ifindex, program_id: info.prog_id })
+}
+
+/// Where a program of an interface runs by XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, before there is a packet.
+    Native,
+    /// In the kernel's receive path, behind the driver.
+    Generic,
+}
+
+/// Attaches a program to an interface by XDP with a link.
+pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<OwnedFd, AttachError> {
+    let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    let options = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
+        flags: match mode {
+            XdpMode::Native => libbpf_sys::XDP_FLAGS_DRV_MODE,
+            XdpMode::Generic => libbpf_sys::XDP_FLAGS_SKB_MODE,
+        },
+        ..Default::default()
+    };
+    // SAFETY: the program's descriptor is open, and `options` outlives the call.
+    owned(unsafe {
+        libbpf_sys::bpf_link_create(program.as_raw_fd(), target, libbpf_sys::BPF_XDP, &raw const options)
+    })
+    .map_err(failed(format!("attach a program by XDP ({mode:?}) to interface {ifindex}")))
+}
+
+/// How the program of an interface is attached by XDP. `None`: there is none, or it runs elsewhere.
+pub fn xdp_mode(ifindex: u32) -> Result<Option<XdpMode>, AttachError> {
+    let mut query = libbpf_sys::bpf_xdp_query_opts {
+        sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+    // SAFETY: `query` outlives the call.
+    checked(unsafe { libbpf_sys::bpf_xdp_query(target, 0, &raw mut query) })
+        .map_err(failed(format!("ask which program interface {ifindex} has by XDP")))?;
+    Ok(match u32::from(query.attach_mode) {
+        libbpf_sys::XDP_ATTACHED_DRV => Some(XdpMode::Native),
+        libbpf_sys::XDP_ATTACHED_SKB => Some(XdpMode::Generic),
+        _ => None,
+    })
+}
+
+/// What an XDP link is attached to.
+pub fn xdp_link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, AttachError> {
+    let info = info_of(link, libbpf_sys::BPF_LINK_TYPE_XDP, "an XDP link")?;
+    // SAFETY: the kernel fills this arm of the union for an XDP link.
+    let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkInfo { ifindex, program_id: info.prog_id })
+}
+
+fn info_of(
+    link: BorrowedFd<'_>,
+    kind: libbpf_sys::bpf_link_type,
+    named: &str,
+) -> Result<libbpf_sys::bpf_link_info, AttachError> {
+    let step = || failed(format!("ask what {named} is attached to"));
     let mut info = libbpf_sys::bpf_link_info::default();
     let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
     // SAFETY: `info` is as long as `length` says and outlives the call.
     checked(unsafe {
         libbpf_sys::bpf_obj_get_info_by_fd(link.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
     })
-    .map_err(failed("ask what a tcx link is attached to".to_owned()))?;
-    if info.type_ != libbpf_sys::BPF_LINK_TYPE_TCX {
-        return Err(failed("ask what a tcx link is attached to".to_owned())(
-            io::ErrorKind::InvalidData.into(),
-        ));
-    }
-    // SAFETY: the kernel fills this arm of the union for a tcx link.
-    let ifindex = unsafe { info.__bindgen_anon_1.tcx.ifindex };
-    Ok(LinkInfo { ifindex, program_id: info.prog_id })
+    .map_err(step())?;
+    if info.type_ == kind { Ok(info) } else { Err(step()(io::ErrorKind::InvalidData.into())) }
 }
 
 /// The kernel's number of a loaded program.
@@ -397,17 +454,7 @@ pub fn cgroup_programs(
 /// The cgroup that a link is attached to, by its number (its directory's inode), and the program that it runs. The number
 /// is 0 once the cgroup is gone.
 pub fn cgroup_link(link: BorrowedFd<'_>) -> Result<(u64, u32), AttachError> {
-    let mut info = libbpf_sys::bpf_link_info::default();
-    let mut length = u32::try_from(size_of_val(&info)).unwrap_or(0);
-    let step = || failed("ask what a cgroup's link is attached to".to_owned());
-    // SAFETY: `info` is as long as `length` says and outlives the call.
-    checked(unsafe {
-        libbpf_sys::bpf_obj_get_info_by_fd(link.as_raw_fd(), (&raw mut info).cast(), &raw mut length)
-    })
-    .map_err(step())?;
-    if info.type_ != libbpf_sys::BPF_LINK_TYPE_CGROUP {
-        return Err(step()(io::ErrorKind::InvalidData.into()));
-    }
+    let info = info_of(link, libbpf_sys::BPF_LINK_TYPE_CGROUP, "a cgroup's link")?;
     // SAFETY: the kernel fills this arm of the union for a cgroup's link.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
     Ok((cgroup, info.prog_id))
@@ -455,6 +502,16 @@ impl Pins {
     /// The folder of the links to the cgroup's hooks.
     pub fn socket_links(&self) -> PathBuf {
         self.root.join("sockets")
+    }
+
+    /// The folder of the links by which uplinks drop what deny sets name.
+    pub fn deny_links(&self) -> PathBuf {
+        self.root.join("deny")
+    }
+
+    /// Where such a link is pinned; its name is as those of [`Self::link`].
+    pub fn deny_link(&self, ifname: &str) -> PathBuf {
+        self.deny_links().join(ifname.replace('.', "%"))
     }
 
     /// Where the program of that name is pinned.

@@ -2,6 +2,7 @@
 //! `progs/intf.h`; the numbers that BTF does not carry are repeated here and compared with that file by a test.
 
 mod changes;
+mod deny;
 mod dns;
 mod plain;
 mod service;
@@ -10,7 +11,7 @@ mod ticks;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use self::plain::plain;
-pub use self::{changes::*, dns::*, plain::Plain, service::*, ticks::*};
+pub use self::{changes::*, deny::*, dns::*, plain::Plain, service::*, ticks::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
@@ -474,6 +475,8 @@ mod tests {
     #[test]
     fn layouts_have_no_holes() {
         assert_eq!(size_of::<Node>(), 7 * 4 + 4 + 16);
+        assert_eq!((size_of::<Denied4>(), size_of::<Denied6>()), (4 + 4, 4 + 16));
+        assert_eq!(size_of::<DenyCount>(), 8 + 8);
         assert_eq!(size_of::<Endpoint>(), 4 + 6 + 6 + 2 + 1 + 1 + 4);
         assert_eq!(size_of::<Uplink>(), 16 + 4 + 4);
         assert_eq!(size_of::<EthernetAddress>(), 6 + 2);

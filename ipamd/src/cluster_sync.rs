@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     backlog::Backlog,
+    deny_sets::DenyPrefixes,
     metrics::Metrics,
     node::Node,
     pending_changes::{Pending, PendingChanges},
@@ -47,6 +48,8 @@ pub struct SyncTargets {
     pub services: Arc<Balancer>,
     /// The DNS resolvers.
     pub resolvers: Arc<Resolvers>,
+    /// The deny sets.
+    pub deny_prefixes: Arc<DenyPrefixes>,
     /// The routes to other nodes follow from these.
     pub remote_nodes: Arc<RemoteNodes>,
     /// The socket-termination thread gets the backends that services no longer have.
@@ -306,6 +309,7 @@ impl SyncTargets {
         let own = node_addresses.all.clone();
         self.remote_nodes.apply(&first.changes);
         self.resolvers.apply(&first.changes, true);
+        self.deny_prefixes.apply(&first.changes, true);
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
@@ -317,6 +321,7 @@ impl SyncTargets {
     fn apply(&self, batch: Batch) {
         self.remote_nodes.apply(&batch.changes);
         self.resolvers.apply(&batch.changes, false);
+        self.deny_prefixes.apply(&batch.changes, false);
         let applied = self.services.apply(&batch.changes);
         if applied.services > 0 {
             self.metrics.service_change(applied.took);

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     cluster_sync::{self, ClusterSync, SyncTargets},
+    deny_sets::{DenyPrefixes, DirectoryWatch},
     host::Host,
     kubernetes_events,
     metrics::{Metrics, Served},
@@ -118,11 +119,17 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     pending_deletes::catch_up(&deletes_dir, &node).await;
     let (terminator, removed_backends) = start_socket_termination(Arc::clone(&node), &pins)?;
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
+    let deny_prefixes = Arc::new(DenyPrefixes::new(
+        Arc::clone(&datapath),
+        config.deny_directory.clone(),
+        config.deny_exempt.clone(),
+    ));
     let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
         resolvers: Arc::new(Resolvers::new(Arc::clone(&datapath), &config.dns_resolvers)),
+        deny_prefixes: Arc::clone(&deny_prefixes),
         remote_nodes: Arc::clone(&remote_nodes),
         removed_backends,
         metrics: Arc::clone(&metrics),
@@ -131,6 +138,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         cluster_sync = cluster.start(&config, targets) => cluster_sync?,
         () = signals.wait() => return Ok(ExitReason::Stopped),
     };
+    let directory_watch = DirectoryWatch::start(Arc::clone(&deny_prefixes))
+        .context("cannot start the thread that looks at the directory of deny sets")?;
     translate_sockets(&config, &node, &datapath)?;
     let reconciler = Reconciler::new(
         &config,
@@ -141,7 +150,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         remote_nodes.clone(),
     )?
     .with_monitor(Arc::clone(&monitor))
-    .with_services(Arc::clone(&services));
+    .with_services(Arc::clone(&services))
+    .with_deny_prefixes(deny_prefixes);
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
@@ -164,6 +174,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     drop((
         cluster_sync,
         terminator,
+        directory_watch,
         reconciliation,
         ring_reader,
         socket_file,
@@ -457,6 +468,7 @@ fn open_datapath(config: &Config, pins: &Pins) -> anyhow::Result<Datapath> {
         policy_rules: config.policy.rules,
         dns_search: config.dns_search.clone(),
         dns_least_lifetime: config.dns_least_ttl,
+        deny_mode: config.deny_mode,
         overlay: (config.cluster != Cluster::None && config.routing.may_need_overlay())
             .then_some((config.vxlan_port, config.vxlan_id)),
     })?;

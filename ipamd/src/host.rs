@@ -11,11 +11,11 @@ use std::{
 };
 
 use bpf::attach::{Direction, Pins};
-use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
+use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, DenySet, DenyStatus, NetnsId};
 
 use crate::node::Kernel;
 use ipamd_config::cni_chain::Configurations;
-use ipamd_datapath::{Datapath, DatapathError, DnsName};
+use ipamd_datapath::{Datapath, DatapathError, DenyUse, DnsName};
 use ipamd_kernel::{
     kernel_files,
     link_reaper::Reaper,
@@ -112,6 +112,13 @@ impl Kernel for Host {
 
     fn answers_suppressed(&self) -> Result<u64, DatapathError> {
         self.datapath.answers_suppressed()
+    }
+
+    fn deny(&self) -> Result<DenyStatus, DatapathError> {
+        let deny = self.datapath.deny();
+        let set = |DenyUse { name, prefixes, packets, bytes }| DenySet { name, prefixes, packets, bytes };
+        let uplinks = deny.attached().into_iter().map(|(ifname, mode)| (ifname, mode.name().to_owned()));
+        Ok(DenyStatus { sets: deny.uses()?.into_iter().map(set).collect(), uplinks: uplinks.collect() })
     }
 
     fn conntrack(

@@ -3,6 +3,7 @@
 mod backlog;
 pub mod cluster_sync;
 pub mod daemon;
+mod deny_sets;
 pub mod host;
 mod kubernetes_events;
 pub mod metrics;

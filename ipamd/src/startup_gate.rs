@@ -10,7 +10,7 @@ use std::{
 use ipamd_api::{
     ApiError, ErrorKind, Reply, Request,
     policy::PolicyStatus,
-    wire::{AttachMode, Status},
+    wire::{AttachMode, DenyStatus, Status},
 };
 use ipamd_runtime::supervisor;
 use tokio::{sync::SetOnce, time::timeout};
@@ -71,6 +71,7 @@ impl StartupGate {
             events_lost: 0,
             events_suppressed: 0,
             answers_suppressed: 0,
+            deny: DenyStatus::default(),
             cluster: self.reason.source(),
             busy: supervisor::busy(),
         }

@@ -13,6 +13,7 @@ use std::{
 use bpf::sizes::{Machine, MapSizes, PolicySizes, RequestedSizes};
 use integration::programs::{Bench, Knobs, Served};
 use ipamd_datapath::{Datapath, DatapathConfig};
+use ipamd_model::deny::DenyMode;
 
 use crate::packets::{TCP_SYN, seen, tcp4, tcp6};
 
@@ -64,6 +65,7 @@ impl Stage {
             lifetimes: bpf::layout::LIFETIMES,
             policy_rules: PolicySizes::default().rules,
             dns_search: Vec::new(),
+            deny_mode: DenyMode::Auto,
             dns_least_lifetime: 60,
             overlay: None,
         };

@@ -317,12 +317,37 @@ pub struct Status {
     /// Errors and resets that were beyond the programs' rate, since then.
     #[serde(default)]
     pub answers_suppressed: u64,
+    /// The deny sets.
+    #[serde(default)]
+    pub deny: DenyStatus,
     /// Where policies and services come from; `None` without a cluster.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,
     /// Threads of the daemon that are at something that takes long.
     #[serde(default)]
     pub busy: Vec<Thread>,
+}
+
+/// The deny sets in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenyStatus {
+    /// By name.
+    pub sets: Vec<DenySet>,
+    /// Where they are looked up, by uplink: `native` or `generic`.
+    pub uplinks: BTreeMap<String, String>,
+}
+
+/// Prefixes whose packets are dropped at the uplinks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenySet {
+    /// The object or the file that it comes from.
+    pub name: String,
+    /// How many prefixes it has.
+    pub prefixes: u64,
+    /// Packets that were dropped because of it since the daemon began to count.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A thread that works. The daemon ends when one has not got on until its deadline.

@@ -33,7 +33,7 @@ use bpf::sizes::{PolicySizes, RequestedSizes};
 pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use error::ConfigError;
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
-use ipamd_model::{domain::DomainPattern, objects, policy::Denied};
+use ipamd_model::{deny::DenyMode, domain::DomainPattern, objects, policy::Denied};
 use ipamd_runtime::supervisor;
 pub use locations::Locations;
 pub use resolvers::ResolverName;
@@ -102,6 +102,12 @@ pub struct Config {
     pub dns_search: Vec<DomainPattern>,
     /// For how many seconds at least an address counts as a name after an endpoint was told it.
     pub dns_least_ttl: u32,
+    /// The directory of deny sets.
+    pub deny_directory: Option<PathBuf>,
+    /// Prefixes that no deny set may deny.
+    pub deny_exempt: Vec<IpNetwork>,
+    /// Where deny sets are looked up.
+    pub deny_mode: DenyMode,
     /// Whether sockets of endpoints are led to a service's backend when they connect, as the node's own always are.
     pub socket_lb: bool,
     /// How connections from outside reach a service's backend on another node.
@@ -209,6 +215,9 @@ impl Config {
                 None => CLUSTER_DOMAIN.parse().into_iter().collect(),
             },
             dns_least_ttl: options.dns_least_ttl.unwrap_or(DNS_LEAST_TTL),
+            deny_directory: options.deny_directory,
+            deny_exempt: options.deny_exempt,
+            deny_mode: options.deny_mode.unwrap_or_default(),
             socket_lb: options.socket_lb.is_none_or(|switch| switch.0),
             external_services: options.external_service_mode.unwrap_or_default(),
             cluster_ip_external: options.cluster_ip_external.unwrap_or(false),

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use ipamd_addresses::ipam::{Pool, PoolError};
-use ipamd_model::policy::Denied;
+use ipamd_model::{deny::DenyMode, policy::Denied};
 
 /// The keys that are set.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -136,6 +136,16 @@ pub(super) struct Options {
     /// Seconds that an address counts as a DNS name at least, after a pod was told it [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub dns_least_ttl: Option<u32>,
+    /// Directory of text files with prefixes whose packets are dropped at the uplinks before all else [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub deny_directory: Option<PathBuf>,
+    /// Prefix that no deny set may deny, besides the cluster's nodes and pods; repeatable
+    #[arg(long, value_name = "CIDR")]
+    pub deny_exempt: Vec<IpNetwork>,
+    /// Where deny sets are looked up: auto, native (in the driver) or generic [default: auto]
+    #[arg(long, value_name = "MODE")]
+    #[serde(deserialize_with = "text")]
+    pub deny_mode: Option<DenyMode>,
     /// Whether pods' sockets are led to a service's backend when they connect, or their packets translated: on or off [default: on]
     #[arg(long, value_name = "SWITCH")]
     #[serde(deserialize_with = "text")]
@@ -225,6 +235,9 @@ impl Options {
             dns_resolvers: self.dns_resolvers.or(other.dns_resolvers),
             dns_search: self.dns_search.or(other.dns_search),
             dns_least_ttl: self.dns_least_ttl.or(other.dns_least_ttl),
+            deny_directory: self.deny_directory.or(other.deny_directory),
+            deny_exempt: either(self.deny_exempt, other.deny_exempt),
+            deny_mode: self.deny_mode.or(other.deny_mode),
             socket_lb: self.socket_lb.or(other.socket_lb),
             external_service_mode: self.external_service_mode.or(other.external_service_mode),
             cluster_ip_external: self.cluster_ip_external.or(other.cluster_ip_external),

@@ -77,6 +77,9 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--dns-resolvers=10.0.0.53",
         "--dns-search=example.com",
         "--dns-least-ttl=5",
+        "--deny-directory=/x",
+        "--deny-exempt=198.51.100.0/24",
+        "--deny-mode=generic",
         "--socket-lb=off",
         "--external-service-mode=dsr",
         "--nodeport-addresses=192.0.2.0/24",
@@ -119,6 +122,9 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         dns-resolvers = ["10.0.0.53"]
         dns-search = ["example.com"]
         dns-least-ttl = 5
+        deny-directory = "/x"
+        deny-exempt = ["198.51.100.0/24"]
+        deny-mode = "generic"
         socket-lb = "off"
         external-service-mode = "dsr"
         nodeport-addresses = ["192.0.2.0/24"]

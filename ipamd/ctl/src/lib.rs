@@ -3,6 +3,7 @@
 mod connections;
 mod connectivity;
 mod daemon;
+mod deny;
 mod dns;
 mod ending;
 mod endpoints;
@@ -52,6 +53,9 @@ enum Command {
     /// Connections that the programs remember
     #[command(subcommand)]
     Ct(CtCommand),
+    /// Deny sets: prefixes whose packets are dropped at the uplinks before all else
+    #[command(subcommand)]
+    Deny(DenyCommand),
     /// DNS names that pods were told, by which policies may allow them to connect
     #[command(subcommand)]
     Dns(DnsCommand),
@@ -109,6 +113,12 @@ enum CtCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum DenyCommand {
+    /// Lists the sets, and what was dropped because of each
+    List,
+}
+
+#[derive(Debug, Subcommand)]
 enum DnsCommand {
     /// Lists the names, with their addresses
     List(dns::Filter),
@@ -151,6 +161,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
                     pools::release(&mut daemon, address, force, &output)?;
                 }
                 Command::Ct(CtCommand::List(filter)) => connections::list(&mut daemon, &filter, &output)?,
+                Command::Deny(DenyCommand::List) => deny::list(&mut daemon, &output)?,
                 Command::Dns(DnsCommand::List(filter)) => dns::list(&mut daemon, filter, &output)?,
                 Command::Service(command) => service::run(&mut daemon, command, &output)?,
                 Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,

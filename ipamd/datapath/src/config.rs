@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bpf::{attach::Pins, layout::Lifetimes, sizes::MapSizes};
 use ipamd_api::wire::AttachMode;
-use ipamd_model::domain::DomainPattern;
+use ipamd_model::{deny::DenyMode, domain::DomainPattern};
 
 /// What the datapath is to be.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct DatapathConfig {
     pub dns_search: Vec<DomainPattern>,
     /// An address counts as a name for at least so many seconds after an endpoint was told it.
     pub dns_least_lifetime: u32,
+    /// Where the program of the deny sets runs.
+    pub deny_mode: DenyMode,
     /// The overlay's UDP port and the number of its network, where there may be one.
     pub overlay: Option<(u16, u32)>,
 }

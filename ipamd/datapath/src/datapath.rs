@@ -23,6 +23,7 @@ use ipnetwork::IpNetwork;
 use libbpf_rs::MapHandle;
 
 use super::{
+    deny::DenyList,
     error::DatapathError,
     load::{Programs, Renewed},
     maps::TypedMap,
@@ -82,6 +83,8 @@ pub struct Datapath {
     pub(super) links: Mutex<BTreeMap<(String, &'static str), OwnedFd>>,
     /// The maps that the programs of an earlier daemon still write into. `None` once the programs of this one have taken over.
     pub(super) to_take_over: Mutex<Option<Vec<Renewed>>>,
+    /// What is dropped at the uplinks before the programs see it.
+    pub(super) deny: DenyList,
     /// Held while programs are attached to an interface.
     pub(super) attaching: Mutex<()>,
     /// Held while `node` is changed, which takes a read and a write.
@@ -97,6 +100,11 @@ impl Datapath {
     /// How an endpoint's programs are attached if nobody else needs the qdisc of filters.
     pub fn quick_mode(&self) -> AttachMode {
         if self.takes_filters { AttachMode::Clsact } else { self.attach_mode }
+    }
+
+    /// The deny sets.
+    pub fn deny(&self) -> &DenyList {
+        &self.deny
     }
 
     /// Path of a pinned program (`from_endpoint`, `to_endpoint`).

@@ -68,6 +68,17 @@ pub enum DatapathError {
     /// A program could not be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The program of the deny sets could not be attached to an uplink.
+    #[error(
+        "what deny sets name is not dropped at {ifname}: {source}; remove the XDP program that is there (`ip link set dev {ifname} xdp off`), \
+         or see whether deny-mode fits the driver"
+    )]
+    Deny {
+        /// The uplink.
+        ifname: String,
+        /// The kernel's reason.
+        source: AttachError,
+    },
 }
 
 impl DatapathError {

@@ -8,6 +8,7 @@ mod config;
 mod conntrack;
 mod counters;
 mod datapath;
+mod deny;
 mod dns;
 mod domains;
 mod endpoints;
@@ -35,6 +36,7 @@ pub use self::{
     config::DatapathConfig,
     conntrack::Swept,
     datapath::{Datapath, Repairs},
+    deny::{DenyList, DenySets, DenyUse},
     dns::{DnsName, DnsUse, Resolver},
     error::DatapathError,
     load::{fib_lookup_flags, probe_attach_mode},

@@ -8,6 +8,7 @@ use libbpf_rs::MapHandle;
 use super::{
     config::DatapathConfig,
     datapath::Datapath,
+    deny::DenyList,
     error::DatapathError,
     load::{self, Loaded, probe_attach_mode},
     maps::TypedMap,
@@ -68,6 +69,7 @@ impl Datapath {
             others: maps,
             links: Mutex::default(),
             to_take_over: Mutex::new(Some(renewed)),
+            deny: DenyList::new(&config.pins, config.deny_mode),
             attaching: Mutex::new(()),
             alone: Mutex::default(),
         };

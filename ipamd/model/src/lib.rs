@@ -2,6 +2,7 @@
 //! form, services and their endpoints; and the values of these that the programs read.
 
 pub mod concerned;
+pub mod deny;
 pub mod domain;
 pub mod endpoint;
 pub mod field;

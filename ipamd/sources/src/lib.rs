@@ -3,6 +3,7 @@
 //! A source gives the whole state of the cluster once and then each change. Addresses and endpoints never wait for it:
 //! while a source is silent, the node keeps the last known state.
 
+pub mod deny_directory;
 pub mod directory;
 pub mod field;
 pub mod kube;

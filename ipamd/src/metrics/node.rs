@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ipamd_api::wire::{MapUse, Pool, Status};
+use ipamd_api::wire::{DenySet, MapUse, Pool, Status};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
@@ -76,6 +76,8 @@ impl NodeMetrics {
         gauges.family("map_capacity", "Capacity of each map", maps(|it| it.capacity))?;
         let help = "Problems that need an operator; cambricctl status names them";
         gauges.single("problems", help, None, *problems)?;
+        let prefixes = status.deny.sets.iter().map(|set| (vec![("set", set.name.as_str())], set.prefixes));
+        gauges.family("deny_prefixes", "Prefixes of each deny set", prefixes.collect())?;
         let policy = &status.policy;
         gauges.family(
             "policies",
@@ -105,6 +107,13 @@ impl NodeMetrics {
         let status = &self.status;
         let drops = status.drops.iter().map(|(reason, count)| (vec![("reason", reason.as_str())], *count));
         counters.family("drops", "Packets dropped by the programs, by reason", drops.collect())?;
+        let deny = |count: fn(&DenySet) -> u64| {
+            status.deny.sets.iter().map(|set| (vec![("set", set.name.as_str())], count(set))).collect()
+        };
+        let help = "Packets dropped at the uplinks, by deny set, since the daemon began to count";
+        counters.family("denied_packets", help, deny(|set| set.packets))?;
+        let help = "Bytes of packets dropped at the uplinks, by deny set";
+        counters.family("denied_bytes", help, deny(|set| set.bytes))?;
         for (name, help, count) in [
             ("untracked_flows", "Flows that passed although conntrack could not take them", status.untracked),
             ("events_lost", "Events lost because the ring buffer was full", status.events_lost),

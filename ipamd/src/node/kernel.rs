@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
+use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, DenyStatus, NetnsId};
 
 use ipamd_datapath::{DatapathError, DnsName};
 use ipamd_kernel::netlink::{Listener, SocketDiagError};
@@ -50,6 +50,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn events_missed(&self) -> Result<(u64, u64), DatapathError>;
     /// Errors and resets of the programs that were beyond the rate.
     fn answers_suppressed(&self) -> Result<u64, DatapathError>;
+    /// The deny sets and what they have dropped.
+    fn deny(&self) -> Result<DenyStatus, DatapathError>;
     /// Lists the matching conntrack entries page by page until `page` returns false. This may take long.
     fn conntrack(
         &self,

@@ -95,6 +95,10 @@ impl Node {
             problems.push(error.to_string());
             0
         });
+        let deny = self.kernel.deny().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            wire::DenyStatus::default()
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_name: self.name.clone(),
@@ -114,6 +118,7 @@ impl Node {
             events_lost,
             events_suppressed,
             answers_suppressed,
+            deny,
             cluster: None,
             busy: supervisor::busy(),
         }

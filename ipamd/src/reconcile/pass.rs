@@ -209,6 +209,11 @@ impl Reconciler {
                 Err(error) => drop(failures.insert(error.to_string())),
             }
         }
+        // What arrives by the overlay has arrived by an uplink before.
+        let named: Vec<_> = uplinks.present.iter().map(|it| (it.ifname.clone(), it.ifindex)).collect();
+        let (repairs, undone) = self.datapath.deny().attach(&named);
+        repairs.iter().for_each(|repair| self.report("deny", repair));
+        failures.extend(undone.iter().map(ToString::to_string));
         // If the bpffs was unmounted, all pins are gone with it.
         match mount_bpffs(&self.bpffs) {
             Ok(false) => {}
@@ -265,6 +270,7 @@ impl Reconciler {
                 .chain(self.route_problems.iter().cloned())
                 .chain(self.port_problems.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.problems()))
+                .chain(self.deny_prefixes.iter().flat_map(|prefixes| prefixes.problems()))
                 .chain(failures.iter().cloned())
                 .chain(self.footprint.problem())
                 .chain(self.broken.iter().cloned())

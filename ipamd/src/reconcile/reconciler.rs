@@ -10,7 +10,9 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use super::scan_throttle::ScanThrottle;
-use crate::{metrics::Metrics, monitor::Monitor, node::Node, remote_nodes::RemoteNodes};
+use crate::{
+    deny_sets::DenyPrefixes, metrics::Metrics, monitor::Monitor, node::Node, remote_nodes::RemoteNodes,
+};
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::{Config, UplinkRule};
 use ipamd_datapath::{Datapath, RouteCounts};
@@ -32,6 +34,7 @@ pub struct Reconciler {
     pub(super) metrics: Arc<Metrics>,
     pub(super) monitor: Option<Arc<Monitor>>,
     pub(super) services: Option<Arc<Balancer>>,
+    pub(super) deny_prefixes: Option<Arc<DenyPrefixes>>,
     /// Where sockets are led to services' backends; `None`: nowhere.
     pub(super) cgroup: Option<PathBuf>,
     pub(super) node_port_addresses: Vec<IpNetwork>,
@@ -87,6 +90,7 @@ impl Reconciler {
             metrics,
             monitor: None,
             services: None,
+            deny_prefixes: None,
             cgroup: cgroup_root(config.cgroup.as_deref()),
             node_port_addresses: config.node_port_addresses.clone(),
             socket: Socket::open()?,
@@ -127,6 +131,12 @@ impl Reconciler {
     #[must_use]
     pub fn with_services(self, services: Arc<Balancer>) -> Self {
         Self { services: Some(services), ..self }
+    }
+
+    /// Shows what is wrong with the deny sets.
+    #[must_use]
+    pub fn with_deny_prefixes(self, deny_prefixes: Arc<DenyPrefixes>) -> Self {
+        Self { deny_prefixes: Some(deny_prefixes), ..self }
     }
 
     /// Nodes of the cluster have changed.

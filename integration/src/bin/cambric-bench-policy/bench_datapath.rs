@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use bpf::sizes::{Machine, MapSizes, PolicySizes, RequestedSizes};
 use ipamd_datapath::DatapathConfig;
+use ipamd_model::deny::DenyMode;
 
 /// A folder on a bpffs; removed with all pins in it.
 pub struct PinFolder(PathBuf);
@@ -42,6 +43,7 @@ pub fn datapath_config(pins: &PinFolder) -> DatapathConfig {
         lifetimes: bpf::layout::LIFETIMES,
         policy_rules: PolicySizes::default().rules,
         dns_search: Vec::new(),
+        deny_mode: DenyMode::Auto,
         dns_least_lifetime: 60,
         overlay: None,
     }

@@ -11,7 +11,7 @@ mod files;
 mod files_tests;
 mod inotify;
 mod mounts;
-mod read_file;
+pub(crate) mod read_file;
 pub mod read_once;
 #[cfg(test)]
 mod tests;

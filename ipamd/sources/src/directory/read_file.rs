@@ -13,7 +13,7 @@ use crate::manifest::LARGEST_FILE;
 
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unread {
+pub(crate) enum Unread {
     /// It may be readable later though nobody writes it.
     #[error("this file cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -26,7 +26,7 @@ pub(super) enum Unread {
 }
 
 /// Reads a file as text.
-pub(super) fn read(path: &Path) -> Result<String, Unread> {
+pub(crate) fn read(path: &Path) -> Result<String, Unread> {
     // A pipe would keep us waiting for its other end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

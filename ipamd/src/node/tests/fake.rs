@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bpf::attach::Pins;
-use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, NetnsId};
+use ipamd_api::wire::{AttachMode, Connection, ConntrackFilter, DenyStatus, NetnsId};
 
 use super::*;
 use ipamd_datapath::{DatapathError, DnsName};
@@ -118,6 +118,9 @@ impl Kernel for FakeKernel {
     }
     fn answers_suppressed(&self) -> Result<u64, DatapathError> {
         Ok(0)
+    }
+    fn deny(&self) -> Result<DenyStatus, DatapathError> {
+        Ok(DenyStatus::default())
     }
     fn conntrack(
         &self,

@@ -1,0 +1,364 @@
+//! A directory of text files with prefixes, as block lists are published: each file is a deny set. It is looked at again and again; what
+//! cannot be read or understood changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ipnetwork::IpNetwork;
+
+use crate::directory::read_file;
+
+/// Files of these extensions are read.
+const EXTENSIONS: [&str; 2] = ["txt", "netset"];
+/// A file that was changed so lately may have been changed again within the same tick of the file system's clock.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// What is known of the directory.
+#[derive(Debug)]
+pub struct DenyDirectory {
+    path: PathBuf,
+    /// The directory that was read last.
+    identity: Option<(u64, u64)>,
+    /// By file name.
+    files: BTreeMap<String, File>,
+    /// What is wrong with the directory itself.
+    trouble: Option<String>,
+    /// Whether it was read once.
+    was_read: bool,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// The version that was read last; `None` if it is to be read again in any case.
+    version: Option<Version>,
+    prefixes: Arc<[IpNetwork]>,
+    trouble: Option<String>,
+}
+
+/// Device, inode, size in bytes, and the time of the last change in nanoseconds.
+type Version = (u64, u64, u64, i128);
+
+/// A line that is no prefix.
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    /// From 1 on.
+    line: usize,
+    why: String,
+}
+
+impl DenyDirectory {
+    /// Nothing is read yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), identity: None, files: BTreeMap::new(), trouble: None, was_read: false }
+    }
+
+    /// Looks for what has changed. Returns whether the sets did.
+    pub fn look(&mut self) -> bool {
+        self.look_at(SystemTime::now())
+    }
+
+    fn look_at(&mut self, now: SystemTime) -> bool {
+        let found = match self.entries() {
+            Ok(found) => found,
+            Err(why) => {
+                self.trouble = Some(why);
+                return false;
+            }
+        };
+        self.trouble = None;
+        let gone: Vec<_> = self.files.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
+        let mut changed = !self.was_read || !gone.is_empty();
+        self.was_read = true;
+        for name in gone {
+            self.files.remove(&name);
+        }
+        for (name, version) in found {
+            let file = self.files.entry(name.clone()).or_default();
+            if file.version != Some(version) {
+                changed |= file.read(&self.path.join(name), version, now);
+            }
+        }
+        changed
+    }
+
+    /// The files and their versions; or why the directory is not to be believed, a sentence.
+    fn entries(&mut self) -> Result<BTreeMap<String, Version>, String> {
+        let shown = self.path.display();
+        let unread = |error| {
+            format!("cannot read the directory of deny sets, {shown}: {error}; what it said stays in force")
+        };
+        let identity = fs::metadata(&self.path).map(|it| (it.dev(), it.ino())).map_err(unread)?;
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(&self.path).map_err(unread)? {
+            let entry = entry.map_err(unread)?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if !is_list(&name) {
+                continue;
+            }
+            // Of a link the target counts: that is how a ConfigMap is mounted.
+            if let Ok(metadata) = fs::metadata(entry.path()) {
+                found.insert(name, version(&metadata));
+            } else if self.files.contains_key(&name) {
+                // It is being replaced, or its target is.
+                found.insert(name, (0, 0, 0, 0));
+            }
+        }
+        if self.identity.is_some_and(|it| it != identity) && found.is_empty() && !self.files.is_empty() {
+            return Err(format!(
+                "another directory without deny sets is at {shown}; what the former one said stays in force until this one has some"
+            ));
+        }
+        self.identity = Some(identity);
+        Ok(found)
+    }
+
+    /// The sets by the names of their files; `None` if the directory could never be read.
+    pub fn sets(&self) -> Option<impl Iterator<Item = (&str, Arc<[IpNetwork]>)>> {
+        let sets = self.files.iter().map(|(name, file)| (name.as_str(), Arc::clone(&file.prefixes)));
+        self.was_read.then_some(sets)
+    }
+
+    /// What is wrong, a sentence each.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        let of_files = self.files.iter().filter_map(|(name, file)| {
+            Some(format!("{}: {}", self.path.join(name).display(), file.trouble.as_ref()?))
+        });
+        self.trouble.iter().cloned().chain(of_files)
+    }
+}
+
+impl File {
+    /// Reads it. Returns whether its prefixes are others now.
+    fn read(&mut self, path: &Path, version: Version, now: SystemTime) -> bool {
+        let is_first = self.version.is_none() && self.prefixes.is_empty();
+        let text = match read_file::read(path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.version = None;
+                self.trouble = Some(format!("{error}; what it said stays in force"));
+                return false;
+            }
+        };
+        let changed = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let age = i128::try_from(changed.as_nanos()).unwrap_or(i128::MAX) - version.3;
+        let is_settled = age > i128::try_from(FRESH.as_nanos()).unwrap_or(i128::MAX);
+        self.version = is_settled.then_some(version);
+        if text.trim().is_empty() && !self.prefixes.is_empty() {
+            self.trouble = Some(
+                "this file is empty; what it said stays in force until it has content or is removed".into(),
+            );
+            return false;
+        }
+        let (prefixes, faults) = parse(&text);
+        self.trouble = faults.first().map(|Fault { line, why }| {
+            let more = match faults.len() {
+                1 => String::new(),
+                count => format!(" (and {} more lines)", count - 1),
+            };
+            let then = if is_first {
+                "the other lines are in force"
+            } else {
+                "what the file said before stays in force"
+            };
+            format!("line {line}: {why}{more}; {then}")
+        });
+        if !faults.is_empty() && !is_first {
+            return false;
+        }
+        let is_other = prefixes[..] != self.prefixes[..];
+        self.prefixes = prefixes.into();
+        is_other
+    }
+}
+
+fn version(metadata: &Metadata) -> Version {
+    let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+    (metadata.dev(), metadata.ino(), metadata.size(), changed)
+}
+
+fn is_list(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|it| it.to_str());
+    !name.starts_with('.') && extension.is_some_and(|it| EXTENSIONS.contains(&it))
+}
+
+/// The prefixes of a text, each once and in order, and the lines that are none. A line is an address or a prefix; `#` and `;` begin
+/// comments.
+fn parse(text: &str) -> (Vec<IpNetwork>, Vec<Fault>) {
+    let (mut prefixes, mut faults) = (Vec::new(), Vec::new());
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches('\u{feff}');
+        let content = line.split(['#', ';']).next().unwrap_or_default().trim();
+        if content.is_empty() {
+            continue;
+        }
+        match prefix(content) {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(why) => faults.push(Fault { line: index + 1, why }),
+        }
+    }
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    (prefixes, faults)
+}
+
+fn prefix(text: &str) -> Result<IpNetwork, String> {
+    let shown = ipamd_model::field::shown(text);
+    let prefix: IpNetwork = text
+        .parse()
+        .map_err(|_| format!("{shown} is neither an address nor a prefix, such as 192.0.2.0/24"))?;
+    check(prefix)?;
+    if prefix.ip() != prefix.network() {
+        return Err(format!(
+            "{shown} has bits behind its length; write {}/{}",
+            prefix.network(),
+            prefix.prefix()
+        ));
+    }
+    Ok(prefix)
+}
+
+/// Refuses a prefix that has every address of its family, a sentence: nobody means to cut the node off from everybody.
+pub fn check(prefix: IpNetwork) -> Result<(), String> {
+    if prefix.prefix() == 0 {
+        return Err(format!("{prefix} would deny every address; write the prefixes that are meant"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> (Vec<String>, Vec<usize>) {
+        let (prefixes, faults) = parse(text);
+        (prefixes.iter().map(ToString::to_string).collect(), faults.iter().map(|it| it.line).collect())
+    }
+
+    #[test]
+    fn lists_are_read_as_they_are_published() {
+        let text = "; Spamhaus DROP List\r\n192.0.2.0/24 ; SBL1\r\n# FireHOL\n198.51.100.7\n\n2001:db8::/32\n192.0.2.0/24\n";
+        assert_eq!(
+            parsed(text),
+            (vec!["192.0.2.0/24".into(), "198.51.100.7/32".into(), "2001:db8::/32".into()], vec![])
+        );
+    }
+
+    #[test]
+    fn what_is_no_prefix_is_told_by_its_line() {
+        let (prefixes, faults) =
+            parse("192.0.2.0/24\n192.0.2.1/24\n0.0.0.0/0\n::/0\nexample.com\n192.0.2.0/33\n");
+        assert_eq!(prefixes.len(), 1);
+        let said: Vec<_> = faults.iter().map(|it| format!("{}: {}", it.line, it.why)).collect();
+        assert_eq!(said.len(), 5, "{said:?}");
+        assert_eq!(said[0], "2: \"192.0.2.1/24\" has bits behind its length; write 192.0.2.0/24");
+        assert!(said[1].contains("would deny every address"), "{}", said[1]);
+    }
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        it: DenyDirectory,
+        now: SystemTime,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("deny")).unwrap();
+            let it = DenyDirectory::new(folder.path().join("deny"));
+            Self { folder, it, now: SystemTime::now() + FRESH * 2 }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join("deny").join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        fn look(&mut self) -> bool {
+            self.it.look_at(self.now)
+        }
+
+        fn said(&self) -> String {
+            let sets = self.it.sets().map(|sets| {
+                let line = |(name, prefixes): (&str, Arc<[IpNetwork]>)| {
+                    let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+                    format!("{name}: {}", prefixes.join(" "))
+                };
+                sets.map(line).collect::<Vec<_>>().join("\n")
+            });
+            sets.unwrap_or_else(|| "not known".into())
+        }
+    }
+
+    #[test]
+    fn a_directory_is_followed() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.said(), "not known");
+        bench.write("a.txt", "192.0.2.1");
+        bench.write(".hidden.txt", "192.0.2.2");
+        bench.write("a.txt~", "192.0.2.3");
+        assert!(bench.look() && !bench.look());
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32");
+        bench.write("b.netset", "192.0.2.4");
+        fs::remove_file(bench.path("a.txt")).unwrap();
+        assert!(bench.look());
+        assert_eq!(bench.said(), "b.netset: 192.0.2.4/32");
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_understood_changes_nothing() {
+        let mut bench = Bench::new();
+        bench.write("a.txt", "192.0.2.1\nfoo");
+        assert!(bench.look());
+        let problems = |bench: &Bench| bench.it.problems().collect::<Vec<_>>().join("\n");
+        assert!(problems(&bench).ends_with("the other lines are in force"), "{}", problems(&bench));
+        bench.write("a.txt", "192.0.2.1\n192.0.2.2");
+        assert!(bench.look() && problems(&bench).is_empty());
+        for (bad, why) in [("192.0.2.3\nfoo", "line 2"), ("", "empty")] {
+            bench.write("a.txt", bad);
+            assert!(!bench.look());
+            assert_eq!(bench.said(), "a.txt: 192.0.2.1/32 192.0.2.2/32");
+            assert!(problems(&bench).contains(why), "{}", problems(&bench));
+        }
+        let (here, away) = (bench.folder.path().join("deny"), bench.folder.path().join("away"));
+        fs::rename(&here, &away).unwrap();
+        assert!(!bench.look() && problems(&bench).contains("cannot read"), "{}", problems(&bench));
+        // As when a volume is not mounted.
+        fs::create_dir(&here).unwrap();
+        assert!(!bench.look() && problems(&bench).contains("another directory"), "{}", problems(&bench));
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32 192.0.2.2/32");
+        bench.write("c.txt", "192.0.2.9");
+        assert!(bench.look());
+        assert_eq!(bench.said(), "c.txt: 192.0.2.9/32");
+    }
+
+    #[test]
+    fn a_file_that_was_written_just_now_is_read_again() {
+        let mut bench = Bench::new();
+        bench.write("a.txt", "192.0.2.1");
+        bench.now = SystemTime::now();
+        assert!(bench.look());
+        assert_eq!(bench.it.files["a.txt"].version, None);
+        bench.now += FRESH * 2;
+        assert!(!bench.look());
+        assert!(bench.it.files["a.txt"].version.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_does_harm(text in "[0-9a-f.:/ #;\\n\\r]{0,200}|\\PC{0,100}") {
+            let (prefixes, _) = parse(&text);
+            prop_assert!(prefixes.iter().all(|it| it.prefix() > 0 && it.ip() == it.network()));
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Keeps the deny sets of the datapath in step with the cluster and with a directory of lists.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use ipamd_datapath::{Datapath, DenySets};
+use ipamd_model::{
+    deny,
+    objects::{Change, Kind, NetworkSet, Node, Object, ObjectId},
+    services::EndpointSlice,
+};
+use ipamd_runtime::supervisor;
+use ipamd_sources::deny_directory::{self, DenyDirectory};
+use ipnetwork::IpNetwork;
+
+/// How often the directory is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// The Service of the API server.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");
+
+/// The deny sets of all sources.
+#[derive(Debug)]
+pub struct DenyPrefixes {
+    datapath: Arc<Datapath>,
+    /// What the configuration exempts.
+    exempt: Vec<IpNetwork>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether the cluster is known.
+    is_known: bool,
+    /// The sets of the cluster, by the names of their objects.
+    of_cluster: BTreeMap<Arc<str>, Arc<[IpNetwork]>>,
+    /// What is wrong with them, by the same names.
+    faults: BTreeMap<Arc<str>, String>,
+    /// What each object exempts: nodes, and the API server's EndpointSlices.
+    exempt: BTreeMap<ObjectId, Vec<IpNetwork>>,
+    directory: Option<DenyDirectory>,
+    /// Why the last sets could not be put in force.
+    failure: Option<String>,
+}
+
+impl DenyPrefixes {
+    /// Nothing is in force before [`Self::apply`] knows the cluster. A directory is read at once.
+    pub fn new(datapath: Arc<Datapath>, directory: Option<PathBuf>, exempt: Vec<IpNetwork>) -> Self {
+        let mut directory = directory.map(DenyDirectory::new);
+        if let Some(directory) = &mut directory {
+            directory.look();
+        }
+        Self { datapath, exempt, state: Mutex::new(State { directory, ..State::default() }) }
+    }
+
+    /// Takes in what changes say. `first`: these are all objects of the cluster.
+    pub fn apply(&self, changes: &[Change], first: bool) {
+        let mut state = self.state();
+        let mut changed = first;
+        state.is_known |= first;
+        for change in changes {
+            changed |= match change {
+                Change::Put(Object::NetworkSet(set)) if set.namespace.is_none() => state.put_set(set),
+                Change::Put(Object::Node(node)) => state.put_exempt(change.id(), of_node(node)),
+                Change::Put(Object::EndpointSlice(slice)) => state.put_exempt(change.id(), of_slice(slice)),
+                Change::Remove(id) if id.kind == Kind::GlobalNetworkSet => state.remove_set(&id.name),
+                Change::Remove(id) => state.exempt.remove(id).is_some(),
+                Change::Put(_) => false,
+            };
+        }
+        if changed {
+            self.put(&mut state);
+        }
+    }
+
+    /// Looks at the directory.
+    fn look(&self) {
+        let mut state = self.state();
+        let Some(directory) = &mut state.directory else { return };
+        let before: BTreeSet<_> = directory.problems().collect();
+        let changed = directory.look();
+        for problem in directory.problems().filter(|problem| !before.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        if changed || state.failure.is_some() {
+            self.put(&mut state);
+        }
+    }
+
+    fn put(&self, state: &mut State) {
+        if !state.is_known {
+            return;
+        }
+        let mut sets = DenySets::new();
+        for (name, prefixes) in &state.of_cluster {
+            sets.insert(format!("GlobalNetworkSet {name}"), Arc::clone(prefixes));
+        }
+        if let Some(directory) = &state.directory {
+            // Then what an earlier daemon has put in force stays.
+            let Some(files) = directory.sets() else { return };
+            sets.extend(files.map(|(name, prefixes)| (format!("file {name}"), prefixes)));
+        }
+        let exempt = state.exempt.values().flatten().chain(&self.exempt).copied().collect();
+        let failure = self.datapath.deny().set(&sets, &exempt).err().map(|error| error.to_string());
+        if let Some(failure) = failure.as_ref().filter(|it| state.failure.as_ref() != Some(*it)) {
+            tracing::warn!("cannot put the deny sets in force: {failure}");
+        }
+        state.failure = failure;
+    }
+
+    /// What is wrong, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state();
+        let of_directory = state.directory.iter().flat_map(DenyDirectory::problems);
+        state.faults.values().cloned().chain(of_directory).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn put_set(&mut self, set: &NetworkSet) -> bool {
+        if set.labels.get(deny::LABEL).is_none_or(|value| *value != *deny::TRUE) {
+            return self.remove_set(&set.name);
+        }
+        let (mut prefixes, mut faults) = (BTreeSet::new(), Vec::new());
+        for net in &set.nets {
+            match deny_directory::check(*net) {
+                Ok(()) => drop(prefixes.insert(without_host_bits(*net))),
+                Err(why) => faults.push(why),
+            }
+        }
+        match faults.into_iter().next() {
+            Some(why) => self.faults.insert(
+                Arc::clone(&set.name),
+                format!("GlobalNetworkSet {}: spec.nets: {why}; its other prefixes are in force", set.name),
+            ),
+            None => self.faults.remove(&set.name),
+        };
+        let prefixes: Arc<[IpNetwork]> = prefixes.into_iter().collect();
+        let former = self.of_cluster.insert(Arc::clone(&set.name), Arc::clone(&prefixes));
+        former.is_none_or(|former| former != prefixes)
+    }
+
+    fn remove_set(&mut self, name: &str) -> bool {
+        self.faults.remove(name);
+        self.of_cluster.remove(name).is_some()
+    }
+
+    fn put_exempt(&mut self, id: ObjectId, prefixes: Vec<IpNetwork>) -> bool {
+        if prefixes.is_empty() {
+            return self.exempt.remove(&id).is_some();
+        }
+        self.exempt.get(&id) != Some(&prefixes) && {
+            self.exempt.insert(id, prefixes);
+            true
+        }
+    }
+}
+
+/// The addresses of a node and of its pods. Who denies a whole network means those beyond the cluster.
+fn of_node(node: &Node) -> Vec<IpNetwork> {
+    let cidrs = node.pod_cidrs.iter().map(|cidr| without_host_bits(*cidr));
+    node.addresses.iter().map(|address| IpNetwork::from(*address)).chain(cidrs).collect()
+}
+
+/// The addresses of the API server.
+fn of_slice(slice: &EndpointSlice) -> Vec<IpNetwork> {
+    let service = slice.service.as_deref();
+    if (&*slice.namespace, service) != (API_SERVER.0, Some(API_SERVER.1)) {
+        return Vec::new();
+    }
+    let addresses: BTreeSet<IpAddr> = slice.endpoints.iter().map(|endpoint| endpoint.address).collect();
+    addresses.into_iter().map(IpNetwork::from).collect()
+}
+
+fn without_host_bits(prefix: IpNetwork) -> IpNetwork {
+    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
+}
+
+/// The thread that looks at the directory. Dropping it stops it.
+#[derive(Debug)]
+pub struct DirectoryWatch {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DirectoryWatch {
+    /// Starts it; without a directory there is nothing to look at.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(sets: Arc<DenyPrefixes>) -> io::Result<Self> {
+        if sets.state().directory.is_none() {
+            return Ok(Self { stop: None, thread: None });
+        }
+        let (stop, stopped) = mpsc::channel();
+        let thread = supervisor::spawn("deny", move || {
+            while supervisor::resting(|| stopped.recv_timeout(LOOK)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                sets.look();
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for DirectoryWatch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            supervisor::join_within(thread, LOOK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(namespace: Option<&str>, label: &str, nets: &[&str]) -> NetworkSet {
+        NetworkSet {
+            namespace: namespace.map(Into::into),
+            name: "bad".into(),
+            labels: [(deny::LABEL, label)].into_iter().collect(),
+            nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            domains: Vec::new(),
+        }
+    }
+
+    fn shown(state: &State) -> String {
+        let prefixes = state.of_cluster.values().flat_map(|it| it.iter()).map(ToString::to_string);
+        prefixes.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_set_denies_while_it_has_the_label() {
+        let mut state = State::default();
+        assert!(state.put_set(&set(None, "true", &["192.0.2.7/24", "192.0.2.0/24"])));
+        assert_eq!(shown(&state), "192.0.2.0/24");
+        assert!(!state.put_set(&set(None, "true", &["192.0.2.0/24"])), "nothing has changed");
+        assert!(state.put_set(&set(None, "yes", &["192.0.2.0/24"])));
+        assert_eq!(shown(&state), "");
+    }
+
+    #[test]
+    fn all_addresses_of_a_family_are_never_denied_and_that_is_told() {
+        let mut state = State::default();
+        assert!(state.put_set(&set(None, "true", &["0.0.0.0/0", "192.0.2.0/24"])));
+        assert_eq!(shown(&state), "192.0.2.0/24");
+        let told: Vec<_> = state.faults.values().collect();
+        assert_eq!(
+            told,
+            [
+                "GlobalNetworkSet bad: spec.nets: 0.0.0.0/0 would deny every address; write the prefixes that are meant; its other \
+              prefixes are in force"
+            ]
+        );
+        state.put_set(&set(None, "true", &["192.0.2.0/24"]));
+        assert!(state.faults.is_empty());
+    }
+
+    #[test]
+    fn an_object_exempts_what_it_says_last() {
+        let mut state = State::default();
+        let id = ObjectId::global(Kind::Node, "a");
+        let prefixes = |text: &str| vec![text.parse().unwrap()];
+        assert!(state.put_exempt(id.clone(), prefixes("192.0.2.1/32")));
+        assert!(!state.put_exempt(id.clone(), prefixes("192.0.2.1/32")));
+        assert!(state.put_exempt(id.clone(), prefixes("192.0.2.2/32")));
+        assert!(state.put_exempt(id, Vec::new()) && state.exempt.is_empty());
+    }
+}
