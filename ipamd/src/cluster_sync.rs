@@ -278,9 +278,11 @@ async fn run<S: Source>(
             biased;
             batch = source.next() => Some(batch),
             () = until(targets.services.next_drain_end()) => None,
+            () = until(targets.deny_prefixes.next_look()) => None,
             () = std::future::ready(()), if !idle => None,
         };
         targets.end_drained();
+        targets.deny_prefixes.look();
         let mut refusals = None;
         if let Some(batch) = told {
             is_large |= batch.changes.len() > LARGE;

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     cluster_sync::{self, ClusterSync, SyncTargets},
-    deny_sets::{DenyPrefixes, DirectoryWatch},
+    deny_sets::DenyPrefixes,
     host::Host,
     kubernetes_events,
     metrics::{Metrics, Served},
@@ -93,9 +93,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         tokio::spawn(server::serve(listener, Arc::clone(&gate), Limits::default(), stopped.clone()));
     let initial_sync = ClusterSync::open(&config, Arc::clone(&startup)).await?;
     let source = initial_sync.state();
-    if let Some(state) = source.clone() {
-        startup.set_source(state);
-    }
+    startup.set_source(source.clone());
     // What an earlier daemon put in force stays in the kernel until the whole cluster is known.
     let cluster = tokio::select! {
         cluster = initial_sync.finished() => cluster?,
@@ -119,11 +117,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     pending_deletes::catch_up(&deletes_dir, &node).await;
     let (terminator, removed_backends) = start_socket_termination(Arc::clone(&node), &pins)?;
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
-    let deny_prefixes = Arc::new(DenyPrefixes::new(
-        Arc::clone(&datapath),
-        config.deny_directory.clone(),
-        config.deny_exempt.clone(),
-    ));
+    let deny_prefixes = Arc::new(deny_prefixes(&config, &datapath));
     let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
@@ -138,8 +132,6 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         cluster_sync = cluster.start(&config, targets) => cluster_sync?,
         () = signals.wait() => return Ok(ExitReason::Stopped),
     };
-    let directory_watch = DirectoryWatch::start(Arc::clone(&deny_prefixes))
-        .context("cannot start the thread that looks at the directory of deny sets")?;
     translate_sockets(&config, &node, &datapath)?;
     let reconciler = Reconciler::new(
         &config,
@@ -174,7 +166,6 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     drop((
         cluster_sync,
         terminator,
-        directory_watch,
         reconciliation,
         ring_reader,
         socket_file,
@@ -188,6 +179,12 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         closed => closed?,
     }
     Ok(exit_reason)
+}
+
+/// The deny sets, with those of the directory as it is now.
+fn deny_prefixes(config: &Config, datapath: &Arc<Datapath>) -> DenyPrefixes {
+    let (directory, exempt) = (config.deny_directory.clone(), config.deny_exempt.clone());
+    DenyPrefixes::new(Arc::clone(datapath), directory, exempt)
 }
 
 /// The node, with the records of the store.

@@ -2,12 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread::JoinHandle,
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use ipamd_datapath::{Datapath, DenySets};
@@ -16,12 +14,13 @@ use ipamd_model::{
     objects::{Change, Kind, NetworkSet, Node, Object, ObjectId},
     services::EndpointSlice,
 };
-use ipamd_runtime::supervisor;
 use ipamd_sources::deny_directory::{self, DenyDirectory};
 use ipnetwork::IpNetwork;
 
 /// How often the directory is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// After a look that took long there is none for so many times as long.
+const REST: u32 = 20;
 /// The Service of the API server.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
@@ -34,7 +33,7 @@ pub struct DenyPrefixes {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Whether the cluster is known.
     is_known: bool,
@@ -45,6 +44,7 @@ struct State {
     /// What each object exempts: nodes, and the API server's EndpointSlices.
     exempt: BTreeMap<ObjectId, Vec<IpNetwork>>,
     directory: Option<DenyDirectory>,
+    next_look: Instant,
     /// Why the last sets could not be put in force.
     failure: Option<String>,
 }
@@ -56,16 +56,16 @@ impl DenyPrefixes {
         if let Some(directory) = &mut directory {
             directory.look();
         }
-        Self { datapath, exempt, state: Mutex::new(State { directory, ..State::default() }) }
+        Self { datapath, exempt, state: Mutex::new(State::with(directory)) }
     }
 
     /// Takes in what changes say. `first`: these are all objects of the cluster.
     pub fn apply(&self, changes: &[Change], first: bool) {
         let mut state = self.state();
-        let mut changed = first;
+        let mut is_other = first;
         state.is_known |= first;
         for change in changes {
-            changed |= match change {
+            is_other |= match change {
                 Change::Put(Object::NetworkSet(set)) if set.namespace.is_none() => state.put_set(set),
                 Change::Put(Object::Node(node)) => state.put_exempt(change.id(), of_node(node)),
                 Change::Put(Object::EndpointSlice(slice)) => state.put_exempt(change.id(), of_slice(slice)),
@@ -74,14 +74,24 @@ impl DenyPrefixes {
                 Change::Put(_) => false,
             };
         }
-        if changed {
+        if is_other {
             self.put(&mut state);
         }
     }
 
-    /// Looks at the directory.
-    fn look(&self) {
+    /// When the directory is to be looked at; `None` without one.
+    pub fn next_look(&self) -> Option<Instant> {
+        let state = self.state();
+        state.directory.as_ref().map(|_| state.next_look)
+    }
+
+    /// Looks at the directory if it is time to.
+    pub fn look(&self) {
         let mut state = self.state();
+        let began = Instant::now();
+        if began < state.next_look {
+            return;
+        }
         let Some(directory) = &mut state.directory else { return };
         let before: BTreeSet<_> = directory.problems().collect();
         let changed = directory.look();
@@ -91,6 +101,8 @@ impl DenyPrefixes {
         if changed || state.failure.is_some() {
             self.put(&mut state);
         }
+        // To look takes a share of the time, however large the lists are.
+        state.next_look = Instant::now() + LOOK.max(began.elapsed() * REST);
     }
 
     fn put(&self, state: &mut State) {
@@ -127,6 +139,18 @@ impl DenyPrefixes {
 }
 
 impl State {
+    fn with(directory: Option<DenyDirectory>) -> Self {
+        Self {
+            is_known: false,
+            of_cluster: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            exempt: BTreeMap::new(),
+            directory,
+            next_look: Instant::now(),
+            failure: None,
+        }
+    }
+
     fn put_set(&mut self, set: &NetworkSet) -> bool {
         if set.labels.get(deny::LABEL).is_none_or(|value| *value != *deny::TRUE) {
             return self.remove_set(&set.name);
@@ -186,41 +210,6 @@ fn without_host_bits(prefix: IpNetwork) -> IpNetwork {
     IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
 }
 
-/// The thread that looks at the directory. Dropping it stops it.
-#[derive(Debug)]
-pub struct DirectoryWatch {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl DirectoryWatch {
-    /// Starts it; without a directory there is nothing to look at.
-    ///
-    /// # Errors
-    /// No thread can be started.
-    pub fn start(sets: Arc<DenyPrefixes>) -> io::Result<Self> {
-        if sets.state().directory.is_none() {
-            return Ok(Self { stop: None, thread: None });
-        }
-        let (stop, stopped) = mpsc::channel();
-        let thread = supervisor::spawn("deny", move || {
-            while supervisor::resting(|| stopped.recv_timeout(LOOK)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                sets.look();
-            }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for DirectoryWatch {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            supervisor::join_within(thread, LOOK);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_set_denies_while_it_has_the_label() {
-        let mut state = State::default();
+        let mut state = State::with(None);
         assert!(state.put_set(&set(None, "true", &["192.0.2.7/24", "192.0.2.0/24"])));
         assert_eq!(shown(&state), "192.0.2.0/24");
         assert!(!state.put_set(&set(None, "true", &["192.0.2.0/24"])), "nothing has changed");
@@ -252,7 +241,7 @@ mod tests {
 
     #[test]
     fn all_addresses_of_a_family_are_never_denied_and_that_is_told() {
-        let mut state = State::default();
+        let mut state = State::with(None);
         assert!(state.put_set(&set(None, "true", &["0.0.0.0/0", "192.0.2.0/24"])));
         assert_eq!(shown(&state), "192.0.2.0/24");
         let told: Vec<_> = state.faults.values().collect();
@@ -269,7 +258,7 @@ mod tests {
 
     #[test]
     fn an_object_exempts_what_it_says_last() {
-        let mut state = State::default();
+        let mut state = State::with(None);
         let id = ObjectId::global(Kind::Node, "a");
         let prefixes = |text: &str| vec![text.parse().unwrap()];
         assert!(state.put_exempt(id.clone(), prefixes("192.0.2.1/32")));

@@ -23,9 +23,11 @@ impl StartupReason {
     }
 
     /// Adds the state of the cluster's source to the reason.
-    pub fn set_source(&self, source: Arc<dyn SourceState>) {
-        // There is one source.
-        let _ = self.source.set(source);
+    pub fn set_source(&self, source: Option<Arc<dyn SourceState>>) {
+        if let Some(source) = source {
+            // There is one source.
+            let _ = self.source.set(source);
+        }
     }
 
     /// The reason in words, with the resources that are not listed yet and the failure.

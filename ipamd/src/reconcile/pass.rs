@@ -212,7 +212,9 @@ impl Reconciler {
         // What arrives by the overlay has arrived by an uplink before.
         let named: Vec<_> = uplinks.present.iter().map(|it| (it.ifname.clone(), it.ifindex)).collect();
         let (repairs, undone) = self.datapath.deny().attach(&named);
-        repairs.iter().for_each(|repair| self.report("deny", repair));
+        for repair in &repairs {
+            self.report("deny", repair);
+        }
         failures.extend(undone.iter().map(ToString::to_string));
         // If the bpffs was unmounted, all pins are gone with it.
         match mount_bpffs(&self.bpffs) {
