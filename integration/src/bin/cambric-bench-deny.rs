@@ -20,7 +20,7 @@ use nix::{
 use tempfile::TempDir;
 
 const PREFIXES: u32 = 100_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A way to drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ fn node(way: Way) -> Result<(Node, TempDir)> {
     let mut settings = Settings::default().cluster();
     settings.flags.retain(|flag| !flag.starts_with("--log-level"));
     if let Way::Native | Way::Generic = way {
-        let list: String = prefixes().map(|prefix| format!("{prefix}\n")).collect();
-        fs::write(folder.path().join("list.txt"), list)?;
+        let list: Vec<_> = prefixes().collect();
+        fs::write(folder.path().join("list.txt"), list.join("\n"))?;
         let mode = if way == Way::Native { "native" } else { "generic" };
         settings = settings
             .flag(format!("--deny-directory={}", folder.path().display()))
