@@ -113,7 +113,8 @@ fn what_a_list_names_is_dropped_and_nobody_else() -> Result<()> {
     fs::remove_file(scene.lists.join("drop.txt"))?;
     scene.becomes(FAR4.into(), true)?;
     scene.becomes(FAR6.into(), true)?;
-    let gone = || scene.deny().is_ok_and(|deny| deny["uplinks"].as_object().is_some_and(|it| it.is_empty()));
+    let gone =
+        || scene.deny().is_ok_and(|deny| deny["uplinks"].as_object().is_some_and(serde_json::Map::is_empty));
     ensure!(eventually(PATIENCE, gone), "{}", scene.deny()?);
     let link = scene.node.netns().ip("link show dev uplink")?;
     ensure!(!link.contains("xdp"), "{link}");

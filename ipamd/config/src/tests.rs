@@ -49,6 +49,58 @@ fn behind_other_plugins_there_is_nothing_to_assign() {
     );
 }
 
+/// Every key, as a file has it.
+const EVERY_KEY: &str = r#"
+socket = "/s"
+state-dir = "/d"
+bpffs = "/b"
+cgroup = "/c"
+node-name = "n"
+uplink = ["eth0", "eth1"]
+cluster = "none"
+metrics = "127.0.0.1:9"
+masquerade = false
+no-masquerade = ["10.0.0.0/8"]
+masquerade-ports = "2000-3000"
+conntrack-size = 4096
+conntrack-timeout = ["tcp-established=7200", "udp=10"]
+policy-entries = 1000
+policy-addresses = 2000
+policy-prefixes = 3000
+policy-rules = 4000
+denied = "reject"
+dns-resolvers = ["10.0.0.53"]
+dns-search = ["example.com"]
+dns-least-ttl = 5
+deny-directory = "/x"
+deny-exempt = ["198.51.100.0/24"]
+deny-mode = "generic"
+socket-lb = "off"
+external-service-mode = "dsr"
+nodeport-addresses = ["192.0.2.0/24"]
+kube-api-server = "https://192.0.2.1:6443"
+host-root = "/h"
+cni-conf-dir = "/n"
+cni-bin-dir = "/o"
+cni-conflist = "/l"
+routing = "vxlan"
+vxlan-port = 8472
+vxlan-id = 7
+attach = "clsact"
+cluster-stale-after = 40
+address-rest = 30
+thread-deadline = 90
+mtu = 1400
+log-level = "debug"
+log-format = "json"
+[[pool]]
+name = "a"
+cidr = "10.0.0.0/24"
+[[pool]]
+name = "b"
+cidr = "fd00::/64"
+"#;
+
 #[test]
 fn every_key_is_a_flag_and_both_mean_the_same() {
     let from_flags = flags(&[
@@ -99,58 +151,7 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--log-level=debug",
         "--log-format=json",
     ]);
-    let from_file = file(
-        r#"
-        socket = "/s"
-        state-dir = "/d"
-        bpffs = "/b"
-        cgroup = "/c"
-        node-name = "n"
-        uplink = ["eth0", "eth1"]
-        cluster = "none"
-        metrics = "127.0.0.1:9"
-        masquerade = false
-        no-masquerade = ["10.0.0.0/8"]
-        masquerade-ports = "2000-3000"
-        conntrack-size = 4096
-        conntrack-timeout = ["tcp-established=7200", "udp=10"]
-        policy-entries = 1000
-        policy-addresses = 2000
-        policy-prefixes = 3000
-        policy-rules = 4000
-        denied = "reject"
-        dns-resolvers = ["10.0.0.53"]
-        dns-search = ["example.com"]
-        dns-least-ttl = 5
-        deny-directory = "/x"
-        deny-exempt = ["198.51.100.0/24"]
-        deny-mode = "generic"
-        socket-lb = "off"
-        external-service-mode = "dsr"
-        nodeport-addresses = ["192.0.2.0/24"]
-        kube-api-server = "https://192.0.2.1:6443"
-        host-root = "/h"
-        cni-conf-dir = "/n"
-        cni-bin-dir = "/o"
-        cni-conflist = "/l"
-        routing = "vxlan"
-        vxlan-port = 8472
-        vxlan-id = 7
-        attach = "clsact"
-        cluster-stale-after = 40
-        address-rest = 30
-        thread-deadline = 90
-        mtu = 1400
-        log-level = "debug"
-        log-format = "json"
-        [[pool]]
-        name = "a"
-        cidr = "10.0.0.0/24"
-        [[pool]]
-        name = "b"
-        cidr = "fd00::/64"
-        "#,
-    );
+    let from_file = file(EVERY_KEY);
     let config = from_flags.unwrap();
     assert_eq!(config, from_file.unwrap());
     assert!(!config.socket_lb);
