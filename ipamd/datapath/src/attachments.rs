@@ -12,9 +12,10 @@ use libbpf_rs::MapHandle;
 use ipamd_runtime::supervisor;
 
 use super::{
-    datapath::{Datapath, HOOKS, Repairs},
+    datapath::{Datapath, HOOKS},
     error::DatapathError,
     load::{self, program_for},
+    repairs::Repairs,
 };
 
 /// How a program is attached to a hook.

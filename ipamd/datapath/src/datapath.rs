@@ -30,9 +30,6 @@ use super::{
 };
 use ipamd_model::{domain::DomainPattern, origins::Origins};
 
-/// What was put back, a sentence each.
-pub type Repairs = Vec<String>;
-
 /// Both hooks of an interface.
 pub(super) const HOOKS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 

@@ -23,6 +23,7 @@ mod masquerade;
 mod open;
 mod origins;
 mod policy;
+mod repairs;
 mod routes;
 mod run;
 mod services;
@@ -35,7 +36,7 @@ mod writes;
 pub use self::{
     config::DatapathConfig,
     conntrack::Swept,
-    datapath::{Datapath, Repairs},
+    datapath::Datapath,
     deny::{DenyList, DenySets, DenyUse},
     dns::{DnsName, DnsUse, Resolver},
     error::DatapathError,
@@ -43,6 +44,7 @@ pub use self::{
     map_error::MapError,
     map_use::nearly_full,
     policy::PolicyTables,
+    repairs::Repairs,
     routes::RouteCounts,
     services::{ExternalSettings, ServiceTables, TranslatedSocket, TranslatedSockets},
 };

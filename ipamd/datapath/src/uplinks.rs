@@ -9,8 +9,9 @@ use bpf::{
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 
 use super::{
-    datapath::{Datapath, HOOKS, Repairs},
+    datapath::{Datapath, HOOKS},
     error::DatapathError,
+    repairs::Repairs,
 };
 use ipamd_model::{
     concerned::Concerned,

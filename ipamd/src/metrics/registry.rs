@@ -235,6 +235,7 @@ mod tests {
             "version": "0.1.0", "node_name": "one", "ready": true, "problems": [], "endpoints": 1, "attach_mode": "tcx",
             "uplinks": [], "uptime_seconds": 1, "conntrack": {"ipv4": used}, "maps": {"endpoints4": used},
             "drops": {"policy": 3},
+            "deny": {"sets": [{"name": "bad", "prefixes": 4, "packets": 5, "bytes": 6}], "uplinks": {}},
         });
         let pool =
             json!({"name": "four", "cidr": "10.1.0.0/24", "gateway": "10.1.0.1", "capacity": 3, "used": 2});
@@ -294,6 +295,9 @@ mod tests {
             "cambric_map_capacity{map=\"endpoints4\"} 2",
             "cambric_problems 1",
             "cambric_drops_total{reason=\"policy\"} 3",
+            "cambric_deny_prefixes{set=\"bad\"} 4",
+            "cambric_denied_packets_total{set=\"bad\"} 5",
+            "cambric_denied_bytes_total{set=\"bad\"} 6",
         ] {
             assert!(scraped.lines().any(|line| line == sample), "{sample} is not in {scraped}");
         }

@@ -11,7 +11,7 @@ use bpf::attach::{self, AttachError, Pins, XdpMode};
 use ipamd_model::deny::DenyMode;
 
 use super::{
-    super::{datapath::Repairs, error::DatapathError},
+    super::{error::DatapathError, repairs::Repairs},
     program::Program,
 };
 

@@ -22,7 +22,7 @@ use self::{
     links::Links,
     program::Program,
 };
-use super::{datapath::Repairs, error::DatapathError};
+use super::{error::DatapathError, repairs::Repairs};
 
 /// What one set has dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,11 +13,7 @@ use bpf::{
 };
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::{
-    datapath::{Datapath, Repairs},
-    error::DatapathError,
-    load, writes,
-};
+use crate::{datapath::Datapath, error::DatapathError, load, repairs::Repairs, writes};
 
 impl Datapath {
     /// Attaches the programs to the cgroup's hooks by pinned links; without a cgroup it removes the links. Returns the
