@@ -13,25 +13,18 @@ use anyhow::{Context, Result, ensure};
 use bpf::{
     DenySkelBuilder,
     attach::{XdpMode, attach_xdp},
-    layout::{Denied4, Denied6, Plain},
 };
-use etherparse::{EtherType, PacketBuilder};
 use integration::{
     needs_root,
     testbed::{
         FAR4, FAR6, Machine, Marked, NEIGHBOUR4, NEIGHBOUR6, NODE4, NODE6, Node, Settings, eventually,
     },
 };
-use libbpf_rs::{
-    MapCore, MapFlags, ProgramInput,
-    skel::{OpenSkel, SkelBuilder},
-};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MARK: &str = "from-a-denied-address";
-const PASS: u32 = 2;
-const DROP: u32 = 1;
 
 /// A node that follows a directory of deny sets.
 struct Scene {
@@ -222,73 +215,5 @@ fn a_program_of_somebody_else_is_named_and_the_mode_may_be_chosen() -> Result<()
     ensure!(scene.deny()?["uplinks"]["uplink"] == "generic", "{}", scene.deny()?);
     let well = || scene.problems().is_ok_and(|problems| !problems.contains("deny sets"));
     ensure!(eventually(PATIENCE, well), "{}", scene.problems()?);
-    Ok(())
-}
-
-/// A frame with a datagram from an address, with these tags before it.
-fn frame(from: IpAddr, tags: &[u16]) -> Result<Vec<u8>> {
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-    let builder = match from {
-        IpAddr::V4(from) => builder.ipv4(from.octets(), [192, 0, 2, 2], 64),
-        IpAddr::V6(from) => builder.ipv6(from.octets(), NODE6.octets(), 64),
-    };
-    let mut plain = Vec::new();
-    builder.udp(1, 2).write(&mut plain, b"payload")?;
-    let mut frame = plain[..12].to_vec();
-    for tag in tags {
-        frame.extend(tag.to_be_bytes());
-        frame.extend([0, 7]);
-    }
-    frame.extend(&plain[12..]);
-    Ok(frame)
-}
-
-#[test]
-fn frames_are_told_by_their_source_address_behind_up_to_two_tags() -> Result<()> {
-    needs_root!();
-    let mut object = MaybeUninit::uninit();
-    let skeleton = DenySkelBuilder::default().open(&mut object)?.load()?;
-    let put4 = |address: [u8; 4], bits, number: u32| {
-        let key = Denied4 { bits, address };
-        skeleton.maps.deny4.update(key.as_bytes(), number.as_bytes(), MapFlags::ANY)
-    };
-    put4([198, 51, 100, 0], 24, 3)?;
-    put4([198, 51, 100, 1], 32, 0)?;
-    let key = Denied6 { bits: 32, address: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] };
-    skeleton.maps.deny6.update(key.as_bytes(), 4_u32.as_bytes(), MapFlags::ANY)?;
-    let run = |frame: &[u8]| -> Result<u32> {
-        let input = || ProgramInput { data_in: Some(frame), ..ProgramInput::default() };
-        let native = skeleton.progs.deny_native.test_run(input())?.return_value;
-        let generic = skeleton.progs.deny_generic.test_run(input())?.return_value;
-        ensure!(native == generic, "{native} is not {generic}");
-        Ok(native)
-    };
-    let (customer, service) = (EtherType::VLAN_TAGGED_FRAME.0, EtherType::PROVIDER_BRIDGING.0);
-    let (v4, v6): (IpAddr, IpAddr) = ([198, 51, 100, 9].into(), FAR6.into());
-    for (from, tags, wanted) in [
-        (v4, &[][..], DROP),
-        (v6, &[], DROP),
-        (v4, &[customer], DROP),
-        (v6, &[customer], DROP),
-        (v4, &[service, customer], DROP),
-        (v6, &[service, customer], DROP),
-        (v4, &[service, service, customer], PASS),
-        ([198, 51, 101, 9].into(), &[], PASS),
-        // No set may deny it.
-        (FAR4.into(), &[], PASS),
-        ("2001:db9::1".parse()?, &[], PASS),
-    ] {
-        ensure!(run(&frame(from, tags)?)? == wanted, "{from} {tags:x?}");
-    }
-    // What is cut short is left to those behind.
-    for length in 14..34 {
-        ensure!(run(&frame(v4, &[])?[..length])? == PASS, "{length} bytes");
-    }
-    let count = |number: u32| -> Result<u64> {
-        let per_cpu = skeleton.maps.deny_counts.lookup_percpu(number.as_bytes(), MapFlags::ANY)?;
-        let first = per_cpu.iter().flatten().filter_map(|it| bpf::layout::DenyCount::from_bytes(it));
-        Ok(first.map(|it| it.packets).sum())
-    };
-    ensure!((count(3)?, count(4)?) == (6, 6), "{} and {}", count(3)?, count(4)?);
     Ok(())
 }

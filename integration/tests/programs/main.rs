@@ -4,6 +4,7 @@ mod ageing;
 mod answers;
 mod blind;
 mod delivery;
+mod deny;
 mod dns;
 mod endings;
 mod errors;
