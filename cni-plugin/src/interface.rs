@@ -252,7 +252,7 @@ fn answer_by(container: &mut Socket, key: &AttachmentKey, reservation: &Reservat
             match container.run(&mut Batch::of(what, flags, &message)) {
                 // An ADD before this one has made it.
                 Err(error) if error.errno() != Errno::EEXIST => {
-                    tracing::warn!(%key, %error, "answers may leave by another interface");
+                    tracing::warn!(%key, %error, "cannot route by source address: answers may leave by another interface");
                 }
                 _ => {}
             }

@@ -15,8 +15,8 @@ const SERVED: [&str; 4] = ["ips", "mac", "portMappings", "dns"];
 /// The capabilities that ask for nothing: they tell of the pod's cgroup, and of its annotations.
 const TOLD: [&str; 2] = ["cgroupPath", "io.kubernetes.cri.pod-annotations"];
 
-/// Refuses the capabilities that Cambric does not have: nobody should believe traffic limited that is not. Runtimes give a
-/// capability only to a plugin whose `capabilities` say that it has it.
+/// Refuses the capabilities that Cambric does not have, or somebody would think that traffic is limited when it is not.
+/// Runtimes give a capability only to a plugin whose `capabilities` say that it has it.
 pub fn refuse_unsupported(document: &Document) -> Result<(), CniError> {
     let config = document.field("runtimeConfig");
     config.object()?;

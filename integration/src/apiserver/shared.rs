@@ -21,7 +21,7 @@ pub(super) struct Shared {
     pub requests: Mutex<Requests>,
     /// What containers of pods have printed, by the pod's key.
     pub logs: Mutex<BTreeMap<String, String>>,
-    /// What these took.
+    /// Which rights the requests used.
     pub used: Mutex<BTreeSet<Right>>,
     /// In which versions of HTTP they came.
     pub spoken: Mutex<BTreeSet<String>>,

@@ -122,7 +122,7 @@ impl Machine {
             state.extend(saved.lines().filter(|line| !line.starts_with('#')).map(without_counters));
         }
         state += &self.shell(
-            // Timers go on, and what a carrier changes comes when it likes.
+            // Timers go on, and carrier changes arrive at any time.
             "nft list tables | sort; nft --stateless list table ip mine; ipset save
              ip -o -d link | sed 's/<[^>]*>//; s/ state [A-Z]*//; s/[a-z_]*timer *[0-9.]*//g'
              ip address | grep inet; (ip route; ip -6 route) | sed 's/ linkdown//'

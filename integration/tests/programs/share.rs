@@ -1,4 +1,5 @@
-//! Of the connections that are established, too, an opener has a share: beyond it they wait in line as what nobody answers.
+//! One opener may keep only a share of the established connections. More of its connections wait in the line, like
+//! unanswered ones.
 
 use std::net::Ipv4Addr;
 

@@ -95,7 +95,7 @@ impl CniFiles {
             if let Some(first) = earlier(dir) {
                 tracing::warn!(
                     file = %dir.join(&first).display(),
-                    "runtimes take this network configuration instead of Cambric's, for its name comes first; remove it"
+                    "runtimes take this network configuration instead of Cambric's, because its name sorts first; remove it"
                 );
             }
         }

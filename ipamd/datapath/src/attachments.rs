@@ -1,4 +1,8 @@
 //! Checks the programs on interfaces, their links and their pins, and puts back what somebody removed.
+//!
+//! The upgrade of interfaces that are there already happens here, too: once, `take_over` puts this daemon's programs into
+//! the pinned links that an earlier daemon left ([`load::take_over`]); `heal_interface` replaces an earlier daemon's program
+//! where it is attached without a link, or by a filter.
 
 use std::{
     os::fd::{AsFd, OwnedFd},

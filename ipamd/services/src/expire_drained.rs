@@ -12,7 +12,7 @@ impl State {
         let mut gone = Vec::new();
         while self.ledger.draining.front().is_some_and(|it| it.until <= now) {
             let Some(it) = self.ledger.draining.pop_front() else { break };
-            // A backend that has come back is counted twice until here.
+            // If a backend has come back, until this point it is counted twice.
             self.ledger.allowance.give(None, Family::of(it.backend.address), Resource::Members, 1);
             let is_back = it.of.as_ref().is_some_and(|(owner, key)| {
                 let ports = self.ledger.programmed.get(owner).into_iter().flatten();

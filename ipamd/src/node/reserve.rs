@@ -58,7 +58,7 @@ impl Node {
             let stands = record
                 .committed
                 .is_some_and(|at| self.kernel.link_index(&request.key.host_ifname()) == Some(at.ifindex));
-            // Another plugin that has changed its interface in the same namespace has it taken over anew.
+            // Another plugin changed its interface in the same namespace: take it over again.
             let is_changed = request.chained.is_some() && record.attachment.netns_id == request.netns_id;
             match (stands, is_same) {
                 (true, true) => {

@@ -14,7 +14,6 @@ use ipamd_addresses::ipam::Pool;
 use ipamd_kernel::netlink::SocketDiag;
 use ipamd_machine::preflight::mount_bpffs;
 use ipamd_model::{
-    endpoint::FALLBACK_MTU,
     objects::Nodes,
     origins::{NearNode, Origin, Origins},
     uplink::Uplink,
@@ -248,12 +247,8 @@ impl Reconciler {
             tracing::warn!("{lost}");
         }
         self.broken = broken;
-        let smallest = plan.overlay.map(|overlay| overlay.mtu).into_iter().chain(uplinks.mtu).min();
-        let uplink_mtu = smallest.map(|mtu| mtu.clamp(1280, u16::MAX.into()));
-        self.node.set_mtu(self.mtu.or(uplink_mtu).unwrap_or(FALLBACK_MTU));
-        let too_large = self.mtu.zip(uplink_mtu).filter(|(mtu, takes)| mtu > takes).map(|(mtu, takes)| {
-            format!("mtu = {mtu} is larger than the {takes} bytes that the way out takes: large packets are cut or refused")
-        });
+        let (mtu, too_large) = plan::pod_mtu(self.mtu, uplinks.mtu, plan.overlay.map(|overlay| overlay.mtu));
+        self.node.set_mtu(mtu);
         self.node.set_findings(Findings {
             uplinks: uplinks
                 .present

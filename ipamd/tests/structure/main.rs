@@ -29,16 +29,7 @@ fn drawn() -> BTreeMap<String, BTreeSet<String>> {
             names.map(ToOwned::to_owned).collect::<BTreeSet<_>>()
         };
         let name = cells[1].trim_matches('`').to_owned();
-        let may = match cells[3] {
-            "all" => None,
-            "all of the above but `ipamd/ctl`" => {
-                Some(crates.keys().filter(|it| *it != "ipamd/ctl").cloned().collect())
-            }
-            cell => Some(named(cell)),
-        };
-        if let Some(may) = may {
-            crates.insert(name, may);
-        }
+        crates.insert(name, named(cells[3]));
     }
     crates
 }
@@ -61,10 +52,8 @@ fn crates_depend_on_what_the_picture_says() {
         let has = dependencies(name);
         let more = has.difference(may).collect::<Vec<_>>();
         assert!(more.is_empty(), "{name} depends on {more:?}, which ARCHITECTURE.md does not say");
-        if name != "ipamd" {
-            let fewer = may.difference(&has).collect::<Vec<_>>();
-            assert!(fewer.is_empty(), "{name} does not need {fewer:?} of ARCHITECTURE.md");
-        }
+        let fewer = may.difference(&has).collect::<Vec<_>>();
+        assert!(fewer.is_empty(), "{name} does not need {fewer:?} of ARCHITECTURE.md");
     }
     for member in fs::read_dir(root().join("ipamd")).unwrap() {
         let path = member.unwrap().path();
@@ -75,7 +64,7 @@ fn crates_depend_on_what_the_picture_says() {
 
 #[test]
 fn no_two_files_of_a_crate_need_each_other() {
-    let crates = drawn().into_keys().chain(["integration".to_owned()]);
+    let crates = drawn().into_keys();
     let mut found = String::new();
     for name in crates {
         let circles = circles(&root().join(&name).join("src"));

@@ -10,8 +10,7 @@ pub(super) struct VirtualService {
     pub(super) at: SocketAddr,
 }
 
-/// Reads the virtual services out of the list; their backends are passed over, and so are those by a packet's mark, of
-/// which kube-proxy makes none.
+/// Reads the virtual services out of the list. Backends are ignored. Services by packet mark too: kube-proxy makes none.
 pub(super) fn services(list: &str) -> Vec<VirtualService> {
     list.lines().filter_map(service).collect()
 }

@@ -71,7 +71,7 @@ impl State {
         let outcome = self.admit(endpoint.clone(), Some(Arc::clone(&slot)));
         // Nobody waits for the answer, so the ADD has returned already, and only a person can help.
         if let Err(Err(error)) = answer.send(outcome) {
-            tracing::warn!(%key, %error, "the endpoint is cut off");
+            tracing::warn!(%key, %error, "its policy cannot be put in force: all packets of the endpoint are dropped");
             self.closed.insert(key, Closed { endpoint, slot, reason: error.to_string() });
         }
     }

@@ -25,7 +25,7 @@ use crate::{
 /// How many patterns of DNS names may have a number that no map has.
 const TRIED_DOMAINS: usize = 1024;
 
-/// An endpoint whose policy did not get into the tables after its ADD had to go on.
+/// An endpoint whose ADD returned before its policy was written, and then writing failed.
 #[derive(Debug)]
 pub(super) struct Closed {
     pub endpoint: LocalEndpoint,

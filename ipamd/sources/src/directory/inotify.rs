@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How often the queue is read before what it held is looked at: somebody may write faster than it is read.
+/// Reads of the queue before its events are handled. Somebody may write faster than it is read.
 const READS: usize = 256;
 
 /// The watches of directories, and of files that links point to.
