@@ -86,6 +86,10 @@ static __always_inline __overloadable int ct_store(struct __sk_buff *skb, struct
 
 	int reason = claim_source_port(skb, packet, from, source_changes ? CLAIM_OF_NODE : 0);
 
+	/* What answers a service comes as its backend, and meets the reverse entry. So who answers as the service meets
+	 * the slow path, which refuses it. */
+	if (destination_changes)
+		entry->way[to].via = VIA_UNKNOWN;
 	return reason ? reason : ct_insert(room, key, entry, way->nat, true);
 }
 

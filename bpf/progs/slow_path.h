@@ -428,6 +428,10 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 	int reason = PARSED;
 
 	if (is_reply && old) {
+		/* What answers a service comes as its backend, and meets the reverse entry. Nobody beyond the node is
+		 * the service itself. */
+		if (!by_stack && !(old->flags & CT_NAT_REVERSE) && old->way[(side ^ 1) & 1].nat & NAT_DESTINATION)
+			return DROP_MARTIAN;
 		nat = old->way[side & 1].nat;
 		if (nat & NAT_DESTINATION) {
 			translated->destination = old->nat_address[(side ^ 1) & 1];

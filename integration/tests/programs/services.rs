@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bpf::layout::{CT_RESET, CtEntry, ENDPOINT_CHAINED, ENDPOINT_SHAPED};
 use etherparse::{PacketBuilder, PacketHeaders};
-use integration::programs::{Bench, DROP, FAR4, FAR6, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
+use integration::programs::{Bench, DROP, FAR4, FAR6, Local, NODE4, NODE6, PASS, REDIRECT, Ran, Served};
 
 use crate::packets::{
     Seen, TCP_ACK, TCP_RST, TCP_SYN, TCP_SYN_ACK, bench, changes, macs, network4, network6, seen, tcp4, tcp6,
@@ -50,6 +50,58 @@ fn what_is_addressed_to_a_service_goes_to_its_backend_and_back() {
         Seen { source: cluster.ip(), destination: a.ipv4.into(), hops: 64, ports: (80, 40_000) }
     );
     changes(&bench, &before, &[], (2, 0));
+}
+
+#[test]
+fn nobody_beyond_the_node_answers_as_a_service() {
+    for far in [false, true] {
+        let bench = bench();
+        let (a, b) = (bench.a, bench.b);
+        let services: [(IpAddr, IpAddr, IpAddr); 2] = [
+            ("10.96.0.10".parse().unwrap(), a.ipv4.into(), if far { FAR4.into() } else { b.ipv4.into() }),
+            ("fd00:96::10".parse().unwrap(), a.ipv6.into(), if far { FAR6.into() } else { b.ipv6.into() }),
+        ];
+        for (number, (service, client, backend)) in (1..).zip(services) {
+            bench.serve(&Served::tcp(number, at(service, 80), &[at(backend, 8080)])).unwrap();
+            let from = |local: &Local, to: IpAddr, ports, flags| match to {
+                IpAddr::V4(to) => tcp4(local, to, ports, flags),
+                IpAddr::V6(to) => tcp6(local, to, ports, flags),
+            };
+            let network = |from: IpAddr, to: IpAddr, ports, flags| match (from, to) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => network4(&bench, from, to, ports, flags),
+                (IpAddr::V6(from), IpAddr::V6(to)) => network6(&bench, from, to, ports, flags),
+                _ => unreachable!(),
+            };
+            let opened =
+                bench.run("from_endpoint", a.ifindex, &from(&a, service, (40_000, 80), TCP_SYN)).unwrap();
+            let there = seen(&opened.packet);
+            let forged = |flags, when: &str| {
+                let martians = || bench.drops().unwrap().get("martian").copied().unwrap_or(0);
+                let before = martians();
+                let packet = network(service, client, (80, 40_000), flags);
+                let ran = bench.run("from_network", bench.uplink, &packet).unwrap();
+                assert_eq!(ran.action, DROP, "{service} by {backend}, {when}");
+                assert_eq!(martians(), before + 1, "{service} by {backend}, {when}");
+            };
+            forged(TCP_SYN_ACK, "before the answer");
+            let answer = |flags| {
+                let ports = (8080, there.ports.0);
+                let back = if far {
+                    bench.run("from_network", bench.uplink, &network(backend, there.source, ports, flags))
+                } else {
+                    bench.run("from_endpoint", b.ifindex, &from(&b, client, ports, flags))
+                };
+                assert_eq!(delivered(&back.unwrap()).source, service);
+            };
+            answer(TCP_SYN_ACK);
+            forged(TCP_SYN_ACK, "after the answer");
+            forged(TCP_ACK, "after the answer");
+            forged(TCP_RST, "after the answer");
+            bench.run("from_endpoint", a.ifindex, &from(&a, service, (40_000, 80), TCP_ACK)).unwrap();
+            forged(TCP_ACK, "when it is established");
+            answer(TCP_ACK);
+        }
+    }
 }
 
 #[test]
