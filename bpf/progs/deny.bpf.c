@@ -15,8 +15,10 @@
 
 /* How many deny sets are counted. `DENY_SETS` in layout.rs. */
 #define DENY_SETS 1024
-/* How many VLAN tags are passed over: a service tag and a customer tag (802.1ad). */
-#define VLAN_TAGS 2
+/* How many VLAN tags are passed over. The kernel takes off any number of tags that have no VLAN's number. */
+#define VLAN_TAGS 8
+/* Frames with more tags than that are counted under this number. */
+#define TOO_MANY_TAGS 0
 
 struct denied4 {
 	__u32 bits;
@@ -63,18 +65,20 @@ struct {
 	__type(value, struct deny_count);
 } deny_counts SEC(".maps");
 
-static __always_inline int verdict(struct xdp_md *ctx, const __u32 *set)
+static __always_inline int drop(struct xdp_md *ctx, __u32 number)
 {
-	struct deny_count *count;
+	struct deny_count *count = bpf_map_lookup_elem(&deny_counts, &number);
 
-	if (!set || !*set)
-		return XDP_PASS;
-	count = bpf_map_lookup_elem(&deny_counts, set);
 	if (count) {
 		count->packets++;
 		count->bytes += ctx->data_end - ctx->data;
 	}
 	return XDP_DROP;
+}
+
+static __always_inline int verdict(struct xdp_md *ctx, const __u32 *set)
+{
+	return set && *set ? drop(ctx, *set) : XDP_PASS;
 }
 
 static __always_inline int judge(struct xdp_md *ctx)
@@ -99,6 +103,8 @@ static __always_inline int judge(struct xdp_md *ctx)
 			return XDP_PASS;
 		protocol = tag->protocol;
 	}
+	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))
+		return drop(ctx, TOO_MANY_TAGS);
 	if (protocol == bpf_htons(ETH_P_IP)) {
 		struct denied4 key = { .bits = 32 };
 		struct iphdr *ip = at;

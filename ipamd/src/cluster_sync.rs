@@ -70,6 +70,8 @@ struct StartRequest {
 #[derive(Debug)]
 pub struct InitialSync {
     sync: ClusterSync,
+    /// The API server's address, if the configuration has one and no name.
+    pub api_server: Option<IpAddr>,
     first: oneshot::Receiver<Option<objects::Node>>,
 }
 
@@ -118,10 +120,13 @@ impl ClusterSync {
                     client.cluster_url
                 ));
                 let (copy, node) = (config.state_dir.join(COPY), config.node_name.clone());
-                Self::spawn(own, move || {
+                let host = client.cluster_url.host().unwrap_or_default();
+                let api_server = host.trim_matches(['[', ']']).parse().ok();
+                let begun = Self::spawn(own, move || {
                     let (source, pod_lookup, network) = Kube::open(&client, &node, &copy)?;
                     Ok((source, Some(pod_lookup), Some(network)))
-                })
+                })?;
+                Ok(InitialSync { api_server, ..begun })
             }
         }
     }
@@ -154,7 +159,7 @@ impl ClusterSync {
         })?;
         let sync =
             Self { stop: Some(stop), start: Some(start), thread: Some(thread), state, pod_lookup, network };
-        Ok(InitialSync { sync, first })
+        Ok(InitialSync { sync, api_server: None, first })
     }
 }
 

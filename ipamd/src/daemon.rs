@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use bpf::attach::Pins;
 use ipamd_api::{files, key::is_host_ifname};
+use ipnetwork::IpNetwork;
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -94,6 +95,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let initial_sync = ClusterSync::open(&config, Arc::clone(&startup)).await?;
     let source = initial_sync.state();
     startup.set_source(source.clone());
+    config.deny_exempt.extend(initial_sync.api_server.map(IpNetwork::from));
     // What an earlier daemon put in force stays in the kernel until the whole cluster is known.
     let cluster = tokio::select! {
         cluster = initial_sync.finished() => cluster?,
@@ -109,7 +111,6 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;
-    let attachments = store.1.attachments.len();
     let node = Arc::new(make_node(&config, store, &pins, &datapath, &policy, &services)?);
     let metrics = metrics(&config, source, set_aside);
     let deletes_dir = files::released(&config.socket);
@@ -154,7 +155,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         background(&node, deletes_dir, cluster_sync.network.clone(), &remote_nodes, &metrics);
     served.open(metrics, Arc::clone(&node));
     notify_systemd(&[sd_notify::NotifyState::Ready]);
-    log_serving(&config, attachments, &datapath);
+    log_serving(&config, node.attachments().len(), &datapath);
 
     let exit_reason = signals.exit_reason(&config, &node, of_the_node.then_some(&*remote_nodes)).await;
     served.stop();

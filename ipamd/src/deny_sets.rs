@@ -11,6 +11,7 @@ use std::{
 use ipamd_datapath::{Datapath, DenySets};
 use ipamd_model::{
     deny,
+    field::shown,
     objects::{Change, Kind, NetworkSet, Node, Object, ObjectId},
     services::EndpointSlice,
 };
@@ -21,6 +22,10 @@ use ipnetwork::IpNetwork;
 const LOOK: Duration = Duration::from_secs(1);
 /// After a look that took long there is none for so many times as long.
 const REST: u32 = 20;
+/// There is never a longer rest.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// What a link does not work without: neighbour discovery, DHCP, and the search for duplicate addresses.
+const OF_THE_LINK: [&str; 3] = ["fe80::/10", "::/128", "0.0.0.0/32"];
 /// The Service of the API server.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
@@ -31,6 +36,8 @@ pub struct DenyPrefixes {
     /// What the configuration exempts.
     exempt: Vec<IpNetwork>,
     state: Mutex<State>,
+    /// What was wrong when somebody last looked.
+    told: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -40,7 +47,7 @@ struct State {
     /// The sets of the cluster, by the names of their objects.
     of_cluster: BTreeMap<Arc<str>, Arc<[IpNetwork]>>,
     /// What is wrong with them, by the same names.
-    faults: BTreeMap<Arc<str>, String>,
+    faults: BTreeMap<String, String>,
     /// What each object exempts: nodes, and the API server's EndpointSlices.
     exempt: BTreeMap<ObjectId, Vec<IpNetwork>>,
     directory: Option<DenyDirectory>,
@@ -56,7 +63,7 @@ impl DenyPrefixes {
         if let Some(directory) = &mut directory {
             directory.look();
         }
-        Self { datapath, exempt, state: Mutex::new(State::with(directory)) }
+        Self { datapath, exempt, state: Mutex::new(State::with(directory)), told: Mutex::default() }
     }
 
     /// Takes in what changes say. `first`: these are all objects of the cluster.
@@ -66,10 +73,14 @@ impl DenyPrefixes {
         state.is_known |= first;
         for change in changes {
             is_other |= match change {
-                Change::Put(Object::NetworkSet(set)) if set.namespace.is_none() => state.put_set(set),
+                Change::Put(Object::NetworkSet(set)) => state.put_set(set),
                 Change::Put(Object::Node(node)) => state.put_exempt(change.id(), of_node(node)),
                 Change::Put(Object::EndpointSlice(slice)) => state.put_exempt(change.id(), of_slice(slice)),
                 Change::Remove(id) if id.kind == Kind::GlobalNetworkSet => state.remove_set(&id.name),
+                Change::Remove(id) if id.kind == Kind::NetworkSet => {
+                    state.faults.remove(&id.to_string());
+                    false
+                }
                 Change::Remove(id) => state.exempt.remove(id).is_some(),
                 Change::Put(_) => false,
             };
@@ -77,6 +88,7 @@ impl DenyPrefixes {
         if is_other {
             self.put(&mut state);
         }
+        self.tell(&state);
     }
 
     /// When the directory is to be looked at; `None` without one.
@@ -93,16 +105,25 @@ impl DenyPrefixes {
             return;
         }
         let Some(directory) = &mut state.directory else { return };
-        let before: BTreeSet<_> = directory.problems().collect();
         let changed = directory.look();
-        for problem in directory.problems().filter(|problem| !before.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
+        // To look takes a share of the time, however large the lists are.
+        let rest = (began.elapsed() * REST).clamp(LOOK, LONGEST_REST);
         if changed || state.failure.is_some() {
             self.put(&mut state);
         }
-        // To look takes a share of the time, however large the lists are.
-        state.next_look = Instant::now() + LOOK.max(began.elapsed() * REST);
+        state.next_look = Instant::now() + rest;
+        self.tell(&state);
+    }
+
+    /// Says what is wrong, and logs what was not before.
+    fn tell(&self, state: &State) {
+        let of_directory = state.directory.iter().flat_map(DenyDirectory::problems);
+        let problems: Vec<_> = state.faults.values().cloned().chain(of_directory).collect();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        *told = problems;
     }
 
     fn put(&self, state: &mut State) {
@@ -114,11 +135,15 @@ impl DenyPrefixes {
             sets.insert(format!("GlobalNetworkSet {name}"), Arc::clone(prefixes));
         }
         if let Some(directory) = &state.directory {
-            // Then what an earlier daemon has put in force stays.
-            let Some(files) = directory.sets() else { return };
-            sets.extend(files.map(|(name, prefixes)| (format!("file {name}"), prefixes)));
+            match directory.sets() {
+                Some(files) => sets.extend(files.map(|(name, prefixes)| (format!("file {name}"), prefixes))),
+                // What an earlier daemon has put in force of the directory stays, with all else that it had.
+                None if self.datapath.deny().has_former() => return,
+                None => {}
+            }
         }
-        let exempt = state.exempt.values().flatten().chain(&self.exempt).copied().collect();
+        let own = OF_THE_LINK.iter().filter_map(|prefix| prefix.parse().ok());
+        let exempt = state.exempt.values().flatten().chain(&self.exempt).copied().chain(own).collect();
         let failure = self.datapath.deny().set(&sets, &exempt).err().map(|error| error.to_string());
         if let Some(failure) = failure.as_ref().filter(|it| state.failure.as_ref() != Some(*it)) {
             tracing::warn!("cannot put the deny sets in force: {failure}");
@@ -126,11 +151,9 @@ impl DenyPrefixes {
         state.failure = failure;
     }
 
-    /// What is wrong, a sentence each.
+    /// What is wrong, a sentence each. This waits for no change.
     pub fn problems(&self) -> Vec<String> {
-        let state = self.state();
-        let of_directory = state.directory.iter().flat_map(DenyDirectory::problems);
-        state.faults.values().cloned().chain(of_directory).collect()
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -152,8 +175,30 @@ impl State {
     }
 
     fn put_set(&mut self, set: &NetworkSet) -> bool {
-        if set.labels.get(deny::LABEL).is_none_or(|value| *value != *deny::TRUE) {
-            return self.remove_set(&set.name);
+        let label = set.labels.get(deny::LABEL);
+        if let Some(namespace) = &set.namespace {
+            let named = format!("{}/{}", namespace, set.name);
+            let fault = label.map(|_| {
+                format!(
+                    "NetworkSet {named}: {}: a NetworkSet denies nothing; write a GlobalNetworkSet",
+                    deny::LABEL
+                )
+            });
+            self.set_fault(&format!("NetworkSet {named}"), fault);
+            return false;
+        }
+        if label != Some(deny::TRUE) {
+            let is_changed = self.remove_set(&set.name);
+            let fault = label.filter(|value| *value != deny::FALSE).map(|value| {
+                format!(
+                    "GlobalNetworkSet {}: {} is {}, which denies nothing; write \"true\" or \"false\"",
+                    set.name,
+                    deny::LABEL,
+                    shown(value)
+                )
+            });
+            self.set_fault(&set.name, fault);
+            return is_changed;
         }
         let (mut prefixes, mut faults) = (BTreeSet::new(), Vec::new());
         for net in &set.nets {
@@ -162,13 +207,10 @@ impl State {
                 Err(why) => faults.push(why),
             }
         }
-        match faults.into_iter().next() {
-            Some(why) => self.faults.insert(
-                Arc::clone(&set.name),
-                format!("GlobalNetworkSet {}: spec.nets: {why}; its other prefixes are in force", set.name),
-            ),
-            None => self.faults.remove(&set.name),
-        };
+        let fault = faults.into_iter().next().map(|why| {
+            format!("GlobalNetworkSet {}: spec.nets: {why}; its other prefixes are in force", set.name)
+        });
+        self.set_fault(&set.name, fault);
         let prefixes: Arc<[IpNetwork]> = prefixes.into_iter().collect();
         let former = self.of_cluster.insert(Arc::clone(&set.name), Arc::clone(&prefixes));
         former.is_none_or(|former| former != prefixes)
@@ -177,6 +219,13 @@ impl State {
     fn remove_set(&mut self, name: &str) -> bool {
         self.faults.remove(name);
         self.of_cluster.remove(name).is_some()
+    }
+
+    fn set_fault(&mut self, name: &str, fault: Option<String>) {
+        match fault {
+            Some(fault) => self.faults.insert(name.to_owned(), fault),
+            None => self.faults.remove(name),
+        };
     }
 
     fn put_exempt(&mut self, id: ObjectId, prefixes: Vec<IpNetwork>) -> bool {
@@ -224,26 +273,45 @@ mod tests {
         }
     }
 
-    fn shown(state: &State) -> String {
-        let prefixes = state.of_cluster.values().flat_map(|it| it.iter()).map(ToString::to_string);
-        prefixes.collect::<Vec<_>>().join(" ")
+    fn prefixes(state: &State) -> String {
+        let all = state.of_cluster.values().flat_map(|it| it.iter()).map(ToString::to_string);
+        all.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn a_set_denies_while_it_has_the_label() {
         let mut state = State::with(None);
         assert!(state.put_set(&set(None, "true", &["192.0.2.7/24", "192.0.2.0/24"])));
-        assert_eq!(shown(&state), "192.0.2.0/24");
+        assert_eq!(prefixes(&state), "192.0.2.0/24");
         assert!(!state.put_set(&set(None, "true", &["192.0.2.0/24"])), "nothing has changed");
         assert!(state.put_set(&set(None, "yes", &["192.0.2.0/24"])));
-        assert_eq!(shown(&state), "");
+        assert_eq!(prefixes(&state), "");
+        let told: Vec<_> = state.faults.values().collect();
+        assert_eq!(
+            told,
+            [
+                "GlobalNetworkSet bad: cambric.io/deny is \"yes\", which denies nothing; write \"true\" or \"false\""
+            ]
+        );
+        assert!(!state.put_set(&set(None, "false", &["192.0.2.0/24"])) && state.faults.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_denies_nothing() {
+        let mut state = State::with(None);
+        assert!(!state.put_set(&set(Some("shop"), "true", &["192.0.2.0/24"])));
+        let told: Vec<_> = state.faults.values().collect();
+        assert_eq!(
+            told,
+            ["NetworkSet shop/bad: cambric.io/deny: a NetworkSet denies nothing; write a GlobalNetworkSet"]
+        );
     }
 
     #[test]
     fn all_addresses_of_a_family_are_never_denied_and_that_is_told() {
         let mut state = State::with(None);
         assert!(state.put_set(&set(None, "true", &["0.0.0.0/0", "192.0.2.0/24"])));
-        assert_eq!(shown(&state), "192.0.2.0/24");
+        assert_eq!(prefixes(&state), "192.0.2.0/24");
         let told: Vec<_> = state.faults.values().collect();
         assert_eq!(
             told,
@@ -260,10 +328,10 @@ mod tests {
     fn an_object_exempts_what_it_says_last() {
         let mut state = State::with(None);
         let id = ObjectId::global(Kind::Node, "a");
-        let prefixes = |text: &str| vec![text.parse().unwrap()];
-        assert!(state.put_exempt(id.clone(), prefixes("192.0.2.1/32")));
-        assert!(!state.put_exempt(id.clone(), prefixes("192.0.2.1/32")));
-        assert!(state.put_exempt(id.clone(), prefixes("192.0.2.2/32")));
+        let of = |text: &str| vec![text.parse().unwrap()];
+        assert!(state.put_exempt(id.clone(), of("192.0.2.1/32")));
+        assert!(!state.put_exempt(id.clone(), of("192.0.2.1/32")));
+        assert!(state.put_exempt(id.clone(), of("192.0.2.2/32")));
         assert!(state.put_exempt(id, Vec::new()) && state.exempt.is_empty());
     }
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 pub const LABEL: &str = "cambric.io/deny";
 /// See [`LABEL`].
 pub const TRUE: &str = "true";
+/// As without the label.
+pub const FALSE: &str = "false";
 
 /// Where the program of the deny sets runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

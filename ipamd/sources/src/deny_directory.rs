@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, Metadata},
+    mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,7 +17,7 @@ use crate::directory::read_file;
 
 /// Files of these extensions are read.
 const EXTENSIONS: [&str; 2] = ["txt", "netset"];
-/// A file that was changed so lately may have been changed again within the same tick of the file system's clock.
+/// A file that was changed so lately may be about to be changed again, as by a program that writes it in place.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// What is known of the directory.
@@ -35,7 +36,7 @@ pub struct DenyDirectory {
 
 #[derive(Debug, Default)]
 struct File {
-    /// The version that was read last; `None` if it is to be read again in any case.
+    /// The version that was read last; `None` if none was.
     version: Option<Version>,
     prefixes: Arc<[IpNetwork]>,
     trouble: Option<String>,
@@ -73,15 +74,16 @@ impl DenyDirectory {
         };
         self.trouble = None;
         let gone: Vec<_> = self.files.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
-        let mut changed = !self.was_read || !gone.is_empty();
-        self.was_read = true;
+        let is_first = !mem::replace(&mut self.was_read, true);
+        let mut changed = is_first || !gone.is_empty();
         for name in gone {
             self.files.remove(&name);
         }
         for (name, version) in found {
             let file = self.files.entry(name.clone()).or_default();
-            if file.version != Some(version) {
-                changed |= file.read(&self.path.join(name), version, now);
+            // What is there when the daemon starts is in force at once.
+            if file.version != Some(version) && (is_first || is_settled(version, now)) {
+                changed |= file.read(&self.path.join(name), version);
             }
         }
         changed
@@ -101,13 +103,9 @@ impl DenyDirectory {
             if !is_list(&name) {
                 continue;
             }
-            // Of a link the target counts: that is how a ConfigMap is mounted.
-            if let Ok(metadata) = fs::metadata(entry.path()) {
-                found.insert(name, version(&metadata));
-            } else if self.files.contains_key(&name) {
-                // It is being replaced, or its target is.
-                found.insert(name, (0, 0, 0, 0));
-            }
+            // Of a link the target counts: that is how a ConfigMap is mounted. What leads nowhere may be about to be replaced.
+            found
+                .insert(name, fs::metadata(entry.path()).map_or((0, 0, 0, 0), |metadata| version(&metadata)));
         }
         if self.identity.is_some_and(|it| it != identity) && found.is_empty() && !self.files.is_empty() {
             return Err(format!(
@@ -135,7 +133,7 @@ impl DenyDirectory {
 
 impl File {
     /// Reads it. Returns whether its prefixes are others now.
-    fn read(&mut self, path: &Path, version: Version, now: SystemTime) -> bool {
+    fn read(&mut self, path: &Path, version: Version) -> bool {
         let is_first = self.version.is_none() && self.prefixes.is_empty();
         let text = match read_file::read(path) {
             Ok(text) => text,
@@ -145,10 +143,7 @@ impl File {
                 return false;
             }
         };
-        let changed = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = i128::try_from(changed.as_nanos()).unwrap_or(i128::MAX) - version.3;
-        let is_settled = age > i128::try_from(FRESH.as_nanos()).unwrap_or(i128::MAX);
-        self.version = is_settled.then_some(version);
+        self.version = Some(version);
         if text.trim().is_empty() && !self.prefixes.is_empty() {
             self.trouble = Some(
                 "this file is empty; what it said stays in force until it has content or is removed".into(),
@@ -171,10 +166,21 @@ impl File {
         if !faults.is_empty() && !is_first {
             return false;
         }
+        if prefixes.is_empty() && faults.is_empty() {
+            self.trouble = Some("this file has no prefix, so it denies nothing".into());
+        }
         let is_other = prefixes[..] != self.prefixes[..];
         self.prefixes = prefixes.into();
         is_other
     }
+}
+
+/// Whether a file was last changed some time ago.
+fn is_settled(version: Version, now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);
+    // A time to come is no reason to wait for it.
+    !(0..since(FRESH)).contains(&(since(now) - version.3))
 }
 
 fn version(metadata: &Metadata) -> Version {
@@ -223,8 +229,15 @@ fn prefix(text: &str) -> Result<IpNetwork, String> {
     Ok(prefix)
 }
 
-/// Refuses a prefix that has every address of its family, a sentence: nobody means to cut the node off from everybody.
+/// Refuses a prefix, a sentence, that has every address of its family, since nobody means to cut the node off from everybody; and one of IPv4
+/// addresses within IPv6, which no packet comes from.
 pub fn check(prefix: IpNetwork) -> Result<(), String> {
+    if let IpNetwork::V6(it) = prefix
+        && it.prefix() >= 96
+        && let Some(address) = it.network().to_ipv4_mapped()
+    {
+        return Err(format!("{prefix} is written as {address}/{}", it.prefix() - 96));
+    }
     if prefix.prefix() == 0 {
         return Err(format!("{prefix} would deny every address; write the prefixes that are meant"));
     }
@@ -253,11 +266,13 @@ mod tests {
 
     #[test]
     fn what_is_no_prefix_is_told_by_its_line() {
-        let (prefixes, faults) =
-            parse("192.0.2.0/24\n192.0.2.1/24\n0.0.0.0/0\n::/0\nexample.com\n192.0.2.0/33\n");
+        let (prefixes, faults) = parse(
+            "192.0.2.0/24\n192.0.2.1/24\n0.0.0.0/0\n::/0\nexample.com\n192.0.2.0/33\n::ffff:192.0.2.1\n",
+        );
         assert_eq!(prefixes.len(), 1);
         let said: Vec<_> = faults.iter().map(|it| format!("{}: {}", it.line, it.why)).collect();
-        assert_eq!(said.len(), 5, "{said:?}");
+        assert_eq!(said.len(), 6, "{said:?}");
+        assert_eq!(said[5], "7: ::ffff:192.0.2.1/128 is written as 192.0.2.1/32");
         assert_eq!(said[0], "2: \"192.0.2.1/24\" has bits behind its length; write 192.0.2.0/24");
         assert!(said[1].contains("would deny every address"), "{}", said[1]);
     }
@@ -343,15 +358,35 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_written_just_now_is_read_again() {
+    fn a_file_counts_when_nobody_has_changed_it_for_a_while() {
         let mut bench = Bench::new();
         bench.write("a.txt", "192.0.2.1");
         bench.now = SystemTime::now();
-        assert!(bench.look());
-        assert_eq!(bench.it.files["a.txt"].version, None);
+        assert!(bench.look(), "when the daemon starts it counts at once");
+        for text in ["", "192.0.2.1\n128.0.0.0/1", "192.0.2.1\n192.0.2.2"] {
+            bench.write("a.txt", text);
+            bench.now = SystemTime::now();
+            assert!(!bench.look());
+            assert_eq!(bench.said(), "a.txt: 192.0.2.1/32");
+        }
         bench.now += FRESH * 2;
-        assert!(!bench.look());
-        assert!(bench.it.files["a.txt"].version.is_some());
+        assert!(bench.look());
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32 192.0.2.2/32");
+    }
+
+    #[test]
+    fn what_denies_nothing_and_what_leads_nowhere_is_told() {
+        let mut bench = Bench::new();
+        bench.write("a.txt", "# nothing\n");
+        std::os::unix::fs::symlink("nowhere", bench.path("b.txt")).unwrap();
+        bench.look();
+        let problems: Vec<_> = bench.it.problems().collect();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(
+            problems[0].ends_with("a.txt: this file has no prefix, so it denies nothing"),
+            "{problems:?}"
+        );
+        assert!(problems[1].contains("b.txt: this file cannot be read"), "{problems:?}");
     }
 
     proptest! {

@@ -20,13 +20,8 @@ use super::{
 pub(super) struct Links {
     pins: Pins,
     mode: DenyMode,
-    held: Mutex<BTreeMap<String, Held>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    link: OwnedFd,
-    ifindex: u32,
+    /// Held open, so a link goes on if somebody deletes its pin.
+    held: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
 impl Links {
@@ -65,14 +60,13 @@ impl Links {
         if !held.contains_key(ifname)
             && let Ok(link) = attach::open_pinned(&path)
         {
-            held.insert(ifname.clone(), Held { link, ifindex: *ifindex });
+            held.insert(ifname.clone(), link);
         }
-        if let Some(Held { link, ifindex: at }) = held.get_mut(ifname)
+        if let Some(link) = held.get(ifname)
             && let Ok(info) = attach::xdp_link_info(link.as_fd())
             && info.ifindex == *ifindex
             && let Some(mode) = attach::xdp_mode(*ifindex)?.filter(|mode| self.allows(*mode))
         {
-            *at = *ifindex;
             let (form, id) = program.of(mode);
             if info.program_id != id {
                 attach::replace_in_link(link.as_fd(), form)?;
@@ -88,7 +82,7 @@ impl Links {
         remove_pin(&path)?;
         let link = self.attach_anew(program, *ifindex).map_err(|error| refused(ifname, error))?;
         self.pin(&link, ifname)?;
-        held.insert(ifname.clone(), Held { link, ifindex: *ifindex });
+        held.insert(ifname.clone(), link);
         Ok(Some(format!("attached the program of the deny sets to {ifname}")))
     }
 
@@ -131,23 +125,28 @@ impl Links {
         Ok(())
     }
 
-    /// Where the program runs, by the interfaces' names.
+    /// Whether there is a link, be it an earlier daemon's.
+    pub fn are_pinned(&self) -> bool {
+        fs::read_dir(self.pins.deny_links()).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Where the program runs, by the interfaces' names; also where it is an earlier daemon's.
     pub fn modes(&self) -> BTreeMap<String, DenyMode> {
-        let held = self.held();
-        let modes = held.iter().filter_map(|(name, held)| {
-            let info = attach::xdp_link_info(held.link.as_fd()).ok()?;
-            let mode =
-                attach::xdp_mode(held.ifindex).ok().flatten().filter(|_| info.ifindex == held.ifindex)?;
-            let mode = match mode {
+        let entries = fs::read_dir(self.pins.deny_links()).into_iter().flatten().flatten();
+        let modes = entries.filter_map(|entry| {
+            let name = entry.file_name().to_str()?.replace('%', ".");
+            let link = attach::open_pinned(&entry.path()).ok()?;
+            let ifindex = attach::xdp_link_info(link.as_fd()).ok()?.ifindex;
+            let mode = match attach::xdp_mode(ifindex).ok()?? {
                 XdpMode::Native => DenyMode::Native,
                 XdpMode::Generic => DenyMode::Generic,
             };
-            Some((name.clone(), mode))
+            Some((name, mode))
         });
         modes.collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,7 @@ mod program;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use bpf::attach::Pins;
@@ -18,11 +18,14 @@ use ipnetwork::IpNetwork;
 
 pub use self::entries::DenySets;
 use self::{
-    entries::{Entries, Numbers},
+    entries::{EXEMPT, Entries, Numbers},
     links::Links,
     program::Program,
 };
 use super::{error::DatapathError, repairs::Repairs};
+
+/// In place of a set: frames with so many VLAN tags that the program does not look behind them are dropped.
+const TOO_MANY_TAGS: &str = "more than 8 VLAN tags";
 
 /// What one set has dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct DenyUse {
 pub struct DenyList {
     links: Links,
     state: Mutex<State>,
+    /// What [`Self::uses`] said last: while large sets are written nobody waits to be told.
+    told: Mutex<Vec<DenyUse>>,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +70,7 @@ struct Wanted {
 impl DenyList {
     /// Nothing is loaded until there is a set.
     pub(super) fn new(pins: &Pins, mode: DenyMode) -> Self {
-        Self { links: Links::new(pins.clone(), mode), state: Mutex::default() }
+        Self { links: Links::new(pins.clone(), mode), state: Mutex::default(), told: Mutex::default() }
     }
 
     /// Puts these sets in force, except for prefixes in `exempt`, which no set may deny. Sets that are the same cost nothing.
@@ -105,18 +110,24 @@ impl DenyList {
         self.links.attach(program, uplinks, known)
     }
 
-    /// What each set has dropped, by name.
+    /// Whether an earlier daemon's program is attached, and this one's is not.
+    pub fn has_former(&self) -> bool {
+        self.state().program.is_none() && self.links.are_pinned()
+    }
+
+    /// What each set has dropped, by name; while sets are written, what it was before.
     ///
     /// # Errors
     /// The counts cannot be read.
     pub fn uses(&self) -> Result<Vec<DenyUse>, DatapathError> {
-        let state = self.state();
-        let (Some(program), Some(wanted)) = (&state.program, &state.wanted) else { return Ok(Vec::new()) };
-        let uses = wanted.sizes.iter().map(|(name, prefixes)| {
-            let (packets, bytes) = program.count(state.numbers.of(name))?;
-            Ok(DenyUse { name: name.clone(), prefixes: *prefixes, packets, bytes })
-        });
-        uses.collect()
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(told.clone()),
+        };
+        *told = state.uses()?;
+        Ok(told.clone())
     }
 
     /// How the program is attached, by the uplinks' names.
@@ -130,6 +141,19 @@ impl DenyList {
 }
 
 impl State {
+    fn uses(&self) -> Result<Vec<DenyUse>, DatapathError> {
+        let (Some(program), Some(wanted)) = (&self.program, &self.wanted) else { return Ok(Vec::new()) };
+        let named =
+            wanted.sizes.iter().map(|(name, prefixes)| (name.as_str(), *prefixes, self.numbers.of(name)));
+        let uses = named.chain([(TOO_MANY_TAGS, 0, EXEMPT)]).map(|(name, prefixes, number)| {
+            let (packets, bytes) = program.count(number)?;
+            Ok(DenyUse { name: name.to_owned(), prefixes, packets, bytes })
+        });
+        let mut uses = uses.collect::<Result<Vec<_>, DatapathError>>()?;
+        uses.retain(|it| it.name != TOO_MANY_TAGS || it.packets > 0);
+        Ok(uses)
+    }
+
     /// Writes what is wanted and not in the maps.
     fn write(&mut self) -> Result<(), DatapathError> {
         let Some(wanted) = &self.wanted else { return Ok(()) };
