@@ -5,7 +5,7 @@ use std::{cell::RefCell, net::IpAddr};
 
 use integration::oracle::{
     Cluster, Direction, Flow, Local,
-    generate::{Questions, Scene, Step, Told, scene, story},
+    generate::{Questions, Scene, Step, Told, Trial, scene, story, trial},
     product::Product,
 };
 use proptest::{
@@ -21,6 +21,8 @@ struct Answers {
     dropped: u64,
     /// Of what passed, what was dropped without its names.
     by_name: u64,
+    /// How often the staged policies were asked.
+    tried: u64,
 }
 
 /// Compares everything that can be asked of the endpoints.
@@ -109,6 +111,44 @@ fn of_story(scene: &Scene, steps: &[Step], answers: &mut Answers) -> TestCaseRes
     Ok(())
 }
 
+/// Staged policies change nothing of what is in force, and say what the cluster would with them applied.
+fn of_trial(trial: &Trial, answers: &mut Answers) -> TestCaseResult {
+    let failed = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
+    let Trial { in_force, staged, applied } = trial;
+    let documents = in_force.documents.iter().chain(staged);
+    let product = Product::start(documents, &in_force.locals, &in_force.node_addresses).map_err(failed)?;
+    let locals = in_force.locals.iter().collect::<Vec<_>>();
+    let each = in_force.documents.iter().chain(applied);
+    let questions = Questions::of(each, locals.iter().copied());
+    let documents = in_force.documents.iter().collect::<Vec<_>>();
+    agree(&product, &documents, &locals, &questions, in_force.told, answers)?;
+    let cluster = Cluster::new(applied.iter(), locals.iter().copied());
+    for local in &locals {
+        for direction in Direction::BOTH {
+            for (own, peer) in questions.pairs(local) {
+                let names = in_force.told.names(local, peer);
+                // The node always reaches its endpoints, which is said outside of the tables.
+                let of_node = direction == Direction::Ingress && in_force.node_addresses.contains(&peer);
+                let expected = cluster.verdicts_by_names(&local.identity(), direction, own, peer, &names);
+                for &flow in &questions.flows {
+                    let would = product.would_pass(local, direction, (own, peer), &names, flow);
+                    prop_assert!(
+                        would.is_none_or(|would| would == (of_node || expected(flow))),
+                        "{:?} of {} with {} {:?}: {:?}",
+                        direction,
+                        local.container,
+                        peer,
+                        flow,
+                        would
+                    );
+                    answers.tried += u64::from(would.is_some());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// So many random cases, or as many as `PROPTEST_CASES` says.
 fn cases(cases: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|it| it.parse().ok());
@@ -139,4 +179,15 @@ fn the_tables_say_what_the_specifications_say() {
 #[test]
 fn a_cluster_that_changed_is_enforced_as_if_it_had_been_so_from_the_start() {
     check(96, &story(), |(scene, steps), answers| of_story(&scene, &steps, answers));
+}
+
+#[test]
+fn staged_policies_say_what_they_would_and_change_nothing() {
+    let tried = RefCell::new(0);
+    check(96, &trial(8), |trial, answers| {
+        of_trial(&trial, answers)?;
+        *tried.borrow_mut() = answers.tried;
+        Ok(())
+    });
+    assert!(tried.into_inner() > 10_000);
 }

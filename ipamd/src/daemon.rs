@@ -38,6 +38,7 @@ use crate::{
     startup_gate::StartupGate,
     startup_reason::StartupReason,
     store_recovery,
+    trials::Trials,
 };
 use bpf::sizes::{Machine, MapSizes};
 use ipamd_addresses::{attachment::Attachment, ipam::Pool};
@@ -106,8 +107,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
 
     let datapath = Arc::new(open_datapath(&config, &pins)?);
     claim(&store.0).await?;
-    let tables = PolicyTables::open(Arc::clone(&datapath), &pins, config.policy)?;
-    let policy = Arc::new(Enforcer::new(Box::new(tables)).with_denied(config.denied));
+    let policy = Arc::new(enforcer(&config, &datapath, &pins)?);
     let services = Arc::new(balancer(&config, &datapath, &pins, probes.handle())?);
     let monitor = Arc::new(Monitor::new(Arc::clone(&datapath) as _, Arc::clone(&policy) as _));
     let ring_reader = RingReader::start(Arc::clone(&monitor), &pins)?;
@@ -147,6 +147,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     .with_deny_prefixes(deny_prefixes);
     let reconciliation = Reconciliation::start(reconciler).await?;
 
+    let trials = Trials::start(&node, &policy, &monitor)?;
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     let (state, pods) = (cluster_sync.state.clone(), cluster_sync.pod_lookup.clone());
     gate.open(service.about(state, config.cluster_stale_after, pods));
@@ -164,16 +165,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     drop(gate);
     background.shutdown().await;
     // In this order.
-    drop((
-        cluster_sync,
-        terminator,
-        reconciliation,
-        ring_reader,
-        socket_file,
-        probes,
-        served,
-        single_instance,
-    ));
+    drop((trials, cluster_sync));
+    drop((terminator, reconciliation, ring_reader, socket_file, probes, served, single_instance));
     match close(node).await {
         // That it could not be written is known.
         Err(_) if exit_reason == ExitReason::StoreWritable => {}
@@ -481,6 +474,12 @@ fn translate_sockets(config: &Config, node: &Node, datapath: &Datapath) -> Resul
     node.find_namespaces();
     let namespaces = if config.socket_lb { node.namespaces() } else { Vec::new() };
     datapath.set_namespaces(ipamd_api::netns::cookie().ok(), &namespaces)
+}
+
+/// What keeps policies in force.
+fn enforcer(config: &Config, datapath: &Arc<Datapath>, pins: &Pins) -> anyhow::Result<Enforcer> {
+    let tables = PolicyTables::open(Arc::clone(datapath), pins, config.policy)?;
+    Ok(Enforcer::new(Box::new(tables)).with_denied(config.denied))
 }
 
 /// The balancer of services, with its health check ports.

@@ -23,3 +23,4 @@ pub mod single_instance;
 pub mod startup_gate;
 pub mod startup_reason;
 mod store_recovery;
+mod trials;

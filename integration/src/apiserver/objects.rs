@@ -49,13 +49,16 @@ const BUILT_IN: [(&str, &str); 11] = [
 ];
 
 /// Those that come with a definition: plural and group, kind.
-const OPTIONAL: [(&str, &str); 6] = [
+const OPTIONAL: [(&str, &str); 9] = [
     ("clusternetworkpolicies.policy.networking.k8s.io", "ClusterNetworkPolicy"),
     ("tiers.projectcalico.org", "Tier"),
     ("networksets.projectcalico.org", "NetworkSet"),
     ("globalnetworksets.projectcalico.org", "GlobalNetworkSet"),
     ("networkpolicies.projectcalico.org", "NetworkPolicy"),
     ("globalnetworkpolicies.projectcalico.org", "GlobalNetworkPolicy"),
+    ("stagednetworkpolicies.projectcalico.org", "StagedNetworkPolicy"),
+    ("stagedglobalnetworkpolicies.projectcalico.org", "StagedGlobalNetworkPolicy"),
+    ("stagedkubernetesnetworkpolicies.projectcalico.org", "StagedKubernetesNetworkPolicy"),
 ];
 
 /// The kind of the objects of a resource.

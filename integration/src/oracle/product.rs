@@ -11,9 +11,10 @@ use ipamd_api::{AttachmentKey, wire};
 use ipamd_model::{
     endpoint::Slot,
     objects::{Batch, Change, Object},
+    policy,
 };
 use ipamd_policy::{
-    enforce::{Enforcer, LocalEndpoint, memory::Memory},
+    enforce::{Enforcer, LocalEndpoint, SeenFlow, memory::Memory},
     tables::{RuleId, Tables},
 };
 use ipamd_sources::manifest;
@@ -171,6 +172,24 @@ impl Product {
             ensure!(!passes, "{direction:?} of the endpoint that is gone passes");
         }
         Ok(())
+    }
+
+    /// Whether a flow between an endpoint and a peer would pass with the staged policies; `None` if there is nothing to try.
+    pub fn would_pass(
+        &self,
+        local: &Local,
+        direction: Direction,
+        (own, peer): (IpAddr, IpAddr),
+        names: &[String],
+        flow: Flow,
+    ) -> Option<bool> {
+        let (direction, source, destination) = match direction {
+            Direction::Ingress => (policy::Direction::Ingress, peer, own),
+            Direction::Egress => (policy::Direction::Egress, own, peer),
+        };
+        let Flow { protocol, source_port, destination_port } = flow;
+        let flow = SeenFlow { protocol, source, source_port, destination, destination_port };
+        self.enforcer.would_pass(&key(local), direction, &flow, names)
     }
 
     /// Whether a flow between an endpoint and a peer passes, and which rule says so. The endpoint was told the peer's address as one of

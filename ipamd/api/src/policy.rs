@@ -62,6 +62,16 @@ pub struct DecidingRule {
 pub struct PolicyStatus {
     /// Policies in force.
     pub policies: u64,
+    /// Staged policies, which are tried out.
+    pub staged: u64,
+    /// New flows that the staged policies have judged.
+    pub staged_judged: u64,
+    /// Those that were allowed, and would be denied.
+    pub staged_would_deny: u64,
+    /// Those that were denied, and would be allowed.
+    pub staged_would_allow: u64,
+    /// New flows that were not judged, because they were more than could be told or taken.
+    pub staged_lost: u64,
     /// Objects of the cluster that could not be understood.
     pub refused: u64,
     /// Objects that are understood and not in force: they do not fit, or their tier is not known.
@@ -100,6 +110,54 @@ pub struct PolicySummary {
     pub endpoints: u64,
     /// Where it was read, as FILE:LINE.
     pub origin: Option<String>,
+    /// Of a staged policy, what it stands for; `None`: it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedSummary>,
+}
+
+/// What a staged policy stands for, and what it would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedSummary {
+    /// `set`, `delete`, `ignore` or `learn`.
+    pub action: String,
+    /// Whether the policy that it stands for is in force: it is replaced, or deleted.
+    pub replaces: bool,
+    /// The flows that would be judged otherwise because of it.
+    #[serde(flatten)]
+    pub tally: StagedTally,
+}
+
+/// How many flows would be judged otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StagedTally {
+    /// New flows that were allowed, since the staged policy is as it is.
+    pub would_deny: u64,
+    /// New flows that were denied, since then.
+    pub would_allow: u64,
+    /// Flows that lived when the staged policies changed last, and were allowed.
+    pub live_would_deny: u64,
+    /// Likewise, that were denied.
+    pub live_would_allow: u64,
+}
+
+/// What has come of a staged policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedDetail {
+    /// By the rule that decides, or, where none would, the rule that has decided and would be gone.
+    pub rules: Vec<StagedRule>,
+    /// The flows that would be judged otherwise, in groups, the latest first.
+    pub flows: Vec<FlowChange>,
+}
+
+/// What has come of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedRule {
+    /// Which, in words.
+    pub rule: String,
+    /// The flows that would be judged otherwise because of it.
+    #[serde(flatten)]
+    pub tally: StagedTally,
 }
 
 /// An object that is not in force as it is written.
@@ -125,6 +183,9 @@ pub struct RefusedObject {
 pub struct PolicyPage {
     /// Those in force, in the order in which they are asked.
     pub policies: Vec<PolicySummary>,
+    /// Those that are staged.
+    #[serde(default)]
+    pub staged: Vec<PolicySummary>,
     /// Objects of any kind that are refused.
     pub refused: Vec<RefusedObject>,
     /// No page follows.
@@ -155,6 +216,9 @@ pub struct PolicyDetail {
     pub selects: Vec<String>,
     /// Its rules: those for ingress, then those for egress.
     pub rules: Vec<PolicyRule>,
+    /// Of a staged policy, what has come of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<StagedDetail>,
 }
 
 /// A rule of a policy.
@@ -270,6 +334,20 @@ pub struct TracePath {
     /// In words, why nobody is asked.
     #[serde(default)]
     pub note: Option<String>,
+    /// What the staged policies would say, where that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedVerdict>,
+}
+
+/// What the staged policies would say of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedVerdict {
+    /// Whether it would pass.
+    pub verdict: Verdict,
+    /// Why; `None`: no policy would decide.
+    pub rule: Option<DecidingRule>,
+    /// The staged policies because of which it is so.
+    pub policies: Vec<ObjectName>,
 }
 
 /// What an endpoint's policy says.
@@ -365,6 +443,9 @@ pub struct MonitorFilter {
     pub drops_only: bool,
     /// One of so many new flows is told of; 0 and 1: all.
     pub sample: u32,
+    /// Only what staged policies would judge otherwise; `verdict` is what they would say. Without it these events come to whoever
+    /// asks for no verdict.
+    pub staged_only: bool,
 }
 
 /// What an event is about.
@@ -379,6 +460,8 @@ pub enum EventKind {
     Drop,
     /// A rule of the action Log matched.
     Log,
+    /// The staged policies would judge a new flow otherwise than it was.
+    Staged,
     /// Events were lost or suppressed before this one.
     Lost,
 }
@@ -390,7 +473,7 @@ pub struct Event {
     pub time: u64,
     /// What.
     pub kind: EventKind,
-    /// Whether it passed.
+    /// Whether it passed; of [`EventKind::Staged`], whether it would.
     pub verdict: Verdict,
     /// IP protocol by name (`tcp`), or its number.
     pub protocol: String,
@@ -406,8 +489,11 @@ pub struct Event {
     /// Whether policy denied it and has its sender told, by a TCP reset or an ICMP error.
     #[serde(default)]
     pub rejected: bool,
-    /// Which rule decided.
+    /// Which rule decided; of [`EventKind::Staged`], which would.
     pub rule: Option<DecidingRule>,
+    /// Of [`EventKind::Staged`], the staged policies because of which it is so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub staged: Vec<ObjectName>,
     /// How many events were lost since the last one.
     #[serde(default)]
     pub lost: u64,
@@ -436,10 +522,12 @@ mod tests {
                 rules: 1,
                 endpoints: 2,
                 origin: None,
+                staged: None,
             },
             subject: "all pods".into(),
             selects: vec!["shop/a".into()],
             rules: vec![rule],
+            trial: None,
         };
         let json = serde_json::to_string(&detail).unwrap();
         assert_eq!(serde_json::from_str::<PolicyDetail>(&json).unwrap(), detail, "{json}");

@@ -98,6 +98,8 @@ pub enum Request {
     /// Which flows seen lately would be judged otherwise if the files' objects were applied. Reply: any number of
     /// [`Reply::PolicyDiff`], the last with `last` set.
     PolicyDiff,
+    /// The same, if all staged policies were in force, too: those of the files and of the cluster.
+    PolicyDiffStaged,
     /// What happens from now on. Reply: [`Reply::Events`] until the client leaves; the first at once, and empty ones as
     /// signs of life while nothing happens.
     Monitor(MonitorFilter),

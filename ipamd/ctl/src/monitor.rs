@@ -32,6 +32,9 @@ pub(super) struct Filter {
     /// One of so many new flows
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
+    /// Only new flows that staged policies would judge otherwise; --verdict is what they would say
+    #[arg(long, conflicts_with = "drops")]
+    staged: bool,
 }
 
 fn verdict(text: &str) -> Result<Verdict, &'static str> {
@@ -44,9 +47,16 @@ fn verdict(text: &str) -> Result<Verdict, &'static str> {
 
 /// Prints events as they come, until nobody reads them.
 pub(super) fn run(daemon: &mut Daemon, filter: Filter, output: &Output) -> anyhow::Result<()> {
-    let Filter { pod, address, verdict, drops: drops_only, sample } = filter;
+    let Filter { pod, address, verdict, drops: drops_only, sample, staged: staged_only } = filter;
     let client = &mut daemon.client;
-    client.send(Request::Monitor(MonitorFilter { pod, address, verdict, drops_only, sample }))?;
+    client.send(Request::Monitor(MonitorFilter {
+        pod,
+        address,
+        verdict,
+        drops_only,
+        sample,
+        staged_only,
+    }))?;
     loop {
         let Reply::Events(events) = client.receive()? else {
             return Err(client.confused("the answer is of another sort".into()).into());
@@ -67,6 +77,7 @@ fn line(event: &Event) -> String {
         EventKind::End => "end",
         EventKind::Drop => "drop",
         EventKind::Log => "log",
+        EventKind::Staged => "staged",
     };
     let mut words = vec![time.clone(), what.to_owned(), clean(&event.protocol)];
     words.extend([side(&event.source, &event.protocol), "->".to_owned()]);
@@ -77,7 +88,16 @@ fn line(event: &Event) -> String {
     if event.verdict == Verdict::Deny && matches!(event.kind, EventKind::Flow | EventKind::End) {
         words.push("denied".to_owned());
     }
-    let line = words.join(" ") + &flow::by(event.rule.as_ref());
+    if event.kind == EventKind::Staged {
+        words.push(
+            if event.verdict == Verdict::Deny { "would be denied" } else { "would be allowed" }.to_owned(),
+        );
+    }
+    let mut line = words.join(" ") + &flow::by(event.rule.as_ref());
+    if event.kind == EventKind::Staged && event.rule.is_none() {
+        let because: Vec<_> = event.staged.iter().map(|policy| clean(&policy.to_string())).collect();
+        line = format!("{line} because of {}", because.join(", "));
+    }
     if event.lost > 0 { format!("{}\n{line}", lost("events before")) } else { line }
 }
 
@@ -123,6 +143,7 @@ mod tests {
                 policies: vec![policy],
                 index: Some(0),
             }),
+            staged: Vec::new(),
             lost: 0,
         }
     }
@@ -149,6 +170,24 @@ mod tests {
         assert_eq!(line(&flow), "22:14:56.789 flow icmp shop/a 10.0.0.2 -> shop/b 10.0.0.3");
         let denied = Event { verdict: Verdict::Deny, ..flow };
         assert!(line(&denied).ends_with("10.0.0.3 denied"));
+    }
+
+    #[test]
+    fn what_staged_policies_would_do_is_no_verdict_on_the_packet() {
+        let policy = ObjectName {
+            kind: "StagedNetworkPolicy".into(),
+            namespace: Some("shop".into()),
+            name: "guard".into(),
+        };
+        let staged = Event { kind: EventKind::Staged, reason: None, staged: vec![policy], ..drop() };
+        assert_eq!(
+            line(&staged),
+            "22:14:56.789 staged tcp shop/a 10.0.0.2:4242 -> shop/b 10.0.0.3:81 would be denied \
+             by NetworkPolicy shop/guard ingress[0]"
+        );
+        let deleted = Event { verdict: Verdict::Allow, rule: None, ..staged };
+        let line = line(&deleted);
+        assert!(line.ends_with(":81 would be allowed because of StagedNetworkPolicy shop/guard"), "{line}");
     }
 
     #[test]

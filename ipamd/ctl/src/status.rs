@@ -57,6 +57,7 @@ fn text(status: &Status) -> String {
         ("Maps", none(fills(&status.maps))),
         ("Untracked", format!("{} flows", status.untracked)),
         ("Policies", policies(&status.policy, pending)),
+        ("Staged policies", staged(&status.policy)),
         ("Policy tables", tables(&status.policy)),
         ("Events", format!("{} lost, {} suppressed", status.events_lost, status.events_suppressed)),
         ("Answers", format!("{} suppressed", status.answers_suppressed)),
@@ -113,6 +114,19 @@ fn policies(policy: &PolicyStatus, pending: u64) -> String {
         }
     }
     text
+}
+
+/// What is tried out; nothing if there is nothing to try.
+fn staged(policy: &PolicyStatus) -> String {
+    let PolicyStatus { staged, staged_judged, staged_would_deny, staged_would_allow, staged_lost, .. } =
+        policy;
+    if *staged == 0 {
+        return String::new();
+    }
+    format!(
+        "{staged} not in force; of {staged_judged} new flows {staged_would_deny} would be denied, {staged_would_allow} would be \
+         allowed; {staged_lost} events lost (see cambricctl policy list)"
+    )
 }
 
 fn tables(policy: &PolicyStatus) -> String {

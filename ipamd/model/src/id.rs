@@ -30,6 +30,12 @@ pub enum Kind {
     GlobalNetworkPolicy,
     /// `policy.networking.k8s.io/v1beta1` or `v1alpha2` ClusterNetworkPolicy.
     ClusterNetworkPolicy,
+    /// `projectcalico.org/v3` StagedNetworkPolicy.
+    StagedNetworkPolicy,
+    /// `projectcalico.org/v3` StagedGlobalNetworkPolicy.
+    StagedGlobalNetworkPolicy,
+    /// `projectcalico.org/v3` StagedKubernetesNetworkPolicy.
+    StagedKubernetesNetworkPolicy,
     /// `v1` Service.
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
@@ -52,12 +58,15 @@ impl Kind {
             Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
         }
     }
 
-    /// Whether objects of this kind are policies.
+    /// Whether objects of this kind are policies, staged ones among them.
     pub fn is_policy(self) -> bool {
         matches!(
             self,
@@ -65,7 +74,23 @@ impl Kind {
                 | Self::CalicoNetworkPolicy
                 | Self::GlobalNetworkPolicy
                 | Self::ClusterNetworkPolicy
-        )
+        ) || self.is_staged()
+    }
+
+    /// Whether policies of this kind are tried out and not enforced.
+    pub fn is_staged(self) -> bool {
+        self.enforced() != self
+    }
+
+    /// Of a staged kind, the kind that it stands for; any other kind stands for itself.
+    #[must_use]
+    pub fn enforced(self) -> Self {
+        match self {
+            Self::StagedNetworkPolicy => Self::CalicoNetworkPolicy,
+            Self::StagedGlobalNetworkPolicy => Self::GlobalNetworkPolicy,
+            Self::StagedKubernetesNetworkPolicy => Self::NetworkPolicy,
+            other => other,
+        }
     }
 }
 
@@ -89,6 +114,12 @@ impl ObjectId {
     /// The id of an object of the whole cluster.
     pub fn global(kind: Kind, name: &str) -> Self {
         Self { kind, namespace: None, name: name.into() }
+    }
+
+    /// Of a staged policy, the id of the policy that it stands for; any other id is the same.
+    #[must_use]
+    pub fn enforced(&self) -> Self {
+        Self { kind: self.kind.enforced(), ..self.clone() }
     }
 }
 

@@ -16,4 +16,5 @@ pub mod selector;
 pub mod service_name;
 pub mod services;
 pub mod special;
+pub mod staged;
 pub mod uplink;

@@ -14,6 +14,7 @@ use crate::{
     labels::Labels,
     policy::{Denied, Policy, Tier},
     services::{EndpointSlice, Service},
+    staged::StagedPolicy,
 };
 
 /// `v1` Namespace.
@@ -113,6 +114,8 @@ pub enum Object {
     Tier(Tier),
     /// See [`Policy`].
     Policy(Arc<Policy>),
+    /// See [`StagedPolicy`].
+    Staged(Arc<StagedPolicy>),
     /// See [`Service`].
     Service(Arc<Service>),
     /// See [`EndpointSlice`].
@@ -138,6 +141,7 @@ impl Object {
             }
             Self::Tier(it) => id(Kind::Tier, None, &it.name),
             Self::Policy(it) => it.id.clone(),
+            Self::Staged(it) => it.id.clone(),
             Self::Service(it) => id(Kind::Service, Some(&it.namespace), &it.name),
             Self::EndpointSlice(it) => id(Kind::EndpointSlice, Some(&it.namespace), &it.name),
         }
@@ -202,6 +206,7 @@ impl Change {
                 Object::NetworkSet(_) => Kind::GlobalNetworkSet,
                 Object::Tier(_) => Kind::Tier,
                 Object::Policy(it) => it.id.kind,
+                Object::Staged(it) => it.id.kind,
                 Object::Service(_) => Kind::Service,
                 Object::EndpointSlice(_) => Kind::EndpointSlice,
             },

@@ -81,8 +81,8 @@ impl NodeMetrics {
         let policy = &status.policy;
         gauges.family(
             "policies",
-            "Policies by state: enforced, or left out because they do not fit or name an unknown tier",
-            [("enforced", policy.policies), ("left_out", policy.left_out)]
+            "Policies by state: enforced; left out because they do not fit or name an unknown tier; staged, and not enforced",
+            [("enforced", policy.policies), ("left_out", policy.left_out), ("staged", policy.staged)]
                 .map(|(state, count)| (vec![("state", state)], count))
                 .into(),
         )?;
@@ -114,7 +114,24 @@ impl NodeMetrics {
         counters.family("denied_packets", help, deny(|set| set.packets))?;
         let help = "Bytes of packets dropped at the uplinks, by deny set";
         counters.family("denied_bytes", help, deny(|set| set.bytes))?;
+        let policy = &status.policy;
+        let otherwise = policy.staged_would_deny + policy.staged_would_allow;
+        let judged = [
+            ("same", policy.staged_judged.saturating_sub(otherwise)),
+            ("would_deny", policy.staged_would_deny),
+            ("would_allow", policy.staged_would_allow),
+        ];
+        counters.family(
+            "staged_policy_flows",
+            "New flows that the staged policies have judged, by what they would change",
+            judged.map(|(outcome, count)| (vec![("outcome", outcome)], count)).into(),
+        )?;
         for (name, help, count) in [
+            (
+                "staged_policy_events_lost",
+                "Events that were lost while staged policies judged new flows",
+                policy.staged_lost,
+            ),
             ("untracked_flows", "Flows that passed although conntrack could not take them", status.untracked),
             ("events_lost", "Events lost because the ring buffer was full", status.events_lost),
             ("events_suppressed", "Events suppressed by the rate limit", status.events_suppressed),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::{
     event_filter::EventMask,
     expired_flows::Ends,
+    flow_queue::FlowQueue,
     log_lines::{self, LogLines},
     named_event::{self, Names},
     programs::Programs,
@@ -19,7 +20,7 @@ use super::{
     subscribers::Subscribers,
 };
 use ipamd_datapath::DatapathError;
-use ipamd_policy::enforce::SeenFlow;
+use ipamd_policy::enforce::{Otherwise, SeenFlow};
 use ipamd_runtime::queued_lock::locked;
 
 /// Why a subscription fails.
@@ -42,6 +43,8 @@ pub struct Monitor {
     subscribers: Subscribers,
     recent: Mutex<RecentDenials>,
     lines: Mutex<LogLines>,
+    /// New flows that the staged policies are to judge.
+    new_flows: FlowQueue,
 }
 
 impl Monitor {
@@ -53,7 +56,46 @@ impl Monitor {
             subscribers: Subscribers::default(),
             recent: Mutex::default(),
             lines: Mutex::default(),
+            new_flows: FlowQueue::default(),
         }
+    }
+
+    /// The new flows that the staged policies are to judge.
+    pub fn new_flows(&self) -> &FlowQueue {
+        &self.new_flows
+    }
+
+    /// Has the programs tell every new flow for the staged policies, or no more than subscribers want.
+    ///
+    /// # Errors
+    /// The programs cannot be asked; all is as before.
+    pub fn judge_new_flows(&self, judging: bool) -> Result<(), DatapathError> {
+        if self.subscribers.judge(judging, |mask| self.ask(mask))? {
+            self.new_flows.judge(judging);
+        }
+        Ok(())
+    }
+
+    /// Tells subscribers what the staged policies would do with a flow that was seen at that time.
+    pub fn tell_staged(&self, otherwise: &Otherwise, time: u64) {
+        let change = &otherwise.change;
+        let interested = self.subscribers.interested_in_staged(&otherwise.flow, change.after);
+        if interested.is_empty() {
+            return;
+        }
+        let event = Arc::new(named_event::staged(otherwise, time));
+        for subscriber in interested.iter().filter(|subscriber| subscriber.admits(&event)) {
+            subscriber.offer(&event);
+        }
+    }
+
+    /// How many events the programs could not tell so far.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub fn missed(&self) -> Result<u64, DatapathError> {
+        let (lost, suppressed) = self.programs.events_missed()?;
+        Ok(lost.saturating_add(suppressed))
     }
 
     /// Listens from now on.
@@ -97,6 +139,7 @@ impl Monitor {
         if raw.is_refused() {
             locked(&self.recent).put(raw.flow);
         }
+        self.new_flows.push(raw);
         let is_written = raw.kind == EventKind::Log && locked(&self.lines).admit(Instant::now());
         let interested = self.subscribers.interested(raw);
         if interested.is_empty() && !is_written {
@@ -125,11 +168,6 @@ impl Monitor {
 
     pub(super) fn is_heard(&self) -> bool {
         !self.subscribers.is_empty()
-    }
-
-    fn missed(&self) -> Result<u64, DatapathError> {
-        let (lost, suppressed) = self.programs.events_missed()?;
-        Ok(lost.saturating_add(suppressed))
     }
 
     fn ask(&self, mask: EventMask) -> Result<(), DatapathError> {

@@ -6,6 +6,7 @@ use ipamd_api::policy::{Event, EventKind, MonitorFilter, Party, Verdict};
 
 use super::ring_event::RingEvent;
 use ipamd_model::policy::protocol;
+use ipamd_policy::enforce::SeenFlow;
 
 /// The events that the programs report in addition to denials and logs of policies, which are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,12 @@ pub struct EventMask {
 }
 
 impl EventMask {
+    /// The same, with every new flow: staged policies judge them.
+    #[must_use]
+    pub fn with_every_flow(self) -> Self {
+        Self { flows: true, sample: 1, ..self }
+    }
+
     /// No subscribers.
     pub const NONE: Self = Self { flows: false, drops: false, sample: 1 };
 
@@ -31,7 +38,7 @@ impl EventMask {
                 (true, false) => Self { flows: true, sample, ..mask },
                 (false, _) => mask,
             }
-            .with_drops(filter.verdict != Some(Verdict::Allow))
+            .with_drops(filter.verdict != Some(Verdict::Allow) && !filter.staged_only)
         })
     }
 
@@ -42,14 +49,24 @@ impl EventMask {
 
 /// Whether the filter matches flows that are allowed.
 pub fn wants_flows(filter: &MonitorFilter) -> bool {
-    !filter.drops_only && filter.verdict != Some(Verdict::Deny)
+    !filter.drops_only && !filter.staged_only && filter.verdict != Some(Verdict::Deny)
+}
+
+/// Whether the filter may match what staged policies would do, before names are looked at.
+pub fn admits_staged(filter: &MonitorFilter, flow: &SeenFlow, would: Verdict) -> bool {
+    let of_verdict = filter.verdict.is_none_or(|verdict| filter.staged_only && verdict == would);
+    of_verdict && !filter.drops_only && is_between(filter, flow)
+}
+
+fn is_between(filter: &MonitorFilter, flow: &SeenFlow) -> bool {
+    filter.address.is_none_or(|address| flow.source == address || flow.destination == address)
 }
 
 /// Whether the filter may match an event, before names are looked up. Of the reported flows one in `thin` is wanted.
 pub fn admits_unnamed(filter: &MonitorFilter, raw: &RingEvent, thin: u32) -> bool {
     let is_flow = matches!(raw.kind, EventKind::Flow | EventKind::End);
-    let flow = &raw.flow;
-    filter.address.is_none_or(|address| flow.source == address || flow.destination == address)
+    !filter.staged_only
+        && is_between(filter, &raw.flow)
         && filter.verdict.is_none_or(|verdict| raw.verdict() == verdict)
         && !(is_flow && (filter.drops_only || !is_sampled(raw, thin)))
 }
@@ -133,6 +150,29 @@ mod tests {
     }
 
     #[test]
+    fn what_staged_policies_would_do_is_apart_from_what_packets_do() {
+        let flow = ring_event(EVENT_FLOW, "none").flow;
+        let staged = |it: &mut MonitorFilter| it.staged_only = true;
+        let denied = |it: &mut MonitorFilter| it.verdict = Some(Verdict::Deny);
+        for (filter, expected) in [
+            (filter(|_| ()), [true, true]),
+            (filter(denied), [false, false]),
+            (filter(staged), [true, true]),
+            (filter(|it| (it.staged_only, it.verdict) = (true, Some(Verdict::Deny))), [true, false]),
+            (filter(|it| it.drops_only = true), [false, false]),
+            (filter(|it| it.address = "10.0.0.3".parse().ok()), [false, false]),
+        ] {
+            let admits = [Verdict::Deny, Verdict::Allow].map(|would| admits_staged(&filter, &flow, would));
+            assert_eq!(admits, expected, "{filter:?}");
+        }
+        let only = filter(staged);
+        assert!(!admits_unnamed(&only, &ring_event(EVENT_FLOW, "none"), 1));
+        assert_eq!(EventMask::of([&only]), EventMask::NONE);
+        let sampled = EventMask::of([&filter(|it| it.sample = 9)]);
+        assert_eq!(sampled.with_every_flow(), EventMask { flows: true, drops: true, sample: 1 });
+    }
+
+    #[test]
     fn a_flow_and_its_end_are_sampled_together_and_drops_are_not() {
         let all = MonitorFilter::default();
         let of_port = |kind, port| {
@@ -169,6 +209,7 @@ mod tests {
             reason: None,
             rejected: false,
             rule: None,
+            staged: Vec::new(),
             lost: 0,
         };
         for (pod, expected) in [

@@ -7,6 +7,7 @@
 mod delivery;
 mod event_filter;
 mod expired_flows;
+mod flow_queue;
 mod log_lines;
 mod named_event;
 mod programs;
@@ -20,6 +21,7 @@ mod tests;
 pub use self::{
     delivery::{Monitor, SubscribeError, Subscription},
     expired_flows::{Ends, flow_of},
+    flow_queue::{FlowQueue, NewFlow, Taken},
     named_event::Names,
     programs::Programs,
     ring_reader::{RingError, RingReader},

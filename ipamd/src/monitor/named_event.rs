@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::ring_event::RingEvent;
 use ipamd_policy::{
-    enforce::{Enforcer, Numbers},
+    enforce::{Enforcer, Numbers, Otherwise},
     tables::RuleId,
 };
 
@@ -62,6 +62,34 @@ pub fn named(raw: &RingEvent, names: &dyn Names) -> Event {
         reason: raw.reason(),
         rejected: raw.rejected,
         rule,
+        staged: Vec::new(),
+        lost: 0,
+    }
+}
+
+/// What the staged policies would do with a flow that was seen at that time.
+pub fn staged(otherwise: &Otherwise, time: u64) -> Event {
+    let change = otherwise.change.clone();
+    let shortened = |mut party: Party| {
+        party.others.truncate(NAMES);
+        party
+    };
+    let rule = change.after_rule.map(|mut rule| {
+        shorten(&mut rule);
+        rule
+    });
+    Event {
+        time: wall(time),
+        kind: EventKind::Staged,
+        verdict: change.after,
+        protocol: change.protocol,
+        source: shortened(change.source),
+        destination: shortened(change.destination),
+        icmp: change.icmp,
+        reason: None,
+        rejected: false,
+        rule,
+        staged: otherwise.policies.iter().take(NAMES).map(Into::into).collect(),
         lost: 0,
     }
 }
@@ -79,6 +107,7 @@ pub fn lost(lost: u64) -> Event {
         reason: None,
         rejected: false,
         rule: None,
+        staged: Vec::new(),
         lost,
     }
 }

@@ -6,14 +6,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use ipamd_api::policy::{Event, MonitorFilter};
+use ipamd_api::policy::{Event, MonitorFilter, Verdict};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
-    event_filter::{EventMask, admits_named, admits_unnamed, wants_flows},
+    event_filter::{EventMask, admits_named, admits_staged, admits_unnamed, wants_flows},
     named_event::lost,
     ring_event::RingEvent,
 };
+use ipamd_policy::enforce::SeenFlow;
 
 /// How many events wait for a subscriber: what a quarter of a second of the programs' full rate makes on two processors,
 /// and a megabyte at most. Subscribers share the events themselves.
@@ -74,12 +75,17 @@ struct Registry {
     last_id: u64,
     /// The programs report one in this many flows.
     sample: u32,
+    /// Staged policies judge every new flow.
+    judging: bool,
 }
 
 impl Registry {
     /// Sets the mask of events to what all subscribers want together.
     fn update_mask<E>(&mut self, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<(), E> {
-        let mask = EventMask::of(self.subscribers.iter().map(|it| &it.filter));
+        let mut mask = EventMask::of(self.subscribers.iter().map(|it| &it.filter));
+        if self.judging {
+            mask = mask.with_every_flow();
+        }
         self.sample = mask.sample;
         ask(mask)
     }
@@ -119,6 +125,27 @@ impl Subscribers {
         let mut registry = self.registry();
         registry.subscribers.retain(|subscriber| subscriber.id != id);
         registry.update_mask(ask)
+    }
+
+    /// Has every new flow be told, or only those that subscribers want. Returns whether that is another state than before.
+    pub fn judge<E>(&self, judging: bool, ask: impl FnOnce(EventMask) -> Result<(), E>) -> Result<bool, E> {
+        let mut registry = self.registry();
+        if registry.judging == judging {
+            return Ok(false);
+        }
+        registry.judging = judging;
+        if let Err(error) = registry.update_mask(ask) {
+            registry.judging = !judging;
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// The subscribers whose filters may match what staged policies would do with a flow.
+    pub fn interested_in_staged(&self, flow: &SeenFlow, would: Verdict) -> Vec<Arc<Subscriber>> {
+        let registry = self.registry();
+        let wants = |it: &&Arc<Subscriber>| admits_staged(&it.filter, flow, would);
+        registry.subscribers.iter().filter(wants).cloned().collect()
     }
 
     /// Whether there is anybody.
@@ -242,6 +269,29 @@ mod tests {
         let mask = |flows, drops, sample| EventMask { flows, drops, sample };
         assert_eq!(asked, [mask(false, true, 1), mask(true, true, 5), mask(false, true, 1), EventMask::NONE]);
         assert!(subscribers.is_empty());
+    }
+
+    #[test]
+    fn staged_policies_are_told_every_flow_and_subscribers_what_they_ask_for() {
+        let subscribers = Subscribers::default();
+        let asked = std::cell::RefCell::new(Vec::new());
+        let ask = |mask| {
+            asked.borrow_mut().push(mask);
+            Ok::<_, Infallible>(())
+        };
+        let sampled = MonitorFilter { sample: 50, ..MonitorFilter::default() };
+        let (_, mut events) = subscribers.join(sampled, 0, ask).unwrap().unwrap();
+        assert!(subscribers.judge(true, ask).unwrap() && !subscribers.judge(true, ask).unwrap());
+        let told = (0..10_000).filter(|port| {
+            let mut raw = ring_event(EVENT_FLOW, "none");
+            raw.flow.source_port = *port;
+            !subscribers.interested(&raw).is_empty()
+        });
+        assert!((100..400).contains(&told.count()));
+        assert!(subscribers.judge(false, ask).unwrap());
+        let mask = |sample| EventMask { flows: true, drops: true, sample };
+        assert_eq!(*asked.borrow(), [mask(50), mask(1), mask(50)]);
+        assert_eq!(received(&mut events), []);
     }
 
     #[test]

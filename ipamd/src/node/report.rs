@@ -10,7 +10,7 @@ use ipamd_api::{
 
 use super::{records::Record, this_node::Node};
 use ipamd_datapath::nearly_full;
-use ipamd_policy::enforce::Counts;
+use ipamd_policy::enforce::{Counts, TrialCounts};
 use ipamd_runtime::{queued_lock::locked, supervisor};
 
 /// So long a batch of records may take to be written. Then the disk hangs, and an ADD that waits for it will fail.
@@ -114,7 +114,7 @@ impl Node {
             maps,
             drops,
             untracked,
-            policy: policy_status(self.policy.counts()),
+            policy: policy_status(self.policy.counts(), self.policy.trial_counts()),
             events_lost,
             events_suppressed,
             answers_suppressed,
@@ -208,10 +208,15 @@ impl Node {
     }
 }
 
-fn policy_status(counts: Counts) -> PolicyStatus {
-    let Counts { policies, refused, unfit, classes, maps, entries, peers, rules, memory } = counts;
+fn policy_status(counts: Counts, trial: TrialCounts) -> PolicyStatus {
+    let Counts { policies, staged, refused, unfit, classes, maps, entries, peers, rules, memory } = counts;
     PolicyStatus {
         policies: policies as u64,
+        staged: staged as u64,
+        staged_judged: trial.judged,
+        staged_would_deny: trial.would_deny,
+        staged_would_allow: trial.would_allow,
+        staged_lost: trial.lost,
         refused: refused as u64,
         left_out: unfit as u64,
         classes: classes as u64,

@@ -44,7 +44,8 @@ impl NodeService {
             Request::Services => self.services(replies).await,
             Request::Service(query) => self.service(query, replies).await,
             Request::Policy(query) => self.policy(query, replies).await,
-            Request::PolicyDiff => self.policy_diff(session.take_files(), replies).await,
+            Request::PolicyDiff => self.policy_diff(session.take_files(), false, replies).await,
+            Request::PolicyDiffStaged => self.policy_diff(session.take_files(), true, replies).await,
             Request::Reserve(reserve) => Ok(match session.begin(&reserve.key, &self.add_locks).await {
                 Ok(()) => {
                     let reply = self.reply(Request::Reserve(reserve)).await;
@@ -203,7 +204,7 @@ fn name(request: &Request) -> &'static str {
         Request::Policy(_) => "policy",
         Request::PolicyTrace(_) => "policy_trace",
         Request::PolicyDiffFile(_) => "policy_diff_file",
-        Request::PolicyDiff => "policy_diff",
+        Request::PolicyDiff | Request::PolicyDiffStaged => "policy_diff",
         Request::Monitor(_) => "monitor",
         Request::Services => "services",
         Request::Service(_) => "service",

@@ -155,6 +155,10 @@ impl Shorten for Trace {
                 step.rule.iter_mut().chain(&mut step.logged).for_each(rule);
                 step.note.iter_mut().for_each(text);
             }
+            if let Some(staged) = &mut path.staged {
+                staged.rule.iter_mut().for_each(rule);
+                names(&mut staged.policies);
+            }
         }
         let fit = fitting(&self.paths, PAGE);
         self.left_out += (self.paths.len() - fit) as u64;
@@ -176,6 +180,16 @@ impl Shorten for PolicyDetail {
             let more = format!(" (and {} pods more than are named)", self.selects.len() - fit);
             self.subject.push_str(&more);
             self.selects.truncate(fit);
+        }
+        if let Some(trial) = &mut self.trial {
+            for group in &mut trial.flows {
+                group.shorten();
+            }
+            for rule in &mut trial.rules {
+                text(&mut rule.rule);
+            }
+            trial.flows.truncate(fitting(&trial.flows, PAGE / 8));
+            trial.rules.truncate(fitting(&trial.rules, PAGE / 8));
         }
         let fit = fitting(&self.rules, PAGE);
         if fit < self.rules.len() {
@@ -260,10 +274,12 @@ mod tests {
                 rules: 2_000,
                 endpoints: 50_000,
                 origin: None,
+                staged: None,
             },
             subject: "all pods".into(),
             selects: (0..50_000).map(|at| format!("namespace/pod-{at}")).collect(),
             rules: (0..2_000).map(rule).collect(),
+            trial: None,
         };
         let small = PolicyDetail { rules: vec![rule(0)], selects: Vec::new(), ..detail.clone() };
         assert_eq!(small.clone().fitting(), small);

@@ -29,12 +29,17 @@ impl NodeService {
     /// Sends the list of policies.
     pub(super) async fn policies(&self, replies: &mut Replies<'_>) -> io::Result<Answered> {
         let node = Arc::clone(&self.node);
-        let (policies, refused) = match aside(move || node.policy().policies()).await {
+        let listed = aside(move || (node.policy().policies(), node.policy().staged_policies()));
+        let ((policies, mut refused), (staged, left_out)) = match listed.await {
             Ok(listed) => listed,
             Err(error) => return Ok(Err(error)),
         };
+        refused.extend(left_out);
         for policies in pages::cut(policies) {
             replies.send(&Reply::Policies(PolicyPage { policies, ..PolicyPage::default() })).await?;
+        }
+        for staged in pages::cut(staged) {
+            replies.send(&Reply::Policies(PolicyPage { staged, ..PolicyPage::default() })).await?;
         }
         for refused in pages::cut(refused) {
             replies.send(&Reply::Policies(PolicyPage { refused, ..PolicyPage::default() })).await?;
@@ -45,7 +50,12 @@ impl NodeService {
     /// Sends the policies that are meant.
     pub(super) async fn policy(&self, query: PolicyQuery, replies: &mut Replies<'_>) -> io::Result<Answered> {
         let node = Arc::clone(&self.node);
-        let details = match aside(move || node.policy().policy(&query)).await {
+        let shown = aside(move || {
+            let mut details = node.policy().policy(&query);
+            details.extend(node.policy().staged_policy(&query));
+            details
+        });
+        let details = match shown.await {
             Ok(details) => details,
             Err(error) => return Ok(Err(error)),
         };
@@ -72,6 +82,7 @@ impl NodeService {
     pub(super) async fn policy_diff(
         &self,
         (files, memory): Files,
+        staged: bool,
         replies: &mut Replies<'_>,
     ) -> io::Result<Answered> {
         let Ok(_alone) = self.diffs.acquire().await else {
@@ -81,7 +92,7 @@ impl NodeService {
         let compared = aside(move || {
             let flows = flows(&node, &monitor)?;
             let page = match objects_of(files) {
-                Ok(objects) => node.policy().diff(objects, &flows, |flow| names(&node, flow)),
+                Ok(objects) => node.policy().diff(objects, staged, &flows, |flow| names(&node, flow)),
                 Err(refused) => DiffPage { refused, examined: flows.len() as u64, ..DiffPage::default() },
             };
             drop(memory);

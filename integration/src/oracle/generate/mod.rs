@@ -8,11 +8,13 @@ mod pods;
 mod pools;
 mod questions;
 mod scene;
+mod staged;
 mod story;
 
 pub use self::{
     documents::{document, pod, policy, scene},
     questions::Questions,
     scene::{Scene, Told, id},
+    staged::{Trial, trial},
     story::{Step, story},
 };

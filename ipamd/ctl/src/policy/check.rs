@@ -57,6 +57,7 @@ fn findings(batch: Batch, elsewhere: &[String]) -> Findings {
                 tiers.insert(tier.name);
             }
             Object::Policy(policy) => policies.push(policy),
+            Object::Staged(staged) => policies.extend(staged.policy().cloned()),
             _ => {}
         }
     }
@@ -80,7 +81,7 @@ fn warnings(policy: &Policy) -> Vec<RefusedObject> {
     };
     let mut warnings: Vec<_> =
         policy.closed.iter().map(|FieldError { field, reason }| of(field.clone(), reason.clone())).collect();
-    if matches!(policy.id.kind, Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy) {
+    if matches!(policy.id.kind.enforced(), Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy) {
         for direction in Direction::BOTH {
             let rules = policy.rules(direction).unwrap_or_default().iter();
             let field = |rule: &Rule| format!("spec.{direction}[{}]", rule.index);

@@ -46,7 +46,12 @@ impl Difference {
     }
 }
 
-pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> anyhow::Result<Ending> {
+pub(super) fn diff(
+    daemon: &mut Daemon,
+    paths: &[PathBuf],
+    staged: bool,
+    output: &Output,
+) -> anyhow::Result<Ending> {
     let client = &mut daemon.client;
     let mut blank = true;
     sources::each(paths, |file, text| match text {
@@ -56,12 +61,12 @@ pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> a
         }
         Err(reason) => bail!("{}: {reason}", clean(&file.to_string_lossy())),
     })?;
-    if blank {
+    if blank && !paths.is_empty() {
         bail!(
             "there is no manifest in what is named: it is empty, as when the program that makes it has failed"
         );
     }
-    client.send(Request::PolicyDiff)?;
+    client.send(if staged { Request::PolicyDiffStaged } else { Request::PolicyDiff })?;
     let mut difference = Difference::default();
     loop {
         let Reply::PolicyDiff(page) = client.receive()? else {
@@ -73,6 +78,14 @@ pub(super) fn diff(daemon: &mut Daemon, paths: &[PathBuf], output: &Output) -> a
             break;
         }
     }
+    output.print(&difference, text)?;
+    Ok(difference.ending())
+}
+
+/// Shows a comparison that is one page.
+pub(super) fn show(page: DiffPage, output: &Output) -> anyhow::Result<Ending> {
+    let mut difference = Difference::default();
+    difference.take(page);
     output.print(&difference, text)?;
     Ok(difference.ending())
 }
@@ -114,7 +127,7 @@ fn text(difference: &Difference) -> String {
 }
 
 /// What changes for some flows, on a line.
-fn line(change: &FlowChange) -> String {
+pub(super) fn line(change: &FlowChange) -> String {
     let FlowChange { protocol, flows, source, destination, icmp, before, before_rule, after, after_rule } =
         change;
     let mut line = format!(

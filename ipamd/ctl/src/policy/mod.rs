@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod list;
+mod recorded;
 mod refusals;
 mod show;
 mod sources;
@@ -42,8 +43,18 @@ pub(super) enum Command {
     /// Says which of the flows seen lately would be judged otherwise if manifests were applied. Exit status: 0 if none
     /// would, 1 if some would, 2 if that is not known, as something is refused or the daemon does not answer
     Diff {
+        /// Takes staged policies to be in force: those of the files, and those of the cluster
+        #[arg(long)]
+        staged: bool,
+        /// Compares on recorded flows, without a daemon: a file of lines as `monitor -o json` prints them, or -
+        #[arg(long, value_name = "FILE", requires = "cluster")]
+        flows: Option<PathBuf>,
+        /// The manifests of the cluster as it is, for --flows: all that policies speak of, with the addresses of pods; may be given
+        /// several times
+        #[arg(long, value_name = "FILE", requires = "flows")]
+        cluster: Vec<PathBuf>,
         /// Files, directories of *.yaml, *.yml and *.json, or - for the standard input
-        #[arg(value_name = "FILE", required = true)]
+        #[arg(value_name = "FILE", required_unless_present = "staged")]
         files: Vec<PathBuf>,
     },
 }
@@ -57,6 +68,12 @@ pub(super) fn run(command: Command, socket: Option<PathBuf>, output: &Output) ->
         }
         Command::Trace(flow) => trace::trace(&mut Daemon::connect(socket)?, flow, output).map(Ending::of),
         Command::Check { tiers, files } => check::check(&files, &tiers, output).map(Ending::of),
-        Command::Diff { files } => diff::diff(&mut Daemon::connect(socket)?, &files, output),
+        Command::Diff { staged, flows: Some(flows), cluster, files } => {
+            let comparison = recorded::Comparison { flows: &flows, cluster: &cluster, files: &files, staged };
+            diff::show(recorded::compare(&comparison)?, output)
+        }
+        Command::Diff { staged, files, .. } => {
+            diff::diff(&mut Daemon::connect(socket)?, &files, staged, output)
+        }
     }
 }

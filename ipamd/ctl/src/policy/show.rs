@@ -3,10 +3,13 @@
 use anyhow::bail;
 use ipamd_api::{
     Reply, Request,
-    policy::{PolicyDetail, PolicyQuery, PolicyRule},
+    policy::{PolicyDetail, PolicyQuery, PolicyRule, StagedDetail, StagedRule},
 };
 
-use super::list::{directions, order};
+use super::{
+    diff,
+    list::{action, directions, order},
+};
 use crate::{
     daemon::Daemon,
     output::{Output, clean, fields, table},
@@ -14,8 +17,15 @@ use crate::{
 use ipamd_model::objects::Kind;
 
 /// The kinds of policies.
-const KINDS: [Kind; 4] =
-    [Kind::NetworkPolicy, Kind::CalicoNetworkPolicy, Kind::GlobalNetworkPolicy, Kind::ClusterNetworkPolicy];
+const KINDS: [Kind; 7] = [
+    Kind::NetworkPolicy,
+    Kind::CalicoNetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
+];
 
 /// A policy's name as it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,10 +115,12 @@ fn choice(which: &str, several: &[PolicyDetail]) -> String {
 }
 
 fn text(detail: &PolicyDetail) -> String {
-    let PolicyDetail { summary, subject, selects, rules } = detail;
+    let PolicyDetail { summary, subject, selects, rules, trial } = detail;
     let selects = if selects.is_empty() { "none on this node".to_owned() } else { selects.join("\n") };
+    let staged = summary.staged.as_ref();
     let about = fields([
         ("Policy", summary.policy.to_string()),
+        ("Staged", staged.map(|it| format!("{}; it is not in force", action(it))).unwrap_or_default()),
         ("Tier", summary.tier.clone()),
         ("Order", order(summary)),
         ("Directions", directions(summary)),
@@ -116,10 +128,34 @@ fn text(detail: &PolicyDetail) -> String {
         ("Endpoints", selects),
         ("Origin", summary.origin.clone().unwrap_or_default()),
     ]);
-    if rules.is_empty() {
-        return about + "\nNo rules.\n";
+    let rules = if rules.is_empty() {
+        "No rules.\n".to_owned()
+    } else if staged.is_some() {
+        table(["RULE", "NAME", "ACTION", "MATCHES"], rules.iter().map(row_without_hits))
+    } else {
+        table(["RULE", "NAME", "ACTION", "HITS", "MATCHES"], rules.iter().map(row))
+    };
+    let trial = trial.as_ref().map(self::trial).unwrap_or_default();
+    about + "\n" + &rules + &trial
+}
+
+/// What has come of a staged policy.
+fn trial(trial: &StagedDetail) -> String {
+    if trial.rules.is_empty() {
+        return "\nNo flow would be judged otherwise because of it.\n".to_owned();
     }
-    about + "\n" + &table(["RULE", "NAME", "ACTION", "HITS", "MATCHES"], rules.iter().map(row))
+    let titles = ["WOULD DENY", "WOULD ALLOW", "LIVE", "BY"];
+    let rows = trial.rules.iter().map(|StagedRule { rule, tally }| {
+        let live = tally.live_would_deny + tally.live_would_allow;
+        [tally.would_deny.to_string(), tally.would_allow.to_string(), live.to_string(), rule.clone()]
+    });
+    let flows: String = trial.flows.iter().map(|flow| diff::line(flow) + "\n").collect();
+    format!("\n{}\n{flows}", table(titles, rows))
+}
+
+fn row_without_hits(rule: &PolicyRule) -> [String; 4] {
+    let [rule, name, action, _, matches] = row(rule);
+    [rule, name, action, matches]
 }
 
 fn row(rule: &PolicyRule) -> [String; 5] {
@@ -150,6 +186,7 @@ mod tests {
                 rules: 1,
                 endpoints: 1,
                 origin: Some("a.yaml:1".into()),
+                staged: None,
             },
             subject: "pods of shop with app = web".into(),
             selects: vec!["shop/web".into()],
@@ -161,6 +198,7 @@ mod tests {
                 matches: "tcp to port 80".into(),
                 hits: 7,
             }],
+            trial: None,
         }
     }
 

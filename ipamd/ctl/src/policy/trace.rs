@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use ipamd_api::{
     Reply, Request,
-    policy::{KernelSays, Trace, TracePath, TraceQuery, TraceStep, TraceVerdict, Verdict},
+    policy::{KernelSays, StagedVerdict, Trace, TracePath, TraceQuery, TraceStep, TraceVerdict, Verdict},
 };
 
 use crate::{
@@ -133,6 +133,14 @@ fn text(trace: &Trace, query: &TraceQuery) -> String {
         }
         for step in &path.steps {
             text.push_str(&self::step(step));
+        }
+        if let Some(StagedVerdict { verdict, rule, policies }) = &path.staged {
+            let because: Vec<_> = policies.iter().map(|it| clean(&it.to_string())).collect();
+            let by = match rule {
+                Some(rule) => flow::by(Some(rule)),
+                None => format!(", because of {}", because.join(", ")),
+            };
+            let _ = writeln!(text, "  the staged policies would say otherwise: {verdict}{by}");
         }
     }
     if trace.left_out > 0 {
@@ -284,6 +292,7 @@ mod tests {
                 icmp: None,
                 service: None,
                 note: None,
+                staged: None,
                 verdict: Verdict::Deny,
                 steps: vec![
                     step("shop/stranger", "egress", Verdict::Allow, None, KernelSays::Same),

@@ -24,6 +24,7 @@ use ipamd_model::{
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
     policy::{Denied, Dialect, ItemKinds, ItemSelector, Policy, Scope, Tier},
     selector::Subject,
+    staged::StagedPolicy,
 };
 use ipamd_runtime::work;
 
@@ -124,6 +125,8 @@ pub struct PolicyInputs {
     tiers: BTreeMap<Arc<str>, Tier>,
     /// All policies, including those whose tier is not known.
     pub policies: BTreeMap<ObjectId, Arc<Policy>>,
+    /// The staged policies, from which nothing follows here.
+    pub staged: BTreeMap<ObjectId, Arc<StagedPolicy>>,
     /// The EndpointSlices, and which of them count.
     pub service_endpoints: ServiceEndpoints,
     /// The endpoints of this node.
@@ -190,6 +193,7 @@ impl PolicyInputs {
                 self.service_endpoints.policy_changed(old.as_deref(), Some(&it));
                 old.map(Object::Policy)
             }
+            Object::Staged(it) => self.staged.insert(id, it).map(Object::Staged),
             Object::EndpointSlice(it) => self.service_endpoints.put(id, it).map(Object::EndpointSlice),
             // Policy is about the endpoints behind a service, not about the service.
             Object::Service(_) => None,
@@ -218,14 +222,22 @@ impl PolicyInputs {
             Kind::NetworkPolicy
             | Kind::CalicoNetworkPolicy
             | Kind::GlobalNetworkPolicy
-            | Kind::ClusterNetworkPolicy => {
-                let old = self.policies.remove(id)?;
-                self.service_endpoints.policy_changed(Some(&old), None);
-                Some(Object::Policy(old))
+            | Kind::ClusterNetworkPolicy => self.remove_policy(id),
+            // Where it is tried out, it is a policy like others.
+            Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy => {
+                self.staged.remove(id).map(Object::Staged).or_else(|| self.remove_policy(id))
             }
             Kind::EndpointSlice => self.service_endpoints.remove(id).map(Object::EndpointSlice),
             Kind::Service => None,
         }
+    }
+
+    fn remove_policy(&mut self, id: &ObjectId) -> Option<Object> {
+        let old = self.policies.remove(id)?;
+        self.service_endpoints.policy_changed(Some(&old), None);
+        Some(Object::Policy(old))
     }
 
     /// Whether there is an object of that id. Services are not kept here.
@@ -243,6 +255,11 @@ impl PolicyInputs {
             | Kind::CalicoNetworkPolicy
             | Kind::GlobalNetworkPolicy
             | Kind::ClusterNetworkPolicy => self.policies.contains_key(id),
+            Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy => {
+                self.staged.contains_key(id) || self.policies.contains_key(id)
+            }
             Kind::EndpointSlice => self.service_endpoints.has(id),
             Kind::Service => false,
         }

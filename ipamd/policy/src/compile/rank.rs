@@ -27,7 +27,8 @@ impl Rank {
             order: policy.order,
             name: Arc::clone(&policy.id.name),
             namespace: policy.id.namespace.clone(),
-            id: policy.id.clone(),
+            // A staged policy has the place that it would have.
+            id: policy.id.enforced(),
         }
     }
 

@@ -86,7 +86,7 @@ impl State {
     }
 
     /// Removes an endpoint. A failure is repaired later.
-    fn forget(&mut self, key: &AttachmentKey) {
+    pub fn forget(&mut self, key: &AttachmentKey) {
         if let Err(error) = self.dismiss(key) {
             self.failed(&error);
         }

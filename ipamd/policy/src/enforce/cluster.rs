@@ -9,7 +9,10 @@ use std::{
 
 use ipamd_api::AttachmentKey;
 
-use super::slots::EndpointSlot;
+use super::{
+    change_log::{ChangeLog, Told},
+    slots::EndpointSlot,
+};
 use crate::compile::{
     classes::Classes,
     domains::Domains,
@@ -54,6 +57,8 @@ pub(super) struct Cluster {
     /// The rank of each policy that is enforced.
     pub ranks: BTreeMap<ObjectId, Rank>,
     pub endpoints: BTreeMap<AttachmentKey, Endpoint>,
+    /// What the staged set has not taken in.
+    pub log: ChangeLog,
 }
 
 impl Cluster {
@@ -61,6 +66,7 @@ impl Cluster {
     /// to `concerned`. Returns the change that undoes it.
     pub fn apply(&mut self, change: Change, concerned: &mut BTreeSet<AttachmentKey>) -> Option<Change> {
         supervisor::beat();
+        self.log.push(|| Told::Change(change.clone()));
         let id = change.id();
         if id.kind.is_policy() {
             self.unselect(&id, concerned);
@@ -219,6 +225,7 @@ impl Cluster {
 
     /// Adds an endpoint to the inputs. Nothing is derived from it yet.
     pub fn put_endpoint(&mut self, endpoint: LocalEndpoint, slot: Arc<EndpointSlot>) {
+        self.log.push(|| Told::Endpoint(endpoint.clone()));
         let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
         self.inputs.put_local(endpoint);
         let placed = Endpoint { slot, item, facts: None, addresses, selecting: Selecting::new() };
@@ -248,6 +255,7 @@ impl Cluster {
         concerned: &mut BTreeSet<AttachmentKey>,
     ) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(key)?;
+        self.log.push(|| Told::NoEndpoint(key.clone()));
         self.inputs.remove_local(key);
         self.refresh_item(&endpoint.item, concerned);
         concerned.remove(key);

@@ -7,6 +7,8 @@ use super::state::State;
 pub struct Counts {
     /// Policies in force.
     pub policies: usize,
+    /// Staged policies, which are tried out.
+    pub staged: usize,
     /// Objects that could not be understood.
     pub refused: usize,
     /// Objects that do not fit, and policies of unknown tiers.
@@ -31,6 +33,7 @@ impl State {
         let maps = &self.written.maps;
         Counts {
             policies: self.cluster.ranks.len(),
+            staged: self.cluster.inputs.staged.len(),
             refused: self.left_out.refusals.len(),
             unfit: self.left_out.unfit.len() + self.cluster.unenforced().count(),
             classes: self.cluster.classes.count(),

@@ -11,12 +11,14 @@ use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
 
 use super::{
+    change_log::Told,
     counts::Counts,
     error::EnforceError,
     parts::Parts,
     queue::{Admission, QueuedChange},
     slots::SlotAllocator,
     state::State,
+    trial::{progress::Trial, tally::TrialCounts},
     write_error::WriteError,
     writes::Writes,
 };
@@ -37,6 +39,10 @@ pub struct Enforcer {
     most: u32,
     /// The counts and problems, as of the last time that the lock was free.
     pub(super) last_report: Mutex<(Counts, Vec<String>)>,
+    /// What is tried out. Who has it may wait for the state, and never the other way round.
+    pub(super) trial: Mutex<Trial>,
+    /// What was counted of that. Nobody who has it waits.
+    pub(super) trial_counts: Mutex<TrialCounts>,
 }
 
 /// Logs why the tables could not be rebuilt.
@@ -65,6 +71,8 @@ impl Enforcer {
             state: QueuedLock::new(state),
             most,
             last_report: Mutex::default(),
+            trial: Mutex::default(),
+            trial_counts: Mutex::default(),
         }
     }
 
@@ -206,6 +214,7 @@ impl Enforcer {
         if !state.started || state.cluster.node_addresses == addresses {
             return;
         }
+        state.cluster.log.push(|| Told::NodeAddresses(addresses.clone()));
         let old = std::mem::replace(&mut state.cluster.node_addresses, addresses);
         state.written.touched.extend(old.into_iter().map(IpNetwork::from));
         if let Err(WriteError::Overflow(overflow)) = state.sync_tables(&BTreeSet::new()) {

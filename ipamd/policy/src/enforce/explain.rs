@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipamd_api::{
     AttachmentKey,
     policy::{
-        DecidingRule, KernelSays, Party, Trace, TracePath, TraceQuery, TraceStep, TraceVerdict, Verdict,
+        DecidingRule, KernelSays, Party, StagedVerdict, Trace, TracePath, TraceQuery, TraceStep,
+        TraceVerdict, Verdict,
     },
 };
 use ipnetwork::IpNetwork;
@@ -159,6 +160,7 @@ impl State {
             verdict: Verdict::Allow,
             steps: Vec::new(),
             note: None,
+            staged: None,
         };
         let by_itself = match way {
             Route::NoBackend(service, note) => {
@@ -269,8 +271,17 @@ impl Enforcer {
             }
         }
         let asked = asked.into_iter().map(|(flow, way)| (NamedFlow { names: names(&flow), flow }, way));
-        let asked = asked.collect();
-        self.lock().trace(query, asked)
+        let asked: Vec<_> = asked.collect();
+        let flows: Vec<_> = asked.iter().map(|(flow, _)| flow.clone()).collect();
+        let mut trace = self.lock().trace(query, asked)?;
+        for (path, flow) in trace.paths.iter_mut().zip(&flows).filter(|(path, _)| !path.steps.is_empty()) {
+            path.staged = self.compare_staged(flow).map(|otherwise| StagedVerdict {
+                verdict: otherwise.change.after,
+                rule: otherwise.change.after_rule,
+                policies: otherwise.policies.iter().map(Into::into).collect(),
+            });
+        }
+        Ok(trace)
     }
 
     /// Who has an address.

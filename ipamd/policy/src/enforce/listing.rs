@@ -13,8 +13,15 @@ use ipamd_runtime::queued_lock::locked;
 /// The most objects for which Events are created.
 const TOLD: usize = 100;
 
+/// Whether a query names a policy.
+pub(super) fn is_meant(query: &PolicyQuery, id: &ObjectId) -> bool {
+    *id.name == *query.name
+        && query.namespace.as_ref().is_none_or(|wanted| id.namespace.as_deref() == Some(wanted))
+        && query.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(id.kind.name()))
+}
+
 impl State {
-    fn summary(&self, policy: &Policy) -> PolicySummary {
+    pub fn summary(&self, policy: &Policy) -> PolicySummary {
         let rank = self.cluster.ranks.get(&policy.id);
         let selected =
             |rank| self.cluster.endpoints.values().filter(|it| it.selecting.contains_key(rank)).count();
@@ -28,10 +35,11 @@ impl State {
             rules: Direction::BOTH.into_iter().map(rules).sum::<usize>() as u64,
             endpoints: rank.map_or(0, selected) as u64,
             origin: policy.origin.as_ref().map(ToString::to_string),
+            staged: None,
         }
     }
 
-    fn detail(&self, policy: &Policy) -> PolicyDetail {
+    pub fn detail(&self, policy: &Policy) -> PolicyDetail {
         let rank = self.cluster.ranks.get(&policy.id);
         let selected = self.cluster.endpoints.values();
         let selected = selected.filter(|it| rank.is_some_and(|rank| it.selecting.contains_key(rank)));
@@ -56,6 +64,7 @@ impl State {
             subject: describe::items(&policy.subject),
             selects: selected.map(|endpoint| pod_name(&endpoint.item)).collect(),
             rules: rules.collect(),
+            trial: None,
         }
     }
 
@@ -127,12 +136,7 @@ impl Enforcer {
     /// The details of the policies in force that a query names.
     pub fn policy(&self, query: &PolicyQuery) -> Vec<PolicyDetail> {
         let state = self.lock();
-        let meant = |id: &ObjectId| {
-            *id.name == *query.name
-                && query.namespace.as_ref().is_none_or(|wanted| id.namespace.as_deref() == Some(wanted))
-                && query.kind.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(id.kind.name()))
-        };
-        let found = state.cluster.ranks.keys().filter(|id| meant(id));
+        let found = state.cluster.ranks.keys().filter(|id| is_meant(query, id));
         let found = found.filter_map(|id| state.cluster.inputs.policies.get(id));
         found.map(|policy| state.detail(policy)).collect()
     }

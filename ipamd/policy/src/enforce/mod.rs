@@ -3,9 +3,11 @@
 
 mod admit;
 mod apply;
+mod change_log;
 mod cluster;
 mod compaction;
 mod compiled;
+mod copy;
 mod counts;
 mod enforcer;
 mod error;
@@ -25,6 +27,7 @@ mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod trial_budget;
 mod write_error;
 mod write_tables;
@@ -38,6 +41,10 @@ pub use self::{
     error::EnforceError,
     queue::Admission,
     seen_flow::{Numbers, SeenFlow},
+    trial::{
+        otherwise::{Otherwise, Passed},
+        tally::TrialCounts,
+    },
     writes::Writes,
 };
 pub use crate::compile::policy_inputs::LocalEndpoint;

@@ -13,9 +13,9 @@ use ipamd_api::{
 use super::{
     enforcer::Enforcer,
     judge,
-    memory::Memory,
     seen_flow::{NamedFlow, Numbers, SeenFlow},
     state::State,
+    trial::overlay::overlay,
 };
 use crate::tables::RuleId;
 use ipamd_model::{
@@ -40,19 +40,6 @@ enum Who {
 type Group = (u8, Who, Who, u16, Judged, Judged);
 
 impl State {
-    /// The same cluster on tables of its own.
-    fn copy(&self) -> Self {
-        let mut copy = Self::new(Box::new(Memory::new(self.tables.limits())));
-        copy.cluster.inputs = self.cluster.inputs.clone();
-        copy.cluster.node_addresses.clone_from(&self.cluster.node_addresses);
-        copy
-    }
-
-    fn by_address(&self) -> HashMap<IpAddr, AttachmentKey> {
-        let each = self.cluster.endpoints.iter();
-        each.flat_map(|(key, it)| it.addresses.iter().map(|address| (*address, key.clone()))).collect()
-    }
-
     fn who(&self, address: IpAddr) -> Who {
         self.cluster.classes.pod_at(address).map_or(Who::Other(address), |pod| Who::Pod(pod.clone()))
     }
@@ -74,11 +61,12 @@ impl State {
 }
 
 impl Enforcer {
-    /// Which of the flows would be judged otherwise if these objects were applied. `names` returns the DNS names that the opener of a
-    /// flow was told for its destination.
+    /// Which of the flows would be judged otherwise if these objects were applied; with `staged`, also all staged policies. `names`
+    /// returns the DNS names that the opener of a flow was told for its destination.
     pub fn diff(
         &self,
         objects: Vec<Object>,
+        staged: bool,
         flows: &[SeenFlow],
         names: impl Fn(&SeenFlow) -> Vec<String>,
     ) -> DiffPage {
@@ -94,13 +82,10 @@ impl Enforcer {
         for object in objects {
             trial.cluster.inputs.put(object);
         }
-        let locals = trial.cluster.inputs.locals.values().cloned().collect::<Vec<_>>();
-        for endpoint in locals {
-            // There is always a free slot, because the copy has as many slots as the original.
-            let Some(slot) = trial.slots.claim(None, trial.tables.limits().slots) else { break };
-            trial.cluster.put_endpoint(endpoint, slot);
+        if staged {
+            overlay(&mut trial.cluster.inputs);
         }
-        if let Err(error) = trial.rebuild() {
+        if let Err(error) = trial.begin_copy() {
             let reason = error.to_string();
             page.refused.push(RefusedObject {
                 file: None,

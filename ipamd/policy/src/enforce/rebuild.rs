@@ -94,6 +94,8 @@ impl State {
 
     /// Adds the policies in parts, so that those that do not fit are left out.
     fn fill_piece_by_piece(&mut self) -> Result<(), WriteError> {
+        // What is left out is not told one by one.
+        self.cluster.log.end();
         let policies = std::mem::take(&mut self.cluster.inputs.policies);
         let unfit = std::mem::take(&mut self.left_out.unfit);
         let filled = self.fill_with(policies.values().cloned());

@@ -22,6 +22,8 @@ pub(super) struct Resource {
     pub fields: Option<&'static str>,
     /// Whether it comes with a CustomResourceDefinition, and may be missing.
     pub optional: bool,
+    /// Whether what is in force follows from it. Nothing waits for what is only tried out.
+    pub enforced: bool,
 }
 
 const fn core(kind: Kind, plural: &'static str) -> Resource {
@@ -34,6 +36,7 @@ const fn core(kind: Kind, plural: &'static str) -> Resource {
         labels: None,
         fields: None,
         optional: false,
+        enforced: true,
     }
 }
 
@@ -41,8 +44,12 @@ const fn calico(kind: Kind, plural: &'static str) -> Resource {
     Resource { group: "projectcalico.org", version: "v3", optional: true, ..core(kind, plural) }
 }
 
+const fn staged(kind: Kind, plural: &'static str) -> Resource {
+    Resource { enforced: false, ..calico(kind, plural) }
+}
+
 /// All of them.
-pub(super) static RESOURCES: [Resource; 13] = [
+pub(super) static RESOURCES: [Resource; 16] = [
     core(Kind::Node, "nodes"),
     core(Kind::Namespace, "namespaces"),
     core(Kind::ServiceAccount, "serviceaccounts"),
@@ -65,6 +72,9 @@ pub(super) static RESOURCES: [Resource; 13] = [
     calico(Kind::GlobalNetworkSet, "globalnetworksets"),
     calico(Kind::CalicoNetworkPolicy, "networkpolicies"),
     calico(Kind::GlobalNetworkPolicy, "globalnetworkpolicies"),
+    staged(Kind::StagedNetworkPolicy, "stagednetworkpolicies"),
+    staged(Kind::StagedGlobalNetworkPolicy, "stagedglobalnetworkpolicies"),
+    staged(Kind::StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies"),
 ];
 
 impl Resource {

@@ -73,9 +73,6 @@ fn instead(kind: &str) -> Option<&'static str> {
         "Profile" => {
             "what its rules say, a GlobalNetworkPolicy says; the labels of namespaces and service accounts are inherited without it"
         }
-        _ if kind.starts_with("Staged") => {
-            "a trial of a policy is not possible yet; \"cambricctl policy diff\" says what it would change"
-        }
         "HostEndpoint" => "policies apply to pods, not to the node's own interfaces",
         _ => return None,
     })
@@ -88,6 +85,9 @@ fn calico(kind: &str) -> Option<Kind> {
         "NetworkSet" => Kind::NetworkSet,
         "GlobalNetworkSet" => Kind::GlobalNetworkSet,
         "Tier" => Kind::Tier,
+        "StagedNetworkPolicy" => Kind::StagedNetworkPolicy,
+        "StagedGlobalNetworkPolicy" => Kind::StagedGlobalNetworkPolicy,
+        "StagedKubernetesNetworkPolicy" => Kind::StagedKubernetesNetworkPolicy,
         _ => return None,
     })
 }
@@ -122,12 +122,13 @@ mod tests {
             ("projectcalico.org/v3", "Tier", Read(Kind::Tier)),
             ("projectcalico.org/v3", "HostEndpoint", Foreign(instead("HostEndpoint"))),
             ("projectcalico.org/v3", "Profile", Foreign(instead("Profile"))),
-            ("projectcalico.org/v3", "StagedNetworkPolicy", Foreign(instead("StagedNetworkPolicy"))),
-            ("projectcalico.org/v3", "StagedGlobalNetworkPolicy", Foreign(instead("StagedNetworkPolicy"))),
+            ("projectcalico.org/v3", "StagedNetworkPolicy", Read(Kind::StagedNetworkPolicy)),
+            ("crd.projectcalico.org/v1", "StagedNetworkPolicy", Read(Kind::StagedNetworkPolicy)),
+            ("projectcalico.org/v3", "StagedGlobalNetworkPolicy", Read(Kind::StagedGlobalNetworkPolicy)),
             (
-                "projectcalico.org/v3",
+                "crd.projectcalico.org/v1",
                 "StagedKubernetesNetworkPolicy",
-                Foreign(instead("StagedNetworkPolicy")),
+                Read(Kind::StagedKubernetesNetworkPolicy),
             ),
             ("projectcalico.org/v3", "IPPool", None),
             ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", Read(Kind::ClusterNetworkPolicy)),

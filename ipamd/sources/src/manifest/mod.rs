@@ -242,7 +242,10 @@ pub(super) fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Obje
         | Kind::GlobalNetworkSet
         | Kind::Tier
         | Kind::CalicoNetworkPolicy
-        | Kind::GlobalNetworkPolicy => calico::read(kind, document, Some(origin)),
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy => calico::read(kind, document, Some(origin)),
         Kind::ClusterNetworkPolicy => cluster_policy::read(document, Some(origin)),
         Kind::Namespace
         | Kind::Pod

@@ -101,6 +101,8 @@ fn is_namespaced(kind: Kind) -> bool {
         | Kind::NetworkSet
         | Kind::NetworkPolicy
         | Kind::CalicoNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
         | Kind::Service
         | Kind::EndpointSlice => true,
         Kind::Namespace
@@ -108,6 +110,7 @@ fn is_namespaced(kind: Kind) -> bool {
         | Kind::GlobalNetworkSet
         | Kind::Tier
         | Kind::GlobalNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
         | Kind::ClusterNetworkPolicy => false,
     }
 }

@@ -226,9 +226,10 @@ fn a_trial_names_the_flows_that_would_be_judged_otherwise_and_changes_nothing() 
         let manifest = manifest::read(Path::new("new.yaml"), &text);
         manifest.objects.into_iter().map(|located| located.object).collect::<Vec<_>>()
     };
-    let page = bench
-        .enforcer
-        .diff(files(guard("g", "80")), &[flow(1, 80), flow(1, 81), flow(2, 80)], |_| Vec::new());
+    let page =
+        bench
+            .enforcer
+            .diff(files(guard("g", "80")), false, &[flow(1, 80), flow(1, 81), flow(2, 80)], |_| Vec::new());
     let changed = page.changes.iter().map(|it| (it.source.address, it.destination.port, it.before, it.after));
     assert_eq!(
         changed.collect::<Vec<_>>(),
@@ -242,7 +243,9 @@ fn a_trial_names_the_flows_that_would_be_judged_otherwise_and_changes_nothing() 
     let again = SeenFlow { source_port: 40_001, ..flow(1, 81) };
     let ping = SeenFlow { protocol: protocol::ICMP, destination_port: 0x0800, ..flow(2, 0) };
     let grouped =
-        bench.enforcer.diff(files(guard("g", "80")), &[flow(1, 81), again, again, ping], |_| Vec::new());
+        bench
+            .enforcer
+            .diff(files(guard("g", "80")), false, &[flow(1, 81), again, again, ping], |_| Vec::new());
     let told = grouped.changes.iter().map(|it| (&*it.protocol, it.flows, it.destination.port, it.icmp));
     let echo = IcmpMessage { kind: 8, code: 0 };
     assert_eq!(told.collect::<Vec<_>>(), [("icmp", 1, 0, Some(echo)), ("tcp", 2, 81, None)]);

@@ -5,6 +5,7 @@ mod explaining;
 mod failing;
 mod hostile;
 mod services;
+mod staged;
 mod watched;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
@@ -113,7 +114,9 @@ impl Bench {
 
     fn remove(&self, kind: Kind, name: &str) -> Applied {
         let id = match kind {
-            Kind::Tier | Kind::GlobalNetworkPolicy | Kind::Namespace => ObjectId::global(kind, name),
+            Kind::Tier | Kind::GlobalNetworkPolicy | Kind::StagedGlobalNetworkPolicy | Kind::Namespace => {
+                ObjectId::global(kind, name)
+            }
             _ => ObjectId::namespaced(kind, "n", name),
         };
         self.enforcer.apply(Batch { changes: vec![Change::Remove(id)], refusals: None })

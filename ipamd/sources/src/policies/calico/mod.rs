@@ -1,5 +1,5 @@
 //! Calico's policies in Calico's own YAML, `projectcalico.org/v3`: NetworkPolicy, GlobalNetworkPolicy, NetworkSet,
-//! GlobalNetworkSet and Tier, with Calico's defaults and checks. What Calico can do and Cambric cannot (HTTP,
+//! GlobalNetworkSet and Tier, and the staged kinds, with Calico's defaults and checks. What Calico can do and Cambric cannot (HTTP,
 //! policy before the translation of addresses or without connection tracking) is refused by the
 //! name of its field, and so is a field that Calico does not have: a policy is never half applied.
 //!
@@ -14,10 +14,13 @@ mod selectors;
 mod services;
 mod sets;
 mod spec;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod tier;
 mod traffic;
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -32,9 +35,12 @@ pub fn read(kind: Kind, document: &Value, origin: Option<Origin>) -> Result<Obje
     let root = Field::root(document);
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
     match kind {
-        Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy => spec::read(kind, &root, origin),
+        Kind::CalicoNetworkPolicy | Kind::GlobalNetworkPolicy => {
+            spec::read(kind, &root, origin).map(|policy| Object::Policy(Arc::new(policy)))
+        }
         Kind::NetworkSet | Kind::GlobalNetworkSet => sets::read(kind, &root),
         Kind::Tier => tier::read(&root),
+        kind if kind.is_staged() => staged::read(kind, &root, origin),
         other => Err(root.refuse(format!("{} is not one of Calico's kinds", other.name()))),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 use ipamd_model::{
     field::FieldError,
-    objects::{Kind, Object, ObjectId, Origin},
+    objects::{Kind, ObjectId, Origin},
     policy::{DEFAULT_TIER, Dialect, Direction, ItemKinds, ItemSelector, Order, Policy, Rule, Scope},
     selector::Selector,
 };
@@ -20,14 +20,18 @@ const FIELDS: [&str; 8] =
 /// The fields that only a GlobalNetworkPolicy has.
 const GLOBAL_FIELDS: [&str; 4] = ["namespaceSelector", "doNotTrack", "preDNAT", "applyOnForward"];
 
-/// Reads a NetworkPolicy or a GlobalNetworkPolicy.
-pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Result<Object, FieldError> {
+/// The field that says what a staged policy stands for.
+pub(super) const ACTION: &str = "stagedAction";
+
+/// Reads a NetworkPolicy or a GlobalNetworkPolicy, or one of those kinds that is staged.
+pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Result<Policy, FieldError> {
     let id = v1::id(kind, root)?;
     let spec = root.need("spec")?;
-    if id.namespace.is_some() {
-        spec.only(&FIELDS)?;
-    } else {
-        spec.only(&[&FIELDS[..], &GLOBAL_FIELDS[..]].concat())?;
+    let (is_global, is_staged) = (id.namespace.is_none(), kind.is_staged());
+    let known =
+        [&FIELDS[..], if is_global { &GLOBAL_FIELDS } else { &[] }, if is_staged { &[ACTION] } else { &[] }];
+    spec.only(&known.concat())?;
+    if is_global {
         check_global(&spec)?;
     }
     check_hints(&spec)?;
@@ -43,7 +47,7 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
     let (ingress, egress) = (of_ingress.then_some(ingress), of_egress.then_some(egress));
     let mut closed = Vec::new();
     let denied = v1::denied_by_policy(root, &mut closed);
-    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })))
+    Ok(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })
 }
 
 /// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the

@@ -30,15 +30,24 @@ use ipamd_model::{
 pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldError> {
     let root = Field::root(document);
     root.only(&["apiVersion", "kind", "metadata", "spec", "status"])?;
-    let id = v1::id(Kind::NetworkPolicy, &root)?;
+    policy(Kind::NetworkPolicy, &root, origin).map(|policy| Object::Policy(Arc::new(policy)))
+}
+
+/// The policy that an object of this kind says: a NetworkPolicy, or one that is staged.
+pub(in crate::policies) fn policy(
+    kind: Kind,
+    root: &Field<'_>,
+    origin: Option<Origin>,
+) -> Result<Policy, FieldError> {
+    let id = v1::id(kind, root)?;
     let namespace = id.namespace.clone().unwrap_or_default();
     let spec = match root.get("spec")? {
-        Some(spec) => Spec::read(&spec, &namespace)?,
+        Some(spec) => Spec::read(&spec, &namespace, kind.is_staged())?,
         None => Spec { pods: Selector::All, ingress: Some(Vec::new()), egress: None },
     };
     let mut closed = Vec::new();
-    let denied = v1::denied_by_policy(&root, &mut closed);
-    Ok(Object::Policy(Arc::new(Policy {
+    let denied = v1::denied_by_policy(root, &mut closed);
+    Ok(Policy {
         id,
         origin,
         tier: DEFAULT_TIER.into(),
@@ -48,7 +57,7 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
         egress: spec.egress,
         denied,
         closed,
-    })))
+    })
 }
 
 /// What a policy says.
@@ -59,8 +68,9 @@ struct Spec {
 }
 
 impl Spec {
-    fn read(spec: &Field<'_>, namespace: &Arc<str>) -> Result<Self, FieldError> {
-        spec.only(&["podSelector", "policyTypes", "ingress", "egress"])?;
+    fn read(spec: &Field<'_>, namespace: &Arc<str>, is_staged: bool) -> Result<Self, FieldError> {
+        let known = ["podSelector", "policyTypes", "ingress", "egress", "stagedAction"];
+        spec.only(if is_staged { &known } else { &known[..4] })?;
         let pods = match spec.get("podSelector")? {
             Some(selector) => labels::selector(&selector)?,
             None => Selector::All,

@@ -3,6 +3,7 @@ mod examples;
 mod fuzz;
 mod policies;
 mod sets;
+mod staged;
 mod traffic;
 
 use std::sync::Arc;
