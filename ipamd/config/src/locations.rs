@@ -1,6 +1,9 @@
 //! Where the daemon's things are, for commands that need no pools.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use ipamd_api::{DEFAULT_SOCKET, wire::AttachMode};
 
@@ -34,6 +37,8 @@ pub struct Locations {
     pub host_root: PathBuf,
     /// What runtimes find of Cambric.
     pub cni: CniFiles,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// How programs are to be attached, if it is configured.
     pub attach: Option<AttachMode>,
     /// Ports of masqueraded flows, if there is masquerading.
@@ -48,6 +53,13 @@ pub struct Locations {
     pub vxlan_port: u16,
     /// Number of the overlay's network.
     pub vxlan_id: u32,
+}
+
+impl Default for Locations {
+    /// Those without a configuration.
+    fn default() -> Self {
+        Self::of(&Options::default())
+    }
 }
 
 impl Locations {
@@ -77,6 +89,7 @@ impl Locations {
                 socket: socket.clone(),
             },
             socket,
+            metrics: options.metrics,
             attach: options.attach.as_ref().and_then(|attach| attach.0),
             masquerade_ports: options.masquerade.unwrap_or(true).then_some(ports),
             keeps_sources: !options.masquerade.unwrap_or(true) || !options.no_masquerade.is_empty(),

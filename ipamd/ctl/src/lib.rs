@@ -14,11 +14,13 @@ mod output;
 mod policy;
 mod pools;
 mod service;
+mod shell;
 mod status;
+mod sysdump;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{ffi::OsString, io, net::IpAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use daemon::Daemon;
 pub use ending::Ending;
@@ -70,6 +72,19 @@ enum Command {
     Connectivity(connectivity::Command),
     /// Tells of new flows, ends and drops as they happen, until it is interrupted; times are UTC
     Monitor(monitor::Filter),
+    /// Collects what a bug report needs into one archive, without secrets; works without the daemon, too
+    Sysdump(sysdump::Sysdump),
+    /// Prints a script by which a shell completes words of this command line
+    Completion {
+        /// The shell
+        shell: shell::Completed,
+    },
+    /// Writes the manual pages of cambricctl and of the daemon
+    #[command(hide = true)]
+    Man {
+        /// Into which directory
+        directory: PathBuf,
+    },
     /// Removes all of Cambric from this machine's kernel, its records, and the CNI configuration and plugin in the
     /// directories that the daemon's configuration names; refused while the daemon runs
     Uninstall(machine::Uninstall),
@@ -125,6 +140,15 @@ enum DnsCommand {
 }
 
 impl CommandLine {
+    /// That of a program by its arguments, the first of which is how it was called: as `kubectl-cambric` it is a plugin of
+    /// kubectl.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn of(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        shell::parse(arguments)
+    }
+
     /// The exit status of a command that cannot be carried out: where 1 is an answer, it is another.
     pub fn failure(&self) -> u8 {
         match self.command {
@@ -145,6 +169,13 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
     match command {
         Command::Preflight(what) => return machine::preflight(&what, &output).map(Ending::of),
         Command::Uninstall(what) => machine::uninstall(&what, socket, &output)?,
+        Command::Completion { shell } => shell::completion(shell, CommandLine::command(), &mut io::stdout()),
+        Command::Man { directory } => {
+            let pages = shell::manual(CommandLine::command(), &directory)?;
+            output
+                .print(&pages[..], |pages| pages.iter().map(|it| format!("{}\n", it.display())).collect())?;
+        }
+        Command::Sysdump(what) => sysdump::run(&what, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),
         Command::Connectivity(command) => return connectivity::run(command, socket, &output).map(Ending::of),
         command => {
@@ -167,6 +198,9 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
                 Command::Monitor(filter) => monitor::run(&mut daemon, filter, &output)?,
                 Command::Preflight(_)
                 | Command::Uninstall(_)
+                | Command::Sysdump(_)
+                | Command::Completion { .. }
+                | Command::Man { .. }
                 | Command::Policy(_)
                 | Command::Connectivity(_) => {}
             }
@@ -178,8 +212,6 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
-
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -54,7 +54,12 @@ pub(super) struct Uninstall {
 }
 
 impl Configuration {
-    fn locations(&self) -> anyhow::Result<Locations> {
+    /// The configuration's file, if it is named.
+    pub fn file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    pub fn locations(&self) -> anyhow::Result<Locations> {
         let mut locations = Locations::load(self.config.as_deref())?;
         if let Some(dir) = &self.state_dir {
             locations.state_dir.clone_from(dir);

@@ -2,6 +2,7 @@
 //! undone.
 
 pub mod footprint;
+pub mod kernel_objects;
 pub mod kube_proxy;
 pub mod preflight;
 pub mod programs;

@@ -19,6 +19,7 @@ mod qdisc;
 mod route;
 mod socket;
 mod sockets;
+mod tables;
 mod vxlan;
 
 pub use address::Address;
@@ -32,4 +33,5 @@ pub use qdisc::Qdisc;
 pub use route::{PROTOCOL, Route, RouteKind, Routes};
 pub use socket::Socket;
 pub use sockets::{Found, Listener, Outcome, Peer, Protocol, SocketDiag, SocketDiagError};
+pub use tables::Table;
 pub use vxlan::{Forwarding, Vxlan, VxlanPort};
