@@ -15,11 +15,11 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::registry::Metrics;
+use super::{registry::Metrics, text_format};
 use crate::{node::Node, startup_reason::StartupReason};
 use ipamd_runtime::{
     http::{self, Answer, Limits},
@@ -33,6 +33,7 @@ const SCRAPES: usize = 4;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What is answered from: before there is a node, what the daemon waits for.
 #[derive(Debug)]
@@ -93,7 +94,10 @@ async fn answer(request: &Request<Incoming>, served: &Served, scraping: Arc<Sema
         },
         "/metrics" => match served.node.get() {
             None => text(StatusCode::SERVICE_UNAVAILABLE, served.waiting.missing()),
-            Some((metrics, node)) => scrape(Arc::clone(metrics), Arc::clone(node), scraping).await,
+            Some((metrics, node)) => {
+                let format = Format::accepted(request);
+                scrape(Arc::clone(metrics), Arc::clone(node), scraping, format).await
+            }
         },
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz".to_owned()),
     }
@@ -111,7 +115,26 @@ fn healthz() -> Answer {
     }
 }
 
-async fn scrape(metrics: Arc<Metrics>, node: Arc<Node>, scraping: Arc<Semaphore>) -> Answer {
+/// How metrics are written.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    OpenMetrics,
+    Text,
+}
+
+impl Format {
+    /// Who does not say that it reads OpenMetrics gets what everybody reads.
+    fn accepted(request: &Request<Incoming>) -> Self {
+        let mut accepted = request.headers().get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok());
+        if accepted.any(|it| it.contains("application/openmetrics-text")) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
+    }
+}
+
+async fn scrape(metrics: Arc<Metrics>, node: Arc<Node>, scraping: Arc<Semaphore>, format: Format) -> Answer {
     let Ok(turn) = scraping.acquire_owned().await else { return Response::default() };
     // Reading the programs' counters takes a while.
     let rendered = tokio::task::spawn_blocking(move || {
@@ -119,7 +142,11 @@ async fn scrape(metrics: Arc<Metrics>, node: Arc<Node>, scraping: Arc<Semaphore>
         drop(turn);
         rendered
     });
-    response(StatusCode::OK, OPEN_METRICS, rendered.await.unwrap_or_default())
+    let rendered = rendered.await.unwrap_or_default();
+    match format {
+        Format::OpenMetrics => response(StatusCode::OK, OPEN_METRICS, rendered),
+        Format::Text => response(StatusCode::OK, TEXT_FORMAT, text_format::of(&rendered)),
+    }
 }
 
 fn text(status: StatusCode, line: String) -> Answer {

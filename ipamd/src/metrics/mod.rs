@@ -4,6 +4,7 @@ mod cluster;
 mod http;
 mod node;
 mod registry;
+mod text_format;
 
 pub use self::{
     http::{Served, serve},

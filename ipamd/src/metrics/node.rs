@@ -74,6 +74,8 @@ impl NodeMetrics {
         };
         gauges.family("map_entries", "Entries of each map, at most a minute old", maps(|it| it.entries))?;
         gauges.family("map_capacity", "Capacity of each map", maps(|it| it.capacity))?;
+        let help = "Whether the daemon serves (1) or not (0)";
+        gauges.single("ready", help, None, status.ready.into())?;
         let help = "Problems that need an operator; cambricctl status names them";
         gauges.single("problems", help, None, *problems)?;
         let prefixes = status.deny.sets.iter().map(|set| (vec![("set", set.name.as_str())], set.prefixes));
