@@ -89,6 +89,20 @@ fn schemas_are_structural() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn kubectl_explains_each_kind_and_its_fields() -> Result<()> {
+    for definition in all()? {
+        let name = text(&definition, "/metadata/name")?;
+        let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema").context("a schema")?;
+        text(schema, "/description").with_context(|| name.to_owned())?;
+        let fields = schema.pointer("/properties/spec/properties").and_then(Value::as_object);
+        for (field, schema) in fields.into_iter().flatten() {
+            text(schema, "/description").with_context(|| format!("{field} of {name}"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Notes what makes a schema one that is not structural.
 fn judge(schema: &Value, path: &str, wrong: &mut Vec<String>) {
     let mut note = |what: String| wrong.push(format!("{path}: {what}"));

@@ -4,4 +4,6 @@ mod definitions;
 mod documents;
 mod image;
 mod manifests;
+mod monitoring;
+mod overlays;
 mod scripts;
