@@ -172,8 +172,8 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<Ending> {
         Command::Completion { shell } => shell::completion(shell, CommandLine::command(), &mut io::stdout()),
         Command::Man { directory } => {
             let pages = shell::manual(CommandLine::command(), &directory)?;
-            output
-                .print(&pages[..], |pages| pages.iter().map(|it| format!("{}\n", it.display())).collect())?;
+            let lines = |pages: &[PathBuf]| pages.iter().map(|it| it.display().to_string() + "\n").collect();
+            output.print(&pages[..], lines)?;
         }
         Command::Sysdump(what) => sysdump::run(&what, socket, &output)?,
         Command::Policy(command) => return policy::run(command, socket, &output),

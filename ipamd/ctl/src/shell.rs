@@ -68,11 +68,12 @@ fn collect(command: Command, name: String, section: &str, pages: &mut Vec<(Strin
     for below in command.get_subcommands().filter(|it| !it.is_hide_set()) {
         collect(below.clone(), format!("{name}-{}", below.get_name()), section, pages);
     }
-    let command = command.display_name(name.clone());
+    let file = format!("{name}.{section}");
+    let command = command.display_name(name);
     let mut page = Vec::new();
     // Writing into memory does not fail.
     let _ = Man::new(command).section(section).manual("Cambric").render(&mut page);
-    pages.push((format!("{name}.{section}"), page));
+    pages.push((file, page));
 }
 
 #[cfg(test)]
