@@ -23,6 +23,7 @@ use crate::{
     startup_reason::StartupReason,
 };
 use ipamd_config::{Cluster, Config};
+use ipamd_hubble::cluster::ClusterView;
 use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
 use ipamd_policy::enforce::{Enforcer, Writes};
 use ipamd_runtime::memory;
@@ -50,6 +51,8 @@ pub struct SyncTargets {
     pub resolvers: Arc<Resolvers>,
     /// The deny sets.
     pub deny_prefixes: Arc<DenyPrefixes>,
+    /// What Hubble's API tells of the cluster, if it is served.
+    pub hubble: Option<Arc<ClusterView>>,
     /// The routes to other nodes follow from these.
     pub remote_nodes: Arc<RemoteNodes>,
     /// The socket-termination thread gets the backends that services no longer have.
@@ -317,6 +320,7 @@ impl SyncTargets {
         self.remote_nodes.apply(&first.changes);
         self.resolvers.apply(&first.changes, true);
         self.deny_prefixes.apply(&first.changes, true);
+        self.hubble.iter().for_each(|view| view.apply(&first.changes));
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
@@ -329,6 +333,7 @@ impl SyncTargets {
         self.remote_nodes.apply(&batch.changes);
         self.resolvers.apply(&batch.changes, false);
         self.deny_prefixes.apply(&batch.changes, false);
+        self.hubble.iter().for_each(|view| view.apply(&batch.changes));
         let applied = self.services.apply(&batch.changes);
         if applied.services > 0 {
             self.metrics.service_change(applied.took);

@@ -23,6 +23,7 @@ use crate::{
     cluster_sync::{self, ClusterSync, SyncTargets},
     deny_sets::DenyPrefixes,
     host::Host,
+    hubble::{Hubble, Sources},
     kubernetes_events,
     metrics::{Metrics, Served},
     monitor::{Monitor, RingReader},
@@ -47,6 +48,7 @@ use ipamd_datapath::{
     Datapath, DatapathConfig, DatapathError, ExternalSettings, PolicyTables, ServiceTables,
     socket_termination::{SocketTerminationError, SocketTerminator},
 };
+use ipamd_hubble::cluster::ClusterView;
 use ipamd_kernel::link_reaper::Reaper;
 use ipamd_machine::{footprint::FootprintFile, preflight};
 use ipamd_model::objects;
@@ -119,12 +121,14 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let (terminator, removed_backends) = start_socket_termination(Arc::clone(&node), &pins)?;
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
     let deny_prefixes = Arc::new(deny_prefixes(&config, &datapath));
+    let cluster_view = config.hubble.is_on().then(Arc::<ClusterView>::default);
     let targets = SyncTargets {
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
         resolvers: Arc::new(Resolvers::new(Arc::clone(&datapath), &config.dns_resolvers)),
         deny_prefixes: Arc::clone(&deny_prefixes),
+        hubble: cluster_view.clone(),
         remote_nodes: Arc::clone(&remote_nodes),
         removed_backends,
         metrics: Arc::clone(&metrics),
@@ -148,6 +152,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let trials = Trials::start(&node, &policy, &monitor)?;
+    let hubble = hubble(&config, &node, &policy, &monitor, cluster_view)?;
     let service = NodeService::new(Arc::clone(&node), Arc::clone(&metrics), monitor, services, stopped);
     let (state, pods) = (cluster_sync.state.clone(), cluster_sync.pod_lookup.clone());
     gate.open(service.about(state, config.cluster_stale_after, pods));
@@ -165,7 +170,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     drop(gate);
     background.shutdown().await;
     // In this order.
-    drop((trials, cluster_sync));
+    drop((hubble, trials, cluster_sync));
     drop((terminator, reconciliation, ring_reader, socket_file, probes, served, single_instance));
     match close(node).await {
         // That it could not be written is known.
@@ -173,6 +178,20 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
         closed => closed?,
     }
     Ok(exit_reason)
+}
+
+/// Hubble's API, if it is asked for.
+fn hubble(
+    config: &Config,
+    node: &Arc<Node>,
+    policy: &Arc<Enforcer>,
+    monitor: &Arc<Monitor>,
+    cluster: Option<Arc<ClusterView>>,
+) -> anyhow::Result<Option<Hubble>> {
+    let Some(cluster) = cluster else { return Ok(None) };
+    let (node, policy, monitor) = (Arc::clone(node), Arc::clone(policy), Arc::clone(monitor));
+    let hubble = Hubble::start(config, Sources { node, policy, monitor, cluster });
+    hubble.context("cannot serve Hubble's API").map(Some)
 }
 
 /// The deny sets, with those of the directory as it is now.

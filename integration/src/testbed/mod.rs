@@ -4,6 +4,7 @@
 //! dropped, and what a killed run left goes when the next one begins.
 
 mod answering;
+mod authority;
 mod behind;
 mod binaries;
 mod cluster;
@@ -12,6 +13,7 @@ mod dns_server;
 mod flow;
 mod frames;
 mod grid;
+mod hubble;
 mod listeners;
 mod machine;
 mod monitor;
@@ -32,6 +34,7 @@ mod udp;
 mod usable;
 
 pub use answering::{Answer, Answering, Asking, Conversation, ask_from, ask_on};
+pub use authority::{Authority, Identity};
 pub use behind::First;
 pub use binaries::Binaries;
 pub use daemon::Daemon;
@@ -39,6 +42,7 @@ pub use dns_server::{DnsAnswer, DnsClient, DnsServer};
 pub use flow::{Flow, FlowReport, Flowing};
 pub use frames::{Frames, PartialChecksum};
 pub use grid::Grid;
+pub use hubble::{Following, HubbleClient, flow_of};
 pub use ipamd_waiting::{eventually, eventually_every, pause_until, throughout, time_passes};
 pub use listeners::Listeners;
 pub use machine::{Machine, Pings};

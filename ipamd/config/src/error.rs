@@ -51,6 +51,14 @@ pub enum ConfigError {
         /// What it is.
         path: PathBuf,
     },
+    /// Flows would be told to anybody, or nobody could be told.
+    #[error(
+        "hubble-listen is set and {missing} is not: beyond the node, flows are told by TLS, to clients with a certificate; name the file, or serve the node alone by hubble-socket"
+    )]
+    HubbleWithoutTls {
+        /// The first key that is missing.
+        missing: &'static str,
+    },
     /// An interface that leads nowhere.
     #[error(
         "uplink names lo, which leads to nobody but the node itself; name the interfaces that lead out of the node"

@@ -5,6 +5,7 @@ pub mod cni_files;
 mod defaults;
 mod error;
 mod file;
+mod hubble;
 mod locations;
 mod options;
 mod resolvers;
@@ -32,6 +33,7 @@ use crate::{
 use bpf::sizes::{PolicySizes, RequestedSizes};
 pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use error::ConfigError;
+pub use hubble::{Beyond, Hubble};
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
 use ipamd_model::{deny::DenyMode, domain::DomainPattern, objects, policy::Denied};
 use ipamd_runtime::supervisor;
@@ -82,6 +84,8 @@ pub struct Config {
     pub kube_api_server: Option<String>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Who may see flows, and how many.
+    pub hubble: Hubble,
     /// Whether what leaves the node by an uplink gets the uplink's address.
     pub masquerade: bool,
     /// Destinations that are not masqueraded, besides the pools.
@@ -149,7 +153,8 @@ impl Config {
         Self::check(options.or(read_or_default(config.as_deref())?))
     }
 
-    fn check(options: Options) -> Result<Self, ConfigError> {
+    fn check(mut options: Options) -> Result<Self, ConfigError> {
+        let hubble = Hubble::take(&mut options)?;
         let Locations { socket, state_dir, bpffs, cgroup, host_root, cni, attach, uplinks, .. } =
             Locations::of(&options);
         for (key, path) in [("socket", &socket), ("state-dir", &state_dir), ("bpffs", &bpffs)] {
@@ -190,6 +195,7 @@ impl Config {
             cluster,
             kube_api_server: options.kube_api_server,
             metrics: options.metrics,
+            hubble,
             masquerade: options.masquerade.unwrap_or(true) && !chained,
             no_masquerade: options.no_masquerade,
             masquerade_ports: options.masquerade_ports.map_or(DEFAULT_MASQUERADE_PORTS, |ports| ports.0),

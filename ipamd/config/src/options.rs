@@ -12,9 +12,9 @@ use crate::{
     timeouts::ConntrackTimeout,
     uplinks::IfnamePattern,
     values::{
-        AffinitySize, Attach, ConntrackSize, ExternalServiceMode, FragmentSize, LogFormat, LogLevel, Mtu,
-        NodeName, PolicyAddresses, PolicyEntries, PolicyPrefixes, PolicyRules, PortRange, PrefixSize,
-        RoutingMode, SocketSize, Switch, VxlanId,
+        AffinitySize, Attach, ConntrackSize, ExternalServiceMode, FragmentSize, HubbleFlows, LogFormat,
+        LogLevel, Mtu, NodeName, PolicyAddresses, PolicyEntries, PolicyPrefixes, PolicyRules, PortRange,
+        PrefixSize, RoutingMode, SocketSize, Switch, VxlanId,
     },
 };
 use ipamd_addresses::ipam::{Pool, PoolError};
@@ -82,6 +82,25 @@ pub(super) struct Options {
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "text")]
     pub metrics: Option<SocketAddr>,
+    /// Socket that Hubble's API is served on: flows for the program hubble [default: not served]
+    #[arg(long, value_name = "PATH")]
+    pub hubble_socket: Option<PathBuf>,
+    /// Address and port that Hubble's API is served on by TLS, to clients with a certificate [default: not served]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "text")]
+    pub hubble_listen: Option<SocketAddr>,
+    /// Certificate of Hubble's API in PEM, and those between it and its authority
+    #[arg(long, value_name = "FILE")]
+    pub hubble_tls_certificate: Option<PathBuf>,
+    /// The key of that certificate in PEM
+    #[arg(long, value_name = "FILE")]
+    pub hubble_tls_key: Option<PathBuf>,
+    /// Authorities in PEM whose certificates let clients read flows
+    #[arg(long, value_name = "FILE")]
+    pub hubble_tls_client_ca: Option<PathBuf>,
+    /// How many of the last flows Hubble's API keeps [default: 4096]
+    #[arg(long, value_name = "FLOWS")]
+    pub hubble_flows: Option<HubbleFlows>,
     /// Whether what leaves by an uplink gets the uplink's address [default: true]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
     pub masquerade: Option<bool>,
@@ -215,6 +234,12 @@ impl Options {
             cluster_stale_after: self.cluster_stale_after.or(other.cluster_stale_after),
             kube_api_server: self.kube_api_server.or(other.kube_api_server),
             metrics: self.metrics.or(other.metrics),
+            hubble_socket: self.hubble_socket.or(other.hubble_socket),
+            hubble_listen: self.hubble_listen.or(other.hubble_listen),
+            hubble_tls_certificate: self.hubble_tls_certificate.or(other.hubble_tls_certificate),
+            hubble_tls_key: self.hubble_tls_key.or(other.hubble_tls_key),
+            hubble_tls_client_ca: self.hubble_tls_client_ca.or(other.hubble_tls_client_ca),
+            hubble_flows: self.hubble_flows.or(other.hubble_flows),
             masquerade: self.masquerade.or(other.masquerade),
             no_masquerade: either(self.no_masquerade, other.no_masquerade),
             masquerade_ports: self.masquerade_ports.or(other.masquerade_ports),

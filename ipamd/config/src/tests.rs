@@ -59,6 +59,12 @@ node-name = "n"
 uplink = ["eth0", "eth1"]
 cluster = "none"
 metrics = "127.0.0.1:9"
+hubble-socket = "/u"
+hubble-flows = 100
+hubble-listen = "127.0.0.1:4244"
+hubble-tls-certificate = "/t"
+hubble-tls-key = "/k"
+hubble-tls-client-ca = "/a"
 masquerade = false
 no-masquerade = ["10.0.0.0/8"]
 masquerade-ports = "2000-3000"
@@ -115,6 +121,12 @@ fn every_key_is_a_flag_and_both_mean_the_same() {
         "--pool=b=fd00::/64",
         "--cluster=none",
         "--metrics=127.0.0.1:9",
+        "--hubble-socket=/u",
+        "--hubble-flows=100",
+        "--hubble-listen=127.0.0.1:4244",
+        "--hubble-tls-certificate=/t",
+        "--hubble-tls-key=/k",
+        "--hubble-tls-client-ca=/a",
         "--masquerade=false",
         "--no-masquerade=10.0.0.0/8",
         "--masquerade-ports=2000-3000",
@@ -217,6 +229,9 @@ fn bad_values_and_unknown_keys_are_refused_by_name() {
         ("state-dir = \"state\"", "state-dir is \"state\""),
         ("socket = \"run/s\"", "socket is \"run/s\""),
         ("bpffs = \"\"", "bpffs is \"\""),
+        ("hubble-socket = \"s\"", "hubble-socket is \"s\""),
+        ("hubble-flows = 0", "hubble-flows is 0"),
+        ("hubble-listen = \"127.0.0.1:4244\"", "hubble-tls-certificate is not"),
         ("", "--pool"),
     ] {
         let error = file(text).unwrap_err();

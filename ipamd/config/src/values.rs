@@ -306,6 +306,12 @@ bounded!(
     1..=0xff_ffff
 );
 bounded!(
+    /// Flows that Hubble's API keeps: some two and a half kilobytes of memory each.
+    HubbleFlows,
+    "hubble-flows",
+    1..=65_536
+);
+bounded!(
     /// Entries of one policy map; they take memory as they are used.
     PolicyEntries,
     "policy-entries",

@@ -17,7 +17,7 @@ use super::{
     programs::Programs,
     recent_denials::RecentDenials,
     ring_event::RingEvent,
-    subscribers::Subscribers,
+    subscribers::{Kinds, Subscribers},
 };
 use ipamd_datapath::DatapathError;
 use ipamd_policy::enforce::{Otherwise, SeenFlow};
@@ -103,8 +103,20 @@ impl Monitor {
     /// # Errors
     /// Why that cannot be.
     pub fn subscribe(self: &Arc<Self>, filter: MonitorFilter) -> Result<Subscription, SubscribeError> {
+        self.join(filter, Kinds::All)
+    }
+
+    /// Listens from now on to new flows, drops and what staged policies would do, and to nothing else.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn subscribe_to_openings(self: &Arc<Self>) -> Result<Subscription, SubscribeError> {
+        self.join(MonitorFilter::default(), Kinds::Openings)
+    }
+
+    fn join(self: &Arc<Self>, filter: MonitorFilter, kinds: Kinds) -> Result<Subscription, SubscribeError> {
         let missed = self.missed()?;
-        let joined = self.subscribers.join(filter, missed, |mask| self.ask(mask));
+        let joined = self.subscribers.join(filter, kinds, missed, |mask| self.ask(mask));
         let (id, events) = joined.ok_or(SubscribeError::TooMany)??;
         Ok(Subscription { monitor: Arc::clone(self), id, events })
     }

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use ipamd_api::policy::{Event, MonitorFilter, Verdict};
+use ipamd_api::policy::{Event, EventKind, MonitorFilter, Verdict};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
@@ -25,11 +25,27 @@ const SUBSCRIBERS: usize = 32;
 /// A subscriber's number and the receiver of its events.
 type Joined = (u64, mpsc::Receiver<Arc<Event>>);
 
+/// Which kinds of events a subscriber wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// All.
+    All,
+    /// New flows, drops, and what staged policies would do: neither ends, which are collected for whoever wants them, nor logs.
+    Openings,
+}
+
+impl Kinds {
+    fn admit(self, kind: EventKind) -> bool {
+        self == Self::All || !matches!(kind, EventKind::End | EventKind::Log)
+    }
+}
+
 /// A subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
     id: u64,
     filter: MonitorFilter,
+    kinds: Kinds,
     events: mpsc::Sender<Arc<Event>>,
     /// Lost events that are not reported yet.
     lost: AtomicU64,
@@ -101,6 +117,7 @@ impl Subscribers {
     pub fn join<E>(
         &self,
         filter: MonitorFilter,
+        kinds: Kinds,
         missed: u64,
         ask: impl FnOnce(EventMask) -> Result<(), E>,
     ) -> Option<Result<Joined, E>> {
@@ -112,7 +129,7 @@ impl Subscribers {
         registry.last_id += 1;
         let id = registry.last_id;
         let (lost, missed) = (AtomicU64::new(0), AtomicU64::new(missed));
-        registry.subscribers.push(Arc::new(Subscriber { id, filter, events, lost, missed }));
+        registry.subscribers.push(Arc::new(Subscriber { id, filter, kinds, events, lost, missed }));
         let asked = registry.update_mask(ask);
         if asked.is_err() {
             registry.subscribers.pop();
@@ -153,10 +170,11 @@ impl Subscribers {
         self.registry().subscribers.is_empty()
     }
 
-    /// The sampling rate, if flows are reported at all.
+    /// The sampling rate, if anybody wants the ends of flows.
     pub fn sample(&self) -> Option<u32> {
         let registry = self.registry();
-        let mask = EventMask::of(registry.subscribers.iter().map(|it| &it.filter));
+        let wanting = registry.subscribers.iter().filter(|it| it.kinds.admit(EventKind::End));
+        let mask = EventMask::of(wanting.map(|it| &it.filter));
         mask.flows.then_some(mask.sample)
     }
 
@@ -164,13 +182,17 @@ impl Subscribers {
     pub fn interested(&self, raw: &RingEvent) -> Vec<Arc<Subscriber>> {
         let registry = self.registry();
         let sample = registry.sample.max(1);
-        let wants = |it: &&Arc<Subscriber>| admits_unnamed(&it.filter, raw, it.filter.sample / sample);
+        let wants = |it: &&Arc<Subscriber>| {
+            it.kinds.admit(raw.kind) && admits_unnamed(&it.filter, raw, it.filter.sample / sample)
+        };
         registry.subscribers.iter().filter(wants).cloned().collect()
     }
 
     /// Counts flows that were not reported.
     pub fn lose_flows(&self, lost: u64) {
-        for subscriber in self.registry().subscribers.iter().filter(|it| wants_flows(&it.filter)) {
+        let registry = self.registry();
+        let wanting = registry.subscribers.iter().filter(|it| it.kinds.admit(EventKind::End));
+        for subscriber in wanting.filter(|it| wants_flows(&it.filter)) {
             subscriber.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
@@ -190,15 +212,13 @@ impl Subscribers {
 mod tests {
     use std::convert::Infallible;
 
-    use bpf::layout::{EVENT_DROP, EVENT_FLOW};
-    use ipamd_api::policy::EventKind;
-
     use super::{super::tests::ring_event, *};
+    use bpf::layout::{EVENT_DROP, EVENT_END, EVENT_FLOW, EVENT_LOG};
 
     type Received = mpsc::Receiver<Arc<Event>>;
 
     fn join(subscribers: &Subscribers, filter: MonitorFilter, missed: u64) -> (u64, Received) {
-        subscribers.join(filter, missed, |_| Ok::<_, Infallible>(())).unwrap().unwrap()
+        subscribers.join(filter, Kinds::All, missed, |_| Ok::<_, Infallible>(())).unwrap().unwrap()
     }
 
     fn tell(subscribers: &Subscribers, kind: u8) {
@@ -251,6 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn who_wants_openings_has_no_ends_collected() {
+        let subscribers = Subscribers::default();
+        let ask = |_| Ok::<_, Infallible>(());
+        let (_, mut openings) =
+            subscribers.join(MonitorFilter::default(), Kinds::Openings, 0, ask).unwrap().unwrap();
+        assert_eq!(subscribers.sample(), None);
+        for kind in [EVENT_FLOW, EVENT_END, EVENT_LOG, EVENT_DROP] {
+            tell(&subscribers, kind);
+        }
+        subscribers.lose_flows(7);
+        subscribers.report_losses(0);
+        assert_eq!(received(&mut openings), [(EventKind::Flow, 0), (EventKind::Drop, 0)]);
+    }
+
+    #[test]
     fn the_programs_are_asked_when_subscribers_come_and_go() {
         let subscribers = Subscribers::default();
         let mut asked = Vec::new();
@@ -259,9 +294,9 @@ mod tests {
             Ok::<_, Infallible>(())
         };
         let drops = MonitorFilter { drops_only: true, ..MonitorFilter::default() };
-        let (first, _events) = subscribers.join(drops, 0, &mut ask).unwrap().unwrap();
+        let (first, _events) = subscribers.join(drops, Kinds::All, 0, &mut ask).unwrap().unwrap();
         let all = MonitorFilter { sample: 5, ..MonitorFilter::default() };
-        let (second, _more) = subscribers.join(all, 0, &mut ask).unwrap().unwrap();
+        let (second, _more) = subscribers.join(all, Kinds::All, 0, &mut ask).unwrap().unwrap();
         assert_eq!(subscribers.sample(), Some(5));
         subscribers.leave(second, &mut ask).unwrap();
         assert_eq!(subscribers.sample(), None);
@@ -280,7 +315,7 @@ mod tests {
             Ok::<_, Infallible>(())
         };
         let sampled = MonitorFilter { sample: 50, ..MonitorFilter::default() };
-        let (_, mut events) = subscribers.join(sampled, 0, ask).unwrap().unwrap();
+        let (_, mut events) = subscribers.join(sampled, Kinds::All, 0, ask).unwrap().unwrap();
         assert!(subscribers.judge(true, ask).unwrap() && !subscribers.judge(true, ask).unwrap());
         let told = (0..10_000).filter(|port| {
             let mut raw = ring_event(EVENT_FLOW, "none");
@@ -317,7 +352,9 @@ mod tests {
         let subscribers = Subscribers::default();
         let all =
             (0..SUBSCRIBERS).map(|_| join(&subscribers, MonitorFilter::default(), 0)).collect::<Vec<_>>();
-        assert!(subscribers.join(MonitorFilter::default(), 0, |_| Ok::<_, Infallible>(())).is_none());
+        assert!(
+            subscribers.join(MonitorFilter::default(), Kinds::All, 0, |_| Ok::<_, Infallible>(())).is_none()
+        );
         subscribers.leave(all[0].0, |_| Ok::<_, Infallible>(())).unwrap();
         join(&subscribers, MonitorFilter::default(), 0);
     }
@@ -325,7 +362,9 @@ mod tests {
     #[test]
     fn who_the_programs_do_not_tell_is_refused_and_forgotten() {
         let subscribers = Subscribers::default();
-        assert!(subscribers.join(MonitorFilter::default(), 0, |_| Err("no map")).unwrap().is_err());
+        assert!(
+            subscribers.join(MonitorFilter::default(), Kinds::All, 0, |_| Err("no map")).unwrap().is_err()
+        );
         assert!(
             subscribers.is_empty() && subscribers.interested(&ring_event(EVENT_DROP, "malformed")).is_empty()
         );

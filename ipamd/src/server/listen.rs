@@ -19,13 +19,13 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 #[non_exhaustive]
 pub enum ListenError {
     /// Another daemon does.
-    #[error("another daemon answers on {}; stop it, or give this one a --socket of its own", path.display())]
+    #[error("another daemon answers on {}; stop it, or give this one another path", path.display())]
     Taken {
         /// The socket.
         path: PathBuf,
     },
     /// The path is that of something else.
-    #[error("{} is not a socket; move it away, or choose another --socket", path.display())]
+    #[error("{} is not a socket; move it away, or choose another path", path.display())]
     NotASocket {
         /// What is in the way.
         path: PathBuf,

@@ -12,6 +12,7 @@ mod counts;
 mod enforcer;
 mod error;
 mod explain;
+mod flow_facts;
 mod judge;
 mod left_out;
 mod listing;
@@ -39,6 +40,7 @@ pub use self::{
     counts::Counts,
     enforcer::{Applied, Enforcer},
     error::EnforceError,
+    flow_facts::{FlowDecision, FlowFacts, SideFacts},
     queue::Admission,
     seen_flow::{Numbers, SeenFlow},
     trial::{

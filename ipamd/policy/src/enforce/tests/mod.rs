@@ -3,6 +3,7 @@ mod denied;
 mod domains;
 mod explaining;
 mod failing;
+mod flow_facts;
 mod hostile;
 mod services;
 mod staged;
