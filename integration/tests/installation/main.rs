@@ -6,4 +6,5 @@ mod image;
 mod manifests;
 mod monitoring;
 mod overlays;
+mod package;
 mod scripts;
