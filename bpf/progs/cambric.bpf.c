@@ -88,17 +88,20 @@ static __always_inline int from_broadcast(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Ingress of an uplink: what the network sends. */
-SEC("tc")
-int from_network(struct __sk_buff *skb)
+/* Asks the policies of the interface's HostEndpoint. */
+__noinline int ask_host(struct __sk_buff *skb, enum host_stage stage)
 {
-	if (is_of_vlan(skb))
-		return PASS;
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return host_check_v4(skb, stage);
+	case bpf_htons(ETH_P_IPV6):
+		return host_check_v6(skb, stage);
+	}
+	return PASS;
+}
 
-	const struct uplink *uplink = uplink_of(skb);
-
-	if (!uplink)
-		return PASS;
+static __always_inline int arrive(struct __sk_buff *skb, const struct uplink *uplink)
+{
 	/* Without this the compiler keeps a pointer to `ifindex` inside the context, and the verifier refuses such a
 	 * pointer. */
 	barrier_var(skb);
@@ -118,6 +121,31 @@ int from_network(struct __sk_buff *skb)
 	return PASS;
 }
 
+/* Ingress of an uplink: what the network sends. */
+SEC("tc")
+int from_network(struct __sk_buff *skb)
+{
+	if (is_of_vlan(skb))
+		return PASS;
+
+	const struct uplink *uplink = uplink_of(skb);
+
+	if (!uplink)
+		return PASS;
+	/* The policies of a HostEndpoint are asked before and behind all others. */
+	if (unlikely(uplink->flags & UPLINK_POLICED) && ask_host(skb, HOST_BEFORE) != PASS)
+		return TC_ACT_SHOT;
+
+	int verdict = arrive(skb, uplink);
+	const struct node *state;
+
+	if (verdict != PASS)
+		return verdict;
+	/* Not by the uplink's flag, because the stack has no room to keep that. */
+	state = node_state();
+	return state && unlikely(state->external & EXTERNAL_HOST_POLICIES) ? ask_host(skb, HOST_ARRIVED) : PASS;
+}
+
 /* Egress of an uplink: what leaves the node. */
 SEC("tc")
 int to_network(struct __sk_buff *skb)
@@ -128,13 +156,37 @@ int to_network(struct __sk_buff *skb)
 	}
 	if (is_of_vlan(skb))
 		return PASS;
+
+	const struct uplink *uplink = uplink_of(skb);
+
+	if (!uplink)
+		return PASS;
+	if (unlikely(uplink->flags & UPLINK_POLICED) && ask_host(skb, HOST_LEAVES) != PASS)
+		return TC_ACT_SHOT;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return path_to_network_v4(skb);
+		return path_to_network_v4(skb, uplink);
 	case bpf_htons(ETH_P_IPV6):
-		return path_to_network_v6(skb);
+		return path_to_network_v6(skb, uplink);
 	}
 	return PASS;
+}
+
+/* Ingress and egress of another interface that has a HostEndpoint. */
+SEC("tc")
+int from_host_link(struct __sk_buff *skb)
+{
+	if (is_of_vlan(skb))
+		return PASS;
+	if (ask_host(skb, HOST_BEFORE) != PASS)
+		return TC_ACT_SHOT;
+	return ask_host(skb, HOST_ARRIVED);
+}
+
+SEC("tc")
+int to_host_link(struct __sk_buff *skb)
+{
+	return is_of_vlan(skb) ? PASS : ask_host(skb, HOST_LEAVES);
 }
 
 /* The daemon runs this with an interface of its own namespace. It returns, in cb and laid out as `plain_routes`, how

@@ -150,6 +150,27 @@ enum policy_check_flags {
 	CHECK_REPLY = 2, /* the packet goes from the other side to the opener */
 };
 
+/* How the policy of a HostEndpoint is asked, besides the enum host_layer. */
+#define HOST_EGRESS 4 /* the opener's packets leave by the interface */
+#define HOST_REPLY 8 /* the packet goes from the other side to the opener */
+#define HOST_HERE 16 /* of the interface that sees the packet */
+#define HOST_NOWHERE 32 /* of none */
+
+/* Where a packet meets the policies of a HostEndpoint. */
+enum host_stage {
+	HOST_BEFORE, /* it has come by the interface, and nobody has looked at it */
+	HOST_ARRIVED, /* nobody has led it to an endpoint: the stack gets it */
+	HOST_LEAVES, /* it leaves by the interface */
+};
+
+/* What becomes of it there. A positive value is a drop reason. */
+enum host_answer {
+	HOST_GOES_ON = 0, /* nothing denies it so far */
+	HOST_PASSES = -1, /* no more is asked */
+	HOST_DROPPED = -2, /* it is counted already */
+	HOST_IS_JUDGED = -3, /* its flow is new, or something has changed */
+};
+
 /* Which entries of a flow enter the waiting line. */
 enum wait_entries {
 	WAIT_FORWARD = 1,

@@ -31,7 +31,7 @@ struct node {
 	__u32 sample;
 	/* How many events a processor may write in a tick, besides those of rules that log. */
 	__u32 event_rate;
-	/* How services treat clients from outside the node: EXTERNAL_*. */
+	/* What is asked about traffic that is not between pods: EXTERNAL_*. */
 	__u32 external;
 	/* An address of the node. An endpoint that is its own service's backend sees it as the client. */
 	struct ip4 hairpin4;
@@ -53,6 +53,7 @@ struct node {
 
 #define EXTERNAL_DSR 1 /* a backend on another node answers the client directly */
 #define EXTERNAL_HOST_BACKENDS 2 /* some backends are in the node's own namespace */
+#define EXTERNAL_HOST_POLICIES 4 /* `host_policies` is not empty */
 
 #define EVENTS_FLOWS 1 /* new flows, and the ends of flows */
 #define EVENTS_DROPS 2 /* every drop; without it only the drops by policy */
@@ -81,6 +82,43 @@ struct uplink {
 
 #define UPLINK_OVERLAY 1 /* it is the overlay's interface: what it receives came in overlay frames */
 #define UPLINK_SEEN_ONLY 2 /* with UPLINK_OVERLAY: drops frames that no uplink's program has let pass */
+#define UPLINK_POLICED 4 /* `host_policies` has an entry for it */
+
+/* The policies of a HostEndpoint, by what they are asked about. */
+enum host_layer {
+	HOST_LOCAL, /* what the node itself sends and gets */
+	HOST_FORWARDED, /* what passes through the node (applyOnForward) */
+	HOST_PRE_DNAT, /* all that comes by the interface, before its destination is translated (preDNAT) */
+	HOST_UNTRACKED, /* all that passes the interface, packet by packet (doNotTrack) */
+	HOST_LAYERS /* their number */
+};
+
+/* Value of `host_policies`; the key is the index of an interface, or 0: what pods of this node send to the node. */
+struct host_policy {
+	__u32 slot[HOST_LAYERS]; /* slots in `postures`; 0: nothing is asked */
+};
+
+/* Key of `host_flows`: a flow that is not an endpoint's. */
+struct host_flow_key {
+	struct ip6 address[2]; /* as in ct_key6; IPv4 is in the first word */
+	__be16 port[2];
+	__u8 protocol;
+	__u8 asker;
+	__u8 family; /* 4 or 6 */
+	__u8 pad;
+	__u32 ifindex; /* of a flow that passes through the node: where it is asked about; 0: the node's own */
+};
+
+/* Value of `host_flows`. */
+struct host_flow {
+	__u32 epoch; /* of its verdict */
+	__u32 seen; /* tick of the last packet that was written down */
+	__u32 flags; /* CT_*: states.h */
+	__u8 opener; /* index of the side that opened it */
+	__u8 born; /* tick of its first packet, modulo 256 */
+	__u8 egress; /* its opener's packets leave by the interface */
+	__u8 known; /* in scratch only: the map has it */
+};
 
 /* Values of `machines4` and `machines6`; the key is an address of a node of the cluster. */
 #define MACHINE_SENDS_FRAMES 1 /* overlay frames come from it */

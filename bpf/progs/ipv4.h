@@ -219,7 +219,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	if (unlikely(fragment & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK)))
 		packet->kind = fragment & IP4_OFFSET_MASK ? PACKET_LATER_FRAGMENT : PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		int reason = parse_transport(skb, packet, total - header);
+		int reason = parse_transport(skb, packet, ETH_HLEN + header, total - header);
 
 		if (reason)
 			return reason;

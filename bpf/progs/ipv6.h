@@ -255,7 +255,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 		packet->kind = fragment.fragment & bpf_htons(IP6_OFFSET_MASK) ? PACKET_LATER_FRAGMENT :
 										PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		reason = parse_transport(skb, packet, ETH_HLEN + total - at);
+		reason = parse_transport(skb, packet, at, ETH_HLEN + total - at);
 		if (reason)
 			return reason;
 		if (packet->protocol == IPPROTO_ICMPV6) {

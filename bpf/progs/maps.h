@@ -19,6 +19,9 @@
 /* Interfaces of endpoints, and uplinks. */
 #define ACCOUNT_ENTRIES 8192
 #define UPLINK_ENTRIES 64
+#define HOST_POLICY_ENTRIES 256
+/* Flows of the node itself, while it has HostEndpoints. One that was evicted is picked up by its next packet. */
+#define HOST_FLOW_ENTRIES 16384
 /* Prefixes that are not masqueraded: those of each node, and those of the configuration. They take memory as they
  * are used. */
 #define PREFIX_ENTRIES 131072
@@ -151,6 +154,20 @@ struct {
 	__type(key, struct ip6);
 	__type(value, __u8);
 } machines6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HOST_POLICY_ENTRIES);
+	__type(key, __u32);
+	__type(value, struct host_policy);
+} host_policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HOST_FLOW_ENTRIES);
+	__type(key, struct host_flow_key);
+	__type(value, struct host_flow);
+} host_flows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -441,6 +458,9 @@ struct claim_holder {
  *	- policy_check_flow: is_reply and answer, for emit_event and drop_and_report
  *	- find_egress: out
  *	- ct_commit: key and flags, for snat_port.h and ct_waiting.h
+ *	- host_judge: is_reply and answer, likewise
+ *	- host_parse: packet, for the other functions of host.h
+ *	- host_follow: host_key, host_flow and host_how, for host_begin
  *	- claim_port: counterpart and counterpart_key, for ct_wait_in_line
  *
  * All other fields are room for one function, where its stack is too short.
@@ -491,6 +511,10 @@ struct scratch {
 	__u8 pad_of_answer[2];
 	struct policy_entry by_name;
 	struct event event;
+	struct host_flow_key host_key;
+	struct host_flow host_flow; /* a flow that begins */
+	__u32 host_how; /* how its policy is asked: host_judge */
+	__u32 pad_of_host;
 	struct dns_room dns;
 };
 

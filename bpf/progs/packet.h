@@ -133,11 +133,10 @@ static __always_inline __overloadable void set_quoted_ports(PACKET *packet, cons
 	}
 }
 
-/* Reads the ports and the TCP flags at packet->transport. `room` is the number of bytes that the IP header leaves
- * for them. */
-static __always_inline __overloadable int parse_transport(struct __sk_buff *skb, PACKET *packet, __u32 room)
+/* Reads the ports and the TCP flags at packet->transport, which is also `at`: the verifier knows its bounds only in a
+ * variable of its own. `room` is the number of bytes that the IP header leaves for them. */
+static __always_inline __overloadable int parse_transport(struct __sk_buff *skb, PACKET *packet, __u32 at, __u32 room)
 {
-	__u32 at = packet->transport;
 	__u32 needed = 0;
 
 	switch (packet->protocol) {

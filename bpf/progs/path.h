@@ -334,19 +334,13 @@ static __always_inline int path_from_network(struct __sk_buff *skb, const struct
 #define path_to_network OF_FAMILY(path_to_network)
 /* A packet that leaves by an uplink. A packet of an endpoint that went through the stack is masqueraded here. An
  * answer of a backend in the node's own namespace gets the service's address here. */
-static __always_inline int path_to_network(struct __sk_buff *skb)
+static __always_inline int path_to_network(struct __sk_buff *skb, const struct uplink *uplink)
 {
 	PACKET packet = {};
 	CT_KEY key;
-	/* One variable for both keys, because the stack is short. */
-	__u32 at = 0;
-	struct node *state = bpf_map_lookup_elem(&node, &at);
+	const struct node *state = node_state();
 
-	at = skb->ifindex;
-
-	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &at);
-
-	if (!state || !uplink || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet.source, sizeof(ADDRESS)))
+	if (!state || bpf_skb_load_bytes(skb, ETH_HLEN + IP_OFFSET(SOURCE), &packet.source, sizeof(ADDRESS)))
 		return PASS;
 
 	bool of_host = equal(&packet.source, &uplink->FIELD(ipv));

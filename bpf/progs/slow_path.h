@@ -257,6 +257,24 @@ __noinline int check_sender(const PACKET *packet, __u32 at_uplink)
 		       PARSED;
 }
 
+#define judge_departure OF_FAMILY(judge_departure)
+/* The last step for the packet in scratch, which an endpoint sends: the policies of the interface that it leaves by, and
+ * the event of a new flow. */
+__noinline int judge_departure(struct __sk_buff *skb, __u32 is_reply, enum slow_path_flags flags)
+{
+	struct scratch *room = scratch_room();
+	const struct node *state = node_state();
+	int reason = PARSED;
+
+	if (!room || !state)
+		return DROP_INTERNAL;
+	if (unlikely(state->external & EXTERNAL_HOST_POLICIES))
+		reason = host_departure(skb, is_reply, flags & SLOW_PATH_AT_UPLINK);
+	if (!reason && !(flags & SLOW_PATH_HAS_ENTRY))
+		emit_flow_event((const PACKET *)&room->packet, state, skb->ifindex);
+	return reason;
+}
+
 #define slow_path_from_endpoint OF_FAMILY(slow_path_from_endpoint)
 /* The slow path of a packet that a local endpoint sends, at its host end; with SLOW_PATH_AT_UPLINK at the uplink
  * where the stack sends it out. */
@@ -367,9 +385,7 @@ __noinline int slow_path_from_endpoint(struct __sk_buff *skb, const PACKET *pack
 		back->via = VIA_STACK;
 	if (!entry->service && way->nat == NAT_NONE && of_other_plugin(source, destination))
 		way->via = back->via = VIA_STACK;
-	if (!old)
-		emit_flow_event(translated, state, skb->ifindex);
-	return PARSED;
+	return judge_departure(skb, is_reply, (at_uplink ? SLOW_PATH_AT_UPLINK : 0) | (old ? SLOW_PATH_HAS_ENTRY : 0));
 }
 
 /* Not a drop reason: the packet does not belong to a flow of a local endpoint. */
@@ -494,6 +510,11 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 		reason = policy_check_packet(skb, translated, is_reply, sender_slot, receiver_slot, entry->flags);
 	if (reason)
 		return reason;
+	if (unlikely(state->external & EXTERNAL_HOST_POLICIES)) {
+		reason = host_judge_arrival(skb, is_reply, !by_stack ? HOST_HERE : of_node ? 0 : HOST_NOWHERE);
+		if (reason)
+			return reason;
+	}
 	if (destination) {
 		set_delivery_to(way, destination);
 		set_sender(back, destination);
@@ -508,6 +529,8 @@ __noinline int slow_path_to_endpoint(struct __sk_buff *skb, const PACKET *packet
 
 		reason = select_egress(skb, translated, side, room, is_reply || direct ? SNAT_NONE : SNAT_NODE_ADDRESS,
 				       false);
+		if (!reason && unlikely(state->external & EXTERNAL_HOST_POLICIES))
+			reason = host_judge_departure(skb, is_reply);
 		if (reason)
 			return reason;
 		if (direct && !is_reply && way->via == VIA_UPLINK)

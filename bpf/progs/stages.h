@@ -17,6 +17,7 @@
 #include "ct_age.h"
 #include "dns.h"
 #include "policy.h"
+#include "host_policy.h"
 #include "service.h"
 #include "lb_socket.h"
 #include "lb_packet.h"
@@ -36,3 +37,4 @@
 #include "oversize.h"
 #include "checksum.h"
 #include "path.h"
+#include "host.h"

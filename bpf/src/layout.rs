@@ -15,9 +15,10 @@ pub use self::{changes::*, deny::*, dns::*, plain::Plain, service::*, ticks::*};
 pub use crate::skeleton::types::{
     __sk_buff as SkBuff, ageing as Ageing, ct_entry4 as CtEntry4, ct_entry6 as CtEntry6, ct_key4 as CtKey4,
     ct_key6 as CtKey6, ct_way as CtWay, endpoint as Endpoint, ethernet_address as EthernetAddress,
-    event as Event, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node, peer as Peer,
-    plain_routes as PlainRoutes, policy_entry as PolicyEntry, policy_key as PolicyKey, posture as Posture,
-    prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink, way_out4 as WayOut4, way_out6 as WayOut6,
+    event as Event, host_policy as HostPolicy, ip4 as Ip4, ip6 as Ip6, lifetimes as Lifetimes, node as Node,
+    peer as Peer, plain_routes as PlainRoutes, policy_entry as PolicyEntry, policy_key as PolicyKey,
+    posture as Posture, prefix4 as Prefix4, prefix6 as Prefix6, uplink as Uplink, way_out4 as WayOut4,
+    way_out6 as WayOut6,
 };
 
 /// In the maps of origins in place of a machine's address: the prefix is this node's own.
@@ -104,6 +105,18 @@ pub const UPLINK_OVERLAY: u32 = 1;
 /// The same: frames that no uplink's program has seen are dropped.
 pub const UPLINK_SEEN_ONLY: u32 = 2;
 
+/// The same: `host_policies` has an entry for it.
+pub const UPLINK_POLICED: u32 = 4;
+
+/// Places in [`HostPolicy::slot`]: what the node itself sends and gets.
+pub const HOST_LOCAL: usize = 0;
+/// What passes through the node.
+pub const HOST_FORWARDED: usize = 1;
+/// All that comes by the interface, before its destination is translated.
+pub const HOST_PRE_DNAT: usize = 2;
+/// All that passes the interface, packet by packet.
+pub const HOST_UNTRACKED: usize = 3;
+
 /// In the maps of the nodes' addresses, a bit: frames of the overlay come from it.
 pub const MACHINE_SENDS_FRAMES: u8 = 1;
 /// The same: services are met there, but nodes do not reach each other by it.
@@ -118,6 +131,8 @@ pub const NAT_DESTINATION: u8 = 2;
 pub const EXTERNAL_DSR: u32 = 1;
 /// [`Node::external`]: there are backends in the node's own namespace.
 pub const EXTERNAL_HOST_BACKENDS: u32 = 2;
+/// [`Node::external`]: `host_policies` is not empty.
+pub const EXTERNAL_HOST_POLICIES: u32 = 4;
 
 /// Flags of a conntrack entry: a packet went against the opener's way.
 pub const CT_REPLIED: u32 = 1;
@@ -225,6 +240,7 @@ plain!(
     Endpoint,
     Uplink,
     EthernetAddress,
+    HostPolicy,
     Prefix4,
     Prefix6,
     CtKey4,
@@ -408,6 +424,8 @@ mod tests {
             (MACHINE_EXTERNAL.into(), "MACHINE_EXTERNAL"),
             (EXTERNAL_DSR, "EXTERNAL_DSR"),
             (EXTERNAL_HOST_BACKENDS, "EXTERNAL_HOST_BACKENDS"),
+            (EXTERNAL_HOST_POLICIES, "EXTERNAL_HOST_POLICIES"),
+            (UPLINK_POLICED, "UPLINK_POLICED"),
             (EVENTS_FLOWS, "EVENTS_FLOWS"),
             (EVENTS_DROPS, "EVENTS_DROPS"),
             (POSTURE_KNOWN, "POSTURE_KNOWN"),
@@ -441,6 +459,10 @@ mod tests {
             (POLICY_DENY.into(), "policy_outcome", "POLICY_DENY"),
             (POLICY_ALLOW.into(), "policy_outcome", "POLICY_ALLOW"),
             (POLICY_BY_SOURCE.into(), "policy_outcome", "POLICY_BY_SOURCE"),
+            (HOST_LOCAL, "host_layer", "HOST_LOCAL"),
+            (HOST_FORWARDED, "host_layer", "HOST_FORWARDED"),
+            (HOST_PRE_DNAT, "host_layer", "HOST_PRE_DNAT"),
+            (HOST_UNTRACKED, "host_layer", "HOST_UNTRACKED"),
             (EVENT_INGRESS.into(), "event_direction", "EVENT_INGRESS"),
             (EVENT_EGRESS.into(), "event_direction", "EVENT_EGRESS"),
             (EVENT_NO_DIRECTION.into(), "event_direction", "EVENT_NO_DIRECTION"),

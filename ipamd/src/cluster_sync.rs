@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::{
     backlog::Backlog,
     deny_sets::DenyPrefixes,
+    host_endpoints::HostEndpoints,
     metrics::Metrics,
     node::Node,
     pending_changes::{Pending, PendingChanges},
@@ -23,6 +24,7 @@ use crate::{
     startup_reason::StartupReason,
 };
 use ipamd_config::{Cluster, Config};
+use ipamd_datapath::Datapath;
 use ipamd_hubble::cluster::ClusterView;
 use ipamd_model::objects::{self, Batch, Change, Object, ObjectId};
 use ipamd_policy::enforce::{Enforcer, Writes};
@@ -53,6 +55,10 @@ pub struct SyncTargets {
     pub deny_prefixes: Arc<DenyPrefixes>,
     /// What Hubble's API tells of the cluster, if it is served.
     pub hubble: Option<Arc<ClusterView>>,
+    /// The host endpoints of this node.
+    pub hosts: Arc<HostEndpoints>,
+    /// What the programs ask of host endpoints.
+    pub datapath: Arc<Datapath>,
     /// The routes to other nodes follow from these.
     pub remote_nodes: Arc<RemoteNodes>,
     /// The socket-termination thread gets the backends that services no longer have.
@@ -324,7 +330,11 @@ impl SyncTargets {
         let applied = self.services.start(node_addresses, self.node.host_ports(), &first.changes)?;
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
-        let slots = self.policy.start(self.node.local_endpoints(), own, for_policy(first))?;
+        let asked = self.datapath.host_slots()?;
+        let hosts = self.hosts.first(&first.changes, &asked, interface_name);
+        let endpoints = self.node.local_endpoints().into_iter().chain(hosts);
+        let slots = self.policy.start(endpoints, own, for_policy(first))?;
+        self.hosts.started(&slots);
         self.node.set_slots(slots);
         Ok(())
     }
@@ -343,7 +353,10 @@ impl SyncTargets {
             // Endpoints come and go all the time, and few rules name their Service.
             let of_slices = batch.refusals.is_none()
                 && batch.changes.iter().all(|it| it.kind() == objects::Kind::EndpointSlice);
+            let of_hosts: Vec<_> =
+                batch.changes.iter().filter(|it| it.kind() == objects::Kind::HostEndpoint).cloned().collect();
             let applied = self.policy.apply(batch);
+            self.hosts.apply(&of_hosts);
             if !of_slices || applied.writes != Writes::default() {
                 self.metrics.policy_change(applied.took, self.policy.longest_change());
             }
@@ -357,6 +370,11 @@ impl SyncTargets {
             tracing::warn!("sockets of removed backends are not ended: the queue is full");
         }
     }
+}
+
+/// The name of an interface; `None` if it is gone.
+fn interface_name(ifindex: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
 }
 
 /// The changes that concern policy. Its rules may mean the endpoints of a Service, but never the Service itself.

@@ -23,6 +23,7 @@ use crate::{
     cluster_sync::{self, ClusterSync, SyncTargets},
     deny_sets::DenyPrefixes,
     host::Host,
+    host_endpoints::HostEndpoints,
     hubble::{Hubble, Sources},
     kubernetes_events,
     metrics::{Metrics, Served},
@@ -122,7 +123,10 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     let remote_nodes = Arc::new(RemoteNodes::new(&config.node_name).context("cannot make a pipe")?);
     let deny_prefixes = Arc::new(deny_prefixes(&config, &datapath));
     let cluster_view = config.hubble.is_on().then(Arc::<ClusterView>::default);
+    let hosts = Arc::new(host_endpoints(&config, &policy, &remote_nodes));
     let targets = SyncTargets {
+        hosts: Arc::clone(&hosts),
+        datapath: Arc::clone(&datapath),
         node: Arc::clone(&node),
         policy: Arc::clone(&policy),
         services: Arc::clone(&services),
@@ -148,7 +152,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitReason> {
     )?
     .with_monitor(Arc::clone(&monitor))
     .with_services(Arc::clone(&services))
-    .with_deny_prefixes(deny_prefixes);
+    .with_deny_prefixes(deny_prefixes)
+    .with_hosts(hosts);
     let reconciliation = Reconciliation::start(reconciler).await?;
 
     let trials = Trials::start(&node, &policy, &monitor)?;
@@ -192,6 +197,12 @@ fn hubble(
     let (node, policy, monitor) = (Arc::clone(node), Arc::clone(policy), Arc::clone(monitor));
     let hubble = Hubble::start(config, Sources { node, policy, monitor, cluster });
     hubble.context("cannot serve Hubble's API").map(Some)
+}
+
+/// The host endpoints of this node.
+fn host_endpoints(config: &Config, policy: &Arc<Enforcer>, remote_nodes: &Arc<RemoteNodes>) -> HostEndpoints {
+    let (policy, remote_nodes) = (Arc::clone(policy), Arc::clone(remote_nodes));
+    HostEndpoints::new(&config.node_name, config.failsafe.clone(), policy, remote_nodes)
 }
 
 /// The deny sets, with those of the directory as it is now.

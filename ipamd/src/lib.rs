@@ -5,6 +5,7 @@ pub mod cluster_sync;
 pub mod daemon;
 mod deny_sets;
 pub mod host;
+mod host_endpoints;
 mod hubble;
 mod kubernetes_events;
 pub mod metrics;

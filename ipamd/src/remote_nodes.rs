@@ -76,9 +76,14 @@ impl RemoteNodes {
         }
         drop(nodes);
         if moved {
-            // If the pipe is full, its reader has been woken already.
-            let _ = (&self.wake).write(&[0]);
+            self.wake();
         }
+    }
+
+    /// Makes the pipe readable: something has changed that the reconciliation applies.
+    pub fn wake(&self) {
+        // If the pipe is full, its reader has been woken already.
+        let _ = (&self.wake).write(&[0]);
     }
 
     /// All nodes now.

@@ -72,6 +72,7 @@ impl StartupGate {
             events_suppressed: 0,
             answers_suppressed: 0,
             deny: DenyStatus::default(),
+            host_endpoints: Vec::new(),
             cluster: self.reason.source(),
             busy: supervisor::busy(),
         }

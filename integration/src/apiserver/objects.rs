@@ -49,11 +49,12 @@ const BUILT_IN: [(&str, &str); 11] = [
 ];
 
 /// Those that come with a definition: plural and group, kind.
-const OPTIONAL: [(&str, &str); 9] = [
+const OPTIONAL: [(&str, &str); 10] = [
     ("clusternetworkpolicies.policy.networking.k8s.io", "ClusterNetworkPolicy"),
     ("tiers.projectcalico.org", "Tier"),
     ("networksets.projectcalico.org", "NetworkSet"),
     ("globalnetworksets.projectcalico.org", "GlobalNetworkSet"),
+    ("hostendpoints.projectcalico.org", "HostEndpoint"),
     ("networkpolicies.projectcalico.org", "NetworkPolicy"),
     ("globalnetworkpolicies.projectcalico.org", "GlobalNetworkPolicy"),
     ("stagednetworkpolicies.projectcalico.org", "StagedNetworkPolicy"),

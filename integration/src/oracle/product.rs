@@ -53,7 +53,13 @@ fn key(local: &Local) -> AttachmentKey {
 
 fn endpoint(local: &Local) -> LocalEndpoint {
     let pod = local.pod.clone().map(|(namespace, name)| wire::Pod { namespace, name, uid: String::new() });
-    LocalEndpoint { key: key(local), pod, labels: local.labels.clone(), addresses: local.addresses.clone() }
+    LocalEndpoint {
+        host: None,
+        key: key(local),
+        pod,
+        labels: local.labels.clone(),
+        addresses: local.addresses.clone(),
+    }
 }
 
 /// An enforcer, and the tables that it writes.

@@ -1,5 +1,5 @@
 //! What the CNI plugin and `cambricctl` share with the daemon: the requests and replies of the unix socket
-//! ([`wire`], [`policy`], [`port_mapping`], [`services`]), their framing ([`frame`]), a blocking client ([`client`]), and
+//! ([`wire`], [`policy`], [`host`], [`port_mapping`], [`services`]), their framing ([`frame`]), a blocking client ([`client`]), and
 //! the names both sides derive from an attachment ([`key`]) or a namespace ([`netns`]).
 //!
 //! The protocol: one unix stream socket; every message is a frame of a 4-byte big-endian length and that many
@@ -9,6 +9,7 @@
 pub mod client;
 pub mod files;
 pub mod frame;
+pub mod host;
 pub mod key;
 pub mod mac;
 pub mod netns;

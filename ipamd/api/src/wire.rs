@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    host::HostEndpoint,
     key::AttachmentKey,
     mac::MacAddr,
     policy::{
@@ -322,6 +323,9 @@ pub struct Status {
     /// The deny sets.
     #[serde(default)]
     pub deny: DenyStatus,
+    /// The host endpoints of the node.
+    #[serde(default)]
+    pub host_endpoints: Vec<HostEndpoint>,
     /// Where policies and services come from; `None` without a cluster.
     #[serde(default)]
     pub cluster: Option<ClusterStatus>,

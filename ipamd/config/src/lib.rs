@@ -35,7 +35,7 @@ pub use defaults::{DEFAULT_BPFFS, DEFAULT_CONFIG, DEFAULT_STATE_DIR};
 pub use error::ConfigError;
 pub use hubble::{Beyond, Hubble};
 use ipamd_addresses::ipam::{Pool, PoolError, check_disjoint};
-use ipamd_model::{deny::DenyMode, domain::DomainPattern, objects, policy::Denied};
+use ipamd_model::{deny::DenyMode, domain::DomainPattern, host::Failsafe, objects, policy::Denied};
 use ipamd_runtime::supervisor;
 pub use locations::Locations;
 pub use resolvers::ResolverName;
@@ -100,6 +100,8 @@ pub struct Config {
     pub policy: PolicySizes,
     /// What becomes of packets that policy denies, where neither the policy nor the endpoint's namespace says it.
     pub denied: Denied,
+    /// The ports that no policy of a host endpoint closes.
+    pub failsafe: Failsafe,
     /// The resolvers by whose answers policies know the addresses of DNS names.
     pub dns_resolvers: Vec<ResolverName>,
     /// Names that every endpoint with domain rules may ask the resolvers about.
@@ -215,6 +217,13 @@ impl Config {
                 rules: options.policy_rules.map_or(sizes.rules, |entries| entries.0),
             },
             denied: options.denied.unwrap_or_default(),
+            failsafe: {
+                let usual = Failsafe::default();
+                Failsafe {
+                    inbound: options.failsafe_inbound.unwrap_or(usual.inbound),
+                    outbound: options.failsafe_outbound.unwrap_or(usual.outbound),
+                }
+            },
             dns_resolvers: options.dns_resolvers.unwrap_or_else(|| vec![ResolverName::of_cluster()]),
             dns_search: match options.dns_search {
                 Some(names) => names.into_iter().map(|name| name.0).collect(),

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use ipamd_addresses::ipam::{Pool, PoolError};
-use ipamd_model::{deny::DenyMode, policy::Denied};
+use ipamd_model::{deny::DenyMode, host::FailsafePort, policy::Denied};
 
 /// The keys that are set.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -145,6 +145,14 @@ pub(super) struct Options {
     #[arg(long, value_name = "WHAT")]
     #[serde(deserialize_with = "text")]
     pub denied: Option<Denied>,
+    /// Port of the node that no policy of a HostEndpoint closes for others, as PROTOCOL:PORT or PROTOCOL:PREFIX:PORT; repeatable
+    /// [default: SSH, DHCP, BGP, etcd, Typha and the API server, as Calico has them]
+    #[arg(long, value_name = "PORT")]
+    pub failsafe_inbound: Option<Vec<FailsafePort>>,
+    /// Port of others that no policy of a HostEndpoint closes for the node, likewise; repeatable [default: DNS, DHCP, BGP, etcd,
+    /// Typha and the API server, as Calico has them]
+    #[arg(long, value_name = "PORT")]
+    pub failsafe_outbound: Option<Vec<FailsafePort>>,
     /// Resolver whose answers tell policies the addresses of DNS names: a Service as NAMESPACE/NAME, or ADDRESS[:PORT]; repeatable
     /// [default: kube-system/kube-dns]
     #[arg(long, value_name = "RESOLVER")]
@@ -257,6 +265,8 @@ impl Options {
             policy_prefixes: self.policy_prefixes.or(other.policy_prefixes),
             policy_rules: self.policy_rules.or(other.policy_rules),
             denied: self.denied.or(other.denied),
+            failsafe_inbound: self.failsafe_inbound.or(other.failsafe_inbound),
+            failsafe_outbound: self.failsafe_outbound.or(other.failsafe_outbound),
             dns_resolvers: self.dns_resolvers.or(other.dns_resolvers),
             dns_search: self.dns_search.or(other.dns_search),
             dns_least_ttl: self.dns_least_ttl.or(other.dns_least_ttl),

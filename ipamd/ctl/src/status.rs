@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use ipamd_api::{
     Reply, Request,
+    host::HostEndpoint,
     policy::PolicyStatus,
     wire::{AttachMode, ClusterStatus, MapUse, Status, Thread, Uplink},
 };
@@ -45,6 +46,7 @@ fn text(status: &Status) -> String {
         ("Threads", threads(&status.busy)),
         ("Endpoints", status.endpoints.to_string()),
         ("Uplinks", none(uplinks(&status.uplinks))),
+        ("Hosts", none(host_endpoints(&status.host_endpoints))),
         (
             "Attached by",
             match status.attach_mode {
@@ -86,6 +88,17 @@ fn uplinks(uplinks: &[Uplink]) -> String {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
         format!("{name} ({addresses}): {}", reasons.join(", "))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A line for each host endpoint, with what it polices.
+fn host_endpoints(hosts: &[HostEndpoint]) -> String {
+    let lines = hosts.iter().map(|HostEndpoint { name, interfaces, polices_pods }| {
+        let pods = if *polices_pods { ", and what pods send to the node" } else { "" };
+        let interfaces =
+            if interfaces.is_empty() { "no interface".to_owned() } else { interfaces.join(", ") };
+        format!("{name}: {interfaces}{pods}")
     });
     lines.collect::<Vec<_>>().join("\n")
 }

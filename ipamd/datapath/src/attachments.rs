@@ -18,7 +18,7 @@ use ipamd_runtime::supervisor;
 use super::{
     datapath::{Datapath, HOOKS},
     error::DatapathError,
-    load::{self, program_for},
+    load,
     repairs::Repairs,
 };
 
@@ -58,7 +58,9 @@ impl Datapath {
     pub(super) fn take_over(&self) -> Result<(), DatapathError> {
         let renewed = self.to_take_over.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(renewed) = renewed else { return Ok(()) };
-        load::take_over(&self.pins, &self.programs, &renewed)?;
+        load::take_over(&self.pins, &self.programs, &renewed, |ifname, direction| {
+            self.program_for(ifname, direction)
+        })?;
         self.raise_every_place()
     }
 
@@ -66,7 +68,7 @@ impl Datapath {
     pub fn attachment_faults(&self, ifname: &str, ifindex: u32) -> Vec<String> {
         let mut faults = Vec::new();
         for direction in HOOKS {
-            let name = program_for(ifname, direction);
+            let name = self.program_for(ifname, direction);
             let attached = match self.attached_by(ifname, ifindex, direction) {
                 Ok(attached) => attached,
                 Err(error) => {
@@ -123,7 +125,7 @@ impl Datapath {
         let _alone = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let mut repairs = Vec::new();
         for direction in HOOKS {
-            let name = program_for(ifname, direction);
+            let name = self.program_for(ifname, direction);
             let attached = self.attached_by(ifname, ifindex, direction)?;
             match self.attach_mode {
                 AttachMode::Tcx if matches!(attached, Some(Attached::Filter | Attached::Program)) => {}
@@ -187,7 +189,7 @@ impl Datapath {
         ifindex: u32,
         direction: Direction,
     ) -> Result<Option<Attached>, DatapathError> {
-        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
+        let wanted = self.program_ids.get(self.program_for(ifname, direction)).copied();
         if self.attach_mode == AttachMode::Tcx {
             if self.has_link(ifname, ifindex, direction) {
                 return Ok(Some(Attached::Link));
@@ -212,7 +214,7 @@ impl Datapath {
     }
 
     fn has_link(&self, ifname: &str, ifindex: u32, direction: Direction) -> bool {
-        let wanted = self.program_ids.get(program_for(ifname, direction)).copied();
+        let wanted = self.program_ids.get(self.program_for(ifname, direction)).copied();
         let held = |this: &Self| {
             let links = this.links();
             let info =
@@ -263,9 +265,10 @@ impl Datapath {
             std::fs::create_dir_all(&folder).map_err(DatapathError::pin(&folder))?;
         }
         load::put_layout(&self.pins)?;
-        let typed: [(&str, &MapHandle); 25] = [
+        let typed: [(&str, &MapHandle); 26] = [
             (self.node.name(), self.node.handle()),
             (self.uplinks.name(), self.uplinks.handle()),
+            (self.host_policies.name(), self.host_policies.handle()),
             (self.endpoints4.name(), self.endpoints4.handle()),
             (self.endpoints6.name(), self.endpoints6.handle()),
             (self.no_masquerade4.name(), self.no_masquerade4.handle()),

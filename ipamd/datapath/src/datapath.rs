@@ -1,7 +1,7 @@
 //! The loaded programs and their maps: what all parts of the datapath hold in common.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
@@ -14,8 +14,8 @@ use bpf::{
     attach::{Direction, Pins},
     layout::{
         CtEntry4, CtEntry6, CtKey4, CtKey6, DnsRecord, DnsRecordKey, DnsSettings, Domain, DomainKey,
-        Endpoint, EthernetAddress, Ip4, Ip6, Lifetimes, Node, PlainRoutes, Prefix4, Prefix6, ResolverKey,
-        Uplink,
+        Endpoint, EthernetAddress, HostPolicy, Ip4, Ip6, Lifetimes, Node, PlainRoutes, Prefix4, Prefix6,
+        ResolverKey, Uplink,
     },
 };
 use ipamd_api::wire::AttachMode;
@@ -46,6 +46,9 @@ pub struct Datapath {
     pub(super) changes: TypedMap<u32, u32>,
     pub(super) wall_clock: TypedMap<u32, u32>,
     pub(super) uplinks: TypedMap<u32, Uplink>,
+    pub(super) host_policies: TypedMap<u32, HostPolicy>,
+    /// The interfaces that have policies and are no uplinks, by name.
+    pub(super) host_links: Mutex<BTreeSet<String>>,
     pub(super) endpoints4: TypedMap<Ip4, Endpoint>,
     pub(super) endpoints6: TypedMap<Ip6, Endpoint>,
     pub(super) no_masquerade4: TypedMap<Prefix4, u8>,

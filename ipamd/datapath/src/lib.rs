@@ -14,6 +14,7 @@ mod domains;
 mod endpoints;
 mod error;
 mod events;
+mod hosts;
 mod load;
 mod machines;
 mod map_error;
@@ -40,6 +41,7 @@ pub use self::{
     deny::{DenyList, DenySets, DenyUse},
     dns::{DnsName, DnsUse, Resolver},
     error::DatapathError,
+    hosts::HostLink,
     load::{fib_lookup_flags, probe_attach_mode},
     map_error::MapError,
     map_use::nearly_full,

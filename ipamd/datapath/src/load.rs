@@ -61,11 +61,13 @@ pub const AGE: &str = "age";
 /// The program that forgets what endpoints were told that are gone, and finds the patterns of each name again.
 pub const SWEEP_NAMES: &str = "sweep_names";
 
-/// The program that belongs to a hook of an interface.
-pub fn program_for(ifname: &str, direction: Direction) -> &'static str {
+/// The program that belongs to a hook of an interface: a container's, one that has policies only, or an uplink.
+pub fn program_for(ifname: &str, direction: Direction, has_policies_only: bool) -> &'static str {
     match (is_host_ifname(ifname), direction) {
         (true, Direction::Ingress) => "from_endpoint",
         (true, Direction::Egress) => "to_endpoint",
+        (false, Direction::Ingress) if has_policies_only => "from_host_link",
+        (false, Direction::Egress) if has_policies_only => "to_host_link",
         (false, Direction::Ingress) => "from_network",
         (false, Direction::Egress) => "to_network",
     }
@@ -280,7 +282,13 @@ pub fn remove_pin(path: &Path) -> Result<(), DatapathError> {
 }
 
 /// Puts the programs into the pinned links. What the former programs have written meanwhile is copied first.
-pub fn take_over(pins: &Pins, programs: &Programs, renewed: &[Renewed]) -> Result<(), DatapathError> {
+/// `program_for` says which program belongs to a hook.
+pub fn take_over(
+    pins: &Pins,
+    programs: &Programs,
+    renewed: &[Renewed],
+    program_for: impl Fn(&str, Direction) -> &'static str,
+) -> Result<(), DatapathError> {
     for map in renewed {
         maps::copy_entries(&map.former, &map.now, &map.name)?;
     }
@@ -330,10 +338,12 @@ mod tests {
 
     #[test]
     fn each_hook_has_its_program() {
-        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Ingress), "from_endpoint");
-        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Egress), "to_endpoint");
-        assert_eq!(program_for("eth0", Direction::Ingress), "from_network");
-        assert_eq!(program_for("cmb0", Direction::Egress), "to_network");
+        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Ingress, false), "from_endpoint");
+        assert_eq!(program_for("cmbrj6jmrja3ysc", Direction::Egress, false), "to_endpoint");
+        assert_eq!(program_for("eth0", Direction::Ingress, false), "from_network");
+        assert_eq!(program_for("cmb0", Direction::Egress, false), "to_network");
+        assert_eq!(program_for("eth1", Direction::Ingress, true), "from_host_link");
+        assert_eq!(program_for("eth1", Direction::Egress, true), "to_host_link");
     }
 
     #[test]

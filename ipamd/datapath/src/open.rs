@@ -41,6 +41,8 @@ impl Datapath {
             changes: TypedMap::take(&mut maps, "changes")?,
             wall_clock: TypedMap::take(&mut maps, "wall_clock")?,
             uplinks: TypedMap::take(&mut maps, "uplinks")?,
+            host_policies: TypedMap::take(&mut maps, "host_policies")?,
+            host_links: Mutex::default(),
             endpoints4: TypedMap::take(&mut maps, "endpoints4")?,
             endpoints6: TypedMap::take(&mut maps, "endpoints6")?,
             no_masquerade4: TypedMap::take(&mut maps, "no_masquerade4")?,

@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bpf::{
     attach,
-    layout::{Plain, UPLINK_OVERLAY, UPLINK_SEEN_ONLY, Uplink as UplinkValue},
+    layout::{Plain, UPLINK_OVERLAY, UPLINK_POLICED, UPLINK_SEEN_ONLY, Uplink as UplinkValue},
 };
 use ipamd_api::{key::is_host_ifname, wire::AttachMode};
 
 use super::{
     datapath::{Datapath, HOOKS},
     error::DatapathError,
+    hosts::HostLink,
     repairs::Repairs,
 };
 use ipamd_model::{
@@ -18,16 +19,18 @@ use ipamd_model::{
     uplink::{Frames, Uplink},
 };
 
-/// As the programs have it.
-fn value(uplink: &Uplink) -> UplinkValue {
+/// As the programs have it. `policed`: it has a HostEndpoint.
+fn value(uplink: &Uplink, policed: bool) -> UplinkValue {
+    let policed = if policed { UPLINK_POLICED } else { 0 };
     UplinkValue {
         ipv4: uplink.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
         ipv6: uplink.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(),
-        flags: match uplink.overlay {
-            None => 0,
-            Some(Frames::All) => UPLINK_OVERLAY,
-            Some(Frames::Seen) => UPLINK_OVERLAY | UPLINK_SEEN_ONLY,
-        },
+        flags: policed
+            | match uplink.overlay {
+                None => 0,
+                Some(Frames::All) => UPLINK_OVERLAY,
+                Some(Frames::Seen) => UPLINK_OVERLAY | UPLINK_SEEN_ONLY,
+            },
     }
 }
 
@@ -37,8 +40,15 @@ impl Datapath {
     /// something changed. One uplink that fails, for it may be going, leaves the others none the worse; the first failure
     /// is returned. What is done as uplinks come and go is no repair. The first time, the programs take over from those of an
     /// earlier daemon.
-    pub fn set_uplinks(&self, uplinks: &[Uplink]) -> Result<Repairs, DatapathError> {
+    ///
+    /// `hosts` are the interfaces that have policies of a HostEndpoint. The programs know these before they are attached.
+    pub fn set_uplinks(&self, uplinks: &[Uplink], hosts: &[HostLink]) -> Result<Repairs, DatapathError> {
         let mut changed = false;
+        for ifindex in self.set_host_links(hosts)? {
+            if self.uplinks.get(&ifindex)?.is_none() {
+                self.detach_filters(ifindex);
+            }
+        }
         // First those that go: they leave room in the map, and perhaps their name to another interface.
         for ifindex in self.uplinks.keys() {
             if !uplinks.iter().any(|uplink| uplink.ifindex == ifindex) {
@@ -48,7 +58,9 @@ impl Datapath {
             }
         }
         for ifname in self.pinned_interfaces() {
-            if !is_host_ifname(&ifname) && !uplinks.iter().any(|uplink| uplink.ifname == ifname) {
+            let stays =
+                uplinks.iter().any(|uplink| uplink.ifname == ifname) || self.host_links().contains(&ifname);
+            if !is_host_ifname(&ifname) && !stays {
                 self.detach_links(&ifname);
                 self.unpin_links(&ifname);
                 tracing::debug!(
@@ -67,6 +79,9 @@ impl Datapath {
         if let Err(error) = self.take_over() {
             failed = failed.or(Some(error));
         }
+        if let Err(error) = self.attach_host_links(hosts) {
+            failed = failed.or(Some(error));
+        }
         for (uplink, is_new) in told {
             match self.heal_interface(&uplink.ifname, uplink.ifindex) {
                 Ok(healed) if !is_new => repairs.extend(healed),
@@ -82,7 +97,7 @@ impl Datapath {
 
     /// Tells the programs of an uplink; whether they did not know of it.
     fn tell_of_uplink(&self, uplink: &Uplink, changed: &mut bool) -> Result<bool, DatapathError> {
-        let value = value(uplink);
+        let value = value(uplink, self.host_policies.get(&uplink.ifindex)?.is_some());
         let known = self.uplinks.get(&uplink.ifindex)?;
         if known.is_none_or(|known| known.as_bytes() != value.as_bytes()) {
             self.uplinks.put(&uplink.ifindex, &value)?;

@@ -20,6 +20,8 @@ pub enum Kind {
     NetworkSet,
     /// `projectcalico.org/v3` GlobalNetworkSet.
     GlobalNetworkSet,
+    /// `projectcalico.org/v3` HostEndpoint.
+    HostEndpoint,
     /// `projectcalico.org/v3` Tier.
     Tier,
     /// `networking.k8s.io/v1` NetworkPolicy.
@@ -53,6 +55,7 @@ impl Kind {
             Self::Node => "Node",
             Self::NetworkSet => "NetworkSet",
             Self::GlobalNetworkSet => "GlobalNetworkSet",
+            Self::HostEndpoint => "HostEndpoint",
             Self::Tier => "Tier",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",

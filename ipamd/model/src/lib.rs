@@ -6,6 +6,7 @@ pub mod deny;
 pub mod domain;
 pub mod endpoint;
 pub mod field;
+pub mod host;
 pub mod id;
 pub mod interned;
 pub mod labels;

@@ -11,6 +11,7 @@ pub use crate::id::{Kind, ObjectId, Origin};
 use crate::{
     domain::DomainPattern,
     field::FieldError,
+    host::HostEndpoint,
     labels::Labels,
     policy::{Denied, Policy, Tier},
     services::{EndpointSlice, Service},
@@ -110,6 +111,8 @@ pub enum Object {
     Node(Node),
     /// See [`NetworkSet`].
     NetworkSet(NetworkSet),
+    /// See [`HostEndpoint`].
+    HostEndpoint(Arc<HostEndpoint>),
     /// See [`Tier`].
     Tier(Tier),
     /// See [`Policy`].
@@ -139,6 +142,7 @@ impl Object {
                 let kind = if it.namespace.is_some() { Kind::NetworkSet } else { Kind::GlobalNetworkSet };
                 id(kind, it.namespace.as_ref(), &it.name)
             }
+            Self::HostEndpoint(it) => id(Kind::HostEndpoint, None, &it.name),
             Self::Tier(it) => id(Kind::Tier, None, &it.name),
             Self::Policy(it) => it.id.clone(),
             Self::Staged(it) => it.id.clone(),
@@ -204,6 +208,7 @@ impl Change {
                 Object::Node(_) => Kind::Node,
                 Object::NetworkSet(it) if it.namespace.is_some() => Kind::NetworkSet,
                 Object::NetworkSet(_) => Kind::GlobalNetworkSet,
+                Object::HostEndpoint(_) => Kind::HostEndpoint,
                 Object::Tier(_) => Kind::Tier,
                 Object::Policy(it) => it.id.kind,
                 Object::Staged(it) => it.id.kind,

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 pub use crate::id::ObjectId as PolicyId;
-use crate::{domain::DomainPattern, field::FieldError, id::Origin, selector::Selector};
+use crate::{domain::DomainPattern, field::FieldError, host::HostLayer, id::Origin, selector::Selector};
 
 /// The tier of NetworkPolicies and of Calico policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -128,8 +128,11 @@ pub struct Policy {
     pub tier: Arc<str>,
     /// Its place in the tier.
     pub order: Order,
-    /// The endpoints that it applies to: pods only.
+    /// The endpoints that it applies to: pods and host endpoints.
     pub subject: ItemSelector,
+    /// What it is asked about at host endpoints. At pods only what is tracked is asked about: not by a policy that is for
+    /// [`HostLayer::PreDnat`] or [`HostLayer::Untracked`].
+    pub layer: HostLayer,
     /// Rules for what reaches the subjects; `None`: it says nothing of that direction.
     pub ingress: Option<Vec<Rule>>,
     /// Rules for what the subjects send; `None`: it says nothing of that direction.
@@ -171,6 +174,14 @@ impl Policy {
         match direction {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// Whether it is asked at endpoints: at pods (`None`), or at host endpoints about that.
+    pub fn is_asked_about(&self, layer: Option<HostLayer>) -> bool {
+        match layer {
+            None | Some(HostLayer::Local) => !self.layer.goes_on(),
+            Some(layer) => self.layer == layer,
         }
     }
 
@@ -286,7 +297,9 @@ impl Entity {
 pub enum ItemKinds {
     /// Pods.
     Pods,
-    /// Pods and network sets, as Calico's selectors do.
+    /// Pods and host endpoints.
+    PodsAndHosts,
+    /// Pods, host endpoints and network sets, as Calico's selectors do.
     PodsAndNetworkSets,
     /// Nodes; `scope` and `service_accounts` do not concern them.
     Nodes,

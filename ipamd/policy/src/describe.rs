@@ -45,6 +45,7 @@ pub fn items(items: &ItemSelector) -> String {
     }
     let kinds = match items.kinds {
         ItemKinds::Pods => "pods",
+        ItemKinds::PodsAndHosts => "pods and host endpoints",
         ItemKinds::PodsAndNetworkSets => "pods and network sets",
         ItemKinds::Nodes => "nodes",
         ItemKinds::ServiceEndpoints => "endpoints of services",

@@ -39,6 +39,7 @@ pub(super) struct State {
 /// The attachment as policy needs it.
 pub(super) fn local_endpoint(attachment: &Attachment) -> LocalEndpoint {
     LocalEndpoint {
+        host: None,
         key: attachment.key.clone(),
         pod: attachment.pod.clone(),
         labels: attachment.labels.clone(),

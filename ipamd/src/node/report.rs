@@ -109,6 +109,7 @@ impl Node {
             endpoints: committed.len() as u64,
             attach_mode: self.kernel.attach_mode(),
             uplinks: findings.uplinks,
+            host_endpoints: findings.host_endpoints,
             uptime_seconds: self.started.elapsed().as_secs(),
             conntrack,
             maps,

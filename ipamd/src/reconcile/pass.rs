@@ -6,11 +6,12 @@ use std::{
     time::Instant,
 };
 
-use ipamd_api::wire;
+use ipamd_api::{host::HostEndpoint, wire};
 
 use super::reconciler::Reconciler;
-use crate::node::Findings;
+use crate::{host_endpoints::HostLinks, node::Findings};
 use ipamd_addresses::ipam::Pool;
+use ipamd_datapath::HostLink;
 use ipamd_kernel::netlink::SocketDiag;
 use ipamd_machine::preflight::mount_bpffs;
 use ipamd_model::{
@@ -79,7 +80,8 @@ impl Reconciler {
                 if let Err(error) = self.datapath.set_origins(&origins) {
                     failures.insert(error.to_string());
                 }
-                self.sync_programs(&uplinks, overlay, &nodes, &plan, &mut failures);
+                let hosts = self.find_host_links(&uplinks, overlay.as_ref(), &observed);
+                self.sync_programs(&uplinks, overlay, &hosts.links, &nodes, &plan, &mut failures);
                 // After the pass, which may have changed routes itself.
                 self.sync_plain_routes();
                 let present = observed
@@ -92,7 +94,7 @@ impl Reconciler {
                 if failures.is_empty() {
                     self.node.found_lost();
                 }
-                self.publish_findings(&uplinks, plan, &failures);
+                self.publish_findings(&uplinks, hosts.endpoints, plan, &failures);
             }
         }
         for failure in failures.difference(&self.failing) {
@@ -176,11 +178,29 @@ impl Reconciler {
         self.near_nodes = near;
     }
 
+    /// The interfaces that have policies of a host endpoint. Notes and logs what is wrong with host endpoints.
+    fn find_host_links(
+        &mut self,
+        uplinks: &Uplinks,
+        overlay: Option<&Uplink>,
+        observed: &Observed,
+    ) -> HostLinks {
+        let Some(hosts) = &self.hosts else { return HostLinks::default() };
+        let ways_out = uplinks.present.iter().chain(overlay).map(|uplink| uplink.ifindex).collect();
+        let found = hosts.links(&observed.links, &observed.addresses, &ways_out);
+        for problem in found.problems.iter().filter(|problem| !self.host_problems.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        self.host_problems.clone_from(&found.problems);
+        found
+    }
+
     /// The programs of uplinks and host ends, and what they take from the configuration.
     fn sync_programs(
         &mut self,
         uplinks: &Uplinks,
         overlay: Option<Uplink>,
+        hosts: &[HostLink],
         nodes: &Nodes,
         plan: &Plan,
         failures: &mut BTreeSet<String>,
@@ -201,10 +221,17 @@ impl Reconciler {
         for (subject, repairs) in [
             ("clock", self.datapath.set_wall_clock().map(|()| Vec::new())),
             ("socket", self.datapath.attach_socket_lb(self.cgroup.as_deref())),
-            ("uplink", self.datapath.set_uplinks(&ways_out)),
+            ("uplink", self.datapath.set_uplinks(&ways_out, hosts)),
         ] {
             match repairs {
-                Ok(repairs) => repairs.iter().for_each(|repair| self.report(subject, repair)),
+                Ok(repairs) => {
+                    for repair in &repairs {
+                        self.report(subject, repair);
+                    }
+                    if let Some(hosts) = self.hosts.as_ref().filter(|_| subject == "uplink") {
+                        hosts.settled();
+                    }
+                }
                 Err(error) => drop(failures.insert(error.to_string())),
             }
         }
@@ -241,7 +268,13 @@ impl Reconciler {
         }
     }
 
-    fn publish_findings(&mut self, uplinks: &Uplinks, plan: Plan, failures: &BTreeSet<String>) {
+    fn publish_findings(
+        &mut self,
+        uplinks: &Uplinks,
+        host_endpoints: Vec<HostEndpoint>,
+        plan: Plan,
+        failures: &BTreeSet<String>,
+    ) {
         let broken = self.node.broken();
         for lost in broken.iter().filter(|lost| !self.broken.contains(lost)) {
             tracing::warn!("{lost}");
@@ -250,6 +283,7 @@ impl Reconciler {
         let (mtu, too_large) = plan::pod_mtu(self.mtu, uplinks.mtu, plan.overlay.map(|overlay| overlay.mtu));
         self.node.set_mtu(mtu);
         self.node.set_findings(Findings {
+            host_endpoints,
             uplinks: uplinks
                 .present
                 .iter()
@@ -266,6 +300,7 @@ impl Reconciler {
                 .into_iter()
                 .chain(self.route_problems.iter().cloned())
                 .chain(self.port_problems.iter().cloned())
+                .chain(self.host_problems.iter().cloned())
                 .chain(self.services.iter().flat_map(|services| services.problems()))
                 .chain(self.deny_prefixes.iter().flat_map(|prefixes| prefixes.problems()))
                 .chain(failures.iter().cloned())

@@ -11,7 +11,8 @@ use ipnetwork::IpNetwork;
 
 use super::scan_throttle::ScanThrottle;
 use crate::{
-    deny_sets::DenyPrefixes, metrics::Metrics, monitor::Monitor, node::Node, remote_nodes::RemoteNodes,
+    deny_sets::DenyPrefixes, host_endpoints::HostEndpoints, metrics::Metrics, monitor::Monitor, node::Node,
+    remote_nodes::RemoteNodes,
 };
 use ipamd_addresses::ipam::Pool;
 use ipamd_config::{Config, UplinkRule};
@@ -35,6 +36,9 @@ pub struct Reconciler {
     pub(super) monitor: Option<Arc<Monitor>>,
     pub(super) services: Option<Arc<Balancer>>,
     pub(super) deny_prefixes: Option<Arc<DenyPrefixes>>,
+    pub(super) hosts: Option<Arc<HostEndpoints>>,
+    /// What is wrong with host endpoints.
+    pub(super) host_problems: Vec<String>,
     /// Where sockets are led to services' backends; `None`: nowhere.
     pub(super) cgroup: Option<PathBuf>,
     pub(super) node_port_addresses: Vec<IpNetwork>,
@@ -91,6 +95,8 @@ impl Reconciler {
             monitor: None,
             services: None,
             deny_prefixes: None,
+            hosts: None,
+            host_problems: Vec::new(),
             cgroup: cgroup_root(config.cgroup.as_deref()),
             node_port_addresses: config.node_port_addresses.clone(),
             socket: Socket::open()?,
@@ -137,6 +143,12 @@ impl Reconciler {
     #[must_use]
     pub fn with_deny_prefixes(self, deny_prefixes: Arc<DenyPrefixes>) -> Self {
         Self { deny_prefixes: Some(deny_prefixes), ..self }
+    }
+
+    /// Has the programs ask the policies of host endpoints.
+    #[must_use]
+    pub fn with_hosts(self, hosts: Arc<HostEndpoints>) -> Self {
+        Self { hosts: Some(hosts), ..self }
     }
 
     /// Nodes of the cluster have changed.

@@ -77,6 +77,7 @@ impl PodNumber {
             uid: String::new(),
         };
         LocalEndpoint {
+            host: None,
             key,
             pod: Some(pod),
             labels: [("app".to_owned(), format!("app-{}", self.app()))].into(),

@@ -34,6 +34,7 @@ const ROUNDS: usize = 5;
 /// A pod of this node that policies of its namespace select.
 fn pod(namespace: &str, last: u8) -> LocalEndpoint {
     LocalEndpoint {
+        host: None,
         key: AttachmentKey {
             network: "bench".into(),
             container_id: format!("{namespace}-{last}"),

@@ -142,6 +142,7 @@ mod tests {
 
     use super::*;
     use ipamd_model::{
+        host::HostLayer,
         objects::{ObjectId, Origin},
         policy::{Dialect, ItemKinds, ItemSelector, Order, Scope},
     };
@@ -215,6 +216,7 @@ mod tests {
                 ingress: None,
                 egress: None,
                 denied: None,
+                layer: HostLayer::Local,
                 closed: Vec::new(),
             })))
         };

@@ -113,6 +113,7 @@ fn pods(cluster: &Batch) -> BTreeMap<String, Pod> {
 
 fn endpoint(pod: &Pod) -> LocalEndpoint {
     LocalEndpoint {
+        host: None,
         key: AttachmentKey {
             network: "recorded".into(),
             container_id: format!("{}/{}", pod.namespace, pod.name),

@@ -34,6 +34,18 @@ pub enum RuleName {
         /// The policies.
         policies: Vec<ObjectId>,
     },
+    /// No policy of a host endpoint: its port is one that none can close.
+    Failsafe {
+        /// The direction.
+        direction: Direction,
+    },
+    /// No policy of a host endpoint decides, and it has no profile that allows.
+    HostDefault {
+        /// The host endpoint.
+        host: Arc<str>,
+        /// The direction.
+        direction: Direction,
+    },
 }
 
 impl fmt::Display for RuleName {
@@ -42,6 +54,10 @@ impl fmt::Display for RuleName {
             Self::Rule { policy, direction, index, name } => {
                 write!(f, "{policy} {direction}[{index}]")?;
                 name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
+            }
+            Self::Failsafe { direction } => write!(f, "failsafe port ({direction})"),
+            Self::HostDefault { host, direction } => {
+                write!(f, "default deny of HostEndpoint {host} ({direction}), because no policy allows it")
             }
             Self::TierDefault { tier, direction, policies } => {
                 write!(f, "default deny of tier {tier} ({direction}), because of ")?;

@@ -19,6 +19,7 @@ use ipamd_addresses::ipam::Pool;
 use ipamd_model::{
     domain::DomainPattern,
     field::FieldError,
+    host::{Failsafe, HostEndpoint, HostLayer},
     interned::shared,
     labels::Labels,
     objects::{Change, Kind, NamedPort, Namespace, NetworkSet, Node, Object, ObjectId, Pod, ServiceAccount},
@@ -44,11 +45,42 @@ pub struct LocalEndpoint {
     pub labels: BTreeMap<String, String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// What it is of a host endpoint; `None`: it is a container's.
+    pub host: Option<HostRole>,
+}
+
+/// A layer of a host endpoint of this node. Each is an endpoint of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRole {
+    /// The name of the HostEndpoint.
+    pub name: Arc<str>,
+    /// What is asked about.
+    pub layer: HostLayer,
+    /// Whether it stands for all interfaces that no other one stands for.
+    pub is_all: bool,
+    /// Whether what no policy decides is allowed.
+    pub allows_by_default: bool,
+    /// What no policy can close.
+    pub failsafe: Arc<Failsafe>,
+}
+
+impl HostRole {
+    /// The key of the endpoint: no runtime gives a container such an id.
+    pub fn key(&self) -> AttachmentKey {
+        AttachmentKey {
+            network: String::new(),
+            container_id: format!("host endpoint {}", self.name),
+            ifname: self.layer.to_string(),
+        }
+    }
 }
 
 impl LocalEndpoint {
-    /// The item that it belongs to: its pod. A container without a pod counts as a pod of its own.
+    /// The item that it belongs to: its pod, or the host endpoint. A container without a pod counts as a pod of its own.
     pub fn item(&self) -> ObjectId {
+        if let Some(host) = &self.host {
+            return ObjectId::global(Kind::HostEndpoint, &host.name);
+        }
         match &self.pod {
             Some(pod) => ObjectId::namespaced(Kind::Pod, &pod.namespace, &pod.name),
             None => ObjectId::namespaced(Kind::Pod, BARE_NAMESPACE, &self.key.container_id),
@@ -119,6 +151,7 @@ pub struct PolicyInputs {
     pods: BTreeMap<PodKey, KnownPod>,
     workloads: HashSet<Arc<Workload>>,
     nodes: BTreeMap<ObjectId, Node>,
+    hosts: BTreeMap<ObjectId, Arc<HostEndpoint>>,
     sets: BTreeMap<ObjectId, NetworkSet>,
     /// Those of them that have DNS names.
     sets_with_names: BTreeSet<ObjectId>,
@@ -187,6 +220,7 @@ impl PolicyInputs {
                 }
                 self.sets.insert(id, it).map(Object::NetworkSet)
             }
+            Object::HostEndpoint(it) => self.hosts.insert(id, it).map(Object::HostEndpoint),
             Object::Tier(it) => self.tiers.insert(Arc::clone(&it.name), it).map(Object::Tier),
             Object::Policy(it) => {
                 let old = self.policies.insert(id, Arc::clone(&it));
@@ -218,6 +252,7 @@ impl PolicyInputs {
                 self.sets_with_names.remove(id);
                 self.sets.remove(id).map(Object::NetworkSet)
             }
+            Kind::HostEndpoint => self.hosts.remove(id).map(Object::HostEndpoint),
             Kind::Tier => self.tiers.remove(&id.name).map(Object::Tier),
             Kind::NetworkPolicy
             | Kind::CalicoNetworkPolicy
@@ -250,6 +285,7 @@ impl PolicyInputs {
             Kind::Pod => self.pods.contains_key(&PodKey::of(id)),
             Kind::Node => self.nodes.contains_key(id),
             Kind::NetworkSet | Kind::GlobalNetworkSet => self.sets.contains_key(id),
+            Kind::HostEndpoint => self.hosts.contains_key(id),
             Kind::Tier => self.tiers.contains_key(&id.name),
             Kind::NetworkPolicy
             | Kind::CalicoNetworkPolicy
@@ -320,7 +356,8 @@ impl PolicyInputs {
 
     /// The ids of all items, in order.
     pub fn item_ids(&self) -> Vec<ObjectId> {
-        let others = self.by_item.keys().chain(self.nodes.keys()).chain(self.sets.keys());
+        let others = self.by_item.keys().chain(self.nodes.keys()).chain(self.hosts.keys());
+        let others = others.chain(self.sets.keys());
         let others = others.chain(self.service_endpoints.item_ids());
         let mut ids: Vec<_> = self.pods.keys().map(PodKey::id).chain(others.cloned()).collect();
         ids.sort_unstable();
@@ -342,6 +379,11 @@ impl PolicyInputs {
                 Item { facts: Facts::plain(id, &node.labels), nets }
             }
             Kind::EndpointSlice => self.service_endpoints.item(id)?,
+            Kind::HostEndpoint => {
+                let host = self.hosts.get(id)?;
+                let facts = Facts { ports: Arc::clone(&host.ports), ..Facts::plain(id, &host.labels) };
+                Item { facts, nets: hosts(&host.addresses) }
+            }
             _ => {
                 let set = self.sets.get(id)?;
                 Item { facts: Facts::plain(id, &set.labels), nets: set.nets.clone() }
@@ -408,6 +450,7 @@ impl PolicyInputs {
     pub fn selects(&self, selector: &ItemSelector, facts: &Facts) -> bool {
         let kind = match selector.kinds {
             ItemKinds::Pods => facts.kind == Kind::Pod,
+            ItemKinds::PodsAndHosts => matches!(facts.kind, Kind::Pod | Kind::HostEndpoint),
             ItemKinds::PodsAndNetworkSets => !matches!(facts.kind, Kind::Node | Kind::EndpointSlice),
             ItemKinds::Nodes => facts.kind == Kind::Node,
             ItemKinds::ServiceEndpoints => facts.kind == Kind::EndpointSlice,

@@ -13,7 +13,7 @@ use super::{
     classes::Classes,
     domains::Domains,
     names::{RuleName, RuleNames},
-    policy_inputs::PolicyInputs,
+    policy_inputs::{HostRole, PolicyInputs},
     rank::Selecting,
     rules::{
         AddressMatch, DirectionRules, DomainMatch, EndpointRules, PortMatch, PortSet, RuleMatch, TierRules,
@@ -23,6 +23,7 @@ use super::{
 use crate::tables::RuleId;
 use ipamd_model::{
     domain::DomainPattern,
+    host::{FailsafePort, HostLayer},
     objects::NamedPort,
     policy::{
         Action, Denied, Direction, Entity, Family, Icmp, Policy, Ports, Rule, TierDefault, Traffic,
@@ -40,6 +41,20 @@ pub struct Own {
     pub ports: Arc<[NamedPort]>,
     /// What becomes of packets that are denied by a policy which does not say it.
     pub denied: Denied,
+    /// What it is of a host endpoint.
+    pub host: Option<HostRole>,
+}
+
+impl Own {
+    /// What becomes of packets that a policy denies which says this of them. At host endpoints nobody is told.
+    fn denied_by(&self, said: Option<Denied>) -> Denied {
+        if self.host.is_some() { Denied::Drop } else { said.unwrap_or(self.denied) }
+    }
+
+    /// Whether what no policy decides goes on to be asked elsewhere.
+    fn goes_on(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.layer.goes_on())
+    }
 }
 
 /// Which addresses of an endpoint a rule's own side means.
@@ -82,7 +97,67 @@ impl Resolver<'_> {
             }
         }
         let tiers = tiers.into_iter().map(|(tier, policies)| self.tier(&tier, &policies, own, direction));
-        DirectionRules { tiers: tiers.collect() }
+        let tiers = tiers.collect::<Vec<_>>();
+        match &own.host {
+            Some(host) => self.of_host(host, tiers, direction),
+            None => DirectionRules { tiers },
+        }
+    }
+
+    /// The rules of a host endpoint: what no policy can close, then the policies, then what becomes of the rest.
+    fn of_host(&mut self, host: &HostRole, tiers: Vec<TierRules>, direction: Direction) -> DirectionRules {
+        if tiers.is_empty() && (host.layer != HostLayer::Local || host.allows_by_default) {
+            return DirectionRules::default();
+        }
+        let tier =
+            |rules, default, default_id| TierRules { rules, default, default_id, denied: Denied::Drop };
+        let before = match host.layer {
+            HostLayer::Forwarded => None,
+            layer => Some(tier(self.failsafe(host, layer, direction), TierDefault::Pass, RuleId(0))),
+        };
+        let after = (host.layer == HostLayer::Local && !host.allows_by_default).then(|| {
+            let name = RuleName::HostDefault { host: Arc::clone(&host.name), direction };
+            tier(Vec::new(), TierDefault::Deny, self.names.number(name))
+        });
+        DirectionRules { tiers: before.into_iter().chain(tiers).chain(after).collect() }
+    }
+
+    /// Rules that allow the failsafe ports. What is not tracked has no answers: there the ports of the other direction are the
+    /// source ports, and what is allowed goes on (rule 0) to be tracked.
+    fn failsafe(&mut self, host: &HostRole, layer: HostLayer, direction: Direction) -> Vec<RuleMatch> {
+        let (id, answers): (_, &[FailsafePort]) = match layer {
+            HostLayer::Untracked => {
+                let other = match direction {
+                    Direction::Ingress => Direction::Egress,
+                    Direction::Egress => Direction::Ingress,
+                };
+                (RuleId(0), host.failsafe.of(other))
+            }
+            _ => (self.names.number(RuleName::Failsafe { direction }), &[]),
+        };
+        let asked = host.failsafe.of(direction).iter().map(|port| (port, false));
+        let all = asked.chain(answers.iter().map(|port| (port, true)));
+        let rules = all.map(|(port, answers)| {
+            let ports = PortSet { ranges: vec![(port.port, port.port)], peer: Vec::new() };
+            let matched = PortMatch { one_of: Some(ports), none_of: None };
+            let (source, destination) =
+                if answers { (matched, PortMatch::default()) } else { (PortMatch::default(), matched) };
+            let nets = port.net.map(|net| vec![self.classes.net(net)]);
+            RuleMatch {
+                id,
+                action: Action::Allow,
+                denied: Denied::Drop,
+                peers: vec![AddressMatch { nets, ..AddressMatch::default() }],
+                domains: Vec::new(),
+                traffic: vec![TrafficMatch {
+                    protocol: Some(port.protocol),
+                    not_protocol: None,
+                    source,
+                    destination,
+                }],
+            }
+        });
+        rules.collect()
     }
 
     fn tier(
@@ -99,6 +174,7 @@ impl Resolver<'_> {
             }
         }
         let default = self.inputs.tier(tier).map_or(TierDefault::Deny, |tier| tier.default);
+        let default = if own.goes_on() { TierDefault::Pass } else { default };
         let default_id = match default {
             TierDefault::Pass => RuleId(0),
             TierDefault::Deny => self.names.number(RuleName::TierDefault {
@@ -109,7 +185,7 @@ impl Resolver<'_> {
         };
         // No single policy denies what none of them allows, so one that wants the sender told is enough.
         let said = policies.iter().filter_map(|policy| policy.denied).max();
-        TierRules { rules, default, default_id, denied: said.unwrap_or(own.denied) }
+        TierRules { rules, default, default_id, denied: own.denied_by(said) }
     }
 
     fn rule(&mut self, policy: &Policy, rule: &Rule, own: &Own, direction: Direction) -> Option<RuleMatch> {
@@ -152,7 +228,7 @@ impl Resolver<'_> {
             index: rule.index,
             name: rule.name.as_deref().map(Into::into),
         });
-        let denied = policy.denied.unwrap_or(own.denied);
+        let denied = own.denied_by(policy.denied);
         Some(RuleMatch { id, action: rule.action, denied, peers, domains, traffic })
     }
 
@@ -182,8 +258,17 @@ impl Resolver<'_> {
         DomainMatch { address, domains }
     }
 
-    /// Which addresses of the endpoint the rule's own side means.
+    /// Which addresses of the endpoint the rule's own side means. What a host endpoint is asked about may have any address there, and the
+    /// tables know only the other side. So a rule that means some of them allows nothing, and denies all.
     fn families(&mut self, rule: &Rule, own_side: &[Entity], own: &Own) -> Meant {
+        if own.host.is_some() {
+            let all = own_side.contains(&Entity::ANY);
+            return match rule.family {
+                _ if !all && rule.action != Action::Deny => Meant::Not,
+                Some(family) => Meant::In(family),
+                None => Meant::Whole,
+            };
+        }
         let family = |address: &IpAddr| if address.is_ipv4() { Family::V4 } else { Family::V6 };
         let meant = |this: &mut Self, address: IpAddr| {
             own_side.iter().any(|entity| {

@@ -18,11 +18,12 @@ use crate::compile::{
     domains::Domains,
     item::Facts,
     names::RuleNames,
-    policy_inputs::{LocalEndpoint, PolicyInputs},
+    policy_inputs::{HostRole, LocalEndpoint, PolicyInputs},
     rank::{Rank, Selecting},
     resolve::Own,
 };
 use ipamd_model::{
+    host::HostLayer,
     objects::{Change, Kind, Object, ObjectId},
     policy::{Action, Denied, Direction, ItemSelector, Policy},
 };
@@ -37,7 +38,16 @@ pub(super) struct Endpoint {
     /// policies that come takes longer than all the rest.
     facts: Option<Facts>,
     pub addresses: Vec<IpAddr>,
+    /// What it is of a host endpoint.
+    pub host: Option<HostRole>,
     pub selecting: Selecting,
+}
+
+impl Endpoint {
+    /// What it is asked about, if it is a host endpoint's.
+    pub fn layer(&self) -> Option<HostLayer> {
+        self.host.as_ref().map(|host| host.layer)
+    }
 }
 
 /// The inputs of policy and what is derived from them.
@@ -88,7 +98,9 @@ impl Cluster {
             self.refresh_item(&slice, concerned);
         }
         match id.kind {
-            Kind::Pod | Kind::Node | Kind::EndpointSlice => self.refresh_item(&id, concerned),
+            Kind::Pod | Kind::Node | Kind::HostEndpoint | Kind::EndpointSlice => {
+                self.refresh_item(&id, concerned);
+            }
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.refresh_item(&id, concerned);
                 let before = match &undo {
@@ -180,6 +192,9 @@ impl Cluster {
         let Some(rank) = self.inputs.rank(&policy) else { return };
         self.ranks.insert(id.clone(), rank.clone());
         for (key, endpoint) in &mut self.endpoints {
+            if !policy.is_asked_about(endpoint.layer()) {
+                continue;
+            }
             let is_selected = match &endpoint.facts {
                 Some(facts) => self.inputs.selects(&policy.subject, facts),
                 None => selects(&self.inputs, &policy, &endpoint.item),
@@ -213,10 +228,10 @@ impl Cluster {
     fn reselect(&mut self, key: &AttachmentKey) {
         supervisor::beat();
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
-        let inputs = &self.inputs;
+        let (inputs, layer) = (&self.inputs, endpoint.layer());
         let Some(item) = inputs.item(&endpoint.item) else { return };
         let selecting = self.ranks.iter().filter_map(|(id, rank)| {
-            let policy = inputs.policies.get(id)?;
+            let policy = inputs.policies.get(id).filter(|policy| policy.is_asked_about(layer))?;
             inputs.selects(&policy.subject, &item.facts).then(|| (rank.clone(), Arc::clone(policy)))
         });
         endpoint.selecting = selecting.collect();
@@ -227,8 +242,9 @@ impl Cluster {
     pub fn put_endpoint(&mut self, endpoint: LocalEndpoint, slot: Arc<EndpointSlot>) {
         self.log.push(|| Told::Endpoint(endpoint.clone()));
         let (key, item, addresses) = (endpoint.key.clone(), endpoint.item(), endpoint.addresses.clone());
+        let host = endpoint.host.clone();
         self.inputs.put_local(endpoint);
-        let placed = Endpoint { slot, item, facts: None, addresses, selecting: Selecting::new() };
+        let placed = Endpoint { slot, item, facts: None, addresses, host, selecting: Selecting::new() };
         self.endpoints.insert(key, placed);
     }
 
@@ -268,6 +284,7 @@ impl Cluster {
             addresses: endpoint.addresses.clone(),
             ports: self.classes.ports_of(&endpoint.item),
             denied: self.denied_at(endpoint),
+            host: endpoint.host.clone(),
         }
     }
 
@@ -277,10 +294,30 @@ impl Cluster {
         namespace.and_then(|name| self.inputs.denied_in(name)).unwrap_or(self.denied)
     }
 
-    /// The endpoint that has an address.
+    /// The endpoint that has an address: of a host endpoint, what is asked about the node itself.
     pub fn endpoint_at(&self, address: IpAddr) -> Option<&AttachmentKey> {
-        let found = self.endpoints.iter().find(|(_, endpoint)| endpoint.addresses.contains(&address));
+        let concerns = |endpoint: &Endpoint| matches!(endpoint.layer(), None | Some(HostLayer::Local));
+        let found = self
+            .endpoints
+            .iter()
+            .find(|(_, endpoint)| concerns(endpoint) && endpoint.addresses.contains(&address));
         found.map(|(key, _)| key)
+    }
+
+    /// The endpoint that is asked about a flow in a direction: the one that has `own`. Of the node itself, pods of this node are asked about
+    /// by the host endpoint of all interfaces only, and the node always reaches them.
+    pub fn asked_about(&self, direction: Direction, own: IpAddr, peer: IpAddr) -> Option<&AttachmentKey> {
+        let found = self.endpoint_at(own)?;
+        let is_host =
+            |key| self.endpoints.get(key).is_some_and(|endpoint: &Endpoint| endpoint.host.is_some());
+        if !is_host(found) || self.endpoint_at(peer).is_none_or(is_host) {
+            return Some(found);
+        }
+        let is_all = |endpoint: &Endpoint| {
+            endpoint.host.as_ref().is_some_and(|host| host.is_all && host.layer == HostLayer::Local)
+        };
+        let all = || self.endpoints.iter().find(|(_, endpoint)| is_all(endpoint)).map(|(key, _)| key);
+        (direction == Direction::Ingress).then(all).flatten()
     }
 
     /// Policies that are not enforced because their tier is not known.

@@ -191,10 +191,12 @@ impl State {
                 ..path
             };
         }
-        for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
-        {
+        for (direction, own, peer) in [
+            (Direction::Egress, flow.source, flow.destination),
+            (Direction::Ingress, flow.destination, flow.source),
+        ] {
             if path.verdict == Verdict::Allow
-                && let Some(key) = self.cluster.endpoint_at(address)
+                && let Some(key) = self.cluster.asked_about(direction, own, peer)
             {
                 let step = self.step(key, direction, named);
                 path.verdict = step.verdict;

@@ -78,6 +78,7 @@ impl Cluster {
             RuleName::Rule { policy, .. } => {
                 self.inputs.policies.get(policy).map(|policy| Arc::clone(&policy.tier))
             }
+            RuleName::Failsafe { .. } | RuleName::HostDefault { .. } => None,
         }
     }
 }
@@ -90,9 +91,12 @@ impl State {
             destination: cluster.side(flow.destination),
             decisions: Vec::new(),
         };
-        for (direction, address) in [(Direction::Egress, flow.source), (Direction::Ingress, flow.destination)]
-        {
-            let Some(key) = cluster.endpoint_at(address).filter(|_| flow.source != flow.destination) else {
+        for (direction, own, peer) in [
+            (Direction::Egress, flow.source, flow.destination),
+            (Direction::Ingress, flow.destination, flow.source),
+        ] {
+            let asked = cluster.asked_about(direction, own, peer);
+            let Some(key) = asked.filter(|_| flow.source != flow.destination) else {
                 continue;
             };
             let judgement = judge::by_rules(key, direction, named, cluster, &self.written);

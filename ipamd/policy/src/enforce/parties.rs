@@ -67,6 +67,9 @@ impl From<&RuleName> for DecidingRule {
                 policies: vec![policy.into()],
                 index: Some(*index as u64),
             },
+            RuleName::Failsafe { direction } | RuleName::HostDefault { direction, .. } => {
+                Self { text, direction: direction.to_string(), policies: Vec::new(), index: None }
+            }
             RuleName::TierDefault { direction, policies, .. } => Self {
                 text,
                 direction: direction.to_string(),
@@ -77,7 +80,10 @@ impl From<&RuleName> for DecidingRule {
     }
 }
 
-/// A pod as NAMESPACE/NAME.
+/// A pod as NAMESPACE/NAME; a host endpoint with its kind.
 pub(super) fn pod_name(id: &ObjectId) -> String {
+    if id.kind == Kind::HostEndpoint {
+        return id.to_string();
+    }
     format!("{}/{}", id.namespace.as_deref().unwrap_or_default(), id.name)
 }

@@ -49,7 +49,7 @@ const fn staged(kind: Kind, plural: &'static str) -> Resource {
 }
 
 /// All of them.
-pub(super) static RESOURCES: [Resource; 16] = [
+pub(super) static RESOURCES: [Resource; 17] = [
     core(Kind::Node, "nodes"),
     core(Kind::Namespace, "namespaces"),
     core(Kind::ServiceAccount, "serviceaccounts"),
@@ -70,6 +70,7 @@ pub(super) static RESOURCES: [Resource; 16] = [
     calico(Kind::Tier, "tiers"),
     calico(Kind::NetworkSet, "networksets"),
     calico(Kind::GlobalNetworkSet, "globalnetworksets"),
+    calico(Kind::HostEndpoint, "hostendpoints"),
     calico(Kind::CalicoNetworkPolicy, "networkpolicies"),
     calico(Kind::GlobalNetworkPolicy, "globalnetworkpolicies"),
     staged(Kind::StagedNetworkPolicy, "stagednetworkpolicies"),

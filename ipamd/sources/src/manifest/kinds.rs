@@ -73,7 +73,6 @@ fn instead(kind: &str) -> Option<&'static str> {
         "Profile" => {
             "what its rules say, a GlobalNetworkPolicy says; the labels of namespaces and service accounts are inherited without it"
         }
-        "HostEndpoint" => "policies apply to pods, not to the node's own interfaces",
         _ => return None,
     })
 }
@@ -84,6 +83,7 @@ fn calico(kind: &str) -> Option<Kind> {
         "GlobalNetworkPolicy" => Kind::GlobalNetworkPolicy,
         "NetworkSet" => Kind::NetworkSet,
         "GlobalNetworkSet" => Kind::GlobalNetworkSet,
+        "HostEndpoint" => Kind::HostEndpoint,
         "Tier" => Kind::Tier,
         "StagedNetworkPolicy" => Kind::StagedNetworkPolicy,
         "StagedGlobalNetworkPolicy" => Kind::StagedGlobalNetworkPolicy,
@@ -120,7 +120,7 @@ mod tests {
             ("projectcalico.org/v3", "NetworkSet", Read(Kind::NetworkSet)),
             ("projectcalico.org/v3", "GlobalNetworkSet", Read(Kind::GlobalNetworkSet)),
             ("projectcalico.org/v3", "Tier", Read(Kind::Tier)),
-            ("projectcalico.org/v3", "HostEndpoint", Foreign(instead("HostEndpoint"))),
+            ("projectcalico.org/v3", "HostEndpoint", Read(Kind::HostEndpoint)),
             ("projectcalico.org/v3", "Profile", Foreign(instead("Profile"))),
             ("projectcalico.org/v3", "StagedNetworkPolicy", Read(Kind::StagedNetworkPolicy)),
             ("crd.projectcalico.org/v1", "StagedNetworkPolicy", Read(Kind::StagedNetworkPolicy)),

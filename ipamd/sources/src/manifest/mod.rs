@@ -240,6 +240,7 @@ pub(super) fn typed(kind: Kind, document: &Value, origin: Origin) -> Result<Obje
         Kind::NetworkPolicy => kubernetes::read(document, Some(origin)),
         Kind::NetworkSet
         | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
         | Kind::Tier
         | Kind::CalicoNetworkPolicy
         | Kind::GlobalNetworkPolicy

@@ -21,7 +21,7 @@ pub fn id(kind: Kind, root: &Field<'_>) -> Result<ObjectId, FieldError> {
     let name = name(&metadata.need("name")?)?;
     if !is_namespaced(kind) {
         // Whoever writes one of these into a namespace believes that it ends there.
-        if (kind.is_policy() || matches!(kind, Kind::GlobalNetworkSet | Kind::Tier))
+        if (kind.is_policy() || matches!(kind, Kind::GlobalNetworkSet | Kind::HostEndpoint | Kind::Tier))
             && let Some(namespace) = metadata.get("namespace")?
             && namespace.value() != ""
         {
@@ -108,6 +108,7 @@ fn is_namespaced(kind: Kind) -> bool {
         Kind::Namespace
         | Kind::Node
         | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
         | Kind::Tier
         | Kind::GlobalNetworkPolicy
         | Kind::StagedGlobalNetworkPolicy

@@ -206,7 +206,7 @@ fn policies_are_listed_in_the_order_in_which_they_are_asked() {
         namespace: None,
     };
     let [shown] = &bench.enforcer.policy(&query("security.out", None))[..] else { panic!("one") };
-    assert_eq!(shown.subject, "pods where app == 'guarded'");
+    assert_eq!(shown.subject, "pods and host endpoints where app == 'guarded'");
     assert_eq!(shown.selects, ["n/p1"]);
     assert_eq!(shown.rules[0].matches, "tcp port 25 to anybody");
     assert!(bench.enforcer.policy(&query("security.out", Some("NetworkPolicy"))).is_empty());

@@ -5,6 +5,7 @@ mod explaining;
 mod failing;
 mod flow_facts;
 mod hostile;
+mod hosts;
 mod services;
 mod staged;
 mod watched;
@@ -57,6 +58,7 @@ fn batch(text: &str) -> Batch {
 /// A pod of this node in the namespace `n`: 10.0.0.`last`, labelled `app`.
 fn local(last: u8, app: &str) -> LocalEndpoint {
     LocalEndpoint {
+        host: None,
         key: AttachmentKey {
             network: "test".into(),
             container_id: format!("container-{last}"),

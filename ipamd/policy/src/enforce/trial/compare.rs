@@ -121,7 +121,7 @@ impl StagedSet {
             let ids: &[ObjectId] = match rule {
                 Some(RuleName::Rule { policy, .. }) => std::slice::from_ref(policy),
                 Some(RuleName::TierDefault { policies, .. }) => policies,
-                None => &[],
+                Some(RuleName::Failsafe { .. } | RuleName::HostDefault { .. }) | None => &[],
             };
             ids.iter().filter_map(|id| Some(self.staged(id)?.id.clone())).collect()
         };

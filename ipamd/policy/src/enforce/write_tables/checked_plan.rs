@@ -110,7 +110,11 @@ impl CheckedPlan {
             if written.endpoints.get(&key).is_none_or(|it| it.posture != posture) {
                 endpoint.slot.put_posture(tables, posture)?;
                 writes.postures += 1;
-                concerned.add(endpoint.addresses.iter().copied().collect());
+                // What a host endpoint is asked about may have any address.
+                concerned.add(match &endpoint.host {
+                    Some(_) => Concerned::everything(),
+                    None => endpoint.addresses.iter().copied().collect(),
+                });
             }
             if let Some(compiled) = written.maps.get_mut(&rules) {
                 compiled.users += 1;

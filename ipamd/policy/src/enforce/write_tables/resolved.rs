@@ -42,7 +42,8 @@ impl Resolved {
                 supervisor::beat();
                 let Some(endpoint) = cluster.endpoints.get(&key) else { continue };
                 let key_of_all = same_for_all(&endpoint.selecting)
-                    .filter(|_| !endpoint.addresses.is_empty())
+                    // A host endpoint has rules of its own around its policies.
+                    .filter(|_| !endpoint.addresses.is_empty() && endpoint.host.is_none())
                     .map(|policies| (policies, cluster.denied_at(endpoint)));
                 if let Some(policies) = &key_of_all
                     && let Some(rules) = shared
@@ -85,6 +86,7 @@ fn rules_of_like(
         other.selecting.len() == endpoint.selecting.len()
             && cluster.denied_at(other) == cluster.denied_at(endpoint)
             && !other.addresses.is_empty()
+            && other.host.is_none()
             && pairs().all(|(theirs, own)| Arc::ptr_eq(theirs, own))
     };
     let mut others = cluster.endpoints.iter().filter(|(key, it)| is_like(it) && !concerned.contains(*key));

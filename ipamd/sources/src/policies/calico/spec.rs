@@ -9,6 +9,7 @@ use crate::{
 };
 use ipamd_model::{
     field::FieldError,
+    host::HostLayer,
     objects::{Kind, ObjectId, Origin},
     policy::{DEFAULT_TIER, Dialect, Direction, ItemKinds, ItemSelector, Order, Policy, Rule, Scope},
     selector::Selector,
@@ -31,9 +32,7 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
     let known =
         [&FIELDS[..], if is_global { &GLOBAL_FIELDS } else { &[] }, if is_staged { &[ACTION] } else { &[] }];
     spec.only(&known.concat())?;
-    if is_global {
-        check_global(&spec)?;
-    }
+    let layer = if is_global { layer(&spec)? } else { HostLayer::Local };
     check_hints(&spec)?;
     let subject = subject(&spec, &id)?;
     let tier = spec.optional_text("tier")?.unwrap_or(DEFAULT_TIER);
@@ -44,29 +43,36 @@ pub(super) fn read(kind: Kind, root: &Field<'_>, origin: Option<Origin>) -> Resu
     let ingress = rules::read(&spec, Direction::Ingress, id.namespace.as_ref())?;
     let egress = rules::read(&spec, Direction::Egress, id.namespace.as_ref())?;
     let (of_ingress, of_egress) = directions(&spec, &ingress, &egress)?;
+    if layer == HostLayer::PreDnat && of_egress {
+        return Err(FieldError {
+            field: "spec.egress".into(),
+            reason: "a preDNAT policy is about what arrives only: remove it, and Egress from types".into(),
+        });
+    }
     let (ingress, egress) = (of_ingress.then_some(ingress), of_egress.then_some(egress));
     let mut closed = Vec::new();
     let denied = v1::denied_by_policy(root, &mut closed);
-    Ok(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })
+    Ok(Policy { id, origin, tier, order, subject, layer, ingress, egress, denied, closed })
 }
 
-/// Refuses what a GlobalNetworkPolicy may ask for and Cambric does not do. `applyOnForward` is about endpoints of the
-/// host, of which Cambric has none: a pod's traffic is always judged.
-fn check_global(spec: &Field<'_>) -> Result<(), FieldError> {
-    for (key, reason) in [
-        ("doNotTrack", "Cambric tracks every connection"),
-        ("preDNAT", "Cambric judges packets after addresses were translated, not before"),
-    ] {
-        if let Some(field) = spec.get(key)?
-            && field.truth()?
-        {
-            return Err(field.refuse(reason));
-        }
+/// What a GlobalNetworkPolicy is asked about at host endpoints. The checks are Calico's.
+fn layer(spec: &Field<'_>) -> Result<HostLayer, FieldError> {
+    let is_set = |key| spec.get(key)?.map_or(Ok(false), |field| field.truth());
+    let (forwarded, pre_dnat, untracked) =
+        (is_set("applyOnForward")?, is_set("preDNAT")?, is_set("doNotTrack")?);
+    let wrong =
+        |key: &str, reason: &str| FieldError { field: format!("spec.{key}"), reason: reason.to_owned() };
+    match (pre_dnat, untracked) {
+        (true, true) => Err(wrong("preDNAT", "a policy cannot have both preDNAT and doNotTrack")),
+        (true, _) | (_, true) if !forwarded => Err(wrong(
+            "applyOnForward",
+            "must be true where preDNAT or doNotTrack is, because these are about all packets",
+        )),
+        (true, _) => Ok(HostLayer::PreDnat),
+        (_, true) => Ok(HostLayer::Untracked),
+        _ if forwarded => Ok(HostLayer::Forwarded),
+        _ => Ok(HostLayer::Local),
     }
-    if let Some(field) = spec.get("applyOnForward")? {
-        field.truth()?;
-    }
-    Ok(())
 }
 
 /// Hints are about speed alone.
@@ -86,7 +92,7 @@ fn subject(spec: &Field<'_>, id: &ObjectId) -> Result<ItemSelector, FieldError> 
         None => selectors::labels(spec, "namespaceSelector")?.map_or(Scope::Any, Scope::Matching),
     };
     Ok(ItemSelector {
-        kinds: ItemKinds::Pods,
+        kinds: if id.namespace.is_some() { ItemKinds::Pods } else { ItemKinds::PodsAndHosts },
         scope,
         labels: selectors::labels(spec, "selector")?.unwrap_or(Selector::All),
         dialect: Dialect::Calico,

@@ -29,6 +29,7 @@ use ipamd_model::policy::{
 };
 use ipamd_model::{
     field::FieldError,
+    host::HostLayer,
     objects::{Kind, Object, Origin},
 };
 
@@ -52,7 +53,19 @@ pub fn read(document: &Value, origin: Option<Origin>) -> Result<Object, FieldErr
     let egress = rules(&spec, Direction::Egress, tier, &mut closed)?;
     let tier = tier.into();
     let denied = v1::denied_by_policy(&root, &mut closed);
-    Ok(Object::Policy(Arc::new(Policy { id, origin, tier, order, subject, ingress, egress, denied, closed })))
+    let layer = HostLayer::Local;
+    Ok(Object::Policy(Arc::new(Policy {
+        id,
+        origin,
+        tier,
+        order,
+        subject,
+        layer,
+        ingress,
+        egress,
+        denied,
+        closed,
+    })))
 }
 
 fn tier(field: &Field<'_>) -> Result<&'static str, FieldError> {

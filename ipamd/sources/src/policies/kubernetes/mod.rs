@@ -17,6 +17,7 @@ use crate::{
 };
 use ipamd_model::{
     field::FieldError,
+    host::HostLayer,
     objects::{Kind, Object, Origin},
 };
 use ipamd_model::{
@@ -48,6 +49,7 @@ pub(in crate::policies) fn policy(
     let mut closed = Vec::new();
     let denied = v1::denied_by_policy(root, &mut closed);
     Ok(Policy {
+        layer: HostLayer::Local,
         id,
         origin,
         tier: DEFAULT_TIER.into(),

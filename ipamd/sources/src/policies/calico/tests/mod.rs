@@ -80,7 +80,8 @@ fn selected(scope: Scope, labels: &str) -> Entity {
 
 /// What a policy is for.
 fn pods(scope: Scope, labels: &str) -> ItemSelector {
-    ItemSelector { kinds: ItemKinds::Pods, ..found(scope, labels) }
+    let kinds = if matches!(scope, Scope::Namespace(_)) { ItemKinds::Pods } else { ItemKinds::PodsAndHosts };
+    ItemSelector { kinds, ..found(scope, labels) }
 }
 
 fn within(namespace: &str) -> Scope {

@@ -1,7 +1,10 @@
 //! Whom a policy is for, where it stands and which directions it speaks of.
 
 use super::*;
-use ipamd_model::policy::{Action, DEFAULT_TIER, Order, Traffic};
+use ipamd_model::{
+    host::HostLayer,
+    policy::{Action, DEFAULT_TIER, ItemKinds, Order, Traffic},
+};
 
 #[test]
 fn a_policy_without_anything_denies_ingress_to_all_pods_that_it_can_be_for() {
@@ -106,10 +109,26 @@ fn a_rule_has_an_action_and_without_more_is_for_everything() {
 }
 
 #[test]
-fn what_concerns_the_host_or_speed_alone_is_taken() {
-    let spec = json!({
-        "applyOnForward": true, "doNotTrack": false, "preDNAT": false, "performanceHints": ["AssumeNeededOnEveryNode"],
-    });
+fn what_a_policy_is_asked_about_at_host_endpoints_follows_from_three_fields() {
+    let layer = |spec: &Value| global(spec).unwrap().layer;
+    let forwarded =
+        |field: &str| json!({"applyOnForward": true, field: true, "ingress": [{"action": "Deny"}]});
+    for (spec, expected) in [
+        (json!({}), HostLayer::Local),
+        (json!({"applyOnForward": false, "doNotTrack": false, "preDNAT": false}), HostLayer::Local),
+        (json!({"applyOnForward": true}), HostLayer::Forwarded),
+        (forwarded("preDNAT"), HostLayer::PreDnat),
+        (forwarded("doNotTrack"), HostLayer::Untracked),
+    ] {
+        assert_eq!(layer(&spec), expected, "{spec}");
+    }
+    assert_eq!(global(&json!({})).unwrap().subject.kinds, ItemKinds::PodsAndHosts);
+    assert_eq!(namespaced(&json!({})).unwrap().subject.kinds, ItemKinds::Pods);
+}
+
+#[test]
+fn what_concerns_speed_alone_is_taken() {
+    let spec = json!({"performanceHints": ["AssumeNeededOnEveryNode"]});
     assert_eq!(global(&spec), global(&json!({})));
     assert_eq!(namespaced(&json!({"performanceHints": []})), namespaced(&json!({})));
 }
@@ -165,10 +184,21 @@ fn a_spec_that_cannot_be_understood_is_refused_by_field() {
 #[test]
 fn the_fields_of_a_global_policy_are_its_own() {
     for (spec, wrong) in [
-        (json!({"doNotTrack": true}), "spec.doNotTrack: Cambric tracks every connection"),
         (
-            json!({"preDNAT": true}),
-            "spec.preDNAT: Cambric judges packets after addresses were translated, not before",
+            json!({"doNotTrack": true}),
+            "spec.applyOnForward: must be true where preDNAT or doNotTrack is, because these are about all packets",
+        ),
+        (
+            json!({"preDNAT": true, "applyOnForward": false}),
+            "spec.applyOnForward: must be true where preDNAT or doNotTrack is, because these are about all packets",
+        ),
+        (
+            json!({"preDNAT": true, "doNotTrack": true, "applyOnForward": true}),
+            "spec.preDNAT: a policy cannot have both preDNAT and doNotTrack",
+        ),
+        (
+            json!({"preDNAT": true, "applyOnForward": true, "egress": [{"action": "Allow"}]}),
+            "spec.egress: a preDNAT policy is about what arrives only: remove it, and Egress from types",
         ),
         (json!({"preDNAT": "true"}), "spec.preDNAT: \"true\" is not true or false"),
         (json!({"applyOnForward": 1}), "spec.applyOnForward: 1 is not true or false"),
