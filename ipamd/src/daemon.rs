@@ -208,7 +208,7 @@ fn host_endpoints(config: &Config, policy: &Arc<Enforcer>, remote_nodes: &Arc<Re
 /// The deny sets, with those of the directory as it is now.
 fn deny_prefixes(config: &Config, datapath: &Arc<Datapath>) -> DenyPrefixes {
     let (directory, exempt) = (config.deny_directory.clone(), config.deny_exempt.clone());
-    DenyPrefixes::new(Arc::clone(datapath), directory, exempt)
+    DenyPrefixes::new(Arc::clone(datapath), directory, &config.state_dir, exempt)
 }
 
 /// The node, with the records of the store.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +26,11 @@ const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// What a link does not work without: neighbour discovery, DHCP, and the search for duplicate addresses.
 const OF_THE_LINK: [&str; 3] = ["fe80::/10", "::/128", "0.0.0.0/32"];
+/// What is recorded of the directory, by its name in the state directory.
+const RECORD: &str = "deny-lists.json";
+/// Told while nothing is known of the directory and an earlier daemon's program is attached.
+const WAITING: &str = "deny sets: what an earlier daemon denied stays in force, and no set or exemption of now is, until the directory \
+     of deny sets can be read";
 /// The Service of the API server.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
@@ -54,12 +59,24 @@ struct State {
     next_look: Instant,
     /// Why the last sets could not be put in force.
     failure: Option<String>,
+    /// Whether they wait for the directory, while an earlier daemon's are in force.
+    is_waiting: bool,
 }
 
 impl DenyPrefixes {
-    /// Nothing is in force before [`Self::apply`] knows the cluster. A directory is read at once.
-    pub fn new(datapath: Arc<Datapath>, directory: Option<PathBuf>, exempt: Vec<IpNetwork>) -> Self {
-        let mut directory = directory.map(DenyDirectory::new);
+    /// Nothing is in force before [`Self::apply`] knows the cluster. A directory is read at once; what it says is recorded in the
+    /// directory `state`.
+    pub fn new(
+        datapath: Arc<Datapath>,
+        directory: Option<PathBuf>,
+        state: &Path,
+        exempt: Vec<IpNetwork>,
+    ) -> Self {
+        let record = state.join(RECORD);
+        if directory.is_none() {
+            deny_directory::forget(&record);
+        }
+        let mut directory = directory.map(|path| DenyDirectory::new(path, record));
         if let Some(directory) = &mut directory {
             directory.look();
         }
@@ -118,7 +135,8 @@ impl DenyPrefixes {
     /// Says what is wrong, and logs what was not before.
     fn tell(&self, state: &State) {
         let of_directory = state.directory.iter().flat_map(DenyDirectory::problems);
-        let problems: Vec<_> = state.faults.values().cloned().chain(of_directory).collect();
+        let waiting = state.is_waiting.then(|| WAITING.to_owned());
+        let problems: Vec<_> = state.faults.values().cloned().chain(of_directory).chain(waiting).collect();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in problems.iter().filter(|problem| !told.contains(problem)) {
             tracing::warn!("{problem}");
@@ -130,18 +148,9 @@ impl DenyPrefixes {
         if !state.is_known {
             return;
         }
-        let mut sets = DenySets::new();
-        for (name, prefixes) in &state.of_cluster {
-            sets.insert(format!("GlobalNetworkSet {name}"), Arc::clone(prefixes));
-        }
-        if let Some(directory) = &state.directory {
-            match directory.sets() {
-                Some(files) => sets.extend(files.map(|(name, prefixes)| (format!("file {name}"), prefixes))),
-                // What an earlier daemon has put in force of the directory stays, with all else that it had.
-                None if self.datapath.deny().has_former() => return,
-                None => {}
-            }
-        }
+        let sets = state.sets(self.datapath.deny().has_former());
+        state.is_waiting = sets.is_none();
+        let Some(sets) = sets else { return };
         let own = OF_THE_LINK.iter().filter_map(|prefix| prefix.parse().ok());
         let exempt = state.exempt.values().flatten().chain(&self.exempt).copied().chain(own).collect();
         let failure = self.datapath.deny().set(&sets, &exempt).err().map(|error| error.to_string());
@@ -171,7 +180,25 @@ impl State {
             directory,
             next_look: Instant::now(),
             failure: None,
+            is_waiting: false,
         }
+    }
+
+    /// All sets by their names; `None` while the directory is not known and an earlier daemon may have put sets of it in force: those
+    /// stay, with all else that it had.
+    fn sets(&self, has_former: bool) -> Option<DenySets> {
+        let mut sets = DenySets::new();
+        for (name, prefixes) in &self.of_cluster {
+            sets.insert(format!("GlobalNetworkSet {name}"), Arc::clone(prefixes));
+        }
+        match self.directory.as_ref().map(DenyDirectory::sets) {
+            Some(None) if has_former => return None,
+            Some(None) | None => {}
+            Some(Some(files)) => {
+                sets.extend(files.map(|(name, prefixes)| (format!("file {name}"), prefixes)));
+            }
+        }
+        Some(sets)
     }
 
     fn put_set(&mut self, set: &NetworkSet) -> bool {
@@ -294,6 +321,27 @@ mod tests {
             ]
         );
         assert!(!state.put_set(&set(None, "false", &["192.0.2.0/24"])) && state.faults.is_empty());
+    }
+
+    #[test]
+    fn sets_of_the_cluster_do_not_wait_for_a_directory_that_was_known_before_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (lists, record) = (folder.path().join("deny"), folder.path().join(RECORD));
+        let started = || {
+            let mut directory = DenyDirectory::new(&lists, &record);
+            directory.look();
+            let mut state = State::with(Some(directory));
+            state.put_set(&set(None, "true", &["192.0.2.0/24"]));
+            state
+        };
+        let names = |state: &State| state.sets(true).map(|sets| sets.into_keys().collect::<Vec<_>>());
+        assert_eq!(names(&started()), None, "nothing tells what the earlier daemon had of it");
+        std::fs::create_dir(&lists).unwrap();
+        std::fs::write(lists.join("a.txt"), "198.51.100.1").unwrap();
+        let all = vec!["GlobalNetworkSet bad".to_owned(), "file a.txt".to_owned()];
+        assert_eq!(names(&started()).as_ref(), Some(&all));
+        std::fs::rename(&lists, folder.path().join("away")).unwrap();
+        assert_eq!(names(&started()), Some(all));
     }
 
     #[test]

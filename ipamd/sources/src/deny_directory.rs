@@ -1,5 +1,5 @@
 //! A directory of text files with prefixes, as block lists are published: each file is a deny set. It is looked at again and again; what
-//! cannot be read or understood changes nothing.
+//! cannot be read or understood changes nothing, also when the daemon has been started anew: what was read is recorded.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,10 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use crate::directory::read_file;
+use crate::{
+    deny_record::{self, DenyRecord, Identity},
+    directory::read_file,
+};
 
 /// Files of these extensions are read.
 const EXTENSIONS: [&str; 2] = ["txt", "netset"];
@@ -24,19 +27,25 @@ const FRESH: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct DenyDirectory {
     path: PathBuf,
+    /// Where is recorded what it said.
+    record: PathBuf,
     /// The directory that was read last.
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
     /// By file name.
     files: BTreeMap<String, File>,
     /// What is wrong with the directory itself.
     trouble: Option<String>,
-    /// Whether it was read once.
+    /// Whether it was read once, be it by an earlier daemon.
     was_read: bool,
+    /// Whether the record has what the files say.
+    is_recorded: bool,
+    /// Why it has not.
+    unrecorded: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct File {
-    /// The version that was read last; `None` if none was.
+    /// The version that was read last; `None` if this daemon read none.
     version: Option<Version>,
     prefixes: Arc<[IpNetwork]>,
     trouble: Option<String>,
@@ -54,9 +63,30 @@ struct Fault {
 }
 
 impl DenyDirectory {
-    /// Nothing is read yet.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), identity: None, files: BTreeMap::new(), trouble: None, was_read: false }
+    /// It says what the file `record` has of it, and is not read yet.
+    pub fn new(path: impl Into<PathBuf>, record: impl Into<PathBuf>) -> Self {
+        let (path, record) = (path.into(), record.into());
+        let former = deny_record::read(&record).unwrap_or_else(|error| {
+            let file = record.display();
+            tracing::warn!(
+                "{file}, the record of what the deny lists said, cannot be read: {error}; it is written anew"
+            );
+            None
+        });
+        let was_read = former.is_some();
+        let DenyRecord { identity, files } = former.unwrap_or_default();
+        let file = |prefixes: Vec<_>| File { prefixes: prefixes.into(), ..File::default() };
+        let files = files.into_iter().map(|(name, prefixes)| (name, file(prefixes))).collect();
+        Self {
+            path,
+            record,
+            identity,
+            files,
+            trouble: None,
+            was_read,
+            is_recorded: was_read,
+            unrecorded: None,
+        }
     }
 
     /// Looks for what has changed. Returns whether the sets did.
@@ -65,8 +95,8 @@ impl DenyDirectory {
     }
 
     fn look_at(&mut self, now: SystemTime) -> bool {
-        let found = match self.entries() {
-            Ok(found) => found,
+        let (identity, found) = match self.entries() {
+            Ok(entries) => entries,
             Err(why) => {
                 self.trouble = Some(why);
                 return false;
@@ -81,21 +111,47 @@ impl DenyDirectory {
         }
         for (name, version) in found {
             let file = self.files.entry(name.clone()).or_default();
-            // What is there when the daemon starts is in force at once.
-            if file.version != Some(version) && (is_first || is_settled(version, now)) {
-                changed |= file.read(&self.path.join(name), version);
+            if file.version == Some(version) {
+                continue;
             }
+            // What is there when a daemon reads the directory for the first time is in force at once.
+            if is_first || is_settled(version, now) {
+                changed |= file.read(&self.path.join(name), version);
+            } else if file.is_of_an_earlier_daemon() {
+                file.trouble = Some(
+                    "this file is being changed; what it said before the daemon started stays in force until it \
+                     has not been changed for two seconds"
+                        .into(),
+                );
+            }
+        }
+        self.is_recorded &= !changed && self.identity == Some(identity);
+        self.identity = Some(identity);
+        if !self.is_recorded {
+            self.write_record();
         }
         changed
     }
 
-    /// The files and their versions; or why the directory is not to be believed, a sentence.
-    fn entries(&mut self) -> Result<BTreeMap<String, Version>, String> {
+    fn write_record(&mut self) {
+        let files = self.files.iter().map(|(name, file)| (name.as_str(), &file.prefixes));
+        let written = deny_record::write(&self.record, self.identity, files);
+        self.is_recorded = written.is_ok();
+        self.unrecorded = written.err().map(|error| {
+            format!(
+                "cannot record in {} what the deny lists say: {error}; a list that cannot be read when the daemon starts would not \
+                 say what it says now",
+                self.record.display()
+            )
+        });
+    }
+
+    /// Which directory it is, its files and their versions; or why the directory is not to be believed, a sentence.
+    fn entries(&self) -> Result<(Identity, BTreeMap<String, Version>), String> {
         let shown = self.path.display();
-        let unread = |error| {
-            format!("cannot read the directory of deny sets, {shown}: {error}; what it said stays in force")
-        };
-        let identity = fs::metadata(&self.path).map(|it| (it.dev(), it.ino())).map_err(unread)?;
+        let then = if self.was_read { "what it said stays in force" } else { "what it says is not known" };
+        let unread = |error| format!("cannot read the directory of deny sets, {shown}: {error}; {then}");
+        let identity = fs::metadata(&self.path).map(|it| identity(&it)).map_err(unread)?;
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.path).map_err(unread)? {
             let entry = entry.map_err(unread)?;
@@ -112,8 +168,7 @@ impl DenyDirectory {
                 "another directory without deny sets is at {shown}; what the former one said stays in force until this one has some"
             ));
         }
-        self.identity = Some(identity);
-        Ok(found)
+        Ok((identity, found))
     }
 
     /// The sets by the names of their files; `None` if the directory could never be read.
@@ -127,11 +182,23 @@ impl DenyDirectory {
         let of_files = self.files.iter().filter_map(|(name, file)| {
             Some(format!("{}: {}", self.path.join(name).display(), file.trouble.as_ref()?))
         });
-        self.trouble.iter().cloned().chain(of_files)
+        self.trouble.iter().chain(&self.unrecorded).cloned().chain(of_files)
+    }
+}
+
+/// Removes the record of what a directory said, where none is configured any longer: it would say it again if one was.
+pub fn forget(record: &Path) {
+    if let Err(error) = deny_record::remove(record) {
+        tracing::warn!("cannot remove {}: {error}", record.display());
     }
 }
 
 impl File {
+    /// Whether it has what an earlier daemon read, and nothing is known of it since.
+    fn is_of_an_earlier_daemon(&self) -> bool {
+        self.version.is_none() && self.trouble.is_none() && !self.prefixes.is_empty()
+    }
+
     /// Reads it. Returns whether its prefixes are others now.
     fn read(&mut self, path: &Path, version: Version) -> bool {
         let is_first = self.version.is_none() && self.prefixes.is_empty();
@@ -139,7 +206,12 @@ impl File {
             Ok(text) => text,
             Err(error) => {
                 self.version = None;
-                self.trouble = Some(format!("{error}; what it said stays in force"));
+                let then = if self.prefixes.is_empty() {
+                    "it denies nothing"
+                } else {
+                    "what it said stays in force"
+                };
+                self.trouble = Some(format!("{error}; {then}"));
                 return false;
             }
         };
@@ -181,6 +253,11 @@ fn is_settled(version: Version, now: SystemTime) -> bool {
     let since = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);
     // A time to come is no reason to wait for it.
     !(0..since(FRESH)).contains(&(since(now) - version.3))
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    let made = metadata.created().ok().and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
+    (metadata.dev(), metadata.ino(), made.and_then(|it| u64::try_from(it.as_nanos()).ok()))
 }
 
 fn version(metadata: &Metadata) -> Version {
@@ -287,8 +364,22 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             fs::create_dir(folder.path().join("deny")).unwrap();
-            let it = DenyDirectory::new(folder.path().join("deny"));
+            let it = Self::daemon(&folder);
             Self { folder, it, now: SystemTime::now() + FRESH * 2 }
+        }
+
+        fn daemon(folder: &tempfile::TempDir) -> DenyDirectory {
+            DenyDirectory::new(folder.path().join("deny"), folder.path().join("deny.json"))
+        }
+
+        /// Another daemon takes the place of this one, and looks.
+        fn restart(&mut self) {
+            self.it = Self::daemon(&self.folder);
+            self.look();
+        }
+
+        fn problems(&self) -> String {
+            self.it.problems().collect::<Vec<_>>().join("\n")
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -375,6 +466,112 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_is_away_or_empty_at_a_start_says_what_it_said() {
+        let mut bench = Bench::new();
+        bench.write("a.txt", "192.0.2.1");
+        bench.look();
+        let (here, away) = (bench.folder.path().join("deny"), bench.folder.path().join("away"));
+        fs::rename(&here, &away).unwrap();
+        bench.restart();
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32", "known, so that nothing else waits for it");
+        assert!(bench.problems().contains("what it said stays in force"), "{}", bench.problems());
+        fs::create_dir(&here).unwrap();
+        for _ in 0..2 {
+            bench.restart();
+            assert_eq!(bench.said(), "a.txt: 192.0.2.1/32");
+            assert!(bench.problems().contains("another directory"), "{}", bench.problems());
+        }
+        bench.write("none.txt", "# nothing is denied");
+        bench.restart();
+        assert_eq!(bench.said(), "none.txt: ");
+        // Who empties the directory itself means it.
+        fs::remove_file(bench.path("none.txt")).unwrap();
+        bench.write("a.txt", "192.0.2.1");
+        bench.restart();
+        fs::remove_file(bench.path("a.txt")).unwrap();
+        bench.restart();
+        assert_eq!((bench.said(), bench.problems()), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_directory_that_was_never_read_is_not_known() {
+        let mut bench = Bench::new();
+        fs::remove_dir(bench.folder.path().join("deny")).unwrap();
+        bench.look();
+        assert_eq!(bench.said(), "not known");
+        assert!(bench.problems().ends_with("what it says is not known"), "{}", bench.problems());
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_at_a_start_says_what_it_said() {
+        let mut bench = Bench::new();
+        bench.write("target", "192.0.2.1\n192.0.2.2");
+        std::os::unix::fs::symlink("target", bench.path("a.txt")).unwrap();
+        bench.write("b.txt", "192.0.2.3");
+        bench.look();
+        let all = "a.txt: 192.0.2.1/32 192.0.2.2/32\nb.txt: 192.0.2.3/32";
+        for (bad, why) in [
+            (None, "cannot be read"),
+            (Some(""), "this file is empty"),
+            (Some("192.0.2.1\n192.0.2.300"), "what the file said before stays"),
+        ] {
+            match bad {
+                Some(text) => bench.write("target", text),
+                None => fs::remove_file(bench.path("target")).unwrap(),
+            }
+            bench.restart();
+            assert_eq!(bench.said(), all, "{bad:?}");
+            assert!(bench.problems().contains(why), "{}", bench.problems());
+        }
+        bench.write("target", "192.0.2.2");
+        bench.restart();
+        assert_eq!(bench.said(), "a.txt: 192.0.2.2/32\nb.txt: 192.0.2.3/32");
+        assert_eq!(bench.problems(), "");
+    }
+
+    #[test]
+    fn a_list_that_is_being_written_at_a_start_says_what_it_said() {
+        let mut bench = Bench::new();
+        bench.write("a.txt", "192.0.2.1\n192.0.2.2");
+        bench.look();
+        bench.write("a.txt", "192.0.2.1");
+        bench.write("new.txt", "192.0.2");
+        bench.now = SystemTime::now();
+        bench.restart();
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32 192.0.2.2/32\nnew.txt: ");
+        assert!(bench.problems().contains("a.txt: this file is being changed"), "{}", bench.problems());
+        bench.write("new.txt", "192.0.2.3");
+        bench.now += FRESH * 2;
+        assert!(bench.look());
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32\nnew.txt: 192.0.2.3/32");
+        assert_eq!(bench.problems(), "");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_told_and_one_that_is_damaged_is_made_anew() {
+        let mut bench = Bench::new();
+        let record = bench.folder.path().join("deny.json");
+        bench.write("a.txt", "192.0.2.1");
+        fs::create_dir_all(record.join("full")).unwrap();
+        bench.look();
+        assert!(bench.problems().contains("cannot record"), "{}", bench.problems());
+        fs::remove_dir_all(&record).unwrap();
+        assert!(!bench.look(), "the sets are the same");
+        assert_eq!(bench.problems(), "");
+        fs::write(&record, "{").unwrap();
+        bench.restart();
+        assert_eq!((bench.said(), bench.problems()), ("a.txt: 192.0.2.1/32".into(), String::new()));
+        fs::remove_file(bench.path("a.txt")).unwrap();
+        std::os::unix::fs::symlink("nowhere", bench.path("a.txt")).unwrap();
+        bench.restart();
+        assert_eq!(bench.said(), "a.txt: 192.0.2.1/32");
+        forget(&record);
+        bench.restart();
+        assert_eq!(bench.said(), "a.txt: ");
+        assert!(bench.problems().ends_with("it denies nothing"), "{}", bench.problems());
+    }
+
+    #[test]
     fn what_denies_nothing_and_what_leads_nowhere_is_told() {
         let mut bench = Bench::new();
         bench.write("a.txt", "# nothing\n");
@@ -387,6 +584,10 @@ mod tests {
             "{problems:?}"
         );
         assert!(problems[1].contains("b.txt: this file cannot be read"), "{problems:?}");
+        fs::create_dir(bench.path("c.txt")).unwrap();
+        bench.look();
+        let problems = bench.problems();
+        assert!(problems.ends_with("c.txt: this is not a regular file; it denies nothing"), "{problems}");
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! while a source is silent, the node keeps the last known state.
 
 pub mod deny_directory;
+mod deny_record;
 pub mod directory;
 pub mod field;
 pub mod kube;
