@@ -18,9 +18,9 @@ use crate::{
     node::Node,
     server::Replies,
 };
-use ipamd_model::objects::Object;
+use ipamd_model::objects::{Change, Object};
 use ipamd_policy::enforce::SeenFlow;
-use ipamd_sources::manifest;
+use ipamd_sources::directory::read_once::Once;
 
 /// How many of the connections that are tracked a diff looks at.
 const CONNECTIONS: u64 = 100_000;
@@ -122,13 +122,20 @@ fn names(node: &Node, flow: &SeenFlow) -> Vec<String> {
 
 /// The objects of the files, or what of them is refused.
 fn objects_of(files: Vec<ManifestText>) -> Result<Vec<Object>, Vec<RefusedObject>> {
-    let (mut objects, mut refused) = (Vec::new(), Vec::new());
+    let mut together = Once::default();
     for ManifestText { file, text } in files {
-        let manifest = manifest::read(&file, &text);
-        refused.extend(manifest.refusals.iter().map(RefusedObject::from));
-        objects.extend(manifest.objects.into_iter().map(|located| located.object));
+        together.put(&file, &text);
     }
-    if refused.is_empty() { Ok(objects) } else { Err(refused) }
+    let batch = together.finish();
+    let refused: Vec<_> = batch.refusals.iter().flatten().map(RefusedObject::from).collect();
+    if !refused.is_empty() {
+        return Err(refused);
+    }
+    let objects = batch.changes.into_iter().filter_map(|change| match change {
+        Change::Put(object) => Some(object),
+        Change::Remove(_) => None,
+    });
+    Ok(objects.collect())
 }
 
 /// The flows that were seen lately: those that are tracked, and those that policies refused.
@@ -145,6 +152,8 @@ fn flows(node: &Node, monitor: &Monitor) -> Result<Vec<SeenFlow>, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -157,8 +166,15 @@ mod tests {
             ),
         };
         assert_eq!(objects_of(vec![file("80")]).unwrap().len(), 1);
-        let refused = objects_of(vec![file("80"), file("0")]).unwrap_err();
+        let named = |name: &str, port| ManifestText { file: Path::new(name).into(), ..file(port) };
+        let refused = objects_of(vec![file("80"), named("zero.yaml", "0")]).unwrap_err();
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].field, "spec.ingress[0].ports[0].port");
+        // An object that two files have is refused, as a directory and `policy check` do it.
+        let refused = objects_of(vec![named("b.yaml", "80"), named("a.yaml", "81")]).unwrap_err();
+        assert_eq!(
+            refused.iter().filter_map(|it| it.file.as_deref()).collect::<Vec<_>>(),
+            [Path::new("b.yaml")]
+        );
     }
 }

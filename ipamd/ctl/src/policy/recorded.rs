@@ -67,12 +67,21 @@ pub(super) fn compare(comparison: &Comparison<'_>) -> anyhow::Result<DiffPage> {
         return Ok(DiffPage { refused, last: true, ..DiffPage::default() });
     }
     let pods = pods(&cluster);
+    if pods.is_empty() {
+        bail!(
+            "--cluster names no pod that has an address, as when the program that lists the cluster has failed: no flow can be judged"
+        );
+    }
     let recorded = if comparison.flows == Path::new("-") {
         flows(io::stdin(), &pods)
     } else {
         File::open(comparison.flows).map_err(Into::into).and_then(|file| flows(file, &pods))
     };
-    let recorded = recorded.with_context(|| comparison.flows.display().to_string())?;
+    let shown = comparison.flows.display();
+    let recorded = recorded.with_context(|| shown.to_string())?;
+    if recorded.is_empty() {
+        bail!("{shown}: there is no flow in it, so nothing can be compared");
+    }
     let enforcer = Enforcer::new(Box::new(Memory::new(ROOM)));
     let endpoints = pods.values().map(|pod| (endpoint(pod), None)).collect::<Vec<_>>();
     enforcer
@@ -84,7 +93,11 @@ pub(super) fn compare(comparison: &Comparison<'_>) -> anyhow::Result<DiffPage> {
     });
     let seen: Vec<_> = recorded.keys().copied().collect();
     let names = |flow: &SeenFlow| recorded.get(flow).cloned().unwrap_or_default();
-    Ok(enforcer.diff(objects.collect(), comparison.staged, &seen, names))
+    let page = enforcer.diff(objects.collect(), comparison.staged, &seen, names);
+    if page.examined == 0 {
+        bail!("{shown}: no flow is of a pod that --cluster has, so nothing can be compared");
+    }
+    Ok(page)
 }
 
 /// What manifests say together.
@@ -254,6 +267,24 @@ spec: { podSelector: { matchLabels: { app: web } }, ingress: [ { ports: [ { port
         let refused =
             compare(&Comparison { flows: &flows, cluster: &cluster, files: &odd, staged: false }).unwrap();
         assert_eq!(refused.refused.len(), 1);
+        let fails = |comparison: &Comparison<'_>| format!("{:#}", compare(comparison).unwrap_err());
+        let tier =
+            "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: { name: a }\nspec: { order: 1 }\n";
+        for text in ["", tier] {
+            let without = [put("without.yaml", text)];
+            let error = fails(&Comparison { flows: &flows, cluster: &without, files: &files, staged: false });
+            assert!(error.contains("no pod that has an address"), "{error}");
+        }
+        let strange = line("flow", 80).replace("10.0.0.2", "10.7.7.7").replace("shop/", "other/");
+        for (record, why) in [("\n", "there is no flow"), (&*strange, "no flow is of a pod")] {
+            let flows = put("useless.json", record);
+            let error = fails(&Comparison { flows: &flows, cluster: &cluster, files: &files, staged: false });
+            assert!(error.contains(why), "{error}");
+        }
+        let twice = [put("a.yaml", GUARD), put("b.yaml", GUARD)];
+        let page =
+            compare(&Comparison { flows: &flows, cluster: &cluster, files: &twice, staged: false }).unwrap();
+        assert_eq!(page.refused.len(), 1);
         let broken = put("broken.json", &(line("flow", 80) + "{\"kind\": 1}\n"));
         let error = compare(&Comparison { flows: &broken, cluster: &cluster, files: &files, staged: false });
         let error = format!("{:#}", error.unwrap_err());

@@ -4,7 +4,8 @@ use std::{collections::HashMap, net::IpAddr};
 
 use ipamd_api::AttachmentKey;
 
-use super::{memory::Memory, state::State, write_error::WriteError};
+use super::{memory::Memory, state::State, trial::overlay::Overlay, write_error::WriteError};
+use crate::tables::TableError;
 
 impl State {
     /// The same cluster on tables of its own.
@@ -32,5 +33,17 @@ impl State {
         self.rebuild()?;
         self.started = true;
         Ok(())
+    }
+
+    /// As [`Self::begin_copy`], where staged policies have been applied. One that does not fit replaces nothing.
+    pub fn begin_copy_with(&mut self, overlay: &mut Overlay) -> Result<(), WriteError> {
+        self.begin_copy()?;
+        Ok(self.keep_what_stays(overlay)?)
+    }
+
+    /// Puts back the policies whose staged replacements do not fit: they would stay in force.
+    pub fn keep_what_stays(&mut self, overlay: &mut Overlay) -> Result<(), TableError> {
+        let back = overlay.keep(self.left_out.unfit.keys());
+        if back.is_empty() { Ok(()) } else { self.apply(back).map(drop) }
     }
 }

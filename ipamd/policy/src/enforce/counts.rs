@@ -33,7 +33,7 @@ impl State {
         let maps = &self.written.maps;
         Counts {
             policies: self.cluster.ranks.len(),
-            staged: self.cluster.inputs.staged.len(),
+            staged: self.cluster.inputs.staged.values().filter(|it| it.is_tried()).count(),
             refused: self.left_out.refusals.len(),
             unfit: self.left_out.unfit.len() + self.cluster.unenforced().count(),
             classes: self.cluster.classes.count(),

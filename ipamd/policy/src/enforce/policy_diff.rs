@@ -15,11 +15,12 @@ use super::{
     judge,
     seen_flow::{NamedFlow, Numbers, SeenFlow},
     state::State,
-    trial::overlay::overlay,
+    trial::overlay::Overlay,
+    write_error::WriteError,
 };
 use crate::tables::RuleId;
 use ipamd_model::{
-    objects::{Object, ObjectId},
+    objects::{Change, Object, ObjectId},
     policy::{Direction, protocol},
 };
 
@@ -60,6 +61,42 @@ impl State {
     }
 }
 
+impl State {
+    /// The staged policies of the cluster that are refused, unless these objects correct them. Of one that was understood before, that
+    /// version is tried.
+    fn refused_staged(&self, objects: &[Object]) -> Vec<RefusedObject> {
+        let is_meant = |id: &ObjectId| id.kind.is_staged() && objects.iter().all(|it| it.id() != *id);
+        let refusals = self.left_out.refusals.iter();
+        let refused = refusals.filter(|it| it.object.as_ref().is_some_and(is_meant)).map(|refusal| {
+            let mut refused = RefusedObject::from(refusal);
+            if refusal.object.as_ref().is_some_and(|id| self.cluster.inputs.staged.contains_key(id)) {
+                refused.reason += "; the version before is tried";
+            }
+            refused
+        });
+        refused.collect()
+    }
+
+    /// Applies objects to a copy of the cluster, and with `staged` all staged policies. Returns what would not be in force as it is
+    /// written; what it would replace stays.
+    fn try_out(&mut self, objects: Vec<Object>, staged: bool) -> Result<Vec<RefusedObject>, WriteError> {
+        let inputs = &mut self.cluster.inputs;
+        let former: Vec<_> = objects.into_iter().filter_map(|object| inputs.put(object)).collect();
+        let mut overlay = if staged { Overlay::apply(inputs) } else { Overlay::default() };
+        self.begin_copy()?;
+        let mut refused = self.not_in_force();
+        let stays =
+            |it: &Object| matches!(it, Object::Policy(_)) && self.left_out.unfit.contains_key(&it.id());
+        let stay: Vec<_> = former.into_iter().filter(stays).collect();
+        for refused in &mut refused {
+            refused.in_force |= stay.iter().any(|it| refused.object == Some((&it.id()).into()));
+        }
+        self.keep_what_stays(&mut overlay)?;
+        self.apply(stay.into_iter().map(Change::Put).collect())?;
+        Ok(refused)
+    }
+}
+
 impl Enforcer {
     /// Which of the flows would be judged otherwise if these objects were applied; with `staged`, also all staged policies. `names`
     /// returns the DNS names that the opener of a flow was told for its destination.
@@ -72,33 +109,33 @@ impl Enforcer {
     ) -> DiffPage {
         let flows = flows.iter().copied().collect::<BTreeSet<_>>();
         let flows = flows.into_iter().map(|flow| NamedFlow { names: names(&flow), flow }).collect::<Vec<_>>();
-        let mut page = DiffPage { examined: flows.len() as u64, last: true, ..DiffPage::default() };
+        let mut page = DiffPage { last: true, ..DiffPage::default() };
         let (before, left_out, mut trial) = {
             let state = self.lock();
             let endpoints = state.by_address();
             let judged = flows.iter().filter_map(|flow| Some((flow, state.judge(flow, &endpoints)?)));
+            if staged {
+                page.refused = state.refused_staged(&objects);
+            }
             (judged.collect::<Vec<_>>(), state.not_in_force(), state.copy())
         };
-        for object in objects {
-            trial.cluster.inputs.put(object);
+        page.examined = before.len() as u64;
+        match trial.try_out(objects, staged) {
+            // Objects that are left out today already are not reported.
+            Ok(refused) => page.refused.extend(refused.into_iter().filter(|it| !left_out.contains(it))),
+            Err(error) => {
+                let reason = error.to_string();
+                page.refused.push(RefusedObject {
+                    file: None,
+                    line: None,
+                    object: None,
+                    field: String::new(),
+                    reason,
+                    in_force: false,
+                });
+                return page;
+            }
         }
-        if staged {
-            overlay(&mut trial.cluster.inputs);
-        }
-        if let Err(error) = trial.begin_copy() {
-            let reason = error.to_string();
-            page.refused.push(RefusedObject {
-                file: None,
-                line: None,
-                object: None,
-                field: String::new(),
-                reason,
-                in_force: false,
-            });
-            return page;
-        }
-        // Objects that are left out today already are not reported.
-        page.refused.extend(trial.not_in_force().into_iter().filter(|it| !left_out.contains(it)));
         let endpoints = trial.by_address();
         let mut groups: BTreeMap<Group, usize> = BTreeMap::new();
         for (named, was) in before {

@@ -11,7 +11,7 @@ use super::{
     *,
 };
 
-fn wide(name: &str) -> String {
+pub(super) fn wide(name: &str) -> String {
     let ports = (0..300).map(|n| format!("{{ port: {} }}", 1000 + 2 * n)).collect::<Vec<_>>().join(", ");
     guard(name, "80").replace("{ port: 80 }", &ports)
 }

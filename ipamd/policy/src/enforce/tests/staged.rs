@@ -1,11 +1,17 @@
-use ipamd_api::policy::{PolicyQuery, StagedTally};
+use ipamd_api::policy::{DiffPage, PolicyQuery, StagedTally};
+use ipamd_model::objects::Refusal;
 
-use super::*;
+use super::{failing::wide, *};
 use crate::enforce::{Otherwise, Passed};
 
 /// A StagedKubernetesNetworkPolicy that stands for [`guard`] with another port.
 fn staged_guard(name: &str, action: &str, port: &str) -> String {
-    let set = guard(name, port).replace("networking.k8s.io/v1", "projectcalico.org/v3");
+    staged(&guard(name, port), action)
+}
+
+/// The staged kind of a NetworkPolicy.
+fn staged(policy: &str, action: &str) -> String {
+    let set = policy.replace("networking.k8s.io/v1", "projectcalico.org/v3");
     set.replace("NetworkPolicy", "StagedKubernetesNetworkPolicy")
         .replace("spec:\n", &format!("spec:\n  stagedAction: {action}\n"))
 }
@@ -230,17 +236,91 @@ fn what_lives_is_counted_apart_and_anew_with_each_version() {
     assert_eq!(bench.enforcer.trial_counts().judged, 0);
 }
 
+/// What the files would change of these flows.
+fn diff(bench: &Bench, text: &str, staged: bool, flows: &[SeenFlow]) -> DiffPage {
+    let objects = puts(text).into_iter().map(|it| match it {
+        Change::Put(object) => object,
+        Change::Remove(_) => panic!("nothing is removed"),
+    });
+    bench.enforcer.diff(objects.collect(), staged, flows, |_| Vec::new())
+}
+
+#[test]
+fn what_does_not_fit_is_not_tried_and_replaces_nothing() {
+    let cluster = format!("{}{}", guard("g", "80"), remote(1, "friend"));
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &cluster);
+    let flows = [to_guarded(80), to_guarded(81), to_guarded(1000)];
+    let too_wide = staged(&wide("g"), "Set");
+    // Whether it is there when the set is made, or comes later.
+    for first in [&*too_wide, &*staged_guard("g", "Set", "80")] {
+        bench.apply(first);
+        bench.apply(&too_wide);
+        assert_eq!(bench.told(&flows), []);
+        let (_, left_out) = bench.enforcer.staged_policies();
+        assert!(left_out[0].reason.starts_with("it would not be in force: it needs "), "{left_out:?}");
+        let page = diff(&bench, "", true, &flows);
+        assert_eq!((page.changed, page.refused.len()), (0, 1));
+        // The policy in force shows through, as it would stay.
+        bench.apply(&guard("g", "81"));
+        assert_eq!(bench.told(&flows), []);
+        bench.apply(&staged_guard("g", "Set", "80"));
+        let told: Vec<_> = bench.told(&flows).into_iter().map(|it| it.0).collect();
+        assert_eq!(told, [Verdict::Allow, Verdict::Deny]);
+        bench.apply(&too_wide);
+        bench.apply(&guard("g", "80"));
+        bench.remove(Kind::StagedKubernetesNetworkPolicy, "g");
+        assert_eq!(bench.told(&flows), []);
+    }
+    bench.apply(&too_wide);
+    bench.remove(Kind::NetworkPolicy, "g");
+    assert_eq!(bench.told(&flows), []);
+    bench.apply(&guard("g", "80"));
+    assert_eq!(bench.told(&flows), []);
+    let page = diff(&bench, &wide("g"), false, &flows);
+    assert_eq!((page.changed, page.refused.len(), page.refused[0].in_force), (0, 1, true));
+    assert_eq!(page.examined, 3);
+    let elsewhere = SeenFlow { destination: [192, 0, 2, 9].into(), ..to_guarded(80) };
+    assert_eq!(diff(&bench, "", false, &[elsewhere]).examined, 0, "no pod of this node is asked");
+}
+
+#[test]
+fn a_diff_of_what_is_staged_is_no_answer_while_some_of_it_is_refused() {
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &remote(1, "friend"));
+    let refused = |kind, name| Refusal {
+        file: "cluster".into(),
+        line: 0,
+        object: Some(ObjectId::namespaced(kind, "n", name)),
+        field: "spec.ingress[0].action".into(),
+        reason: "is not known".into(),
+    };
+    bench.apply(&staged_guard("g", "Set", "80"));
+    let refusals = vec![
+        refused(Kind::StagedKubernetesNetworkPolicy, "g"),
+        refused(Kind::StagedKubernetesNetworkPolicy, "h"),
+        refused(Kind::NetworkPolicy, "i"),
+    ];
+    bench.enforcer.apply(Batch { changes: Vec::new(), refusals: Some(refusals) });
+    let page = diff(&bench, "", true, &[to_guarded(81)]);
+    let reasons: Vec<_> = page.refused.iter().map(|it| &*it.reason).collect();
+    assert_eq!(reasons, ["is not known; the version before is tried", "is not known"]);
+    assert_eq!(page.changed, 1);
+    assert_eq!(diff(&bench, "", false, &[to_guarded(81)]).refused, []);
+    // The files correct one of them.
+    assert_eq!(diff(&bench, &staged_guard("h", "Set", "80"), true, &[]).refused.len(), 1);
+}
+
+#[test]
+fn only_what_is_tried_counts_as_staged() {
+    let bench = Bench::started(ROOM, &[local(1, "guarded")], &remote(1, "friend"));
+    bench.apply(&(staged_guard("g", "Set", "80") + &staged_guard("h", "Ignore", "80")));
+    assert_eq!(bench.enforcer.counts().staged, 1);
+}
+
 #[test]
 fn a_diff_tries_the_staged_policies_of_the_cluster_and_of_the_files() {
     let bench = Bench::started(ROOM, &[local(1, "guarded")], &remote(1, "friend"));
     let flows = [to_guarded(80), to_guarded(81)];
-    let diff = |text: &str, staged| {
-        let objects = puts(text).into_iter().map(|it| match it {
-            Change::Put(object) => object,
-            Change::Remove(_) => panic!("nothing is removed"),
-        });
-        bench.enforcer.diff(objects.collect(), staged, &flows, |_| Vec::new())
-    };
+    let diff = |text: &str, staged| diff(&bench, text, staged, &flows);
     assert_eq!(diff(&staged_guard("g", "Set", "80"), false).changed, 0);
     assert_eq!(diff(&staged_guard("g", "Set", "80"), true).changed, 1);
     bench.apply(&staged_guard("g", "Set", "81"));

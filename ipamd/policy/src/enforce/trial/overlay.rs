@@ -1,6 +1,10 @@
 //! The staged set: the policies in force, with the staged ones applied.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
 
 use crate::compile::policy_inputs::PolicyInputs;
 use ipamd_model::{
@@ -16,11 +20,8 @@ pub(in crate::enforce) struct Overlay {
     pub staged: BTreeMap<ObjectId, Arc<StagedPolicy>>,
     /// The policies in force whose place they have taken, or that they delete.
     hidden: BTreeMap<ObjectId, Arc<Policy>>,
-}
-
-/// Applies the staged policies among the inputs.
-pub(in crate::enforce) fn overlay(inputs: &mut PolicyInputs) {
-    Overlay::apply(inputs);
+    /// Those of them that are in the staged set after all, because what would replace them does not fit: what is in force would stay.
+    kept: BTreeSet<ObjectId>,
 }
 
 impl Overlay {
@@ -44,15 +45,29 @@ impl Overlay {
             Change::Put(Object::Staged(staged)) => self.stage(&staged, inputs),
             Change::Remove(id) if id.kind.is_staged() => self.unstage(&id),
             Change::Put(Object::Policy(policy)) if self.staged.contains_key(&policy.id) => {
-                self.hidden.insert(policy.id.clone(), policy);
-                Vec::new()
+                self.hidden.insert(policy.id.clone(), Arc::clone(&policy));
+                let shown = self.kept.contains(&policy.id).then(|| Change::Put(Object::Policy(policy)));
+                shown.into_iter().collect()
             }
             Change::Remove(id) if self.staged.contains_key(&id) => {
                 self.hidden.remove(&id);
-                Vec::new()
+                self.kept.take(&id).map(Change::Remove).into_iter().collect()
             }
             other => vec![other],
         }
+    }
+
+    /// What brings the policies back whose replacements are left out: among the `unfit`.
+    pub fn keep<'a>(&mut self, unfit: impl Iterator<Item = &'a ObjectId>) -> Vec<Change> {
+        let mut back = Vec::new();
+        for meant in unfit.filter(|id| id.kind.is_staged()).map(ObjectId::enforced) {
+            if let Some(policy) = self.hidden.get(&meant)
+                && self.kept.insert(meant)
+            {
+                back.push(Change::Put(Object::Policy(Arc::clone(policy))));
+            }
+        }
+        back
     }
 
     fn stage(&mut self, staged: &Arc<StagedPolicy>, inputs: &PolicyInputs) -> Vec<Change> {
@@ -67,6 +82,8 @@ impl Overlay {
         {
             self.hidden.insert(meant.clone(), Arc::clone(policy));
             changes.push(Change::Remove(meant));
+        } else {
+            changes.extend(self.kept.take(&meant).map(Change::Remove));
         }
         match &staged.action {
             StagedAction::Set(policy) => changes.push(Change::Put(Object::Policy(Arc::clone(policy)))),
@@ -82,6 +99,7 @@ impl Overlay {
         let meant = id.enforced();
         let Some(before) = self.staged.remove(&meant) else { return Vec::new() };
         let gone = before.policy().map(|_| Change::Remove(id.clone()));
+        self.kept.remove(&meant);
         let back = self.hidden.remove(&meant).map(|policy| Change::Put(Object::Policy(policy)));
         gone.into_iter().chain(back).collect()
     }

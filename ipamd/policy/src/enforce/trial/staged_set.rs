@@ -34,8 +34,8 @@ pub(in crate::enforce) struct StagedSet {
 impl StagedSet {
     /// Makes it of a copy of the cluster. `None` if that fails, which the log has.
     pub fn of(mut state: State) -> Option<Self> {
-        let overlay = Overlay::apply(&mut state.cluster.inputs);
-        if let Err(error) = state.begin_copy() {
+        let mut overlay = Overlay::apply(&mut state.cluster.inputs);
+        if let Err(error) = state.begin_copy_with(&mut overlay) {
             tracing::error!(%error, "the staged policies cannot be tried");
             return None;
         }
@@ -78,10 +78,11 @@ impl StagedSet {
     }
 
     fn apply(&mut self, changes: &mut Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
-        if let Err(error) = self.state.apply(mem::take(changes)) {
+        let applied = match mem::take(changes) {
+            none if none.is_empty() => Ok(()),
+            changes => self.state.apply(changes).map(drop),
+        };
+        if let Err(error) = applied.and_then(|()| self.state.keep_what_stays(&mut self.overlay)) {
             tracing::warn!(%error, "the staged policies are tried as they were");
         }
     }
