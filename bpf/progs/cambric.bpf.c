@@ -88,9 +88,13 @@ static __always_inline int from_broadcast(struct __sk_buff *skb)
 	return PASS;
 }
 
-/* Asks the policies of the interface's HostEndpoint. */
+/* Asks the policies of the interface's HostEndpoint, if it has one. */
 __noinline int ask_host(struct __sk_buff *skb, enum host_stage stage)
 {
+	__u32 ifindex = skb->ifindex;
+
+	if (!bpf_map_lookup_elem(&host_policies, &ifindex))
+		return PASS;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return host_check_v4(skb, stage);

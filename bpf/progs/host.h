@@ -5,14 +5,16 @@
  * take no room from the endpoints' and are remembered only while there are HostEndpoints.
  */
 
-/* Whether the packet belongs to the overlay: between nodes of the cluster, to its port. The node sends such frames for
- * its pods, whose own packets were judged. `leaves`: this node has sent it. */
+/* Whether the packet belongs to the overlay, or is an error about one that does: between nodes of the cluster, to its port.
+ * The node sends such frames for its pods, whose own packets were judged. `leaves`: this node has sent it. */
 static __always_inline __overloadable bool is_between_machines(struct scratch *room, const PACKET *packet, bool leaves)
 {
 	ADDRESS *machine = &room->FIELD(address);
+	/* An error goes against the packet that it is about. */
+	__be16 port = packet->kind == PACKET_ERROR ? packet->source_port : packet->destination_port;
 	__u8 *flags;
 
-	if (!overlay_port || packet->protocol != IPPROTO_UDP || packet->destination_port != overlay_port)
+	if (!overlay_port || packet->protocol != IPPROTO_UDP || port != overlay_port)
 		return false;
 	*machine = leaves ? packet->destination : packet->source;
 	flags = bpf_map_lookup_elem(&MAP(machines), machine);

@@ -2,7 +2,7 @@
 //! them at once, in this order: other nodes, services, policy.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     net::IpAddr,
     sync::{Arc, mpsc::SyncSender},
@@ -331,7 +331,7 @@ impl SyncTargets {
         self.metrics.service_change(applied.took);
         tracing::info!(services = applied.services, took = ?applied.took, "services programmed");
         let asked = self.datapath.host_slots()?;
-        let hosts = self.hosts.first(&first.changes, &asked, interface_name);
+        let hosts = self.hosts.first(&first.changes, &asked, &interfaces()?);
         let endpoints = self.node.local_endpoints().into_iter().chain(hosts);
         let slots = self.policy.start(endpoints, own, for_policy(first))?;
         self.hosts.started(&slots);
@@ -372,9 +372,24 @@ impl SyncTargets {
     }
 }
 
-/// The name of an interface; `None` if it is gone.
-fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
+/// The node's interfaces by index, each with its name and its addresses.
+fn interfaces() -> io::Result<BTreeMap<u32, (String, Vec<IpAddr>)>> {
+    let mut found: BTreeMap<u32, (String, Vec<IpAddr>)> = BTreeMap::new();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        // One that has just gone has no index any more.
+        let Ok(index) = nix::net::if_::if_nametoindex(interface.interface_name.as_str()) else { continue };
+        let (_, addresses) =
+            found.entry(index).or_insert_with(|| (interface.interface_name.clone(), Vec::new()));
+        addresses.extend(ip_of(&interface));
+    }
+    Ok(found)
+}
+
+/// The IP address of an entry; `None` if it is of another family.
+fn ip_of(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
+    let address = interface.address?;
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
 /// The changes that concern policy. Its rules may mean the endpoints of a Service, but never the Service itself.
@@ -408,11 +423,7 @@ impl Drop for ClusterSync {
 /// never keeps the node from its endpoints, so it must know them.
 pub fn node_addresses(config: &Config) -> io::Result<BTreeSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
-    let addresses = interfaces.filter_map(|interface| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-    });
+    let addresses = interfaces.filter_map(|interface| ip_of(&interface));
     Ok(addresses.chain(config.pools.iter().map(ipamd_addresses::ipam::Pool::gateway)).collect())
 }
 

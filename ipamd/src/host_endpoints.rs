@@ -100,20 +100,25 @@ impl HostEndpoints {
         concerned
     }
 
-    /// The endpoints of the first state of the cluster, each with the slot that the programs ask already: `asked`.
+    /// The endpoints of the first state of the cluster, each with the slot that the programs ask already: `asked`. `interfaces` are
+    /// the names and addresses of the node's interfaces.
     pub fn first(
         &self,
         changes: &[Change],
         asked: &BTreeMap<u32, BTreeMap<HostLayer, Slot>>,
-        names: impl Fn(u32) -> Option<String>,
+        interfaces: &BTreeMap<u32, (String, Vec<IpAddr>)>,
     ) -> Vec<(LocalEndpoint, Option<Slot>)> {
         let mut state = self.state();
         self.note(changes, &mut state);
         let wanted = |host: &HostEndpoint, layer: HostLayer| {
             let of_it = asked.iter().find(|(ifindex, _)| match &host.interface {
                 HostInterface::All => **ifindex == FROM_PODS,
-                HostInterface::Named(name) => names(**ifindex).as_deref() == Some(name),
-                HostInterface::ByAddress => false,
+                HostInterface::Named(name) => {
+                    interfaces.get(*ifindex).is_some_and(|(known, _)| **known == **name)
+                }
+                HostInterface::ByAddress => interfaces
+                    .get(*ifindex)
+                    .is_some_and(|(_, own)| host.addresses.iter().any(|address| own.contains(address))),
             });
             of_it.and_then(|(_, slots)| slots.get(&layer).copied())
         };

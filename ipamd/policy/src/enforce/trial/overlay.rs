@@ -46,7 +46,7 @@ impl Overlay {
             Change::Remove(id) if id.kind.is_staged() => self.unstage(&id),
             Change::Put(Object::Policy(policy)) if self.staged.contains_key(&policy.id) => {
                 self.hidden.insert(policy.id.clone(), Arc::clone(&policy));
-                let shown = self.kept.contains(&policy.id).then(|| Change::Put(Object::Policy(policy)));
+                let shown = self.kept.contains(&policy.id).then_some(Change::Put(Object::Policy(policy)));
                 shown.into_iter().collect()
             }
             Change::Remove(id) if self.staged.contains_key(&id) => {
