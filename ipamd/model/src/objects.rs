@@ -6,7 +6,10 @@ use ipamd_api::policy::RefusedObject;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
-pub use crate::id::{Kind, ObjectId, Origin};
+pub use crate::{
+    id::{Kind, ObjectId, Origin},
+    named_port::NamedPort,
+};
 
 use crate::{
     domain::DomainPattern,
@@ -44,17 +47,6 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// The named ports of its containers, ordered.
     pub ports: Arc<[NamedPort]>,
-}
-
-/// A named port of a container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamedPort {
-    /// Its name.
-    pub name: Arc<str>,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Its number.
-    pub port: u16,
 }
 
 /// `v1` ServiceAccount.

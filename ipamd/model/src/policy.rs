@@ -11,7 +11,9 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 pub use crate::id::ObjectId as PolicyId;
-use crate::{domain::DomainPattern, field::FieldError, host::HostLayer, id::Origin, selector::Selector};
+use crate::{
+    domain::DomainPattern, field::FieldError, host_layer::HostLayer, id::Origin, selector::Selector,
+};
 
 /// The tier of NetworkPolicies and of Calico policies that name none.
 pub const DEFAULT_TIER: &str = "default";
