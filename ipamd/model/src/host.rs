@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 pub use crate::host_layer::HostLayer;
 
