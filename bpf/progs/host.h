@@ -209,7 +209,7 @@ __noinline int host_parse(struct __sk_buff *skb, enum host_stage stage)
 
 	__builtin_memset(packet, 0, sizeof(*packet));
 
-	int reason = parse(skb, packet);
+	int reason = parse_to(skb, packet, true);
 
 	if (!reason)
 		return is_between_machines(room, packet, stage == HOST_LEAVES) ? HOST_PASSES : HOST_GOES_ON;

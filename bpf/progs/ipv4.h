@@ -186,7 +186,7 @@ static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, stru
 }
 
 /* Parses a packet. Returns a drop reason if the packet is malformed. */
-static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet4 *packet)
+static __always_inline __overloadable int parse_to(struct __sk_buff *skb, struct packet4 *packet, bool in_scratch)
 {
 	if (!pull(skb, ETH_HLEN + sizeof(struct ip4_header)))
 		return DROP_MALFORMED;
@@ -219,7 +219,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	if (unlikely(fragment & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK)))
 		packet->kind = fragment & IP4_OFFSET_MASK ? PACKET_LATER_FRAGMENT : PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		int reason = parse_transport(skb, packet, ETH_HLEN + header, total - header);
+		int reason = parse_transport(skb, packet, total - header, in_scratch);
 
 		if (reason)
 			return reason;
@@ -232,6 +232,11 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
 		return resolve_fragment(packet, id, skb->ifindex);
 	return PARSED;
+}
+
+static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet4 *packet)
+{
+	return parse_to(skb, packet, false);
 }
 
 /* IPv4 has no neighbour discovery, but ARP: arp.h. */

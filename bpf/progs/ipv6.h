@@ -213,7 +213,7 @@ static __always_inline __overloadable int parse_icmp(struct __sk_buff *skb, stru
 }
 
 /* Parses a packet. Returns a drop reason if the packet is malformed. */
-static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet6 *packet)
+static __always_inline __overloadable int parse_to(struct __sk_buff *skb, struct packet6 *packet, bool in_scratch)
 {
 	struct ip6_extension fragment = {};
 
@@ -255,7 +255,7 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 		packet->kind = fragment.fragment & bpf_htons(IP6_OFFSET_MASK) ? PACKET_LATER_FRAGMENT :
 										PACKET_FIRST_FRAGMENT;
 	if (likely(packet->kind != PACKET_LATER_FRAGMENT)) {
-		reason = parse_transport(skb, packet, at, ETH_HLEN + total - at);
+		reason = parse_transport(skb, packet, ETH_HLEN + total - at, in_scratch);
 		if (reason)
 			return reason;
 		if (packet->protocol == IPPROTO_ICMPV6) {
@@ -267,6 +267,11 @@ static __always_inline __overloadable int parse(struct __sk_buff *skb, struct pa
 	if (unlikely(packet->kind == PACKET_FIRST_FRAGMENT || packet->kind == PACKET_LATER_FRAGMENT))
 		return resolve_fragment(packet, fragment.id, skb->ifindex);
 	return PARSED;
+}
+
+static __always_inline __overloadable int parse(struct __sk_buff *skb, struct packet6 *packet)
+{
+	return parse_to(skb, packet, false);
 }
 
 /* The link-local address that an interface makes from its Ethernet address. RFC 4291, appendix A. */

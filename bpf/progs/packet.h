@@ -133,11 +133,20 @@ static __always_inline __overloadable void set_quoted_ports(PACKET *packet, cons
 	}
 }
 
-/* Reads the ports and the TCP flags at packet->transport, which is also `at`: the verifier knows its bounds only in a
- * variable of its own. `room` is the number of bytes that the IP header leaves for them. */
-static __always_inline __overloadable int parse_transport(struct __sk_buff *skb, PACKET *packet, __u32 at, __u32 room)
+/* No IP header with its extensions is longer. The verifier needs a bound where the packet is in scratch, and not on the
+ * stack. */
+#define TRANSPORT_MOST 0x3fff
+
+/* Reads the ports and the TCP flags at packet->transport. `room` is the number of bytes that the IP header leaves
+ * for them. `in_scratch` says where the packet is, and is a constant. */
+static __always_inline __overloadable int parse_transport(struct __sk_buff *skb, PACKET *packet, __u32 room,
+							  bool in_scratch)
 {
+	__u32 at = packet->transport;
 	__u32 needed = 0;
+
+	if (in_scratch && at > TRANSPORT_MOST)
+		return DROP_MALFORMED;
 
 	switch (packet->protocol) {
 	case IPPROTO_TCP:
